@@ -1,0 +1,86 @@
+"""What a backbone is: an identity that hashes, named outputs, a licence; and what loading one gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram"]
+
+
+@dataclass(frozen=True)
+class ColumnBlock:
+    """A named range of embedding columns, such as ``cls`` or ``patch_mean``; ``stop`` is exclusive."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Everything known about a backbone before its weights are read.
+
+    Attributes:
+        name: What the user types.
+        kind: Which loader reads it.
+        source: Hub id, timm architecture name, or local folder or file.
+        revision: Pinned hub revision; empty for local files.
+        weights: ``pretrained``, or ``random`` (the floor: same architecture, seeded random weights).
+        seed: Seed of random weights.
+        size_px: Side of the input the view must produce.
+        mean: Normalisation mean per RGB channel, in [0, 1].
+        std: Normalisation standard deviation per RGB channel.
+        interpolation: Resampling filter of the documented transform.
+        licence: Licence of the weights.
+        citation: Where the figures of this entry come from.
+        gated: Whether the hub asks for an accepted licence and a token.
+        training_mpp: Scale of the pretraining tiles, um/px; empty for natural images or where not published.
+        overlap: Known overlap of the pretraining data with benchmark data; empty where none is known.
+        default_pooling: Recommended set of column blocks.
+    """
+
+    name: str
+    kind: BackboneKind
+    source: str
+    revision: str = ""
+    weights: Literal["pretrained", "random"] = "pretrained"
+    seed: int = 0
+    size_px: int = 224
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    licence: str = ""
+    citation: str = ""
+    gated: bool = False
+    training_mpp: tuple[float, ...] = ()
+    overlap: str = ""
+    default_pooling: tuple[str, ...] = ("pooled",)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded network with named outputs.
+
+    Attributes:
+        spec: Where it came from.
+        blocks: Named column ranges of the output.
+        embed: Maps uint8 pixels (B, size_px, size_px, 3) on the CPU to float32 embeddings (B, total_dim) on the CPU;
+            moves, normalises and runs the network in the chosen precision, without gradients.
+        module: The network itself, for adapters and explanations; None for the colour histogram.
+    """
+
+    spec: BackboneSpec
+    blocks: tuple[ColumnBlock, ...]
+    embed: Callable[[torch.Tensor], torch.Tensor]
+    module: torch.nn.Module | None = None
+
+    @property
+    def total_dim(self) -> int:
+        """Number of embedding columns."""
+        return self.blocks[-1].stop

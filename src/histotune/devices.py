@@ -1,0 +1,180 @@
+"""What computes, in which precision, with which batch size; probed without importing torch.
+
+A warm run must know the compute signature of its embeddings without paying for torch's import, so the probe reads
+the processor's flags and asks the CUDA driver directly.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from histotune.errors import UserError
+from histotune.provenance import cpu_name, library_version
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ComputeDevice:
+    """One processor that can run a backbone.
+
+    Attributes:
+        kind: ``cpu`` or ``cuda``.
+        name: Marketing name.
+        capability: CUDA compute capability such as "7.5"; empty for CPUs.
+        memory_gib: Device memory; NaN for CPUs.
+        fast_bf16: Whether bf16 matrix products run faster than fp32 here.
+    """
+
+    kind: Literal["cpu", "cuda"]
+    name: str
+    capability: str
+    memory_gib: float
+    fast_bf16: bool
+
+
+def find_device(choice: DeviceChoice = "auto") -> ComputeDevice:
+    """Return the device a backbone will run on.
+
+    Args:
+        choice: ``auto`` takes the first GPU that both the driver and the installed torch can use.
+
+    Returns:
+        The device.
+
+    Raises:
+        UserError: A GPU was asked for and none can be used.
+    """
+    gpu = _probe_cuda() if choice in ("auto", "cuda") else None
+    if gpu is not None and torch_cuda_version() is not None:
+        return gpu
+    if choice in ("cuda", "mps"):
+        raise UserError(
+            "no such device can be used here",
+            value=choice,
+            allowed="cpu" if gpu is None else "cpu (the GPU is there, but the installed torch is built without CUDA)",
+            fix="histotune doctor" if gpu is None else "pip install --force-reinstall torch torchvision",
+        )
+    return ComputeDevice("cpu", cpu_name(), "", float("nan"), _cpu_has_fast_bf16())
+
+
+def choose_precision(device: ComputeDevice, requested: Precision = "auto") -> Literal["fp32", "bf16", "fp16"]:
+    """Return the precision to embed in: bf16 where fast, fp16 on Turing and Volta, fp32 otherwise.
+
+    Args:
+        device: Where the backbone runs.
+        requested: ``auto`` or an explicit choice, which is honoured.
+
+    Returns:
+        ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        UserError: fp16 was asked for on a CPU.
+    """
+    if requested == "fp16" and device.kind == "cpu":
+        raise UserError("fp16 has no fast path on a CPU", value=requested, allowed="auto, fp32, bf16",
+                        fix="--set embedding.precision=auto")  # fmt: skip
+    if requested != "auto":
+        return requested
+    if device.fast_bf16:
+        return "bf16"
+    return "fp16" if device.kind == "cuda" and float(device.capability) >= 7.0 else "fp32"
+
+
+def compute_signature(device: ComputeDevice) -> dict[str, str]:
+    """Return what can change an embedding's last bits: library majors and the kind of device.
+
+    Args:
+        device: Where the backbone runs.
+
+    Returns:
+        A JSON-ready dict, part of every embedding space's key (law 3).
+    """
+    majors = {name: library_version(name).split(".")[0] for name in ("torch", "timm", "transformers", "pillow")}
+    return {**majors, "device": f"{device.kind}{device.capability}"}
+
+
+def halve_on_out_of_memory(batch_size: int, attempt: Callable[[int], T]) -> tuple[T, int]:
+    """Run ``attempt(batch_size)``, halving the batch each time the device runs out of memory.
+
+    Args:
+        batch_size: First batch size to try.
+        attempt: Computes something with a given batch size.
+
+    Returns:
+        The result and the batch size that worked.
+
+    Raises:
+        UserError: A single tile does not fit.
+    """
+    import torch
+
+    while True:
+        try:
+            return attempt(batch_size), batch_size
+        except torch.OutOfMemoryError as error:
+            if batch_size == 1:
+                raise UserError("a single tile does not fit into the device's memory",
+                                fix="choose a smaller backbone, or --set embedding.device=cpu") from error  # fmt: skip
+            batch_size //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def torch_cuda_version() -> str | None:
+    """Return the CUDA version the installed torch was built for, without importing torch; None for CPU builds."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    text = (Path(spec.origin).parent / "version.py").read_text(encoding="utf-8")
+    match = re.search(r"^cuda[^=]*=\s*'([\d.]+)'", text, flags=re.MULTILINE)
+    return match.group(1) if match else None
+
+
+@cache
+def _probe_cuda() -> ComputeDevice | None:
+    """Ask the CUDA driver for its first device; None where there is no driver or no device."""
+    for library in ("libcuda.so.1", "nvcuda.dll"):
+        try:
+            driver = ctypes.CDLL(library)
+        except OSError:
+            continue
+        count = ctypes.c_int()
+        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+            return None
+        return _describe_cuda(driver)
+    return None
+
+
+def _describe_cuda(driver: ctypes.CDLL) -> ComputeDevice:
+    """Read name, compute capability and memory of device 0 through the driver API."""
+    name = ctypes.create_string_buffer(256)
+    memory, major, minor = ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetName(name, 256, 0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
+    return ComputeDevice(
+        "cuda", name.value.decode(), f"{major.value}.{minor.value}", memory.value / 2**30, fast_bf16=major.value >= 8
+    )
+
+
+@cache
+def _cpu_has_fast_bf16() -> bool:
+    """Whether the processor multiplies bf16 natively (AVX512-BF16 or AMX)."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

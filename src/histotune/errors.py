@@ -1,0 +1,97 @@
+"""Errors for people: what happened, the value, what is allowed, the closest match, one command that fixes it."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """A mistake the user can mend; shown as one message without a traceback, exit code 2.
+
+    Args:
+        what: What happened, in one sentence.
+        value: The offending value, shown as given.
+        allowed: What would have been accepted.
+        closest: The allowed name closest to the value (see :func:`closest_name`).
+        fix: One command or action that mends it.
+
+    Example:
+        >>> print(UserError("unknown backbone", value="midnigth", closest="midnight", fix="use --backbone midnight"))
+        unknown backbone: 'midnigth'
+          did you mean: midnight?
+          fix: use --backbone midnight
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        value: object | None = None,
+        allowed: str | None = None,
+        closest: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what = what
+        self.value = value
+        self.allowed = allowed
+        self.closest = closest
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        """Return the message as a person reads it."""
+        head = self.what if self.value is None else f"{self.what}: {str(self.value)!r}"
+        lines = [head]
+        if self.closest is not None:
+            lines.append(f"  did you mean: {self.closest}?")
+        if self.allowed is not None:
+            lines.append(f"  allowed: {self.allowed}")
+        if self.fix is not None:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+class UserErrors(UserError):
+    """Several mistakes reported together, so that one correction round is enough."""
+
+    def __init__(self, errors: Sequence[UserError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))
+
+
+def closest_name(name: str, names: Iterable[str]) -> str | None:
+    """Return the known name most similar to ``name``, or None when nothing is near.
+
+    Args:
+        name: What the user typed.
+        names: What exists.
+
+    Returns:
+        The closest name by similarity ratio (at least 0.5, case ignored), or None.
+
+    Example:
+        >>> closest_name("midnigth", ["midnight", "uni"])
+        'midnight'
+    """
+    by_lower = {known.lower(): known for known in names}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[matches[0]] if matches else None
+
+
+def raise_together(errors: Sequence[UserError]) -> None:
+    """Raise all collected errors as one; do nothing when there are none.
+
+    Args:
+        errors: The mistakes found so far.
+
+    Raises:
+        UserError: The single error, or all of them as :class:`UserErrors`.
+    """
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise UserErrors(errors)

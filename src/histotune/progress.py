@@ -1,0 +1,75 @@
+"""Progress bars on anything long, off when nobody watches; and a stopwatch for the stages of a run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+T = TypeVar("T")
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items, with a bar on standard error while a person watches.
+
+    Args:
+        items: What to iterate over.
+        description: What is happening, as the bar's label.
+        total: Number of items; taken from ``len(items)`` where possible.
+
+    Yields:
+        The items, unchanged.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield from bar.track(items, total=total, description=description)
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """Seconds spent in one stage of a run."""
+
+    name: str
+    seconds_s: float
+
+
+@dataclass
+class Stopwatch:
+    """Measures the stages of a run in order.
+
+    Example:
+        >>> watch = Stopwatch()
+        >>> with watch.stage("embed"):
+        ...     pass
+        >>> watch.stages[0].name
+        'embed'
+    """
+
+    stages: list[StageTime] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block under ``name``; recorded only when it succeeds.
+
+        Args:
+            name: What the block does.
+        """
+        start = time.perf_counter()
+        yield
+        self.stages.append(StageTime(name, time.perf_counter() - start))
+
+    @property
+    def total_s(self) -> float:
+        """Seconds over all stages."""
+        return sum(stage.seconds_s for stage in self.stages)

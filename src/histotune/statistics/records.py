@@ -1,0 +1,112 @@
+"""Predictions go in, scores come out: the only doors of this room."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PREDICTION_COLUMNS = (
+    "tile_id", "group_id", "source_patient_id", "slide_id", "domain", "fold", "seed",
+    "y_true", "logit", "probability", "head_id", "split_hash", "view", "input_mpp",
+)  # fmt: skip
+
+Weighting = Literal["tile", "group"]
+# N tiles, K classes
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A row per scored tile.
+
+    Attributes:
+        table: Columns :data:`PREDICTION_COLUMNS`; ``logit`` and ``probability`` are Array(Float64, K); ``fold`` and
+            ``seed`` are Int32; ``domain`` says where the tile comes from ("breakhis 100X", "pcam test").
+        class_names: Names by label index; index 1 is the positive class in binary tasks.
+    """
+
+    table: pl.DataFrame
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Check that the columns are complete."""
+        missing = set(PREDICTION_COLUMNS) - set(self.table.columns)
+        if missing:
+            raise ValueError(f"predictions lack {sorted(missing)}")
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.table)
+
+    @property
+    def y_true_N(self) -> NDArray[np.int64]:
+        """True label index per tile."""
+        return self.table["y_true"].cast(pl.Int64).to_numpy()
+
+    @property
+    def logit_NK(self) -> NDArray[np.float64]:
+        """Logit per tile and class."""
+        return _matrix(self.table["logit"], len(self.class_names))
+
+    @property
+    def probability_NK(self) -> NDArray[np.float64]:
+        """Probability per tile and class."""
+        return _matrix(self.table["probability"], len(self.class_names))
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether every tile's group is known."""
+        return self.table["group_id"].null_count() == 0
+
+    def where(self, condition: pl.Expr) -> Predictions:
+        """Return the rows that meet a polars condition."""
+        return Predictions(self.table.filter(condition), self.class_names)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval and how it was made."""
+
+    low: float
+    high: float
+    level: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with everything needed to read it.
+
+    Attributes:
+        name: Metric name, such as "auroc".
+        value: The number; NaN where undefined, never 0.
+        interval: Its confidence interval; None where refused, with ``reason`` saying why.
+        n_tiles: Tiles scored.
+        n_groups: Groups scored; 0 where unknown.
+        weighting: Whether each tile or each group counts once.
+        reason: Why the value or the interval is missing; empty where both are there.
+        chance: What a majority vote or a random ranking gets (prevalence for AUPRC); NaN where there is none.
+    """
+
+    name: str
+    value: float
+    interval: Interval | None
+    n_tiles: int
+    n_groups: int
+    weighting: Weighting = "tile"
+    reason: str = ""
+    chance: float = float("nan")
+
+    def as_dict(self) -> dict[str, object]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+def _matrix(column: pl.Series, n_classes: int) -> NDArray[np.float64]:
+    values = column.explode().to_numpy().astype(np.float64, copy=False)
+    return np.ascontiguousarray(values.reshape(-1, n_classes))
