@@ -1,0 +1,183 @@
+"""What an experiment found: tables of scored arms, and the facts that a reader needs beside them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+from histotune.statistics.records import Score
+
+if TYPE_CHECKING:
+    import polars as pl
+
+FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
+
+
+@dataclass(frozen=True)
+class ScoredArm:
+    """One row of a finding: a head (or a floor) on a domain.
+
+    Attributes:
+        arm: What was scored: "probe", "probe, random image split", "random-weight backbone + probe",
+            "colour histogram + probe", "untuned head", "majority class", or "difference (random - grouped)".
+        domain: Which tiles were scored, such as "breakhis 100X" or "pcam test".
+        trained_on: Which tiles trained it, such as "breakhis 100X, cross-fitted over 5 folds".
+        input_mpp: Median scale at which the network saw the domain, um/px; NaN where unknown.
+        scores: One per metric.
+        marks: Warnings every table shows: "LEAKY", "TOO NARROW", "SYNTHETIC".
+    """
+
+    arm: str
+    domain: str
+    trained_on: str
+    input_mpp: float
+    scores: tuple[Score, ...]
+    marks: tuple[str, ...] = ()
+
+    def score(self, name: str) -> Score | None:
+        """Return the score of a metric, or None where it was not computed."""
+        return next((score for score in self.scores if score.name == name), None)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One table of the report.
+
+    Attributes:
+        id: Stable name.
+        title: Heading.
+        protocol: How the numbers were made, in one or two sentences, with the seed.
+        rows: The scored arms, the probe first, floors last.
+        notes: Caveats, one sentence each.
+    """
+
+    id: FindingId
+    title: str
+    protocol: str
+    rows: tuple[ScoredArm, ...]
+    notes: tuple[str, ...] = ()
+
+    def row(self, arm: str, domain: str | None = None) -> ScoredArm | None:
+        """Return the first row of an arm (on a domain), or None."""
+        return next((row for row in self.rows if row.arm == arm and domain in (None, row.domain)), None)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What the report says about a data set."""
+
+    name: str
+    n_tiles: int
+    n_groups: int
+    class_names: tuple[str, ...]
+    licence: str
+    citation: str
+    synthetic: bool
+    pixel_fingerprint: str
+    label_fingerprint: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SweepChoice:
+    """The head a sweep chose, for people."""
+
+    trained_on: str
+    head_id: str
+    pooling: tuple[str, ...]
+    penalty: float
+    log_loss: float
+    log_loss_se: float
+    n_fits: int
+    n_tiles: int
+    n_groups: int
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything an experiment found; holds no time, path, host or version, so equal runs give equal bytes.
+
+    Attributes:
+        title: Name of the experiment.
+        answer: The result in plain words, a few sentences.
+        backbone: Backbone name.
+        view: The view in words.
+        datasets: Facts by data set.
+        findings: The tables.
+        choices: What each sweep chose.
+        split_hash: Hash of the outer folds.
+        choice_hash: Hash of everything that was chosen; the ledger counts it.
+    """
+
+    title: str
+    answer: str
+    backbone: str
+    view: str
+    datasets: tuple[DatasetFacts, ...]
+    findings: tuple[Finding, ...]
+    choices: tuple[SweepChoice, ...]
+    split_hash: str
+    choice_hash: str
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any data set is rendered tissue."""
+        return any(dataset.synthetic for dataset in self.datasets)
+
+    def finding(self, finding_id: FindingId) -> Finding | None:
+        """Return a table by its id, or None."""
+        return next((finding for finding in self.findings if finding.id == finding_id), None)
+
+    def as_dict(self) -> dict[str, object]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class LedgerCount:
+    """How often a test split has been scored: k times under m different choices."""
+
+    target: str
+    times: int
+    choices: int
+
+    def __str__(self) -> str:
+        """Return the sentence that reports print."""
+        times = "once" if self.times == 1 else f"{self.times} times"
+        return f"{self.target}: scored {times} under {self.choices} choice{'' if self.choices == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """The tables behind the findings.
+
+    Attributes:
+        predictions: Columns of ``Predictions`` plus ``finding``, ``arm``; a row per scored tile and arm.
+        trials: Columns of ``SweepResult.trials`` plus ``trained_on`` and ``backbone``.
+    """
+
+    predictions: pl.DataFrame
+    trials: pl.DataFrame
+
+
+def findings_from_dict(data: dict[str, object]) -> Findings:
+    """Rebuild findings from ``scores.json``.
+
+    Args:
+        data: The parsed file; a missing number is null there and NaN here.
+
+    Returns:
+        The record that was saved.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Findings).validate_python(_nan_for_null(data))
+
+
+def _nan_for_null(value: object) -> object:
+    """Return the value with null numbers as NaN; only a refused interval stays None."""
+    if isinstance(value, dict):
+        return {key: None if key == "interval" and item is None else _nan_for_null(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nan_for_null(item) for item in value]
+    return float("nan") if value is None else value
