@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from histotune.statistics.records import Score
+from histotune.statistics.records import Score  # noqa: TC001  (pydantic rebuilds findings from these annotations)
+
 
 if TYPE_CHECKING:
     import polars as pl
