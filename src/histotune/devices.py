@@ -20,6 +20,7 @@ from histotune.provenance import cpu_name, library_version
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+TORCH_WHEELS = ("12.6", "12.8", "13.0")  # CUDA builds that pytorch.org has published for torch 2.8 and later
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 T = TypeVar("T")
@@ -57,14 +58,14 @@ def find_device(choice: DeviceChoice = "auto") -> ComputeDevice:
         UserError: A GPU was asked for and none can be used.
     """
     gpu = _probe_cuda() if choice in ("auto", "cuda") else None
-    if gpu is not None and torch_cuda_version() is not None:
+    if gpu is not None and torch_fits_driver():
         return gpu
     if choice in ("cuda", "mps"):
         raise UserError(
             "no such device can be used here",
             value=choice,
-            allowed="cpu" if gpu is None else "cpu (the GPU is there, but the installed torch is built without CUDA)",
-            fix="histotune doctor" if gpu is None else "pip install --force-reinstall torch torchvision",
+            allowed="cpu" if gpu is None else "cpu (the GPU is there, but the installed torch can't use its driver)",
+            fix="histotune doctor" if gpu is None else torch_install_line(driver_cuda_version()),
         )
     return ComputeDevice("cpu", cpu_name(), "", float("nan"), _cpu_has_fast_bf16())
 
@@ -142,19 +143,70 @@ def torch_cuda_version() -> str | None:
     return match.group(1) if match else None
 
 
+def driver_cuda_version() -> str | None:
+    """Return the newest CUDA version the installed driver supports, such as "12.8"; None without a driver."""
+    driver = _cuda_driver()
+    number = ctypes.c_int()
+    if driver is None or driver.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return None
+    return f"{number.value // 1000}.{number.value % 1000 // 10}"
+
+
+def torch_fits_driver() -> bool:
+    """Return whether the installed torch is built for CUDA and the driver knows that CUDA major version."""
+    built, driver = torch_cuda_version(), driver_cuda_version()
+    return built is not None and driver is not None and int(built.split(".")[0]) <= int(driver.split(".")[0])
+
+
+def torch_install_line(driver_cuda: str | None) -> str:
+    """Return the command that installs a torch for this driver.
+
+    Within a CUDA major version a driver also runs newer builds, so a driver for 12.2 takes the build for 12.6. The
+    old torch goes first: pip would take it as satisfying the request.
+
+    Args:
+        driver_cuda: Newest CUDA version the driver supports (see :func:`driver_cuda_version`).
+
+    Returns:
+        A pip command; for drivers older than every published build, what to do instead.
+
+    Example:
+        >>> torch_install_line("12.8").split(" && ")[1]
+        'pip install torch torchvision --index-url https://download.pytorch.org/whl/cu128'
+    """
+    known = (0, 0) if driver_cuda is None else _version_pair(driver_cuda)
+    same_major = [build for build in TORCH_WHEELS if _version_pair(build)[0] == min(known[0], 13)]
+    if not same_major:
+        return "update the NVIDIA driver to one for CUDA 12.6 or newer, then run histotune doctor again"
+    fitting = [build for build in same_major if _version_pair(build) <= known]
+    tag = "cu" + (fitting[-1] if fitting else same_major[0]).replace(".", "")
+    install = f"pip install torch torchvision --index-url https://download.pytorch.org/whl/{tag}"
+    return f"pip uninstall -y torch torchvision && {install}"
+
+
 @cache
 def _probe_cuda() -> ComputeDevice | None:
     """Ask the CUDA driver for its first device; None where there is no driver or no device."""
+    driver = _cuda_driver()
+    count = ctypes.c_int()
+    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
+        return None
+    return _describe_cuda(driver)
+
+
+def _cuda_driver() -> ctypes.CDLL | None:
+    """Open the CUDA driver's library; None where there is none."""
     for library in ("libcuda.so.1", "nvcuda.dll"):
         try:
-            driver = ctypes.CDLL(library)
+            return ctypes.CDLL(library)
         except OSError:
             continue
-        count = ctypes.c_int()
-        if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
-            return None
-        return _describe_cuda(driver)
     return None
+
+
+def _version_pair(text: str) -> tuple[int, int]:
+    major, minor = text.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _describe_cuda(driver: ctypes.CDLL) -> ComputeDevice:

@@ -92,9 +92,9 @@ def redact(text: str) -> str:
         >>> redact("login --token hf_abcdefghijklmnop")
         'login --token ***'
     """
-    text = re.sub(r"\bhf_[A-Za-z0-9]{8,}", "***", text)
-    text = re.sub(r"(?i)((?:token|key|password|secret)[=\s:]+)\S+", r"\1***", text)
-    return re.sub(r"\b[0-9a-f]{40}\b(?=\s*$)", "***", text)
+    text = re.sub(r"\b(?:hf_|KGAT_|wandb_v\d+_)[A-Za-z0-9_-]{8,}", "***", text)
+    text = re.sub(r"(?i)((?:token|key|password|secret)[\"']?[=\s:]+[\"']?)[^\s\"',}]+", r"\1***", text)
+    return re.sub(r"(?<!revision[=\s])(?<!@)\b[0-9a-f]{40}\b", "***", text)  # W&B keys look like git revisions
 
 
 def cpu_name() -> str:
