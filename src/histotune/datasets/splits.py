@@ -1,8 +1,27 @@
-"""Folds over groups: no group on two sides, the same on every platform."""
+"""Folds over groups: no group on two sides, the same on every platform.
+
+Everything here is integer arithmetic and keyed hashes, so that a seed gives the same folds with every version of
+numpy and Python, in whatever order the rows come. Shapes: N tiles.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import UserError
+from histotune.files import hash_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.datasets.records import TileSet
 
 
 @dataclass(frozen=True)
@@ -22,3 +41,241 @@ class Folds:
     n_folds: int
     leaky: bool
     split_hash: str
+
+
+def grouped_folds(tiles: TileSet, n_folds: int, seed: int) -> Folds:
+    """Deal the groups of a tile set into folds, balanced by class.
+
+    Tiles whose group is unknown never group together: each becomes a group of its own, and the folds are marked
+    leaky, because tiles of one case may then lie on both sides.
+
+    Args:
+        tiles: All tiles that will be trained on or scored, of every magnification.
+        n_folds: Number of folds, at least 2.
+        seed: Another seed gives other folds of the same balance.
+
+    Returns:
+        The folds, named ``grouped``, ``partly-grouped`` or ``ungrouped`` by how many group ids are known.
+
+    Raises:
+        UserError: There are fewer groups than folds.
+
+    Example:
+        >>> folds = grouped_folds(tiles, n_folds=5, seed=0)  # doctest: +SKIP
+        >>> fold_N = fold_per_tile(tiles, folds)  # doctest: +SKIP
+    """
+    fold_by_group = assign_group_folds(tile_groups(tiles), tiles.labels_N, len(tiles.class_names), n_folds, seed)
+    kind = "grouped" if tiles.has_groups else "partly-grouped" if tiles.n_groups else "ungrouped"
+    return Folds(
+        name=f"{kind}-{n_folds}-seed{seed}",
+        fold_by_group=fold_by_group,
+        n_folds=n_folds,
+        leaky=not tiles.has_groups,
+        split_hash=hash_assignment(fold_by_group),
+    )
+
+
+def tile_groups(tiles: TileSet) -> list[str]:
+    """Return the group key of every tile: what may never lie on two sides of a split.
+
+    Args:
+        tiles: The tiles.
+
+    Returns:
+        ``group_id`` per tile; ``tile:<tile_id>`` where the group is unknown.
+    """
+    pairs = zip(tiles.table["group_id"].to_list(), tiles.table["tile_id"].to_list(), strict=True)
+    return [f"tile:{tile_id}" if group is None else group for group, tile_id in pairs]
+
+
+def fold_per_tile(tiles: TileSet, folds: Folds) -> NDArray[np.int64]:
+    """Return the fold of every tile.
+
+    Args:
+        tiles: Any part of the tile set that the folds were made over.
+        folds: The folds.
+
+    Returns:
+        Fold number per tile, int64, shape (N,).
+
+    Raises:
+        ValueError: A tile's group is not part of the folds.
+    """
+    keys = tile_groups(tiles)
+    unknown = sorted({key for key in keys if key not in folds.fold_by_group})
+    if unknown:
+        raise ValueError(f"{len(unknown)} groups are not part of {folds.name}, such as {unknown[0]!r}")
+    return np.array([folds.fold_by_group[key] for key in keys], dtype=np.int64)
+
+
+def assign_group_folds(
+    groups: Sequence[str], labels_N: NDArray[np.int64], n_classes: int, n_folds: int, seed: int
+) -> dict[str, int]:
+    """Deal groups into folds so that every fold holds about as many groups, and tiles, of every class.
+
+    Groups that hold several classes come first, then larger ones (by powers of two, so that the seed still shuffles
+    groups of similar size), then in the order of a keyed hash of the seed and the group. Each goes to the fold that
+    holds the fewest groups of its classes, the rarest class first; ties go to the fold with fewer groups, then fewer
+    tiles of these classes, then fewer tiles, then the lower number. The number of groups of a class therefore
+    differs by at most one between folds wherever groups hold a single class.
+
+    Args:
+        groups: Group key per tile, length N.
+        labels_N: Label per tile, shape (N,); -1 where unlabelled, which is balanced like a class of its own.
+        n_classes: Number of classes.
+        n_folds: Number of folds, at least 2.
+        seed: Another seed gives other folds of the same balance.
+
+    Returns:
+        Group -> fold number, sorted by group; independent of the order of the rows.
+
+    Raises:
+        UserError: There are fewer groups than folds.
+        ValueError: Lengths differ or a label lies outside the classes.
+
+    Example:
+        >>> assign_group_folds(["a", "a", "b", "c", "d"], np.array([0, 0, 0, 1, 1]), n_classes=2, n_folds=2, seed=0)
+        {'a': 0, 'b': 1, 'c': 0, 'd': 1}
+    """
+    tiles_by_group = _count_tiles(groups, labels_N, n_classes)
+    _require_enough_groups(len(tiles_by_group), n_folds)
+    balance = _Balance(tiles_by_group, n_classes + 1, n_folds)
+    fold_by_group = {group: balance.place(tiles_by_group[group]) for group in _dealing_order(tiles_by_group, seed)}
+    return dict(sorted(fold_by_group.items()))
+
+
+def random_image_folds_like(fold_N: NDArray[np.int64], labels_N: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """Permute the fold numbers among the tiles of each class: what a random image split would have done.
+
+    Fold sizes and class counts stay exactly as they were, so that a head trained on either split sees as many tiles
+    of each class; only the groups are torn apart.
+
+    Args:
+        fold_N: Grouped fold per tile, shape (N,), rows in the tile set's own order (sorted by tile_id).
+        labels_N: Label per tile, shape (N,).
+        seed: Seed of the permutation.
+
+    Returns:
+        Fold number per tile, int64, shape (N,); leaky by design.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if fold_N.shape != labels_N.shape:
+        raise ValueError(f"folds {fold_N.shape} and labels {labels_N.shape} differ in shape")
+    rank_N = np.array([keyed_hash(seed, str(row)) for row in range(len(fold_N))], dtype=np.uint64)
+    permuted_N = np.empty_like(fold_N, dtype=np.int64)
+    for label in np.unique(labels_N):
+        rows = np.flatnonzero(labels_N == label)
+        permuted_N[rows] = fold_N[rows[np.argsort(rank_N[rows], kind="stable")]]
+    return permuted_N
+
+
+def check_disjoint(groups: Sequence[str], fold_N: NDArray[np.int64]) -> None:
+    """Refuse an assignment that puts one group on two sides.
+
+    Args:
+        groups: Group key per tile, length N.
+        fold_N: Fold (or side) per tile, shape (N,).
+
+    Raises:
+        ValueError: A group lies in more than one fold, or the lengths differ.
+    """
+    fold_by_group: dict[str, int] = {}
+    torn = set()
+    for group, fold in zip(groups, fold_N.tolist(), strict=True):
+        if fold_by_group.setdefault(group, fold) != fold:
+            torn.add(group)
+    if torn:
+        raise ValueError(f"{len(torn)} groups lie on two sides of the split: {', '.join(sorted(torn)[:5])}")
+
+
+def hash_assignment(fold_by_key: dict[str, int]) -> str:
+    """Return the hash that names a split in ledgers and predictions.
+
+    Args:
+        fold_by_key: Group (or tile) -> fold number.
+
+    Returns:
+        SHA-256, 64 hexadecimal digits; independent of the order of the keys.
+    """
+    return hash_json(fold_by_key)
+
+
+def keyed_hash(seed: int, key: str) -> int:
+    """Return a 64-bit hash of (seed, key), equal on every platform; sorting by it shuffles.
+
+    Args:
+        seed: The seed.
+        key: What is shuffled.
+
+    Returns:
+        An integer from 0 to 2**64 - 1.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest(), "big")
+
+
+class _Balance:
+    """How many groups and tiles of each class every fold holds so far."""
+
+    def __init__(self, tiles_by_group: dict[str, Counter[int]], n_labels: int, n_folds: int) -> None:
+        groups_by_label = Counter(label for counts in tiles_by_group.values() for label in counts)
+        self._rarity = {label: (groups_by_label[label], label) for label in range(n_labels)}
+        self._groups = [[0] * n_labels for _ in range(n_folds)]
+        self._tiles = [[0] * n_labels for _ in range(n_folds)]
+        self._n_groups = [0] * n_folds
+        self._n_tiles = [0] * n_folds
+
+    def place(self, counts: Counter[int]) -> int:
+        """Put a group into the fold that needs it most and return the fold."""
+        labels = sorted(counts, key=self._rarity.__getitem__)
+        fold = min(range(len(self._groups)), key=lambda fold: self._need(fold, labels, counts))
+        self._n_groups[fold] += 1
+        self._n_tiles[fold] += counts.total()
+        for label in labels:
+            self._groups[fold][label] += 1
+            self._tiles[fold][label] += counts[label]
+        return fold
+
+    def _need(self, fold: int, labels: list[int], counts: Counter[int]) -> tuple[int, ...]:
+        """Smaller means needier; an empty fold is never beaten, so no fold stays empty."""
+        groups, tiles = self._groups[fold], self._tiles[fold]
+        return (
+            *(groups[label] for label in labels),
+            self._n_groups[fold],
+            sum(tiles[label] * counts[label] for label in labels),
+            self._n_tiles[fold],
+            fold,
+        )
+
+
+def _count_tiles(groups: Sequence[str], labels_N: NDArray[np.int64], n_classes: int) -> dict[str, Counter[int]]:
+    """Tiles by label for every group; unlabelled tiles count under the label ``n_classes``."""
+    counts: dict[str, Counter[int]] = {}
+    for group, label in zip(groups, labels_N.tolist(), strict=True):
+        if not -1 <= label < n_classes:
+            raise ValueError(f"label {label} lies outside the {n_classes} classes")
+        counts.setdefault(group, Counter())[label if label >= 0 else n_classes] += 1
+    return counts
+
+
+def _dealing_order(tiles_by_group: dict[str, Counter[int]], seed: int) -> list[str]:
+    def key(group: str) -> tuple[int, int, int, str]:
+        counts = tiles_by_group[group]
+        return (-len(counts), -counts.total().bit_length(), keyed_hash(seed, group), group)
+
+    return sorted(tiles_by_group, key=key)
+
+
+def _require_enough_groups(n_groups: int, n_folds: int) -> None:
+    if n_folds < 2:
+        raise UserError("cross-validation needs at least 2 folds", value=n_folds, allowed="2 or more")
+    if n_groups < n_folds:
+        groups = "1 group" if n_groups == 1 else f"{n_groups} groups"
+        raise UserError(
+            f"{n_folds} folds need at least {n_folds} groups, and these tiles come from {groups}",
+            allowed=f"2 to {n_groups} folds" if n_groups >= 2 else "at least 2 groups (cases or slides)",
+            fix=f"--set sweep.folds={n_groups} or --set evaluation.outer_folds={n_groups}, whichever is too large"
+            if n_groups >= 2
+            else "point --data to a folder with more cases; `histotune data describe` counts them",
+        )
