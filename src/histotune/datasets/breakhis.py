@@ -1,0 +1,296 @@
+"""BreakHis: breast tumours at four magnifications; the file name says everything, wherever the file lies."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+import struct
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec, choose_scale
+from histotune.datasets.groups import breakhis_group_id, breakhis_source_patient_id
+from histotune.datasets.listing import SYNTHETIC_NOTE, Listing, list_files, name_some
+from histotune.datasets.records import TileSet, tile_table
+from histotune.errors import UserError
+
+if TYPE_CHECKING:
+    from histotune.datasets.catalog import ChosenScale
+    from histotune.datasets.config import DatasetConfig
+
+BENIGN = ("A", "F", "PT", "TA")
+MALIGNANT = ("DC", "LC", "MC", "PC")
+EVA_CLASSES = ("TA", "MC", "F", "DC")
+EXAMPLE_NAME = "SOB_M_DC-14-5694-400-005.png"
+NAME_PATTERN = re.compile(
+    r"SOB_(?:(?P<b>B)_(?P<benign>A|F|PT|TA)|(?P<m>M)_(?P<malignant>DC|LC|MC|PC))"
+    r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)\.[Pp][Nn][Gg]"
+)
+PNG_HEADER_BYTES = 24
+PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+
+SPEC = DatasetSpec(
+    name="breakhis",
+    title="BreakHis",
+    licence="CC BY 4.0",
+    citation=(
+        "Spanhol, Oliveira, Petitjean, Heutte: A dataset for breast cancer histopathological image classification. "
+        "IEEE Transactions on Biomedical Engineering 63(7), 2016. doi:10.1109/TBME.2015.2496264"
+    ),
+    url="https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
+    stain="H&E",
+    scales=(
+        CandidateScale(
+            "estimated",
+            {"40X": 2.5, "100X": 1.0, "200X": 0.5, "400X": 0.25},
+            1.25,
+            "Tumour nuclei of 8 to 12 um measure about 30 to 45 px at 400X and 4 to 5 px at 40X; magnifications stand "
+            "1 : 2.5 : 5 : 10. The nominal values are about five times smaller, so a conclusion about scale should be "
+            "repeated with mpp_source=nominal.",
+        ),
+        CandidateScale(
+            "nominal",
+            {"40X": 0.49, "100X": 0.20, "200X": 0.10, "400X": 0.05},
+            1.0,
+            "Objective and camera as published; the size of nuclei in the images contradicts these values.",
+        ),
+    ),
+    schemes=(
+        ClassScheme(
+            "binary",
+            ("benign", "malignant"),
+            {**dict.fromkeys(BENIGN, "benign"), **dict.fromkeys(MALIGNANT, "malignant")},
+            "Benign or malignant, the task of most papers.",
+        ),
+        ClassScheme(
+            "eva4",
+            EVA_CLASSES,
+            {name: name for name in EVA_CLASSES},
+            "The four tumour types with at least seven patients, in the order of kaiko-eva.",
+        ),
+        ClassScheme(
+            "all8",
+            (*BENIGN, *MALIGNANT),
+            {name: name for name in (*BENIGN, *MALIGNANT)},
+            "All eight tumour types; several have fewer patients than folds.",
+        ),
+    ),
+    group="a case: year and accession number without block letters",
+    caveats=(
+        "The authors' 82 patients are their patient folders; several are blocks of one accession number, which "
+        "histotune keeps together as one case.",
+        "A split by the authors' ids or by images puts one case on both sides.",
+        "All images come from one laboratory, so no split of them measures a change of site.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class BreakhisImage:
+    """What a file name and a PNG header say about an image."""
+
+    path: str
+    tile_id: str
+    class_letter: str
+    tumour: str
+    year: str
+    slide: str
+    magnification: str
+    width_px: int
+    height_px: int
+
+
+def read_breakhis(config: DatasetConfig) -> TileSet:
+    """Read BreakHis from its own tree or from any other arrangement of its files.
+
+    Args:
+        config: ``path`` is any folder at or above the images; ``labels`` chooses the classes.
+
+    Returns:
+        The tiles, sorted by name, with notes on what was skipped.
+
+    Raises:
+        UserError: The folder is missing or empty, holds no BreakHis image, holds files that are no PNG, or two
+            different images of one name.
+    """
+    listing = list_files(config.path)
+    paths, notes = _recognised(listing)
+    images = _read_headers(listing, paths)
+    notes += _contradicting_folders(listing, images)
+    scheme = SPEC.scheme(config.labels)
+    labelled = [image for image in images if scheme.index(image.tumour) is not None]
+    notes += _left_out(config.labels, images, scheme)
+    if not labelled:
+        raise UserError("no image has a tumour type of these classes", value=config.labels,
+                        allowed=", ".join(scheme.class_by_source), fix="choose labels=binary")  # fmt: skip
+    scale = choose_scale(SPEC, config)
+    return TileSet(
+        name=SPEC.name,
+        table=tile_table(_columns(labelled, scheme, scale)),
+        class_names=scheme.class_names,
+        licence=SPEC.licence,
+        citation=SPEC.citation,
+        synthetic=listing.synthetic,
+        notes=((SYNTHETIC_NOTE,) if listing.synthetic else ()) + (scale.note, *notes),
+    )
+
+
+def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
+    """Paths whose names parse, one per name; and notes on the others."""
+    path_by_name: dict[str, str] = {}
+    others: list[str] = []
+    copies: list[str] = []
+    clashes: list[str] = []
+    for path in listing.paths:
+        name = os.path.basename(path)  # noqa: PTH119  (thousands of names)
+        if not NAME_PATTERN.fullmatch(name):
+            others.append(path)
+            continue
+        first = path_by_name.setdefault(os.path.splitext(name)[0], path)  # noqa: PTH122
+        if first != path:
+            (copies if filecmp.cmp(first, path, shallow=False) else clashes).append(path)
+    _refuse_strangers(listing, list(path_by_name.values()), clashes)
+    return list(path_by_name.values()), _listing_notes(listing, others, copies)
+
+
+def _refuse_strangers(listing: Listing, paths: list[str], clashes: list[str]) -> None:
+    if not paths:
+        raise UserError(
+            "this is not BreakHis: no file name below the folder is one of its names",
+            value=listing.root,
+            allowed=f"names such as {EXAMPLE_NAME} in any arrangement of folders "
+            f"(found {len(listing.paths)} other files, such as {listing.relative(listing.paths[0])})",
+            fix=f"point --data to the unpacked BreaKHis_v1 folder; the data set is at {SPEC.url}",
+        )
+    if clashes:
+        raise UserError(
+            f"{len(clashes)} image names stand for two different images",
+            value=name_some([listing.relative(path) for path in clashes], 20),
+            fix="point --data to one copy of the data set",
+        )
+
+
+def _listing_notes(listing: Listing, others: list[str], copies: list[str]) -> list[str]:
+    notes = []
+    if others:
+        notes.append(
+            f"Skipped {_count(others, 'file')} not named like a BreakHis image, such as {listing.relative(others[0])}."
+        )
+    if copies:
+        notes.append(
+            f"Skipped {_count(copies, 'identical copy', 'identical copies')} of an image found elsewhere, such as "
+            f"{listing.relative(copies[0])}."
+        )
+    return notes
+
+
+def _read_headers(listing: Listing, paths: list[str]) -> list[BreakhisImage]:
+    """Read name and header of every file; all bad files are reported at once."""
+    images, bad = [], []
+    for path in paths:
+        size_px = png_size_px(path)
+        if size_px is None:
+            bad.append(listing.relative(path))
+        else:
+            images.append(_parse(path, size_px))
+    if bad:
+        raise UserError(
+            f"{_count(bad, 'file')} named .png {'does' if len(bad) == 1 else 'do'} not start like a PNG image",
+            value=name_some(bad, 100),
+            fix="download these again, or remove them; an empty or short file is a broken download",
+        )
+    return images
+
+
+def png_size_px(path: str) -> tuple[int, int] | None:
+    """Return (width, height) of a PNG from its first 24 bytes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The size in pixels, or None where the file does not start like a PNG image of at least one pixel.
+
+    Raises:
+        UserError: The file can't be opened.
+    """
+    try:
+        with open(path, "rb") as stream:  # noqa: PTH123  (thousands of files)
+            header = stream.read(PNG_HEADER_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"this image can't be opened ({error.strerror})", value=path, fix=f"chmod u+r {path}"
+        ) from error
+    if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
+        return None
+    width_px, height_px = struct.unpack(">II", header[16:24])
+    return (width_px, height_px) if width_px and height_px else None
+
+
+def _parse(path: str, size_px: tuple[int, int]) -> BreakhisImage:
+    name = os.path.basename(path)  # noqa: PTH119
+    match = NAME_PATTERN.fullmatch(name)
+    assert match is not None, "only recognised names get here"
+    return BreakhisImage(
+        path=path,
+        tile_id=os.path.splitext(name)[0],  # noqa: PTH122
+        class_letter=match["b"] or match["m"],
+        tumour=match["benign"] or match["malignant"],
+        year=match["year"],
+        slide=match["slide"],
+        magnification=f"{match['magnification']}X",
+        width_px=size_px[0],
+        height_px=size_px[1],
+    )
+
+
+def _contradicting_folders(listing: Listing, images: list[BreakhisImage]) -> list[str]:
+    """Note files whose folder names another class or magnification than the file name, which decides."""
+    words = {"benign": "B", "malignant": "M", **{f"{m}x": f"{m}X" for m in (40, 100, 200, 400)}}
+    wrong = []
+    for image in images:
+        folders = Path(listing.relative(image.path).lower()).parent.parts
+        said = {words[folder] for folder in folders if folder in words}
+        if not said <= {image.class_letter, image.magnification}:
+            wrong.append(image.path)
+    if not wrong:
+        return []
+    return [
+        f"{_count(wrong, 'image')} {'lies' if len(wrong) == 1 else 'lie'} in a folder of another class or "
+        f"magnification than the file name says, such as {listing.relative(wrong[0])}; the name decided."
+    ]
+
+
+def _left_out(labels: str, images: list[BreakhisImage], scheme: ClassScheme) -> list[str]:
+    dropped = Counter(image.tumour for image in images if scheme.index(image.tumour) is None)
+    if not dropped:
+        return []
+    kinds = ", ".join(f"{tumour} {n}" for tumour, n in sorted(dropped.items()))
+    return [f"Labels {labels} leave out {dropped.total()} images of other tumour types ({kinds})."]
+
+
+def _columns(images: list[BreakhisImage], scheme: ClassScheme, scale: ChosenScale) -> dict[str, object]:
+    return {
+        "tile_id": [image.tile_id for image in images],
+        "path": [image.path for image in images],
+        "label": [scheme.index(image.tumour) for image in images],
+        "group_id": [breakhis_group_id(image.year, image.slide) for image in images],
+        "source_patient_id": [
+            breakhis_source_patient_id(image.class_letter, image.tumour, image.year, image.slide) for image in images
+        ],
+        "slide_id": [f"{image.year}-{image.slide}" for image in images],
+        "stain": [SPEC.stain] * len(images),
+        "magnification": [image.magnification for image in images],
+        "mpp": [scale.mpp_by_magnification[image.magnification] for image in images],
+        "mpp_source": [scale.source] * len(images),
+        "mpp_factor": [scale.factor] * len(images),
+        "width_px": [image.width_px for image in images],
+        "height_px": [image.height_px for image in images],
+    }
+
+
+def _count(items: list[str], one: str, many: str = "") -> str:
+    return f"{len(items):,} {one if len(items) == 1 else many or one + 's'}"

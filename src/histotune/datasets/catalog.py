@@ -1,0 +1,147 @@
+"""What is known about a data set before a file is read: licence, labels, candidate scales, caveats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from histotune.errors import UserError, closest_name
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.records import LabelRegion, MppSource
+
+
+@dataclass(frozen=True)
+class CandidateScale:
+    """One reading of how large a pixel is.
+
+    Attributes:
+        source: ``nominal`` (from the optics or the documentation) or ``estimated`` (measured in the images).
+        mpp_by_magnification: Magnification label -> um/px; the key "" speaks for tiles without a magnification.
+        factor: Multiplicative uncertainty, 1 = exact: the truth is taken to lie between mpp / factor and
+            mpp * factor.
+        why: Where the numbers come from, one sentence.
+    """
+
+    source: MppSource
+    mpp_by_magnification: Mapping[str, float]
+    factor: float
+    why: str
+
+
+@dataclass(frozen=True)
+class ClassScheme:
+    """One way to label a data set.
+
+    Attributes:
+        name: As in ``DatasetConfig.labels``.
+        class_names: Names by label index; in binary schemes index 1 is the positive class.
+        class_by_source: The data set's own label -> class name; own labels that are missing here are dropped.
+        why: What the scheme is for, one sentence.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    class_by_source: Mapping[str, str]
+    why: str
+
+    def index(self, source_label: str) -> int | None:
+        """Return the label index of one of the data set's own labels, or None where the scheme leaves it out."""
+        name = self.class_by_source.get(source_label)
+        return None if name is None else self.class_names.index(name)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Everything about a data set that its files do not say.
+
+    Attributes:
+        name: Short name, as in ``DatasetConfig.name``.
+        title: Full name, for people.
+        licence: Licence of the images.
+        citation: How to cite them.
+        url: Where they come from.
+        stain: Stain of every tile.
+        scales: Candidate scales.
+        schemes: Class schemes, the default one first.
+        group: What a group is, in words.
+        label_region: What a label speaks about where it is not the whole tile.
+        caveats: What a reader of any result on this data must know, one sentence each.
+    """
+
+    name: str
+    title: str
+    licence: str
+    citation: str
+    url: str
+    stain: str
+    scales: tuple[CandidateScale, ...]
+    schemes: tuple[ClassScheme, ...]
+    group: str
+    label_region: LabelRegion | None = None
+    caveats: tuple[str, ...] = ()
+
+    def scheme(self, name: str) -> ClassScheme:
+        """Return a class scheme by name.
+
+        Args:
+            name: As in ``DatasetConfig.labels``.
+
+        Returns:
+            The scheme.
+
+        Raises:
+            UserError: The data set has no such scheme.
+        """
+        by_name = {scheme.name: scheme for scheme in self.schemes}
+        if name not in by_name:
+            raise UserError(
+                f"{self.title} can't be labelled this way",
+                value=name,
+                allowed=", ".join(by_name),
+                closest=closest_name(name, by_name),
+            )
+        return by_name[name]
+
+
+@dataclass(frozen=True)
+class ChosenScale:
+    """The scale a reader writes into the table, and the sentence that says so.
+
+    Attributes:
+        source: ``nominal``, ``estimated`` or ``user``.
+        mpp_by_magnification: Magnification label -> um/px.
+        factor: Multiplicative uncertainty.
+        note: For the tile set's notes.
+    """
+
+    source: MppSource
+    mpp_by_magnification: Mapping[str, float]
+    factor: float
+    note: str
+
+
+def choose_scale(spec: DatasetSpec, config: DatasetConfig) -> ChosenScale:
+    """Pick the scale that fills the ``mpp`` columns.
+
+    Args:
+        spec: The data set, with its candidate scales.
+        config: Asks for a candidate (``mpp_source``) or gives the user's own scale (``mpp``), which wins.
+
+    Returns:
+        The user's scale with factor 1; the candidate asked for; or, where the data set lacks it, its first
+        candidate, with a note.
+    """
+    magnifications = {name for scale in spec.scales for name in scale.mpp_by_magnification}
+    if config.mpp is not None:
+        note = f"Scale: {config.mpp:g} um/px for every tile, as given by the user."
+        return ChosenScale("user", dict.fromkeys(magnifications, config.mpp), 1.0, note)
+    candidates = {scale.source: scale for scale in spec.scales}
+    scale = candidates.get(config.mpp_source, spec.scales[0])
+    lacking = "" if config.mpp_source in candidates else f" ({spec.title} has no {config.mpp_source} scale)"
+    return ChosenScale(
+        scale.source, scale.mpp_by_magnification, scale.factor, f"Scale: {scale.source}{lacking}. {scale.why}"
+    )

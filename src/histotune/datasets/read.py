@@ -1,0 +1,63 @@
+"""Files on disk become a TileSet: the one door for every known data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histotune.errors import UserError, closest_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from histotune.datasets.catalog import DatasetSpec
+    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.records import TileSet
+
+
+def read_dataset(config: DatasetConfig) -> TileSet:
+    """Read a data set's files into a table of tiles; no pixel is decoded.
+
+    Args:
+        config: Which data set, where it lies, how it is labelled.
+
+    Returns:
+        One row per labelled tile, with notes on everything skipped or assumed.
+
+    Raises:
+        UserError: The folder is missing, empty or holds something else, or files are broken.
+
+    Example:
+        >>> from pathlib import Path
+        >>> tiles = read_dataset(DatasetConfig(name="breakhis", path=Path("BreaKHis_v1")))  # doctest: +SKIP
+        >>> len(tiles)  # doctest: +SKIP
+        7909
+    """
+    return _reader(config.name)(config)
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """Return what is known about a data set without reading a file.
+
+    Args:
+        name: As in ``DatasetConfig.name``.
+
+    Returns:
+        Licence, citation, candidate scales, class schemes, caveats.
+
+    Raises:
+        UserError: There is no such data set; the closest name is given.
+    """
+    from histotune.datasets import breakhis, patch_camelyon
+
+    specs = {spec.name: spec for spec in (breakhis.SPEC, patch_camelyon.SPEC)}
+    if name not in specs:
+        raise UserError("unknown data set", value=name, allowed=", ".join(specs), closest=closest_name(name, specs))
+    return specs[name]
+
+
+def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
+    from histotune.datasets.breakhis import read_breakhis
+    from histotune.datasets.patch_camelyon import read_patch_camelyon
+
+    readers = {"breakhis": read_breakhis, "patch_camelyon": read_patch_camelyon}
+    return readers[dataset_spec(name).name]
