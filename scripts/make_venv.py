@@ -154,8 +154,11 @@ def stop_without_gpu(venv: Path) -> None:
 
 
 def pip(venv: Path, *arguments: str) -> None:
-    """Run the environment's pip."""
-    subprocess.run([str(python_of(venv)), "-m", "pip", *arguments], check=True, stdin=subprocess.DEVNULL)
+    """Run the environment's pip; where it fails it has said why, so no traceback follows."""
+    command = [str(python_of(venv)), "-m", "pip", *arguments]
+    code = subprocess.run(command, check=False, stdin=subprocess.DEVNULL).returncode
+    if code != 0:
+        sys.exit(code)
 
 
 def python_of(venv: Path) -> Path:
