@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from histotune.statistics.records import Score  # noqa: TC001  (pydantic rebuilds findings from these annotations)
 
-
 if TYPE_CHECKING:
     import polars as pl
+
+    from histotune.statistics.records import Predictions
 
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
 
@@ -146,6 +147,15 @@ class LedgerCount:
         """Return the sentence that reports print."""
         times = "once" if self.times == 1 else f"{self.times} times"
         return f"{self.target}: scored {times} under {self.choices} choice{'' if self.choices == 1 else 's'}"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Predictions with the finding and the arm they belong to."""
+
+    finding: FindingId
+    arm: str
+    predictions: Predictions
 
 
 @dataclass(frozen=True)

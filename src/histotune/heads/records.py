@@ -30,6 +30,7 @@ class Head:
         threshold: Probability of class 1 from which class 1 is predicted in binary tasks.
         n_tiles: Training tiles.
         n_groups: Training groups.
+        train_groups: Group keys that trained it, so that scoring one of them later is found and marked LEAKY.
     """
 
     weight_KD: NDArray[np.float64]
@@ -44,6 +45,7 @@ class Head:
     threshold: float = 0.5
     n_tiles: int = 0
     n_groups: int = 0
+    train_groups: tuple[str, ...] = ()
 
     @property
     def head_id(self) -> str:

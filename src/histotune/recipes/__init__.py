@@ -1,1 +1,1 @@
-"""The recipes room."""
+"""Whole experiments: functions that return complete, typed configs. Their docstrings state what to expect."""

@@ -1,0 +1,256 @@
+"""The command line: every body is a few lines that call the library."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="histotune",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Fine-tune and evaluate pathology foundation models on your tiles: leak-free, with honest intervals.\n\n"
+        "Start with `histotune demo` (no download, no GPU), then "
+        "`histotune run breakhis --data BreaKHis_v1 --train-magnification 100X`."
+    ),
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
+config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, field by field.")
+app.add_typer(data_app, name="data")
+app.add_typer(config_app, name="config")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.", show_default=False)]
+Pcam = Annotated[
+    Path | None,
+    typer.Option("--pcam", help="PatchCamelyon folder: external validation and direct training.", show_default=False),
+]
+Magnification = Annotated[
+    str | None,
+    typer.Option("--train-magnification", help="Magnification that trains, such as 100X.", show_default=False),
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help="lite0, midnight, timm/NAME, a hub id, or a local folder saved by save_pretrained.",
+        show_default=False,
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; appears when finished.", show_default=False)]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder for embeddings; safe to delete.", show_default=False)
+]
+Final = Annotated[bool, typer.Option("--final", help="Score the test part. Every scoring is counted.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="'tile': intervals as if tiles were independent (TOO NARROW).", show_default=False),
+]
+SetField = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
+]
+DatasetArgument = Annotated[str, typer.Argument(help="breakhis or pcam.")]
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
+) -> None:
+    """Options of every command."""
+    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("histotune").setLevel(level)
+    ctx.obj = {"debug": debug}
+
+
+@app.command()
+def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
+    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
+    from histotune.commands import build_config, run_and_print
+
+    run_and_print(build_config("demo", out=out, cache=cache, settings=settings))
+
+
+@app.command()
+def run(
+    recipe: Annotated[str | None, typer.Argument(help="demo, breakhis, pcam or midnight.", show_default=False)] = None,
+    data: Data = None,
+    pcam: Pcam = None,
+    train_magnification: Magnification = None,
+    backbone: BackboneName = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    final: Final = False,
+    cluster: Cluster = None,
+    from_run: Annotated[
+        Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a whole experiment and write its report.
+
+    histotune run breakhis --data BreaKHis_v1 --train-magnification 100X
+
+    histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
+
+    histotune run --from runs/breakhis --out runs/again
+    """
+    from histotune.commands import build_config, run_and_print
+
+    run_and_print(
+        build_config(
+            recipe,
+            data=data,
+            pcam=pcam,
+            train_magnification=train_magnification,
+            backbone=backbone,
+            out=out,
+            cache=cache,
+            settings=settings,
+            final=final,
+            cluster=cluster,
+            from_run=from_run,
+        )
+    )
+
+
+@app.command()
+def embed(
+    dataset: DatasetArgument,
+    data: Data = None,
+    backbone: BackboneName = None,
+    cache: Cache = None,
+    settings: SetField = None,
+) -> None:
+    """Embed every tile once with a frozen backbone; the second time nothing is computed."""
+    from histotune.commands import build_config, embed_and_print
+
+    embed_and_print(build_config(dataset, data=data, backbone=backbone, cache=cache, settings=settings))
+
+
+@app.command()
+def sweep(
+    dataset: DatasetArgument,
+    data: Data = None,
+    train_magnification: Magnification = None,
+    backbone: BackboneName = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+) -> None:
+    """Choose a head by grouped cross-validation over the training cases and save it."""
+    from histotune.commands import build_config, sweep_and_print
+
+    sweep_and_print(
+        build_config(
+            dataset,
+            data=data,
+            train_magnification=train_magnification,
+            backbone=backbone,
+            out=out,
+            cache=cache,
+            settings=settings,
+        ),
+        out,
+    )
+
+
+@app.command()
+def evaluate(
+    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
+    dataset: DatasetArgument,
+    data: Data = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    final: Final = False,
+    cluster: Cluster = None,
+) -> None:
+    """Score a saved head on a data set; cases that trained it are found and marked."""
+    from histotune.commands import build_config, evaluate_and_print
+
+    config = build_config(dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster)
+    evaluate_and_print(head, config)
+
+
+@app.command()
+def predict(
+    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Table to write: .csv or .parquet. Default: print CSV.")
+    ] = None,
+    cache: Cache = None,
+    settings: SetField = None,
+) -> None:
+    """Predict class probabilities for images: a table with a row per image."""
+    from histotune.commands import predict_and_print
+
+    predict_and_print(head, images, out, cache, settings)
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the page. Default: RUN/report.html.")
+    ] = None,
+) -> None:
+    """Draw a finished run's report again."""
+    from histotune.commands import report_and_print
+
+    report_and_print(run_folder, out)
+
+
+@data_app.command("describe")
+def describe(dataset: DatasetArgument, data: Data = None, settings: SetField = None) -> None:
+    """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
+    from histotune.commands import build_config, describe_and_print
+
+    describe_and_print(build_config(dataset, data=data, settings=settings))
+
+
+@config_app.command("show")
+def show(
+    recipe: Annotated[str, typer.Argument(help="demo, breakhis, pcam, midnight, or a run folder.")],
+    settings: SetField = None,
+) -> None:
+    """Print every field of a recipe's config; each can be changed with --set."""
+    from histotune.commands import config_and_print
+
+    config_and_print(recipe, settings)
+
+
+@app.command()
+def doctor(
+    cache: Cache = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Also import torch and multiply in each precision.")] = False,
+) -> None:
+    """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't."""
+    from histotune.commands import doctor_and_print
+
+    doctor_and_print(cache, deep)
+
+
+def main() -> None:
+    """Entry point: run a command; a mistake the user can mend is one message and exit code 2."""
+    from histotune.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; finished embeddings are kept, the same command resumes\n")
+        raise SystemExit(130) from None

@@ -1,0 +1,202 @@
+"""What the commands do with what the user typed: build a config, call the library, print the result."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histotune.config import ExperimentConfig, load_config, override, parse_config
+from histotune.errors import UserError
+from histotune.recipes.records import RecipeData
+from histotune.recipes.registry import RECIPES, find_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histotune.experiment import RunResult
+
+
+def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa: ANN401  (command-line options)
+    """Return a recipe's config with the command line's options and --set fields applied.
+
+    Args:
+        recipe: Recipe name; None with ``from_run``.
+        **typed: Options as typed; None where absent.
+
+    Returns:
+        The resolved config.
+
+    Raises:
+        UserError: All mistakes together.
+    """
+    if typed.get("from_run") is not None:
+        if recipe is not None:
+            raise UserError("--from repeats a run, so no recipe goes with it", value=recipe)
+        config = load_config(typed["from_run"])
+    elif recipe is None:
+        raise UserError("a recipe is needed", allowed=", ".join(known.__name__ for known in RECIPES),
+                        fix="histotune run breakhis --data DIR")  # fmt: skip
+    else:
+        config = find_recipe(recipe)(RecipeData(_folder(typed.get("data")), _folder(typed.get("pcam"))))
+    config = _with_options(config, typed)
+    return override(config, typed.get("settings") or [])
+
+
+def run_and_print(config: ExperimentConfig) -> None:
+    """Run an experiment; print its stages, summary and report path.
+
+    Args:
+        config: The experiment.
+    """
+    from histotune.experiment import run_experiment
+
+    _print_run(run_experiment(config, " ".join(["histotune", *sys.argv[1:]])))
+
+
+def embed_and_print(config: ExperimentConfig) -> None:
+    """Embed a data set and say what was computed."""
+    from histotune.workflow import embed_only
+
+    material = embed_only(config)
+    computed, total = material.embeddings.n_computed, len(material.tiles)
+    blocks = ", ".join(f"{block.name} {block.stop - block.start}" for block in material.embeddings.blocks)
+    space = material.embeddings.space
+    print(f"{material.tiles.name}: {total:,} tiles, {computed:,} computed, {total - computed:,} from the cache")
+    print(f"columns: {blocks}; {space.backbone}, {space.precision}, space {space.key[:16]}")
+    if computed == 0:
+        print("no forward pass was needed")
+
+
+def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
+    """Sweep, save the head, print the trials."""
+    from histotune.experiment import refuse_foreign_folder
+    from histotune.report.tables import trials_table
+    from histotune.workflow import sweep_only
+
+    config = config.model_copy(update={"out": out or Path("heads") / config.recipe})
+    if not (config.out / "bundle.json").is_file():
+        refuse_foreign_folder(config.out)
+    outcome = sweep_only(config)
+    _console().print(trials_table(outcome.result.trials))
+    choice = outcome.choice
+    print(
+        f"chosen: {'+'.join(choice.pooling)}, penalty {choice.penalty:g}, from {choice.n_fits} fits on "
+        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups (the selected log-loss {choice.log_loss:.3f} is "
+        f"optimistic)\nhead {choice.head_id} saved: {outcome.folder}"
+    )
+
+
+def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
+    """Score a saved head and print the scores."""
+    from histotune.report.tables import finding_table
+    from histotune.workflow import evaluate_only
+
+    outcome = evaluate_only(head, config)
+    _console().print(finding_table(outcome.finding))
+    for note in outcome.finding.notes:
+        print(note)
+    print(outcome.ledger)
+
+
+def predict_and_print(
+    head: Path, images: Sequence[Path], out: Path | None, cache: Path | None, settings: Sequence[str] | None
+) -> None:
+    """Predict and write or print the table."""
+    from histotune.deploy.bundle import load_bundle
+    from histotune.deploy.predict import PredictSettings, predict, write_predictions
+
+    config = override(ExperimentConfig(recipe="predict"), settings or [])
+    table = predict(load_bundle(head), images, PredictSettings(config.embedding, config.loader, cache or config.cache))
+    if out is None:
+        sys.stdout.write(table.write_csv())
+    else:
+        write_predictions(table, out)
+        print(f"{table.height:,} predictions: {out}")
+
+
+def report_and_print(run_folder: Path, out: Path | None) -> None:
+    """Draw a report again from its run folder."""
+    from histotune.report.folder import load_run
+    from histotune.report.page import write_report
+
+    path = out or run_folder / "report.html"
+    write_report(load_run(run_folder), path)
+    print(f"report: {path}")
+
+
+def describe_and_print(config: ExperimentConfig) -> None:
+    """Print what a data set holds."""
+    from histotune.datasets.describe import describe, render_text
+    from histotune.datasets.read import read_dataset
+    from histotune.experiment import single_dataset
+
+    print(render_text(describe(read_dataset(single_dataset(config)))))
+
+
+def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
+    """Print a recipe's or a run's config as JSON."""
+    from histotune.files import canonical_json
+
+    placeholder = Path("DATA")
+    if recipe in {known.__name__ for known in RECIPES} or not Path(recipe).exists():
+        config = find_recipe(recipe)(RecipeData(placeholder, None))
+    else:
+        config = load_config(Path(recipe))
+    print(canonical_json(override(config, settings or []).model_dump(mode="json")))
+
+
+def doctor_and_print(cache: Path | None, deep: bool) -> None:
+    """Print what works on this machine."""
+    from histotune.doctor import diagnose, render
+    from histotune.files import user_dir
+
+    _console().print(render(diagnose(cache or user_dir("cache"), deep=deep)))
+
+
+def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
+    """Put the named options into their fields."""
+    data = config.model_dump(mode="json")
+    if typed.get("train_magnification") is not None:
+        data["evaluation"]["train_magnification"] = typed["train_magnification"]
+    if typed.get("final"):
+        data["evaluation"]["final"] = True
+    if typed.get("cluster") is not None:
+        data["interval"]["cluster"] = typed["cluster"]
+    if typed.get("backbone") is not None:
+        data["backbone"] = {"name": typed["backbone"]}
+    for name in ("out", "cache"):
+        if typed.get(name) is not None:
+            data[name] = str(typed[name])
+    if typed.get("cache") is not None and data["cohort"] is not None:
+        cohort = Path(typed["cache"]) / "synthetic"
+        data["cohort_path"] = str(cohort)
+        data["source"]["path"], data["target"]["path"] = str(cohort / "breakhis"), str(cohort / "pcam")
+    return parse_config(data)
+
+
+def _print_run(result: RunResult) -> None:
+    from histotune.report.tables import summary_table
+
+    console = _console()
+    inputs = result.inputs
+    for stage in inputs.stages:
+        console.print(f"{stage.seconds_s:7.1f} s  {stage.name}", highlight=False)
+    console.print(f"{sum(stage.seconds_s for stage in inputs.stages):7.1f} s  in all\n", highlight=False)
+    if result.n_computed == 0:
+        console.print("all embeddings came from the cache: no forward pass\n")
+    console.print(summary_table(inputs.findings))
+    console.print(f"\n{inputs.findings.answer}\n", highlight=False)
+    for count in inputs.ledger:
+        console.print(str(count), highlight=False)
+    print(f"report: {result.folder / 'report.html'}")
+
+
+def _folder(path: Path | None) -> Path | None:
+    return None if path is None else path.expanduser()
+
+
+def _console() -> Any:  # noqa: ANN401  (rich is imported when something is printed)
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)

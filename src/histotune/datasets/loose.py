@@ -1,0 +1,47 @@
+"""Image files without labels, for prediction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histotune.datasets.records import TileSet, tile_table
+from histotune.errors import UserError, raise_together
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...]) -> TileSet:
+    """List image files and folders of images as unlabelled tiles.
+
+    Args:
+        paths: Files, or folders that are searched through.
+        class_names: Names of the head that will predict.
+
+    Returns:
+        A tile per image; tile ids are the paths as given.
+
+    Raises:
+        UserError: Something is missing, is no image by its name, or a folder holds none; all reported together.
+    """
+    errors, files = [], []
+    for path in paths:
+        found = _images_in(path)
+        if found:
+            files += found
+        else:
+            what = "no such file or folder" if not path.exists() else "no image here"
+            errors.append(UserError(what, value=path, allowed=", ".join(IMAGE_SUFFIXES)))
+    raise_together(errors)
+    names = sorted({str(file) for file in files})
+    table = tile_table({"tile_id": names, "path": names})
+    return TileSet("images", table, class_names, licence="the user's own", citation="")
+
+
+def _images_in(path: Path) -> list[Path]:
+    if path.is_dir():
+        return [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return [path] if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES else []

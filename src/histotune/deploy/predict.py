@@ -1,0 +1,75 @@
+"""Apply a saved head to images: a table of probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from histotune.backbones.catalog import find_backbone
+from histotune.datasets.loose import read_loose_images
+from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.files import atomic_path
+from histotune.heads.apply import class_probabilities, head_logits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from histotune.deploy.bundle import Bundle
+    from histotune.embeddings.config import EmbeddingConfig
+    from histotune.images.config import LoaderConfig
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How prediction computes."""
+
+    embedding: EmbeddingConfig
+    loader: LoaderConfig
+    cache: Path
+
+
+def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -> pl.DataFrame:
+    """Embed images and apply a head.
+
+    Args:
+        bundle: The head, its backbone and view.
+        images: Image files, or folders of them.
+        settings: Device, batch size, cache.
+
+    Returns:
+        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class.
+    """
+    tiles = read_loose_images(images, bundle.head.class_names)
+    embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
+    request = EmbedRequest(find_backbone(bundle.backbone), bundle.view, embedding, settings.loader, settings.cache)
+    logit_NK = head_logits(bundle.head, embed(tiles, request))
+    probability_NK = class_probabilities(bundle.head, logit_NK)
+    if len(bundle.head.class_names) == 2:
+        predicted = (probability_NK[:, 1] >= bundle.head.threshold).astype(int)
+    else:
+        predicted = probability_NK.argmax(axis=1)
+    names = bundle.head.class_names
+    return pl.DataFrame(
+        {
+            "path": tiles.tile_ids,
+            "predicted": [names[index] for index in predicted],
+            **{f"probability_{name}": probability_NK[:, index] for index, name in enumerate(names)},
+        }
+    )
+
+
+def write_predictions(table: pl.DataFrame, out: Path) -> None:
+    """Write a table of predictions as CSV or Parquet, by its suffix, atomically.
+
+    Args:
+        table: From :func:`predict`.
+        out: ``.parquet``, or anything else for CSV.
+    """
+    with atomic_path(out) as temporary:
+        if out.suffix == ".parquet":
+            table.write_parquet(temporary)
+        else:
+            table.write_csv(temporary)

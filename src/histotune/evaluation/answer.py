@@ -1,0 +1,100 @@
+"""The answer of an experiment in plain words, made from its findings alone."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from histotune.evaluation.floors import RANDOM_WEIGHTS
+from histotune.evaluation.source import DIFFERENCE, PROBE, RANDOM_SPLIT
+
+if TYPE_CHECKING:
+    from histotune.evaluation.records import Finding, ScoredArm
+    from histotune.statistics.records import Score
+
+
+def write_answer(findings: tuple[Finding, ...]) -> str:
+    """Say what was found: held-out cases, other magnifications, the leak, the other data set.
+
+    Args:
+        findings: The tables of the experiment.
+
+    Returns:
+        A few sentences; each number with its interval or the reason why there is none.
+    """
+    by_id = {finding.id: finding for finding in findings}
+    sentences = []
+    if "in-domain" in by_id:
+        sentences.append(_in_domain(by_id["in-domain"]))
+    if "leak-price" in by_id:
+        sentences.append(_leak(by_id["leak-price"]))
+    if "cross-magnification" in by_id:
+        sentences.append(_magnifications(by_id["cross-magnification"]))
+    if "external" in by_id:
+        sentences.append(_external(by_id["external"]))
+    if "direct" in by_id:
+        sentences.append(_direct(by_id["direct"]))
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def in_words(score: Score) -> str:
+    """Return a score as text: "0.842 (95 % interval 0.751 to 0.912)", or why it is missing.
+
+    Args:
+        score: The score.
+
+    Returns:
+        The words.
+    """
+    if math.isnan(score.value):
+        return f"not estimable ({score.reason})"
+    if score.interval is None:
+        return f"{score.value:.3f} (no interval: {score.reason})"
+    interval = score.interval
+    return f"{score.value:.3f} ({interval.level:.0%} interval {interval.low:.3f} to {interval.high:.3f})"
+
+
+def _in_domain(finding: Finding) -> str:
+    row = finding.row(PROBE)
+    auroc = _auroc(row)
+    if row is None or auroc is None:
+        return ""
+    floor = _auroc(finding.row(RANDOM_WEIGHTS))
+    beside = f"; the same network with random weights and its own probe reaches {floor.value:.3f}" if floor else ""
+    groups = f" of {auroc.n_groups} cases" if auroc.n_groups else ""
+    return f"On held-out cases of {row.domain} ({auroc.n_tiles} tiles{groups}) AUROC is {in_words(auroc)}{beside}."
+
+
+def _leak(finding: Finding) -> str:
+    leaky, difference = _auroc(finding.row(RANDOM_SPLIT)), finding.row(DIFFERENCE)
+    gap = difference.scores[0] if difference is not None else None
+    if leaky is None or gap is None:
+        return ""
+    return f"A random image split of the same tiles would have claimed {leaky.value:.3f}: {in_words(gap)} more."
+
+
+def _magnifications(finding: Finding) -> str:
+    rows = [row for row in finding.rows if row.arm == PROBE]
+    parts = [f"{row.domain.rpartition(' ')[2]} {_value(row)}" for row in rows]
+    return f"By magnification, same head, other cases: {', '.join(parts)}."
+
+
+def _external(finding: Finding) -> str:
+    row = finding.row(PROBE)
+    auroc = _auroc(row)
+    return f"Carried over to {row.domain} as it is, AUROC is {in_words(auroc)}." if row and auroc else ""
+
+
+def _direct(finding: Finding) -> str:
+    row = finding.row(PROBE)
+    auroc = _auroc(row)
+    return f"Trained on {row.trained_on} directly, AUROC on {row.domain} is {in_words(auroc)}." if row and auroc else ""
+
+
+def _auroc(row: ScoredArm | None) -> Score | None:
+    return row.score("auroc") if row is not None else None
+
+
+def _value(row: ScoredArm) -> str:
+    score = row.score("auroc")
+    return "not estimable" if score is None or math.isnan(score.value) else f"{score.value:.3f}"

@@ -1,0 +1,105 @@
+"""Cross-fitting: every tile is scored by a head whose training and selection never saw its group."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from histotune.datasets.splits import tile_groups
+from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.sweep import SweepTask, sweep
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.evaluation.material import Material
+    from histotune.heads.config import SweepConfig
+    from histotune.heads.records import SweepResult
+    from histotune.statistics.records import Predictions
+# N tiles, S training sets, K classes
+
+
+@dataclass(frozen=True)
+class CrossFitPlan:
+    """Who trains and who is scored.
+
+    Attributes:
+        train_N: Tiles that may train (the training magnification).
+        fold_N: Outer fold of every tile, over the groups of all magnifications; -1 is never scored.
+        split_hash: Hash of the folds.
+        fold_labels: ``grouped`` also for the inner folds; ``image`` is the leaky arm.
+        seed: Seed of the folds.
+    """
+
+    train_N: NDArray[np.bool_]
+    fold_N: NDArray[np.int64]
+    split_hash: str
+    fold_labels: Literal["grouped", "image"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """Cross-fitted predictions and the head trained on everything.
+
+    Attributes:
+        predictions: A row per scored tile.
+        final: Sweep over all training tiles; its head is what gets saved and carried to other data sets.
+    """
+
+    predictions: Predictions
+    final: SweepResult
+
+
+def cross_fit(material: Material, plan: CrossFitPlan, config: SweepConfig) -> CrossFit:
+    """Sweep once per outer fold and once on all training tiles, all in one batch, and score every tile.
+
+    Args:
+        material: Tiles and embeddings.
+        plan: Folds and training tiles.
+        config: What is swept; chosen inside each fold's training groups only.
+
+    Returns:
+        Predictions and the final sweep.
+    """
+    labelled_N = material.tiles.labels_N >= 0
+    train_N = plan.train_N & labelled_N
+    folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
+    train_sets_SN = np.stack([train_N & (plan.fold_N != fold) for fold in folds] + [train_N])
+    task = SweepTask(
+        labels_N=material.tiles.labels_N,
+        groups=tuple(tile_groups(material.tiles)),
+        class_names=material.tiles.class_names,
+        train_sets_SN=train_sets_SN,
+        fold_labels=plan.fold_labels,
+        default_pooling=material.default_pooling,
+    )
+    *fold_results, final = sweep(material.embeddings, task, config)
+    rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
+    return CrossFit(_score_folds(material, plan, fold_results, rows_by_fold), final)
+
+
+def _score_folds(
+    material: Material, plan: CrossFitPlan, results: list[SweepResult], rows_by_fold: list[NDArray[np.int64]]
+) -> Predictions:
+    """Score each fold's tiles with the head that excluded them."""
+    logits, probabilities, head_ids = [], [], []
+    for result, rows in zip(results, rows_by_fold, strict=True):
+        logit_NK = head_logits(result.head, material.embeddings.take(rows))
+        logits.append(logit_NK)
+        probabilities.append(class_probabilities(result.head, logit_NK))
+        head_ids += [result.head.head_id] * len(rows)
+    rows = np.concatenate(rows_by_fold)
+    scored = ScoredRows(
+        rows,
+        np.concatenate(logits),
+        np.concatenate(probabilities),
+        head_ids,
+        plan.fold_N[rows],
+        plan.seed,
+        plan.split_hash,
+    )
+    return build_predictions(material, scored)

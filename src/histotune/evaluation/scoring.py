@@ -1,0 +1,84 @@
+"""From predictions to a row of a finding: which metrics, which marks, which intervals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.evaluation.records import ScoredArm
+from histotune.statistics.scores import score_predictions
+
+if TYPE_CHECKING:
+    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.records import Predictions
+    from histotune.statistics.scores import MetricName
+
+LEAKY = "LEAKY"
+TOO_NARROW = "TOO NARROW"
+SYNTHETIC = "SYNTHETIC"
+
+
+def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
+    """Return the metrics that these predictions allow, AUROC first.
+
+    Args:
+        predictions: What is scored.
+
+    Returns:
+        Metric names; AUPRC in binary tasks only, patient recognition rate where the authors' ids are known.
+    """
+    metrics: list[MetricName] = ["auroc", "balanced_accuracy", "accuracy", "macro_f1"]
+    if len(predictions.class_names) == 2:
+        metrics.insert(1, "auprc")
+    if predictions.table["source_patient_id"].null_count() == 0:
+        metrics.append("patient_recognition_rate")
+    return (*metrics, "log_loss")
+
+
+def score_domains(
+    arm: str, predictions: Predictions, trained_on: str, interval: IntervalConfig, marks: tuple[str, ...]
+) -> tuple[ScoredArm, ...]:
+    """Score an arm on each of its domains.
+
+    Args:
+        arm: Name of the arm.
+        predictions: Its predictions, over one or several domains.
+        trained_on: What trained it.
+        interval: How intervals are made.
+        marks: Marks of the data sets involved (SYNTHETIC, LEAKY).
+
+    Returns:
+        A row per domain, in the order of the domain's scale or name.
+    """
+    if interval.cluster == "tile":
+        marks = (*marks, TOO_NARROW)
+    within_folds = predictions.table["fold"].n_unique() > 1
+    rows = []
+    for domain in sorted(predictions.table["domain"].unique(), key=domain_order):
+        part = predictions.where(pl.col("domain") == domain)
+        scores = score_predictions(part, metrics_for(part), interval, within_folds=within_folds)
+        rows.append(ScoredArm(arm, domain, trained_on, median_mpp(part), scores, marks))
+    return tuple(rows)
+
+
+def median_mpp(predictions: Predictions) -> float:
+    """Return the median input_mpp, um/px; NaN where no tile's scale is known."""
+    values = predictions.table["input_mpp"].drop_nulls().drop_nans()
+    return float(np.round(values.median(), 4)) if len(values) else float("nan")  # type: ignore[arg-type]
+
+
+def domain_order(domain: str) -> tuple[str, float, str]:
+    """Return a sort key that puts 40X before 100X, 200X and 400X.
+
+    Args:
+        domain: Such as "breakhis 100X".
+
+    Example:
+        >>> sorted(["b 100X", "b 40X"], key=domain_order)
+        ['b 40X', 'b 100X']
+    """
+    name, _, last = domain.rpartition(" ")
+    digits = last.removesuffix("X")
+    return (name, float(digits), "") if digits.isdigit() else (name, float("inf"), last)

@@ -1,0 +1,217 @@
+"""A second data set: heads carried over as they are (external), and heads trained on its own split (direct)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.datasets.records import TileSet, require_classes
+from histotune.datasets.splits import tile_groups
+from histotune.errors import UserError
+from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
+from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
+from histotune.evaluation.scoring import score_domains
+from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice, marks_of
+from histotune.files import hash_bytes
+from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.sweep import SweepTask, sweep
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.heads.records import Head, SweepResult
+    from histotune.statistics.records import Predictions
+
+
+@dataclass(frozen=True)
+class TargetStudy:
+    """Findings on a second data set.
+
+    Attributes:
+        findings: External and direct, where they apply.
+        scored: The predictions behind them.
+        direct: Final sweep per arm on the target's own training part; empty without one.
+        choice: What the direct sweep chose; None without one.
+        split_hash: Hash of the scored part's tiles, labels and groups.
+        part: Name of the scored part.
+    """
+
+    findings: tuple[Finding, ...]
+    scored: tuple[Scored, ...]
+    direct: tuple[ArmSweep, ...]
+    choice: SweepChoice | None
+    split_hash: str
+    part: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One finding in the making: heads of one origin on the scored part."""
+
+    finding: FindingId
+    trained_on: str
+    train_labels: NDArray[np.int64]
+    scored: list[tuple[str, Predictions]]
+
+
+def study_target(
+    arms: tuple[ArmMaterial, ...], source: SourceStudy | None, settings: StudySettings, part: str
+) -> TargetStudy:
+    """Score the source's heads and heads trained here on one official part of the target.
+
+    Args:
+        arms: The target as each arm's backbone sees it, the probe first.
+        source: Study whose final heads are carried over; None skips external validation.
+        settings: What to score and how.
+        part: Official part that is scored, "valid" or "test".
+
+    Returns:
+        The findings.
+
+    Raises:
+        UserError: The part holds no labelled tiles, or the training part one class only.
+    """
+    tiles = arms[0].material.tiles
+    scored_N = part_rows(tiles, part)
+    split_hash = hash_bytes(tiles.take(scored_N).label_fingerprint, part)
+    tables: list[_Table] = []
+    if source is not None:
+        carried = tuple((final.arm, final.result.head) for final in source.finals)
+        name = f"{source.choice.trained_on}, all training cases"
+        scored = _score_heads(arms, carried, scored_N, split_hash)
+        tables.append(_Table("external", name, source.train_labels, scored))
+    direct = _train_here(arms, settings)
+    if direct:
+        own = tuple((arm.arm, arm.result.head) for arm in direct)
+        scored = _score_heads(arms, own, scored_N, split_hash)
+        tables.append(_Table("direct", f"{tiles.name} train", tiles.labels_N[_train_rows(tiles)], scored))
+    findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
+    kept = [Scored(table.finding, arm, predictions) for table in tables for arm, predictions in table.scored]
+    choice = describe_choice(direct[0].result, f"{tiles.name} train") if direct else None
+    return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part)
+
+
+def part_rows(tiles: TileSet, part: str) -> NDArray[np.int64]:
+    """Return the labelled rows of an official part.
+
+    Args:
+        tiles: The data set.
+        part: "train", "valid" or "test".
+
+    Returns:
+        Row numbers.
+
+    Raises:
+        UserError: The part is not there.
+    """
+    rows = np.flatnonzero((tiles.table["split"].fill_null("") == part).to_numpy() & (tiles.labels_N >= 0))
+    if len(rows) == 0:
+        present = sorted(set(tiles.table["split"].drop_nulls()))
+        raise UserError(
+            f"{tiles.name} has no labelled tiles in its {part} part",
+            value=part,
+            allowed=", ".join(present) or "none: no official parts",
+            fix="add --final to score the test part" if part == "valid" else f"put the {part} files into the folder",
+        )
+    return rows
+
+
+def _train_rows(tiles: TileSet) -> NDArray[np.bool_]:
+    return (tiles.table["split"].fill_null("") == "train").to_numpy() & (tiles.labels_N >= 0)
+
+
+def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple[ArmSweep, ...]:
+    """Sweep each arm on the target's training part; nothing where it has none."""
+    tiles = arms[0].material.tiles
+    train_N = _train_rows(tiles)
+    if not train_N.any():
+        return ()
+    require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
+    return tuple(ArmSweep(arm.arm, _sweep_once(arm, train_N, settings)) for arm in arms)
+
+
+def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySettings) -> SweepResult:
+    tiles = arm.material.tiles
+    task = SweepTask(
+        labels_N=tiles.labels_N,
+        groups=tuple(tile_groups(tiles)),
+        class_names=tiles.class_names,
+        train_sets_SN=train_N[None, :],
+        fold_labels="grouped",
+        default_pooling=arm.material.default_pooling,
+    )
+    return sweep(arm.material.embeddings, task, settings.sweep)[0]
+
+
+def _score_heads(
+    arms: tuple[ArmMaterial, ...], heads: tuple[tuple[str, Head], ...], rows: NDArray[np.int64], split_hash: str
+) -> list[tuple[str, Predictions]]:
+    """Apply each arm's head to the scored part."""
+    scored = []
+    by_arm = {arm.arm: arm.material for arm in arms}
+    for name, head in heads:
+        material = by_arm[name]
+        logit_NK = head_logits(head, material.embeddings.take(rows))
+        batch = ScoredRows(
+            rows,
+            logit_NK,
+            class_probabilities(head, logit_NK),
+            [head.head_id] * len(rows),
+            np.zeros(len(rows), dtype=np.int64),
+            0,
+            split_hash,
+        )
+        scored.append((name, build_predictions(material, batch)))
+    return scored
+
+
+def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], settings: StudySettings) -> Finding:
+    """Score a table's arms and put the floors below them."""
+    tiles, marks = probe.material.tiles, marks_of(probe.material.tiles)
+    if "majority" in settings.evaluation.floors:
+        like = table.scored[0][1]
+        table.scored.append((MAJORITY, majority_predictions(probe.material, rows, [table.train_labels], like)))
+    arms = [
+        row
+        for arm, predictions in table.scored
+        for row in score_domains(arm, predictions, table.trained_on, settings.interval, marks)
+    ]
+    if "untuned" in settings.evaluation.floors:
+        draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
+        arms += untuned_arms(probe.material, rows, draws, seed, marks)
+    title, protocol = _words(table.finding, tiles, table.trained_on, settings)
+    return Finding(table.finding, title, protocol, tuple(arms), _notes(tiles, table.finding))
+
+
+def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: StudySettings) -> tuple[str, str]:
+    """Title and protocol of a finding."""
+    if finding_id == "external":
+        return (
+            f"External validation: {trained_on.partition(',')[0]} -> {tiles.name}",
+            "The head trained on all training cases of the source is applied as it is: no retraining, no new "
+            "threshold. Class 1 of the source (malignant) is read as class 1 of the target (tumour).",
+        )
+    sweep_config = settings.sweep
+    return (
+        f"Direct training on {tiles.name}",
+        f"Trained on the official training part, {len(sweep_config.penalties)} penalties chosen by "
+        f"{sweep_config.folds}-fold cross-validation over its slides (seed {sweep_config.seed}), scored once on "
+        "another official part. The scored part takes no part in any choice.",
+    )
+
+
+def _notes(tiles: TileSet, finding_id: FindingId) -> tuple[str, ...]:
+    notes = []
+    if finding_id == "external" and tiles.label_region is not None:
+        size = tiles.label_region
+        notes.append(
+            f"The labels differ in meaning: a target label speaks of the centre {size.width_px} x {size.height_px} px "
+            "of its tile, a source label of the whole case."
+        )
+    if tiles.table.filter(pl.col("group_id").is_null()).height:
+        notes.append("Slides are unknown in this copy, so group intervals are refused.")
+    return tuple(notes)

@@ -1,0 +1,383 @@
+"""One experiment from files to report; the stages stand in the order of the data."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
+from histotune.datasets.read import read_dataset
+from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.errors import UserError
+from histotune.evaluation.answer import write_answer
+from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
+from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.material import Material
+from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
+from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
+from histotune.evaluation.target import study_target
+from histotune.files import atomic_folder, explained_os_errors, hash_json
+from histotune.images.config import ViewConfig
+from histotune.images.views import input_mpp
+from histotune.progress import Stopwatch
+from histotune.provenance import collect_provenance
+from histotune.report.folder import save_run
+from histotune.report.page import write_report
+from histotune.report.records import ReportInputs
+from histotune.report.thumbnails import largest_errors
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from histotune.backbones.records import BackboneSpec
+    from histotune.config import ExperimentConfig
+    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.records import TileSet
+    from histotune.evaluation.records import Scored
+    from histotune.evaluation.source import ArmSweep, SourceStudy
+    from histotune.evaluation.target import TargetStudy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        inputs: Everything its report was made from.
+        folder: Where it was written.
+        n_computed: Embeddings that needed a forward pass; 0 on a warm run.
+    """
+
+    inputs: ReportInputs
+    folder: Path
+    n_computed: int
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What was found on the source and on the target."""
+
+    source: SourceStudy | None
+    target: TargetStudy | None
+
+
+def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
+    """Read, embed, sweep, score and report one experiment.
+
+    Args:
+        config: What to do; see :class:`~histotune.config.ExperimentConfig`.
+        command: The command line, for the report.
+
+    Returns:
+        The finished run; its folder appears only when everything is done.
+
+    Raises:
+        UserError: Anything the user can mend; nothing is left half-written.
+    """
+    refuse_foreign_folder(config.out)
+    watch = Stopwatch()
+    write_cohort_first(config, watch)
+    with watch.stage("read data"):
+        source = None if config.source is None else read_dataset(config.source)
+        target = None if config.target is None else read_dataset(config.target)
+        _check_labels_match(source, target)
+    source_arms = _embed_arms(config, source, watch)
+    target_arms = _embed_arms(config, target, watch)
+    studies = _study(config, source_arms, target_arms, watch)
+    findings = _findings(config, studies, source_arms, target_arms)
+    ledger = _count_scorings(config, studies, findings)
+    inputs = _report_inputs(config, studies, findings, (source_arms, target_arms), ledger, command)
+    return _write(config, inputs, studies, (source_arms, target_arms), watch)
+
+
+def refuse_foreign_folder(out: Path) -> None:
+    """Refuse to replace a folder that is no run, and find out early whether it can be written.
+
+    Args:
+        out: The run folder to be.
+
+    Raises:
+        UserError: Something else lies there, or the place can't be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError("a file lies where the run folder should go", value=out, fix="choose another --out")
+    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file():
+        raise UserError("this folder holds other files; a run would replace them", value=out,
+                        fix="choose another --out, or empty the folder")  # fmt: skip
+    with explained_os_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        probe = out.parent / f".{out.name}.probe"
+        probe.mkdir(exist_ok=True)
+        shutil.rmtree(probe)
+
+
+def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
+    """Write the synthetic cohort where the config asks for one.
+
+    Args:
+        config: The experiment.
+        watch: Times the stage.
+    """
+    if config.cohort is None or config.cohort_path is None:
+        return
+    from histotune.datasets.synthetic.write import write_cohort
+
+    with watch.stage("write synthetic tissue"):
+        write_cohort(config.cohort, config.cohort_path)
+
+
+def embed_dataset(config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec) -> Material:
+    """Embed a data set with one backbone, from the cache where it is there.
+
+    Args:
+        config: View, precision, cache.
+        tiles: The data set.
+        spec: The backbone.
+
+    Returns:
+        Tiles and embeddings, rows aligned, with the content fingerprint filled in.
+    """
+    view = config.view or ViewConfig(size_px=spec.size_px, interpolation=spec.interpolation)
+    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache)
+    embeddings = embed(tiles, request)
+    tiles = replace(tiles, pixel_fingerprint=embeddings.pixel_fingerprint)
+    words = f"{view.name} {view.size_px} px, {view.interpolation}"
+    mpp_N = np.asarray(input_mpp(tiles, view)).reshape(len(tiles), -1).mean(axis=1)
+    return Material(tiles, embeddings, mpp_N, words, spec.default_pooling)
+
+
+def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], ...]:
+    """Return the backbone of each arm: the probe's, then those of the floors with a probe of their own.
+
+    Args:
+        config: The experiment.
+
+    Returns:
+        Pairs of arm name and backbone.
+    """
+    spec = find_backbone(config.backbone)
+    arms = [(PROBE, spec)]
+    if "random-weights" in config.evaluation.floors:
+        arms.append((RANDOM_WEIGHTS, random_twin(spec, config.evaluation.seed)))
+    if "colour-histogram" in config.evaluation.floors:
+        arms.append((COLOUR_HISTOGRAM, colour_histogram()))
+    return tuple(arms)
+
+
+def _embed_arms(config: ExperimentConfig, tiles: TileSet | None, watch: Stopwatch) -> tuple[ArmMaterial, ...]:
+    if tiles is None:
+        return ()
+    arms = []
+    for arm, spec in arm_backbones(config):
+        what = spec.name if arm == PROBE else f"floor: {spec.name}"
+        with watch.stage(f"embed {tiles.name} ({what})"):
+            arms.append(ArmMaterial(arm, embed_dataset(config, tiles, spec)))
+    return tuple(arms)
+
+
+def _study(
+    config: ExperimentConfig,
+    source_arms: tuple[ArmMaterial, ...],
+    target_arms: tuple[ArmMaterial, ...],
+    watch: Stopwatch,
+) -> Studies:
+    settings = StudySettings(config.evaluation, config.sweep, config.interval)
+    source, target = None, None
+    if source_arms:
+        with watch.stage(f"sweep and score {source_arms[0].material.tiles.name}"):
+            source = study_source(source_arms, settings)
+    if target_arms:
+        with watch.stage(f"sweep and score {target_arms[0].material.tiles.name}"):
+            target = study_target(target_arms, source, settings, "test" if config.evaluation.final else "valid")
+    return Studies(source, target)
+
+
+def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:
+    if source is not None and target is not None and len(source.class_names) != len(target.class_names):
+        raise UserError(
+            "a head can't be carried to a data set with another number of classes",
+            value=f"{len(source.class_names)} classes in {source.name}",
+            allowed=f"{len(target.class_names)} classes, as in {target.name}",
+            fix="--set source.labels=binary",
+        )
+
+
+def _findings(
+    config: ExperimentConfig,
+    studies: Studies,
+    source_arms: tuple[ArmMaterial, ...],
+    target_arms: tuple[ArmMaterial, ...],
+) -> Findings:
+    present = [study for study in (studies.source, studies.target) if study is not None]
+    tables = tuple(finding for study in present for finding in study.findings)
+    if not tables:
+        raise UserError("there is nothing to score", fix="give a data set with labels: histotune run --help")
+    choices = tuple(study.choice for study in present if study.choice is not None)
+    materials = [arms[0].material for arms in (source_arms, target_arms) if arms]
+    heads = [choice.head_id for choice in choices]
+    return Findings(
+        title=_title(config, materials),
+        answer=write_answer(tables),
+        backbone=find_backbone(config.backbone).name,
+        view=materials[0].view,
+        datasets=tuple(_facts(material.tiles) for material in materials),
+        findings=tables,
+        choices=choices,
+        split_hash=present[0].split_hash,
+        choice_hash=hash_json([config.choices(), heads]),
+    )
+
+
+def _title(config: ExperimentConfig, materials: list[Material]) -> str:
+    names = " and ".join(material.tiles.name for material in materials)
+    return f"{find_backbone(config.backbone).name} on {names}"
+
+
+def _facts(tiles: TileSet) -> DatasetFacts:
+    return DatasetFacts(
+        name=tiles.name,
+        n_tiles=len(tiles),
+        n_groups=tiles.n_groups,
+        class_names=tiles.class_names,
+        licence=tiles.licence,
+        citation=tiles.citation,
+        synthetic=tiles.synthetic,
+        pixel_fingerprint=tiles.pixel_fingerprint or "",
+        label_fingerprint=tiles.label_fingerprint,
+        notes=tiles.notes,
+    )
+
+
+def _count_scorings(config: ExperimentConfig, studies: Studies, findings: Findings) -> tuple[LedgerCount, ...]:
+    """Enter every scored split in the ledger (law 2)."""
+    scorings = []
+    if studies.source is not None:
+        target = f"{findings.datasets[0].name} cross-fit"
+        scorings.append(Scoring(studies.source.split_hash, target, findings.choice_hash))
+    if studies.target is not None:
+        target = f"{findings.datasets[-1].name} {studies.target.part}"
+        scorings.append(Scoring(studies.target.split_hash, target, findings.choice_hash))
+    return tuple(record_scoring(config.ledger, scoring) for scoring in scorings)
+
+
+def _report_inputs(
+    config: ExperimentConfig,
+    studies: Studies,
+    findings: Findings,
+    arms: tuple[tuple[ArmMaterial, ...], ...],
+    ledger: tuple[LedgerCount, ...],
+    command: str,
+) -> ReportInputs:
+    present = [study for study in (studies.source, studies.target) if study is not None]
+    scored = [item for study in present for item in study.scored]
+    provenance = {
+        **collect_provenance().as_dict(),
+        "embeddings": [
+            {
+                "data set": material.tiles.name,
+                "arm": arm.arm,
+                "backbone": material.embeddings.space.backbone,
+                "precision": material.embeddings.space.precision,
+                "computed": material.embeddings.n_computed,
+                "from the cache": len(material.tiles) - material.embeddings.n_computed,
+                "space": material.embeddings.space.key,
+            }
+            for group in arms
+            for arm in group
+            for material in (arm.material,)
+        ],
+    }
+    tiles = tuple(group[0].material.tiles for group in arms if group)
+    return ReportInputs(
+        findings=findings,
+        artifacts=Artifacts(_join_predictions(scored), _join_trials(studies)),
+        provenance=provenance,
+        stages=(),
+        ledger=ledger,
+        config=config.model_dump(mode="json"),
+        thumbnails=largest_errors(scored, tiles, config.loader),
+        command=command,
+    )
+
+
+def _join_predictions(scored: list[Scored]) -> pl.DataFrame:
+    return pl.concat(
+        item.predictions.table.with_columns(finding=pl.lit(item.finding), arm=pl.lit(item.arm)) for item in scored
+    )
+
+
+def _join_trials(studies: Studies) -> pl.DataFrame:
+    """All trials of all arms, with what trained them."""
+    tables = []
+    for study, sweeps in (
+        (studies.source, studies.source.finals if studies.source else ()),
+        (studies.target, studies.target.direct if studies.target else ()),
+    ):
+        if study is None or study.choice is None:
+            continue
+        for sweep in sweeps:
+            tables.append(
+                sweep.result.trials.with_columns(
+                    trained_on=pl.lit(study.choice.trained_on),
+                    backbone=pl.lit(sweep.result.head.backbone),
+                    arm=pl.lit(sweep.arm),
+                )
+            )
+    return pl.concat(tables)
+
+
+def _write(
+    config: ExperimentConfig,
+    inputs: ReportInputs,
+    studies: Studies,
+    arms: tuple[tuple[ArmMaterial, ...], ...],
+    watch: Stopwatch,
+) -> RunResult:
+    """Write the run folder; it appears whole or not at all."""
+    with atomic_folder(config.out) as folder:
+        with watch.stage("report"):
+            for name, sweeps in (
+                ("head", studies.source.finals if studies.source else ()),
+                ("head-direct", studies.target.direct if studies.target else ()),
+            ):
+                if sweeps:
+                    _save_probe(config, sweeps, folder / name)
+            write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
+        inputs = replace(inputs, stages=tuple(watch.stages))
+        save_run(inputs, folder)
+    n_computed = sum(arm.material.embeddings.n_computed for group in arms for arm in group)
+    return RunResult(inputs, config.out, n_computed)
+
+
+def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
+    """Save the probe's head with what it needs to embed new images."""
+    from histotune.deploy.bundle import Bundle, save_bundle
+
+    spec = find_backbone(config.backbone)
+    view = config.view or ViewConfig(size_px=spec.size_px, interpolation=spec.interpolation)
+    save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)
+
+
+def single_dataset(config: ExperimentConfig) -> DatasetConfig:
+    """Return the one data set that ``embed``, ``sweep`` and ``evaluate`` work on.
+
+    Args:
+        config: Built from a data set's recipe.
+
+    Returns:
+        Its settings.
+
+    Raises:
+        UserError: The config names none.
+    """
+    dataset = config.source or config.target
+    if dataset is None:
+        raise UserError("no data set was given", fix="add --data DIR")
+    return dataset

@@ -1,0 +1,37 @@
+"""Recipes by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histotune.errors import UserError, closest_name
+from histotune.recipes.breakhis import breakhis
+from histotune.recipes.demo import demo
+from histotune.recipes.midnight import midnight
+from histotune.recipes.pcam import pcam
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from histotune.config import ExperimentConfig
+    from histotune.recipes.records import RecipeData
+
+RECIPES = (demo, breakhis, pcam, midnight)
+
+
+def find_recipe(name: str) -> Callable[[RecipeData], ExperimentConfig]:
+    """Return a recipe by its name.
+
+    Args:
+        name: Such as "breakhis".
+
+    Returns:
+        The function that builds its config.
+
+    Raises:
+        UserError: Unknown name; the closest one is offered.
+    """
+    by_name = {recipe.__name__: recipe for recipe in RECIPES}
+    if name not in by_name:
+        raise UserError("unknown recipe", value=name, allowed=", ".join(by_name), closest=closest_name(name, by_name))
+    return by_name[name]

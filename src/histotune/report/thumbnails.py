@@ -1,0 +1,88 @@
+"""The largest errors as small pictures."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from histotune.images.decode import read_pixels
+from histotune.report.records import Thumbnail
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from histotune.datasets.records import TileSet
+    from histotune.evaluation.records import Scored
+    from histotune.images.config import LoaderConfig
+
+WIDTH_PX = 180
+
+
+def largest_errors(
+    scored: Sequence[Scored], tiles: Sequence[TileSet], loader: LoaderConfig, n_per_finding: int = 6
+) -> tuple[Thumbnail, ...]:
+    """Return the probe's most confident mistakes of each finding as JPEG thumbnails.
+
+    Args:
+        scored: Predictions of all arms; those of the probe are looked at.
+        tiles: The data sets the tiles come from.
+        loader: Limits on image size.
+        n_per_finding: Pictures per finding, at most one per case.
+
+    Returns:
+        Thumbnails, the most confident mistake first within each finding.
+    """
+    thumbnails = []
+    for item in scored:
+        if item.arm != "probe":
+            continue
+        for row in _worst(item, n_per_finding).iter_rows(named=True):
+            pixels = _pixels_of(row["tile_id"], tiles, loader)
+            thumbnails.append(
+                Thumbnail(
+                    finding=item.finding,
+                    tile_id=row["tile_id"],
+                    domain=row["domain"],
+                    group_id=row["group_id"] or "unknown",
+                    y_true=item.predictions.class_names[row["y_true"]],
+                    y_predicted=item.predictions.class_names[row["predicted"]],
+                    probability=row["confidence"],
+                    jpeg=_jpeg(pixels),
+                )
+            )
+    return tuple(thumbnails)
+
+
+def _worst(item: Scored, n: int) -> pl.DataFrame:
+    """Wrong predictions by falling confidence, one per group."""
+    probability_NK = item.predictions.probability_NK
+    table = item.predictions.table.select("tile_id", "domain", "group_id", "y_true").with_columns(
+        pl.Series("predicted", probability_NK.argmax(axis=1)),
+        pl.Series("confidence", probability_NK.max(axis=1)),
+    )
+    wrong = table.filter(pl.col("predicted") != pl.col("y_true"))
+    ordered = wrong.sort(["confidence", "tile_id"], descending=[True, False])
+    return ordered.unique("group_id", keep="first", maintain_order=True).head(n)
+
+
+def _pixels_of(tile_id: str, tiles: Sequence[TileSet], loader: LoaderConfig) -> NDArray[np.uint8]:
+    for tile_set in tiles:
+        row = tile_set.table.filter(pl.col("tile_id") == tile_id)
+        if row.height:
+            return read_pixels(row["path"][0], row["row"][0], loader)
+    raise KeyError(tile_id)
+
+
+def _jpeg(pixels_HWC: NDArray[np.uint8]) -> bytes:
+    from PIL import Image
+
+    image = Image.fromarray(pixels_HWC)
+    height_px = max(1, round(image.height * WIDTH_PX / image.width))
+    stream = io.BytesIO()
+    image.resize((WIDTH_PX, height_px), Image.Resampling.BILINEAR).save(stream, "JPEG", quality=80)
+    return stream.getvalue()
