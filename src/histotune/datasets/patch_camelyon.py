@@ -260,6 +260,8 @@ def _open_h5(path: str) -> Any:  # noqa: ANN401  (h5py has no types)
 
     try:
         return h5py.File(path, "r")
+    except (PermissionError, FileNotFoundError) as error:
+        raise UserError("this file can't be opened", value=path, fix=f"ls -l {path}, then chmod u+r {path}") from error
     except OSError as error:
         raise UserError(
             f"this HDF5 file is truncated or damaged ({str(error).rstrip('.')})",

@@ -35,6 +35,13 @@ def read_dataset(config: DatasetConfig) -> TileSet:
     return _reader(config.name)(config)
 
 
+def known_specs() -> dict[str, DatasetSpec]:
+    """Return what is known about every data set that can be read, by name."""
+    from histotune.datasets import breakhis, patch_camelyon
+
+    return {spec.name: spec for spec in (breakhis.SPEC, patch_camelyon.SPEC)}
+
+
 def dataset_spec(name: str) -> DatasetSpec:
     """Return what is known about a data set without reading a file.
 
@@ -47,9 +54,7 @@ def dataset_spec(name: str) -> DatasetSpec:
     Raises:
         UserError: There is no such data set; the closest name is given.
     """
-    from histotune.datasets import breakhis, patch_camelyon
-
-    specs = {spec.name: spec for spec in (breakhis.SPEC, patch_camelyon.SPEC)}
+    specs = known_specs()
     if name not in specs:
         raise UserError("unknown data set", value=name, allowed=", ".join(specs), closest=closest_name(name, specs))
     return specs[name]

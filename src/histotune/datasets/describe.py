@@ -1,0 +1,262 @@
+"""What is in a data set: counts, scales, groups, and what to beware of, before anything is trained."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from histotune.datasets.read import known_specs
+
+if TYPE_CHECKING:
+    from histotune.datasets.records import LabelRegion, TileSet
+
+FEW_GROUPS = 5  # below this many groups in a class no interval over groups is given
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Description:
+    """Facts and tables about a tile set.
+
+    Attributes:
+        name: Data set name.
+        title: Name for people.
+        synthetic: Whether the tiles were rendered by a program.
+        n_tiles: Tiles, labelled or not.
+        n_unlabelled: Tiles without a label.
+        n_groups: Known groups.
+        n_tiles_without_group: Tiles whose group is unknown.
+        n_source_patients: The data set authors' own patient ids; 0 where they give none.
+        n_slides: Known slides.
+        group: What a group is, in words.
+        class_names: Names by label index.
+        label_region: What a label speaks about where it is not the whole tile.
+        licence: Licence of the images.
+        citation: How to cite them.
+        by_magnification: magnification, class, tiles, groups.
+        by_split: split, class, tiles, groups; empty where there are no official parts.
+        scales: magnification, mpp, mpp_source, mpp_factor, tiles: the scale in use.
+        candidate_scales: source, magnification, mpp, mpp_factor, why: every reading on record.
+        sizes: width_px, height_px, tiles.
+        mixed_groups: group_id, classes, tiles: groups that hold more than one class.
+        merged_patients: group_id, source_patient_ids, tiles: groups that hold several of the authors' patients.
+        notes: What the reader skipped or assumed.
+        caveats: What is known to be odd about the data set.
+        warnings: What stands in the way of an honest result.
+    """
+
+    name: str
+    title: str
+    synthetic: bool
+    n_tiles: int
+    n_unlabelled: int
+    n_groups: int
+    n_tiles_without_group: int
+    n_source_patients: int
+    n_slides: int
+    group: str
+    class_names: tuple[str, ...]
+    label_region: LabelRegion | None
+    licence: str
+    citation: str
+    by_magnification: pl.DataFrame
+    by_split: pl.DataFrame
+    scales: pl.DataFrame
+    candidate_scales: pl.DataFrame
+    sizes: pl.DataFrame
+    mixed_groups: pl.DataFrame
+    merged_patients: pl.DataFrame
+    notes: tuple[str, ...]
+    caveats: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def describe(tiles: TileSet) -> Description:
+    """Count what a tile set holds; no pixel is read.
+
+    Args:
+        tiles: Any tile set.
+
+    Returns:
+        Facts, tables, notes and warnings, for the terminal and for reports.
+    """
+    table = _with_class(tiles)
+    spec = known_specs().get(tiles.name)
+    by_magnification = _counts(table, "magnification")
+    return Description(
+        name=tiles.name,
+        title=spec.title if spec else tiles.name,
+        synthetic=tiles.synthetic,
+        n_tiles=len(tiles),
+        n_unlabelled=tiles.table["label"].null_count(),
+        n_groups=tiles.n_groups,
+        n_tiles_without_group=tiles.table["group_id"].null_count(),
+        n_source_patients=tiles.table["source_patient_id"].drop_nulls().n_unique(),
+        n_slides=tiles.table["slide_id"].drop_nulls().n_unique(),
+        group=spec.group if spec else "the group_id column",
+        class_names=tiles.class_names,
+        label_region=tiles.label_region,
+        licence=tiles.licence,
+        citation=tiles.citation,
+        by_magnification=by_magnification,
+        by_split=_counts(table.filter(pl.col("split").is_not_null()), "split"),
+        scales=_scales(table),
+        candidate_scales=_candidates(tiles.name),
+        sizes=table.group_by("width_px", "height_px").agg(tiles=pl.len()).sort("tiles", "width_px", descending=True),
+        mixed_groups=_groups_with_several(table.filter(pl.col("label").is_not_null()), "class", "classes"),
+        merged_patients=_groups_with_several(table, "source_patient_id", "source_patient_ids"),
+        notes=tiles.notes,
+        caveats=spec.caveats if spec else (),
+        warnings=_warnings(tiles, by_magnification),
+    )
+
+
+def render_text(description: Description) -> str:
+    """Write a description as plain text for the terminal.
+
+    Args:
+        description: From :func:`describe`.
+
+    Returns:
+        Several lines, without colours, ending in a newline.
+    """
+    d = description
+    blocks = [
+        _headline(d),
+        _text_table("Tiles and groups by magnification and class", d.by_magnification),
+        _text_table("Official parts", d.by_split),
+        _text_table("Scale in use (um/px; the truth within a factor of mpp_factor)", d.scales),
+        _text_table("Candidate scales", d.candidate_scales.drop("why")),
+        _text_table("Tile sizes", d.sizes),
+        _text_table("Groups with more than one class", d.mixed_groups),
+        _text_table("Groups that hold several of the authors' patients", d.merged_patients),
+        _list("Notes", d.notes),
+        _list("Caveats", d.caveats),
+        _list("Warnings", d.warnings),
+        f"Licence: {d.licence}\n" + textwrap.fill(f"Cite: {d.citation}", 110, subsequent_indent="  "),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _with_class(tiles: TileSet) -> pl.DataFrame:
+    names = dict(enumerate(tiles.class_names))
+    label = pl.col("label").replace_strict(names, default=None, return_dtype=pl.String).fill_null("unlabelled")
+    return tiles.table.with_columns(label.alias("class"))
+
+
+def _counts(table: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Tiles and known groups by a column and class, in a person's order (40X before 100X, classes by index)."""
+    return (
+        table.group_by(pl.col(column).fill_null(UNKNOWN), "label", "class")
+        .agg(tiles=pl.len(), groups=pl.col("group_id").drop_nulls().n_unique())
+        .sort(_natural(column), column, "label", nulls_last=True)
+        .drop("label")
+    )
+
+
+def _natural(column: str) -> pl.Expr:
+    parts = {"train": 0, "valid": 1, "test": 2}
+    number = pl.col(column).str.extract(r"^(\d+)").cast(pl.Int64)
+    return number.fill_null(pl.col(column).replace_strict(parts, default=99, return_dtype=pl.Int64))
+
+
+def _scales(table: pl.DataFrame) -> pl.DataFrame:
+    keys = ("magnification", "mpp", "mpp_source", "mpp_factor")
+    counted = table.with_columns(pl.col("magnification").fill_null(UNKNOWN)).group_by(keys).agg(tiles=pl.len())
+    return counted.sort(_natural("magnification"), "magnification", "mpp")
+
+
+def _candidates(name: str) -> pl.DataFrame:
+    spec = known_specs().get(name)
+    rows = [
+        (scale.source, magnification or "any", mpp, scale.factor, scale.why)
+        for scale in (spec.scales if spec else ())
+        for magnification, mpp in scale.mpp_by_magnification.items()
+    ]
+    schema = {
+        "source": pl.String, "magnification": pl.String, "mpp": pl.Float64, "mpp_factor": pl.Float64, "why": pl.String,
+    }  # fmt: skip
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _groups_with_several(table: pl.DataFrame, column: str, plural: str) -> pl.DataFrame:
+    values = pl.col(column).drop_nulls().unique().sort()
+    grouped = table.filter(pl.col("group_id").is_not_null()).group_by("group_id")
+    counted = grouped.agg(values.alias(plural), tiles=pl.len()).filter(pl.col(plural).list.len() > 1)
+    return counted.with_columns(pl.col(plural).list.join(", ")).sort("group_id")
+
+
+def _warnings(tiles: TileSet, by_magnification: pl.DataFrame) -> tuple[str, ...]:
+    warnings = []
+    labelled = by_magnification.filter(pl.col("class") != "unlabelled")
+    present = labelled["class"].unique().to_list()
+    if len(present) < 2:
+        warnings.append(f"Only one class is present ({', '.join(present) or 'none labelled'}): nothing can be trained.")
+    else:
+        alone = labelled.group_by("magnification").agg(pl.col("class")).filter(pl.col("class").list.len() == 1)
+        for magnification, classes in alone.sort(_natural("magnification")).iter_rows():
+            warnings.append(f"{magnification} holds one class only ({classes[0]}): AUROC is undefined there.")
+    missing = tiles.table["group_id"].null_count()
+    if missing:
+        warnings.append(f"The group of {missing:,} tiles is unknown: intervals over groups are refused.")
+    if tiles.n_groups:
+        warnings += _few_groups(labelled)
+    return tuple(warnings)
+
+
+def _few_groups(labelled: pl.DataFrame) -> list[str]:
+    few = labelled.filter(pl.col("groups") < FEW_GROUPS).group_by("magnification", maintain_order=True)
+    sentences = []
+    for magnification, classes, groups in few.agg("class", "groups").iter_rows():
+        where = "" if magnification == UNKNOWN else f" at {magnification}"
+        counts = ", ".join(f"{name} {n}" for name, n in zip(classes, groups, strict=True))
+        sentences.append(f"Few groups{where} ({counts}): an interval needs at least {FEW_GROUPS} in each class.")
+    return sentences
+
+
+def _headline(d: Description) -> str:
+    lines = [f"SYNTHETIC {d.title}" if d.synthetic else d.title]
+    lines.append(f"{d.n_tiles:,} tiles, {d.n_groups:,} groups ({d.group})")
+    if d.n_source_patients:
+        lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {d.n_groups:,} groups")
+    if d.n_slides:
+        lines.append(f"{d.n_slides:,} slides")
+    lines.append(f"Classes: {', '.join(d.class_names)}")
+    if d.n_unlabelled:
+        lines.append(f"{d.n_unlabelled:,} tiles are unlabelled")
+    if d.label_region is not None:
+        r = d.label_region
+        lines.append(f"A label speaks about the {r.width_px}x{r.height_px} px at ({r.left_px}, {r.top_px}) only")
+    return "\n".join(lines)
+
+
+def _text_table(title: str, table: pl.DataFrame) -> str:
+    if table.is_empty():
+        return ""
+    cells = [table.columns, *([_cell(value) for value in row] for row in table.iter_rows())]
+    widths = [max(len(row[column]) for row in cells) for column in range(table.width)]
+    numeric = [dtype.is_numeric() for dtype in table.dtypes]
+    lines = [
+        "  ".join(
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([title, *(f"  {line}" for line in lines)])
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else UNKNOWN if value is None else str(value)
+
+
+def _list(title: str, sentences: tuple[str, ...]) -> str:
+    if not sentences:
+        return ""
+    filled = [textwrap.fill(text, 108, initial_indent="  - ", subsequent_indent="    ") for text in sentences]
+    return "\n".join([title, *filled])
