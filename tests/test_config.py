@@ -1,0 +1,102 @@
+"""Every field is reachable, typed, and a mistake is answered with the closest name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from histotune.config import ExperimentConfig, load_config, override, parse_config
+from histotune.errors import UserError, UserErrors
+from histotune.recipes.records import RecipeData
+from histotune.recipes.registry import RECIPES, find_recipe
+
+
+def config() -> ExperimentConfig:
+    return find_recipe("breakhis")(RecipeData(Path("DATA"), Path("PCAM")))
+
+
+def test_set_reaches_nested_fields_with_their_types() -> None:
+    changed = override(
+        config(),
+        ["sweep.penalties=[0.1, 1]", "evaluation.outer_folds=3", "source.labels=eva4", "backbone.name=midnight"],
+    )
+    assert changed.sweep.penalties == (0.1, 1.0)
+    assert changed.evaluation.outer_folds == 3
+    assert changed.source is not None
+    assert changed.source.labels == "eva4"
+    assert changed.backbone.name == "midnight"
+
+
+def test_set_fills_an_absent_section() -> None:
+    assert config().view is None
+    changed = override(config(), ["view.size_px=336"])
+    assert changed.view is not None
+    assert changed.view.size_px == 336
+
+
+@pytest.mark.parametrize(
+    ("assignment", "closest"),
+    [
+        ("sweep.penaltys=[1]", "sweep.penalties"),
+        ("sweeep.folds=3", "sweep"),
+        ("evaluation.outerfolds=3", "evaluation.outer_folds"),
+    ],
+)
+def test_unknown_field_names_the_closest(assignment: str, closest: str) -> None:
+    with pytest.raises(UserError, match=f"did you mean: {closest}"):
+        override(config(), [assignment])
+
+
+def test_all_mistakes_are_reported_together() -> None:
+    with pytest.raises(UserErrors) as caught:
+        override(config(), ["sweep.penaltys=[1]", "interval.levell=0.9", "nonsense"])
+    assert len(caught.value.errors) == 3
+
+
+def test_values_of_the_wrong_type_or_range_name_the_field() -> None:
+    with pytest.raises(UserError) as caught:
+        override(config(), ["sweep.folds=1", "interval.level=high"])
+    assert "sweep.folds" in str(caught.value)
+    assert "interval.level" in str(caught.value)
+
+
+def test_a_plain_value_has_no_fields_of_its_own() -> None:
+    with pytest.raises(UserError, match="no fields of its own"):
+        override(config(), ["sweep.folds.x=1"])
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+def test_recipes_survive_a_round_trip_through_json(recipe: object) -> None:
+    built = recipe(RecipeData(Path("DATA"), Path("PCAM")))  # type: ignore[operator]
+    assert parse_config(json.loads(json.dumps(built.model_dump(mode="json")))) == built
+
+
+@pytest.mark.parametrize("name", ["breakhis", "pcam", "midnight"])
+def test_a_recipe_without_its_data_says_what_to_add(name: str) -> None:
+    with pytest.raises(UserError, match="--data"):
+        find_recipe(name)(RecipeData())
+
+
+def test_unknown_recipe_names_the_closest() -> None:
+    with pytest.raises(UserError, match="did you mean: breakhis"):
+        find_recipe("breakhs")
+
+
+def test_choices_ignore_folders_and_ways_of_computing() -> None:
+    here = config()
+    there = override(here, ["out=elsewhere", "cache=c", "source.path=OTHER", "embedding.batch_size=7"])
+    assert here.choices() == there.choices()
+    assert here.choices() != override(here, ["sweep.folds=4"]).choices()
+
+
+def test_loading_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_config(tmp_path)
+    (tmp_path / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="not readable JSON"):
+        load_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"recipe": "x", "sweeep": {}}', encoding="utf-8")
+    with pytest.raises(UserError, match="sweeep"):
+        load_config(tmp_path)
