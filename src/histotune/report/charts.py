@@ -1,0 +1,358 @@
+"""The report's charts: bars, forests and curves, each a panel that fits a phone's width."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+from histotune.report.svg import (
+    BLUE,
+    INK,
+    PALE_BLUE,
+    WIDTH_PX,
+    Frame,
+    area,
+    box,
+    curve,
+    drawing,
+    heading,
+    line,
+    marker,
+    nice_ticks,
+    text,
+    x_axis,
+    y_axis,
+)
+from histotune.report.tables import number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histotune.report.curves import ReliabilityBin
+    from histotune.report.svg import Marker
+
+FEW_TILES = 10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its limits; NaN where they are refused or undefined."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+    def __str__(self) -> str:
+        """Return ``0.842 [0.751, 0.912]``, or what is missing."""
+        return self.words(signed=False)
+
+    def words(self, *, signed: bool) -> str:
+        """Return the estimate as text, with a plus sign where ``signed``."""
+        if math.isnan(self.value):
+            return "not estimable"
+        value = number(self.value, signed=signed)
+        if math.isnan(self.low):
+            return f"{value} [not estimable]"
+        return f"{value} [{number(self.low, signed=signed)}, {number(self.high, signed=signed)}]"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn: colour, marker and the class of its line."""
+
+    colour: str
+    shape: Marker
+    line_css: str = "curve"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What every panel says: heading, whether it shows rendered tissue, and words for people who don't see it."""
+
+    title: str
+    synthetic: bool
+    alt: str
+
+    @property
+    def words(self) -> str:
+        """The alternative text."""
+        return f"SYNTHETIC data. {self.alt}" if self.synthetic else self.alt
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar: lines of text under it, its estimate, and the floors beside it."""
+
+    labels: tuple[str, ...]
+    estimate: Estimate
+    strong: bool
+    floors: tuple[tuple[Look, Estimate], ...] = ()
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One line of a forest: an estimate with its label above and its numbers at the right."""
+
+    label: str
+    n: str
+    estimate: Estimate
+    look: Look
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve in data units, with an optional band and marked points."""
+
+    points: tuple[tuple[float, float], ...]
+    look: Look
+    band: tuple[tuple[float, float, float], ...] = ()  # x, low, high
+    chosen: tuple[tuple[float, float], ...] = ()
+    flagged: tuple[tuple[float, float], ...] = ()
+
+
+def bar_panel(panel: Panel, bars: Sequence[Bar], chance: float) -> Markup:
+    """Draw bars from zero with whiskers, floors as small markers beside each bar, a dashed line at chance.
+
+    Args:
+        panel: Heading and words.
+        bars: From left to right.
+        chance: What a majority vote gets; NaN draws no line.
+
+    Returns:
+        The picture.
+    """
+    n_labels = max(len(bar.labels) for bar in bars)
+    frame = Frame(38, 44, WIDTH_PX - 46, 190)
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    parts = [heading(panel.title, panel.synthetic), y_axis(frame, ticks, [f"{tick:.1f}" for tick in ticks], "")]
+    slot_px = frame.width_px / len(bars)
+    for index, bar in enumerate(bars):
+        parts += _draw_bar(frame, bar, frame.left_px + index * slot_px, slot_px)
+    if math.isfinite(chance):
+        at = frame.y(chance)
+        parts.append(line((frame.left_px, at), (frame.right_px, at), "chance"))
+    parts.append(line((frame.left_px, frame.bottom_px), (frame.right_px, frame.bottom_px)))
+    return drawing(frame.bottom_px + 10 + 15 * n_labels, panel.words, parts)
+
+
+def forest_panel(
+    panel: Panel, rows: Sequence[ForestRow], axis: tuple[float, float], reference: float, *, signed: bool = False
+) -> Markup:
+    """Draw estimates with intervals under one another.
+
+    Args:
+        panel: Heading and words.
+        rows: From top to bottom.
+        axis: Data range shown.
+        reference: Where the dashed line stands: chance, or no difference; NaN draws none.
+        signed: Whether these are differences.
+
+    Returns:
+        The picture.
+    """
+    row_px = 50.0
+    frame = Frame(12, 28, WIDTH_PX - 24, row_px * len(rows), x_range=axis)
+    ticks = nice_ticks(*axis)
+    decimals = 1 if all(abs(tick * 10 - round(tick * 10)) < 1e-6 for tick in ticks) else 2
+    labels = [f"{tick:+.{decimals}f}" if signed and tick else f"{tick:.{decimals}f}" for tick in ticks]
+    parts = [heading(panel.title, panel.synthetic)]
+    parts += [line((frame.x(tick), frame.top_px), (frame.x(tick), frame.bottom_px), "grid") for tick in ticks]
+    if math.isfinite(reference):
+        parts.append(line((frame.x(reference), frame.top_px), (frame.x(reference), frame.bottom_px), "chance"))
+    for index, row in enumerate(rows):
+        parts += _draw_forest_row(frame, row, frame.top_px + index * row_px, signed=signed)
+    parts.append(x_axis(frame, ticks, [label.replace("-", "−") for label in labels], ""))
+    return drawing(frame.bottom_px + 26, panel.words, parts)
+
+
+def roc_panel(panel: Panel, lines: Sequence[Line]) -> Markup:
+    """Draw ROC curves; the diagonal is a random ranking.
+
+    Args:
+        panel: Heading and words.
+        lines: Curves in rates, the most important last.
+
+    Returns:
+        The picture.
+    """
+    frame = Frame(46, 28, 302, 302)
+    parts = [*_unit_axes(frame, panel, "1 − specificity (false positive rate)", "Sensitivity (true positive rate)")]
+    for item in lines:
+        parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
+    return drawing(frame.bottom_px + 44, panel.words, parts)
+
+
+def reliability_panel(panel: Panel, bins: Sequence[ReliabilityBin], event: str) -> Markup:
+    """Draw observed share against predicted probability, and under it how many tiles each bin holds.
+
+    Args:
+        panel: Heading and words.
+        bins: Reliability bins.
+        event: What the probability is of, as the axis says it.
+
+    Returns:
+        The picture.
+    """
+    frame = Frame(46, 28, 302, 226)
+    parts = [*_unit_axes(frame, panel, "", f"Observed share ({event})")]
+    points = [(frame.x(item.mean_probability), frame.y(item.observed)) for item in bins]
+    parts.append(curve(points, "curve thin", BLUE))
+    for item, (x_px, y_px) in zip(bins, points, strict=True):
+        parts.append(marker(x_px, y_px, "disc" if item.n_tiles >= FEW_TILES else "circle", BLUE))
+    counts = Frame(46, frame.bottom_px + 34, 302, 42)
+    most = max(item.n_tiles for item in bins)
+    for item in bins:
+        left, right = counts.x(item.low) + 1, counts.x(item.high) - 1
+        height = max(1.0, counts.height_px * item.n_tiles / most)
+        parts.append(box((left, counts.bottom_px - height), (right - left, height), PALE_BLUE))
+        parts.append(text((left + right) / 2, counts.bottom_px - height - 3, str(item.n_tiles), "small"))
+    parts.append(line((counts.left_px, counts.bottom_px), (counts.right_px, counts.bottom_px)))
+    parts.append(
+        text(WIDTH_PX / 2 + 17, counts.bottom_px + 15, f"Predicted probability of {event}; tiles per bin", "label")
+    )
+    return drawing(counts.bottom_px + 24, panel.words, parts)
+
+
+def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float) -> Markup:
+    """Draw log-loss against penalty on a logarithmic axis, with bands, chosen point and unconverged fits.
+
+    Args:
+        panel: Heading and words.
+        lines: One per pooling, x = log10 of the penalty.
+        guessing: Log-loss of guessing all classes alike; where it is in sight a dashed line marks it.
+
+    Returns:
+        The picture.
+    """
+    exponents = [x for item in lines for x, _ in item.points]
+    frame = Frame(
+        52, 28, WIDTH_PX - 62, 230, (min(exponents) - 0.15, max(exponents) + 0.15), _loss_range(lines, guessing)
+    )
+    y_ticks = nice_ticks(*frame.y_range)
+    whole = [tick for tick in nice_ticks(*frame.x_range, count=6) if float(tick).is_integer()]
+    parts = [heading(panel.title, panel.synthetic)]
+    parts.append(y_axis(frame, y_ticks, [f"{tick:.2f}" for tick in y_ticks], "Group-balanced log-loss"))
+    if frame.y_range[0] < guessing < frame.y_range[1]:
+        parts.append(line((frame.left_px, frame.y(guessing)), (frame.right_px, frame.y(guessing)), "chance"))
+        parts.append(text(frame.right_px, frame.y(guessing) - 4, "guessing", "small", anchor="end"))
+    for item in lines:
+        parts += _draw_sweep_line(frame, item)
+    parts.append(line((frame.left_px, frame.bottom_px), (frame.right_px, frame.bottom_px)))
+    parts.append(x_axis(frame, whole, [_power(tick) for tick in whole], "L2 penalty"))
+    return drawing(frame.bottom_px + 44, panel.words, parts)
+
+
+def swatch(look: Look, *, as_line: bool = False) -> Markup:
+    """Return a small key for a legend: the marker, or a piece of the line."""
+    part = curve([(0, 7), (26, 7)], look.line_css, look.colour) if as_line else marker(13, 7, look.shape, look.colour)
+    return Markup('<svg class="key" viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{}</svg>').format(
+        part
+    )
+
+
+def chance_swatch() -> Markup:
+    """Return the key of the dashed line."""
+    return Markup('<svg class="key" viewBox="0 0 26 14" width="26" height="14" aria-hidden="true">{}</svg>').format(
+        line((0, 7), (26, 7), "chance")
+    )
+
+
+def _draw_bar(frame: Frame, bar: Bar, left_px: float, slot_px: float) -> list[Markup]:
+    """Bar at the left of its slot, floors' markers at its right, labels below."""
+    step_px = 12.0
+    room_px = step_px * len(bar.floors)
+    bar_px = max(12.0, min(44.0, slot_px - room_px - 12))
+    start = left_px + (slot_px - bar_px - room_px) / 2
+    middle = start + bar_px / 2
+    parts = [
+        text(left_px + slot_px / 2, frame.bottom_px + 17 + 15 * index, label, "tick" if index else "label strong")
+        for index, label in enumerate(bar.labels)
+    ]
+    value = bar.estimate.value
+    if math.isnan(value):
+        return [*parts, text(middle, frame.bottom_px - 8, "not estimable", "small")]
+    top = frame.y(value)
+    parts.append(box((start, top), (bar_px, frame.bottom_px - top), BLUE if bar.strong else PALE_BLUE, BLUE))
+    whisker_top = top
+    if math.isfinite(bar.estimate.low):
+        whisker_top = frame.y(bar.estimate.high)
+        parts += _whisker((middle, frame.y(bar.estimate.low)), (middle, whisker_top))
+    parts.append(text(middle, whisker_top - 6, f"{value:.2f}", "value"))
+    for index, (look, floor) in enumerate(bar.floors):
+        x_px = start + bar_px + step_px * (index + 0.5) + 4
+        parts += _floor_marker(frame, x_px, look, floor)
+    return parts
+
+
+def _whisker(low: tuple[float, float], high: tuple[float, float]) -> list[Markup]:
+    """A vertical interval with caps, on a white halo so that it shows on a dark bar."""
+    caps = [((x - 5, y), (x + 5, y)) for x, y in (low, high)]
+    lines = [(low, high), *caps]
+    return [*(line(*ends, "halo") for ends in lines), *(line(*ends, "whisker", INK) for ends in lines)]
+
+
+def _floor_marker(frame: Frame, x_px: float, look: Look, floor: Estimate) -> list[Markup]:
+    if math.isnan(floor.value):
+        return []
+    parts = []
+    if math.isfinite(floor.low):
+        parts.append(line((x_px, frame.y(floor.low)), (x_px, frame.y(floor.high)), "spread", look.colour))
+    return [*parts, marker(x_px, frame.y(floor.value), look.shape, look.colour, 3.6)]
+
+
+def _draw_forest_row(frame: Frame, row: ForestRow, top_px: float, *, signed: bool) -> list[Markup]:
+    """Label and numbers on one line, n at the far end of the next, the estimate between."""
+    y_px = top_px + 33
+    parts = [text(frame.left_px, top_px + 17, row.label, "label strong" if row.strong else "label", anchor="start")]
+    parts.append(text(frame.right_px, top_px + 17, row.estimate.words(signed=signed), "value", anchor="end"))
+    if row.n:
+        parts.append(text(frame.left_px, top_px + 46, row.n, "small", anchor="start"))
+    if math.isnan(row.estimate.value):
+        return parts
+    if math.isfinite(row.estimate.low):
+        css = "interval" if row.strong else "spread"
+        parts.append(line((frame.x(row.estimate.low), y_px), (frame.x(row.estimate.high), y_px), css, row.look.colour))
+    return [*parts, marker(frame.x(row.estimate.value), y_px, row.look.shape, row.look.colour)]
+
+
+def _unit_axes(frame: Frame, panel: Panel, x_title: str, y_title: str) -> list[Markup]:
+    """Both axes from 0 to 1, the diagonal, the heading."""
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    labels = [f"{tick:.1f}" for tick in ticks]
+    diagonal = line((frame.left_px, frame.bottom_px), (frame.right_px, frame.top_px), "chance")
+    return [
+        heading(panel.title, panel.synthetic),
+        y_axis(frame, ticks, labels, y_title),
+        x_axis(frame, ticks, labels, x_title),
+        diagonal,
+    ]
+
+
+def _draw_sweep_line(frame: Frame, item: Line) -> list[Markup]:
+    upper = [(frame.x(x), frame.y(high)) for x, _, high in item.band]
+    lower = [(frame.x(x), frame.y(low)) for x, low, _ in item.band]
+    parts = [area([*upper, *reversed(lower)], item.look.colour)] if item.band else []
+    parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
+    parts += [text(frame.x(x), frame.y(y) + 4, "×", "flag-mark") for x, y in item.flagged]
+    for x, y in item.chosen:
+        parts.append(marker(frame.x(x), frame.y(y), "circle", INK, 7.0))
+        parts.append(marker(frame.x(x), frame.y(y), "disc", item.look.colour, 3.6))
+    return parts
+
+
+def _loss_range(lines: Sequence[Line], guessing: float) -> tuple[float, float]:
+    """Range that shows every curve's valley; losses far above guessing are cut off at the upper edge."""
+    lows = [low for item in lines for _, low, _ in item.band] + [y for item in lines for _, y in item.points]
+    highs = [high for item in lines for _, _, high in item.band] + [y for item in lines for _, y in item.points]
+    low, high = min(lows), min(max(highs), max(2.5 * guessing, max(min(y for _, y in item.points) for item in lines)))
+    margin = 0.06 * (high - low) or 0.05
+    return max(0.0, low - margin), high + margin
+
+
+def _power(exponent: float) -> str:
+    """Return 10 to a whole power in typeset digits."""
+    return "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

@@ -1,0 +1,204 @@
+"""Predictions and trials to figures: ROC, calibration and the sweep's curves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from histotune.report.charts import Line, Look, Panel, reliability_panel, roc_panel, swatch, sweep_panel
+from histotune.report.curves import class_matrix, reliability_bins, roc_points
+from histotune.report.figures import LOOKS, MAJORITY, Figure
+from histotune.report.svg import AMBER, BLUE, GREEN, GREY, INK, PURPLE, VERMILLION
+from histotune.report.tables import FLOORS, PROBE, RANDOM_SPLIT, count, format_score
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from markupsafe import Markup
+    from numpy.typing import NDArray
+
+    from histotune.evaluation.records import Artifacts, Finding, Findings
+# N tiles, K classes
+
+LINE_LOOKS = (
+    Look(BLUE, "disc", "curve"),
+    Look(VERMILLION, "square", "curve dashed"),
+    Look(GREEN, "diamond", "curve dotted"),
+    Look(PURPLE, "triangle", "curve longdash"),
+    Look(AMBER, "circle", "curve"),
+    Look(GREY, "circle", "curve dashed"),
+    Look(INK, "circle", "curve dotted"),
+)
+DRAWN_ARMS = (*(arm for arm in FLOORS if arm != MAJORITY), RANDOM_SPLIT, PROBE)
+
+
+def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -> Figure | None:
+    """Draw ROC and calibration of the in-domain predictions.
+
+    Args:
+        finding: The in-domain finding.
+        findings: Class names, and whether it is synthetic.
+        artifacts: The predictions.
+
+    Returns:
+        Two panels, or None where there are no predictions of the probe.
+    """
+    probe_row = finding.row(PROBE)
+    if probe_row is None or artifacts.predictions.is_empty():
+        return None
+    table = artifacts.predictions.filter(
+        (pl.col("domain") == probe_row.domain)
+        & pl.col("finding").is_in(["in-domain", "leak-price"])
+        & pl.col("y_true").is_not_null()
+    )
+    by_arm = {arm: _first_finding(table.filter(pl.col("arm") == arm)) for arm in DRAWN_ARMS}
+    by_arm = {arm: part for arm, part in by_arm.items() if part["y_true"].n_unique() > 1}
+    if PROBE not in by_arm:
+        return None
+    names = _class_names(findings, probe_row.domain, class_matrix(by_arm[PROBE], "probability").shape[1])
+    draw = _binary_curves if len(names) == 2 else _class_curves
+    lines, legend = draw(by_arm, names)
+    auroc = probe_row.score("auroc")
+    told = f"AUROC of the probe {format_score(auroc)}" if auroc else "ROC of the probe"
+    n = f"{count(len(by_arm[PROBE]))} tiles, {count(by_arm[PROBE]['group_id'].drop_nulls().n_unique())} groups"
+    roc = roc_panel(Panel("ROC", findings.synthetic, f"ROC curves on {probe_row.domain}. {told}; {n}."), lines)
+    calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
+    return Figure((roc, calibration), legend, _ranking_caption(by_arm[PROBE], probe_row.domain, n, len(names)))
+
+
+def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
+    """Draw each sweep's log-loss against the penalty, one line per pooling.
+
+    Args:
+        findings: Which backbone is the run's own, and what was chosen.
+        artifacts: The trials.
+
+    Returns:
+        A panel per training set, or None without trials.
+    """
+    trials = artifacts.trials
+    if trials.is_empty():
+        return None
+    own = trials.filter(pl.col("backbone") == findings.backbone)
+    trials = (own if len(own) else trials).filter(pl.col("log_loss").is_finite() & (pl.col("penalty") > 0))
+    poolings = trials["pooling"].unique(maintain_order=True).to_list()
+    looks = {pooling: LINE_LOOKS[index % len(LINE_LOOKS)] for index, pooling in enumerate(poolings)}
+    panels = [
+        _sweep_panel(part, str(trained_on), looks, findings)
+        for (trained_on,), part in trials.group_by("trained_on", maintain_order=True)
+    ]
+    if not panels:
+        return None
+    caption = (
+        "Group-balanced out-of-fold log-loss against the L2 penalty, with a band of one standard error over groups on "
+        "either side. The ringed point was chosen; lower is better."
+    )
+    unconverged = trials.filter(~pl.col("converged"))
+    caption += f" × marks {len(unconverged)} fits that did not converge." if len(unconverged) else ""
+    return Figure(tuple(panels), tuple((swatch(look, as_line=True), name) for name, look in looks.items()), caption)
+
+
+def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
+    """One finding's predictions of an arm, since the probe stands in several findings."""
+    if part.is_empty():
+        return part
+    first = "in-domain" if (part["finding"] == "in-domain").any() else part["finding"][0]
+    return part.filter(pl.col("finding") == first)
+
+
+def _binary_curves(
+    by_arm: dict[str, pl.DataFrame], names: Sequence[str]
+) -> tuple[list[Line], tuple[tuple[Markup, str], ...]]:
+    """One ROC curve per arm, the probe on top."""
+    lines, legend = [], []
+    for arm, part in by_arm.items():
+        logit_NK = class_matrix(part, "logit")
+        margin_N = logit_NK[:, 1] - logit_NK[:, 0]
+        lines.append(_roc_line(part["y_true"].to_numpy() == 1, margin_N, LOOKS[arm]))
+        legend.append((swatch(LOOKS[arm], as_line=True), f"{arm} (LEAKY)" if arm == RANDOM_SPLIT else arm))
+    return lines, tuple(reversed(legend))
+
+
+def _class_curves(
+    by_arm: dict[str, pl.DataFrame], names: Sequence[str]
+) -> tuple[list[Line], tuple[tuple[Markup, str], ...]]:
+    """One ROC curve of the probe per class, against all other classes."""
+    y_N, probability_NK = by_arm[PROBE]["y_true"].to_numpy(), class_matrix(by_arm[PROBE], "probability")
+    lines, legend = [], []
+    for index, name in enumerate(names):
+        event_N = y_N == index
+        if not event_N.any() or event_N.all():
+            continue
+        look = LINE_LOOKS[index % len(LINE_LOOKS)]
+        lines.append(_roc_line(event_N, probability_NK[:, index], look))
+        legend.append((swatch(look, as_line=True), f"{name} against the rest"))
+    return lines, tuple(legend)
+
+
+def _roc_line(event_N: NDArray[np.bool_], score_N: NDArray[np.float64], look: Look) -> Line:
+    false_P, true_P = roc_points(event_N, score_N)
+    return Line(tuple(zip(false_P.tolist(), true_P.tolist(), strict=True)), look)
+
+
+def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> Markup:
+    """The reliability diagram: of class 1 in binary tasks, of the predicted class otherwise."""
+    y_N, probability_NK = part["y_true"].to_numpy(), class_matrix(part, "probability")
+    if len(names) == 2:
+        event, bins = names[1], reliability_bins(y_N == 1, probability_NK[:, 1])
+    else:
+        hit_N = probability_NK.argmax(axis=1) == y_N
+        event, bins = "being right", reliability_bins(hit_N, probability_NK.max(axis=1))
+    told = "; ".join(f"{item.mean_probability:.2f}: {item.observed:.2f} ({item.n_tiles} tiles)" for item in bins)
+    panel = Panel("Calibration", synthetic, f"Observed share of {event} by predicted probability: {told}.")
+    return reliability_panel(panel, bins, event)
+
+
+def _ranking_caption(part: pl.DataFrame, domain: str, n: str, n_classes: int) -> str:
+    caption = f"ROC and calibration on {domain} ({n})."
+    if part["fold"].n_unique() > 1:
+        caption += (
+            " The curve pools the folds, whose scores come from different heads, so its area can differ from the "
+            "AUROC in the table."
+        )
+    caption += " Calibration: hollow points hold fewer than 10 tiles; tiles of one group are not independent."
+    if n_classes > 2:
+        caption += " With several classes, calibration is of the predicted class."
+    return caption
+
+
+def _sweep_panel(part: pl.DataFrame, trained_on: str, looks: dict[str, Look], findings: Findings) -> Markup:
+    lines = []
+    for (pooling,), rows in part.group_by("pooling", maintain_order=True):
+        lines.append(_sweep_line(rows.sort("penalty"), looks[str(pooling)]))
+    chosen = part.filter(pl.col("chosen"))
+    told = "; ".join(
+        f"{row['pooling']} at penalty {row['penalty']:.3g}, log-loss {row['log_loss']:.3f} ± {row['log_loss_se']:.3f}"
+        for row in chosen.iter_rows(named=True)
+    )
+    alt = f"Log-loss against penalty for {trained_on}, {len(part)} trials; chosen: {told or 'none'}."
+    n_classes = len(_class_names(findings, trained_on, 2))
+    return sweep_panel(Panel(trained_on, findings.synthetic, alt), lines, math.log(n_classes))
+
+
+def _sweep_line(rows: pl.DataFrame, look: Look) -> Line:
+    points = [(math.log10(penalty), loss) for penalty, loss in rows.select("penalty", "log_loss").iter_rows()]
+    errors = rows["log_loss_se"].fill_nan(0.0).fill_null(0.0).to_list()
+    pairs = list(zip(points, errors, strict=True))
+    return Line(
+        points=tuple(points),
+        look=look,
+        band=tuple((x, y - error, y + error) for (x, y), error in pairs),
+        chosen=tuple(point for point, is_chosen in zip(points, rows["chosen"], strict=True) if is_chosen),
+        flagged=tuple(point for point, converged in zip(points, rows["converged"], strict=True) if not converged),
+    )
+
+
+def _class_names(findings: Findings, domain: str, n_classes: int) -> tuple[str, ...]:
+    """Class names of the data set a domain belongs to; numbers where no data set fits."""
+    for dataset in findings.datasets:
+        if domain == dataset.name or domain.startswith(f"{dataset.name} "):
+            return dataset.class_names
+    return tuple(f"class {index}" for index in range(n_classes))

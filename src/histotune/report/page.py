@@ -1,0 +1,180 @@
+"""One self-contained page: figures, tables and everything needed to repeat the run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from histotune.files import canonical_json, write_text
+from histotune.provenance import redact
+from histotune.report.curve_figures import ranking_figure, sweep_figure
+from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
+from histotune.report.tables import ScoreTable, count, finding_table, number
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from jinja2 import Environment
+
+    from histotune.evaluation.records import DatasetFacts, Finding
+    from histotune.report.records import ReportInputs, Thumbnail
+
+
+@dataclass(frozen=True)
+class Section:
+    """A finding as the page shows it."""
+
+    finding: Finding
+    figure: Figure | None
+    table: ScoreTable
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A tile of the largest errors, its JPEG as a data URI."""
+
+    thumbnail: Thumbnail
+    uri: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The largest errors of one finding."""
+
+    title: str
+    pictures: tuple[Picture, ...]
+
+
+def write_report(inputs: ReportInputs, path: Path) -> None:
+    """Write the report as one HTML file that loads nothing, runs no script and is never half-written.
+
+    Args:
+        inputs: Everything the page shows.
+        path: Target file, usually ``report.html``.
+
+    Raises:
+        UserError: The disk is full or the folder can't be written.
+
+    Example:
+        >>> write_report(inputs, Path("runs/demo/report.html"))  # doctest: +SKIP
+    """
+    write_text(path, render_page(inputs))
+
+
+def render_page(inputs: ReportInputs) -> str:
+    """Return the page's HTML; equal inputs give equal text.
+
+    Args:
+        inputs: Everything the page shows.
+
+    Returns:
+        A whole HTML document in valid Unicode.
+    """
+    environment = _environment()
+    style = environment.get_template("style.css").render().strip()
+    page = environment.get_template("report.html.j2").render(
+        style=_trusted(style),
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        inputs=inputs,
+        findings=inputs.findings,
+        sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
+        sweep=sweep_figure(inputs.findings, inputs.artifacts),
+        galleries=tuple(_galleries(inputs)),
+        credits=tuple(_credits(inputs)),
+        command=redact(inputs.command),
+        config_lines=tuple(flat_settings(inputs.config)),
+        versions=_versions(inputs.provenance),
+        machine=tuple(_machine(inputs.provenance)),
+        total_s=sum(stage.seconds_s for stage in inputs.stages),
+    )
+    # File names may hold bytes that are not UTF-8; Python keeps them as lone surrogates, which no file can store.
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield a nested config as (dotted field, value as JSON), in the form that ``--set`` takes.
+
+    Args:
+        value: The config; mappings are descended into, everything else is one value.
+        prefix: Field path so far.
+
+    Yields:
+        Field and value.
+
+    Example:
+        >>> list(flat_settings({"sweep": {"seed": 0, "poolings": ["cls"]}}))
+        [('sweep.seed', '0'), ('sweep.poolings', '["cls"]')]
+    """
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from flat_settings(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, " ".join(canonical_json(value).split()).replace("[ ", "[").replace(" ]", "]")
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("histotune.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(count=count, number=number)
+    return environment
+
+
+def _trusted(style: str) -> object:
+    """The style sheet is our own file: escaping its quotes would break it."""
+    from markupsafe import Markup
+
+    return Markup(style)  # noqa: S704  (packaged text, no user's word in it)
+
+
+def _section(inputs: ReportInputs, finding: Finding) -> Section:
+    return Section(finding, _figure(inputs, finding), finding_table(finding))
+
+
+def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:
+    if finding.id == "in-domain":
+        return ranking_figure(finding, inputs.findings, inputs.artifacts)
+    draw = {"cross-magnification": magnification_figure, "leak-price": leak_figure}.get(finding.id, external_figure)
+    return draw(finding, inputs.findings)
+
+
+def _galleries(inputs: ReportInputs) -> Iterator[Gallery]:
+    titles = {finding.id: finding.title for finding in inputs.findings.findings}
+    for finding in dict.fromkeys(item.finding for item in inputs.thumbnails):
+        items = [item for item in inputs.thumbnails if item.finding == finding]
+        title = next((text for key, text in titles.items() if key == finding), finding)
+        yield Gallery(title, tuple(Picture(item, _data_uri(item.jpeg)) for item in items))
+
+
+def _credits(inputs: ReportInputs) -> Iterator[DatasetFacts]:
+    """Yield the data sets whose tiles are shown."""
+    domains = {item.domain for item in inputs.thumbnails}
+    for dataset in inputs.findings.datasets:
+        if any(domain == dataset.name or domain.startswith(f"{dataset.name} ") for domain in domains):
+            yield dataset
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+def _versions(provenance: dict[str, object]) -> tuple[tuple[str, str], ...]:
+    versions = provenance.get("versions")
+    return tuple((str(name), str(text)) for name, text in versions.items()) if isinstance(versions, dict) else ()
+
+
+def _machine(provenance: dict[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield everything of the provenance that is neither a version nor the command."""
+    for key, value in provenance.items():
+        if key not in ("versions", "command"):
+            for name, text in flat_settings(value, key):
+                yield name.replace("_", " ").replace(".", " "), text.strip('"')
