@@ -18,6 +18,8 @@ from histotune.datasets.records import TileSet, tile_table
 from histotune.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from histotune.datasets.catalog import ChosenScale
     from histotune.datasets.config import DatasetConfig
 
@@ -49,7 +51,7 @@ SPEC = DatasetSpec(
             1.25,
             "Tumour nuclei of 8 to 12 um measure about 30 to 45 px at 400X and 4 to 5 px at 40X; magnifications stand "
             "1 : 2.5 : 5 : 10. The nominal values are about five times smaller, so a conclusion about scale should be "
-            "repeated with mpp_source=nominal.",
+            "repeated with --set source.mpp_source=nominal.",
         ),
         CandidateScale(
             "nominal",
@@ -126,7 +128,7 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
     notes += _left_out(config.labels, images, scheme)
     if not labelled:
         raise UserError("no image has a tumour type of these classes", value=config.labels,
-                        allowed=", ".join(scheme.class_by_source), fix="choose labels=binary")  # fmt: skip
+                        allowed=", ".join(scheme.class_by_source), fix="--set source.labels=binary")  # fmt: skip
     scale = choose_scale(SPEC, config)
     return TileSet(
         name=SPEC.name,
@@ -151,8 +153,12 @@ def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
             others.append(path)
             continue
         first = path_by_name.setdefault(os.path.splitext(name)[0], path)  # noqa: PTH122
-        if first != path:
-            (copies if filecmp.cmp(first, path, shallow=False) else clashes).append(path)
+        if first == path:
+            continue
+        if filecmp.cmp(first, path, shallow=False):
+            copies.append(path)
+        else:
+            clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
     _refuse_strangers(listing, list(path_by_name.values()), clashes)
     return list(path_by_name.values()), _listing_notes(listing, others, copies)
 
@@ -163,13 +169,13 @@ def _refuse_strangers(listing: Listing, paths: list[str], clashes: list[str]) ->
             "this is not BreakHis: no file name below the folder is one of its names",
             value=listing.root,
             allowed=f"names such as {EXAMPLE_NAME} in any arrangement of folders "
-            f"(found {len(listing.paths)} other files, such as {listing.relative(listing.paths[0])})",
+            f"(found {_count(listing.paths, 'other file')}, such as {listing.relative(listing.paths[0])})",
             fix=f"point --data to the unpacked BreaKHis_v1 folder; the data set is at {SPEC.url}",
         )
     if clashes:
         raise UserError(
-            f"{len(clashes)} image names stand for two different images",
-            value=name_some([listing.relative(path) for path in clashes], 20),
+            "one image name stands for two different images",
+            value=name_some(clashes, 20),
             fix="point --data to one copy of the data set",
         )
 
@@ -293,5 +299,5 @@ def _columns(images: list[BreakhisImage], scheme: ClassScheme, scale: ChosenScal
     }
 
 
-def _count(items: list[str], one: str, many: str = "") -> str:
+def _count(items: Sequence[str], one: str, many: str = "") -> str:
     return f"{len(items):,} {one if len(items) == 1 else many or one + 's'}"

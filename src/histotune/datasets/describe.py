@@ -121,7 +121,7 @@ def render_text(description: Description) -> str:
         description: From :func:`describe`.
 
     Returns:
-        Several lines, without colours, ending in a newline.
+        Several lines, without colours.
     """
     d = description
     blocks = [
@@ -138,7 +138,7 @@ def render_text(description: Description) -> str:
         _list("Warnings", d.warnings),
         f"Licence: {d.licence}\n" + textwrap.fill(f"Cite: {d.citation}", 110, subsequent_indent="  "),
     ]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    return "\n\n".join(block for block in blocks if block)
 
 
 def _with_class(tiles: TileSet) -> pl.DataFrame:

@@ -194,7 +194,7 @@ def _no_parts(listing: Listing, packed: list[str]) -> UserError:
     return UserError(
         "this is not PatchCamelyon: none of its files lies below the folder",
         value=listing.root,
-        allowed=f"names such as {EXAMPLE_NAME}, or each in a folder of its own name (found {len(listing.paths)} other "
+        allowed=f"names such as {EXAMPLE_NAME}, or each in a folder of its own name (it holds {len(listing.paths)} "
         f"files, such as {listing.relative(listing.paths[0])})",
         fix=f"point --data to the folder with the unpacked .h5 files; they are at {SPEC.url}",
     )
