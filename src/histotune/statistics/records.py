@@ -28,10 +28,12 @@ class Predictions:
         table: Columns :data:`PREDICTION_COLUMNS`; ``logit`` and ``probability`` are Array(Float64, K); ``fold`` and
             ``seed`` are Int32; ``domain`` says where the tile comes from ("breakhis 100X", "pcam test").
         class_names: Names by label index; index 1 is the positive class in binary tasks.
+        threshold: Probability of class 1 from which class 1 is predicted in binary tasks.
     """
 
     table: pl.DataFrame
     class_names: tuple[str, ...]
+    threshold: float = 0.5
 
     def __post_init__(self) -> None:
         """Check that the columns are complete."""
@@ -65,7 +67,7 @@ class Predictions:
 
     def where(self, condition: pl.Expr) -> Predictions:
         """Return the rows that meet a polars condition."""
-        return Predictions(self.table.filter(condition), self.class_names)
+        return Predictions(self.table.filter(condition), self.class_names, self.threshold)
 
 
 @dataclass(frozen=True)

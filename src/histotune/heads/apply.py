@@ -1,0 +1,63 @@
+"""Apply a head to embeddings of its own space."""
+
+# N tiles, K classes
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.embeddings.records import Embeddings
+    from histotune.heads.records import Head
+
+BLOCK_ROWS = 8192
+
+
+def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
+    """Return the logit of every tile and class.
+
+    Args:
+        head: A trained head.
+        embeddings: Embeddings of the space it was trained in.
+
+    Returns:
+        float64, (n_tiles, n_classes); the temperature is not applied.
+
+    Raises:
+        UserError: The embeddings come from another space (backbone, weights, view or precision).
+    """
+    if embeddings.space.key != head.space_key:
+        raise UserError(
+            f"this head was trained on embeddings of {head.backbone} (space {head.space_key[:12]}) and can't be "
+            f"applied to embeddings of {embeddings.space.backbone} (space {embeddings.space.key[:12]}): "
+            "backbone weights, adapter, view, precision and library majors must all be the same",
+            value=f"view {embeddings.space.view}, precision {embeddings.space.precision}",
+            fix=f"embed these tiles as the head's run did (--backbone {head.backbone}), or train a head on this space",
+        )
+    columns = np.asarray(head.columns)
+    out_NK = np.empty((len(embeddings), len(head.class_names)))
+    for start in range(0, len(embeddings), BLOCK_ROWS):
+        block_nD = embeddings.matrix_ND[start : start + BLOCK_ROWS][:, columns].astype(np.float64)
+        out_NK[start : start + BLOCK_ROWS] = block_nD @ head.weight_KD.T + head.bias_K
+    return out_NK
+
+
+def class_probabilities(head: Head, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the softmax of logits divided by the head's temperature.
+
+    Args:
+        head: Whose temperature to use.
+        logit_NK: Logits of :func:`head_logits`.
+
+    Returns:
+        float64, (n_tiles, n_classes); rows sum to 1.
+    """
+    scaled_NK = logit_NK / head.temperature
+    e_NK = np.exp(scaled_NK - scaled_NK.max(axis=1, keepdims=True))
+    return np.asarray(e_NK / e_NK.sum(axis=1, keepdims=True))

@@ -1,0 +1,200 @@
+"""L2 logistic regression, exact, for many penalties and training sets at once over one matrix.
+
+Objective of a problem: sum_i s_i logloss_i / sum_i s_i + penalty / 2 |w_z|^2, with w_z on columns standardised by the
+weighted mean and standard deviation of the problem's own training rows; the intercept is not penalised. This is
+scikit-learn's ``LogisticRegression`` behind a ``StandardScaler`` with C = 1 / (penalty * sum_i s_i).
+"""
+
+# N tiles, D columns, F training masks, P problems, K logits (1 in binary problems), V coordinates with the bias last
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.heads.features import make_features
+from histotune.heads.lbfgs import Batch, advance, loss_terms, set_gradient
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.heads.features import Features
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FitProblems:
+    """Which fits to solve together.
+
+    Attributes:
+        mask_FN: Which tiles train, per mask: bool, or real sample weights >= 0.
+        mask_index_P: Mask of each problem.
+        penalty_P: L2 penalty of each problem, > 0.
+        n_classes: Number of classes; 2 gives one logit per tile.
+    """
+
+    mask_FN: NDArray[np.bool_] | Float
+    mask_index_P: Int
+    penalty_P: Float
+    n_classes: int
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """When a fit is finished.
+
+    Attributes:
+        tolerance: A problem has converged once its gradient's norm is at most this times max(1, |w|), tightened
+            by the square root of penalties below 1, which bounds the relative error of the objective.
+        max_iterations: Iterations after which a problem is given back unconverged.
+    """
+
+    tolerance: float = 1e-6
+    max_iterations: int = 2000
+
+
+@dataclass(frozen=True)
+class FitSolution:
+    """One row per problem.
+
+    Attributes:
+        weight_PKD: Weights on raw columns, standardisation folded in; K = 1 in binary problems.
+        bias_PK: Biases.
+        objective_P: Mean loss plus penalty.
+        gradient_norm_P: Norm of the gradient at the solution.
+        iterations_P: Iterations used.
+        converged_P: Whether the tolerance was met.
+    """
+
+    weight_PKD: Float
+    bias_PK: Float
+    objective_P: Float
+    gradient_norm_P: Float
+    iterations_P: Int
+    converged_P: NDArray[np.bool_]
+
+
+def fit_batch(
+    x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, settings: FitSettings | None = None
+) -> FitSolution:
+    """Solve all problems over one shared matrix.
+
+    Args:
+        x_ND: Raw embedding columns; float16, float32 or float64.
+        y_N: Label per tile; ignored where a mask is 0.
+        problems: Masks and penalties.
+        settings: When to stop.
+
+    Returns:
+        Raw-column weights and the record of each fit, in the order of the problems.
+
+    Raises:
+        ValueError: A penalty is not positive, a mask is empty, negative or trains on a label out of range, or the
+            matrix holds a value that is not finite.
+
+    Example:
+        >>> x_ND, y_N = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
+        >>> problems = FitProblems(np.ones((1, 4), bool), np.array([0, 0]), np.array([0.1, 1.0]), n_classes=2)
+        >>> fit_batch(x_ND, y_N, problems).weight_PKD.shape
+        (2, 1, 1)
+    """
+    settings = settings or FitSettings()
+    weight_FN = np.asarray(problems.mask_FN, dtype=np.float64)
+    _check(x_ND, y_N, problems, weight_FN)
+    features = make_features(x_ND, np.asarray(y_N, np.int64), weight_FN)
+    order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
+    batch = _start(features, problems, order_P)
+    theta_PKV = np.empty((len(order_P), *batch.theta_AKV.shape[1:]))
+    record = _Record(len(order_P))
+    for iteration in range(settings.max_iterations + 1):
+        norm_A, done_A = _finished(batch, settings)
+        if iteration == settings.max_iterations:
+            record.write(batch, np.ones_like(done_A), norm_A, done_A, iteration)
+            theta_PKV[batch.index_A] = batch.theta_AKV
+            break
+        if done_A.any():
+            theta_PKV[batch.index_A[done_A]] = batch.theta_AKV[done_A]
+            record.write(batch, done_A, norm_A, done_A, iteration)
+            batch.keep(~done_A)
+        if not len(batch.index_A):
+            break
+        advance(batch, features)
+    weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
+    back_P = np.argsort(order_P)
+    return FitSolution(
+        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P
+    )
+
+
+class _Record:
+    """How each fit ended."""
+
+    def __init__(self, n_problems: int) -> None:
+        self.objective_P = np.empty(n_problems)
+        self.norm_P = np.empty(n_problems)
+        self.iterations_P = np.zeros(n_problems, np.int64)
+        self.converged_P = np.zeros(n_problems, bool)
+
+    def write(
+        self, batch: Batch, which_A: NDArray[np.bool_], norm_A: Float, done_A: NDArray[np.bool_], iteration: int
+    ) -> None:
+        """Note the problems ``which_A`` of a batch."""
+        index = batch.index_A[which_A]
+        loss = loss_terms(batch.z_AKN[which_A], batch.y_AN[which_A])
+        theta = batch.theta_AKV[which_A]
+        penalty = 0.5 * np.einsum("av,akv,akv->a", batch.penalty_AV[which_A], theta, theta)
+        self.objective_P[index] = np.einsum("an,an->a", batch.weight_AN[which_A], loss) + penalty
+        self.norm_P[index], self.converged_P[index] = norm_A[which_A], done_A[which_A]
+        self.iterations_P[index] = iteration
+
+
+def _finished(batch: Batch, settings: FitSettings) -> tuple[Float, NDArray[np.bool_]]:
+    """Return gradient norms and which problems have converged."""
+    norm_A = np.sqrt(np.einsum("akv,akv->a", batch.gradient_AKV, batch.gradient_AKV))
+    size_A = np.sqrt(np.einsum("akv,akv->a", batch.theta_AKV, batch.theta_AKV))
+    strictness_A = np.sqrt(np.minimum(batch.penalty_AV[:, 0], 1.0))
+    return norm_A, norm_A <= settings.tolerance * strictness_A * np.maximum(1.0, size_A)
+
+
+def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
+    """Start every problem at zero weights and the log-odds of its classes."""
+    mask_A = np.asarray(problems.mask_index_P, np.int64)[order_P]
+    penalty_A = np.asarray(problems.penalty_P, np.float64)[order_P]
+    n_coordinates = features.curvature_FR.shape[1]
+    frequency_FK = np.stack(
+        [(features.weight_FN * (features.y_FN == label)).sum(axis=1) for label in range(problems.n_classes)], axis=1
+    )
+    odds_FK = np.log(np.maximum(frequency_FK, 1e-12))
+    binary = problems.n_classes == 2
+    bias_FK = odds_FK[:, 1:] - odds_FK[:, :1] if binary else odds_FK - odds_FK.mean(axis=1, keepdims=True)
+    curvature_F = np.prod(frequency_FK, axis=1) if binary else np.full(len(frequency_FK), 1.0 / problems.n_classes)
+    penalty_AV = np.repeat(penalty_A[:, None], n_coordinates + 1, axis=1)
+    penalty_AV[:, -1] = 0.0
+    variance_FV = np.concatenate([features.curvature_FR, np.ones((len(frequency_FK), 1))], axis=1)
+    hessian_AV = np.maximum(curvature_F, 1e-3)[mask_A, None] * variance_FV[mask_A] + penalty_AV
+    theta_AKV = np.zeros((len(mask_A), bias_FK.shape[1], n_coordinates + 1))
+    theta_AKV[:, :, -1] = bias_FK[mask_A]
+    batch = Batch(
+        order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, features.logits(theta_AKV, mask_A),
+        np.empty(0), features.y_FN[mask_A], features.weight_FN[mask_A],
+    )  # fmt: skip
+    set_gradient(batch, features)
+    return batch
+
+
+def _check(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
+    """Refuse what has no solution."""
+    if not (np.asarray(problems.penalty_P) > 0).all():
+        raise ValueError("every penalty must be positive: without one, separable classes have no solution")
+    if (weight_FN < 0).any() or not (weight_FN.sum(axis=1) > 0).all():
+        raise ValueError("every training mask needs tiles, and sample weights are never negative")
+    used_N = (weight_FN > 0).any(axis=0)
+    labels = np.asarray(y_N)[used_N]
+    if labels.min() < 0 or labels.max() >= problems.n_classes:
+        raise ValueError(f"training labels must lie in 0..{problems.n_classes - 1}")
+    if not np.isfinite(x_ND.sum(axis=0, dtype=np.float64)).all() and not np.isfinite(x_ND[used_N]).all():
+        raise ValueError("the embedding matrix holds values that are not finite")
