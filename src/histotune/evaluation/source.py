@@ -216,7 +216,9 @@ def _cross_magnification(rows: tuple[ScoredArm, ...], tiles: TileSet, settings: 
 
 def _leaky_fit(material: Material, plan: CrossFitPlan, settings: StudySettings) -> CrossFit:
     """The same tiles, fold sizes and selection rule, but tiles of one case on both sides."""
+    tile_ids = np.array(material.tiles.tile_ids)
     rows = np.flatnonzero(plan.train_N)
+    rows = rows[np.argsort(tile_ids[rows])]  # the draw follows this order, so that row order changes nothing
     fold_N = np.full(len(plan.fold_N), -1, dtype=np.int64)
     labels = material.tiles.labels_N[rows]
     fold_N[rows] = random_image_folds_like(plan.fold_N[rows], labels, settings.evaluation.seed)
