@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 
-from histotune.datasets.splits import fold_per_tile, grouped_folds
+from histotune.datasets.splits import fold_per_tile, grouped_folds, tile_groups
 from histotune.errors import UserError
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
@@ -24,6 +25,7 @@ from histotune.evaluation.source import (
     study_source,
 )
 from histotune.heads.config import SweepConfig
+from histotune.heads.sweep import SweepTask, sweep
 from histotune.statistics.config import IntervalConfig
 
 MakeMaterial = Callable[..., Material]
@@ -49,30 +51,24 @@ def test_every_labelled_tile_is_scored_once_and_by_a_head_that_never_saw_its_gro
     assert fit.final.head.head_id not in set(fit.predictions.table["head_id"])
 
 
-def test_tiles_of_a_held_out_group_do_not_change_its_own_score(material: MakeMaterial) -> None:
-    """Replacing one group's embeddings changes no other group's head that excluded it."""
+def test_held_out_tiles_do_not_reach_the_head_that_scores_them(material: MakeMaterial) -> None:
+    """Preconditioning is shared over all rows: it may change the path of a fit, never its solution."""
     data = material()
-    folds = grouped_folds(data.tiles, 4, 0)
-    fold_N = fold_per_tile(data.tiles, folds)
-    train_N = (data.tiles.table["magnification"] == "100X").to_numpy()
-    plan = CrossFitPlan(train_N, fold_N, folds.split_hash, "grouped", 0)
-    before = cross_fit(data, plan, SWEEP).predictions.table
-    held_out = fold_N == 0
-    changed = data.embeddings.matrix_ND.copy()
-    changed[held_out] *= -3
-    other = Material(
-        data.tiles,
-        type(data.embeddings)(
-            changed, data.embeddings.blocks, data.embeddings.tile_ids, data.embeddings.space, 0, "pixels"
-        ),
-        data.input_mpp_N,
-        data.view,
-        data.default_pooling,
+    train_N = fold_per_tile(data.tiles, grouped_folds(data.tiles, 4, 0)) != 0
+    task = SweepTask(
+        labels_N=data.tiles.labels_N,
+        groups=tuple(tile_groups(data.tiles)),
+        class_names=data.tiles.class_names,
+        train_sets_SN=train_N[None],
+        fold_labels="grouped",
+        default_pooling=("pooled",),
     )
-    after = cross_fit(other, plan, SWEEP).predictions.table
-    fold_0 = pl.col("fold") == 0
-    assert set(before.filter(fold_0)["head_id"]) == set(after.filter(fold_0)["head_id"])
-    assert set(before.filter(~fold_0)["head_id"]) & set(after.filter(~fold_0)["head_id"]) == set()
+    changed = data.embeddings.matrix_ND.copy()
+    changed[~train_N] *= -3
+    honest = sweep(data.embeddings, task, SWEEP)[0]
+    tampered = sweep(replace(data.embeddings, matrix_ND=changed), task, SWEEP)[0]
+    assert honest.head.penalty == tampered.head.penalty
+    np.testing.assert_allclose(honest.head.weight_KD, tampered.head.weight_KD, atol=1e-5)
 
 
 def test_findings_hold_the_probe_and_its_floors_at_every_magnification(material: MakeMaterial) -> None:
