@@ -71,7 +71,7 @@ def embed_and_print(config: ExperimentConfig) -> None:
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials."""
     from histotune.experiment import refuse_foreign_folder
-    from histotune.report.tables import trials_table
+    from histotune.report.trials import trials_table
     from histotune.workflow import sweep_only
 
     config = config.model_copy(update={"out": out or Path("heads") / config.recipe})

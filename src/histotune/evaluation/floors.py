@@ -27,21 +27,21 @@ UNTUNED = "untuned head"
 
 
 def majority_predictions(
-    material: Material, rows: NDArray[np.int64], train_sets: list[NDArray[np.bool_]], like: Predictions
+    material: Material, rows: NDArray[np.int64], train_labels: list[NDArray[np.int64]], like: Predictions
 ) -> Predictions:
     """Predict the training set's class frequencies for every tile.
 
     Args:
         material: The scored tiles.
         rows: Row numbers to score.
-        train_sets: Labels (int64) of the training tiles of each fold, indexed by fold number.
+        train_labels: Labels of the training tiles of each fold, indexed by fold number.
         like: Predictions of the probe on the same rows; gives folds, seed and split hash.
 
     Returns:
         Constant predictions within each fold.
     """
     n_classes = len(material.tiles.class_names)
-    frequency_FK = np.stack([_frequencies(labels, n_classes) for labels in train_sets])
+    frequency_FK = np.stack([_frequencies(labels, n_classes) for labels in train_labels])
     fold_by_tile = dict(zip(like.table["tile_id"], like.table["fold"], strict=True))
     fold_N = np.array([fold_by_tile[tile_id] for tile_id in material.tiles.take(rows).tile_ids], dtype=np.int64)
     probability_NK = frequency_FK[fold_N]
@@ -118,5 +118,5 @@ def _over_draws(name: str, values: NDArray[np.float64], n_tiles: int, n_groups: 
 
 
 def _frequencies(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float64]:
-    counts = np.bincount(labels[labels >= 0], minlength=n_classes).astype(np.float64)
-    return np.maximum(counts, 1e-6) / np.maximum(counts, 1e-6).sum()
+    counts = np.maximum(np.bincount(labels[labels >= 0], minlength=n_classes), 1e-6)
+    return np.asarray(counts / counts.sum(), dtype=np.float64)

@@ -131,10 +131,10 @@ def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_
     Raises:
         UserError: No labelled tile has that magnification.
     """
-    labelled_N = tiles.labels_N >= 0
+    labelled_N: NDArray[np.bool_] = tiles.labels_N >= 0
     if magnification is None:
         return labelled_N
-    train_N = labelled_N & (tiles.table["magnification"].fill_null("") == magnification).to_numpy()
+    train_N: NDArray[np.bool_] = labelled_N & (tiles.table["magnification"].fill_null("") == magnification).to_numpy()
     if not train_N.any():
         present = sorted(set(tiles.table["magnification"].drop_nulls()), key=lambda name: domain_order(f" {name}"))
         raise UserError(
