@@ -89,11 +89,12 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
 
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     """Score a saved head and print the scores."""
-    from histotune.report.tables import finding_table
+    from histotune.report.tables import SummaryRow, SummaryTable
     from histotune.workflow import evaluate_only
 
     outcome = evaluate_only(head, config)
-    _console().print(finding_table(outcome.finding))
+    rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
+    _console().print(SummaryTable(outcome.finding.title, "SYNTHETIC" in rows[0].arm.marks, rows))
     for note in outcome.finding.notes:
         print(note)
     print(outcome.ledger)
