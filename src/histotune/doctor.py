@@ -100,8 +100,9 @@ def diagnose(cache: Path, deep: bool = False) -> Diagnosis:
         What was found.
 
     Example:
-        >>> diagnose(Path("cache")).value("histotune")
-        '0.1.0'
+        >>> from pathlib import Path
+        >>> diagnose(Path("cache")).value("cache")
+        'cache (not made yet)'
     """
     device = find_device("auto")
     checks = [*_software(), *_hardware(device), *_folders(cache), *_hub(), *_extras()]
