@@ -16,6 +16,7 @@ from histotune.report.svg import (
     Frame,
     area,
     box,
+    clipped,
     curve,
     drawing,
     heading,
@@ -26,7 +27,7 @@ from histotune.report.svg import (
     x_axis,
     y_axis,
 )
-from histotune.report.tables import number
+from histotune.report.wording import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from histotune.report.svg import Marker
 
 FEW_TILES = 10
+MAX_LABEL = 30
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Estimate:
         value = number(self.value, signed=signed)
         if math.isnan(self.low):
             return f"{value} [not estimable]"
-        return f"{value} [{number(self.low, signed=signed)}, {number(self.high, signed=signed)}]"
+        return f"{value} [{number(self.low)}, {number(self.high)}]"
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,9 @@ def forest_panel(
     Returns:
         The picture.
     """
-    row_px = 50.0
-    frame = Frame(12, 28, WIDTH_PX - 24, row_px * len(rows), x_range=axis)
+    shared_n = len({row.n for row in rows}) == 1
+    row_px = 40.0 if shared_n else 52.0
+    frame = Frame(12, 44 if shared_n else 28, WIDTH_PX - 24, row_px * len(rows) + 5, x_range=axis)
     ticks = nice_ticks(*axis)
     decimals = 1 if all(abs(tick * 10 - round(tick * 10)) < 1e-6 for tick in ticks) else 2
     labels = [f"{tick:+.{decimals}f}" if signed and tick else f"{tick:.{decimals}f}" for tick in ticks]
@@ -163,7 +166,10 @@ def forest_panel(
     parts += [line((frame.x(tick), frame.top_px), (frame.x(tick), frame.bottom_px), "grid") for tick in ticks]
     if math.isfinite(reference):
         parts.append(line((frame.x(reference), frame.top_px), (frame.x(reference), frame.bottom_px), "chance"))
+    if shared_n:
+        parts.append(text(8, 31, f"n = {rows[0].n}", "small", anchor="start"))
     for index, row in enumerate(rows):
+        parts += [] if shared_n else [_n_text(frame, row, frame.top_px + index * row_px)]
         parts += _draw_forest_row(frame, row, frame.top_px + index * row_px, signed=signed)
     parts.append(x_axis(frame, ticks, [label.replace("-", "−") for label in labels], ""))
     return drawing(frame.bottom_px + 26, panel.words, parts)
@@ -179,7 +185,7 @@ def roc_panel(panel: Panel, lines: Sequence[Line]) -> Markup:
     Returns:
         The picture.
     """
-    frame = Frame(46, 28, 302, 302)
+    frame = Frame(46, 28, WIDTH_PX - 58, WIDTH_PX - 58)
     parts = [*_unit_axes(frame, panel, "1 − specificity (false positive rate)", "Sensitivity (true positive rate)")]
     for item in lines:
         parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
@@ -197,13 +203,13 @@ def reliability_panel(panel: Panel, bins: Sequence[ReliabilityBin], event: str) 
     Returns:
         The picture.
     """
-    frame = Frame(46, 28, 302, 226)
+    frame = Frame(46, 28, WIDTH_PX - 58, 210)
     parts = [*_unit_axes(frame, panel, "", f"Observed share ({event})")]
     points = [(frame.x(item.mean_probability), frame.y(item.observed)) for item in bins]
     parts.append(curve(points, "curve thin", BLUE))
     for item, (x_px, y_px) in zip(bins, points, strict=True):
         parts.append(marker(x_px, y_px, "disc" if item.n_tiles >= FEW_TILES else "circle", BLUE))
-    counts = Frame(46, frame.bottom_px + 34, 302, 42)
+    counts = Frame(46, frame.bottom_px + 36, frame.width_px, 38)
     most = max(item.n_tiles for item in bins)
     for item in bins:
         left, right = counts.x(item.low) + 1, counts.x(item.high) - 1
@@ -305,18 +311,29 @@ def _floor_marker(frame: Frame, x_px: float, look: Look, floor: Estimate) -> lis
 
 
 def _draw_forest_row(frame: Frame, row: ForestRow, top_px: float, *, signed: bool) -> list[Markup]:
-    """Label and numbers on one line, n at the far end of the next, the estimate between."""
+    """Label and numbers on one line, the estimate drawn under it."""
     y_px = top_px + 33
-    parts = [text(frame.left_px, top_px + 17, row.label, "label strong" if row.strong else "label", anchor="start")]
+    parts = [
+        text(
+            frame.left_px, top_px + 17, _shortened(row.label), "label strong" if row.strong else "label", anchor="start"
+        )
+    ]
     parts.append(text(frame.right_px, top_px + 17, row.estimate.words(signed=signed), "value", anchor="end"))
-    if row.n:
-        parts.append(text(frame.left_px, top_px + 46, row.n, "small", anchor="start"))
     if math.isnan(row.estimate.value):
         return parts
     if math.isfinite(row.estimate.low):
         css = "interval" if row.strong else "spread"
         parts.append(line((frame.x(row.estimate.low), y_px), (frame.x(row.estimate.high), y_px), css, row.look.colour))
     return [*parts, marker(frame.x(row.estimate.value), y_px, row.look.shape, row.look.colour)]
+
+
+def _shortened(label: str) -> str:
+    """A label that leaves room for the numbers; the whole of it stands in the table and in the alternative text."""
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
+
+
+def _n_text(frame: Frame, row: ForestRow, top_px: float) -> Markup:
+    return text(frame.left_px, top_px + 47, f"n = {row.n}", "small", anchor="start")
 
 
 def _unit_axes(frame: Frame, panel: Panel, x_title: str, y_title: str) -> list[Markup]:
@@ -338,6 +355,7 @@ def _draw_sweep_line(frame: Frame, item: Line) -> list[Markup]:
     parts = [area([*upper, *reversed(lower)], item.look.colour)] if item.band else []
     parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
     parts += [text(frame.x(x), frame.y(y) + 4, "×", "flag-mark") for x, y in item.flagged]
+    parts = [clipped(frame, parts)]
     for x, y in item.chosen:
         parts.append(marker(frame.x(x), frame.y(y), "circle", INK, 7.0))
         parts.append(marker(frame.x(x), frame.y(y), "disc", item.look.colour, 3.6))
@@ -348,7 +366,7 @@ def _loss_range(lines: Sequence[Line], guessing: float) -> tuple[float, float]:
     """Range that shows every curve's valley; losses far above guessing are cut off at the upper edge."""
     lows = [low for item in lines for _, low, _ in item.band] + [y for item in lines for _, y in item.points]
     highs = [high for item in lines for _, _, high in item.band] + [y for item in lines for _, y in item.points]
-    low, high = min(lows), min(max(highs), max(2.5 * guessing, max(min(y for _, y in item.points) for item in lines)))
+    low, high = min(lows), min(max(highs), max(2.5 * guessing, *(min(y for _, y in item.points) for item in lines)))
     margin = 0.06 * (high - low) or 0.05
     return max(0.0, low - margin), high + margin
 

@@ -11,7 +11,7 @@ from histotune.report.charts import Line, Look, Panel, reliability_panel, roc_pa
 from histotune.report.curves import class_matrix, reliability_bins, roc_points
 from histotune.report.figures import LOOKS, MAJORITY, Figure
 from histotune.report.svg import AMBER, BLUE, GREEN, GREY, INK, PURPLE, VERMILLION
-from histotune.report.tables import FLOORS, PROBE, RANDOM_SPLIT, count, format_score
+from histotune.report.wording import FLOORS, PROBE, RANDOM_SPLIT, count, format_score, group_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ LINE_LOOKS = (
     Look(GREY, "circle", "curve dashed"),
     Look(INK, "circle", "curve dotted"),
 )
+SOURCE_FINDINGS = ("in-domain", "cross-magnification", "leak-price")
 DRAWN_ARMS = (*(arm for arm in FLOORS if arm != MAJORITY), RANDOM_SPLIT, PROBE)
 
 
@@ -49,10 +50,9 @@ def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -
     probe_row = finding.row(PROBE)
     if probe_row is None or artifacts.predictions.is_empty():
         return None
+    domains = [row.domain for row in finding.rows if row.arm == PROBE]
     table = artifacts.predictions.filter(
-        (pl.col("domain") == probe_row.domain)
-        & pl.col("finding").is_in(["in-domain", "leak-price"])
-        & pl.col("y_true").is_not_null()
+        pl.col("domain").is_in(domains) & pl.col("finding").is_in(SOURCE_FINDINGS) & pl.col("y_true").is_not_null()
     )
     by_arm = {arm: _first_finding(table.filter(pl.col("arm") == arm)) for arm in DRAWN_ARMS}
     by_arm = {arm: part for arm, part in by_arm.items() if part["y_true"].n_unique() > 1}
@@ -63,10 +63,12 @@ def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -
     lines, legend = draw(by_arm, names)
     auroc = probe_row.score("auroc")
     told = f"AUROC of the probe {format_score(auroc)}" if auroc else "ROC of the probe"
-    n = f"{count(len(by_arm[PROBE]))} tiles, {count(by_arm[PROBE]['group_id'].drop_nulls().n_unique())} groups"
-    roc = roc_panel(Panel("ROC", findings.synthetic, f"ROC curves on {probe_row.domain}. {told}; {n}."), lines)
+    n_groups = by_arm[PROBE]["group_id"].drop_nulls().n_unique()
+    n = f"{count(len(by_arm[PROBE]))} tiles, {group_count(n_groups)} groups"
+    where = ", ".join(domains)
+    roc = roc_panel(Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told}; {n}."), lines)
     calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
-    return Figure((roc, calibration), legend, _ranking_caption(by_arm[PROBE], probe_row.domain, n, len(names)))
+    return Figure((roc, calibration), legend, _ranking_caption(by_arm[PROBE], where, n, len(names)))
 
 
 def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
@@ -94,7 +96,7 @@ def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
         return None
     caption = (
         "Group-balanced out-of-fold log-loss against the L2 penalty, with a band of one standard error over groups on "
-        "either side. The ringed point was chosen; lower is better."
+        "either side. The ringed point was chosen; lower is better, and the lowest of many is optimistic."
     )
     unconverged = trials.filter(~pl.col("converged"))
     caption += f" × marks {len(unconverged)} fits that did not converge." if len(unconverged) else ""
@@ -105,8 +107,8 @@ def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
     """One finding's predictions of an arm, since the probe stands in several findings."""
     if part.is_empty():
         return part
-    first = "in-domain" if (part["finding"] == "in-domain").any() else part["finding"][0]
-    return part.filter(pl.col("finding") == first)
+    present = set(part["finding"])
+    return part.filter(pl.col("finding") == next(name for name in SOURCE_FINDINGS if name in present))
 
 
 def _binary_curves(
@@ -156,8 +158,8 @@ def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> M
     return reliability_panel(panel, bins, event)
 
 
-def _ranking_caption(part: pl.DataFrame, domain: str, n: str, n_classes: int) -> str:
-    caption = f"ROC and calibration on {domain} ({n})."
+def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int) -> str:
+    caption = f"ROC and calibration on {where} ({n})."
     if part["fold"].n_unique() > 1:
         caption += (
             " The curve pools the folds, whose scores come from different heads, so its area can differ from the "
@@ -200,5 +202,9 @@ def _class_names(findings: Findings, domain: str, n_classes: int) -> tuple[str, 
     """Class names of the data set a domain belongs to; numbers where no data set fits."""
     for dataset in findings.datasets:
         if domain == dataset.name or domain.startswith(f"{dataset.name} "):
-            return dataset.class_names
+            return dataset.class_names if len(dataset.class_names) >= n_classes else _numbered(n_classes)
+    return _numbered(n_classes)
+
+
+def _numbered(n_classes: int) -> tuple[str, ...]:
     return tuple(f"class {index}" for index in range(n_classes))

@@ -18,14 +18,17 @@ from histotune.report.charts import (
     swatch,
 )
 from histotune.report.svg import BLUE, GREEN, GREY, VERMILLION
-from histotune.report.tables import (
+from histotune.report.wording import (
     FLOORS,
     PROBE,
     RANDOM_SPLIT,
+    SHORT_FLOORS,
     count,
+    group_count,
     is_difference,
     is_trained_domain,
     metric_label,
+    metric_score,
     sample_size,
 )
 
@@ -75,7 +78,7 @@ def magnification_figure(finding: Finding, findings: Findings) -> Figure | None:
         A panel per metric, or None where there is no probe row.
     """
     probes = [row for row in finding.rows if row.arm == PROBE]
-    metrics = [name for name in MAIN_METRICS if any(row.score(name) for row in probes)]
+    metrics = [name for name in MAIN_METRICS if any(metric_score(row, name) for row in probes)]
     if not metrics:
         return None
     floors = [arm for arm in FLOORS if arm != MAJORITY and any(row.arm == arm for row in finding.rows)]
@@ -104,23 +107,24 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
     if not arms:
         return None
     names = {PROBE: "grouped split", RANDOM_SPLIT: "random image split (LEAKY)"}
-    rows = [
-        _forest_row(row, name, f"{metric_label(name)}, {names[row.arm]}", LOOKS[row.arm], strong=True)
-        for name in MAIN_METRICS
-        for row in arms
-        if row.score(name)
-    ]
-    alt = _forest_alt("Grouped and random image split", rows)
-    panels = [forest_panel(Panel("Both splits", findings.synthetic, alt), rows, _axis(rows), math.nan)]
+    panels = []
+    for metric in MAIN_METRICS:
+        rows = [
+            _forest_row(row, metric, names[row.arm], LOOKS[row.arm], strong=True)
+            for row in arms
+            if metric_score(row, metric)
+        ]
+        if rows:
+            panel = Panel(metric_label(metric), findings.synthetic, _forest_alt(metric_label(metric), rows))
+            panels.append(forest_panel(panel, rows, _axis(rows), math.nan))
     if differences:
         panels.append(_difference_panel(differences, findings.synthetic))
-    legend = ((swatch(LOOKS[PROBE]), "grouped split"), (swatch(LOOKS[RANDOM_SPLIT]), "random image split (LEAKY)"))
     caption = (
         "What a random image split would have claimed: the same tiles, the same training size and the same selection "
-        "rule, once with whole groups held out and once with single images held out. Right: the paired difference; "
-        "everything above zero is leakage."
+        "rule, once with whole groups held out and once with single images held out. Last panel: the paired "
+        "difference; what lies above zero is leakage."
     )
-    return Figure(tuple(panels), legend, caption)
+    return Figure(tuple(panels), (), caption)
 
 
 def external_figure(finding: Finding, findings: Findings) -> Figure | None:
@@ -135,7 +139,7 @@ def external_figure(finding: Finding, findings: Findings) -> Figure | None:
     """
     direct = findings.finding("direct") if finding.id == "external" else None
     entries = _external_entries(finding, direct)
-    metrics = [name for name in MAIN_METRICS if any(row.score(name) for row, _, _ in entries)]
+    metrics = [name for name in MAIN_METRICS if any(metric_score(row, name) for row, _, _ in entries)]
     if not metrics:
         return None
     panels = []
@@ -143,7 +147,7 @@ def external_figure(finding: Finding, findings: Findings) -> Figure | None:
         rows = [
             _forest_row(row, name, label, look, strong=row.arm == PROBE)
             for row, label, look in entries
-            if row.score(name)
+            if metric_score(row, name)
         ]
         alt = _forest_alt(metric_label(name), rows)
         panel = Panel(metric_label(name), findings.synthetic, alt)
@@ -165,7 +169,7 @@ def _bar_metric(
         trained = is_trained_domain(row)
         n_tiles, n_groups = sample_size(row)
         scale = f"{row.input_mpp:.2f} µm/px" if math.isfinite(row.input_mpp) else "scale unknown"
-        labels = (row.domain.rpartition(" ")[2], f"{count(n_tiles)} tiles", f"{count(n_groups)} groups", scale)
+        labels = (row.domain.rpartition(" ")[2], f"{count(n_tiles)} tiles", f"{group_count(n_groups)} groups", scale)
         beside = [(arm, finding.row(arm, row.domain)) for arm in floors]
         estimates = tuple((LOOKS[arm], _estimate(floor, name)) for arm, floor in beside if floor is not None)
         bars.append(Bar((*labels, "trained here" if trained else ""), _estimate(row, name), trained, estimates))
@@ -179,7 +183,7 @@ def _difference_panel(differences: Sequence[ScoredArm], synthetic: bool) -> Mark
         _forest_row(row, name, metric_label(name), Look(VERMILLION, "diamond"), strong=True)
         for row in differences
         for name in MAIN_METRICS
-        if row.score(name)
+        if metric_score(row, name)
     ]
     limits = [value for row in rows for value in _finite(row.estimate)]
     low, high = min([0.0, *limits]), max([0.05, *limits])
@@ -196,16 +200,22 @@ def _external_entries(finding: Finding, direct: Finding | None) -> list[tuple[Sc
         here = [row for row in finding.rows if row.domain == domain]
         probes = [row for row in here if row.arm == PROBE]
         look = DIRECT if finding.id == "direct" else LOOKS[PROBE]
-        entries += [(row, f"Trained on {row.trained_on}", look) for row in probes]
+        entries += [(row, _origin(row), look) for row in probes]
         beside = direct.row(PROBE, domain) if direct is not None else None
-        entries += [(beside, f"Trained on {beside.trained_on}", DIRECT)] if beside is not None else []
-        entries += [(row, row.arm, LOOKS[row.arm]) for row in here if row.arm in LOOKS and row.arm != PROBE]
+        entries += [(beside, _origin(beside), DIRECT)] if beside is not None else []
+        entries += [
+            (row, SHORT_FLOORS[row.arm], LOOKS[row.arm]) for row in here if row.arm in FLOORS and row.arm != MAJORITY
+        ]
     return entries
+
+
+def _origin(row: ScoredArm) -> str:
+    return f"from {row.trained_on.partition(',')[0]}"
 
 
 def _forest_row(row: ScoredArm, metric: str, label: str, look: Look, *, strong: bool) -> ForestRow:
     n_tiles, n_groups = sample_size(row)
-    n = f"{count(n_tiles)} tiles, {count(n_groups)} groups"
+    n = f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"
     return ForestRow(label, n, _estimate(row, metric), look, strong)
 
 
@@ -214,7 +224,7 @@ def _forest_alt(what: str, rows: Sequence[ForestRow]) -> str:
 
 
 def _estimate(row: ScoredArm, metric: str) -> Estimate:
-    score = row.score(metric)
+    score = metric_score(row, metric)
     if score is None:
         return Estimate(math.nan)
     if score.interval is None:
@@ -235,7 +245,7 @@ def _axis(rows: Sequence[ForestRow]) -> tuple[float, float]:
 def _chance(finding: Finding, metric: str) -> float:
     """What the majority class scores, where the finding has it; one half for a ranking."""
     row = finding.row(MAJORITY)
-    score = row.score(metric) if row is not None else None
+    score = metric_score(row, metric) if row is not None else None
     if score is not None and math.isfinite(score.value):
         return score.value
     return 0.5 if metric == "auroc" else math.nan

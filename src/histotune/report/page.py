@@ -11,7 +11,8 @@ from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
 from histotune.report.curve_figures import ranking_figure, sweep_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
-from histotune.report.tables import ScoreTable, count, finding_table, number
+from histotune.report.rows import ScoreTable, score_table
+from histotune.report.wording import SYNTHETIC, count, group_count, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +20,17 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from histotune.evaluation.records import DatasetFacts, Finding
+    from histotune.evaluation.records import DatasetFacts, Finding, FindingId
     from histotune.report.records import ReportInputs, Thumbnail
+
+
+SHORT_TITLES: dict[FindingId, str] = {
+    "in-domain": "In-domain",
+    "cross-magnification": "Cross-magnification",
+    "leak-price": "Leak's price",
+    "external": "External validation",
+    "direct": "Direct training",
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,10 @@ class Section:
     """A finding as the page shows it."""
 
     finding: Finding
+    short: str
     figure: Figure | None
     table: ScoreTable
+    marks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=count, number=number)
+    environment.filters.update(count=count, group_count=group_count, number=number)
     return environment
 
 
@@ -137,7 +149,9 @@ def _trusted(style: str) -> object:
 
 
 def _section(inputs: ReportInputs, finding: Finding) -> Section:
-    return Section(finding, _figure(inputs, finding), finding_table(finding))
+    marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
+    figure = _figure(inputs, finding)
+    return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks))
 
 
 def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:

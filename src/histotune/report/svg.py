@@ -25,7 +25,7 @@ AMBER = "#B37700"
 GREY = "#595959"
 INK = "#1B1B1B"
 
-WIDTH_PX = 360.0
+WIDTH_PX = 344.0
 
 Anchor = Literal["start", "middle", "end"]
 Marker = Literal["disc", "circle", "square", "triangle", "diamond"]
@@ -62,11 +62,11 @@ class Frame:
         return self.top_px + self.height_px
 
     def x(self, value: float) -> float:
-        """Return the pixel column of a value, kept within the frame."""
+        """Return the pixel column of a value."""
         return self.left_px + _fraction(value, self.x_range) * self.width_px
 
     def y(self, value: float) -> float:
-        """Return the pixel row of a value, kept within the frame."""
+        """Return the pixel row of a value."""
         return self.bottom_px - _fraction(value, self.y_range) * self.height_px
 
 
@@ -86,7 +86,7 @@ def drawing(height_px: float, alt: str, parts: Iterable[Markup]) -> Markup:
     )
 
 
-def text(  # noqa: PLR0913  (an SVG text element)
+def text(
     x_px: float, y_px: float, label: str, css: str = "tick", *, anchor: Anchor = "middle", turned: bool = False
 ) -> Markup:
     """Return one line of text; ``css`` names a class of the page's style sheet."""
@@ -136,6 +136,14 @@ def marker(x_px: float, y_px: float, shape: Marker, colour: str, radius_px: floa
     }[shape]
     return Markup('<polygon points="{}" class="mark" fill="{}" stroke="{}"/>').format(
         _points([(x_px + dx, y_px + dy) for dx, dy in corners]), fill, colour
+    )
+
+
+def clipped(frame: Frame, parts: Iterable[Markup]) -> Markup:
+    """Return elements cut off at the frame's edges."""
+    corner = (px(frame.left_px), px(frame.top_px), px(frame.width_px), px(frame.height_px))
+    return Markup('<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">{4}</svg>').format(
+        *corner, Markup("").join(parts)
     )
 
 
@@ -205,7 +213,7 @@ def px(value: float) -> str:
 
 def _fraction(value: float, limits: tuple[float, float]) -> float:
     low, high = limits
-    return min(1.0, max(0.0, (value - low) / (high - low)))
+    return (value - low) / (high - low)
 
 
 def _points(points: Sequence[tuple[float, float]]) -> str:

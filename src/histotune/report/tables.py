@@ -1,96 +1,37 @@
-"""Scores in words: number format, the tables of the page and the summary for the terminal."""
+"""Tables for the terminal, printed by rich."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from histotune.report.wording import (
+    FLOORS,
+    PROBE,
+    RANDOM_SPLIT,
+    SHORT_FLOORS,
+    SYNTHETIC,
+    Footnotes,
+    count,
+    group_count,
+    is_difference,
+    metric_score,
+    sample_size,
+    score_cell,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rich.console import Console, ConsoleOptions
     from rich.table import Table
+    from rich.text import Text
 
-    from histotune.evaluation.records import Finding, FindingId, Findings, ScoredArm
-    from histotune.statistics.records import Interval, Score
+    from histotune.evaluation.records import FindingId, Findings, ScoredArm
+    from histotune.statistics.records import Score
 
-METRIC_LABELS = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "balanced_accuracy": "Balanced accuracy",
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro-F1",
-    "patient_recognition_rate": "Patient recognition rate",
-    "log_loss": "Log-loss",
-}
-SYNTHETIC = "SYNTHETIC"
-PROBE = "probe"
-RANDOM_SPLIT = "probe, random image split"
-FLOORS = ("random-weight backbone + probe", "colour histogram + probe", "untuned head", "majority class")
 NARROW_TERMINAL = 78
-
-
-@dataclass
-class Footnotes:
-    """Reasons and methods that a table's cells refer to by letter."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def mark(self, text: str) -> str:
-        """Return the letter of a text, the same letter for the same text."""
-        if text not in self.texts:
-            self.texts.append(text)
-        return _letter(self.texts.index(text))
-
-    def items(self) -> tuple[tuple[str, str], ...]:
-        """Return letter and text of each note."""
-        return tuple((_letter(index), text) for index, text in enumerate(self.texts))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One score of a table: the value, its interval under it, what else must stand beside it, a footnote letter."""
-
-    value: str
-    interval: str
-    beside: tuple[str, ...] = ()
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One scored arm of a table, as text; ``cells`` follow the table's metrics, None where not computed."""
-
-    arm: str
-    domain: str
-    trained_on: str
-    n_tiles: str
-    n_groups: str
-    input_mpp: str
-    marks: tuple[str, ...]
-    floor: bool
-    cells: tuple[Cell | None, ...]
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """A finding as text.
-
-    Attributes:
-        metrics: Column labels.
-        rows: The arms, in the finding's order.
-        intervals: How most intervals were made; empty where there are none.
-        footnotes: Letter and text: reasons for what is missing, and intervals made differently.
-        group_weighted: Labels of metrics in which each group counts once.
-    """
-
-    metrics: tuple[str, ...]
-    rows: tuple[Row, ...]
-    intervals: str
-    footnotes: tuple[tuple[str, str], ...]
-    group_weighted: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -109,9 +50,12 @@ class SummaryTable:
     synthetic: bool
     rows: tuple[SummaryRow, ...]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """Yield the table that fits the width."""
-        yield _rich_table(self, stacked=options.max_width < NARROW_TERMINAL)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        """Yield the table that fits the width, then the reasons for what is missing."""
+        notes = Footnotes()
+        yield _summary(self, notes, stacked=options.max_width < NARROW_TERMINAL)
+        for letter, reason in notes.items():
+            yield _plain(f"{letter}: {reason}")
 
 
 def summary_table(findings: Findings) -> SummaryTable:
@@ -131,111 +75,19 @@ def summary_table(findings: Findings) -> SummaryTable:
     return SummaryTable(findings.title, findings.synthetic, tuple(_summary_rows(findings)))
 
 
-def finding_table(finding: Finding) -> ScoreTable:
-    """Return a finding as text for the page.
-
-    Args:
-        finding: Scored arms.
-
-    Returns:
-        Every row with its n tiles and n groups; every missing number or interval with a footnote saying why.
-    """
-    names = _metric_names(finding.rows)
-    common = _common_interval(finding.rows)
-    notes = Footnotes()
-    rows = tuple(_row(arm, names, common, notes) for arm in finding.rows)
-    weighted = {score.name for arm in finding.rows for score in arm.scores if score.weighting == "group"}
-    return ScoreTable(
-        metrics=tuple(metric_label(name) for name in names),
-        rows=rows,
-        intervals=f"{common[0] * 100:g} % intervals: {common[1]}" if common else "",
-        footnotes=notes.items(),
-        group_weighted=tuple(metric_label(name) for name in names if name in weighted),
-    )
-
-
-def format_score(score: Score, *, signed: bool = False) -> str:
-    """Return a score as ``0.842 [0.751, 0.912]``; where something is missing, the reason in its place.
-
-    Args:
-        score: The score.
-        signed: Whether it is a difference, shown with its sign.
-
-    Returns:
-        The text without n, which stands in a column of its own.
-
-    Example:
-        >>> format_score(Score("auroc", 0.842, Interval(0.751, 0.912, 0.95, "percentile"), 10, 5))  # doctest: +SKIP
-        '0.842 [0.751, 0.912]'
-    """
-    if math.isnan(score.value):
-        return f"not estimable: {_reason(score)}"
-    value = number(score.value, signed=signed)
-    if score.interval is None:
-        return f"{value} [interval not estimable: {_reason(score)}]"
-    return f"{value} {format_interval(score.interval, signed=signed)}"
-
-
-def format_interval(interval: Interval, *, signed: bool = False) -> str:
-    """Return an interval as ``[0.751, 0.912]``."""
-    return f"[{number(interval.low, signed=signed)}, {number(interval.high, signed=signed)}]"
-
-
-def number(value: float, *, signed: bool = False) -> str:
-    """Return three decimals with a true minus sign; a dash where undefined.
-
-    Args:
-        value: The number.
-        signed: Show a plus as well.
-
-    Example:
-        >>> number(-0.0312, signed=True), number(0.9)
-        ('−0.031', '0.900')
-    """
-    if not math.isfinite(value):
-        return "–"
-    text = f"{value:+.3f}" if signed else f"{value:.3f}"
-    return text.replace("-", "−") if float(text) != 0 else "0.000"
-
-
-def count(n: int) -> str:
-    """Return a count with thousands separated; "unknown" for 0, which only stands for groups nobody knows."""
-    return f"{n:,}" if n else "unknown"
-
-
-def metric_label(name: str) -> str:
-    """Return a metric's name for people."""
-    return METRIC_LABELS.get(name, name.replace("_", " ").capitalize())
-
-
-def is_difference(arm: ScoredArm) -> bool:
-    """Whether a row holds paired differences instead of scores."""
-    return arm.arm.startswith("difference")
-
-
-def is_trained_domain(arm: ScoredArm) -> bool:
-    """Whether an arm was trained on the domain it is scored on, as its ``trained_on`` says."""
-    rest = arm.trained_on.removeprefix(arm.domain)
-    return rest != arm.trained_on and not rest[:1].isalnum()
-
-
-def sample_size(arm: ScoredArm) -> tuple[int, int]:
-    """Return n tiles and n groups of a row, those of its first score."""
-    return (arm.scores[0].n_tiles, arm.scores[0].n_groups) if arm.scores else (0, 0)
-
-
 def _summary_rows(findings: Findings) -> Iterator[SummaryRow]:
     trained = _probe_domains(findings, "in-domain")
-    yield from _probe_rows(findings, "in-domain", "in-domain", skip=(), floor=True)
-    yield from _probe_rows(findings, "cross-magnification", "other magnification", skip=trained, floor=False)
+    yield from _probe_rows(findings, "in-domain", "in-domain: ", skip=(), floor=True)
+    origin = f"{trained[0]} → " if trained else ""
+    yield from _probe_rows(findings, "cross-magnification", origin, skip=trained, floor=False)
     leak = findings.finding("leak-price")
     for arm in leak.rows if leak else ():
         if arm.arm == RANDOM_SPLIT:
-            yield SummaryRow(f"random image split: {arm.domain}", arm)
+            yield SummaryRow("random image split", arm)
         elif is_difference(arm):
-            yield SummaryRow("leak's price (random − grouped)", arm)
-    yield from _probe_rows(findings, "external", "external", skip=(), floor=True)
-    yield from _probe_rows(findings, "direct", "direct training", skip=(), floor=True)
+            yield SummaryRow("leak's price (paired)", arm)
+    yield from _probe_rows(findings, "external", "external: ", skip=(), floor=True)
+    yield from _probe_rows(findings, "direct", "direct: ", skip=(), floor=True)
 
 
 def _probe_rows(
@@ -246,10 +98,16 @@ def _probe_rows(
     for arm in finding.rows if finding else ():
         if arm.arm != PROBE or arm.domain in skip:
             continue
-        yield SummaryRow(f"{label}: {arm.domain}", arm)
+        yield SummaryRow(label + _without_prefix(arm.domain, label), arm)
         best = _best_floor(finding.rows if finding else (), arm.domain) if floor else None
         if best is not None:
-            yield SummaryRow(f"  best floor: {best.arm}", best)
+            yield SummaryRow(f"  floor: {SHORT_FLOORS[best.arm]}", best)
+
+
+def _without_prefix(domain: str, label: str) -> str:
+    """Return a domain without its data set's name where the label names the same data set, "breakhis 100X → "."""
+    name, _, last = domain.rpartition(" ")
+    return last if name and label.startswith(f"{name} ") else domain
 
 
 def _probe_domains(findings: Findings, finding_id: FindingId) -> tuple[str, ...]:
@@ -268,97 +126,40 @@ def _value(arm: ScoredArm, name: str) -> float:
     return score.value if score is not None and not math.isnan(score.value) else -math.inf
 
 
-def _rich_table(summary: SummaryTable, *, stacked: bool) -> Table:
+def _summary(summary: SummaryTable, notes: Footnotes, *, stacked: bool) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
     title = f"{summary.title} · {SYNTHETIC} data" if summary.synthetic else summary.title
-    table = Table(title=Text(title), box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    table = Table(title=_plain(title), box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("", overflow="fold", min_width=14)
-    for label in ("AUROC", "Balanced accuracy"):
-        table.add_column(label, no_wrap=not stacked)
-    for label in ("tiles", "groups"):
-        table.add_column(label, justify="right", no_wrap=True)
-    table.add_column("", style="bold", overflow="fold")
-    notes = Footnotes()
+    for header in ("AUROC", "Balanced accuracy"):
+        table.add_column(header, no_wrap=not stacked)
+    for header in ("tiles", "groups"):
+        table.add_column(header, justify="right", no_wrap=True)
     for row in summary.rows:
-        cells = [_terminal_cell(row.arm, name, notes, stacked) for name in ("auroc", "balanced_accuracy")]
+        scores = [metric_score(row.arm, name) for name in ("auroc", "balanced_accuracy")]
+        cells = [_terminal_cell(row.arm, score, notes, stacked=stacked) for score in scores]
         n_tiles, n_groups = sample_size(row.arm)
-        marks = [mark for mark in row.arm.marks if not (mark == SYNTHETIC and summary.synthetic)]
-        style = "dim" if row.arm.arm in FLOORS else ""
-        texts = [row.label, *cells, count(n_tiles), count(n_groups), " ".join(marks)]
-        table.add_row(*(Text(text) for text in texts), style=style)
-    if notes.texts:
-        table.caption = Text("\n".join(f"{letter}: {text}" for letter, text in notes.items()))
-        table.caption_justify = "left"
+        texts = (_plain(entry) for entry in (*cells, count(n_tiles), group_count(n_groups)))
+        label = _with_marks(row.label, row.arm, hide_synthetic=summary.synthetic)
+        table.add_row(label, *texts, style="dim" if row.arm.arm in FLOORS else "")
     return table
 
 
-def _terminal_cell(arm: ScoredArm, name: str, notes: Footnotes, stacked: bool) -> str:
-    score = arm.score(name)
+def _with_marks(label: str, arm: ScoredArm, *, hide_synthetic: bool) -> Text:
+    marks = [mark for mark in arm.marks if not (hide_synthetic and mark == SYNTHETIC)]
+    return _plain(label).append("".join(f" {mark}" for mark in marks), style="bold red")
+
+
+def _plain(text: str) -> Text:
+    """Text that rich doesn't read as its own markup: intervals stand in square brackets."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _terminal_cell(arm: ScoredArm, score: Score | None, notes: Footnotes, *, stacked: bool) -> str:
     if score is None:
         return "–"
-    cell = _cell(arm, score, None, notes)
+    cell = score_cell(arm, score, None, notes)
     return f"{cell.value}{chr(10) if stacked else ' '}{cell.interval} {cell.note}".strip()
-
-
-def _row(arm: ScoredArm, names: tuple[str, ...], common: tuple[float, str] | None, notes: Footnotes) -> Row:
-    n_tiles, n_groups = sample_size(arm)
-    scores = {score.name: score for score in arm.scores}
-    return Row(
-        arm=arm.arm,
-        domain=arm.domain,
-        trained_on=arm.trained_on,
-        n_tiles=count(n_tiles),
-        n_groups=count(n_groups),
-        input_mpp=f"{arm.input_mpp:.2f}" if math.isfinite(arm.input_mpp) else "unknown",
-        marks=tuple(mark for mark in arm.marks if mark != SYNTHETIC),
-        floor=arm.arm in FLOORS,
-        cells=tuple(_cell(arm, scores[name], common, notes) if name in scores else None for name in names),
-    )
-
-
-def _cell(arm: ScoredArm, score: Score, common: tuple[float, str] | None, notes: Footnotes) -> Cell:
-    """Return a score as text; a reason or an unusual interval becomes a footnote."""
-    signed = is_difference(arm)
-    if math.isnan(score.value):
-        return Cell("not estimable", "", note=notes.mark(f"not estimable: {_reason(score)}"))
-    value, beside = number(score.value, signed=signed), tuple(_beside(arm, score))
-    if score.interval is None:
-        note = notes.mark(f"interval not estimable: {_reason(score)}")
-        return Cell(value, "[not estimable]", beside, note)
-    usual = common is None or (score.interval.level, score.interval.method) == common
-    note = "" if usual and not _is_spread(score.interval) else notes.mark(score.interval.method)
-    return Cell(value, format_interval(score.interval, signed=signed), beside, note)
-
-
-def _is_spread(interval: Interval) -> bool:
-    """Whether the interval is a spread of draws, which must not be read as a confidence interval."""
-    return "not a confidence interval" in interval.method
-
-
-def _beside(arm: ScoredArm, score: Score) -> Iterator[str]:
-    if score.name == "auprc" and math.isfinite(score.chance) and not is_difference(arm):
-        yield f"prevalence {number(score.chance)}"
-    if (score.n_tiles, score.n_groups) != sample_size(arm):
-        yield f"n = {count(score.n_tiles)} / {count(score.n_groups)}"
-
-
-def _metric_names(rows: Iterable[ScoredArm]) -> tuple[str, ...]:
-    """Metrics of a table: the known ones in their usual order, then any other in order of appearance."""
-    present = dict.fromkeys(score.name for arm in rows for score in arm.scores)
-    return (*(name for name in METRIC_LABELS if name in present), *(n for n in present if n not in METRIC_LABELS))
-
-
-def _common_interval(rows: Iterable[ScoredArm]) -> tuple[float, str] | None:
-    intervals = [score.interval for arm in rows for score in arm.scores if score.interval is not None]
-    kinds = Counter((interval.level, interval.method) for interval in intervals if not _is_spread(interval))
-    return kinds.most_common(1)[0][0] if kinds else None
-
-
-def _reason(score: Score) -> str:
-    return score.reason or "no reason was recorded"
-
-
-def _letter(index: int) -> str:
-    return "abcdefghijklmnopqrstuvwxyz"[index % 26] * (index // 26 + 1)
