@@ -107,7 +107,9 @@ def render_page(inputs: ReportInputs) -> str:
 
 
 def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield a nested config as (dotted field, value as JSON), in the form that ``--set`` takes.
+    """Yield a nested config as (dotted field, value as JSON), sorted, in the form that ``--set`` takes.
+
+    Sorted, because a run folder's JSON keeps no order and must give the same page.
 
     Args:
         value: The config; mappings are descended into, everything else is one value.
@@ -118,10 +120,10 @@ def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
     Example:
         >>> list(flat_settings({"sweep": {"seed": 0, "poolings": ["cls"]}}))
-        [('sweep.seed', '0'), ('sweep.poolings', '["cls"]')]
+        [('sweep.poolings', '["cls"]'), ('sweep.seed', '0')]
     """
     if isinstance(value, dict) and value:
-        for key, item in value.items():
+        for key, item in sorted(value.items()):
             yield from flat_settings(item, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, " ".join(canonical_json(value).split()).replace("[ ", "[").replace(" ]", "]")
@@ -183,12 +185,14 @@ def _data_uri(jpeg: bytes) -> str:
 
 def _versions(provenance: dict[str, object]) -> tuple[tuple[str, str], ...]:
     versions = provenance.get("versions")
-    return tuple((str(name), str(text)) for name, text in versions.items()) if isinstance(versions, dict) else ()
+    return (
+        tuple((str(name), str(text)) for name, text in sorted(versions.items())) if isinstance(versions, dict) else ()
+    )
 
 
 def _machine(provenance: dict[str, object]) -> Iterator[tuple[str, str]]:
     """Yield everything of the provenance that is neither a version nor the command."""
-    for key, value in provenance.items():
+    for key, value in sorted(provenance.items()):
         if key not in ("versions", "command"):
             for name, text in flat_settings(value, key):
                 yield name.replace("_", " ").replace(".", " "), text.strip('"')
