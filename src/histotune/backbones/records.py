@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram"]
 
@@ -43,6 +45,8 @@ class BackboneSpec:
         training_mpp: Scale of the pretraining tiles, um/px; empty for natural images or where not published.
         overlap: Known overlap of the pretraining data with benchmark data; empty where none is known.
         default_pooling: Recommended set of column blocks.
+        hub_id: Hub repository of a timm backbone's weights; empty where it has none.
+        checkpoint: Local file or folder that holds a timm backbone's weights; empty takes ``hub_id``.
     """
 
     name: str
@@ -61,6 +65,15 @@ class BackboneSpec:
     training_mpp: tuple[float, ...] = ()
     overlap: str = ""
     default_pooling: tuple[str, ...] = ("pooled",)
+    hub_id: str = ""
+    checkpoint: str = ""
+
+
+@dataclass
+class Reruns:
+    """Counts the batches that overflowed in half precision and were run again in fp32."""
+
+    n_batches: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,15 +83,17 @@ class Backbone:
     Attributes:
         spec: Where it came from.
         blocks: Named column ranges of the output.
-        embed: Maps uint8 pixels (B, size_px, size_px, 3) on the CPU to float32 embeddings (B, total_dim) on the CPU;
-            moves, normalises and runs the network in the chosen precision, without gradients.
+        embed: Maps uint8 pixels (B, size_px, size_px, 3) to float32 embeddings (B, total_dim); moves to the device,
+            normalises and runs the network in the chosen precision, without gradients.
         module: The network itself, for adapters and explanations; None for the colour histogram.
+        reruns: Batches that were run again in fp32.
     """
 
     spec: BackboneSpec
     blocks: tuple[ColumnBlock, ...]
-    embed: Callable[[torch.Tensor], torch.Tensor]
+    embed: Callable[[NDArray[np.uint8]], NDArray[np.float32]]
     module: torch.nn.Module | None = None
+    reruns: Reruns = field(default_factory=Reruns)
 
     @property
     def total_dim(self) -> int:

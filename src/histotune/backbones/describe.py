@@ -1,0 +1,197 @@
+"""What a model's own files, or timm, say about its input: size, normalisation, interpolation, licence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from histotune.backbones.hub import cached_file, commit_of, hub_file
+from histotune.backbones.records import BackboneSpec
+from histotune.backbones.weights import INDEX, ONE_FILE
+from histotune.errors import UserError, closest_name
+
+if TYPE_CHECKING:
+    from histotune.backbones.config import BackboneConfig
+
+LOG = logging.getLogger(__name__)
+Json = dict[str, Any]
+PROCESSOR = "preprocessor_config.json"
+TOKENS = ("cls", "patch_mean")
+TOKEN_MODELS = frozenset({
+    "dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "vit_msn", "deit", "beit", "data2vec-vision",
+})  # transformers model types with a class token  # fmt: skip
+TOKEN_ARCHITECTURES = ("vit_", "deit_", "deit3_", "beit_", "beitv2_", "eva02_", "flexivit_")  # timm name prefixes
+PILLOW_FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # of Pillow's Resampling
+
+
+def describe_folder(folder: Path) -> BackboneSpec:
+    """Return the facts about a backbone saved in a local folder.
+
+    Args:
+        folder: Written by ``save_pretrained`` (transformers), or in timm's hub format.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UserError: No config.json there, or one that names no kind of model.
+    """
+    config = _read_json(folder / "config.json")
+    if "architecture" in config:
+        return _timm_format(str(folder), config, BackboneSpec(str(folder), "timm", "", checkpoint=str(folder)))
+    processor = folder / PROCESSOR
+    return _transformers_format(str(folder), "", config, _read_json(processor) if processor.is_file() else None)
+
+
+def describe_hub(repository: str, revision: str) -> BackboneSpec:
+    """Return the facts about a backbone on the hub, from its small files.
+
+    Args:
+        repository: Such as "owkin/phikon-v2".
+        revision: Commit, tag or branch; empty takes "main", as it is in the local cache where it is there.
+
+    Returns:
+        The spec, its revision the commit that was found.
+
+    Raises:
+        UserError: No such repository, no access, no connection, or an unknown kind of model.
+    """
+    path = hub_file(repository, "config.json", revision)
+    assert path is not None
+    config, commit = _read_json(path), commit_of(path)
+    if "architecture" in config:
+        blank = BackboneSpec(repository, "timm", "", revision=commit, hub_id=repository)
+        return _timm_format(repository, config, blank)
+    processor = cached_file(repository, PROCESSOR, commit)
+    if processor is None and not any(cached_file(repository, name, commit) for name in (ONE_FILE, INDEX)):
+        processor = hub_file(repository, PROCESSOR, commit, optional=True)  # a snapshot with weights is complete
+    return _transformers_format(repository, commit, config, None if processor is None else _read_json(processor))
+
+
+def describe_timm(config: BackboneConfig) -> BackboneSpec:
+    """Ask timm about an architecture.
+
+    Args:
+        config: Name ``timm/ARCHITECTURE[.TAG]``; ``weights`` may name a local checkpoint.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UserError: timm knows no such architecture or tag, or the checkpoint is missing.
+    """
+    import timm
+
+    name = config.name.removeprefix("timm/")
+    architecture, _, tag = name.partition(".")
+    tags = timm.list_pretrained(architecture)
+    if not timm.is_model(architecture) or (tag and name not in tags):
+        known = tags if timm.is_model(architecture) else timm.list_models()
+        raise UserError("timm knows no such model", value=config.name, closest=_closest_timm(name, known),
+                        fix='python -c "import timm; print(timm.list_pretrained())"')  # fmt: skip
+    facts = timm.get_pretrained_cfg(name)
+    checkpoint = "" if not config.weights else str(Path(config.weights).expanduser())
+    if checkpoint and not Path(checkpoint).exists():
+        raise UserError("the checkpoint does not exist", value=checkpoint, fix="check --set backbone.weights=...")
+    full_name = name if tag or not facts.tag else f"{name}.{facts.tag}"
+    return BackboneSpec(
+        name=config.name,
+        kind="timm",
+        source=architecture if checkpoint else full_name,
+        revision=config.revision,
+        size_px=facts.input_size[-1],
+        mean=facts.mean,
+        std=facts.std,
+        interpolation=_interpolation(facts.interpolation, config.name),
+        licence=facts.license or "",
+        citation=facts.paper_name or facts.origin_url or "",
+        hub_id="" if checkpoint else facts.hf_hub_id or "",
+        checkpoint=checkpoint,
+        default_pooling=_timm_pooling(architecture, {}),
+    )
+
+
+def _timm_format(name: str, config: Json, blank: BackboneSpec) -> BackboneSpec:
+    """Read timm's hub format: an architecture, and its pretrained_cfg."""
+    facts = config.get("pretrained_cfg", config)
+    return replace(
+        blank,
+        source=config["architecture"],
+        size_px=facts.get("input_size", (3, 224, 224))[-1],
+        mean=_triple(facts.get("mean"), name),
+        std=_triple(facts.get("std"), name),
+        interpolation=_interpolation(facts.get("interpolation", "bicubic"), name),
+        licence=facts.get("license") or "",
+        default_pooling=_timm_pooling(config["architecture"], config.get("model_args") or {}),
+    )
+
+
+def _transformers_format(source: str, revision: str, config: Json, processor: Json | None) -> BackboneSpec:
+    if "model_type" not in config:
+        raise UserError("config.json names neither a transformers model_type nor a timm architecture", value=source,
+                        fix="save the model with save_pretrained, or in timm's hub format")  # fmt: skip
+    if processor is None:
+        LOG.warning("%s has no %s; assuming 224 px, mean 0.5, std 0.5, bicubic", source, PROCESSOR)
+        processor = {"size": 224, "resample": 3}
+    return BackboneSpec(
+        name=source,
+        kind="transformers",
+        source=source,
+        revision=revision,
+        size_px=_size_px(processor),
+        mean=_triple(processor.get("image_mean"), source),
+        std=_triple(processor.get("image_std"), source),
+        interpolation=PILLOW_FILTERS.get(processor.get("resample", 3), "bicubic"),
+        default_pooling=TOKENS if config["model_type"] in TOKEN_MODELS else ("pooled",),
+    )
+
+
+def _timm_pooling(architecture: str, model_args: Json) -> tuple[str, ...]:
+    """Tell by its name whether a timm architecture has a class token; loading checks it."""
+    no_token = ("_gap_", "siglip", "_reg1_", "_pe_")
+    named = architecture.startswith(TOKEN_ARCHITECTURES) and not any(part in architecture for part in no_token)
+    return TOKENS if named and model_args.get("class_token", True) else ("pooled",)
+
+
+def _size_px(processor: Json) -> int:
+    """Return the side of the square that reaches the network: the crop where there is one, the size otherwise."""
+    cropped = processor.get("do_center_crop", False) and "crop_size" in processor
+    size = processor["crop_size"] if cropped else processor.get("size", 224)
+    if isinstance(size, dict):
+        return int(size.get("height") or size.get("shortest_edge") or 224)
+    return int(size)
+
+
+def _triple(values: object, source: str) -> tuple[float, float, float]:
+    if isinstance(values, list | tuple) and len(values) == 3:
+        return float(values[0]), float(values[1]), float(values[2])
+    if values is not None:
+        raise UserError("the normalisation is not one value per RGB channel", value=values, allowed="three numbers",
+                        fix=f"use an RGB model instead of {source}")  # fmt: skip
+    return 0.5, 0.5, 0.5
+
+
+def _interpolation(name: str, source: str) -> Literal["bilinear", "bicubic"]:
+    if name == "bilinear":
+        return "bilinear"
+    if name != "bicubic":
+        LOG.warning("%s documents %s interpolation; bicubic is used", source, name)
+    return "bicubic"
+
+
+def _closest_timm(name: str, known: list[str]) -> str | None:
+    closest = closest_name(name, known)
+    return None if closest is None else f"timm/{closest}"
+
+
+def _read_json(path: Path) -> Json:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UserError("this folder holds no config.json, so it is no backbone", value=path.parent,
+                        fix="pass the folder that save_pretrained wrote") from error  # fmt: skip
+    except ValueError as error:
+        raise UserError("config.json is not readable JSON", value=path, fix="save the model again") from error

@@ -1,0 +1,230 @@
+"""Networks with named outputs, built in fp32 on the CPU from local files only."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from histotune.backbones.lite0 import read_lite0
+from histotune.backbones.weights import locate_weights
+from histotune.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from histotune.backbones.records import BackboneSpec
+
+Outputs = dict[str, torch.Tensor]
+# B batch, C channels, H height, W width, T tokens, D columns of a block
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how its named outputs are read.
+
+    Attributes:
+        module: The network, in evaluation mode.
+        outputs: Maps normalised pixels (B, 3, S, S) to (B, D) per block name.
+        convolutional: Whether channels-last memory and a half-precision copy of the weights suit it.
+    """
+
+    module: torch.nn.Module
+    outputs: Callable[[torch.Tensor], Outputs]
+    convolutional: bool
+
+
+def build_network(spec: BackboneSpec) -> Network:
+    """Build a network and read its weights.
+
+    Args:
+        spec: The backbone; its files are found by :func:`histotune.backbones.weights.locate_weights`.
+
+    Returns:
+        The network on the CPU in fp32.
+
+    Raises:
+        UserError: Weights that do not fit, or a model that needs code of its own.
+    """
+    if spec.kind == "transformers":
+        return _transformers_network(spec)
+    module = _timm_module(spec).eval().float()
+    if getattr(module, "cls_token", None) is not None:
+        return Network(module, lambda x_BCHW: _timm_tokens(module, x_BCHW), convolutional=False)
+    convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+    return Network(module, lambda x_BCHW: _timm_pooled(module, x_BCHW), convolutional)
+
+
+def _timm_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401  (timm's models share no typed base)
+    tokens_BTD = module.forward_features(x_BCHW)
+    # Register and distillation tokens are prefix tokens too; they carry no place in the image.
+    return {"cls": tokens_BTD[:, 0], "patch_mean": tokens_BTD[:, module.num_prefix_tokens :].mean(1)}
+
+
+def _timm_pooled(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401
+    return {"pooled": module.forward_head(module.forward_features(x_BCHW), pre_logits=True)}
+
+
+def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
+    import timm
+
+    found = locate_weights(spec)
+    config = {} if found.config is None else json.loads(found.config.read_text(encoding="utf-8"))
+    arguments = dict(config.get("model_args") or {})
+    architecture = spec.source.split(".")[0]
+    if not timm.is_model(architecture):
+        raise UserError("timm knows no such architecture", value=architecture, fix="pip install --upgrade timm")
+    native_px = timm.get_pretrained_cfg(spec.source, allow_unregistered=True)
+    if native_px is not None and native_px.input_size[-1] != spec.size_px and architecture.startswith("vit_"):
+        arguments.setdefault("dynamic_img_size", True)
+    with seeded(spec.seed):
+        module: torch.nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+    if spec.kind == "lite0" and spec.weights == "pretrained":
+        _load_strictly(module, read_lite0(found.weights[0]), found.weights[0])
+    elif spec.weights == "pretrained":
+        _load_strictly(module, read_tensors(found.weights), found.weights[0])
+    return module
+
+
+def read_tensors(paths: tuple[Path, ...]) -> Outputs:
+    """Read a checkpoint of safetensors files, or one torch file with ``weights_only=True``.
+
+    Args:
+        paths: The files.
+
+    Returns:
+        Tensor by name.
+
+    Raises:
+        UserError: Damaged, or no plain tensors.
+    """
+    import pickle  # for its error class only: torch raises it where a file holds more than tensors
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    tensors: Outputs = {}
+    for path in paths:
+        try:
+            if path.suffix == ".safetensors":
+                tensors.update(load_file(path))
+            else:
+                loaded = torch.load(path, map_location="cpu", weights_only=True)
+                tensors.update(loaded.get("state_dict", loaded.get("model", loaded)))
+        except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
+            raise UserError("the weights can't be read", value=path, allowed="safetensors, or a plain state dict",
+                            fix="copy the file again; convert other formats to safetensors") from error  # fmt: skip
+    return tensors
+
+
+def _load_strictly(module: torch.nn.Module, tensors: Outputs, path: Path) -> None:
+    """Load every tensor of the network; only a classifier's may be left over."""
+    wanted = module.state_dict()
+    missing = sorted(name for name in wanted if name not in tensors)
+    odd = sorted(name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape)
+    left = [name for name in tensors if name not in wanted and not name.startswith(("head", "classifier", "fc."))]
+    if missing or odd or left:
+        problems = {"missing": missing, "of another shape": odd, "unknown": left}
+        words = "; ".join(f"{len(names)} {what}, e.g. {names[0]}" for what, names in problems.items() if names)
+        raise UserError("the checkpoint does not fit the architecture", value=path, allowed=f"found {words}",
+                        fix="check that the architecture is the one it was saved from")  # fmt: skip
+    module.load_state_dict({name: tensors[name] for name in wanted})
+
+
+def _transformers_network(spec: BackboneSpec) -> Network:
+    found = locate_weights(spec)
+    assert found.config is not None
+    folder = found.config.parent
+    kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "")
+    _refuse_own_code(kind, spec.source)
+    module = _random_transformers(folder, spec.seed) if spec.weights == "random" else _pretrained(folder)
+    module = getattr(module, "vision_model", module).eval().float()
+    if _class_token(module) is None:
+        convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+        return Network(module, lambda x_BCHW: _transformers_pooled(module, x_BCHW), convolutional)
+    return Network(module, lambda x_BCHW: _transformers_tokens(module, x_BCHW), convolutional=False)
+
+
+def _transformers_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401
+    tokens_BTD = module(pixel_values=x_BCHW).last_hidden_state
+    patch_px = module.config.patch_size
+    n_patches = (x_BCHW.shape[2] // patch_px) * (x_BCHW.shape[3] // patch_px)
+    n_prefix = tokens_BTD.shape[1] - n_patches  # class token, registers, distillation token
+    if n_prefix < 1:
+        raise UserError("this model gives fewer tokens than its patches", value=module.config.model_type,
+                        fix="choose a model without masking")  # fmt: skip
+    return {"cls": tokens_BTD[:, 0], "patch_mean": tokens_BTD[:, n_prefix:].mean(1)}
+
+
+def _transformers_pooled(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401
+    answer = module(pixel_values=x_BCHW)
+    pooled = getattr(answer, "pooler_output", None)
+    if pooled is None:
+        hidden = answer.last_hidden_state
+        pooled = hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)
+    return {"pooled": pooled.flatten(1)}
+
+
+def _class_token(module: torch.nn.Module) -> str | None:
+    return next((name for name, _ in module.named_parameters() if name.endswith("cls_token")), None)
+
+
+def _refuse_own_code(kind: str, source: str) -> None:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise UserError(
+            f"this model (type {kind or 'unknown'}) needs code of its own, which is never run",
+            value=source,
+            allowed="model types that the installed transformers knows",
+            fix="pip install --upgrade transformers, or use the model's timm version",
+        )
+
+
+def _pretrained(folder: Path) -> torch.nn.Module:
+    from transformers import AutoModel
+
+    with _no_bars():
+        module, report = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    if lost or report["mismatched_keys"]:
+        raise UserError("the checkpoint does not hold all weights of its model", value=folder,
+                        allowed=f"missing {', '.join(lost[:3]) or 'none'}; {len(report['mismatched_keys'])} odd shapes",
+                        fix="download or save the model again")  # fmt: skip
+    return module  # type: ignore[no-any-return]
+
+
+def _random_transformers(folder: Path, seed: int) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with seeded(seed):
+        return AutoModel.from_config(config, trust_remote_code=False).float()  # type: ignore[no-any-return]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from torch's CPU generator with a seed and put its state back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep transformers from drawing a bar per weight file over ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

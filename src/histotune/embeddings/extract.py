@@ -1,0 +1,315 @@
+"""Embeddings of a tile set: what the cache holds is read, only the rest is computed."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from histotune.devices import ComputeDevice, choose_precision, find_device, halve_on_out_of_memory
+from histotune.embeddings.gather import gather, missing_content
+from histotune.embeddings.records import Embeddings, EmbeddingSpace
+from histotune.embeddings.space import embedding_space
+from histotune.embeddings.store import Damage, RunFacts, ShardPlan, Store
+from histotune.errors import UserError
+from histotune.files import hash_bytes, lock
+from histotune.images.decode import PixelReader, tile_sources
+from histotune.images.hashes import HashIndex
+from histotune.images.loader import load_views
+from histotune.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from histotune.backbones.records import Backbone, BackboneSpec
+    from histotune.datasets.records import TileSet
+    from histotune.embeddings.config import EmbeddingConfig
+    from histotune.embeddings.gather import Gathered
+    from histotune.images.config import LoaderConfig, ViewConfig
+    from histotune.images.decode import PixelSource
+
+LOG = logging.getLogger(__name__)
+WAIT_S = 7 * 24 * 3600.0  # another process may be embedding a large data set
+MAX_ATTEMPTS = 3
+# N tiles, B batch, S side, C channels, D columns
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """What to embed with, how, and where results are kept.
+
+    Attributes:
+        spec: The backbone.
+        view: How an image becomes its input.
+        embedding: Device, precision, batches, shards.
+        loader: How pixels are read.
+        cache: Root folder of the cache.
+    """
+
+    spec: BackboneSpec
+    view: ViewConfig
+    embedding: EmbeddingConfig
+    loader: LoaderConfig
+    cache: Path
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request with everything resolved.
+
+    Attributes:
+        request: The request.
+        device: Where the backbone runs.
+        precision: Chosen precision.
+        space: The embedding space.
+        store: Its shards.
+        index: Remembered content hashes.
+        reader: Open image files.
+        source_of: A place to read each content hash from.
+    """
+
+    request: EmbedRequest
+    device: ComputeDevice
+    precision: Literal["fp32", "bf16", "fp16"]
+    space: EmbeddingSpace
+    store: Store
+    index: HashIndex
+    reader: PixelReader
+    source_of: dict[str, PixelSource]
+
+
+def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
+    """Return the embedding of every tile, computing only content that the cache lacks.
+
+    A tile is known by the hash of its bytes: renamed files and changed labels cost nothing, ten new tiles cost ten
+    forward passes. Shards appear one by one and whole, so an interrupted run goes on where it was, with the same
+    batches.
+
+    Args:
+        tiles: The tiles.
+        request: Backbone, view, device, cache.
+
+    Returns:
+        One float32 row per tile, in tile order, as read back from the cache: a cold and a warm run give equal bytes.
+
+    Raises:
+        UserError: Tiles that can't be read (listed together), missing weights, a full disk, a read-only cache.
+
+    Example:
+        >>> from histotune.backbones.catalog import find_backbone  # doctest: +SKIP
+        >>> embeddings = embed(tiles, EmbedRequest(spec, view, embedding, loader, cache))  # doctest: +SKIP
+        >>> embeddings.matrix_ND.shape  # doctest: +SKIP
+        (1900, 1280)
+    """
+    if len(tiles) == 0:
+        raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
+    device = find_device(request.embedding.device)
+    precision = choose_precision(device, request.embedding.precision)
+    index = HashIndex(request.cache / "hashes.sqlite")
+    space = embedding_space(request.spec, request.view, device, precision, index)
+    sources = tile_sources(tiles)
+    with PixelReader(request.loader) as reader:
+        content = index.tiles(sources, reader, request.loader.workers)
+        source_of = dict(zip(content, sources, strict=True))
+        job = _Job(request, device, precision, space, Store(request.cache, space), index, reader, source_of)
+        gathered, n_computed = _read_or_compute(job, content)
+    return Embeddings(
+        matrix_ND=gathered.matrix_ND,
+        blocks=gathered.blocks,
+        tile_ids=tiles.tile_ids,
+        space=space,
+        n_computed=n_computed,
+        pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
+    )
+
+
+def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
+    """Read every byte of a space's shards and compare it with the recorded hashes.
+
+    Args:
+        cache: Root folder of the cache.
+        space: The space.
+
+    Returns:
+        What is damaged; empty where all is well. Nothing is changed.
+    """
+    return Store(cache, space).verify()
+
+
+def plan_shards(earlier: Sequence[ShardPlan], missing: Sequence[str], config: EmbeddingConfig) -> tuple[ShardPlan, ...]:
+    """Divide missing content into shards; what an interrupted run had planned keeps its batches.
+
+    Args:
+        earlier: Plan of an interrupted run; empty where there was none.
+        missing: Content hashes to compute, each once.
+        config: Rows per shard, tiles per batch.
+
+    Returns:
+        The shards in the order they are computed.
+    """
+    wanted = set(missing)
+    kept = tuple(plan for plan in earlier if wanted.issuperset(plan.content))
+    planned = {one for plan in kept for one in plan.content}
+    rest = [one for one in missing if one not in planned]
+    starts = range(0, len(rest), config.shard_tiles)
+    new = (ShardPlan(tuple(rest[start : start + config.shard_tiles]), config.batch_size) for start in starts)
+    return (*kept, *new)
+
+
+def _read_or_compute(job: _Job, content: Sequence[str]) -> tuple[Gathered, int]:
+    """Read the matrix; compute what is missing first, and again where a shard turns out to be damaged."""
+    n_computed = 0
+    for _ in range(MAX_ATTEMPTS):
+        if missing_content(job.store.manifests(), content):
+            n_computed += _compute(job, content)
+        elif n_computed == 0:
+            LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(content):,}")
+        gathered = gather(job.store, job.store.manifests(), content)
+        if gathered is not None:
+            return gathered, n_computed
+    raise UserError("the cache gives back other bytes than were written", value=job.store.folder,
+                    fix="check the disk, or choose another folder with --cache")  # fmt: skip
+
+
+def _compute(job: _Job, content: Sequence[str]) -> int:
+    """Compute what is missing, under the space's lock; return the number of forward passes by tile."""
+    with _exclusive(job.store):
+        missing = missing_content(job.store.manifests(), content)  # another process may just have done it
+        earlier = job.store.read_plan()
+        plans = plan_shards(earlier, missing, job.request.embedding)
+        if not plans:
+            return 0
+        if set(plans) & set(earlier):
+            LOG.info("an earlier run was interrupted; going on where it was")
+        job.store.write_plan(plans)
+        with _threads(job.request) as threads:
+            _run(job, plans, threads)
+        job.store.drop_plan()
+    return len(missing)
+
+
+def _run(job: _Job, plans: Sequence[ShardPlan], threads: int) -> None:
+    """Decode, embed and write shard by shard."""
+    from histotune.backbones.load import load_backbone
+
+    backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
+    job.store.describe(backbone.blocks)
+    contents = [one for plan in plans for one in plan.content]
+    batch_sizes = [size for plan in plans for size in plan.batch_sizes]
+    words = f"embedding {len(contents):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
+    LOG.info(words)
+    sources = [job.source_of[one] for one in contents]
+    views = load_views(sources, batch_sizes, job.request.view, job.request.loader, job.reader)
+    runner = BatchRunner(backbone, max(batch_sizes))
+    batches = iter(track(views, words, total=len(batch_sizes)))
+    for plan in plans:
+        runner.start_shard()
+        rows, first = [], 0
+        for size in plan.batch_sizes:
+            batch = next(batches)
+            _check_content(job, plan.content[first : first + size], batch.content)
+            rows.append(runner.run(batch.pixels_BSSC))
+            first += size
+        job.store.write_shard(plan, np.concatenate(rows), runner.facts(threads))
+    next(batches, None)  # lets the bar end
+
+
+class BatchRunner:
+    """Runs batches, in halves once the device's memory has run out, and keeps count.
+
+    Args:
+        backbone: The backbone.
+        batch_size: Largest batch.
+    """
+
+    def __init__(self, backbone: Backbone, batch_size: int) -> None:
+        self._backbone = backbone
+        self._limit = batch_size
+        self._sizes: list[int] = []
+        self._reruns_before = 0
+
+    def start_shard(self) -> None:
+        """Begin counting for a new shard."""
+        self._sizes = []
+        self._reruns_before = self._backbone.reruns.n_batches
+
+    def run(self, pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed a batch.
+
+        Args:
+            pixels_BSSC: uint8 (B, S, S, 3).
+
+        Returns:
+            float32 (B, total_dim).
+        """
+        if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
+            self._sizes.append(len(pixels_BSSC))
+            return self._backbone.embed(pixels_BSSC)
+
+        def attempt(size: int) -> NDArray[np.float32]:
+            starts = range(0, len(pixels_BSSC), size)
+            return np.concatenate([self._backbone.embed(pixels_BSSC[start : start + size]) for start in starts])
+
+        result_BD, limit = halve_on_out_of_memory(self._limit, attempt)
+        if limit < self._limit:
+            LOG.warning("the device's memory ran out; going on with batches of %d instead of %d", limit, self._limit)
+            self._limit = limit
+        full, rest = divmod(len(pixels_BSSC), limit)
+        self._sizes += [limit] * full + ([rest] if rest else [])
+        return result_BD
+
+    def facts(self, threads: int) -> RunFacts:
+        """Return how the current shard was computed."""
+        fp32_batches = self._backbone.reruns.n_batches - self._reruns_before
+        return RunFacts(self._backbone.blocks, tuple(self._sizes), fp32_batches, threads)
+
+
+def _check_content(job: _Job, expected: Sequence[str], found: Sequence[str]) -> None:
+    """Refuse tiles whose bytes are not the hashed ones: their embeddings would be filed under the wrong hash."""
+    changed = [job.source_of[one] for one, other in zip(expected, found, strict=True) if one != other]
+    for source in changed:
+        job.index.forget(source.path)
+    if changed:
+        raise UserError("images changed while they were read", value=", ".join(str(source) for source in changed[:5]),
+                        fix="run again when nothing writes into the data set")  # fmt: skip
+
+
+@contextmanager
+def _exclusive(store: Store) -> Iterator[None]:
+    """Hold the space's lock, saying so when another process has it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(store.lock_path, timeout_s=1))
+        except UserError as error:
+            if not isinstance(error.__cause__, TimeoutError):  # a full disk, a folder that can't be written
+                raise
+            LOG.info("another process is embedding into the same space; waiting for it")
+            stack.enter_context(lock(store.lock_path, timeout_s=WAIT_S))
+        yield
+
+
+@contextmanager
+def _threads(request: EmbedRequest) -> Iterator[int]:
+    """Set torch's compute threads for the block and yield how many there are; 1 where torch is not needed."""
+    if request.spec.kind == "colour-histogram":
+        yield 1
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.embedding.threads or before)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fingerprint(tile_ids: Sequence[str], content: Sequence[str]) -> str:
+    """Hash the content hashes in tile-id order, whatever the order of the rows."""
+    return hash_bytes(*(one for _, one in sorted(zip(tile_ids, content, strict=True))))

@@ -1,0 +1,125 @@
+"""From shards to one matrix in the tile set's order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.files import atomic_path, hash_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from histotune.backbones.records import ColumnBlock
+    from histotune.embeddings.store import Manifest, Store
+
+IN_MEMORY_BYTES = 256 * 2**20  # a larger matrix is gathered into a file once and memory-mapped
+# N tiles, D columns
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The matrix of a tile set and its named columns."""
+
+    matrix_ND: NDArray[np.float32]
+    blocks: tuple[ColumnBlock, ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Which rows of one shard go where."""
+
+    name: str
+    manifest: Manifest
+    from_rows: NDArray[np.int64]
+    to_rows: NDArray[np.int64]
+
+
+def missing_content(manifests: dict[str, Manifest], content: Sequence[str]) -> tuple[str, ...]:
+    """Return the content hashes that no shard holds, each once, in order.
+
+    Args:
+        manifests: Shards by name.
+        content: Content hash per tile.
+
+    Returns:
+        What must be computed.
+    """
+    held = {one for manifest in manifests.values() for one in manifest.content}
+    return tuple(dict.fromkeys(one for one in content if one not in held))
+
+
+def gather(
+    store: Store, manifests: dict[str, Manifest], content: Sequence[str], in_memory_bytes: int = IN_MEMORY_BYTES
+) -> Gathered | None:
+    """Read the rows of a tile set out of the shards, every shard verified as it is read.
+
+    Args:
+        store: The store.
+        manifests: Shards by name; together they hold all content.
+        content: Content hash per tile.
+        in_memory_bytes: Larger matrices are kept as a file beside the shards and memory-mapped, read-only.
+
+    Returns:
+        float32 (N, D) in tile order; None where a shard was damaged and has been set aside.
+    """
+    parts = _parts(manifests, content)
+    blocks = parts[0].manifest.blocks
+    shape = (len(content), blocks[-1].stop)
+    if 4 * shape[0] * shape[1] <= in_memory_bytes:
+        matrix_ND = np.empty(shape, np.float32)
+        return Gathered(matrix_ND, blocks) if _fill(matrix_ND, store, parts) else None
+    hashes = (part.manifest.sha256 for part in parts)
+    path = store.folder / "gathered" / f"{hash_bytes(*content, *hashes)[:24]}.npy"
+    if not path.is_file() and not _write_gathered(path, shape, store, parts):
+        return None
+    return Gathered(np.load(path, mmap_mode="r", allow_pickle=False), blocks)
+
+
+def _write_gathered(path: Path, shape: tuple[int, int], store: Store, parts: Sequence[_Part]) -> bool:
+    """Write the gathered file; False, with nothing written, where a shard is damaged."""
+    try:
+        with atomic_path(path) as temporary:
+            mapped_ND = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+            complete = _fill(mapped_ND, store, parts)
+            mapped_ND.flush()
+            del mapped_ND  # Windows renames no file that is still mapped
+            if not complete:
+                raise _DamagedShardError
+    except _DamagedShardError:
+        return False
+    return True
+
+
+def _fill(matrix_ND: NDArray[np.float32], store: Store, parts: Sequence[_Part]) -> bool:
+    """Copy rows shard by shard; False where one is damaged. All are read, so that all damage is found at once."""
+    complete = True
+    for part in parts:
+        shard_ND = store.read_shard(part.name, part.manifest)
+        if shard_ND is None:
+            complete = False
+        else:
+            matrix_ND[part.to_rows] = shard_ND[part.from_rows]
+    return complete
+
+
+def _parts(manifests: dict[str, Manifest], content: Sequence[str]) -> list[_Part]:
+    place = {one: (name, row) for name, manifest in manifests.items() for row, one in enumerate(manifest.content)}
+    rows: dict[str, list[tuple[int, int]]] = {}
+    for to_row, one in enumerate(content):
+        name, from_row = place[one]
+        rows.setdefault(name, []).append((from_row, to_row))
+    parts = []
+    for name in sorted(rows):
+        pairs = np.asarray(rows[name], dtype=np.int64)
+        parts.append(_Part(name, manifests[name], pairs[:, 0], pairs[:, 1]))
+    return parts
+
+
+class _DamagedShardError(Exception):
+    """Leaves the block that writes the gathered file without renaming it into place."""

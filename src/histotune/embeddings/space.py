@@ -1,0 +1,73 @@
+"""The key of an embedding space: everything that changes an embedding (law 3)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Literal
+
+from histotune.backbones.identity import weights_hash
+from histotune.devices import compute_signature
+from histotune.embeddings.records import EmbeddingSpace
+from histotune.files import canonical_json, hash_json
+
+if TYPE_CHECKING:
+    from histotune.backbones.records import BackboneSpec
+    from histotune.devices import ComputeDevice
+    from histotune.images.config import ViewConfig
+    from histotune.images.hashes import HashIndex
+
+PIPELINE = "1"  # raised whenever the code between a file's bytes and an embedding changes what comes out
+
+
+def embedding_space(
+    spec: BackboneSpec,
+    view: ViewConfig,
+    device: ComputeDevice,
+    precision: Literal["fp32", "bf16", "fp16"],
+    index: HashIndex | None = None,
+) -> EmbeddingSpace:
+    """Return the space that embeddings of these settings live in, without importing torch.
+
+    Args:
+        spec: The backbone.
+        view: How an image becomes its input.
+        device: Where it runs.
+        precision: Precision of its matrix products.
+        index: Remembers the hashes of weight files.
+
+    Returns:
+        The space; its key is the SHA-256 of all other fields but the backbone's name.
+
+    Raises:
+        UserError: Weights are missing and can't be downloaded.
+    """
+    normalisation: dict[str, object] = {"mean": spec.mean, "std": spec.std}
+    signature: dict[str, object] = {**compute_signature(device), "pipeline": PIPELINE}
+    if spec.kind == "colour-histogram":  # numpy on raw pixels: neither the device nor torch has a say
+        normalisation, signature, precision = {}, {"pipeline": PIPELINE}, "fp32"
+    space = EmbeddingSpace(
+        key="",
+        backbone=spec.name,
+        weights_hash=weights_hash(spec, index),
+        adapter_hash="",
+        view=canonical_json(view.model_dump(mode="json")),
+        precision=precision,
+        signature=canonical_json(signature),
+        normalisation=canonical_json(normalisation),
+    )
+    return with_key(space)
+
+
+def with_key(space: EmbeddingSpace) -> EmbeddingSpace:
+    """Return the space with the key that its other fields give.
+
+    Args:
+        space: A space; its key and its backbone's name do not count.
+
+    Returns:
+        The space with its key.
+    """
+    facts = asdict(space)
+    name = facts.pop("backbone")
+    facts.pop("key")
+    return EmbeddingSpace(key=hash_json(facts), backbone=name, **facts)
