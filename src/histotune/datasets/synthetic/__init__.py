@@ -1,0 +1,1 @@
+"""A rendered cohort in the layouts of BreakHis and PatchCamelyon, with every fact about it known."""

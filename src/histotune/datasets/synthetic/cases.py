@@ -1,0 +1,172 @@
+"""Which cases exist: each one's tissue and signature, drawn from the seed; the label is drawn apart.
+
+A case's signature (stain, texture, nuclear size) never depends on its label. The label's tissue effect is atypia
+alone, and its distributions overlap, so that no head can be perfect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.datasets.synthetic.tissue import Stain, Tissue
+
+if TYPE_CHECKING:
+    from histotune.datasets.synthetic.config import SyntheticConfig
+
+HAEMATOXYLIN, EOSIN = np.array([1.05, 1.15, 0.55]), np.array([0.12, 0.75, 0.42])
+STAIN_SHIFT_H, STAIN_SHIFT_E = np.array([0.30, 0.02, 0.45]), np.array([0.35, -0.10, 0.30])  # log, at strength 1
+ATYPIA_BENIGN, ATYPIA_MALIGNANT, ATYPIA_SPREAD = 0.28, 0.72, 0.20
+TYPE_CODES = (("A", "DC"), ("F", "LC"), ("PT", "PC"), ("TA", "MC"))  # benign, malignant of one architecture
+SIGNATURE, ATYPIA, LABEL, PCAM = range(4)  # independent streams of the seed
+
+
+@dataclass(frozen=True)
+class Case:
+    """One BreakHis case.
+
+    Attributes:
+        number: 0 to n_groups - 1.
+        accession: Five digits, as in the file names.
+        blocks: Block letters of the case's ids; one id per entry.
+        architecture: Row of :data:`TYPE_CODES`.
+        tissue_malignant: What the tissue is.
+        malignant: What the label says; differs from the tissue only under null labels.
+        tissue: Its tissue.
+    """
+
+    number: int
+    accession: str
+    blocks: tuple[str, ...]
+    architecture: int
+    tissue_malignant: bool
+    malignant: bool
+    tissue: Tissue
+
+    @property
+    def code(self) -> str:
+        """Tumour type in the file names, such as "DC"."""
+        return TYPE_CODES[self.architecture][int(self.malignant)]
+
+
+@dataclass(frozen=True)
+class Slide:
+    """One PatchCamelyon slide.
+
+    Attributes:
+        part: train, valid or test.
+        name: As in the meta file.
+        tissue: Its tissue, with a tumour mask.
+    """
+
+    part: str
+    name: str
+    tissue: Tissue
+
+
+def make_cases(config: SyntheticConfig) -> tuple[Case, ...]:
+    """Draw the BreakHis cases.
+
+    Args:
+        config: Size, signature strength, null labels, seed.
+
+    Returns:
+        The cases: tissue benign and malignant in turn, so that architectures are spread alike over both.
+    """
+    n = config.n_groups
+    accessions = np.random.default_rng([config.seed, LABEL, 1]).choice(np.arange(10_000, 100_000), n, replace=False)
+    tissue_malignant = [number % 2 == 1 for number in range(n)]
+    order = np.random.default_rng([config.seed, LABEL, 2]).permutation(n) if config.null_labels else np.arange(n)
+    return tuple(
+        Case(
+            number=number,
+            accession=str(accessions[number]),
+            blocks=(("AB", "CD"), ("G",), ("",), ("",), ("",))[(number // 2) % 5],
+            architecture=(number // 2) % 4,
+            tissue_malignant=tissue_malignant[number],
+            malignant=tissue_malignant[int(order[number])],
+            tissue=_breast(config, number, tissue_malignant[number]),
+        )
+        for number in range(n)
+    )
+
+
+def make_slides(config: SyntheticConfig, n_by_part: dict[str, int]) -> tuple[Slide, ...]:
+    """Draw the PatchCamelyon slides.
+
+    Args:
+        config: Stain shift, signature strength, seed.
+        n_by_part: Slides per part.
+
+    Returns:
+        The slides, part by part.
+    """
+    parts = [part for part, n in n_by_part.items() for _ in range(n)]
+    return tuple(
+        Slide(part, f"synthetic_{part}_{number:03d}", _node(config, number)) for number, part in enumerate(parts)
+    )
+
+
+def _breast(config: SyntheticConfig, number: int, malignant: bool) -> Tissue:
+    rng = np.random.default_rng([config.seed, SIGNATURE, number])
+    drawn = np.random.default_rng([config.seed, ATYPIA, number])
+    cords, island, epithelium, lumen = (
+        (False, 95.0, 0.05, 1.05),
+        (True, 110.0, 0.38, 9.0),
+        (False, 150.0, 0.00, 0.80),
+        (False, 60.0, 0.10, 1.00),
+    )[(number // 2) % 4]
+    return Tissue(
+        seed=int(rng.integers(2**32)),
+        kind="breast",
+        cords=cords,
+        epithelium=epithelium,
+        lumen=lumen,
+        atypia=_atypia(drawn, ATYPIA_MALIGNANT if malignant else ATYPIA_BENIGN),
+        **_signature(rng, config.group_strength, island, 0.0),
+    )
+
+
+def _node(config: SyntheticConfig, number: int) -> Tissue:
+    rng = np.random.default_rng([config.seed, PCAM, number])
+    drawn = np.random.default_rng([config.seed, PCAM, ATYPIA, number])
+    return Tissue(
+        seed=int(rng.integers(2**32)),
+        kind="node",
+        cords=False,
+        epithelium=0.10,
+        lumen=9.0,
+        atypia=_atypia(drawn, ATYPIA_BENIGN),
+        tumour_atypia=_atypia(drawn, ATYPIA_MALIGNANT),
+        **_signature(rng, config.group_strength, 75.0, config.stain),
+    )
+
+
+def _atypia(rng: np.random.Generator, mean: float) -> float:
+    return float(np.clip(mean + ATYPIA_SPREAD * rng.standard_normal(), 0.0, 1.0))
+
+
+def _signature(rng: np.random.Generator, strength: float, island_um: float, shift: float) -> dict[str, object]:
+    """What makes a case look like itself; every draw is made whatever the strength, so knobs stay apart."""
+    hue_h, hue_e, white = rng.standard_normal(3), rng.standard_normal(3), rng.standard_normal(3)
+    amount_h, amount_e, island, level, size, chromatin, cytoplasm, fibre = rng.standard_normal(8)
+    waviness, infiltrate, angle = rng.standard_normal(2).tolist() + [rng.uniform(0, np.pi)]
+    h = HAEMATOXYLIN * np.exp(strength * (0.07 * hue_h + 0.16 * amount_h) + shift * STAIN_SHIFT_H)
+    e = EOSIN * np.exp(strength * (0.09 * hue_e + 0.20 * amount_e) + shift * STAIN_SHIFT_E)
+    return {
+        "stain": Stain(
+            (float(h[0]), float(h[1]), float(h[2])),
+            (float(e[0]), float(e[1]), float(e[2])),
+            tuple(float(value) for value in 239 + 3 * strength * white),
+        ),
+        "island_um": float(island_um * np.exp(0.15 * strength * island)),
+        "nucleus_um": float(8.0 * np.exp(0.06 * strength * size)),
+        "chromatin": float(np.exp(0.25 * strength * chromatin)),
+        "cytoplasm": float(np.exp(0.25 * strength * cytoplasm)),
+        "fibre_um": float(13.0 * np.exp(0.22 * strength * fibre)),
+        "waviness": float(np.exp(0.3 * strength * waviness)),
+        "infiltrate": 1.35 + 0.35 * strength * infiltrate,
+        "fibre_angle": float(angle),
+    }

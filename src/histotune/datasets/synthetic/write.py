@@ -1,0 +1,113 @@
+"""A cohort on disk: rendered by all cores, complete or absent, and not rendered twice."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histotune.errors import UserError
+from histotune.files import atomic_folder, hash_json, write_json
+
+if TYPE_CHECKING:
+    from histotune.datasets.synthetic.config import SyntheticConfig
+
+GENERATOR_VERSION = "1"
+MARK = "SYNTHETIC.json"
+WARNING = "SYNTHETIC: rendered by a program from random numbers; shows no patient and no real tissue."
+
+
+@dataclass(frozen=True)
+class CohortPaths:
+    """Where a cohort lies.
+
+    Attributes:
+        breakhis: Folder in the layout of BreakHis.
+        pcam: Folder in the layout of PatchCamelyon.
+        oracle: JSON file with everything that is true of the cohort and that no reader may know.
+    """
+
+    breakhis: Path
+    pcam: Path
+    oracle: Path
+
+
+def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = None) -> CohortPaths:
+    """Render a cohort, unless the folder already holds this one.
+
+    Args:
+        config: What to render.
+        folder: Where it goes; an older cohort there is replaced, anything else is left alone.
+        workers: Processes that render; None takes one per core. The files don't depend on it.
+
+    Returns:
+        Where its parts lie.
+
+    Raises:
+        UserError: The folder holds something that is not a cohort, the disk is full, or nothing can be written.
+
+    Example:
+        >>> paths = write_cohort(SyntheticConfig(seed=1), Path("cohort"))  # doctest: +SKIP
+    """
+    paths = CohortPaths(folder / "breakhis", folder / "pcam", folder / "oracle.json")
+    mark = cohort_mark(config)
+    if _holds(paths, mark):
+        return paths
+    _require_replaceable(folder)
+    with atomic_folder(folder) as temporary:
+        from histotune.datasets.synthetic.files import write_breakhis, write_oracle, write_pcam
+        from histotune.datasets.synthetic.pool import Renderer
+
+        with Renderer(workers) as renderer:
+            write_breakhis(config, temporary / "breakhis", renderer)
+            write_pcam(config, temporary / "pcam", renderer)
+        write_oracle(config, temporary / "oracle.json", mark)
+        for part in ("breakhis", "pcam"):
+            write_json(temporary / part / MARK, mark)
+    return paths
+
+
+def cohort_mark(config: SyntheticConfig) -> dict[str, object]:
+    """Return the content of the mark that says what a folder holds; it tells nothing about the tissue.
+
+    Args:
+        config: What is rendered.
+
+    Returns:
+        A JSON-ready dict.
+    """
+    return {
+        "what": WARNING,
+        "seed": config.seed,
+        "config_hash": hash_json(config.model_dump(mode="json")),
+        "generator_version": GENERATOR_VERSION,
+    }
+
+
+def _holds(paths: CohortPaths, mark: dict[str, object]) -> bool:
+    try:
+        marks = [json.loads((part / MARK).read_text(encoding="utf-8")) for part in (paths.breakhis, paths.pcam)]
+    except (OSError, ValueError):
+        return False
+    return paths.oracle.is_file() and all(found == mark for found in marks)
+
+
+def _require_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError("the synthetic cohort needs a folder, and this is a file", value=folder,
+                        fix="choose another path")  # fmt: skip
+    names = {entry.name for entry in folder.iterdir()}
+    if names and not names <= {"breakhis", "pcam", "oracle.json"}:
+        raise UserError(
+            "this folder holds something else, and writing the cohort would replace it",
+            value=folder,
+            allowed="a new or empty folder, or an older synthetic cohort",
+            fix="choose another folder",
+        )
+    for part in ("breakhis", "pcam"):
+        if (folder / part).exists() and not (folder / part / MARK).is_file():
+            raise UserError(f"the {part} folder here has no {MARK}, so it may be real data and is left alone",
+                            value=folder / part, fix="choose another folder")  # fmt: skip
