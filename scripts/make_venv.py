@@ -145,9 +145,10 @@ def stop_without_gpu(venv: Path) -> None:
     driver = driver_cuda_version()
     command = torch_install_line(driver).replace("pip ", f"{python_of(venv)} -m pip ")
     built = f"built for CUDA {state.cuda}" if state.cuda else "built without CUDA"
+    supports = f"the driver supports CUDA up to {driver}" if driver else "the driver can't be asked"
     sys.exit(
-        f"\nnvidia-smi works, but torch {state.versions['torch']} ({built}) can't use the GPU;"
-        f" the driver supports CUDA up to {driver or 'an unknown version'}.\n  fix: {command}\n"
+        f"\nnvidia-smi works, but torch {state.versions['torch']} ({built}) can't use the GPU; {supports}.\n"
+        f"  fix: {command}\n"
         "Then run make again: a torch that sees the GPU is kept. (To use the processor all the same:"
         " make IGNORE_GPU=1 demo)"
     )

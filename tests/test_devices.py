@@ -80,9 +80,13 @@ def test_the_install_line_matches_the_driver(driver: str, tag: str) -> None:
     assert torch_install_line(driver).endswith(f"--index-url https://download.pytorch.org/whl/{tag}")
 
 
-@pytest.mark.parametrize("driver", [None, "11.8", "10.2"])
-def test_a_driver_too_old_for_any_build_must_be_updated(driver: str | None) -> None:
+@pytest.mark.parametrize("driver", ["11.8", "10.2"])
+def test_a_driver_too_old_for_any_build_must_be_updated(driver: str) -> None:
     assert torch_install_line(driver).startswith("update the NVIDIA driver")
+
+
+def test_a_driver_that_can_not_be_asked_must_be_made_visible() -> None:
+    assert "libcuda" in torch_install_line(None)
 
 
 def test_the_build_read_from_the_file_is_what_torch_says() -> None:

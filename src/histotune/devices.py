@@ -174,7 +174,9 @@ def torch_install_line(driver_cuda: str | None) -> str:
         >>> torch_install_line("12.8").split(" && ")[1]
         'pip install torch torchvision --index-url https://download.pytorch.org/whl/cu128'
     """
-    known = (0, 0) if driver_cuda is None else _version_pair(driver_cuda)
+    if driver_cuda is None:
+        return "make the NVIDIA driver's library (libcuda) visible here, then run histotune doctor again"
+    known = _version_pair(driver_cuda)
     same_major = [build for build in TORCH_WHEELS if _version_pair(build)[0] == min(known[0], 13)]
     if not same_major:
         return "update the NVIDIA driver to one for CUDA 12.6 or newer, then run histotune doctor again"
