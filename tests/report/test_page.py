@@ -186,7 +186,7 @@ def test_every_picture_has_words(page: Page) -> None:
     assert all(image["alt"] for image in page.all("img"))
     bars = next(svg["aria-label"] or "" for svg in pictures if "by magnification" in (svg["aria-label"] or ""))
     assert "40X 0.710 [0.640, 0.760] (96 tiles, 24 groups)" in bars
-    assert "400X 0.690 [not estimable] (21 tiles, 4 groups)" in bars
+    assert "400X 0.690, no interval (21 tiles, 4 groups)" in bars
 
 
 def test_the_story_stands_in_order(page: Page) -> None:

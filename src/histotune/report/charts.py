@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from histotune.report.svg import Marker
 
 FEW_TILES = 10
-MAX_LABEL = 30
+MAX_LABEL = 26
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Estimate:
             return "not estimable"
         value = number(self.value, signed=signed)
         if math.isnan(self.low):
-            return f"{value} [not estimable]"
+            return f"{value}, no interval"
         return f"{value} [{number(self.low)}, {number(self.high)}]"
 
 

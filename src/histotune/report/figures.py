@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MAIN_METRICS = ("auroc", "balanced_accuracy")
 MAJORITY = "majority class"
+MAX_BARS = 5  # more labels than that overlap at phone width
 LOOKS = {
     PROBE: Look(BLUE, "disc", "curve"),
     RANDOM_SPLIT: Look(VERMILLION, "square", "curve dashed"),
@@ -82,6 +83,10 @@ def magnification_figure(finding: Finding, findings: Findings) -> Figure | None:
     if not metrics:
         return None
     floors = [arm for arm in FLOORS if arm != MAJORITY and any(row.arm == arm for row in finding.rows)]
+    if len(probes) > MAX_BARS:
+        panels = [_magnification_forest(probes, finding, name, findings.synthetic) for name in metrics]
+        caption = "Probe on each domain; bold is the one it was trained on. Dashed: majority class."
+        return Figure(tuple(panels), (), caption)
     panels = [_bar_metric(finding, probes, floors, name, findings.synthetic) for name in metrics]
     legend = [(swatch(LOOKS[arm]), arm) for arm in floors]
     caption = (
@@ -159,6 +164,12 @@ def external_figure(finding: Finding, findings: Findings) -> Figure | None:
         else "The probe trained on this data set's own training part, beside the floors. Dashed: majority class."
     )
     return Figure(tuple(panels), (), caption)
+
+
+def _magnification_forest(probes: Sequence[ScoredArm], finding: Finding, name: str, synthetic: bool) -> Markup:
+    rows = [_forest_row(row, name, row.domain, LOOKS[PROBE], strong=is_trained_domain(row)) for row in probes]
+    panel = Panel(metric_label(name), synthetic, _forest_alt(f"{metric_label(name)} of the probe", rows))
+    return forest_panel(panel, rows, _axis(rows), _chance(finding, name))
 
 
 def _bar_metric(
