@@ -7,7 +7,7 @@ import logging
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.describe import describe_folder, describe_hub, describe_timm
 from histotune.backbones.entries import ENTRIES
@@ -98,11 +98,13 @@ def _remembered_timm(config: BackboneConfig, cache: Path | None) -> BackboneSpec
         if path is not None:
             write_json(path, {**_read_names(path), key: asdict(spec)})
         return spec
-    facts = {name: tuple(value) if isinstance(value, list) else value for name, value in known[key].items()}
+    facts: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in known[key].items()
+    }
     return BackboneSpec(**facts)
 
 
-def _read_names(path: Path | None) -> dict[str, dict[str, object]]:
+def _read_names(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None or not path.is_file():
         return {}
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from histotune.backbones.histogram import load_histogram
@@ -59,7 +60,7 @@ class Runner:
 
         from histotune.backbones.network import build_network
 
-        self._build = lambda: build_network(spec)
+        self._build = partial(build_network, spec)
         self._device = torch.device(device.kind)
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         self._mean = torch.tensor(spec.mean, device=self._device).view(1, 3, 1, 1)
@@ -94,7 +95,7 @@ class Runner:
             result_BD = self._run(self._network, x_BCSS, self._dtype)
             if not bool(torch.isfinite(result_BD).all()):
                 result_BD = self._rerun(x_BCSS)
-            return result_BD.cpu().numpy()  # type: ignore[no-any-return]
+            return result_BD.cpu().numpy()
 
     def _normalised(self, pixels_BSSC: NDArray[np.uint8]) -> torch.Tensor:
         """Return pixels as torchvision's ToTensor and Normalize would, operation by operation."""
@@ -142,8 +143,11 @@ class Runner:
             try:
                 outputs = self._network.outputs(torch.zeros(1, 3, spec.size_px, spec.size_px))
             except (AssertionError, RuntimeError, ValueError) as error:
-                raise UserError("this backbone does not take such images", value=f"{spec.size_px} px",
-                                allowed=str(error), fix="--set view=null takes the documented size") from error  # fmt: skip
+                raise UserError(
+                    f"this backbone does not take such images ({error})",
+                    value=f"{spec.size_px} px",
+                    fix="leave out --set view.size_px=... to take the documented size",
+                ) from error
         blocks, start = [], 0
         for name, value_BD in outputs.items():
             blocks.append(ColumnBlock(name, start, start + value_BD.shape[1]))
@@ -156,4 +160,4 @@ class Runner:
         network.module.requires_grad_(requires_grad=False)
         network.module.to(device=self._device, dtype=dtype)
         if network.convolutional:
-            network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.module.to(memory_format=torch.channels_last)

