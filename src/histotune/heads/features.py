@@ -39,11 +39,13 @@ class Features(Protocol):
         y_FN: Label per mask and row.
         weight_FN: Normalised sample weight per mask and row (each row of the array sums to 1).
         curvature_FR: Weighted variance of each coordinate (exact, or of the pooled rows).
+        small: Whether :meth:`curvature` is cheap.
     """
 
     y_FN: Int
     weight_FN: Float
     curvature_FR: Float
+    small: bool
 
     def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
         """Return logits (A, K, N) of each problem on its mask's rows."""
@@ -53,6 +55,9 @@ class Features(Protocol):
 
     def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
         """Return weights on raw columns (A, K, D) and biases (A, K)."""
+
+    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
+        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,8 @@ def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Fea
 
 class GramFeatures:
     """Per-mask coordinates in the span of the training rows (n < D): exact, and the Hessian at 0 is diagonal."""
+
+    small = True
 
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
         self.x_ND = x_ND
@@ -149,9 +156,22 @@ class GramFeatures:
             bias[part] -= weight[part] @ standard.mean_D
         return weight, bias
 
+    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
+        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
+        n_problems, n_logits, _ = weight_AKN.shape
+        width = self.phi_FNV.shape[2]
+        out = np.empty((n_problems, n_logits, width, width))
+        for problem, mask in enumerate(mask_A):
+            for logit in range(n_logits):
+                scaled_NV = np.sqrt(weight_AKN[problem, logit])[:, None] * self.phi_FNV[mask]
+                out[problem, logit] = scaled_NV.T @ scaled_NV
+        return out
+
 
 class SharedFeatures:
     """One pooled-standardised matrix for all masks; each mask's own mean and SD enter as an affine map."""
+
+    small = False
 
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
         used = np.flatnonzero((weight_FN > 0).any(axis=0))
@@ -243,6 +263,10 @@ class SharedFeatures:
         v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
         weight = v_AKD / self.pooled.std_D
         return weight, offset_AK - weight @ self.pooled.mean_D
+
+    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
+        """Never used: a pass over a large matrix per problem costs more than the iterations it saves."""
+        raise NotImplementedError
 
 
 def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+    Bool = NDArray[np.bool_]
 
 MEMORY = 10
 SLOPE_RATIO = 0.25
 """The line search ends when the slope has fallen to this fraction of its start."""
 MAX_LINE_STEPS = 20
+REFRESH_EVERY = 30
+"""Iterations after which problems that still run get their exact curvature as preconditioner."""
+REFRESH_BYTES = 2**28
+CURVATURE_FLOOR = 1e-12
 
 
 @dataclass
@@ -36,11 +41,13 @@ class Batch:
         mask_A: Training mask.
         penalty_AV: Penalty per coordinate (0 for the bias).
         precondition_AV: Inverse of the Hessian's diagonal at the start.
+        inverse_AKVV: Inverse of each logit's block of the Hessian at the last refresh; None before one.
         theta_AKV: Coordinates.
         z_AKN: Logits.
         gradient_AKV: Gradient of the objective.
         y_AN: Labels.
         weight_AN: Normalised sample weights.
+        done_A: Problems that have converged and wait to be dropped.
         history: Pairs of (step, gradient change) with 1 / (step . change), oldest first.
     """
 
@@ -53,14 +60,25 @@ class Batch:
     gradient_AKV: Float
     y_AN: Int
     weight_AN: Float
+    done_A: Bool
     history: list[tuple[Float, Float, Float]] = field(default_factory=list)
+    inverse_AKVV: Float | None = None
 
-    def keep(self, stay_A: NDArray[np.bool_]) -> None:
-        """Drop the problems that are done."""
+    def keep(self, stay_A: Bool) -> None:
+        """Drop the other problems."""
         for name in ("index_A", "mask_A", "penalty_AV", "precondition_AV", "theta_AKV", "z_AKN", "gradient_AKV",
-                     "y_AN", "weight_AN"):  # fmt: skip
+                     "y_AN", "weight_AN", "done_A"):  # fmt: skip
             setattr(self, name, getattr(self, name)[stay_A])
         self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
+        if self.inverse_AKVV is not None:
+            self.inverse_AKVV = self.inverse_AKVV[stay_A]
+
+    def precondition(self, q_AKV: Float) -> Float:
+        """Apply the approximate inverse Hessian."""
+        if self.inverse_AKVV is None:
+            return q_AKV * self.precondition_AV[:, None]
+        out = np.matmul(q_AKV[:, :, None, :], self.inverse_AKVV)[:, :, 0]
+        return np.asarray(out - out.mean(axis=1, keepdims=True) if out.shape[1] > 1 else out)
 
 
 def loss_terms(z_AKN: Float, y_AN: Int) -> Float:
@@ -75,25 +93,25 @@ def loss_terms(z_AKN: Float, y_AN: Int) -> Float:
     """
     if z_AKN.shape[1] == 1:
         margin_AN = np.where(y_AN == 1, z_AKN[:, 0], -z_AKN[:, 0])
-        return np.log1p(np.exp(-np.abs(margin_AN))) + np.maximum(-margin_AN, 0.0)
+        return np.asarray(np.log1p(np.exp(-np.abs(margin_AN))) + np.maximum(-margin_AN, 0.0))
     top_AN = z_AKN.max(axis=1)
     total_AN = np.log(np.exp(z_AKN - top_AN[:, None]).sum(axis=1)) + top_AN
-    return total_AN - np.take_along_axis(z_AKN, y_AN[:, None], axis=1)[:, 0]
+    return np.asarray(total_AN - np.take_along_axis(z_AKN, y_AN[:, None], axis=1)[:, 0])
 
 
 def probabilities(z_AKN: Float) -> Float:
     """Return sigmoid (one logit) or softmax probabilities, without overflow."""
     if z_AKN.shape[1] == 1:
         e = np.exp(-np.abs(z_AKN))
-        return np.where(z_AKN >= 0, 1.0, e) / (1.0 + e)
+        return np.asarray(np.where(z_AKN >= 0, 1.0, e) / (1.0 + e))
     e = np.exp(z_AKN - z_AKN.max(axis=1, keepdims=True))
-    return e / e.sum(axis=1, keepdims=True)
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
 
 
 def residuals(p_AKN: Float, y_AN: Int, weight_AN: Float) -> Float:
     """Return the derivative of the weighted loss by logit (A, K, N)."""
     if p_AKN.shape[1] == 1:
-        return (p_AKN - (y_AN == 1)[:, None]) * weight_AN[:, None]
+        return np.asarray((p_AKN - (y_AN == 1)[:, None]) * weight_AN[:, None])
     out = p_AKN.copy()
     for label in range(p_AKN.shape[1]):
         out[:, label] -= y_AN == label
@@ -116,10 +134,10 @@ def direction(batch: Batch) -> Float:
         alpha_A = rho_A * _dot(step, q)
         q -= alpha_A[:, None, None] * change
         alphas.append(alpha_A)
-    q *= batch.precondition_AV[:, None]
+    q = batch.precondition(q)
     if batch.history:
         step, change, rho_A = batch.history[-1]
-        scaled = _dot(change, change * batch.precondition_AV[:, None])
+        scaled = _dot(change, batch.precondition(change))
         usable = (rho_A > 0) & (scaled > 0)
         gamma_A = np.where(usable, 1.0 / np.where(usable, rho_A * scaled, 1.0), 1.0)
         q *= gamma_A[:, None, None]
@@ -182,7 +200,8 @@ def advance(batch: Batch, features: Features) -> None:
     d_AKV = direction(batch)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
     if uphill_A.any():
-        d_AKV[uphill_A] = -(batch.precondition_AV[:, None] * batch.gradient_AKV)[uphill_A]
+        d_AKV[uphill_A] = -batch.precondition(batch.gradient_AKV)[uphill_A]
+    d_AKV[batch.done_A] = 0.0
     dz_AKN = features.logits(d_AKV, batch.mask_A)
     t_A = step_lengths(batch, d_AKV, dz_AKN)[:, None, None]
     before = batch.gradient_AKV
@@ -196,6 +215,22 @@ def advance(batch: Batch, features: Features) -> None:
     rho_A = np.where(curvature_A > 0, 1.0 / np.where(curvature_A > 0, curvature_A, 1.0), 0.0)
     batch.history.append((d_AKV, change, rho_A))
     del batch.history[:-MEMORY]
+
+
+def refresh(batch: Batch, features: Features) -> None:
+    """Replace the preconditioner by the inverse of the Hessian's blocks at the present point, where they fit memory.
+
+    Weak penalties on separable classes move far from the start, where the first preconditioner no longer fits.
+    """
+    n_problems, n_logits, width = batch.theta_AKV.shape
+    if not features.small or n_problems * n_logits * width**2 * 8 > REFRESH_BYTES:
+        return
+    p_AKN = probabilities(batch.z_AKN)
+    hessian_AKVV = features.curvature(p_AKN * (1.0 - p_AKN) * batch.weight_AN[:, None], batch.mask_A)
+    diagonal = np.arange(width)
+    hessian_AKVV[:, :, diagonal, diagonal] += batch.penalty_AV[:, None] + CURVATURE_FLOOR
+    batch.inverse_AKVV = np.asarray(np.linalg.inv(hessian_AKVV), np.float64)
+    batch.history.clear()
 
 
 def _dot(a_AKV: Float, b_AKV: Float) -> Float:

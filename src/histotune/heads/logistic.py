@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.features import make_features
-from histotune.heads.lbfgs import Batch, advance, loss_terms, set_gradient
+from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+
+DROP_SHARE = 0.1
+"""Finished problems are dropped from the arrays once they make up this share of them."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class FitSettings:
         max_iterations: Iterations after which a problem is given back unconverged.
     """
 
-    tolerance: float = 1e-6
+    tolerance: float = 1e-7
     max_iterations: int = 2000
 
 
@@ -111,17 +114,18 @@ def fit_batch(
     theta_PKV = np.empty((len(order_P), *batch.theta_AKV.shape[1:]))
     record = _Record(len(order_P))
     for iteration in range(settings.max_iterations + 1):
-        norm_A, done_A = _finished(batch, settings)
-        if iteration == settings.max_iterations:
-            record.write(batch, np.ones_like(done_A), norm_A, done_A, iteration)
-            theta_PKV[batch.index_A] = batch.theta_AKV
+        last = iteration == settings.max_iterations
+        norm_A, converged_A = _finished(batch, settings)
+        new_A = (converged_A | last) & ~batch.done_A
+        theta_PKV[batch.index_A[new_A]] = batch.theta_AKV[new_A]
+        record.write(batch, new_A, norm_A, converged_A, iteration)
+        batch.done_A |= new_A
+        if batch.done_A.all():
             break
-        if done_A.any():
-            theta_PKV[batch.index_A[done_A]] = batch.theta_AKV[done_A]
-            record.write(batch, done_A, norm_A, done_A, iteration)
-            batch.keep(~done_A)
-        if not len(batch.index_A):
-            break
+        if batch.done_A.mean() >= DROP_SHARE:
+            batch.keep(~batch.done_A)
+        if iteration and iteration % REFRESH_EVERY == 0:
+            refresh(batch, features)
         advance(batch, features)
     weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
@@ -143,6 +147,8 @@ class _Record:
         self, batch: Batch, which_A: NDArray[np.bool_], norm_A: Float, done_A: NDArray[np.bool_], iteration: int
     ) -> None:
         """Note the problems ``which_A`` of a batch."""
+        if not which_A.any():
+            return
         index = batch.index_A[which_A]
         loss = loss_terms(batch.z_AKN[which_A], batch.y_AN[which_A])
         theta = batch.theta_AKV[which_A]
@@ -180,7 +186,7 @@ def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
     theta_AKV[:, :, -1] = bias_FK[mask_A]
     batch = Batch(
         order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, features.logits(theta_AKV, mask_A),
-        np.empty(0), features.y_FN[mask_A], features.weight_FN[mask_A],
+        np.empty(0), features.y_FN[mask_A], features.weight_FN[mask_A], np.zeros(len(mask_A), bool),
     )  # fmt: skip
     set_gradient(batch, features)
     return batch

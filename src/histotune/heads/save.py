@@ -73,11 +73,9 @@ def load_head(folder: Path) -> Head:
         )
     except (KeyError, TypeError) as error:
         raise _damaged(folder, f"{FACTS_FILE} is incomplete: {error}") from error
-    if (
-        head.weight_KD.shape != (len(head.class_names), len(head.columns))
-        or head.bias_K.shape != head.weight_KD.shape[:1]
-    ):
-        raise _damaged(folder, f"weights {head.weight_KD.shape} do not fit {len(head.class_names)} classes")
+    n_classes, n_columns = len(head.class_names), len(head.columns)
+    if head.weight_KD.shape != (n_classes, n_columns) or head.bias_K.shape != (n_classes,):
+        raise _damaged(folder, f"weights {head.weight_KD.shape} do not fit {n_classes} classes and {n_columns} columns")
     if head.head_id != facts["head_id"]:
         raise _damaged(folder, "its identity does not match its content")
     return head
@@ -87,8 +85,12 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     """Read and check head.json."""
     path = folder / FACTS_FILE
     if not path.is_file():
-        raise UserError("this folder holds no head", value=folder, allowed=f"a folder with {FACTS_FILE} and {WEIGHTS_FILE}",
-                        fix="pass the folder that `histotune sweep` or `histotune run` wrote")  # fmt: skip
+        raise UserError(
+            "this folder holds no head",
+            value=folder,
+            allowed=f"a folder with {FACTS_FILE} and {WEIGHTS_FILE}",
+            fix="pass the folder that `histotune sweep` or `histotune run` wrote",
+        )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -96,8 +98,12 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise UserError(f"{FACTS_FILE} does not describe a histotune head", value=folder)
     if facts.get("format_version") != FORMAT_VERSION:
-        raise UserError("this head was saved in another format version", value=facts.get("format_version"),
-                        allowed=str(FORMAT_VERSION), fix="install the histotune version that saved it, or train it anew")  # fmt: skip
+        raise UserError(
+            "this head was saved in another format version",
+            value=facts.get("format_version"),
+            allowed=str(FORMAT_VERSION),
+            fix="install the histotune version that saved it, or train it anew",
+        )
     missing = [name for name in (*FACTS, "head_id", "weights_sha256") if name not in facts]
     if missing:
         raise _damaged(folder, f"{FACTS_FILE} lacks {', '.join(missing)}")

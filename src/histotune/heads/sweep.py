@@ -188,10 +188,8 @@ def _matrix(embeddings: Embeddings, used: Int, pooling: tuple[str, ...]) -> NDAr
     """Return the rows and columns of one pooling."""
     columns = embeddings.columns(pooling)
     x_ND = embeddings.matrix_ND
-    if len(columns) and (np.diff(columns) == 1).all():
-        x_ND = x_ND[:, columns[0] : columns[-1] + 1]
-    else:
-        x_ND = x_ND[:, columns]
+    contiguous = (np.diff(columns) == 1).all()  # a slice is a view, a list of columns a copy
+    x_ND = x_ND[:, columns[0] : columns[-1] + 1] if contiguous else x_ND[:, columns]
     return np.ascontiguousarray(x_ND[used] if len(used) < len(x_ND) else x_ND)
 
 
@@ -231,7 +229,7 @@ def _try_pooling(
             held_n = part.fold_n == fold
             logit_PnK[:, held_n] = _logits(solution, fits, x_ND[part.rows[held_n]])
         fits = slice(first, first + part.n_folds * len(penalties))
-        converged_P = solution.converged_P[fits].reshape(part.n_folds, -1).all(axis=0)
+        converged_P = np.all(solution.converged_P[fits].reshape(part.n_folds, -1), axis=0)
         trials.append(_score(pooling, logit_PnK, y_n[part.rows], part, converged_P))
         first = fits.stop
     return trials

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from histotune.embeddings.records import Embeddings
 
 
-def untuned_logits(  # noqa: PLR0913, PLR0917  (each one names a part of the draw)
+def untuned_logits(
     embeddings: Embeddings,
     columns: NDArray[np.int64],
     n_classes: int,

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from histotune.errors import UserError
-from histotune.statistics.intervals import bootstrap_values, percentile_interval, resampling_units
+from histotune.statistics.intervals import bootstrap_values, resampling_units
 from histotune.statistics.records import Score
 from histotune.statistics.resampling import make_evaluator, read_sample
-from histotune.statistics.scores import check_metric, interval_refusal, point_value, undefined_reason
+from histotune.statistics.scores import check_metric, interval_of, interval_refusal, point_value, undefined_reason
 
 if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.records import Interval, Predictions
+    from histotune.statistics.records import Predictions, Weighting
     from histotune.statistics.resampling import Sample
 
 
@@ -50,15 +48,13 @@ def paired_difference(
         for sample in (sample_a, sample_b)
     ]
     value = point_value(evaluators[0], units) - point_value(evaluators[1], units)
-    found: Interval | None = None
-    reason = interval_refusal(metric, sample_a, units, interval)
-    if np.isnan(value):
-        reason = "no pair of tiles can be compared within a fold"
-    elif not reason:
+    values_B = None
+    if not interval_refusal(metric, sample_a, units, interval):
         values_a, values_b = bootstrap_values(evaluators, sample_a, units, interval)
-        found, reason = percentile_interval(values_a - values_b, interval)
-    weighting = "group" if metric == "patient_recognition_rate" else "tile"
-    return Score(name, value, found, n_tiles, sample_a.n_groups, weighting, reason, chance=0.0)  # type: ignore[arg-type]
+        values_B = values_a - values_b
+    found, reason = interval_of(metric, value, values_B, (sample_a, units, interval))
+    weighting: Weighting = "group" if metric == "patient_recognition_rate" else "tile"
+    return Score(name, value, found, n_tiles, sample_a.n_groups, weighting, reason, chance=0.0)
 
 
 def _check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b: Sample) -> None:

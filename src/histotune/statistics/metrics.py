@@ -270,4 +270,6 @@ def _with_one(addend_NM: NDArray[np.float64] | Bool) -> Float:
 
 def _ratio(numerator: Float, denominator: Float) -> Float:
     """Divide; NaN where the denominator is 0."""
-    return np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+    return np.asarray(
+        np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=denominator > 0)
+    )

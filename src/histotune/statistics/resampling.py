@@ -183,22 +183,20 @@ def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, 
 
 def _tile_sums(name: MetricName, sample: Sample) -> m.TileSums:
     """Return the addends of a metric that is a function of sums."""
-    y_N, predicted_N, n_classes = sample.y_N, sample.predicted_N, sample.n_classes
-    if name == "accuracy":
-        return m.accuracy_sums(y_N, predicted_N)
-    if name == "balanced_accuracy":
-        return m.balanced_accuracy_sums(y_N, predicted_N, n_classes)
-    if name == "macro_f1":
-        return m.macro_f1_sums(y_N, predicted_N, n_classes)
-    if name == "log_loss":
-        return m.log_loss_sums(y_N, sample.probability_NK)
-    if name == "brier":
-        return m.brier_sums(y_N, sample.probability_NK)
-    if name == "ece":
-        return m.ece_sums(y_N, sample.probability_NK)
+    y_N, predicted_N, p_NK = sample.y_N, sample.predicted_N, sample.probability_NK
     if name == "patient_recognition_rate" and sample.patient_N is not None:
         return m.patient_recognition_sums(y_N, predicted_N, sample.patient_N)
-    raise UserError("unknown metric", value=name, allowed=", ".join(m.METRIC_NAMES))
+    makers: dict[str, Callable[[], m.TileSums]] = {
+        "accuracy": lambda: m.accuracy_sums(y_N, predicted_N),
+        "balanced_accuracy": lambda: m.balanced_accuracy_sums(y_N, predicted_N, sample.n_classes),
+        "macro_f1": lambda: m.macro_f1_sums(y_N, predicted_N, sample.n_classes),
+        "log_loss": lambda: m.log_loss_sums(y_N, p_NK),
+        "brier": lambda: m.brier_sums(y_N, p_NK),
+        "ece": lambda: m.ece_sums(y_N, p_NK),
+    }
+    if name not in makers:
+        raise UserError("this metric can't be computed from these predictions", value=name, allowed=", ".join(makers))
+    return makers[name]()
 
 
 def win_matrix(
@@ -230,9 +228,11 @@ def _tables(positive_N: NDArray[np.bool_], score_N: Float, unit_N: Int, n_units:
     distinct, rank_N = np.unique(score_N, return_inverse=True)
     cell_N = unit_N * len(distinct) + rank_N
     shape = (n_units, len(distinct))
-    positive = np.bincount(cell_N, weights=positive_N, minlength=n_units * len(distinct)).reshape(shape)
-    total = np.bincount(cell_N, minlength=n_units * len(distinct)).reshape(shape)
-    return positive, total - positive
+    tables = [
+        np.bincount(cell_N, weights=which.astype(np.float64), minlength=n_units * len(distinct)).reshape(shape)
+        for which in (positive_N, ~positive_N)
+    ]
+    return np.asarray(tables[0], np.float64), np.asarray(tables[1], np.float64)
 
 
 def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:

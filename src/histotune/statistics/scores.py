@@ -17,6 +17,8 @@ from histotune.statistics.resampling import make_evaluator, read_sample
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.intervals import Units
     from histotune.statistics.records import Interval, Predictions, Weighting
@@ -63,26 +65,40 @@ def score_predictions(
         for name, reason in zip(metrics, reasons, strict=True)
         if not reason
     }
+    context = (sample, units, interval)
     resampled = [name for name in evaluators if not interval_refusal(name, sample, units, interval)]
-    values_B = dict(
-        zip(
-            resampled,
-            bootstrap_values([evaluators[name] for name in resampled], sample, units, interval) if resampled else [],
-            strict=True,
-        )
-    )
+    drawn = bootstrap_values([evaluators[name] for name in resampled], sample, units, interval) if resampled else []
+    values_B = dict(zip(resampled, drawn, strict=True))
     scores = []
-    for name, reason in zip(metrics, reasons, strict=True):
-        value = float("nan") if reason else point_value(evaluators[name], units)
-        found: Interval | None = None
-        if not reason and np.isnan(value):
-            reason = "no pair of tiles can be compared within a fold"
-        elif not reason:
-            reason = interval_refusal(name, sample, units, interval)
-            if not reason:
-                found, reason = percentile_interval(values_B[name], interval)
-        scores.append(_score(name, value, found, sample, reason))
+    for name, undefined in zip(metrics, reasons, strict=True):
+        if undefined:
+            scores.append(make_score(name, float("nan"), (None, undefined), sample))
+            continue
+        value = point_value(evaluators[name], units)
+        scores.append(make_score(name, value, interval_of(name, value, values_B.get(name), context), sample))
     return tuple(scores)
+
+
+def interval_of(
+    name: MetricName, value: float, values_B: NDArray[np.float64] | None, context: tuple[Sample, Units, IntervalConfig]
+) -> tuple[Interval | None, str]:
+    """Return the interval, or None and why there is none.
+
+    Args:
+        name: The metric.
+        value: Its value.
+        values_B: Its values on the resamples; None where it was not resampled.
+        context: The tiles, what is resampled, and how.
+
+    Returns:
+        (interval, "") or (None, reason).
+    """
+    sample, units, config = context
+    if np.isnan(value):
+        return None, "no positive and negative tile of one fold can be compared"
+    if values_B is None:
+        return None, interval_refusal(name, sample, units, config)
+    return percentile_interval(values_B, config)
 
 
 def check_metric(name: str) -> None:
@@ -145,6 +161,8 @@ def chance_level(name: MetricName, sample: Sample) -> float:
     return float("nan")
 
 
-def _score(name: MetricName, value: float, found: Interval | None, sample: Sample, reason: str) -> Score:
+def make_score(name: MetricName, value: float, interval: tuple[Interval | None, str], sample: Sample) -> Score:
+    """Put a value, its interval (or the reason for none), n and chance level together."""
+    found, reason = interval
     weighting: Weighting = "group" if name == "patient_recognition_rate" else "tile"
     return Score(name, value, found, len(sample.y_N), sample.n_groups, weighting, reason, chance_level(name, sample))
