@@ -1,0 +1,37 @@
+"""Views equal torchvision's on PIL images to the last bit; the scale is what the pixels say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histotune.datasets.records import TileSet, tile_table
+from histotune.images.config import ViewConfig
+from histotune.images.views import apply_view, input_mpp
+
+SIZES = [(96, 96), (700, 460), (700, 456), (460, 700), (224, 224), (225, 224), (301, 299), (224, 500), (17, 33)]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("width_px", "height_px"), SIZES)
+def test_view_equals_torchvision(width_px: int, height_px: int, interpolation: str) -> None:
+    from torchvision.transforms import v2
+
+    rng = np.random.default_rng(width_px)
+    image_HWC = rng.integers(0, 256, (height_px, width_px, 3), dtype=np.uint8)
+    mode = v2.InterpolationMode(interpolation)
+    official = v2.Compose([v2.Resize(224, interpolation=mode, antialias=True), v2.CenterCrop(224)])
+    expected_HWC = np.asarray(official(Image.fromarray(image_HWC)))
+    assert np.array_equal(apply_view(image_HWC, ViewConfig(interpolation=interpolation)), expected_HWC)
+
+
+def test_input_mpp_is_native_mpp_times_source_over_network_pixels() -> None:
+    table = tile_table({
+        "tile_id": ["a", "b", "c", "d"], "path": ["p"] * 4, "mpp": [0.972, 2.0, None, 1.0],
+        "width_px": [96, 700, 700, None], "height_px": [96, 460, 460, 460],
+    })  # fmt: skip
+    mpp_N2 = input_mpp(TileSet("t", table, ("a", "b"), "", ""), ViewConfig())
+    assert mpp_N2[0] == pytest.approx([0.972 * 96 / 224] * 2)
+    assert mpp_N2[1] == pytest.approx([2.0 * 700 / 340, 2.0 * 460 / 224])
+    assert np.isnan(mpp_N2[2:]).all()
