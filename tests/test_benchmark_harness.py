@@ -6,10 +6,11 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from benchmarks import __main__ as command
-from benchmarks import demo, harness, startup
+from benchmarks import demo, harness, startup, warm_rerun
 from benchmarks.harness import (
     Arm,
     Claim,
@@ -32,6 +33,9 @@ from rich.console import Console
 
 from histotune.devices import ComputeDevice
 from histotune.provenance import cpu_count
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 AT_MOST = Claim("warm", "a warm run", "s", 5.0, "at most", "timed")
 AT_LEAST = Claim("sweep", "faster than one fit at a time", "x", 20.0, "at least", "timed")
@@ -268,6 +272,38 @@ def test_the_stages_of_a_demo_are_read_from_its_provenance(tmp_path: Path) -> No
         Part("b", 2.0),
         Part("a", 1.0),
     ]
+
+
+def pretend_demo(monkeypatch: pytest.MonkeyPatch, script: ModuleType) -> list[list[str]]:
+    """Let a script run a demo that only leaves its provenance and fills its cache; return what each run found."""
+    found: list[list[str]] = []
+
+    def run_demo(folder: Path) -> None:
+        found.append(sorted(path.name for path in folder.iterdir()))
+        for name in ("run", "cache"):
+            (folder / name).mkdir(exist_ok=True)
+        stages = [{"name": "embed", "seconds_s": float(len(found))}]
+        (folder / "run" / "provenance.json").write_text(json.dumps({"stages": stages}), encoding="utf-8")
+
+    monkeypatch.setattr(script, "run_demo", run_demo)
+    monkeypatch.setattr(script, "missing_hardware", lambda n_cpus: "")
+    return found
+
+
+def test_every_cold_demo_starts_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pretend_demo(monkeypatch, demo)
+    (result,) = demo.measure()
+    assert found == [[]] * 6
+    assert result.parts == (Part("embed", 4.0),)  # the median of runs 2 to 6: the warm-up is left out
+    assert (len(result.samples), result.met) == (5, True)
+
+
+def test_every_warm_rerun_finds_the_cache_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = pretend_demo(monkeypatch, warm_rerun)
+    (result,) = warm_rerun.measure()
+    assert found == [[], *[["cache", "run"]] * 8]
+    assert result.parts == (Part("embed", 6.0),)
+    assert (len(result.samples), result.met) == (7, True)
 
 
 def test_the_help_imports_nothing_heavy() -> None:
