@@ -156,9 +156,7 @@ def test_batched_equals_one_by_one(n: int, dim: int, n_classes: int) -> None:
     x, y = make_data(n, dim, n_classes)
     problems = problems_over(fold_masks(n, 3), n_classes)
     shuffled = np.random.default_rng(0).permutation(len(problems.penalty_P))  # masks interleaved
-    problems = FitProblems(
-        problems.mask_FN, problems.mask_index_P[shuffled], problems.penalty_P[shuffled], n_classes
-    )
+    problems = FitProblems(problems.mask_FN, problems.mask_index_P[shuffled], problems.penalty_P[shuffled], n_classes)
     together = fit_batch(x, y, problems)
     for p, (mask, penalty) in enumerate(zip(problems.mask_index_P, problems.penalty_P, strict=True)):
         alone = fit_batch(x, y, problems_over(problems.mask_FN[mask : mask + 1], n_classes, np.array([penalty])))

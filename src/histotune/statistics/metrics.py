@@ -103,7 +103,7 @@ def ece_sums(y_N: Int, probability_NK: Float, n_bins: int = ECE_BINS) -> TileSum
     else:
         confidence_N = probability_NK.max(axis=1)
         hit_N = (probability_NK.argmax(axis=1) == y_N).astype(np.float64)
-    bin_N = np.clip(np.ceil(confidence_N * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
+    bin_N = np.minimum((confidence_N * n_bins).astype(np.int64), n_bins - 1)
     gap_Nb = _one_hot(bin_N, n_bins) * (confidence_N - hit_N)[:, None]
 
     def finish(sums_BM: Float) -> Float:

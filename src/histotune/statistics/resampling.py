@@ -37,7 +37,7 @@ class Sample:
     Attributes:
         y_N: Labels.
         probability_NK: Probabilities.
-        score_NK: What ranks: logits in binary tasks, probabilities otherwise.
+        score_NK: What ranks: logits in binary tasks (they don't saturate), probabilities otherwise.
         predicted_N: Decisions.
         fold_N: Fold per tile.
         patient_N: Number of the authors' patient per tile; None where one is unknown.
@@ -95,7 +95,7 @@ def read_sample(predictions: Predictions) -> Sample:
     return Sample(
         y_N=predictions.y_true_N[order],
         probability_NK=probability_NK,
-        score_NK=logit_NK if binary and np.isfinite(logit_NK).all() else probability_NK,
+        score_NK=_ranking_scores(logit_NK, probability_NK),
         predicted_N=predicted_N,
         fold_N=table["fold"].fill_null(-1).to_numpy()[order].astype(np.int64),
         patient_N=_codes(table["source_patient_id"], order),
@@ -103,6 +103,15 @@ def read_sample(predictions: Predictions) -> Sample:
         class_names=predictions.class_names,
         order=order,
     )
+
+
+def _ranking_scores(logit_NK: Float, probability_NK: Float) -> Float:
+    """Return what ranks tiles per class; binary tasks hold 0 for class 0, so that no rounding breaks a tie."""
+    if probability_NK.shape[1] != 2:
+        return probability_NK
+    finite = np.isfinite(logit_NK).all()
+    margin_N = logit_NK[:, 1] - logit_NK[:, 0] if finite else probability_NK[:, 1]
+    return np.stack([np.zeros(len(margin_N)), margin_N], axis=1)
 
 
 def _codes(column: pl.Series, order: Int) -> Int | None:

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
+
+from histotune.statistics import metrics as m
+
+
+def sample(seed: int, n: int = 80, n_classes: int = 2, decimals: int = 1):  # noqa: ANN201
+    rng = np.random.default_rng(seed)
+    y = np.r_[np.arange(n_classes), rng.integers(0, n_classes, n - n_classes)]
+    logit = np.round(rng.standard_normal((n, n_classes)), decimals)
+    logit[np.arange(n), y] += 0.5
+    e = np.exp(logit)
+    return y, e / e.sum(axis=1, keepdims=True), rng
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_decision_metrics_equal_sklearns(n_classes: int, seed: int) -> None:
+    y, p, _ = sample(seed, n_classes=n_classes)
+    predicted = p.argmax(axis=1)
+    assert m.accuracy(y, predicted) == pytest.approx(sk.accuracy_score(y, predicted), abs=1e-12)
+    expected = sk.balanced_accuracy_score(y, predicted)
+    assert m.balanced_accuracy(y, predicted, n_classes) == pytest.approx(expected, abs=1e-12)
+    expected = sk.f1_score(y, predicted, average="macro")
+    assert m.macro_f1(y, predicted, n_classes) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_probability_metrics_equal_sklearns_and_torchmetrics(n_classes: int, seed: int) -> None:
+    y, p, _ = sample(seed, n_classes=n_classes, decimals=3)
+    assert m.log_loss(y, p) == pytest.approx(sk.log_loss(y, p), abs=1e-12)
+    brier = sk.brier_score_loss(y, p[:, 1] if n_classes == 2 else p)
+    assert m.brier(y, p) == pytest.approx(brier, abs=1e-12)
+    if n_classes == 2:
+        ece = binary_calibration_error(torch.from_numpy(p[:, 1].copy()), torch.from_numpy(y), n_bins=15)
+    else:
+        ece = multiclass_calibration_error(torch.from_numpy(p), torch.from_numpy(y), n_classes, n_bins=15)
+    assert m.ece(y, p) == pytest.approx(float(ece), abs=1e-6)  # torchmetrics bins in float32
+
+
+def test_log_loss_of_a_certain_mistake_is_finite_as_in_sklearn() -> None:
+    y, p = np.array([0, 1]), np.array([[0.0, 1.0], [0.3, 0.7]])
+    assert m.log_loss(y, p) == pytest.approx(sk.log_loss(y, p), rel=1e-12)
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6], ids=["many ties", "ties", "no ties"])
+@pytest.mark.parametrize("seed", range(4))
+def test_ranking_metrics_equal_sklearns(seed: int, decimals: int) -> None:
+    y, p, rng = sample(seed, decimals=decimals)
+    assert m.auroc(y, p) == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0]), abs=1e-12)
+    assert m.auprc(y == 1, p[:, 1]) == pytest.approx(sk.average_precision_score(y, p[:, 1]), abs=1e-12)
+    weights = np.stack([rng.integers(0, 4, len(y)), rng.uniform(0, 2, len(y))]).astype(float)
+    areas = m.weighted_auroc(y, p, weights)
+    precisions = m.weighted_average_precision(y == 1, p[:, 1], weights)
+    for weight, area, precision in zip(weights, areas, precisions, strict=True):
+        assert area == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0], sample_weight=weight), abs=1e-12)
+        expected = sk.average_precision_score(y, p[:, 1], sample_weight=weight)
+        assert precision == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [3, 5])
+def test_multiclass_auroc_is_the_mean_over_classes_of_one_against_the_rest(n_classes: int) -> None:
+    y, p, _ = sample(1, n_classes=n_classes)
+    assert m.auroc(y, p) == pytest.approx(sk.roc_auc_score(y, p, multi_class="ovr", average="macro"), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "macro_f1", "log_loss"])
+def test_weighted_sums_equal_sklearns_with_sample_weights(name: str) -> None:
+    y, p, rng = sample(2, n_classes=3)
+    predicted = p.argmax(axis=1)
+    sums, reference = {
+        "accuracy": (m.accuracy_sums(y, predicted), lambda w: sk.accuracy_score(y, predicted, sample_weight=w)),
+        "balanced_accuracy": (
+            m.balanced_accuracy_sums(y, predicted, 3),
+            lambda w: sk.balanced_accuracy_score(y, predicted, sample_weight=w),
+        ),
+        "macro_f1": (
+            m.macro_f1_sums(y, predicted, 3),
+            lambda w: sk.f1_score(y, predicted, average="macro", sample_weight=w),
+        ),
+        "log_loss": (m.log_loss_sums(y, p), lambda w: sk.log_loss(y, p, sample_weight=w)),
+    }[name]
+    weights = rng.integers(0, 4, (5, len(y))).astype(float)
+    np.testing.assert_allclose(sums.value(weights), [reference(weight) for weight in weights], atol=1e-12)
+
+
+def test_fold_wise_auroc_pools_the_pairs_of_every_fold() -> None:
+    y, p, rng = sample(3, n=200)
+    fold = rng.integers(0, 4, len(y))
+    wins = pairs = 0.0
+    for k in range(4):
+        rows = fold == k
+        n_pairs = (y[rows] == 1).sum() * (y[rows] == 0).sum()
+        wins += n_pairs * sk.roc_auc_score(y[rows], p[rows, 1])
+        pairs += n_pairs
+    scores = np.stack([np.zeros(len(y)), p[:, 1]], axis=1)
+    assert m.auroc(y, scores, fold) == pytest.approx(wins / pairs, abs=1e-12)
+
+
+def test_heads_with_different_scales_do_not_spoil_fold_wise_auroc() -> None:
+    y = np.tile([0, 0, 1, 1], 2)
+    score = np.array([0.0, 1, 2, 3, 100, 101, 102, 103])
+    scores, fold = np.stack([np.zeros(8), score], axis=1), np.repeat([0, 1], 4)
+    assert m.auroc(y, scores, fold) == 1.0
+    assert m.auroc(y, scores) == 0.75
+
+
+def test_patient_recognition_rate_by_hand() -> None:
+    y, predicted = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 0, 1])
+    patient = np.array([0, 0, 0, 1, 1, 2])
+    sums = m.patient_recognition_sums(y, predicted, patient)
+    assert sums.value()[0] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+
+
+def test_undefined_is_nan_and_never_zero() -> None:
+    one_class = np.zeros(4, np.int64)
+    p = np.full((4, 2), 0.5)
+    assert np.isnan(m.auroc(one_class, p))
+    assert np.isnan(m.auprc(one_class == 1, p[:, 1]))
+    assert np.isnan(m.balanced_accuracy(one_class, one_class, 2))
+    assert np.isnan(m.macro_f1(one_class, one_class, 2))
+    assert np.isnan(m.weighted_auroc(np.array([0, 1]), p[:2], np.array([[1.0, 0.0]]))[0])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=2, max_size=40), st.randoms())
+def test_ranking_metrics_are_bounded_symmetric_and_blind_to_order(pairs: list[tuple[int, int]], random) -> None:  # noqa: ANN001
+    y, score = np.array([a for a, _ in pairs]), np.array([float(b) for _, b in pairs])
+    scores = np.stack([np.zeros(len(y)), score], axis=1)
+    area = m.auroc(y, scores)
+    if len(set(y.tolist())) == 1:
+        assert np.isnan(area)
+        return
+    assert 0.0 <= area <= 1.0
+    assert m.auroc(y, -scores) == pytest.approx(1 - area)
+    assert m.auroc(y, np.exp(scores)) == pytest.approx(area)
+    assert 0.0 < m.auprc(y == 1, score) <= 1.0
+    order = list(range(len(y)))
+    random.shuffle(order)
+    assert m.auroc(y[order], scores[order]) == pytest.approx(area, abs=1e-12)
+    assert m.auprc(y[order] == 1, score[order]) == pytest.approx(m.auprc(y == 1, score), abs=1e-12)
