@@ -110,9 +110,18 @@ def fit_batch(
     _check(x_ND, y_N, problems, weight_FN)
     features = make_features(x_ND, np.asarray(y_N, np.int64), weight_FN)
     order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
-    batch = _start(features, problems, order_P)
-    theta_PKV = np.empty((len(order_P), *batch.theta_AKV.shape[1:]))
-    record = _Record(len(order_P))
+    theta_PKV, record = _solve(features, _start(features, problems, order_P), settings)
+    weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
+    back_P = np.argsort(order_P)
+    return FitSolution(
+        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P
+    )
+
+
+def _solve(features: Features, batch: Batch, settings: FitSettings) -> tuple[Float, _Record]:
+    """Iterate until every problem has converged or the iterations are used up; return coordinates and records."""
+    theta_PKV = np.empty_like(batch.theta_AKV)
+    record = _Record(len(theta_PKV))
     for iteration in range(settings.max_iterations + 1):
         last = iteration == settings.max_iterations
         norm_A, converged_A = _finished(batch, settings)
@@ -127,11 +136,7 @@ def fit_batch(
         if iteration and iteration % REFRESH_EVERY == 0:
             refresh(batch, features)
         advance(batch, features)
-    weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
-    back_P = np.argsort(order_P)
-    return FitSolution(
-        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P
-    )
+    return theta_PKV, record
 
 
 class _Record:

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from histotune.errors import UserError
+from histotune.heads import apply
+from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.records import Head
+from histotune.heads.untuned import untuned_logits
+from histotune.statistics.metrics import auroc
+from tests.heads.samples import make_embeddings, make_task
+
+
+def make_head(n_classes: int = 3, columns: tuple[int, ...] = (4, 5, 1)) -> Head:
+    rng = np.random.default_rng(0)
+    return Head(
+        rng.standard_normal((n_classes, len(columns))), rng.standard_normal(n_classes), ("pooled",), columns,
+        tuple(f"class{k}" for k in range(n_classes)), "tiny", "k" * 64, 0.1,
+    )  # fmt: skip
+
+
+def test_logits_use_the_heads_columns_in_any_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings = make_embeddings(np.random.default_rng(1).standard_normal((50, 6)))
+    head = make_head()
+    expected = embeddings.matrix_ND[:, [4, 5, 1]].astype(np.float64) @ head.weight_KD.T + head.bias_K
+    np.testing.assert_allclose(head_logits(head, embeddings), expected, rtol=1e-12)
+    monkeypatch.setattr(apply, "BLOCK_ROWS", 7)
+    np.testing.assert_allclose(head_logits(head, embeddings), expected, rtol=1e-12)
+
+
+def test_probabilities_sum_to_one_and_follow_the_temperature() -> None:
+    head = make_head()
+    logit = np.array([[1000.0, 0.0, -1000.0], [1.0, 2.0, 3.0]])
+    p = class_probabilities(head, logit)
+    np.testing.assert_allclose(p.sum(axis=1), 1.0)
+    softer = class_probabilities(dataclasses.replace(head, temperature=10.0), logit)
+    assert softer[1, 2] < p[1, 2]
+    np.testing.assert_allclose(softer[1], np.exp(logit[1] / 10) / np.exp(logit[1] / 10).sum())
+
+
+def test_another_space_is_refused() -> None:
+    with pytest.raises(UserError, match=r"trained on embeddings of tiny.*can't be applied") as caught:
+        head_logits(make_head(), make_embeddings(np.zeros((3, 6)), key="z" * 64))
+    assert "--backbone tiny" in str(caught.value)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_untuned_heads_are_random_standardised_and_reproducible(n_classes: int) -> None:
+    embeddings, _ = make_task(n=100, dim=60)
+    rows, columns = np.arange(80), np.arange(10, 60)
+    logit = untuned_logits(embeddings, columns, n_classes, 40, 3, rows)
+    assert logit.shape == (40, 100, n_classes)
+    np.testing.assert_array_equal(logit, untuned_logits(embeddings, columns, n_classes, 40, 3, rows))
+    assert (logit != untuned_logits(embeddings, columns, n_classes, 40, 4, rows))[:, :, -1].all()
+    np.testing.assert_allclose(logit[:, :80, -1].mean(axis=1), 0.0, atol=1e-10)
+    assert 0.5 < logit[:, :80, -1].std() < 2.0
+    rescaled = make_embeddings(embeddings.matrix_ND * 7.0 + 3.0)
+    np.testing.assert_allclose(untuned_logits(rescaled, columns, n_classes, 40, 3, rows), logit, atol=1e-4)
+    if n_classes == 2:
+        assert not logit[:, :, 0].any()
+
+
+def test_untuned_heads_scatter_around_chance_on_labels_without_signal() -> None:
+    embeddings, _ = make_task(n=200)
+    y = np.random.default_rng(2).permutation(200) % 2
+    areas = [auroc(y, logit) for logit in untuned_logits(embeddings, np.arange(60), 2, 100, 0, np.arange(200))]
+    assert abs(np.median(areas) - 0.5) < 0.08
