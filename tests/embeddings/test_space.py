@@ -1,0 +1,74 @@
+"""Every component of a space changes its key; nothing else does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
+from histotune.backbones.config import BackboneConfig
+from histotune.devices import ComputeDevice
+from histotune.embeddings import space as space_module
+from histotune.embeddings.records import EmbeddingSpace
+from histotune.embeddings.space import embedding_space, with_key
+from histotune.images.config import ViewConfig
+
+CPU = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
+LITE0 = find_backbone(BackboneConfig())
+
+
+def key(**changes: object) -> str:
+    settings = {"spec": LITE0, "view": ViewConfig(), "device": CPU, "precision": "fp32", **changes}
+    return embedding_space(**settings).key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec": random_twin(LITE0)},
+        {"spec": random_twin(LITE0, seed=1)},
+        {"spec": replace(LITE0, mean=(0.4, 0.5, 0.5))},
+        {"spec": replace(LITE0, std=(0.4, 0.5, 0.5))},
+        {"view": ViewConfig(size_px=192)},
+        {"view": ViewConfig(interpolation="bilinear")},
+        {"precision": "bf16"},
+        {"device": ComputeDevice("cuda", "T4", "7.5", 16.0, fast_bf16=False)},
+    ],
+    ids=["random", "seed", "mean", "std", "size", "interpolation", "precision", "device"],
+)
+def test_settings_that_change_an_embedding_change_the_key(changes: dict[str, object]) -> None:
+    assert key(**changes) != key()
+
+
+def test_every_field_but_the_name_changes_the_key() -> None:
+    space = embedding_space(LITE0, ViewConfig(), CPU, "fp32")
+    for name in EmbeddingSpace.__dataclass_fields__:
+        changed = with_key(replace(space, **{name: "other"}))
+        assert (changed.key == space.key) == (name in ("key", "backbone")), name
+
+
+@pytest.mark.parametrize("library", ["torch", "timm", "transformers", "pillow"])
+def test_a_new_library_major_changes_the_key(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    before = key()
+    monkeypatch.setattr("histotune.devices.library_version", lambda name: "99.1" if name == library else "2.1")
+    first = key()
+    monkeypatch.setattr("histotune.devices.library_version", lambda name: "99.7" if name == library else "2.9")
+    assert first == key() != before
+
+
+def test_the_pipeline_number_changes_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = key()
+    monkeypatch.setattr(space_module, "PIPELINE", "next")
+    assert key() != before
+
+
+def test_names_and_processors_of_one_kind_share_a_space() -> None:
+    assert key(spec=replace(LITE0, name="mine")) == key()
+    assert key(device=replace(CPU, name="another CPU", fast_bf16=False)) == key()
+
+
+def test_the_colour_histogram_depends_on_the_view_alone() -> None:
+    gpu = ComputeDevice("cuda", "T4", "7.5", 16.0, fast_bf16=False)
+    assert key(spec=colour_histogram()) == key(spec=colour_histogram(), device=gpu, precision="fp16")
+    assert key(spec=colour_histogram()) != key(spec=colour_histogram(), view=ViewConfig(size_px=192))
