@@ -46,8 +46,9 @@ def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal[
 class Runner:
     """Runs a network on batches of uint8 pixels.
 
-    Convolutional networks take a half-precision copy of the weights in channels-last memory; networks with tokens run
-    under autocast, which keeps the residual stream and the norms in fp32.
+    Convolutional networks take half-precision weights in channels-last memory, batch norms folded; networks with
+    tokens run under autocast, which keeps the residual stream and the norms in fp32 (half the error of bf16 weights at
+    the same speed).
 
     Args:
         spec: The backbone.
@@ -157,6 +158,10 @@ class Runner:
     def _place(self, network: Network, dtype: torch.dtype) -> None:
         import torch
 
+        from histotune.backbones.fold import fold_batch_norms
+
+        if network.convolutional:
+            fold_batch_norms(network.module)
         network.module.requires_grad_(requires_grad=False)
         network.module.to(device=self._device, dtype=dtype)
         if network.convolutional:

@@ -85,7 +85,7 @@ class Backbone:
         blocks: Named column ranges of the output.
         embed: Maps uint8 pixels (B, size_px, size_px, 3) to float32 embeddings (B, total_dim); moves to the device,
             normalises and runs the network in the chosen precision, without gradients.
-        module: The network itself, for adapters and explanations; None for the colour histogram.
+        module: The network itself, batch norms folded, for inference and explanations; None for the colour histogram.
         reruns: Batches that were run again in fp32.
     """
 

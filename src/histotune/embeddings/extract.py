@@ -187,6 +187,7 @@ def _compute(job: _Job, content: Sequence[str]) -> int:
             return 0
         if set(plans) & set(earlier):
             LOG.info("an earlier run was interrupted; going on where it was")
+        job.store.sweep_up()
         job.store.write_plan(plans)
         with _threads(job.request) as threads:
             _run(job, plans, threads)

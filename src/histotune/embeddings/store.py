@@ -204,6 +204,12 @@ class Store:
         """Write the planned shards before the first of them is computed, so that a resumed run keeps its batches."""
         write_json(self.folder / "pending.json", [asdict(plan) for plan in plans])
 
+    def sweep_up(self) -> None:
+        """Remove what a killed run left half-written; only for the process that holds the lock."""
+        for place in ("shards", "gathered"):
+            for path in (self.folder / place).glob(".*.partial"):
+                path.unlink(missing_ok=True)
+
     def drop_plan(self) -> None:
         """Forget the plan, because all of it is done."""
         (self.folder / "pending.json").unlink(missing_ok=True)
