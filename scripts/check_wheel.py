@@ -8,6 +8,7 @@ with ``fresh`` it downloads them all, as a user's machine does.
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,12 @@ def run_demo(venv: Path, folder: Path) -> None:
     if not origin.is_relative_to(venv):
         sys.exit(f"the demo would run from {origin}, not from the wheel")
     command = [str(program), "demo", "--out", str(folder / "run"), "--cache", str(folder / "cache")]
-    subprocess.run(command, check=True, cwd=folder, stdin=subprocess.DEVNULL)
+    own = {"XDG_CACHE_HOME": str(folder / "cache-home"), "XDG_STATE_HOME": str(folder / "state-home")}
+    code = subprocess.run(
+        command, check=False, cwd=folder, stdin=subprocess.DEVNULL, env={**os.environ, **own}
+    ).returncode
+    if code != 0:
+        sys.exit(code)
     if not list((folder / "run").rglob("report.html")):
         sys.exit("the demo wrote no report.html")
 
