@@ -16,6 +16,7 @@ import numpy as np
 
 from histotune.heads.features import make_features
 from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
+from histotune.statistics.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 DROP_SHARE = 0.1
 """Finished problems are dropped from the arrays once they make up this share of them."""
+SMALL_ROWS = 800
+"""Training sets up to this many tiles are solved on one thread."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +111,11 @@ def fit_batch(
     settings = settings or FitSettings()
     weight_FN = np.asarray(problems.mask_FN, dtype=np.float64)
     _check(x_ND, y_N, problems, weight_FN)
-    features = make_features(x_ND, np.asarray(y_N, np.int64), weight_FN)
     order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
-    theta_PKV, record = _solve(features, _start(features, problems, order_P), settings)
-    weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
+    with one_blas_thread((weight_FN > 0).sum(axis=1).max() <= SMALL_ROWS):
+        features = make_features(x_ND, np.asarray(y_N, np.int64), weight_FN)
+        theta_PKV, record = _solve(features, _start(features, problems, order_P), settings)
+        weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
     return FitSolution(
         weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P

@@ -11,6 +11,7 @@ import numpy as np
 
 from histotune.statistics.records import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
+from histotune.statistics.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MAX_UNDEFINED_SHARE = 0.05
 MIN_WIDTH = 1e-12
+SMALL_TILES = 5000
+"""Up to this many tiles the bootstrap runs on one thread."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +90,11 @@ def bootstrap_values(
         Values (B,) per evaluator.
     """
     holds = class_signatures(sample.y_N, units.unit_N, units.n_units, sample.n_classes)
-    chunks = [
-        [evaluate(counts_BG) for evaluate in evaluators]
-        for counts_BG in draw_counts(holds, config.n_resamples, config.seed, len(sample.y_N))
-    ]
+    with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
+        chunks = [
+            [evaluate(counts_BG) for evaluate in evaluators]
+            for counts_BG in draw_counts(holds, config.n_resamples, config.seed, len(sample.y_N))
+        ]
     return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 
 
