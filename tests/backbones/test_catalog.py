@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from histotune.backbones import describe
 from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.entries import ENTRIES
+from histotune.backbones.load import load_backbone
+from histotune.backbones.records import BackboneSpec
+from histotune.devices import ComputeDevice
 from histotune.errors import UserError
 
 
-def find(name: str, **options: str) -> object:
+def find(name: str, **options: str) -> BackboneSpec:
     return find_backbone(BackboneConfig(name=name, **options))
 
 
@@ -108,11 +112,10 @@ def test_random_twins_keep_the_transform() -> None:
         random_twin(colour_histogram())
 
 
-def test_class_tokens_are_told_by_name() -> None:
-    import timm
-
-    for name in ("vit_tiny_patch16_224", "vit_base_patch16_siglip_224", "resnet18", "vit_small_patch14_reg4_dinov2",
-                 "deit3_small_patch16_224", "convnext_tiny", "vit_pwee_patch16_reg1_gap_256"):  # fmt: skip
-        model = timm.create_model(name, num_classes=0)
-        has_token = getattr(model, "cls_token", None) is not None
-        assert (describe._timm_pooling(name, {}) == describe.TOKENS) == has_token, name
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_relpos_small_patch16_224", "pit_ti_224", "resnet10t"])
+def test_the_default_pooling_of_a_timm_model_is_what_it_gives(name: str, cpu: ComputeDevice) -> None:
+    spec = find(f"random/timm/{name}")
+    backbone = load_backbone(spec, cpu, "fp32")
+    assert tuple(block.name for block in backbone.blocks) == spec.default_pooling
+    assert describe._pooling_by_name(name, {}) == spec.default_pooling
+    assert backbone.embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, backbone.total_dim)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from histotune.datasets.records import TileSet, tile_table
 from histotune.images.config import ViewConfig
+from histotune.images.decode import read_pixels
 from histotune.images.views import apply_view, input_mpp
 
 SIZES = [(96, 96), (700, 460), (700, 456), (460, 700), (224, 224), (225, 224), (301, 299), (224, 500), (17, 33)]
@@ -35,3 +38,15 @@ def test_input_mpp_is_native_mpp_times_source_over_network_pixels() -> None:
     assert mpp_N2[0] == pytest.approx([0.972 * 96 / 224] * 2)
     assert mpp_N2[1] == pytest.approx([2.0 * 700 / 340, 2.0 * 460 / 224])
     assert np.isnan(mpp_N2[2:]).all()
+
+
+@pytest.mark.real_data
+def test_real_images_reach_the_network_as_torchvision_would_send_them(real_data: Path) -> None:
+    from torchvision.transforms import v2
+
+    official = v2.Compose([v2.Resize(224), v2.CenterCrop(224)])
+    paths = sorted(real_data.rglob("*.png"))[::20] + sorted(real_data.rglob("*.tif"))
+    assert len(paths) > 20
+    for path in paths:
+        expected_HWC = np.asarray(official(Image.open(path).convert("RGB")))
+        assert np.array_equal(apply_view(read_pixels(path), ViewConfig(interpolation="bilinear")), expected_HWC), path

@@ -110,7 +110,7 @@ def describe_timm(config: BackboneConfig) -> BackboneSpec:
         citation=facts.paper_name or facts.origin_url or "",
         hub_id="" if checkpoint else facts.hf_hub_id or "",
         checkpoint=checkpoint,
-        default_pooling=_timm_pooling(architecture, {}),
+        default_pooling=TOKENS if _has_tokens(architecture) else ("pooled",),
     )
 
 
@@ -125,7 +125,7 @@ def _timm_format(name: str, config: Json, blank: BackboneSpec) -> BackboneSpec:
         std=_triple(facts.get("std"), name),
         interpolation=_interpolation(facts.get("interpolation", "bicubic"), name),
         licence=facts.get("license") or "",
-        default_pooling=_timm_pooling(config["architecture"], config.get("model_args") or {}),
+        default_pooling=_pooling_by_name(config["architecture"], config.get("model_args") or {}),
     )
 
 
@@ -149,9 +149,20 @@ def _transformers_format(source: str, revision: str, config: Json, processor: Js
     )
 
 
-def _timm_pooling(architecture: str, model_args: Json) -> tuple[str, ...]:
-    """Tell by its name whether a timm architecture has a class token; loading checks it."""
-    no_token = ("_gap_", "siglip", "_reg1_", "_pe_")
+def _has_tokens(architecture: str) -> bool:
+    """Build a timm architecture without memory for its weights and look."""
+    import timm
+    import torch
+
+    from histotune.backbones.network import has_class_token
+
+    with torch.device("meta"):
+        return has_class_token(timm.create_model(architecture, num_classes=0))
+
+
+def _pooling_by_name(architecture: str, model_args: Json) -> tuple[str, ...]:
+    """Tell by its name whether a timm architecture has a class token, which importing timm for would cost seconds."""
+    no_token = ("_gap_", "siglip", "relpos", "_rpn_")
     named = architecture.startswith(TOKEN_ARCHITECTURES) and not any(part in architecture for part in no_token)
     return TOKENS if named and model_args.get("class_token", True) else ("pooled",)
 

@@ -53,10 +53,18 @@ def build_network(spec: BackboneSpec) -> Network:
     if spec.kind == "transformers":
         return _transformers_network(spec)
     module = _timm_module(spec).eval().float()
-    if getattr(module, "cls_token", None) is not None:
+    if has_class_token(module):
         return Network(module, lambda x_BCHW: _timm_tokens(module, x_BCHW), convolutional=False)
     convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
     return Network(module, lambda x_BCHW: _timm_pooled(module, x_BCHW), convolutional)
+
+
+def has_class_token(module: torch.nn.Module) -> bool:
+    """Return whether a timm network gives a sequence of tokens, prefix tokens first and the class token first of all.
+
+    Networks that keep their class token elsewhere (PiT, VOLO) count as having none and give ``pooled``.
+    """
+    return getattr(module, "cls_token", None) is not None and getattr(module, "num_prefix_tokens", 0) >= 1
 
 
 def _timm_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401  (timm's models share no typed base)
@@ -122,11 +130,12 @@ def read_tensors(paths: tuple[Path, ...]) -> Outputs:
 
 
 def _load_strictly(module: torch.nn.Module, tensors: Outputs, path: Path) -> None:
-    """Load every tensor of the network; only a classifier's may be left over."""
+    """Load every tensor of the network; only those of a classifier or of masked pretraining may be left over."""
     wanted = module.state_dict()
     missing = sorted(name for name in wanted if name not in tensors)
     odd = sorted(name for name in wanted if name in tensors and tensors[name].shape != wanted[name].shape)
-    left = [name for name in tensors if name not in wanted and not name.startswith(("head", "classifier", "fc."))]
+    unused = ("head", "classifier", "fc.", "mask_token")
+    left = [name for name in tensors if name not in wanted and not name.startswith(unused)]
     if missing or odd or left:
         problems = {"missing": missing, "of another shape": odd, "unknown": left}
         words = "; ".join(f"{len(names)} {what}, e.g. {names[0]}" for what, names in problems.items() if names)
