@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from histotune.provenance import cpu_name, library_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 TORCH_WHEELS = ("12.6", "12.8", "13.0")  # CUDA builds that pytorch.org has published for torch 2.8 and later
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -131,6 +133,26 @@ def halve_on_out_of_memory(batch_size: int, attempt: Callable[[int], T]) -> tupl
             batch_size //= 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+def one_blas_thread(when: bool = True) -> AbstractContextManager[object]:
+    """Run the block's matrix products on one thread.
+
+    Threads that wait for one another lose more than they gain on small products, and on a busy machine they cost ten
+    times more. A fixed number of threads also fixes the last bits of the result.
+
+    Args:
+        when: False leaves the number of threads as it is.
+
+    Returns:
+        A context manager.
+    """
+    if not when:
+        return nullcontext()
+    import threadpoolctl
+
+    limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def torch_cuda_version() -> str | None:

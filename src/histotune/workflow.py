@@ -132,6 +132,7 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
         np.zeros(len(rows), dtype=np.int64),
         0,
         split_hash,
+        bundle.head.threshold,
     )
     leaky = _shares_groups(bundle, scored_tiles)
     marks = (*marks_of(tiles), *((LEAKY,) if leaky else ()))

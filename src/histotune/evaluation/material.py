@@ -66,6 +66,7 @@ class ScoredRows:
         fold_N: Fold per scored tile; 0 where there are none.
         seed: Seed of the folds.
         split_hash: Hash of the split the head was trained on.
+        threshold: Probability of class 1 from which class 1 is predicted in binary tasks.
     """
 
     rows: NDArray[np.int64]
@@ -75,6 +76,7 @@ class ScoredRows:
     fold_N: NDArray[np.int64]
     seed: int
     split_hash: str
+    threshold: float = 0.5
 
 
 def domains_of(tiles: TileSet) -> list[str]:
@@ -114,4 +116,4 @@ def build_predictions(material: Material, scored: ScoredRows) -> Predictions:
         pl.lit(material.view).alias("view"),
         pl.Series("input_mpp", material.input_mpp_N[scored.rows]),
     )
-    return Predictions(table.select(PREDICTION_COLUMNS).sort("tile_id"), tiles.class_names)
+    return Predictions(table.select(PREDICTION_COLUMNS).sort("tile_id"), tiles.class_names, scored.threshold)

@@ -229,10 +229,7 @@ def _leaky_fit(material: Material, plan: CrossFitPlan, settings: StudySettings) 
 def _leak_price(
     grouped: CrossFit, leaky: CrossFit, plan: CrossFitPlan, settings: StudySettings, marks: tuple[str, ...]
 ) -> Finding:
-    scored_ids = leaky.predictions.table.select("tile_id")
-    honest = type(grouped.predictions)(
-        grouped.predictions.table.join(scored_ids, on="tile_id", how="semi"), grouped.predictions.class_names
-    )
+    honest = grouped.predictions.where(pl.col("tile_id").is_in(leaky.predictions.table["tile_id"].implode()))
     trained_on = "the same tiles"
     rows = [
         *score_domains(PROBE, honest, trained_on, settings.interval, marks),

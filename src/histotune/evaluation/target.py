@@ -164,6 +164,7 @@ def _score_heads(
             np.zeros(len(rows), dtype=np.int64),
             0,
             split_hash,
+            head.threshold,
         )
         scored.append((name, build_predictions(material, batch)))
     return scored

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.devices import one_blas_thread
 from histotune.heads.features import make_features
 from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
-from histotune.statistics.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

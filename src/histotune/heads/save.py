@@ -21,8 +21,8 @@ FORMAT_VERSION = 1
 WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
 FACTS = (
-    "pooling", "columns", "class_names", "backbone", "space_key", "penalty", "temperature", "threshold", "n_tiles",
-    "n_groups",
+    "pooling", "columns", "class_names", "train_groups", "backbone", "space_key", "penalty", "temperature",
+    "threshold", "n_tiles", "n_groups",
 )  # fmt: skip
 
 
@@ -69,7 +69,8 @@ def load_head(folder: Path) -> Head:
             pooling=tuple(facts["pooling"]),
             columns=tuple(facts["columns"]),
             class_names=tuple(facts["class_names"]),
-            **{name: facts[name] for name in FACTS[3:]},
+            train_groups=tuple(facts["train_groups"]),
+            **{name: facts[name] for name in FACTS[4:]},
         )
     except (KeyError, TypeError) as error:
         raise _damaged(folder, f"{FACTS_FILE} is incomplete: {error}") from error

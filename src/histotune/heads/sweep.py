@@ -60,12 +60,16 @@ class _TrainingSet:
     rows: Int
     fold_n: Int
     group_n: Int
-    n_groups: int
+    groups: tuple[str, ...]
     n_folds: int
 
     @property
     def n_tiles(self) -> int:
         return len(self.rows)
+
+    @property
+    def n_groups(self) -> int:
+        return len(self.groups)
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def sweep(embeddings: Embeddings, task: SweepTask, config: SweepConfig) -> tuple
     """
     _check_task(embeddings, task, config)
     used = np.flatnonzero(task.train_sets_SN.any(axis=0))
-    sets = [_training_set(task, used, train_N, config) for train_N in task.train_sets_SN]
+    sets = [_training_set(embeddings.tile_ids, task, used, train_N, config) for train_N in task.train_sets_SN]
     y_n = task.labels_N[used]
     poolings = config.poolings or (task.default_pooling,)
     matrices = {pooling: _matrix(embeddings, used, pooling) for pooling in poolings}
@@ -149,7 +153,9 @@ def _check_task(embeddings: Embeddings, task: SweepTask, config: SweepConfig) ->
             )
 
 
-def _training_set(task: SweepTask, used: Int, train_N: Bool, config: SweepConfig) -> _TrainingSet:
+def _training_set(
+    tile_ids: Sequence[str], task: SweepTask, used: Int, train_N: Bool, config: SweepConfig
+) -> _TrainingSet:
     """Deal the groups of one training set into inner folds."""
     tiles = np.flatnonzero(train_N)
     labels_n = task.labels_N[tiles]
@@ -161,12 +167,12 @@ def _training_set(task: SweepTask, used: Int, train_N: Bool, config: SweepConfig
             value=", ".join(sorted(codes)[:5]),
             fix=f"--set sweep.folds={max(len(codes), 2)}" if len(codes) > 1 else "train on more cases",
         )
-    units = groups if task.fold_labels == "grouped" else [f"tile {tile}" for tile in tiles]
+    units = groups if task.fold_labels == "grouped" else [f"tile {tile_ids[int(tile)]}" for tile in tiles]
     fold_by_unit = assign_group_folds(units, labels_n, len(task.class_names), config.folds, config.seed)
     fold_n = np.array([fold_by_unit[unit] for unit in units], np.int64)
     _check_folds(fold_n, labels_n, task.class_names)
     return _TrainingSet(
-        np.searchsorted(used, tiles), fold_n, np.array([codes[group] for group in groups]), len(codes), config.folds
+        np.searchsorted(used, tiles), fold_n, np.array([codes[group] for group in groups]), tuple(codes), config.folds
     )
 
 
@@ -326,6 +332,7 @@ def _head(
         penalty=penalty,
         n_tiles=part.n_tiles,
         n_groups=part.n_groups,
+        train_groups=tuple(sorted(part.groups)),
     )
 
 

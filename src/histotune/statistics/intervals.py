@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.devices import one_blas_thread
 from histotune.statistics.records import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
-from histotune.statistics.threads import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
