@@ -6,7 +6,7 @@ alone, and its distributions overlap, so that no head can be perfect.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,16 @@ import numpy as np
 from histotune.datasets.synthetic.tissue import Stain, Tissue
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from histotune.datasets.synthetic.config import SyntheticConfig
 
 HAEMATOXYLIN, EOSIN = np.array([1.05, 1.15, 0.55]), np.array([0.12, 0.75, 0.42])
 STAIN_SHIFT_H, STAIN_SHIFT_E = np.array([0.30, 0.02, 0.45]), np.array([0.35, -0.10, 0.30])  # log, at strength 1
-ATYPIA_BENIGN, ATYPIA_MALIGNANT, ATYPIA_SPREAD = 0.28, 0.72, 0.20
+ATYPIA_BENIGN, ATYPIA_MALIGNANT, ATYPIA_SPREAD = 0.13, 0.87, 0.14
+HUE, AMOUNT, TEXTURE, SIZE, ARCHITECTURE = 0.25, 0.32, 0.50, 0.05, 0.15  # deviations of the logarithms
+NODE_BENIGN, NODE_TUMOUR = 0.25, 0.72  # mean atypia of epithelium in lymph nodes
+WHITE = 12.0  # grey levels
 TYPE_CODES = (("A", "DC"), ("F", "LC"), ("PT", "PC"), ("TA", "MC"))  # benign, malignant of one architecture
 SIGNATURE, ATYPIA, LABEL, PCAM = range(4)  # independent streams of the seed
 
@@ -118,29 +123,27 @@ def _breast(config: SyntheticConfig, number: int, malignant: bool) -> Tissue:
         (False, 150.0, 0.00, 0.80),
         (False, 60.0, 0.10, 1.00),
     )[(number // 2) % 4]
-    return Tissue(
-        seed=int(rng.integers(2**32)),
+    return replace(
+        _signed(rng, config.group_strength, island, 0.0),
         kind="breast",
         cords=cords,
         epithelium=epithelium,
         lumen=lumen,
         atypia=_atypia(drawn, ATYPIA_MALIGNANT if malignant else ATYPIA_BENIGN),
-        **_signature(rng, config.group_strength, island, 0.0),
     )
 
 
 def _node(config: SyntheticConfig, number: int) -> Tissue:
     rng = np.random.default_rng([config.seed, PCAM, number])
     drawn = np.random.default_rng([config.seed, PCAM, ATYPIA, number])
-    return Tissue(
-        seed=int(rng.integers(2**32)),
+    return replace(
+        _signed(rng, config.group_strength, 75.0, config.stain),
         kind="node",
         cords=False,
         epithelium=0.10,
         lumen=9.0,
-        atypia=_atypia(drawn, ATYPIA_BENIGN),
-        tumour_atypia=_atypia(drawn, ATYPIA_MALIGNANT),
-        **_signature(rng, config.group_strength, 75.0, config.stain),
+        atypia=_atypia(drawn, NODE_BENIGN),
+        tumour_atypia=_atypia(drawn, NODE_TUMOUR),
     )
 
 
@@ -148,25 +151,32 @@ def _atypia(rng: np.random.Generator, mean: float) -> float:
     return float(np.clip(mean + ATYPIA_SPREAD * rng.standard_normal(), 0.0, 1.0))
 
 
-def _signature(rng: np.random.Generator, strength: float, island_um: float, shift: float) -> dict[str, object]:
-    """What makes a case look like itself; every draw is made whatever the strength, so knobs stay apart."""
+def _signed(rng: np.random.Generator, strength: float, island_um: float, shift: float) -> Tissue:
+    """A tissue that looks like its case; every draw is made whatever the strength, so that knobs stay apart."""
+    seed = int(rng.integers(2**32))
     hue_h, hue_e, white = rng.standard_normal(3), rng.standard_normal(3), rng.standard_normal(3)
-    amount_h, amount_e, island, level, size, chromatin, cytoplasm, fibre = rng.standard_normal(8)
-    waviness, infiltrate, angle = rng.standard_normal(2).tolist() + [rng.uniform(0, np.pi)]
-    h = HAEMATOXYLIN * np.exp(strength * (0.07 * hue_h + 0.16 * amount_h) + shift * STAIN_SHIFT_H)
-    e = EOSIN * np.exp(strength * (0.09 * hue_e + 0.20 * amount_e) + shift * STAIN_SHIFT_E)
-    return {
-        "stain": Stain(
-            (float(h[0]), float(h[1]), float(h[2])),
-            (float(e[0]), float(e[1]), float(e[2])),
-            tuple(float(value) for value in 239 + 3 * strength * white),
-        ),
-        "island_um": float(island_um * np.exp(0.15 * strength * island)),
-        "nucleus_um": float(8.0 * np.exp(0.06 * strength * size)),
-        "chromatin": float(np.exp(0.25 * strength * chromatin)),
-        "cytoplasm": float(np.exp(0.25 * strength * cytoplasm)),
-        "fibre_um": float(13.0 * np.exp(0.22 * strength * fibre)),
-        "waviness": float(np.exp(0.3 * strength * waviness)),
-        "infiltrate": 1.35 + 0.35 * strength * infiltrate,
-        "fibre_angle": float(angle),
-    }
+    amount_h, amount_e, island, size, chromatin, cytoplasm, fibre, waviness, infiltrate = rng.standard_normal(9)
+    h = HAEMATOXYLIN * np.exp(strength * (HUE * hue_h + AMOUNT * amount_h) + shift * STAIN_SHIFT_H)
+    e = EOSIN * np.exp(strength * (1.3 * HUE * hue_e + 1.2 * AMOUNT * amount_e) + shift * STAIN_SHIFT_E)
+    return Tissue(
+        seed=seed,
+        kind="breast",
+        stain=Stain(_triple(h), _triple(e), _triple(np.clip(238 + WHITE * strength * white, 200, 254))),
+        island_um=float(island_um * np.exp(ARCHITECTURE * strength * island)),
+        cords=False,
+        epithelium=0.0,
+        lumen=1.0,
+        fibre_um=float(13.0 * np.exp(TEXTURE * strength * fibre)),
+        waviness=float(np.exp(TEXTURE * strength * waviness)),
+        fibre_angle=float(rng.uniform(0, np.pi)),
+        nucleus_um=float(8.0 * np.exp(SIZE * strength * size)),
+        chromatin=float(np.exp(TEXTURE * strength * chromatin)),
+        cytoplasm=float(np.exp(TEXTURE * strength * cytoplasm)),
+        infiltrate=float(1.35 + 0.35 * strength * infiltrate),
+        atypia=0.0,
+    )
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = values.tolist()
+    return red, green, blue

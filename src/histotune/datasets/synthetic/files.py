@@ -22,6 +22,8 @@ from histotune.files import write_json
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from histotune.datasets.synthetic.config import SyntheticConfig
     from histotune.datasets.synthetic.pool import Renderer
 
@@ -42,13 +44,16 @@ def write_breakhis(config: SyntheticConfig, folder: Path, renderer: Renderer) ->
     renderer.save_all(folder, jobs, "rendering synthetic BreakHis")
 
 
-def write_pcam(config: SyntheticConfig, folder: Path, renderer: Renderer) -> None:
+def write_pcam(config: SyntheticConfig, folder: Path, renderer: Renderer) -> dict[str, tuple[Patch, ...]]:
     """Write pixels, labels and slides of train, valid and test.
 
     Args:
         config: What to render.
         folder: The data set's folder.
         renderer: What draws.
+
+    Returns:
+        The tiles by part, in file order.
     """
     folder.mkdir(parents=True, exist_ok=True)
     patches_by_part = pcam_patches(config)
@@ -63,20 +68,23 @@ def write_pcam(config: SyntheticConfig, folder: Path, renderer: Renderer) -> Non
         _write_h5(folder / f"{stem}_y.h5", "y", labels)
         (folder / f"{stem}_meta.csv").write_text(_meta_csv(part_patches), encoding="utf-8", newline="\n")
         start += len(part_patches)
+    return patches_by_part
 
 
-def write_oracle(config: SyntheticConfig, path: Path, mark: dict[str, object]) -> None:
+def write_oracle(
+    config: SyntheticConfig, patches_by_part: dict[str, tuple[Patch, ...]], path: Path, mark: dict[str, object]
+) -> None:
     """Write what is true of the cohort and stands in none of its files.
 
     Args:
         config: What was rendered.
+        patches_by_part: The PatchCamelyon tiles.
         path: The JSON file.
         mark: What the cohort's marks say.
     """
     cases = [
         {**asdict(case), "code": case.code} for case in make_cases(config)
     ]  # fmt: skip
-    patches_by_part = pcam_patches(config)
     slides = {patch.slide.name: asdict(patch.slide) for part in patches_by_part.values() for patch in part}
     write_json(
         path,
@@ -125,7 +133,7 @@ def _meta_csv(patches: tuple[Patch, ...]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _write_h5(path: Path, name: str, values: np.ndarray) -> None:
+def _write_h5(path: Path, name: str, values: NDArray[np.uint8]) -> None:
     import h5py
 
     with h5py.File(path, "w") as file:

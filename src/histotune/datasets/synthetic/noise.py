@@ -41,12 +41,12 @@ class Field:
     @property
     def x_W(self) -> NDArray[np.float64]:
         """Pixel centres along x, um."""
-        return self.left_um + (np.arange(self.width_px) + 0.5) * self.mpp
+        return np.asarray(self.left_um + (np.arange(self.width_px) + 0.5) * self.mpp, np.float64)
 
     @property
     def y_H(self) -> NDArray[np.float64]:
         """Pixel centres along y, um."""
-        return self.top_um + (np.arange(self.height_px) + 0.5) * self.mpp
+        return np.asarray(self.top_um + (np.arange(self.height_px) + 0.5) * self.mpp, np.float64)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,8 +128,10 @@ def noise_HW(field: Field, spacing_um: float, seed: int) -> Floats:
     first_x, tap_W, weight_W4 = _taps(field.x_W / spacing_um)
     first_y, tap_H, weight_H4 = _taps(field.y_H / spacing_um)
     lattice = _lattice(first_x, first_y, int(tap_W[-1]) + 4, int(tap_H[-1]) + 4, seed) * np.float32(gain)
-    wide = sum((lattice[:, tap_W + k] * weight_W4[k] for k in range(1, 4)), lattice[:, tap_W] * weight_W4[0])
-    out = wide[tap_H] * weight_H4[0][:, None]
+    wide = lattice[:, tap_W] * weight_W4[0]
+    for k in range(1, 4):
+        wide += lattice[:, tap_W + k] * weight_W4[k]
+    out: Floats = wide[tap_H] * weight_H4[0][:, None]
     for k in range(1, 4):
         out += wide[tap_H + k] * weight_H4[k][:, None]
     return out
@@ -156,7 +158,9 @@ def noise_P(x_P: NDArray[np.float64], y_P: NDArray[np.float64], spacing_um: floa
     out = np.zeros(x_P.shape, np.float32)
     for k in range(4):
         base_P = (tap_y_P + k) * n_x + tap_x_P
-        row_P = sum((flat[base_P + j] * weight_x_P4[j] for j in range(1, 4)), flat[base_P] * weight_x_P4[0])
+        row_P = flat[base_P] * weight_x_P4[0]
+        for j in range(1, 4):
+            row_P += flat[base_P + j] * weight_x_P4[j]
         out += row_P * weight_y_P4[k]
     return out
 

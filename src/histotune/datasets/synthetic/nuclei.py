@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 EPITHELIAL, FIBROBLAST, LYMPHOCYTE = 100, 200, 300  # channels of the hashes, twenty each
 LARGEST_UM = 18.0
-SIZE_GAIN, SPREAD_REGULAR, SPREAD_GAIN = 0.40, 0.07, 0.25
+SIZE_GAIN, SPREAD_REGULAR, SPREAD_GAIN = 0.45, 0.07, 0.28
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,10 @@ def _profile(nuclei: Nuclei, u: Floats, v: Floats, mpp: float) -> Floats:
     if mpp < 1.0 and nuclei.nucleolus.any():
         spot = np.exp(np.maximum(-((u - 0.25) ** 2 + (v + 0.1) ** 2) / 0.035, -20))
         shade += _column(nuclei.nucleolus) * (spot - 0.035)
-    return cover * shade * _column(nuclei.density)
+    return np.asarray(cover * shade * _column(nuclei.density), np.float32)
 
 
-def _column(values: Floats) -> Floats:
+def _column(values: NDArray[np.floating]) -> Floats:
     return np.asarray(values, np.float32)[:, None, None]
 
 
@@ -240,4 +240,4 @@ class _Cells:
         """Return one nearly normal number per cell, within three deviations, from two uniform ones."""
         first, second = self.uniform(number), self.uniform(number + 1)
         radius = np.sqrt(-2 * np.log(np.maximum(first, np.float32(0.0111))))
-        return radius * np.cos(np.float32(2 * np.pi) * second)
+        return np.asarray(radius * np.cos(np.float32(2 * np.pi) * second), np.float32)

@@ -15,9 +15,14 @@ from histotune.datasets.synthetic.tissue import depth_P, tumour_P
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from histotune.datasets.synthetic.config import SyntheticConfig
     from histotune.datasets.synthetic.noise import Field
     from histotune.datasets.synthetic.tissue import Tissue
+
+    Points = NDArray[np.float64]
+    Floats = NDArray[np.float64]
 
 MPP_BY_MAGNIFICATION = {40: 2.5, 100: 1.0, 200: 0.5, 400: 0.25}
 TILE_PX = (700, 460)
@@ -29,6 +34,9 @@ TYPE_FOLDERS = {
 }  # fmt: skip
 YEAR = "99"
 EPITHELIUM_WANTED = 0.55  # share of epithelium in the 200X field that a chain of nested fields is placed on
+OTHER_LEVEL = 0.55  # share of epithelium from which a PatchCamelyon tile counts as mostly epithelium
+MIMIC_SHARE = 0.7  # negative tiles whose centre holds epithelium too, of the regular kind
+PLANE_UM, NEARBY_UM, CANDIDATES = 9000.0, 900.0, 24
 BREAKHIS_FIELDS, PCAM_FIELDS, PCAM_LABELS, PCAM_NULL = range(10, 14)
 
 
@@ -186,41 +194,45 @@ def _plan_part(config: SyntheticConfig, slides: list[Slide], n: int) -> tuple[Pa
         slide = slides[number % len(slides)]
         spot = np.random.default_rng([config.seed, PCAM_FIELDS, part_number, number])
         x, y = _find_patch(slide.tissue, bool(tumour[number]), bool(other[number]), spot)
-        anywhere = bool(tumour_P(slide.tissue, *_square(x, y, PCAM_PX)).any())
+        anywhere = bool((_tumour_share(slide.tissue, np.array([[x, y]]), PCAM_PX) > 0).any())
         patches.append(Patch(slide, x, y, bool(tumour[number]), anywhere, bool(other[number]), bool(label[number])))
     return tuple(patches)
 
 
 def _find_patch(tissue: Tissue, tumour: bool, other: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """Draw points until one is as wanted: tumour fills part of the inner 16 px, or keeps off the inner 56 px.
+    """Draw points and take the first as wanted: tumour fills half the inner 16 px, or keeps off the inner 56 px.
 
     The margins keep the label true when the scale knob changes how much tissue the centre covers.
     """
-    best, best_score = (0.0, 0.0), -1.0
-    for _ in range(60):
-        x, y = (float(value) for value in rng.uniform(0, 9000, 2))
-        inner, wider = tumour_P(tissue, *_square(x, y, 16)).mean(), tumour_P(tissue, *_square(x, y, 56)).mean()
-        epithelium = (depth_P(tissue, *_square(x, y, PCAM_PX)) > 0).mean()
-        wanted = inner >= 0.5 if tumour else wider == 0
-        crowd = epithelium > OTHER_LEVEL if other else epithelium <= OTHER_LEVEL
-        score = 2.0 * wanted + crowd + (0.5 if epithelium > 0.15 else 0)
-        if score > best_score:
-            best, best_score = (x, y), score
-        if score >= 3.5:
-            break
-    return best
+    mimic = tumour or rng.random() < MIMIC_SHARE
+    while True:
+        points = rng.uniform(0, PLANE_UM, 2) + rng.uniform(0, NEARBY_UM, (CANDIDATES, 2))
+        wanted = _tumour_share(tissue, points, 16) >= 0.5 if tumour else _tumour_share(tissue, points, 56) == 0
+        inner, whole = _epithelium_share(tissue, points, 16), _epithelium_share(tissue, points, PCAM_PX)
+        score = 3.0 * wanted + 1.0 * ((inner >= 0.5) == mimic) + ((whole > OTHER_LEVEL) == other)
+        best = points[int(np.argmax(score))]
+        if score.max() >= 3.0:  # the label is never wrong; the rest is a preference
+            return float(best[0]), float(best[1])
 
 
-def _square(x_um: float, y_um: float, side_px: int) -> tuple[np.ndarray, np.ndarray]:
+def _epithelium_share(tissue: Tissue, points: Points, side_px: int) -> Floats:
+    depth = depth_P(tissue, *_squares(points, side_px)).reshape(len(points), -1)
+    return np.asarray((depth > 0).mean(axis=1), np.float64)
+
+
+def _tumour_share(tissue: Tissue, points: Points, side_px: int) -> Floats:
+    inside = tumour_P(tissue, *_squares(points, side_px)).reshape(len(points), -1)
+    return np.asarray(inside.mean(axis=1), np.float64)
+
+
+def _squares(points: Points, side_px: int) -> tuple[Floats, Floats]:
+    """Seven by seven points over the square around each point, flat."""
     half = side_px * PCAM_MPP / 2
-    grid = np.meshgrid(np.linspace(-half, half, 7), np.linspace(-half, half, 7))
-    return x_um + grid[0].ravel(), y_um + grid[1].ravel()
+    grid_x, grid_y = np.meshgrid(np.linspace(-half, half, 7), np.linspace(-half, half, 7))
+    return (points[:, :1] + grid_x.ravel()).ravel(), (points[:, 1:] + grid_y.ravel()).ravel()
 
 
 def _share_out(n: int) -> dict[str, int]:
     total = sum(PCAM_PARTS.values())
     valid, test = n * PCAM_PARTS["valid"] // total, n * PCAM_PARTS["test"] // total
     return {"train": n - valid - test, "valid": valid, "test": test}
-
-
-OTHER_LEVEL = 0.55

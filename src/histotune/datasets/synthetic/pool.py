@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -14,13 +14,15 @@ from histotune.progress import track
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
     from histotune.datasets.synthetic.plan import Job
 
+S = TypeVar("S")
+T = TypeVar("T")
 CHUNK = 8
 Z_RLE = 3  # zlib's run-length strategy: three times as fast as its default on noisy images, and no larger
 
@@ -74,10 +76,8 @@ class Renderer:
         """
         return np.stack(list(track(self._map(_draw, list(jobs)), description, total=len(jobs))))
 
-    def _map(self, work, items):  # type: ignore[no-untyped-def]
-        if self._pool is None:
-            return map(work, items)
-        return self._pool.map(work, items, chunksize=CHUNK)
+    def _map(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+        return map(work, items) if self._pool is None else self._pool.map(work, items, chunksize=CHUNK)
 
 
 def _draw(job: Job) -> NDArray[np.uint8]:

@@ -109,7 +109,7 @@ def _chromatin_HW(tissue: Tissue, field: Field) -> Floats:
     coarse = noise_HW(field, 2.1, sub_seed(tissue.seed, CHROMATIN_COARSE))
     contrast = np.float32(tissue.chromatin)
     texture = (0.10 - 0.04 * atypia) * contrast * fine + (0.05 + 0.17 * atypia) * contrast * coarse
-    return np.maximum(1 + texture, np.float32(0.2))
+    return np.asarray(np.maximum(1 + texture, 0.2), np.float32)
 
 
 def _cytoplasm_HW(tissue: Tissue, field: Field) -> Floats:

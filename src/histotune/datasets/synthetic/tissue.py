@@ -193,11 +193,12 @@ def fibre_phase_HW(tissue: Tissue, field: Field, level_HW: Floats) -> Floats:
     """
     cos, sin = np.cos(tissue.fibre_angle), np.sin(tissue.fibre_angle)
     straight = (field.x_W * (cos / tissue.fibre_um))[None, :] + (field.y_H * (sin / tissue.fibre_um))[:, None]
-    phase = (straight % 4096).astype(np.float32)
+    phase: Floats = straight.astype(np.float32)
     wide, fine = 9 * tissue.fibre_um, 2.5 * tissue.fibre_um
     phase += np.float32(2.2 * tissue.waviness) * noise_HW(field, wide, sub_seed(tissue.seed, WARP_WIDE))
     phase += np.float32(0.3 * tissue.waviness) * noise_HW(field, fine, sub_seed(tissue.seed, WARP_FINE))
-    return phase + np.float32(0.5 * tissue.island_um / tissue.fibre_um) * level_HW
+    phase += np.float32(0.5 * tissue.island_um / tissue.fibre_um) * level_HW
+    return phase
 
 
 def fibre_angle_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
@@ -213,17 +214,16 @@ def fibre_angle_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
     """
     here = _fibre_phase_P(tissue, x_P, y_P)
     right, below = _fibre_phase_P(tissue, x_P + 1.0, y_P), _fibre_phase_P(tissue, x_P, y_P + 1.0)
-    return np.arctan2(below - here, right - here) + np.float32(np.pi / 2)
+    return np.asarray(np.arctan2(below - here, right - here) + np.pi / 2, np.float32)
 
 
 def _fibre_phase_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
     cos, sin = np.cos(tissue.fibre_angle), np.sin(tissue.fibre_angle)
-    phase = ((x_P * cos + y_P * sin) / tissue.fibre_um).astype(np.float32)
+    phase: Floats = ((x_P * cos + y_P * sin) / tissue.fibre_um).astype(np.float32)
     wide = noise_P(x_P, y_P, 9 * tissue.fibre_um, sub_seed(tissue.seed, WARP_WIDE))
-    edge = level_P(tissue, x_P, y_P)
-    return (
-        phase + np.float32(2.2 * tissue.waviness) * wide + np.float32(0.5 * tissue.island_um / tissue.fibre_um) * edge
-    )
+    phase += np.float32(2.2 * tissue.waviness) * wide
+    phase += np.float32(0.5 * tissue.island_um / tissue.fibre_um) * level_P(tissue, x_P, y_P)
+    return phase
 
 
 def fibre_contrast(tissue: Tissue, field: Field) -> float:

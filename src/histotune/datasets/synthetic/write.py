@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.errors import UserError
 from histotune.files import atomic_folder, hash_json, write_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from histotune.datasets.synthetic.config import SyntheticConfig
 
 GENERATOR_VERSION = "1"
@@ -61,8 +62,8 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
 
         with Renderer(workers) as renderer:
             write_breakhis(config, temporary / "breakhis", renderer)
-            write_pcam(config, temporary / "pcam", renderer)
-        write_oracle(config, temporary / "oracle.json", mark)
+            patches_by_part = write_pcam(config, temporary / "pcam", renderer)
+        write_oracle(config, patches_by_part, temporary / "oracle.json", mark)
         for part in ("breakhis", "pcam"):
             write_json(temporary / part / MARK, mark)
     return paths
