@@ -110,7 +110,7 @@ def predict_and_print(
     config = override(ExperimentConfig(recipe="predict"), settings or [])
     table = predict(load_bundle(head), images, PredictSettings(config.embedding, config.loader, cache or config.cache))
     if out is None:
-        sys.stdout.write(table.write_csv())
+        sys.stdout.write(table.write_csv(float_precision=6))
     else:
         write_predictions(table, out)
         print(f"{table.height:,} predictions: {out}")

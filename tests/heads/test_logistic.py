@@ -241,3 +241,16 @@ def test_what_has_no_solution_is_refused() -> None:
     x[3, 2] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         fit_batch(x, y, problems_over(every))
+
+
+def test_columns_that_are_zero_in_one_fold_and_rare_elsewhere() -> None:
+    """Histogram bins: their mean in a fold is a difference of rounded terms, which must not pass for a tiny spread."""
+    rng = np.random.default_rng(0)
+    x = np.where(rng.random((150, 40)) < 0.02, rng.random((150, 40)) * 1e-3, 0.0).astype(np.float32)
+    x[:, 0] = rng.random(150)
+    y = rng.integers(0, 2, 150)
+    problems = problems_over(fold_masks(150, 5))
+    solution = fit_batch(x, y, problems)
+    assert solution.converged_P.all()
+    assert np.abs(solution.weight_PKD).max() < 1e7
+    assert_as_good_as_sklearn(x, y, problems, solution)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FLOAT64_BYTES = 2**30
 """Up to this size the matrix is held in float64; beyond it keeps its storage and is widened block by block."""
+SMALL_CURVATURE = 50_000_000
+"""Up to this many products (rows x columns^2) a problem's exact curvature costs less than the iterations it saves."""
 BLOCK_ROWS = 4096
 COVARIANCE_ROWS_PER_COLUMN = 4
 NULL_EIGENVALUE = 1e-13
@@ -171,8 +173,6 @@ class GramFeatures:
 class SharedFeatures:
     """One pooled-standardised matrix for all masks; each mask's own mean and SD enter as an affine map."""
 
-    small = False
-
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
         used = np.flatnonzero((weight_FN > 0).any(axis=0))
         self.x_ND = x_ND if len(used) == len(x_ND) else x_ND[used]
@@ -183,6 +183,7 @@ class SharedFeatures:
         self._hat_ND: Float | None = None
         if self.x_ND.shape[0] * self.x_ND.shape[1] * 8 <= FLOAT64_BYTES:
             self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
+        self.small = self._hat_ND is not None and self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
         self.mean_FD, self.std_FD = self._mask_moments()
         eigen_R, self.q_DR = self._eigenbasis()
         self.curvature_FR = np.broadcast_to(eigen_R, (n_masks, len(eigen_R)))
@@ -216,8 +217,9 @@ class SharedFeatures:
             for mask, weight_N in enumerate(self.weight_FN):
                 rows = np.flatnonzero(weight_N[part] > 0)
                 var_FD[mask] += weight_N[part][rows] @ (hat_nD[rows] - mean_FD[mask]) ** 2
-        raw_mean_FD = self.pooled.mean_D + mean_FD * self.pooled.std_D
-        std_FD = _safe_std(var_FD * self.pooled.std_D**2, raw_mean_FD, self.n_rows)
+        # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
+        terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
+        std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
         return mean_FD, std_FD / self.pooled.std_D
 
     def _eigenbasis(self) -> tuple[Float, Float]:
@@ -265,8 +267,18 @@ class SharedFeatures:
         return weight, offset_AK - weight @ self.pooled.mean_D
 
     def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
-        """Never used: a pass over a large matrix per problem costs more than the iterations it saves."""
-        raise NotImplementedError
+        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
+        n_problems, n_logits, _ = weight_AKN.shape
+        width = self.q_DR.shape[1] + 1
+        out = np.empty((n_problems, n_logits, width, width))
+        for mask, part in _runs(mask_A):
+            phi_NV = np.ones((self.n_rows, width))
+            for rows, hat_nD in self._blocks():
+                phi_NV[rows, :-1] = ((hat_nD - self.mean_FD[mask]) / self.std_FD[mask]) @ self.q_DR
+            for problem in range(part.start, part.stop):
+                for logit in range(n_logits):
+                    out[problem, logit] = (weight_AKN[problem, logit][:, None] * phi_NV).T @ phi_NV
+        return out
 
 
 def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
