@@ -183,7 +183,9 @@ class SharedFeatures:
         self._hat_ND: Float | None = None
         if self.x_ND.shape[0] * self.x_ND.shape[1] * 8 <= FLOAT64_BYTES:
             self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
-        self.small = self._hat_ND is not None and self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
+        # With several logits the blocks on the Hessian's diagonal fit worse than the memory of past steps.
+        few_products = self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
+        self.small = self._hat_ND is not None and few_products and int(self.y_FN.max()) <= 1
         self.mean_FD, self.std_FD = self._mask_moments()
         eigen_R, self.q_DR = self._eigenbasis()
         self.curvature_FR = np.broadcast_to(eigen_R, (n_masks, len(eigen_R)))
