@@ -373,11 +373,10 @@ def test_null_labels_change_only_labels_and_deal_them_to_whole_cases() -> None:
     assert breakhis_names(null) != breakhis_names(BASE)
     assert sum(pcam_labels(null)) == sum(pcam_labels(BASE))
     assert sum(case.malignant for case in make_cases(null)) == 5
-    agree = [
-        np.mean([case.malignant == case.tissue_malignant for case in make_cases(turned(null_labels=True, seed=seed))])
-        for seed in range(60)
-    ]
-    assert abs(np.mean(agree) - 0.5) < 0.07
+    cases = make_cases(turned(null_labels=True, n_groups=20))
+    assert sum(case.malignant for case in cases if case.tissue_malignant) == 5
+    dealt = {tuple(case.malignant for case in make_cases(turned(null_labels=True, seed=seed))) for seed in range(9)}
+    assert len(dealt) > 5
 
 
 def test_classes_are_balanced_over_tumour_types() -> None:

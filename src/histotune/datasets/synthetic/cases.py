@@ -83,7 +83,7 @@ def make_cases(config: SyntheticConfig) -> tuple[Case, ...]:
     n = config.n_groups
     accessions = np.random.default_rng([config.seed, LABEL, 1]).choice(np.arange(10_000, 100_000), n, replace=False)
     tissue_malignant = [number % 2 == 1 for number in range(n)]
-    order = np.random.default_rng([config.seed, LABEL, 2]).permutation(n) if config.null_labels else np.arange(n)
+    labels = _null_labels(tissue_malignant, config.seed) if config.null_labels else tissue_malignant
     return tuple(
         Case(
             number=number,
@@ -91,7 +91,7 @@ def make_cases(config: SyntheticConfig) -> tuple[Case, ...]:
             blocks=(("AB", "CD"), ("G",), ("",), ("",), ("",))[(number // 2) % 5],
             architecture=(number // 2) % 4,
             tissue_malignant=tissue_malignant[number],
-            malignant=tissue_malignant[int(order[number])],
+            malignant=labels[number],
             tissue=_breast(config, number, tissue_malignant[number]),
         )
         for number in range(n)
@@ -112,6 +112,16 @@ def make_slides(config: SyntheticConfig, n_by_part: dict[str, int]) -> tuple[Sli
     return tuple(
         Slide(part, f"synthetic_{part}_{number:03d}", _node(config, number)) for number, part in enumerate(parts)
     )
+
+
+def _null_labels(tissue_malignant: list[bool], seed: int) -> list[bool]:
+    """Deal labels out at random, half of either tissue each: then atypia can't tell them apart even by chance."""
+    rng = np.random.default_rng([seed, LABEL, 2])
+    shuffled = rng.permutation(len(tissue_malignant))
+    by_tissue = sorted(shuffled.tolist(), key=lambda number: tissue_malignant[number])
+    first = int(rng.integers(2))
+    rank = {number: place for place, number in enumerate(by_tissue)}
+    return [(rank[number] + first) % 2 == 1 for number in range(len(tissue_malignant))]
 
 
 def _breast(config: SyntheticConfig, number: int, malignant: bool) -> Tissue:
