@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
+from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
 from histotune.datasets.read import read_dataset
+from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.errors import UserError
 from histotune.evaluation.answer import write_answer
@@ -22,7 +23,6 @@ from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, Ledg
 from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
-from histotune.images.config import ViewConfig
 from histotune.images.views import input_mpp
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
@@ -144,7 +144,7 @@ def embed_dataset(config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec) 
     Returns:
         Tiles and embeddings, rows aligned, with the content fingerprint filled in.
     """
-    view = config.view or ViewConfig(size_px=spec.size_px, interpolation=spec.interpolation)
+    view = config.view or documented_view(spec)
     request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache)
     embeddings = embed(tiles, request)
     tiles = replace(tiles, pixel_fingerprint=embeddings.pixel_fingerprint)
@@ -162,7 +162,7 @@ def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], .
     Returns:
         Pairs of arm name and backbone.
     """
-    spec = find_backbone(config.backbone)
+    spec = find_backbone(config.backbone, config.cache)
     arms = [(PROBE, spec)]
     if "random-weights" in config.evaluation.floors:
         arms.append((RANDOM_WEIGHTS, random_twin(spec, config.evaluation.seed)))
@@ -223,9 +223,9 @@ def _findings(
     materials = [arms[0].material for arms in (source_arms, target_arms) if arms]
     heads = [choice.head_id for choice in choices]
     return Findings(
-        title=_title(config, materials),
+        title=_title(materials),
         answer=write_answer(tables),
-        backbone=find_backbone(config.backbone).name,
+        backbone=materials[0].embeddings.space.backbone,
         view=materials[0].view,
         datasets=tuple(_facts(material.tiles) for material in materials),
         findings=tables,
@@ -235,9 +235,9 @@ def _findings(
     )
 
 
-def _title(config: ExperimentConfig, materials: list[Material]) -> str:
+def _title(materials: list[Material]) -> str:
     names = " and ".join(material.tiles.name for material in materials)
-    return f"{find_backbone(config.backbone).name} on {names}"
+    return f"{materials[0].embeddings.space.backbone} on {names}"
 
 
 def _facts(tiles: TileSet) -> DatasetFacts:
@@ -358,10 +358,7 @@ def _write(
 
 def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
     """Save the probe's head with what it needs to embed new images."""
-    from histotune.deploy.bundle import Bundle, save_bundle
-
-    spec = find_backbone(config.backbone)
-    view = config.view or ViewConfig(size_px=spec.size_px, interpolation=spec.interpolation)
+    view = config.view or documented_view(find_backbone(config.backbone, config.cache))
     save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)
 
 

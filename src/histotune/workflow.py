@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.catalog import find_backbone
+from histotune.backbones.catalog import documented_view, find_backbone
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits import tile_groups
@@ -22,7 +22,6 @@ from histotune.experiment import embed_dataset, single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep
-from histotune.images.config import ViewConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,7 +60,7 @@ def embed_only(config: ExperimentConfig) -> Material:
         Tiles and embeddings.
     """
     tiles = read_dataset(single_dataset(config))
-    return embed_dataset(config, tiles, find_backbone(config.backbone))
+    return embed_dataset(config, tiles, find_backbone(config.backbone, config.cache))
 
 
 def sweep_only(config: ExperimentConfig) -> SweepOutcome:
@@ -94,7 +93,8 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     result = sweep(material.embeddings, task, config.sweep)[0]
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        save_bundle(Bundle(result.head, config.backbone, _view(config), config.embedding.precision), folder)
+        view = config.view or documented_view(find_backbone(config.backbone, config.cache))
+        save_bundle(Bundle(result.head, config.backbone, view, config.embedding.precision), folder)
         result.trials.write_parquet(folder / "trials.parquet")
     return SweepOutcome(result, describe_choice(result, domain), config.out)
 
@@ -147,8 +147,3 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
 
 def _shares_groups(bundle: Bundle, scored: TileSet) -> bool:
     return bool(set(bundle.head.train_groups) & set(tile_groups(scored)))
-
-
-def _view(config: ExperimentConfig) -> ViewConfig:
-    spec = find_backbone(config.backbone)
-    return config.view or ViewConfig(size_px=spec.size_px, interpolation=spec.interpolation)

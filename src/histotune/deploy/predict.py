@@ -44,7 +44,8 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
     """
     tiles = read_loose_images(images, bundle.head.class_names)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
-    request = EmbedRequest(find_backbone(bundle.backbone), bundle.view, embedding, settings.loader, settings.cache)
+    spec = find_backbone(bundle.backbone, settings.cache)
+    request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache)
     logit_NK = head_logits(bundle.head, embed(tiles, request))
     probability_NK = class_probabilities(bundle.head, logit_NK)
     if len(bundle.head.class_names) == 2:
