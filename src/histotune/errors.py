@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(Exception):
@@ -80,6 +81,26 @@ def closest_name(name: str, names: Iterable[str]) -> str | None:
     by_lower = {known.lower(): known for known in names}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[matches[0]] if matches else None
+
+
+@contextmanager
+def collect(errors: list[UserError]) -> Iterator[None]:
+    """Keep a mistake for later instead of stopping at it.
+
+    Args:
+        errors: Where it is added; raise them with :func:`raise_together`.
+
+    Example:
+        >>> found: list[UserError] = []
+        >>> with collect(found):
+        ...     raise UserError("no such folder")
+        >>> len(found)
+        1
+    """
+    try:
+        yield
+    except UserError as error:
+        errors.append(error)
 
 
 def raise_together(errors: Sequence[UserError]) -> None:

@@ -14,14 +14,14 @@ from histotune.backbones.catalog import colour_histogram, documented_view, find_
 from histotune.datasets.read import read_dataset
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.embeddings.extract import EmbedRequest, embed
-from histotune.errors import UserError
+from histotune.errors import UserError, collect, raise_together
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import Material
 from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
-from histotune.evaluation.target import study_target
+from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, plan_source, study_source
+from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
 from histotune.images.views import input_mpp
 from histotune.progress import Stopwatch
@@ -87,7 +87,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     with watch.stage("read data"):
         source = None if config.source is None else read_dataset(config.source)
         target = None if config.target is None else read_dataset(config.target)
-        _check_labels_match(source, target)
+        _check_before_embedding(config, source, target)
     source_arms = _embed_arms(config, source, watch)
     target_arms = _embed_arms(config, target, watch)
     studies = _study(config, source_arms, target_arms, watch)
@@ -195,8 +195,26 @@ def _study(
             source = study_source(source_arms, settings)
     if target_arms:
         with watch.stage(f"sweep and score {target_arms[0].material.tiles.name}"):
-            target = study_target(target_arms, source, settings, "test" if config.evaluation.final else "valid")
+            target = study_target(target_arms, source, settings, _scored_part(config))
     return Studies(source, target)
+
+
+def _scored_part(config: ExperimentConfig) -> str:
+    return "test" if config.evaluation.final else "valid"
+
+
+def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
+    """Find what would stop the study now, not after hours of embedding; report it all together."""
+    errors: list[UserError] = []
+    if source is not None:
+        with collect(errors):
+            plan_source(source, config.evaluation)
+    if target is not None:
+        with collect(errors):
+            part_rows(target, _scored_part(config))
+    with collect(errors):
+        _check_labels_match(source, target)
+    raise_together(errors)
 
 
 def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:

@@ -168,5 +168,5 @@ def require_classes(tiles: TileSet, purpose: str) -> None:
             f"{purpose} needs tiles of at least two classes and found {len(present)}",
             value=", ".join(present) or "none labelled",
             allowed=", ".join(tiles.class_names),
-            fix="check --data and --magnification; `histotune data describe` lists what is there",
+            fix="check --data and --train-magnification; `histotune data describe` lists what is there",
         )

@@ -21,6 +21,7 @@ from histotune.statistics.compare import paired_difference
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.datasets.splits import Folds
     from histotune.evaluation.config import EvaluationConfig
     from histotune.evaluation.material import Material
     from histotune.heads.config import SweepConfig
@@ -93,9 +94,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         UserError: The training magnification holds no tiles, one class only, or too few groups.
     """
     tiles, evaluation = arms[0].material.tiles, settings.evaluation
-    train_N = training_rows(tiles, evaluation.train_magnification)
-    require_classes(tiles.take(np.flatnonzero(train_N)), "training")
-    folds = grouped_folds(tiles, evaluation.outer_folds, evaluation.seed)
+    train_N, folds = plan_source(tiles, evaluation)
     plan = CrossFitPlan(train_N, fold_per_tile(tiles, folds), folds.split_hash, "grouped", evaluation.seed)
     fits = [cross_fit(arm.material, plan, settings.sweep) for arm in arms]
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
@@ -116,6 +115,24 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         split_hash=folds.split_hash,
         train_labels=tiles.labels_N[train_N],
     )
+
+
+def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> tuple[NDArray[np.bool_], Folds]:
+    """Return who trains and the outer folds; cheap, so that a mistake shows before anything is embedded.
+
+    Args:
+        tiles: The data set.
+        evaluation: Training magnification, folds, seed.
+
+    Returns:
+        Training tiles, and folds over the groups of all magnifications.
+
+    Raises:
+        UserError: The training magnification holds no tiles or one class only, or there are too few groups.
+    """
+    train_N = training_rows(tiles, evaluation.train_magnification)
+    require_classes(tiles.take(np.flatnonzero(train_N)), "training")
+    return train_N, grouped_folds(tiles, evaluation.outer_folds, evaluation.seed)
 
 
 def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_]:

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from histotune.datasets.synthetic.config import SyntheticConfig
 
 HAEMATOXYLIN, EOSIN = np.array([1.05, 1.15, 0.55]), np.array([0.12, 0.75, 0.42])
-STAIN_SHIFT_H, STAIN_SHIFT_E = np.array([0.30, 0.02, 0.45]), np.array([0.35, -0.10, 0.30])  # log, at strength 1
+STAIN_SHIFT_H, STAIN_SHIFT_E = np.array([0.10, 0.05, 0.40]), np.array([0.25, -0.10, 0.30])  # log, at strength 1
 ATYPIA_BENIGN, ATYPIA_MALIGNANT, ATYPIA_SPREAD = 0.13, 0.87, 0.14
-HUE, AMOUNT, TEXTURE, SIZE, ARCHITECTURE = 0.25, 0.32, 0.50, 0.05, 0.15  # deviations of the logarithms
+HUE, AMOUNT, TEXTURE, SIZE, ARCHITECTURE = 0.22, 0.32, 0.50, 0.05, 0.15  # deviations of the logarithms
 NODE_BENIGN, NODE_TUMOUR = 0.25, 0.72  # mean atypia of epithelium in lymph nodes
-WHITE = 12.0  # grey levels
+SCANNER_HUE = 0.4  # slides of one scanner differ less in hue than cases under a microscope
+WHITE = 10.0  # grey levels
 TYPE_CODES = (("A", "DC"), ("F", "LC"), ("PT", "PC"), ("TA", "MC"))  # benign, malignant of one architecture
 SIGNATURE, ATYPIA, LABEL, PCAM = range(4)  # independent streams of the seed
 
@@ -134,7 +135,7 @@ def _breast(config: SyntheticConfig, number: int, malignant: bool) -> Tissue:
         (False, 60.0, 0.10, 1.00),
     )[(number // 2) % 4]
     return replace(
-        _signed(rng, config.group_strength, island, 0.0),
+        _signed(rng, config.group_strength, island, 1.0),
         kind="breast",
         cords=cords,
         epithelium=epithelium,
@@ -146,10 +147,16 @@ def _breast(config: SyntheticConfig, number: int, malignant: bool) -> Tissue:
 def _node(config: SyntheticConfig, number: int) -> Tissue:
     rng = np.random.default_rng([config.seed, PCAM, number])
     drawn = np.random.default_rng([config.seed, PCAM, ATYPIA, number])
+    tissue = _signed(rng, config.group_strength, 75.0, SCANNER_HUE)
+    shifted = replace(
+        tissue.stain,
+        haematoxylin=_triple(np.array(tissue.stain.haematoxylin) * np.exp(config.stain * STAIN_SHIFT_H)),
+        eosin=_triple(np.array(tissue.stain.eosin) * np.exp(config.stain * STAIN_SHIFT_E)),
+    )
     return replace(
-        _signed(rng, config.group_strength, 75.0, config.stain),
+        tissue,
         kind="node",
-        cords=False,
+        stain=shifted,
         epithelium=0.10,
         lumen=9.0,
         atypia=_atypia(drawn, NODE_BENIGN),
@@ -161,13 +168,13 @@ def _atypia(rng: np.random.Generator, mean: float) -> float:
     return float(np.clip(mean + ATYPIA_SPREAD * rng.standard_normal(), 0.0, 1.0))
 
 
-def _signed(rng: np.random.Generator, strength: float, island_um: float, shift: float) -> Tissue:
+def _signed(rng: np.random.Generator, strength: float, island_um: float, hue_share: float) -> Tissue:
     """A tissue that looks like its case; every draw is made whatever the strength, so that knobs stay apart."""
     seed = int(rng.integers(2**32))
-    hue_h, hue_e, white = rng.standard_normal(3), rng.standard_normal(3), rng.standard_normal(3)
+    hue_h, hue_e, white = (np.clip(rng.standard_normal(3), -1.6, 1.6) for _ in range(3))
     amount_h, amount_e, island, size, chromatin, cytoplasm, fibre, waviness, infiltrate = rng.standard_normal(9)
-    h = HAEMATOXYLIN * np.exp(strength * (HUE * hue_h + AMOUNT * amount_h) + shift * STAIN_SHIFT_H)
-    e = EOSIN * np.exp(strength * (1.3 * HUE * hue_e + 1.2 * AMOUNT * amount_e) + shift * STAIN_SHIFT_E)
+    h = HAEMATOXYLIN * np.exp(strength * (HUE * hue_share * hue_h + AMOUNT * amount_h))
+    e = EOSIN * np.exp(strength * (1.3 * HUE * hue_share * hue_e + 1.2 * AMOUNT * amount_e))
     return Tissue(
         seed=seed,
         kind="breast",

@@ -36,3 +36,8 @@ class SyntheticConfig(BaseModel):
     label_meaning: float = Field(0.0, ge=0.0, le=1.0)
     group_strength: float = Field(1.0, ge=0.0, le=3.0)
     null_labels: bool = False
+
+    @property
+    def tiles_per_case(self) -> int:
+        """BreakHis tiles of one case at one magnification."""
+        return -(-self.n_tiles_breakhis // (4 * self.n_groups))

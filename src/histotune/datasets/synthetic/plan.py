@@ -92,8 +92,7 @@ def breakhis_jobs(config: SyntheticConfig) -> Iterator[tuple[Case, int, Job]]:
         The case, the magnification and the tile.
     """
     for case in make_cases(config):
-        per_magnification = -(-config.n_tiles_breakhis // (4 * config.n_groups))
-        for chain in range(per_magnification):
+        for chain in range(config.tiles_per_case):
             for magnification, field in nested_fields(config.seed, case, chain).items():
                 seed = hash_of(config.seed, case.number, chain, magnification)
                 path = breakhis_path(case, chain, magnification)

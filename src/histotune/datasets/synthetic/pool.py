@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from histotune.datasets.synthetic.render import render
+from histotune.errors import UserError
 from histotune.progress import track
 from histotune.provenance import cpu_count
 
@@ -42,15 +45,24 @@ class Renderer:
         """Start the processes afresh (spawn), as Windows and macOS do."""
         if self._workers > 1:
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_leave_interrupts_to_parent)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the processes; after an error, without drawing what was still to come."""
+        """Stop the processes; after an error, without drawing what was still to come.
+
+        Raises:
+            UserError: A process died, which is what a script without a main guard does to its children.
+        """
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=kind is not None)
+        if isinstance(error, BrokenProcessPool):
+            raise UserError(
+                "a process that renders synthetic tissue died (out of memory, or a script without a main guard)",
+                fix='call write_cohort(..., workers=1), or put the script below `if __name__ == "__main__":`',
+            ) from error
 
     def save_all(self, folder: Path, jobs: Sequence[Job], description: str) -> None:
         """Draw tiles and save each as PNG at its path below a folder.
@@ -78,6 +90,10 @@ class Renderer:
 
     def _map(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
         return map(work, items) if self._pool is None else self._pool.map(work, items, chunksize=CHUNK)
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _draw(job: Job) -> NDArray[np.uint8]:

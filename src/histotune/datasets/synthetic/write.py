@@ -53,7 +53,7 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
     """
     paths = CohortPaths(folder / "breakhis", folder / "pcam", folder / "oracle.json")
     mark = cohort_mark(config)
-    if _holds(paths, mark):
+    if _holds(paths, mark, n_png=4 * config.n_groups * config.tiles_per_case):
         return paths
     _require_replaceable(folder)
     with atomic_folder(folder) as temporary:
@@ -86,12 +86,15 @@ def cohort_mark(config: SyntheticConfig) -> dict[str, object]:
     }
 
 
-def _holds(paths: CohortPaths, mark: dict[str, object]) -> bool:
+def _holds(paths: CohortPaths, mark: dict[str, object], n_png: int) -> bool:
+    """Whether a cohort with this mark is there and no file of it was taken away."""
     try:
         marks = [json.loads((part / MARK).read_text(encoding="utf-8")) for part in (paths.breakhis, paths.pcam)]
     except (OSError, ValueError):
         return False
-    return paths.oracle.is_file() and all(found == mark for found in marks)
+    if not paths.oracle.is_file() or any(found != mark for found in marks):
+        return False
+    return sum(1 for _ in paths.breakhis.rglob("*.png")) == n_png and len(list(paths.pcam.glob("*.h5"))) == 6
 
 
 def _require_replaceable(folder: Path) -> None:
