@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import re
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -16,16 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from histotune.errors import UserError
-from histotune.provenance import cpu_name, library_version
+from histotune.provenance import cpu_count, cpu_name, library_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
 TORCH_WHEELS = ("12.6", "12.8", "13.0")  # CUDA builds that pytorch.org has published for torch 2.8 and later
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+S = TypeVar("S")
 T = TypeVar("T")
+SMALL_ROWS = 800
+"""Up to this many training tiles a batch of fits runs on one BLAS thread."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,26 @@ def one_blas_thread(when: bool = True) -> AbstractContextManager[object]:
 
     limits: AbstractContextManager[object] = threadpoolctl.threadpool_limits(1, user_api="blas")
     return limits
+
+
+def map_small(function: Callable[[S], T], items: Sequence[S], small: bool) -> list[T]:
+    """Apply a function to independent small problems side by side, each on one BLAS thread.
+
+    Several small problems on one thread each finish sooner than one after another on all threads, and give the same
+    bits. Large ones run one after another, with all threads and the memory to themselves.
+
+    Args:
+        function: Spends its time in numpy, which lets other threads run.
+        items: The problems.
+        small: Whether they are small.
+
+    Returns:
+        Results in the order of the items.
+    """
+    if not small:
+        return [function(item) for item in items]
+    with one_blas_thread(), ThreadPoolExecutor(max(1, min(cpu_count(), len(items)))) as pool:
+        return list(pool.map(function, items))
 
 
 def torch_cuda_version() -> str | None:

@@ -10,6 +10,7 @@ import polars as pl
 
 from histotune.datasets.records import TileSet, require_classes
 from histotune.datasets.splits import fold_per_tile, grouped_folds, random_image_folds_like
+from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError, closest_name
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
@@ -96,7 +97,8 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     tiles, evaluation = arms[0].material.tiles, settings.evaluation
     train_N, folds = plan_source(tiles, evaluation)
     plan = CrossFitPlan(train_N, fold_per_tile(tiles, folds), folds.split_hash, "grouped", evaluation.seed)
-    fits = [cross_fit(arm.material, plan, settings.sweep) for arm in arms]
+    small = int(train_N.sum()) <= SMALL_ROWS
+    fits = map_small(lambda arm: cross_fit(arm.material, plan, settings.sweep), arms, small)
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan, fits[0].predictions)))

@@ -10,6 +10,7 @@ import polars as pl
 
 from histotune.datasets.records import TileSet, require_classes
 from histotune.datasets.splits import tile_groups
+from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.material import ScoredRows, build_predictions
@@ -131,7 +132,8 @@ def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple
     if not train_N.any():
         return ()
     require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
-    return tuple(ArmSweep(arm.arm, _sweep_once(arm, train_N, settings)) for arm in arms)
+    small = int(train_N.sum()) <= SMALL_ROWS
+    return tuple(map_small(lambda arm: ArmSweep(arm.arm, _sweep_once(arm, train_N, settings)), arms, small))
 
 
 def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySettings) -> SweepResult:

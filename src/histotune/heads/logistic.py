@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.devices import one_blas_thread
+from histotune.devices import SMALL_ROWS, one_blas_thread
 from histotune.heads.features import make_features
 from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 DROP_SHARE = 0.1
+NARROW, LATE = 256, 3
+"""Exact curvature costs width^3: above this many coordinates it waits three times longer, and is rarely needed."""
 """Finished problems are dropped from the arrays once they make up this share of them."""
-SMALL_ROWS = 800
-"""Training sets up to this many tiles are solved on one thread."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,8 @@ def _solve(features: Features, batch: Batch, settings: FitSettings) -> tuple[Flo
             break
         if batch.done_A.mean() >= DROP_SHARE:
             batch.keep(~batch.done_A)
-        if iteration and iteration % REFRESH_EVERY == 0:
+        patience = REFRESH_EVERY if features.curvature_FR.shape[1] <= NARROW else LATE * REFRESH_EVERY
+        if iteration and iteration % patience == 0:
             refresh(batch, features)
         advance(batch, features)
     return theta_PKV, record
