@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.synthetic.config import SyntheticConfig
 
-GENERATOR_VERSION = "3"
+GENERATOR_VERSION = "4"
 MARK = "SYNTHETIC.json"
 WARNING = "SYNTHETIC: rendered by a program from random numbers; shows no patient and no real tissue."
 
