@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "histotune"
 TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
-    "deploy", "config", "recipes", "experiment", "workflow", "doctor", "commands", "cli",
+    "deploy", "config", "recipes", "experiment", "workflow", "doctor", "commands", "data_commands", "cli_data", "cli",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from histotune.cli_data import data_app
+
 app = typer.Typer(
     name="histotune",
     no_args_is_help=True,
@@ -21,7 +23,6 @@ app = typer.Typer(
         "`histotune run breakhis --data BreaKHis_v1 --train-magnification 100X`."
     ),
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
 config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, field by field.")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
@@ -208,14 +209,6 @@ def report(
     from histotune.commands import report_and_print
 
     report_and_print(run_folder, out)
-
-
-@data_app.command("describe")
-def describe(dataset: DatasetArgument, data: Data = None, settings: SetField = None) -> None:
-    """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
-    from histotune.commands import build_config, describe_and_print
-
-    describe_and_print(build_config(dataset, data=data, settings=settings))
 
 
 @config_app.command("show")

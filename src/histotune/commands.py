@@ -126,15 +126,6 @@ def report_and_print(run_folder: Path, out: Path | None) -> None:
     print(f"report: {path}")
 
 
-def describe_and_print(config: ExperimentConfig) -> None:
-    """Print what a data set holds."""
-    from histotune.datasets.describe import describe, render_text
-    from histotune.datasets.read import read_dataset
-    from histotune.experiment import single_dataset
-
-    print(render_text(describe(read_dataset(single_dataset(config)))))
-
-
 def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
     """Print a recipe's or a run's config as JSON."""
     from histotune.files import canonical_json

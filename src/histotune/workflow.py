@@ -10,7 +10,7 @@ import numpy as np
 from histotune.backbones.catalog import documented_view, find_backbone
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
-from histotune.datasets.splits import tile_groups
+from histotune.datasets.splits.folds import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import ScoredRows, build_predictions

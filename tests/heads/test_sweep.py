@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from histotune.datasets.splits import assign_group_folds
+from histotune.datasets.splits.folds import assign_group_folds
 from histotune.embeddings.records import ColumnBlock
 from histotune.errors import UserError
 from histotune.heads.apply import head_logits

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.datasets.splits import keyed_hash
+from histotune.datasets.splits.folds import keyed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.datasets.splits import tile_groups
+from histotune.datasets.splits.folds import tile_groups
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.records import TileSet, require_classes
-from histotune.datasets.splits import fold_per_tile, grouped_folds, random_image_folds_like
+from histotune.datasets.splits.folds import fold_per_tile, grouped_folds, random_image_folds_like
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError, closest_name
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
@@ -22,7 +22,7 @@ from histotune.statistics.compare import paired_difference
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.splits import Folds
+    from histotune.datasets.splits.folds import Folds
     from histotune.evaluation.config import EvaluationConfig
     from histotune.evaluation.material import Material
     from histotune.heads.config import SweepConfig

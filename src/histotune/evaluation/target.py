@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.records import TileSet, require_classes
-from histotune.datasets.splits import tile_groups
+from histotune.datasets.splits.folds import tile_groups
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits import assign_group_folds
+from histotune.datasets.splits.folds import assign_group_folds
 from histotune.errors import UserError
 from histotune.heads.lbfgs import loss_terms
 from histotune.heads.logistic import FitProblems, FitSettings, fit_batch

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
 from histotune.datasets.records import TileSet, tile_table
-from histotune.datasets.splits import (
+from histotune.datasets.splits.folds import (
     assign_group_folds,
     check_disjoint,
     fold_per_tile,

@@ -1,0 +1,25 @@
+"""The commands below ``histotune data``: get a data set, look at it, check it, split it, measure its scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
+
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.", show_default=False)]
+SetField = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any field of the config: --set source.labels=eva4. Repeatable.", show_default=False),
+]
+DatasetArgument = Annotated[str, typer.Argument(help="breakhis or pcam.")]
+
+
+@data_app.command("describe")
+def describe(dataset: DatasetArgument, data: Data = None, settings: SetField = None) -> None:
+    """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
+    from histotune.data_commands import describe_and_print
+
+    describe_and_print(dataset, data, settings)
