@@ -97,16 +97,14 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     tiles, evaluation = arms[0].material.tiles, settings.evaluation
     train_N, folds = plan_source(tiles, evaluation)
     plan = CrossFitPlan(train_N, fold_per_tile(tiles, folds), folds.split_hash, "grouped", evaluation.seed)
-    small = int(train_N.sum()) <= SMALL_ROWS
-    fits = map_small(lambda arm: cross_fit(arm.material, plan, settings.sweep), arms, small)
+    fits, leaky = _fit_arms(arms, plan, settings)
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan, fits[0].predictions)))
     rows = _score_all(arms[0].material, scored, settings, marks_of(tiles))
     findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
-    if evaluation.leak_price:
-        leaky = _leaky_fit(arms[0].material, plan, settings)
+    if leaky is not None:
         findings.append(_leak_price(fits[0], leaky, plan, settings, marks_of(tiles)))
         kept.append(Scored("leak-price", RANDOM_SPLIT, leaky.predictions))
     return SourceStudy(
@@ -233,7 +231,19 @@ def _cross_magnification(rows: tuple[ScoredArm, ...], tiles: TileSet, settings: 
     return (Finding("cross-magnification", title, protocol, rows, _scale_notes(tiles)),)
 
 
-def _leaky_fit(material: Material, plan: CrossFitPlan, settings: StudySettings) -> CrossFit:
+def _fit_arms(
+    arms: tuple[ArmMaterial, ...], plan: CrossFitPlan, settings: StudySettings
+) -> tuple[list[CrossFit], CrossFit | None]:
+    """Cross-fit every arm, and the probe once more over random image folds where the leak is priced."""
+    jobs = [(arm.material, plan) for arm in arms]
+    if settings.evaluation.leak_price:
+        jobs.append((arms[0].material, _leaky_plan(arms[0].material, plan, settings)))
+    small = int(plan.train_N.sum()) <= SMALL_ROWS
+    fits = map_small(lambda job: cross_fit(*job, settings.sweep), jobs, small)
+    return fits[: len(arms)], fits[len(arms)] if settings.evaluation.leak_price else None
+
+
+def _leaky_plan(material: Material, plan: CrossFitPlan, settings: StudySettings) -> CrossFitPlan:
     """The same tiles, fold sizes and selection rule, but tiles of one case on both sides."""
     tile_ids = np.array(material.tiles.tile_ids)
     rows = np.flatnonzero(plan.train_N)
@@ -241,8 +251,7 @@ def _leaky_fit(material: Material, plan: CrossFitPlan, settings: StudySettings) 
     fold_N = np.full(len(plan.fold_N), -1, dtype=np.int64)
     labels = material.tiles.labels_N[rows]
     fold_N[rows] = random_image_folds_like(plan.fold_N[rows], labels, settings.evaluation.seed)
-    leaky = CrossFitPlan(plan.train_N, fold_N, f"{plan.split_hash}:random-images", "image", plan.seed)
-    return cross_fit(material, leaky, settings.sweep)
+    return CrossFitPlan(plan.train_N, fold_N, f"{plan.split_hash}:random-images", "image", plan.seed)
 
 
 def _leak_price(

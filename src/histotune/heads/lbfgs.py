@@ -30,6 +30,7 @@ REFRESH_EVERY = 30
 """Iterations after which problems that still run get their exact curvature as preconditioner."""
 REFRESH_BYTES = 2**28
 CURVATURE_FLOOR = 1e-12
+DIRECT_INVERSE_WIDTH = 64
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Batch:
         mask_A: Training mask.
         penalty_AV: Penalty per coordinate (0 for the bias).
         precondition_AV: Inverse of the Hessian's diagonal at the start.
-        inverse_AKVV: Inverse of each logit's block of the Hessian at the last refresh; None before one.
+        whiten_AKVV: Inverse Cholesky factor of each logit's block of the Hessian at the last refresh; None before one.
         theta_AKV: Coordinates.
         z_AKN: Logits.
         gradient_AKV: Gradient of the objective.
@@ -62,7 +63,7 @@ class Batch:
     weight_AN: Float
     done_A: Bool
     history: list[tuple[Float, Float, Float]] = field(default_factory=list)
-    inverse_AKVV: Float | None = None
+    whiten_AKVV: Float | None = None
 
     def keep(self, stay_A: Bool) -> None:
         """Drop the other problems."""
@@ -70,14 +71,15 @@ class Batch:
                      "y_AN", "weight_AN", "done_A"):  # fmt: skip
             setattr(self, name, getattr(self, name)[stay_A])
         self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
-        if self.inverse_AKVV is not None:
-            self.inverse_AKVV = self.inverse_AKVV[stay_A]
+        if self.whiten_AKVV is not None:
+            self.whiten_AKVV = self.whiten_AKVV[stay_A]
 
     def precondition(self, q_AKV: Float) -> Float:
         """Apply the approximate inverse Hessian."""
-        if self.inverse_AKVV is None:
+        if self.whiten_AKVV is None:
             return q_AKV * self.precondition_AV[:, None]
-        out = np.matmul(q_AKV[:, :, None, :], self.inverse_AKVV)[:, :, 0]
+        white_AKV1 = self.whiten_AKVV @ q_AKV[..., None]  # H^-1 = W^T W with H = L L^T, W = L^-1
+        out = np.matmul(white_AKV1.swapaxes(2, 3), self.whiten_AKVV)[:, :, 0]
         return np.asarray(out - out.mean(axis=1, keepdims=True) if out.shape[1] > 1 else out)
 
 
@@ -229,8 +231,24 @@ def refresh(batch: Batch, features: Features) -> None:
     hessian_AKVV = features.curvature(p_AKN * (1.0 - p_AKN) * batch.weight_AN[:, None], batch.mask_A)
     diagonal = np.arange(width)
     hessian_AKVV[:, :, diagonal, diagonal] += batch.penalty_AV[:, None] + CURVATURE_FLOOR
-    batch.inverse_AKVV = np.asarray(np.linalg.inv(hessian_AKVV), np.float64)
+    try:
+        batch.whiten_AKVV = _inverse_of_lower(np.asarray(np.linalg.cholesky(hessian_AKVV), np.float64))
+    except np.linalg.LinAlgError:  # singular up to rounding: any preconditioner serves, the one at hand too
+        return
     batch.history.clear()
+
+
+def _inverse_of_lower(l_AKVV: Float) -> Float:
+    """Return the inverses of lower triangular matrices: halves joined by products, a quarter of a general inverse."""
+    width = l_AKVV.shape[-1]
+    if width <= DIRECT_INVERSE_WIDTH:
+        return np.asarray(np.linalg.inv(l_AKVV), np.float64)
+    half = width // 2
+    out = np.zeros_like(l_AKVV)
+    out[..., :half, :half] = _inverse_of_lower(l_AKVV[..., :half, :half])
+    out[..., half:, half:] = _inverse_of_lower(l_AKVV[..., half:, half:])
+    out[..., half:, :half] = -out[..., half:, half:] @ (l_AKVV[..., half:, :half] @ out[..., :half, :half])
+    return out
 
 
 def _dot(a_AKV: Float, b_AKV: Float) -> Float:
