@@ -262,3 +262,41 @@ def test_describe_says_what_is_there(histotune: Histotune, breakhis: Path) -> No
     assert result.code == 0, result.err
     for word in ("72", "12", "100X", "400X", "benign", "malignant", "estimated"):
         assert word in result.out
+
+
+def test_bad_images_stop_a_run_or_are_left_out_and_counted(
+    histotune: Histotune, breakhis: Path, tmp_path: Path
+) -> None:
+    images = sorted(breakhis.rglob("*-100-*.png"))
+    images[0].write_bytes(images[0].read_bytes()[:-700])  # a truncated image: only decoding tells
+    images[5].write_bytes(b"")  # no header: listing tells
+    assert_clear(run_breakhis(histotune, breakhis, tmp_path / "run"), images[5].name, "--on-bad-image skip")
+    assert not (tmp_path / "run").exists()
+    run = run_breakhis(histotune, breakhis, tmp_path / "run", "--on-bad-image", "skip")
+    assert run.code == 0, run.err
+    scores = json.loads((tmp_path / "run" / "scores.json").read_text(encoding="utf-8"))
+    assert scores["datasets"][0]["n_skipped"] == 2
+    assert scores["datasets"][0]["n_tiles"] == 70
+    assert all("2 SKIPPED" in row["marks"] for finding in scores["findings"] for row in finding["rows"])
+    notes = " ".join(scores["datasets"][0]["notes"])
+    assert images[0].stem in notes and images[5].name in notes
+    assert "2 SKIPPED" in run.out
+    assert "2 SKIPPED" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_unknown_way_with_bad_images(histotune: Histotune, breakhis: Path, tmp_path: Path) -> None:
+    result = run_breakhis(histotune, breakhis, tmp_path / "run", "--on-bad-image", "skipp")
+    assert_clear(result, "fail or skip", "did you mean: skip")
+
+
+def test_predict_leaves_bad_images_without_a_prediction(histotune: Histotune, breakhis: Path, tmp_path: Path) -> None:
+    assert run_breakhis(histotune, breakhis, tmp_path / "run").code == 0
+    images = sorted(breakhis.rglob("*.png"))[:3]
+    images[1].write_bytes(b"broken")
+    table = tmp_path / "table.csv"
+    assert_clear(histotune("predict", tmp_path / "run", *images, "--out", table), images[1].name)
+    assert not table.exists()
+    done = histotune("predict", tmp_path / "run", *images, "--out", table, "--on-bad-image", "skip")
+    assert done.code == 0, done.err
+    predicted = pl.read_csv(table)["predicted"].to_list()
+    assert [value is None for value in predicted] == [False, True, False]

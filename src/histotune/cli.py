@@ -53,6 +53,14 @@ Cluster = Annotated[
     str | None,
     typer.Option("--cluster", help="'tile': intervals as if tiles were independent (TOO NARROW).", show_default=False),
 ]
+OnBadImage = Annotated[
+    str | None,
+    typer.Option(
+        "--on-bad-image",
+        help="fail (default): list every image that can't be read and stop; skip: leave them out, and say so.",
+        show_default=False,
+    ),
+]
 SetField = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
@@ -93,6 +101,7 @@ def run(
     settings: SetField = None,
     final: Final = False,
     cluster: Cluster = None,
+    on_bad_image: OnBadImage = None,
     from_run: Annotated[
         Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)
     ] = None,
@@ -119,6 +128,7 @@ def run(
             settings=settings,
             final=final,
             cluster=cluster,
+            on_bad_image=on_bad_image,
             from_run=from_run,
         )
     )
@@ -131,11 +141,14 @@ def embed(
     backbone: BackboneName = None,
     cache: Cache = None,
     settings: SetField = None,
+    on_bad_image: OnBadImage = None,
 ) -> None:
     """Embed every tile once with a frozen backbone; the second time nothing is computed."""
     from histotune.commands import build_config, embed_and_print
 
-    embed_and_print(build_config(dataset, data=data, backbone=backbone, cache=cache, settings=settings))
+    embed_and_print(
+        build_config(dataset, data=data, backbone=backbone, cache=cache, settings=settings, on_bad_image=on_bad_image)
+    )
 
 
 @app.command()
@@ -147,6 +160,7 @@ def sweep(
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
+    on_bad_image: OnBadImage = None,
 ) -> None:
     """Choose a head by grouped cross-validation over the training cases and save it."""
     from histotune.commands import build_config, sweep_and_print
@@ -160,6 +174,7 @@ def sweep(
             out=out,
             cache=cache,
             settings=settings,
+            on_bad_image=on_bad_image,
         ),
         out,
     )
@@ -174,11 +189,14 @@ def evaluate(
     settings: SetField = None,
     final: Final = False,
     cluster: Cluster = None,
+    on_bad_image: OnBadImage = None,
 ) -> None:
     """Score a saved head on a data set; cases that trained it are found and marked."""
     from histotune.commands import build_config, evaluate_and_print
 
-    config = build_config(dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster)
+    config = build_config(
+        dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster, on_bad_image=on_bad_image
+    )
     evaluate_and_print(head, config)
 
 
@@ -191,11 +209,12 @@ def predict(
     ] = None,
     cache: Cache = None,
     settings: SetField = None,
+    on_bad_image: OnBadImage = None,
 ) -> None:
     """Predict class probabilities for images: a table with a row per image."""
     from histotune.commands import predict_and_print
 
-    predict_and_print(head, images, out, cache, settings)
+    predict_and_print(head, images, out, cache=cache, settings=settings, on_bad_image=on_bad_image)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histotune.config import ExperimentConfig, load_config, override, parse_config
+from histotune.datasets.config import check_on_bad_image
 from histotune.errors import UserError
 from histotune.recipes.records import RecipeData
 from histotune.recipes.registry import RECIPES, find_recipe
@@ -100,15 +101,22 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     print(outcome.ledger)
 
 
-def predict_and_print(
-    head: Path, images: Sequence[Path], out: Path | None, cache: Path | None, settings: Sequence[str] | None
-) -> None:
-    """Predict and write or print the table."""
+def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **typed: Any) -> None:  # noqa: ANN401
+    """Predict and write or print the table.
+
+    Args:
+        head: Head folder, or a run folder.
+        images: Image files, or folders of them.
+        out: Table to write; None prints CSV.
+        **typed: ``cache``, ``settings`` and ``on_bad_image`` as typed; None where absent.
+    """
     from histotune.deploy.bundle import load_bundle
     from histotune.deploy.predict import PredictSettings, predict, write_predictions
 
-    config = override(ExperimentConfig(recipe="predict"), settings or [])
-    table = predict(load_bundle(head), images, PredictSettings(config.embedding, config.loader, cache or config.cache))
+    config = override(ExperimentConfig(recipe="predict"), typed.get("settings") or [])
+    bad = check_on_bad_image(typed.get("on_bad_image") or "fail")
+    cache = typed.get("cache") or config.cache
+    table = predict(load_bundle(head), images, PredictSettings(config.embedding, config.loader, cache, bad))
     if out is None:
         sys.stdout.write(table.write_csv(float_precision=6))
     else:
@@ -155,6 +163,9 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
         data["evaluation"]["final"] = True
     if typed.get("cluster") is not None:
         data["interval"]["cluster"] = typed["cluster"]
+    for dataset in (data["source"], data["target"]):
+        if dataset is not None and typed.get("on_bad_image") is not None:
+            dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
     if typed.get("backbone") is not None:
         data["backbone"] = {"name": typed["backbone"]}
     for name in ("out", "cache"):

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from histotune.backbones.records import BackboneSpec
     from histotune.config import ExperimentConfig
-    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.config import DatasetConfig, OnBadImage
     from histotune.datasets.records import TileSet
     from histotune.evaluation.records import Scored
     from histotune.evaluation.source import ArmSweep, SourceStudy
@@ -88,8 +88,8 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         source = None if config.source is None else read_dataset(config.source)
         target = None if config.target is None else read_dataset(config.target)
         _check_before_embedding(config, source, target)
-    source_arms = _embed_arms(config, source, watch)
-    target_arms = _embed_arms(config, target, watch)
+    source_arms = _embed_arms(config, config.source, source, watch)
+    target_arms = _embed_arms(config, config.target, target, watch)
     studies = _study(config, source_arms, target_arms, watch)
     findings = _findings(config, studies, source_arms, target_arms)
     ledger = _count_scorings(config, studies, findings)
@@ -133,21 +133,24 @@ def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
         write_cohort(config.cohort, config.cohort_path)
 
 
-def embed_dataset(config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec) -> Material:
+def embed_dataset(
+    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, on_bad_image: OnBadImage = "fail"
+) -> Material:
     """Embed a data set with one backbone, from the cache where it is there.
 
     Args:
         config: View, precision, cache.
         tiles: The data set.
         spec: The backbone.
+        on_bad_image: Whether tiles that can't be read stop the run or are left out with a note.
 
     Returns:
         Tiles and embeddings, rows aligned, with the content fingerprint filled in.
     """
     view = config.view or documented_view(spec)
-    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache)
+    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image)
     embeddings = embed(tiles, request)
-    tiles = replace(tiles, pixel_fingerprint=embeddings.pixel_fingerprint)
+    tiles = replace(tiles.without(embeddings.unreadable), pixel_fingerprint=embeddings.pixel_fingerprint)
     words = f"{view.name} {view.size_px} px, {view.interpolation}"
     mpp_N = np.asarray(input_mpp(tiles, view)).reshape(len(tiles), -1).mean(axis=1)
     return Material(tiles, embeddings, mpp_N, words, spec.default_pooling)
@@ -171,14 +174,22 @@ def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], .
     return tuple(arms)
 
 
-def _embed_arms(config: ExperimentConfig, tiles: TileSet | None, watch: Stopwatch) -> tuple[ArmMaterial, ...]:
-    if tiles is None:
+def _embed_arms(
+    config: ExperimentConfig, dataset: DatasetConfig | None, tiles: TileSet | None, watch: Stopwatch
+) -> tuple[ArmMaterial, ...]:
+    """Embed with every arm's backbone; what one of them can't read is left out for all that follow."""
+    if tiles is None or dataset is None:
         return ()
-    arms = []
+    arms: list[ArmMaterial] = []
     for arm, spec in arm_backbones(config):
         what = spec.name if arm == PROBE else f"floor: {spec.name}"
         with watch.stage(f"embed {tiles.name} ({what})"):
-            arms.append(ArmMaterial(arm, embed_dataset(config, tiles, spec)))
+            material = embed_dataset(config, tiles, spec, dataset.on_bad_image)
+            arms.append(ArmMaterial(arm, material))
+            tiles = material.tiles
+    if len(tiles) < len(arms[0].material.tiles):
+        raise UserError("images became unreadable while they were embedded", value=tiles.notes[-1],
+                        fix="run again when nothing writes into the data set")  # fmt: skip
     return tuple(arms)
 
 
@@ -270,6 +281,7 @@ def _facts(tiles: TileSet) -> DatasetFacts:
         pixel_fingerprint=tiles.pixel_fingerprint or "",
         label_fingerprint=tiles.label_fingerprint,
         notes=tiles.notes,
+        n_skipped=tiles.n_skipped,
     )
 
 

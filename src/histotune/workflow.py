@@ -59,8 +59,9 @@ def embed_only(config: ExperimentConfig) -> Material:
     Returns:
         Tiles and embeddings.
     """
-    tiles = read_dataset(single_dataset(config))
-    return embed_dataset(config, tiles, find_backbone(config.backbone, config.cache))
+    dataset = single_dataset(config)
+    spec = find_backbone(config.backbone, config.cache)
+    return embed_dataset(config, read_dataset(dataset), spec, dataset.on_bad_image)
 
 
 def sweep_only(config: ExperimentConfig) -> SweepOutcome:

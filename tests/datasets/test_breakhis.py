@@ -171,7 +171,7 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
         NAMES[1:], ["not a PNG", "empty file", "not a PNG", "no pixels", "No such file or directory"], strict=True
     ):
         assert f"{name} ({reason})" in text
-    assert "fix: download these files again, or remove them" in text
+    assert "fix: download these files again, remove them, or leave them out with --on-bad-image skip" in text
 
 
 @pytest.mark.parametrize(

@@ -219,9 +219,9 @@ def test_images_that_change_while_they_are_read_are_refused(
 
     load_views = extract.load_views
 
-    def late(*given: object) -> object:
+    def late(*given: object, **options: object) -> object:
         (tmp_path / "tiles" / "0-002.png").write_bytes(other + b" ")
-        return load_views(*given)
+        return load_views(*given, **options)
 
     monkeypatch.setattr(extract, "load_views", late)
     with pytest.raises(UserError, match=r"(?s)changed while they were read.*0-002"):
@@ -278,3 +278,55 @@ def test_loader_settings_do_not_change_embeddings(tmp_path: Path, request_for: R
     first = embed(tiles, request)
     other = replace(request, loader=LoaderConfig(workers=1), cache=tmp_path / "other")
     assert embed(tiles, other).matrix_ND.tobytes() == first.matrix_ND.tobytes()
+
+
+def test_unreadable_tiles_are_left_out_where_asked_for(tmp_path: Path, request_for: Requests) -> None:
+    tiles, request = write_tiles(tmp_path / "tiles", 30), replace(request_for(), on_bad_image="skip")
+    bad = {f"0-{number:03d}.png" for number in (0, 6, 9, 29)}
+    for name in bad - {"0-009.png"}:
+        (tmp_path / "tiles" / name).write_bytes(b"broken " + name.encode())
+    (tmp_path / "tiles" / "0-009.png").unlink()
+    result = embed(tiles, request)
+    assert set(result.unreadable) == bad
+    assert "missing" in result.unreadable["0-009.png"] or "can't be read" in result.unreadable["0-009.png"]
+    rest = tiles.where(~pl.col("tile_id").is_in(list(bad)))
+    assert result.tile_ids == rest.tile_ids
+    assert np.array_equal(result.matrix_ND, expected(rest, request))
+    again = embed(tiles, request)
+    assert (again.n_computed, set(again.unreadable)) == (0, bad)
+    assert again.matrix_ND.tobytes() == result.matrix_ND.tobytes()
+
+
+def test_known_bad_tiles_need_no_network_on_a_warm_run(
+    tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiles, request = write_tiles(tmp_path / "tiles", 5), replace(request_for(), on_bad_image="skip")
+    (tmp_path / "tiles" / "0-003.png").write_bytes(b"broken")
+    cold = embed(tiles, request)
+    monkeypatch.setattr(extract, "_run", lambda *_: pytest.fail("a network was asked for"))
+    assert embed(tiles, request).matrix_ND.tobytes() == cold.matrix_ND.tobytes()
+
+
+def test_only_unreadable_tiles_are_a_mistake(tmp_path: Path, request_for: Requests) -> None:
+    tiles, request = write_tiles(tmp_path / "tiles", 3), replace(request_for(), on_bad_image="skip")
+    for path in (tmp_path / "tiles").iterdir():
+        path.write_bytes(b"broken " + path.name.encode())
+    with pytest.raises(UserError, match="no image that can be read"):
+        embed(tiles, request)
+
+
+def test_unreadable_rows_of_a_truncated_hdf5_file(tmp_path: Path, request_for: Requests) -> None:
+    path, x_NHWC = tmp_path / "x.h5", np.random.default_rng(0).integers(0, 256, (40, 20, 20, 3), dtype=np.uint8)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("x", data=x_NHWC, chunks=(1, 20, 20, 3), compression="gzip")
+        offset = file["x"].id.get_chunk_info(17).byte_offset
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 40] = bytes(40)
+    path.write_bytes(bytes(data))
+    table = tile_table({"tile_id": [f"{row:02d}" for row in range(40)], "path": [str(path)] * 40, "row": range(40)})
+    tiles = TileSet("h5", table, ("a", "b"), "", "")
+    with pytest.raises(UserError, match="rows 17 to 17"):
+        embed(tiles, request_for())
+    result = embed(tiles, replace(request_for(), on_bad_image="skip"))
+    assert list(result.unreadable) == ["17"]
+    assert len(result) == 39

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec, choose_scale
 from histotune.datasets.groups import breakhis_group_id, breakhis_source_patient_id
 from histotune.datasets.listing import SYNTHETIC_NOTE, Listing, list_files, name_some
-from histotune.datasets.records import TileSet, tile_table
+from histotune.datasets.records import TileSet, skipped_note, tile_table
 from histotune.errors import UserError
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
     """
     listing = list_files(config.path)
     paths, notes = _recognised(listing)
-    images = _read_headers(listing, paths)
+    images, bad = _read_headers(listing, paths)
+    notes += _refuse_or_note(bad, config)
     notes += _contradicting_folders(listing, images)
     scheme = SPEC.scheme(config.labels)
     labelled = [image for image in images if scheme.index(image.tumour) is not None]
@@ -138,6 +139,7 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
         citation=SPEC.citation,
         synthetic=listing.synthetic,
         notes=((SYNTHETIC_NOTE,) if listing.synthetic else ()) + (scale.note, *notes),
+        n_skipped=len(bad),
     )
 
 
@@ -194,22 +196,29 @@ def _listing_notes(listing: Listing, others: list[str], copies: list[str]) -> li
     return notes
 
 
-def _read_headers(listing: Listing, paths: list[str]) -> list[BreakhisImage]:
-    """Read name and header of every file; all bad files are reported at once."""
-    images, bad = [], []
+def _read_headers(listing: Listing, paths: list[str]) -> tuple[list[BreakhisImage], dict[str, str]]:
+    """Read name and header of every file; return the images, and the reason for every file that has no header."""
+    images, bad = [], {}
     for path in paths:
         try:
             images.append(_parse(path, png_size_px(path)))
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            bad.append(f"{listing.relative(path)} ({reason})")
-    if bad:
-        raise UserError(
-            f"{_count(bad, 'image')} can't be read",
-            value=name_some(bad, 100),
-            fix="download these files again, or remove them",
-        )
-    return images
+            bad[listing.relative(path)] = str(reason)
+    return images, bad
+
+
+def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
+    """Report all bad files at once, or leave them out with a note where the user asked for that."""
+    if not bad:
+        return []
+    if config.on_bad_image == "skip":
+        return [skipped_note(bad)]
+    raise UserError(
+        f"{_count(list(bad), 'image')} can't be read",
+        value=name_some([f"{name} ({reason})" for name, reason in bad.items()], 100),
+        fix="download these files again, remove them, or leave them out with --on-bad-image skip",
+    )
 
 
 def png_size_px(path: str) -> tuple[int, int]:

@@ -11,6 +11,8 @@ from histotune.errors import UserError
 from histotune.files import hash_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -62,6 +64,7 @@ class TileSet:
         citation: How to cite them.
         synthetic: True for rendered tissue, which is labelled SYNTHETIC wherever it appears.
         notes: What the reader skipped or assumed (law 6), one sentence each.
+        n_skipped: Images left out because they can't be read; marks every number (law 6).
         pixel_fingerprint: Hash over the content hashes of all tiles; known once they have been read.
     """
 
@@ -73,6 +76,7 @@ class TileSet:
     label_region: LabelRegion | None = None
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    n_skipped: int = 0
     pixel_fingerprint: str | None = field(default=None)
 
     def __post_init__(self) -> None:
@@ -123,6 +127,22 @@ class TileSet:
         """
         return replace(self, table=self.table.filter(condition), pixel_fingerprint=None)
 
+    def without(self, reason_by_tile: Mapping[str, str]) -> TileSet:
+        """Return the tiles without those that can't be read, and say so in the notes.
+
+        Args:
+            reason_by_tile: Tile id -> why it can't be read.
+
+        Returns:
+            A TileSet with fewer rows and a note; itself where nothing is left out.
+        """
+        if not reason_by_tile:
+            return self
+        rest = self.where(~pl.col("tile_id").is_in(list(reason_by_tile)))
+        return replace(
+            rest, n_skipped=self.n_skipped + len(reason_by_tile), notes=(*self.notes, skipped_note(reason_by_tile))
+        )
+
     def take(self, rows: NDArray[np.int64]) -> TileSet:
         """Return the tiles at the given row numbers, in that order.
 
@@ -133,6 +153,21 @@ class TileSet:
             A TileSet with those rows.
         """
         return replace(self, table=self.table[rows], pixel_fingerprint=None)
+
+
+def skipped_note(reason_by_name: Mapping[str, str]) -> str:
+    """Return the sentence that says which images were left out.
+
+    Args:
+        reason_by_name: Image -> why it can't be read, at least one.
+
+    Returns:
+        Such as "Skipped 1 image that can't be read: a.png (empty file)."
+    """
+    n, shown = len(reason_by_name), 5
+    some = ", ".join(f"{name} ({reason})" for name, reason in list(reason_by_name.items())[:shown])
+    more = f" and {n - shown:,} more" if n > shown else ""
+    return f"Skipped {n:,} image{'' if n == 1 else 's'} that can't be read: {some}{more}."
 
 
 def tile_table(rows: dict[str, object]) -> pl.DataFrame:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from histotune.datasets.config import OnBadImage
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.images.config import LoaderConfig
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How prediction computes."""
+    """How prediction computes, and whether images that can't be read stop it or stay without a prediction."""
 
     embedding: EmbeddingConfig
     loader: LoaderConfig
     cache: Path
+    on_bad_image: OnBadImage = "fail"
 
 
 def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -> pl.DataFrame:
@@ -40,26 +42,29 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
         settings: Device, batch size, cache.
 
     Returns:
-        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class.
+        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class; nulls for images that were
+        skipped as unreadable.
     """
     tiles = read_loose_images(images, bundle.head.class_names)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
     spec = find_backbone(bundle.backbone, settings.cache)
-    request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache)
-    logit_NK = head_logits(bundle.head, embed(tiles, request))
+    request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
+    embeddings = embed(tiles, request)
+    logit_NK = head_logits(bundle.head, embeddings)
     probability_NK = class_probabilities(bundle.head, logit_NK)
     if len(bundle.head.class_names) == 2:
         predicted = (probability_NK[:, 1] >= bundle.head.threshold).astype(int)
     else:
         predicted = probability_NK.argmax(axis=1)
     names = bundle.head.class_names
-    return pl.DataFrame(
+    found = pl.DataFrame(
         {
-            "path": tiles.tile_ids,
+            "path": embeddings.tile_ids,
             "predicted": [names[index] for index in predicted],
             **{f"probability_{name}": probability_NK[:, index] for index, name in enumerate(names)},
         }
     )
+    return pl.DataFrame({"path": tiles.tile_ids}).join(found, on="path", how="left", maintain_order="left")
 
 
 def write_predictions(table: pl.DataFrame, out: Path) -> None:

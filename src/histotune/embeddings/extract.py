@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,20 +20,23 @@ from histotune.files import hash_bytes, lock
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.images.loader import load_views
+from histotune.images.unreadable import UnreadableTilesError
 from histotune.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from histotune.backbones.records import Backbone, BackboneSpec
+    from histotune.datasets.config import OnBadImage
     from histotune.datasets.records import TileSet
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import Gathered
     from histotune.images.config import LoaderConfig, ViewConfig
     from histotune.images.decode import PixelSource
+    from histotune.images.loader import Views
 
 LOG = logging.getLogger(__name__)
 WAIT_S = 7 * 24 * 3600.0  # another process may be embedding a large data set
@@ -50,6 +54,7 @@ class EmbedRequest:
         embedding: Device, precision, batches, shards.
         loader: How pixels are read.
         cache: Root folder of the cache.
+        on_bad_image: ``skip`` leaves out tiles that can't be read; ``fail`` lists them and stops.
     """
 
     spec: BackboneSpec
@@ -57,6 +62,7 @@ class EmbedRequest:
     embedding: EmbeddingConfig
     loader: LoaderConfig
     cache: Path
+    on_bad_image: OnBadImage = "fail"
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,11 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
 
     Returns:
         One float32 row per tile, in tile order, as read back from the cache: a cold and a warm run give equal bytes.
+        With ``on_bad_image="skip"`` tiles that can't be read have no row and stand in ``unreadable``.
 
     Raises:
-        UserError: Tiles that can't be read (listed together), missing weights, a full disk, a read-only cache.
+        UnreadableTilesError: Tiles that can't be read, listed together.
+        UserError: No tiles, missing weights, a full disk, a read-only cache.
 
     Example:
         >>> from histotune.backbones.catalog import find_backbone  # doctest: +SKIP
@@ -109,6 +117,28 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     """
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
+    unreadable: dict[str, str] = {}
+    while True:
+        rest = tiles.without(unreadable)
+        try:
+            return replace(_embed_readable(rest, request), unreadable=unreadable)
+        except UnreadableTilesError as error:
+            found = _name_bad(rest, error)
+            if request.on_bad_image == "fail" or not found or len(found) == len(rest):
+                raise
+            LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
+            unreadable.update(found)
+
+
+def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
+    """Return tile id and reason of every tile whose file or row can't be read."""
+    reasons = {(source.path, source.row): tile.error.what for tile in error.tiles for source in (tile.source,)}
+    places = ((source.path, source.row) for source in tile_sources(tiles))
+    return {tile_id: reasons[place] for tile_id, place in zip(tiles.tile_ids, places, strict=True) if place in reasons}
+
+
+def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
+    """Embed tiles of which none may be unreadable."""
     device = find_device(request.embedding.device)
     precision = choose_precision(device, request.embedding.precision)
     index = HashIndex(request.cache / "hashes.sqlite")
@@ -189,24 +219,31 @@ def _compute(job: _Job, content: Sequence[str]) -> int:
             LOG.info("an earlier run was interrupted; going on where it was")
         job.store.sweep_up()
         job.store.write_plan(plans)
-        with _threads(job.request) as threads:
-            _run(job, plans, threads)
+        with closing(_load(job, plans)) as views:
+            first = next(views)  # a tile that can't be read shows before a network is loaded
+            with _threads(job.request) as threads:
+                _run(job, plans, chain([first], views), threads)
         job.store.drop_plan()
     return len(missing)
 
 
-def _run(job: _Job, plans: Sequence[ShardPlan], threads: int) -> None:
-    """Decode, embed and write shard by shard."""
+def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]:
+    """Decode the planned batches, ahead of the network."""
+    sources = [job.source_of[one] for plan in plans for one in plan.content]
+    batch_sizes = [size for plan in plans for size in plan.batch_sizes]
+    find_all_bad = job.request.on_bad_image == "skip"
+    return load_views(sources, batch_sizes, job.request.view, job.request.loader, job.reader, find_all_bad=find_all_bad)
+
+
+def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads: int) -> None:
+    """Embed and write shard by shard."""
     from histotune.backbones.load import load_backbone
 
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
     job.store.describe(backbone.blocks)
-    contents = [one for plan in plans for one in plan.content]
     batch_sizes = [size for plan in plans for size in plan.batch_sizes]
-    words = f"embedding {len(contents):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
+    words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
     LOG.info(words)
-    sources = [job.source_of[one] for one in contents]
-    views = load_views(sources, batch_sizes, job.request.view, job.request.loader, job.reader)
     runner = BatchRunner(backbone, max(batch_sizes))
     batches = iter(track(views, words, total=len(batch_sizes)))
     for plan in plans:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,8 @@ from histotune.backbones.records import ColumnBlock
 from histotune.errors import UserError, closest_name
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
 __all__ = ["ColumnBlock", "EmbeddingSpace", "Embeddings"]
@@ -53,6 +55,7 @@ class Embeddings:
         space: The embedding space.
         n_computed: Rows that needed a forward pass this time; 0 on a warm run.
         pixel_fingerprint: Hash over the content hashes of the tiles, in tile-id order.
+        unreadable: Tile id -> reason, for tiles left out because they can't be read.
     """
 
     matrix_ND: NDArray[np.float32] | NDArray[np.float16]
@@ -61,6 +64,7 @@ class Embeddings:
     space: EmbeddingSpace
     n_computed: int
     pixel_fingerprint: str
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of tiles."""

@@ -11,14 +11,18 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError, raise_together
+from histotune.errors import UserError
 from histotune.files import hash_file
 from histotune.images.decode import PixelSource, content_hash, row_bytes
+from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from histotune.images.decode import PixelReader
 
@@ -31,7 +35,6 @@ CREATE TABLE IF NOT EXISTS content (
 WHOLE_FILE = -1  # the row of an entry that speaks about a whole file
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock tick that its mtime shows
 ROWS_PER_READ = 256
-MAX_ERRORS = 20
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,15 @@ class HashIndex:
             64 hexadecimal digits per file, in order.
 
         Raises:
-            UserError: Files that are missing or can't be read, up to 20 in one message.
+            UnreadableTilesError: Files that are missing or can't be read.
         """
         states = _file_states(paths)
         known = self._recall_files(states)
         new = {state: path for state, path in zip(states, paths, strict=True) if state.path not in known}
         with ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="hash") as pool:
             answers = list(pool.map(_hash_or_error, new.values()))
-        raise_together([answer for answer in answers if isinstance(answer, UserError)][:MAX_ERRORS])
+        _raise_bad([(path, answer) for path, answer in zip(new.values(), answers, strict=True)
+                    if isinstance(answer, UserError)])  # fmt: skip
         hashes = {state: answer for state, answer in zip(new, answers, strict=True) if isinstance(answer, str)}
         self._remember((state, WHOLE_FILE, digest) for state, digest in hashes.items())
         known.update({state.path: digest for state, digest in hashes.items()})
@@ -96,7 +100,7 @@ class HashIndex:
             64 hexadecimal digits per tile, in order.
 
         Raises:
-            UserError: Tiles that can't be read.
+            UnreadableTilesError: Tiles that can't be read.
         """
         image_files = [source.path for source in sources if source.row is None]
         hashes = {
@@ -124,7 +128,7 @@ class HashIndex:
         known = self._recall_rows(state)
         missing = [row for row in rows if row not in known]
         for start, stop in _runs(missing):
-            block_NHWC = reader.rows(path, start, stop)
+            block_NHWC = _block(reader, path, start, stop)
             new = {row: content_hash(row_bytes(block_NHWC[row - start])) for row in range(start, stop)}
             known.update(new)
         self._remember((state, row, known[row]) for row in missing)
@@ -190,15 +194,36 @@ class HashIndex:
 
 
 def _file_states(paths: Sequence[Path]) -> list[FileState]:
-    states, errors = [], []
+    states, bad = [], []
     for path in paths:
         try:
             stat = os.stat(path)  # noqa: PTH116  (a quarter of the time of Path.stat, over 300,000 files)
             states.append(FileState(os.path.abspath(path), stat.st_size, stat.st_mtime_ns))  # noqa: PTH100
         except OSError as error:
-            errors.append(_unreadable(path, error))
-    raise_together(errors[:MAX_ERRORS])
+            bad.append((path, _unreadable(path, error)))
+    _raise_bad(bad)
     return states
+
+
+def _raise_bad(bad: Sequence[tuple[Path, UserError]]) -> None:
+    if bad:
+        raise UnreadableTilesError([UnreadableTile(PixelSource(path), error) for path, error in bad])
+
+
+def _block(reader: PixelReader, path: Path, start: int, stop: int) -> NDArray[np.generic]:
+    """Read rows at once; where that fails, one by one, so that the bad ones are known."""
+    try:
+        return reader.rows(path, start, stop)
+    except UserError:
+        bad = []
+        for row in range(start, stop):
+            try:
+                reader.rows(path, row, row + 1)
+            except UserError as error:
+                bad.append(UnreadableTile(PixelSource(path, row), error))
+        if bad:
+            raise UnreadableTilesError(bad) from None
+        raise
 
 
 def _hash_or_error(path: Path) -> str | UserError:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError, raise_together
+from histotune.errors import UserError
+from histotune.images.unreadable import MAX_LISTED, UnreadableTile, UnreadableTilesError
 from histotune.images.views import apply_view
 from histotune.provenance import cpu_count
 
@@ -24,8 +25,7 @@ if TYPE_CHECKING:
     from histotune.images.config import LoaderConfig, ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
 
-MAX_ERRORS = 20  # one message lists at most this many unreadable images ...
-MAX_LOOKAHEAD = 5000  # ... found among at most this many tiles after the first failure
+MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message
 # B batch, S side of the view, C channels
 
 
@@ -56,7 +56,9 @@ def load_views(
     view: ViewConfig,
     config: LoaderConfig,
     reader: PixelReader,
-) -> Iterator[Views]:
+    *,
+    find_all_bad: bool = False,
+) -> Generator[Views, None, None]:
     """Yield batches of views in the order of the sources.
 
     A bounded number of tiles is decoded ahead: two batches, and one tile per thread.
@@ -67,13 +69,14 @@ def load_views(
         view: How an image becomes the network's input.
         config: Threads.
         reader: Open files; it is not closed here.
+        find_all_bad: After a tile that can't be read, try all that follow, not only enough for one message.
 
     Yields:
         One batch per entry of ``batch_sizes``.
 
     Raises:
-        UserError: Tiles that can't be read; after the first, the following ones are tried as well so that one
-            message lists them together (at most 20).
+        UnreadableTilesError: Tiles that can't be read; after the first, the following ones are tried as well so that
+            one message lists them together.
     """
     workers = config.workers or cpu_count()
 
@@ -82,7 +85,8 @@ def load_views(
         return _Tile(apply_view(pixels_HWC, view), content)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        tiles = _in_order(pool, decode, sources, 2 * max(batch_sizes, default=1) + workers)
+        ahead = 2 * max(batch_sizes, default=1) + workers
+        tiles = _in_order(pool, decode, sources, ahead, find_all_bad)
         with closing(tiles):
             for size in batch_sizes:
                 batch = list(islice(tiles, size))
@@ -90,42 +94,47 @@ def load_views(
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, decode: Callable[[PixelSource], _Tile], sources: Sequence[PixelSource], ahead: int
+    pool: ThreadPoolExecutor,
+    decode: Callable[[PixelSource], _Tile],
+    sources: Sequence[PixelSource],
+    ahead: int,
+    find_all_bad: bool,
 ) -> Generator[_Tile, None, None]:
     """Yield decoded tiles in order while at most ``ahead`` further ones are under way."""
     waiting = iter(sources)
-    running = deque(pool.submit(decode, source) for source in islice(waiting, ahead))
+    running = deque((source, pool.submit(decode, source)) for source in islice(waiting, ahead))
     try:
         while running:
+            source, future = running.popleft()
             try:
-                tile = running.popleft().result()
+                tile = future.result()
             except UserError as error:
-                found = _further_errors(pool, decode, running, waiting)
-                raise_together([error, *found])
-                raise
-            running.extend(pool.submit(decode, source) for source in islice(waiting, 1))
+                running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
+                first = UnreadableTile(source, error)
+                raise _with_further(pool, decode, running, waiting, first, find_all_bad) from error
+            running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
             yield tile
     finally:
-        for future in running:
+        for _, future in running:
             future.cancel()
 
 
-def _further_errors(
+def _with_further(
     pool: ThreadPoolExecutor,
     decode: Callable[[PixelSource], _Tile],
-    running: deque[Future[_Tile]],
+    running: deque[tuple[PixelSource, Future[_Tile]]],
     waiting: Iterator[PixelSource],
-) -> list[UserError]:
+    first: UnreadableTile,
+    find_all_bad: bool,
+) -> UnreadableTilesError:
     """Try the tiles after a failed one, so that one message lists all that can't be read."""
-    errors: list[UserError] = []
-    for _ in range(MAX_LOOKAHEAD):
-        if not running:
-            return errors
+    bad, n_tried = [first], 0
+    while running and (find_all_bad or (n_tried < MAX_LOOKAHEAD and len(bad) < MAX_LISTED)):
+        source, future = running.popleft()
+        n_tried += 1
         try:
-            running.popleft().result()
+            future.result()
         except UserError as error:
-            errors.append(error)
-        if len(errors) == MAX_ERRORS - 1:
-            break
-        running.extend(pool.submit(decode, source) for source in islice(waiting, 1))
-    return [*errors, UserError("there may be more; the check stopped here", fix="mend these and run again")]
+            bad.append(UnreadableTile(source, error))
+        running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
+    return UnreadableTilesError(bad, complete=not running)
