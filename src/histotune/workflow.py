@@ -20,7 +20,7 @@ from histotune.evaluation.source import PROBE, describe_choice, marks_of, traini
 from histotune.evaluation.target import part_rows
 from histotune.experiment import embed_dataset, single_dataset
 from histotune.files import atomic_folder, hash_bytes
-from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.apply import class_probabilities, head_logits, space_note
 from histotune.heads.sweep import SweepTask, sweep
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
     target = f"{tiles.name} {part}" if has_parts else tiles.name
     ledger = record_scoring(config.ledger, Scoring(split_hash, target, bundle.head.head_id))
-    notes = ("Some of the scored cases trained this head: these are no held-out scores.",) if leaky else ()
+    shared = "Some of the scored cases trained this head: these are no held-out scores." if leaky else ""
+    notes = tuple(note for note in (shared, space_note(bundle.head, material.embeddings)) if note)
     title = f"Head {bundle.head.head_id} on {target}"
     return EvaluationOutcome(Finding("external", title, "The saved head as it is.", arms, notes), ledger)
 

@@ -6,9 +6,11 @@ from histotune.embeddings.records import ColumnBlock, Embeddings, EmbeddingSpace
 from histotune.heads.sweep import SweepTask
 
 
-def make_embeddings(x: np.ndarray, blocks: tuple[ColumnBlock, ...] | None = None, key: str = "k" * 64) -> Embeddings:
+def make_embeddings(
+    x: np.ndarray, blocks: tuple[ColumnBlock, ...] | None = None, key: str = "k" * 64, weights: str = "w"
+) -> Embeddings:
     blocks = blocks or (ColumnBlock("pooled", 0, x.shape[1]),)
-    space = EmbeddingSpace(key, "tiny", "w", "", "view", "fp32", "s", "n")
+    space = EmbeddingSpace(key, "tiny", weights, "", "view", "fp32", '{"device": "cpu"}', "n")
     return Embeddings(x.astype(np.float32), blocks, tuple(f"t{i:04d}" for i in range(len(x))), space, 0, "f")
 
 

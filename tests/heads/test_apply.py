@@ -7,7 +7,7 @@ import pytest
 
 from histotune.errors import UserError
 from histotune.heads import apply
-from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.apply import class_probabilities, head_logits, space_note
 from histotune.heads.records import Head
 from histotune.heads.untuned import untuned_logits
 from histotune.statistics.metrics import auroc
@@ -18,7 +18,8 @@ def make_head(n_classes: int = 3, columns: tuple[int, ...] = (4, 5, 1)) -> Head:
     rng = np.random.default_rng(0)
     return Head(
         rng.standard_normal((n_classes, len(columns))), rng.standard_normal(n_classes), ("pooled",), columns,
-        tuple(f"class{k}" for k in range(n_classes)), "tiny", "k" * 64, 0.1,
+        tuple(f"class{k}" for k in range(n_classes)), "tiny", "k" * 64,
+        make_embeddings(np.zeros((1, 6))).space.meaning_key, 0.1,
     )  # fmt: skip
 
 
@@ -43,8 +44,16 @@ def test_probabilities_sum_to_one_and_follow_the_temperature() -> None:
 
 def test_another_space_is_refused() -> None:
     with pytest.raises(UserError, match=r"trained on embeddings of tiny.*can't be applied") as caught:
-        head_logits(make_head(), make_embeddings(np.zeros((3, 6)), key="z" * 64))
+        head_logits(make_head(), make_embeddings(np.zeros((3, 6)), key="z" * 64, weights="others"))
     assert "--backbone tiny" in str(caught.value)
+
+
+def test_a_space_of_the_same_meaning_is_accepted_with_a_note() -> None:
+    head, x_ND = make_head(), np.random.default_rng(0).standard_normal((3, 6))
+    own, other = make_embeddings(x_ND), make_embeddings(x_ND, key="z" * 64)
+    np.testing.assert_array_equal(head_logits(head, other), head_logits(head, own))
+    assert space_note(head, own) == ""
+    assert "fp32 on cpu: the same up to rounding" in space_note(head, other)
 
 
 @pytest.mark.parametrize("n_classes", [2, 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from histotune.backbones.catalog import find_backbone
 from histotune.datasets.loose import read_loose_images
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.files import atomic_path
-from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.apply import class_probabilities, head_logits, space_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.images.config import LoaderConfig
+
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
     request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)
     logit_NK = head_logits(bundle.head, embeddings)
+    if note := space_note(bundle.head, embeddings):
+        LOG.info(note)
     probability_NK = class_probabilities(bundle.head, logit_NK)
     if len(bundle.head.class_names) == 2:
         predicted = (probability_NK[:, 1] >= bundle.head.threshold).astype(int)

@@ -9,6 +9,7 @@ import numpy as np
 
 from histotune.backbones.records import ColumnBlock
 from histotune.errors import UserError, closest_name
+from histotune.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,15 @@ class EmbeddingSpace:
     precision: str
     signature: str
     normalisation: str
+
+    @property
+    def meaning_key(self) -> str:
+        """Hash of weights, adapter, view and normalisation: what embeddings mean, whatever computed them how exactly.
+
+        A head may be carried between spaces of one meaning, such as from a GPU in bf16 to a CPU in fp32: the columns
+        are the same up to rounding, which the precision check bounds.
+        """
+        return hash_bytes(self.weights_hash, self.adapter_hash, self.view, self.normalisation)
 
 
 @dataclass(frozen=True)

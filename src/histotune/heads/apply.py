@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,20 +25,21 @@ def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
 
     Args:
         head: A trained head.
-        embeddings: Embeddings of the space it was trained in.
+        embeddings: Embeddings of the space it was trained in, or of another with the same meaning (see
+            :func:`space_note`).
 
     Returns:
         float64, (n_tiles, n_classes); the temperature is not applied.
 
     Raises:
-        UserError: The embeddings come from another space (backbone, weights, view or precision).
+        UserError: The embeddings mean something else (other weights, adapter, view or normalisation).
     """
-    if embeddings.space.key != head.space_key:
+    if embeddings.space.meaning_key != head.meaning_key:
         raise UserError(
             f"this head was trained on embeddings of {head.backbone} (space {head.space_key[:12]}) and can't be "
             f"applied to embeddings of {embeddings.space.backbone} (space {embeddings.space.key[:12]}): "
-            "backbone weights, adapter, view, precision and library majors must all be the same",
-            value=f"view {embeddings.space.view}, precision {embeddings.space.precision}",
+            "backbone weights, adapter, view and normalisation must all be the same",
+            value=f"view {embeddings.space.view}",
             fix=f"embed these tiles as the head's run did (--backbone {head.backbone}), or train a head on this space",
         )
     columns = np.asarray(head.columns)
@@ -46,6 +48,26 @@ def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
         block_nD = embeddings.matrix_ND[start : start + BLOCK_ROWS][:, columns].astype(np.float64)
         out_NK[start : start + BLOCK_ROWS] = block_nD @ head.weight_KD.T + head.bias_K
     return out_NK
+
+
+def space_note(head: Head, embeddings: Embeddings) -> str:
+    """Return what differs between a head's own space and these embeddings of the same meaning.
+
+    Args:
+        head: The head.
+        embeddings: What it is applied to.
+
+    Returns:
+        One sentence; empty where the spaces are one.
+    """
+    if embeddings.space.key == head.space_key:
+        return ""
+    space = embeddings.space
+    return (
+        f"The head was trained on embeddings computed elsewhere or otherwise (space {head.space_key[:12]}); these come "
+        f"from {space.precision} on {json.loads(space.signature).get('device', 'another device')}: the same up to "
+        "rounding."
+    )
 
 
 def class_probabilities(head: Head, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,7 +24,9 @@ class Head:
         columns: Column numbers of the pooling within the backbone's total_dim.
         class_names: Names by logit index.
         backbone: Backbone name.
-        space_key: Embedding space the head was trained in; applying it elsewhere is refused.
+        space_key: Embedding space the head was trained in.
+        meaning_key: Meaning of that space (weights, adapter, view, normalisation); in spaces of another meaning the
+            head is refused, in others of the same meaning it is applied with a note.
         penalty: L2 penalty it was trained with (lambda of the mean loss).
         temperature: Divides the logits before the softmax.
         threshold: Probability of class 1 from which class 1 is predicted in binary tasks.
@@ -40,6 +42,7 @@ class Head:
     class_names: tuple[str, ...]
     backbone: str
     space_key: str
+    meaning_key: str
     penalty: float
     temperature: float = 1.0
     threshold: float = 0.5

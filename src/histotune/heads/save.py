@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "histotune-head"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
 FACTS = (
-    "pooling", "columns", "class_names", "train_groups", "backbone", "space_key", "penalty", "temperature",
-    "threshold", "n_tiles", "n_groups",
+    "pooling", "columns", "class_names", "train_groups", "backbone", "space_key", "meaning_key", "penalty",
+    "temperature", "threshold", "n_tiles", "n_groups",
 )  # fmt: skip
 
 

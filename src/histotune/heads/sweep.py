@@ -329,6 +329,7 @@ def _head(
         class_names=task.class_names,
         backbone=embeddings.space.backbone,
         space_key=embeddings.space.key,
+        meaning_key=embeddings.space.meaning_key,
         penalty=penalty,
         n_tiles=part.n_tiles,
         n_groups=part.n_groups,
