@@ -58,6 +58,15 @@ SetField = Annotated[
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="breakhis or pcam.")]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5/fold1, pcam-official, or a split file.",
+        show_default=False,
+    ),
+]
+AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split that leaks; every row is marked LEAKY.")]
 
 
 @app.callback()
@@ -91,6 +100,8 @@ def run(
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
+    split: SplitName = None,
+    allow_leaky: AllowLeaky = False,
     final: Final = False,
     cluster: Cluster = None,
     from_run: Annotated[
@@ -117,6 +128,8 @@ def run(
             out=out,
             cache=cache,
             settings=settings,
+            split=split,
+            allow_leaky=allow_leaky,
             final=final,
             cluster=cluster,
             from_run=from_run,
