@@ -151,6 +151,8 @@ def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
             image on both sides of a fold.
     """
     texts = [_read_text(path) for path in paths]
+    if not any(text.strip() for text in texts):
+        raise UserError("the fold file is empty", value=paths[0], allowed=FORMAT)
     side_by_fold: dict[int, dict[str, Literal["train", "test"]]] = defaultdict(dict)
     for path, text in zip(paths, texts, strict=True):
         entries = _csv_entries(path, text) if "|" not in text.partition("\n")[0] else _text_entries(text)
@@ -164,7 +166,7 @@ def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
             if first != side:
                 raise UserError(f"{path.name} puts an image on both sides of fold {number[0]}", value=stem)
     if not side_by_fold:
-        raise UserError("the fold file is empty", value=paths[0], allowed=FORMAT)
+        raise UserError("the fold file lists no image", value=paths[0], allowed=FORMAT)
     names = name_some([path.name for path in paths], 5)
     return AuthorsFolds(f"{names} (hash {hash_bytes(*texts)[:12]})", dict(sorted(side_by_fold.items())))
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FEW_GROUPS = 120  # up to here groups are moved and swapped; beyond, dealing them out is even enough
 TRY_ALL = 60_000  # up to here every assignment is tried
 MAX_STEPS = 400
-TILE_SCALE = 10_000  # deviations of tile counts are compared in steps of a ten-thousandth of a class
+STEPS = 200  # a side's share of a class's tiles counts in steps of half a percentage point: finer is no better,
+# and ties leave room for the seed
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Imbalance:
         unlearnable: Classes that the training side lacks.
         classes: Groups of each class per side; a group of several classes counts for each.
         diagnoses: Groups of each label vector (the set of classes a group holds) per side.
-        tiles: Tiles of each class and of all classes per side, relative to the class.
+        tiles: Tiles of each class and of all classes per side, as a share of the class, in whole steps of
+            1 / :data:`STEPS`.
     """
 
     empty: int
@@ -68,12 +70,10 @@ class Imbalance:
     diagnoses: int
     tiles: int
 
-    def __str__(self) -> str:
-        """Return the levels, in the order in which they count."""
-        return (
-            f"imbalance of groups {self.groups}, classes lacking in training {self.unlearnable}, classes "
-            f"{self.classes}, diagnoses {self.diagnoses}, tiles {self.tiles}"
-        )
+    def change_to(self, other: Imbalance) -> str:
+        """Return the levels that differ, in the order in which they count: "tiles 46354463 -> 36481482"."""
+        pairs = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return ", ".join(f"{name} {before} -> {after}" for name, before, after in pairs if before != after)
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,14 @@ class Balanced:
     after_points: int
 
     def note(self) -> str:
-        """Return what the search did, in a sentence; empty where there was none."""
-        if not self.n_steps and not self.tried_all:
-            return ""
-        how = "comparing every assignment" if self.tried_all else f"{self.n_steps} moves and swaps of whole groups"
-        if self.before == self.after:
-            return f"Balance: {how} found nothing more even than dealing out the groups ({self.after})."
+        """Return how even the assignment is and what the search did, in a sentence."""
+        words = {0: "no move or swap", 1: "1 move or swap"}.get(self.n_steps, f"{self.n_steps} moves and swaps")
+        how = "comparing every assignment" if self.tried_all else f"{words} of whole groups"
+        if self.before != self.after:
+            how += f" ({_points(self.before_points)} before; imbalance: {self.before.change_to(self.after)})"
         return (
-            f"Balance: {how} improved {self.before} to {self.after}; a side's share of a class's tiles misses its wish "
-            f"by {_points(self.after_points)} percentage points (root mean square), {_points(self.before_points)} "
-            "before."
+            f"Balance: a side's share of a class's tiles misses its wish by {_points(self.after_points)} percentage "
+            f"points (root mean square) after {how}."
         )
 
 
@@ -146,8 +144,8 @@ def best_sides(
         after=after,
         n_steps=n_steps,
         tried_all=tried_all,
-        before_points=search.points(before),
-        after_points=search.points(after),
+        before_points=search.points(start_G),
+        after_points=search.points(side_G),
     )
 
 
@@ -231,10 +229,11 @@ class _Search:
         levels_SL = self._levels(self._side_sums(side_G), np.arange(len(self._weight_S)))
         return Imbalance(*levels_SL.sum(axis=0).tolist())
 
-    def points(self, imbalance: Imbalance) -> int:
+    def points(self, side_G: Int) -> int:
         """Return the root mean square miss of tile shares, in tenths of a percentage point."""
-        n_terms = len(self._weight_S) * (self._tiles.stop - self._tiles.start)
-        return isqrt(imbalance.tiles * 1000 * 1000 // n_terms) // (TILE_SCALE * int(self._weight_S.sum()))
+        miss_SC = self._miss(self._side_sums(side_G), np.arange(len(self._weight_S)))[:, self._tiles]
+        tenths_SC = miss_SC * 1000 // (self._total_D[self._tiles] * self._weight_S.sum())
+        return isqrt(int((tenths_SC**2).sum()) // tenths_SC.size)
 
     def n_assignments(self) -> int:
         """Return how many assignments there are; interchangeable sides are counted once for the first group."""
@@ -302,10 +301,16 @@ class _Search:
         sums_SD: Int = member_SG @ self._matrix_GD
         return sums_SD
 
+    def _miss(self, sums_MD: Int, side_M: Int) -> Int:
+        """Return by how much sides miss their wish, times the sum of the weights."""
+        wish_MD = self._weight_S[side_M][:, None] * self._total_D
+        miss_MD: Int = np.abs(self._weight_S.sum() * sums_MD - wish_MD)
+        return miss_MD
+
     def _levels(self, sums_MD: Int, side_M: Int) -> Int:
         """Return what each side adds to the levels of the imbalance, shape (M, L)."""
-        miss_MD = np.abs(self._weight_S.sum() * sums_MD - self._weight_S[side_M][:, None] * self._total_D)
-        tiles_MC = miss_MD[:, self._tiles] * TILE_SCALE // self._total_D[self._tiles]
+        miss_MD = self._miss(sums_MD, side_M)
+        tiles_MC = miss_MD[:, self._tiles] * STEPS // (self._total_D[self._tiles] * self._weight_S.sum())
         lacking_M = (sums_MD[:, self._classes] == 0).sum(axis=1)
         return np.stack(
             [

@@ -115,8 +115,7 @@ def refuse_leaks(split: Split, tiles: TileSet, *, allow_leaky: bool) -> None:
     notes = () if allow_leaky else shared_groups(tiles, split).notes()
     if notes:
         raise UserError(
-            "this split leaks: " + " ".join(note.removeprefix(LEAKY) for note in notes),
-            value=split.name,
+            f"the split {split.name} leaks: {' '.join(note.removeprefix(LEAKY) for note in notes)}",
             allowed="splits that keep every group on one side, such as grouped-5-seed0",
             fix=ALLOW,
         )

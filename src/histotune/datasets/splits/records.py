@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from histotune.datasets.records import TileSet
 
 PART_ORDER = {"train": 0, "valid": 1, "test": 2}
-NO_PART = "take no part in this split."
+NO_PART = "no part in this split."
 
 
 @dataclass(frozen=True)
@@ -107,4 +107,5 @@ def note_outside(split: Split, tiles: TileSet) -> Split:
     """
     outside = split.side_of_tiles(tiles).count(None)
     kept = tuple(note for note in split.notes if not note.endswith(NO_PART))
-    return replace(split, notes=(*kept, f"{outside:,} tiles {NO_PART}") if outside else kept)
+    what = "1 tile takes" if outside == 1 else f"{outside:,} tiles take"
+    return replace(split, notes=(*kept, f"{what} {NO_PART}") if outside else kept)
