@@ -6,9 +6,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from PIL import Image
 
 from tests.conftest import CommandResult
+from tests.datasets.fakes import tree_folder
+from tests.datasets.splits.cohorts import published_names
 from tests.test_cli import assert_clear, run_breakhis
 
 Histotune = Callable[..., CommandResult]
@@ -64,6 +68,27 @@ def test_a_leaky_split_is_marked_from_the_table_to_the_page(
     scores = json.loads((tmp_path / "run/scores.json").read_text())
     assert all("LEAKY" in row["marks"] for finding in scores["findings"] for row in finding["rows"])
     assert "badge leaky" in (tmp_path / "run/report.html").read_text()
+
+
+def test_eva_runs_from_names_to_report(histotune: Histotune, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in published_names(most_per_patient=2):
+        folder = tree_folder(tmp_path / "data", name)
+        folder.mkdir(parents=True, exist_ok=True)
+        level = 120 + 20 * ("_DC-" in name) + 10 * ("_MC-" in name)
+        Image.fromarray(rng.normal(level, 20, (46, 70, 3)).clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
+    eva = ("run", "breakhis", "--data", tmp_path / "data", "--split", "eva", "--train-magnification", "40X", "--set",
+           "source.labels=eva4", "--out", tmp_path / "run", "--backbone", "colour-histogram", "--set", "sweep.folds=3",
+           "--set", 'evaluation.floors=["majority","untuned"]', "--set", "interval.n_resamples=200")  # fmt: skip
+    assert_clear(histotune(*eva), "the split eva leaks: 4 groups lie on two sides", "--allow-leaky")
+    result = histotune(*eva, "--allow-leaky")
+    assert result.code == 0, result.err
+    assert "breakhis eva valid: scored once" in result.out
+    finding = json.loads((tmp_path / "run/scores.json").read_text())["findings"][0]
+    assert finding["protocol"].startswith("Split eva (hash ")
+    assert "its authors" in finding["notes"][0].lower()
+    assert all(row["marks"] == ["LEAKY"] for row in finding["rows"])
+    assert finding["rows"][0]["scores"][0]["n_tiles"] == 28
 
 
 def test_official_parts_by_name_equal_the_default(histotune: Histotune, pcam: Path, tmp_path: Path) -> None:

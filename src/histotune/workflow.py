@@ -141,7 +141,7 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
         bundle.head.threshold,
     )
     leaky = _shares_groups(bundle, scored_tiles)
-    marks = (*marks_of(tiles), *((LEAKY,) if leaky else ()))
+    marks = tuple(dict.fromkeys((*marks_of(tiles, split), *((LEAKY,) if leaky else ()))))
     predictions = build_predictions(material, scored)
     arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
     scored_words = f"{split.name} {part}" if split else part

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from histotune.datasets.config import DatasetConfig
+from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.named import named_split
 from histotune.datasets.splits.records import Split, tile_groups
 from histotune.datasets.splits.store import save_split
@@ -21,6 +24,8 @@ from histotune.evaluation.source import PROBE, ArmMaterial, SourceStudy, StudySe
 from histotune.evaluation.target import study_target
 from histotune.heads.config import SweepConfig
 from histotune.statistics.config import IntervalConfig
+from tests.datasets.fakes import tree_folder, write_image
+from tests.datasets.splits.cohorts import published_names
 
 MakeMaterial = Callable[..., Material]
 SWEEP = SweepConfig(penalties=(0.01, 1.0), folds=3)
@@ -176,6 +181,41 @@ def test_a_split_of_another_magnification_names_its_own(material: MakeMaterial, 
     assert {row.domain for row in found.findings[0].rows} == {"toy 400X"}
     with pytest.raises(UserError, match="leave out --final: this split is scored on its valid part"):
         study(data, split=str(tmp_path / "one.json"), train_magnification="400X", final=True)
+
+
+def test_published_splits_train_and_score_what_they_say(tmp_path: Path) -> None:
+    for name in published_names():
+        write_image(tree_folder(tmp_path, name), f"{name}.png")
+    tiles = read_dataset(DatasetConfig(name="breakhis", path=tmp_path, labels="eva4"))
+    wish = {"allow_leaky": True, "train_magnification": "40X"}
+    for name, final, n_train, n_scored in (
+        ("eva", False, 1132, 339),
+        ("thunder", False, 936, 196),
+        ("thunder", True, 936, 339),
+    ):
+        plan = plan_source(tiles, EvaluationConfig.model_validate({**wish, "split": name, "final": final}))
+        assert int(plan.fit.train_N.sum()) == n_train
+        assert int((plan.fit.fold_N >= 0).sum()) == n_scored
+        assert not (plan.fit.train_N & (plan.fit.fold_N >= 0)).any()
+    with pytest.raises(UserError, match="the split eva has no labelled tiles in its test part"):
+        plan_source(tiles, EvaluationConfig.model_validate({**wish, "split": "eva", "final": True}))
+    with pytest.raises(UserError, match="the split eva leaks: 4 groups"):
+        plan_source(tiles, EvaluationConfig(split="eva", train_magnification="40X"))
+
+
+def test_official_parts_that_share_a_group_are_marked(material: MakeMaterial) -> None:
+    data = material(magnifications=("100X",))
+    parts = pl.Series("split", [("train", "valid")[row % 2] for row in range(len(data.tiles))])
+    for split, leaky in (
+        (parts, True),
+        (pl.Series("split", ["train" if int(group[1:]) % 3 else "valid" for group in tile_groups(data.tiles)]), False),
+    ):
+        tiles = replace(data.tiles, table=data.tiles.table.with_columns(split))
+        arm = ArmMaterial(PROBE, Material(tiles, data.embeddings, data.input_mpp_N, data.view, data.default_pooling))
+        found = study_target((arm,), None, StudySettings(EvaluationConfig(untuned_draws=20), SWEEP, INTERVAL), "valid")
+        assert [row.marks for row in found.findings[0].rows] == [("LEAKY",) if leaky else ()] * len(
+            found.findings[0].rows
+        )
 
 
 def test_a_second_data_set_is_studied_by_the_parts_of_a_named_split(material: MakeMaterial) -> None:

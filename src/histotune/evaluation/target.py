@@ -16,7 +16,7 @@ from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of
 from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
-from histotune.evaluation.scoring import score_domains
+from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
 from histotune.files import hash_bytes
 from histotune.heads.apply import class_probabilities, head_logits
@@ -177,6 +177,8 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     """Score a table's arms and put the floors below them."""
     tiles = probe.material.tiles
     marks = marks_of(tiles, settings.target_split)
+    if table.finding == "direct" and LEAKY not in marks and _parts_share_groups(tiles):
+        marks = (*marks, LEAKY)
     if "majority" in settings.evaluation.floors:
         like = table.scored[0][1]
         table.scored.append((MAJORITY, majority_predictions(probe.material, rows, [table.train_labels], like)))
@@ -191,6 +193,11 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     title, protocol = _words(table.finding, tiles, table.trained_on, settings)
     split_notes = settings.target_split.notes if settings.target_split else ()
     return Finding(table.finding, title, protocol, tuple(arms), (*_notes(tiles, table.finding), *split_notes))
+
+
+def _parts_share_groups(tiles: TileSet) -> bool:
+    known = tiles.table.drop_nulls(["group_id", "split"])
+    return not known.group_by("group_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1).is_empty()
 
 
 def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: StudySettings) -> tuple[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import polars as pl
 from hypothesis import strategies as st
 
 from histotune.datasets.records import TileSet, tile_table
+from histotune.datasets.splits.published import published_patients
 
 CLASSES = ("benign", "malignant", "other")
 
@@ -58,3 +59,11 @@ def groups_by_side(tiles: TileSet, sides: Sequence[str | None]) -> dict[str, set
     for group, side in table.iter_rows():
         found.setdefault(side, set()).add(group)
     return found
+
+
+def published_names(most_per_patient: int = 1000) -> Iterator[str]:
+    """Names of the 40X images that eva and THUNDER use."""
+    for patient in published_patients():
+        letter = "B" if patient.tumour in ("F", "TA") else "M"
+        for image in range(min(patient.n_tiles, most_per_patient)):
+            yield f"SOB_{letter}_{patient.tumour}-14-{patient.number}-40-{image + 1:03d}"

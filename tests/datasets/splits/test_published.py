@@ -15,7 +15,7 @@ from histotune.datasets.splits.named import named_split
 from histotune.datasets.splits.published import official_parts, published_patients
 from histotune.errors import UserError
 from tests.datasets.fakes import tree_folder, write_image, write_part
-from tests.datasets.splits.cohorts import make_tiles
+from tests.datasets.splits.cohorts import make_tiles, published_names
 
 SHARED = ("14-16184", "14-18842", "14-19979", "14-23060")
 
@@ -24,12 +24,7 @@ SHARED = ("14-16184", "14-18842", "14-19979", "14-23060")
 def breakhis_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The names of all 40X images that eva uses, and two that it leaves out."""
     root = tmp_path_factory.mktemp("breakhis")
-    names = [
-        f"SOB_{'B' if patient.tumour in ('F', 'TA') else 'M'}_{patient.tumour}-14-{patient.number}-40-{image + 1:03d}"
-        for patient in published_patients()
-        for image in range(patient.n_tiles)
-    ]
-    for name in (*names, "SOB_M_LC-14-13412-40-001", "SOB_M_DC-14-2980-100-001"):
+    for name in (*published_names(), "SOB_M_LC-14-13412-40-001", "SOB_M_DC-14-2980-100-001"):
         write_image(tree_folder(root, name), f"{name}.png")
     return root
 
