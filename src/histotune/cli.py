@@ -66,6 +66,15 @@ SetField = Annotated[
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="breakhis or pcam.")]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5/fold1, pcam-official, or a split file.",
+        show_default=False,
+    ),
+]
+AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split that leaks; every row is marked LEAKY.")]
 
 
 @app.callback()
@@ -99,6 +108,8 @@ def run(
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
+    split: SplitName = None,
+    allow_leaky: AllowLeaky = False,
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
@@ -126,6 +137,8 @@ def run(
             out=out,
             cache=cache,
             settings=settings,
+            split=split,
+            allow_leaky=allow_leaky,
             final=final,
             cluster=cluster,
             on_bad_image=on_bad_image,

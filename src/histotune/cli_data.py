@@ -23,3 +23,29 @@ def describe(dataset: DatasetArgument, data: Data = None, settings: SetField = N
     from histotune.data_commands import describe_and_print
 
     describe_and_print(dataset, data, settings)
+
+
+@data_app.command("split")
+def split_command(
+    dataset: DatasetArgument,
+    data: Data = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5[/fold1][:PATH], pcam-official, "
+            "random-images-5-seed0, or a split file to check.",
+        ),
+    ] = "grouped-5-seed0",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write, such as split.json.", show_default=False)
+    ] = None,
+    allow_leaky: Annotated[
+        bool, typer.Option("--allow-leaky", help="Make it even if cases stand on two sides; it is marked LEAKY.")
+    ] = False,
+    settings: SetField = None,
+) -> None:
+    """Make a split by its name, or check one from a file; show how even it is, and keep it."""
+    from histotune.data_commands import SplitRequest, split_and_print
+
+    split_and_print(dataset, data, SplitRequest(split, out, allow_leaky), settings)

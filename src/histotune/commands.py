@@ -161,6 +161,10 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
         data["evaluation"]["train_magnification"] = typed["train_magnification"]
     if typed.get("final"):
         data["evaluation"]["final"] = True
+    if typed.get("split") is not None:
+        data["evaluation"]["split"] = typed["split"]
+    if typed.get("allow_leaky"):
+        data["evaluation"]["allow_leaky"] = True
     if typed.get("cluster") is not None:
         data["interval"]["cluster"] = typed["cluster"]
     for dataset in (data["source"], data["target"]):

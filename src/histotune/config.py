@@ -65,8 +65,13 @@ class ExperimentConfig(BaseModel):
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
 
     def choices(self) -> dict[str, object]:
-        """Return what a result depends on: everything but folders and ways of computing."""
+        """Return what a result depends on: everything but folders, ways of computing, and the split.
+
+        The ledger counts choices under the hash of each split, and a split may be named by a path.
+        """
         data = self.model_dump(mode="json", exclude={"out", "cache", "ledger", "cohort_path", "loader", "embedding"})
+        for name in ("split", "allow_leaky"):
+            data["evaluation"].pop(name)
         for name in ("source", "target"):
             if data[name] is not None:
                 data[name].pop("path")

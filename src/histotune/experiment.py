@@ -19,8 +19,9 @@ from histotune.evaluation.answer import write_answer
 from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import Material
+from histotune.evaluation.plan import plan_source, scored_part, with_parts
 from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, plan_source, study_source
+from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
 from histotune.images.views import input_mpp
@@ -87,10 +88,14 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     with watch.stage("read data"):
         source = None if config.source is None else read_dataset(config.source)
         target = None if config.target is None else read_dataset(config.target)
+        target_split = None
+        if source is None and target is not None:
+            target, target_split = with_parts(target, config.evaluation)
         _check_before_embedding(config, source, target)
     source_arms = _embed_arms(config, config.source, source, watch)
     target_arms = _embed_arms(config, config.target, target, watch)
-    studies = _study(config, source_arms, target_arms, watch)
+    settings = StudySettings(config.evaluation, config.sweep, config.interval, target_split)
+    studies = _study(settings, source_arms, target_arms, watch)
     findings = _findings(config, studies, source_arms, target_arms)
     ledger = _count_scorings(config, studies, findings)
     inputs = _report_inputs(config, studies, findings, (source_arms, target_arms), ledger, command)
@@ -194,24 +199,19 @@ def _embed_arms(
 
 
 def _study(
-    config: ExperimentConfig,
+    settings: StudySettings,
     source_arms: tuple[ArmMaterial, ...],
     target_arms: tuple[ArmMaterial, ...],
     watch: Stopwatch,
 ) -> Studies:
-    settings = StudySettings(config.evaluation, config.sweep, config.interval)
     source, target = None, None
     if source_arms:
         with watch.stage(f"sweep and score {source_arms[0].material.tiles.name}"):
             source = study_source(source_arms, settings)
     if target_arms:
         with watch.stage(f"sweep and score {target_arms[0].material.tiles.name}"):
-            target = study_target(target_arms, source, settings, _scored_part(config))
+            target = study_target(target_arms, source, settings, scored_part(settings.evaluation))
     return Studies(source, target)
-
-
-def _scored_part(config: ExperimentConfig) -> str:
-    return "test" if config.evaluation.final else "valid"
 
 
 def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
@@ -222,7 +222,7 @@ def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, ta
             plan_source(source, config.evaluation)
     if target is not None:
         with collect(errors):
-            part_rows(target, _scored_part(config))
+            part_rows(target, scored_part(config.evaluation))
     with collect(errors):
         _check_labels_match(source, target)
     raise_together(errors)
@@ -289,7 +289,7 @@ def _count_scorings(config: ExperimentConfig, studies: Studies, findings: Findin
     """Enter every scored split in the ledger (law 2)."""
     scorings = []
     if studies.source is not None:
-        target = f"{findings.datasets[0].name} cross-fit"
+        target = f"{findings.datasets[0].name} {studies.source.scored_words}"
         scorings.append(Scoring(studies.source.split_hash, target, findings.choice_hash))
     if studies.target is not None:
         target = f"{findings.datasets[-1].name} {studies.target.part}"

@@ -10,13 +10,14 @@ import numpy as np
 from histotune.backbones.catalog import documented_view, find_backbone
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
-from histotune.datasets.splits.folds import tile_groups
+from histotune.datasets.splits.records import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
 from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
-from histotune.evaluation.source import PROBE, describe_choice, marks_of, training_domain, training_rows
+from histotune.evaluation.source import PROBE, describe_choice
 from histotune.evaluation.target import part_rows
 from histotune.experiment import embed_dataset, single_dataset
 from histotune.files import atomic_folder, hash_bytes
@@ -59,15 +60,19 @@ def embed_only(config: ExperimentConfig) -> Material:
     Returns:
         Tiles and embeddings.
     """
-    dataset = single_dataset(config)
+    return _embed(config, read_dataset(single_dataset(config)))
+
+
+def _embed(config: ExperimentConfig, tiles: TileSet) -> Material:
     spec = find_backbone(config.backbone, config.cache)
-    return embed_dataset(config, read_dataset(dataset), spec, dataset.on_bad_image)
+    return embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
 
 
 def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     """Sweep heads over a data set's training tiles and save the chosen one.
 
-    BreakHis trains on all cases at the training magnification; PatchCamelyon on its training part.
+    BreakHis trains on all cases at the training magnification, PatchCamelyon on its training part; a split named in
+    the config gives either its train part.
 
     Args:
         config: Names one data set, a backbone, the sweep and the folder.
@@ -75,14 +80,15 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     Returns:
         What was tried and chosen. The selected score is optimistic: it was the criterion.
     """
-    material = embed_only(config)
-    tiles = material.tiles
+    tiles, _ = with_parts(read_dataset(single_dataset(config)), config.evaluation)
     train_N = training_rows(tiles, config.evaluation.train_magnification)
     has_parts = tiles.table["split"].null_count() == 0
     if has_parts:
-        train_N = np.zeros(len(tiles), dtype=np.bool_)
-        train_N[part_rows(tiles, "train")] = True
+        in_part_N = np.zeros(len(tiles), dtype=np.bool_)
+        in_part_N[part_rows(tiles, "train")] = True
+        train_N &= in_part_N
     require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
+    material = _embed(config, tiles)
     task = SweepTask(
         labels_N=tiles.labels_N,
         groups=tuple(tile_groups(tiles)),
@@ -117,13 +123,13 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     bundle = load_bundle(head_folder)
     embedding = config.embedding.model_copy(update={"precision": bundle.precision})
     config = config.model_copy(update={"backbone": bundle.backbone, "view": bundle.view, "embedding": embedding})
-    material = embed_only(config)
-    tiles = material.tiles
-    part = "test" if config.evaluation.final else "valid"
+    tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
+    part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
     scored_tiles = tiles.take(rows)
     split_hash = hash_bytes(scored_tiles.label_fingerprint, part)
+    material = _embed(config, tiles)
     logit_NK = head_logits(bundle.head, material.embeddings.take(rows))
     scored = ScoredRows(
         rows,
@@ -136,10 +142,11 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
         bundle.head.threshold,
     )
     leaky = _shares_groups(bundle, scored_tiles)
-    marks = (*marks_of(tiles), *((LEAKY,) if leaky else ()))
+    marks = tuple(dict.fromkeys((*marks_of(tiles, split), *((LEAKY,) if leaky else ()))))
     predictions = build_predictions(material, scored)
     arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
-    target = f"{tiles.name} {part}" if has_parts else tiles.name
+    scored_words = f"{split.name} {part}" if split else part
+    target = f"{tiles.name} {scored_words}" if has_parts else tiles.name
     ledger = record_scoring(config.ledger, Scoring(split_hash, target, bundle.head.head_id))
     shared = "Some of the scored cases trained this head: these are no held-out scores." if leaky else ""
     notes = tuple(note for note in (shared, space_note(bundle.head, material.embeddings)) if note)

@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.datasets.splits.folds import fold_per_tile, grouped_folds, tile_groups
+from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
+from histotune.datasets.splits.records import tile_groups
 from histotune.errors import UserError
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig

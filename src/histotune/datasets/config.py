@@ -31,6 +31,41 @@ def check_on_bad_image(text: str) -> OnBadImage:
     raise UserError("--on-bad-image takes fail or skip", value=text, closest=closest_name(text, get_args(OnBadImage)))
 
 
+class SubsetConfig(BaseModel):
+    """A smaller data set: chosen after reading, before anything is split or embedded.
+
+    Steps apply in this order. Where the data set has official parts, ``group_fraction`` and ``shots`` thin out the
+    train part only.
+
+    Attributes:
+        magnifications: Keep these, such as "40X"; empty keeps all.
+        classes: Keep tiles of these classes, by name; empty keeps all. The others leave the task.
+        group_fraction: Share of the groups to keep, in steps of 0.001; whole groups, classes in proportion.
+        shots: Keep this many tiles (or groups) of each class.
+        shots_of: What ``shots`` counts.
+        seed: Seed of both draws.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    magnifications: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    group_fraction: float | None = Field(None, ge=0.001, le=1)
+    shots: int | None = Field(None, ge=1)
+    shots_of: Literal["tiles", "groups"] = "tiles"
+    seed: int = Field(0, ge=0)
+
+    @property
+    def name(self) -> str:
+        """Return what was asked for in one word, the seed included: "40X-TA+MC-groups0.5-seed3"; empty for all."""
+        drawn = [
+            *([f"groups{self.group_fraction:g}"] if self.group_fraction is not None else []),
+            *([f"{self.shots}{self.shots_of}-per-class"] if self.shots is not None else []),
+        ]
+        kept = [part for part in ("+".join(self.magnifications), "+".join(self.classes)) if part]
+        return "-".join([*kept, *drawn, *([f"seed{self.seed}"] if drawn else [])])
+
+
 class DatasetConfig(BaseModel):
     """Which tiles are read.
 
@@ -46,6 +81,7 @@ class DatasetConfig(BaseModel):
         seed: Seed of that choice.
         on_bad_image: ``fail`` lists every image that can't be read and stops; ``skip`` leaves them out, and every
             number made with the rest says how many.
+        subset: A smaller data set: magnifications, classes, a share of the groups, a few tiles of each class.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,3 +94,4 @@ class DatasetConfig(BaseModel):
     max_tiles_per_split: int = Field(0, ge=0)
     seed: int = 0
     on_bad_image: OnBadImage = "fail"
+    subset: SubsetConfig = Field(default_factory=SubsetConfig)

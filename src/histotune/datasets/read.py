@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from histotune.datasets.take import take_subset
 from histotune.errors import UserError, closest_name
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def read_dataset(config: DatasetConfig) -> TileSet:
         config: Which data set, where it lies, how it is labelled.
 
     Returns:
-        One row per labelled tile, with notes on everything skipped or assumed.
+        One row per labelled tile of the subset that was asked for, with notes on everything skipped or assumed.
 
     Raises:
         UserError: The folder is missing, empty or holds something else, or files are broken.
@@ -32,7 +33,7 @@ def read_dataset(config: DatasetConfig) -> TileSet:
         >>> len(tiles)  # doctest: +SKIP
         7909
     """
-    return _reader(config.name)(config)
+    return take_subset(_reader(config.name)(config), config.subset)
 
 
 def known_specs() -> dict[str, DatasetSpec]:

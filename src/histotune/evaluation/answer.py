@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.floors import RANDOM_WEIGHTS
+from histotune.evaluation.scoring import LEAKY
 from histotune.evaluation.source import DIFFERENCE, PROBE, RANDOM_SPLIT
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ def _in_domain(finding: Finding) -> str:
     floor = _auroc(finding.row(RANDOM_WEIGHTS))
     beside = f"; the same network with random weights and its own probe reaches {floor.value:.3f}" if floor else ""
     groups = f" of {auroc.n_groups} cases" if auroc.n_groups else ""
+    if LEAKY in row.marks:
+        return (
+            f"With cases on both sides of the split (LEAKY), AUROC on {row.domain} ({auroc.n_tiles} tiles{groups}) is "
+            f"{in_words(auroc)}{beside}: no estimate for new cases."
+        )
     return f"On held-out cases of {row.domain} ({auroc.n_tiles} tiles{groups}) AUROC is {in_words(auroc)}{beside}."
 
 
@@ -76,7 +82,8 @@ def _leak(finding: Finding) -> str:
 def _magnifications(finding: Finding) -> str:
     rows = [row for row in finding.rows if row.arm == PROBE]
     parts = [f"{row.domain.rpartition(' ')[2]} {_value(row)}" for row in rows]
-    return f"By magnification, same head, other cases: {', '.join(parts)}."
+    cases = "cases on both sides (LEAKY)" if any(LEAKY in row.marks for row in rows) else "other cases"
+    return f"By magnification, same head, {cases}: {', '.join(parts)}."
 
 
 def _external(finding: Finding) -> str:

@@ -15,7 +15,12 @@ class EvaluationConfig(BaseModel):
     Attributes:
         train_magnification: Magnification of the training tiles, such as "100X"; every magnification is scored.
             None trains on all tiles.
-        outer_folds: Folds of the grouped cross-fit; made once over the groups of all magnifications.
+        outer_folds: Folds of the grouped cross-fit; made once over the groups of all magnifications. Without effect
+            where ``split`` is given.
+        split: A split in their place: a name such as "grouped-5-seed0", "holdout-20-seed0" or "eva", or a file written
+            by ``histotune data split``. Folds are held out in turn; of parts, train trains and valid (with ``final``
+            test) is scored. It speaks of the source, or of the target where there is no source.
+        allow_leaky: Take a split that puts tiles of one group on two sides; every row is then marked LEAKY.
         floors: What stands beside the probe in every table.
         untuned_draws: Random heads drawn for the "untuned head" floor.
         leak_price: Also measure what a random image split would have claimed.
@@ -27,6 +32,8 @@ class EvaluationConfig(BaseModel):
 
     train_magnification: str | None = None
     outer_folds: int = Field(5, ge=2)
+    split: str | None = None
+    allow_leaky: bool = False
     floors: tuple[Floor, ...] = ("majority", "random-weights", "colour-histogram", "untuned")
     untuned_draws: int = Field(100, ge=10)
     leak_price: bool = True

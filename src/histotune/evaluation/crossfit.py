@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.datasets.splits.folds import tile_groups
+from histotune.datasets.splits.records import tile_groups
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep
@@ -28,8 +28,9 @@ class CrossFitPlan:
 
     Attributes:
         train_N: Tiles that may train (the training magnification).
-        fold_N: Outer fold of every tile, over the groups of all magnifications; -1 is never scored.
-        split_hash: Hash of the folds.
+        fold_N: Outer fold of every tile, over the groups of all magnifications; -1 is never scored. A scored part
+            is fold 0, and its train part -1.
+        split_hash: Hash of the split.
         fold_labels: ``grouped`` also for the inner folds; ``image`` is the leaky arm.
         seed: Seed of the folds.
     """
@@ -47,7 +48,8 @@ class CrossFit:
 
     Attributes:
         predictions: A row per scored tile.
-        final: Sweep over all training tiles; its head is what gets saved and carried to other data sets.
+        final: Sweep over all training tiles; its head is what gets saved and carried to other data sets. Where a
+            part is scored, it is the head that scored it.
     """
 
     predictions: Predictions
@@ -68,16 +70,19 @@ def cross_fit(material: Material, plan: CrossFitPlan, config: SweepConfig) -> Cr
     labelled_N = material.tiles.labels_N >= 0
     train_N = plan.train_N & labelled_N
     folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
-    train_sets_SN = np.stack([train_N & (plan.fold_N != fold) for fold in folds] + [train_N])
+    train_sets = [train_N & (plan.fold_N != fold) for fold in folds]
+    if len(folds) > 1 or not np.array_equal(train_sets[0], train_N):
+        train_sets.append(train_N)
     task = SweepTask(
         labels_N=material.tiles.labels_N,
         groups=tuple(tile_groups(material.tiles)),
         class_names=material.tiles.class_names,
-        train_sets_SN=train_sets_SN,
+        train_sets_SN=np.stack(train_sets),
         fold_labels=plan.fold_labels,
         default_pooling=material.default_pooling,
     )
-    *fold_results, final = sweep(material.embeddings, task, config)
+    results = sweep(material.embeddings, task, config)
+    fold_results, final = list(results[: len(folds)]), results[-1]
     rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
     return CrossFit(_score_folds(material, plan, fold_results, rows_by_fold), final)
 

@@ -80,16 +80,16 @@ class ScoredRows:
 
 
 def domains_of(tiles: TileSet) -> list[str]:
-    """Return the domain of every tile: data set and magnification, or data set and official part.
+    """Return the domain of every tile: data set, part where it has one, magnification where it has one.
 
     Args:
         tiles: The tiles.
 
     Returns:
-        Such as "breakhis 100X" or "pcam test".
+        Such as "breakhis 100X", "pcam test" or "breakhis test 40X".
     """
-    part = tiles.table.select(pl.coalesce("split", "magnification", pl.lit(""))).to_series()
-    return [f"{tiles.name} {value}".strip() for value in part]
+    words = pl.concat_str(pl.lit(tiles.name), "split", "magnification", separator=" ", ignore_nulls=True)
+    return tiles.table.select(words).to_series().to_list()
 
 
 def build_predictions(material: Material, scored: ScoredRows) -> Predictions:

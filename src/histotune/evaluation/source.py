@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.records import TileSet, require_classes
-from histotune.datasets.splits.folds import fold_per_tile, grouped_folds, random_image_folds_like
+from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.devices import SMALL_ROWS, map_small
-from histotune.errors import UserError, closest_name
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
-from histotune.evaluation.material import domains_of
+from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
-from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW, domain_order, score_domains
+from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
 from histotune.statistics.compare import paired_difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.splits.folds import Folds
+    from histotune.datasets.records import TileSet
+    from histotune.datasets.splits.records import Split
     from histotune.evaluation.config import EvaluationConfig
     from histotune.evaluation.material import Material
+    from histotune.evaluation.plan import SourcePlan
     from histotune.heads.config import SweepConfig
     from histotune.heads.records import SweepResult
     from histotune.statistics.config import IntervalConfig
@@ -53,11 +53,19 @@ class ArmSweep:
 
 @dataclass(frozen=True)
 class StudySettings:
-    """What a study needs to know besides its data."""
+    """What a study needs to know besides its data.
+
+    Attributes:
+        evaluation: What is scored.
+        sweep: Which heads are tried.
+        interval: How intervals are made.
+        target_split: Split that fills the target's parts; None takes its official ones.
+    """
 
     evaluation: EvaluationConfig
     sweep: SweepConfig
     interval: IntervalConfig
+    target_split: Split | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class SourceStudy:
         scored: The predictions behind them.
         finals: Final sweep per arm, the probe first.
         choice: What the probe's sweep chose.
-        split_hash: Hash of the outer folds.
+        split_hash: Hash of the split.
+        scored_words: What was scored, for the ledger: "cross-fit", or a split's name and part.
         train_labels: Labels of the training tiles.
     """
 
@@ -78,11 +87,12 @@ class SourceStudy:
     finals: tuple[ArmSweep, ...]
     choice: SweepChoice
     split_hash: str
+    scored_words: str
     train_labels: NDArray[np.int64]
 
 
 def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> SourceStudy:
-    """Cross-fit every arm over the same grouped folds and score it at every magnification.
+    """Cross-fit every arm over the same folds, or train on one part and score another, at every magnification.
 
     Args:
         arms: The probe first, then floors that are backbones with their own tuned probe; same tiles.
@@ -92,88 +102,30 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         The findings.
 
     Raises:
-        UserError: The training magnification holds no tiles, one class only, or too few groups.
+        UserError: As :func:`~histotune.evaluation.plan.plan_source`.
     """
     tiles, evaluation = arms[0].material.tiles, settings.evaluation
-    train_N, folds = plan_source(tiles, evaluation)
-    plan = CrossFitPlan(train_N, fold_per_tile(tiles, folds), folds.split_hash, "grouped", evaluation.seed)
+    plan = plan_source(tiles, evaluation)
+    train_N = plan.fit.train_N
     fits, leaky = _fit_arms(arms, plan, settings)
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
     if "majority" in evaluation.floors:
-        scored.append((MAJORITY, _majority(arms[0].material, plan, fits[0].predictions)))
-    rows = _score_all(arms[0].material, scored, settings, marks_of(tiles))
-    findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, settings)]
+        scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
+    rows = _score_all(arms[0].material, scored, settings, plan)
+    findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:
-        findings.append(_leak_price(fits[0], leaky, plan, settings, marks_of(tiles)))
+        findings.append(_leak_price(fits[0], leaky, settings, marks_of(tiles, plan.split)))
         kept.append(Scored("leak-price", RANDOM_SPLIT, leaky.predictions))
     return SourceStudy(
         findings=tuple(findings),
         scored=tuple(kept),
         finals=tuple(ArmSweep(arm.arm, fit.final) for arm, fit in zip(arms, fits, strict=True)),
         choice=describe_choice(fits[0].final, training_domain(tiles, train_N)),
-        split_hash=folds.split_hash,
+        split_hash=plan.split.split_hash,
+        scored_words=f"{plan.split.name} {plan.part}" if plan.part else "cross-fit",
         train_labels=tiles.labels_N[train_N],
     )
-
-
-def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> tuple[NDArray[np.bool_], Folds]:
-    """Return who trains and the outer folds; cheap, so that a mistake shows before anything is embedded.
-
-    Args:
-        tiles: The data set.
-        evaluation: Training magnification, folds, seed.
-
-    Returns:
-        Training tiles, and folds over the groups of all magnifications.
-
-    Raises:
-        UserError: The training magnification holds no tiles or one class only, or there are too few groups.
-    """
-    train_N = training_rows(tiles, evaluation.train_magnification)
-    require_classes(tiles.take(np.flatnonzero(train_N)), "training")
-    return train_N, grouped_folds(tiles, evaluation.outer_folds, evaluation.seed)
-
-
-def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_]:
-    """Return which labelled tiles may train.
-
-    Args:
-        tiles: The data set.
-        magnification: Such as "100X"; None takes all tiles.
-
-    Returns:
-        One bool per tile.
-
-    Raises:
-        UserError: No labelled tile has that magnification.
-    """
-    labelled_N: NDArray[np.bool_] = tiles.labels_N >= 0
-    if magnification is None:
-        return labelled_N
-    train_N: NDArray[np.bool_] = labelled_N & (tiles.table["magnification"].fill_null("") == magnification).to_numpy()
-    if not train_N.any():
-        present = sorted(set(tiles.table["magnification"].drop_nulls()), key=lambda name: domain_order(f" {name}"))
-        raise UserError(
-            "no labelled tiles at this training magnification",
-            value=magnification,
-            allowed=", ".join(present) or "none: this data set has no magnifications",
-            closest=closest_name(magnification, present),
-            fix="--train-magnification " + (present[0] if present else "none"),
-        )
-    return train_N
-
-
-def training_domain(tiles: TileSet, train_N: NDArray[np.bool_]) -> str:
-    """Return the domain of the training tiles, "breakhis 100X"; the data set's name where there are several."""
-    domains = set(domains_of(tiles.take(np.flatnonzero(train_N))))
-    return domains.pop() if len(domains) == 1 else tiles.name
-
-
-def marks_of(tiles: TileSet) -> tuple[str, ...]:
-    """Return the marks that a data set puts on every number made with it."""
-    skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
-    return (*((SYNTHETIC,) if tiles.synthetic else ()), *skipped)
 
 
 def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
@@ -194,54 +146,62 @@ def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
 
 
 def _score_all(
-    material: Material, scored: list[tuple[str, Predictions]], settings: StudySettings, marks: tuple[str, ...]
+    material: Material, scored: list[tuple[str, Predictions]], settings: StudySettings, plan: SourcePlan
 ) -> tuple[ScoredArm, ...]:
     """Score every arm on every domain; untuned heads last."""
-    trained_on = f"{_trained_on(material.tiles, settings)}, cross-fitted over {settings.evaluation.outer_folds} folds"
+    trained_on = f"{_trained_on(material.tiles, settings)}, {plan.trained()}"
+    marks = marks_of(material.tiles, plan.split)
     rows: list[ScoredArm] = []
     for arm, predictions in scored:
         rows += score_domains(arm, predictions, trained_on, settings.interval, marks)
     if "untuned" in settings.evaluation.floors:
-        labelled = np.flatnonzero(material.tiles.labels_N >= 0)
+        labelled = np.flatnonzero((material.tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
         draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
         rows += untuned_arms(material, labelled, draws, seed, marks)
     return tuple(rows)
 
 
-def _in_domain(rows: tuple[ScoredArm, ...], tiles: TileSet, plan: CrossFitPlan, settings: StudySettings) -> Finding:
-    domain = training_domain(tiles, plan.train_N)
+def _in_domain(rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, settings: StudySettings) -> Finding:
+    domain = training_domain(tiles, plan.fit.train_N)
     inside = {domain} if settings.evaluation.train_magnification else {row.domain for row in rows}
+    clean = (
+        "" if plan.split.leaky else " Every tile is scored by a head whose training and selection excluded its case."
+    )
     return Finding(
         "in-domain",
-        f"Held-out cases, {domain}",
-        f"{_protocol(settings)} Every tile is scored by a head whose training and selection excluded its case.",
+        f"Held-out {'tiles' if plan.split.leaky else 'cases'}, {domain}",
+        f"{plan.protocol(settings.sweep)}{clean}",
         tuple(row for row in rows if row.domain in inside),
-        _group_notes(tiles),
+        plan.notes(settings.evaluation.leak_price),
     )
 
 
-def _cross_magnification(rows: tuple[ScoredArm, ...], tiles: TileSet, settings: StudySettings) -> tuple[Finding, ...]:
+def _cross_magnification(
+    rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, settings: StudySettings
+) -> tuple[Finding, ...]:
     """One table over all magnifications; nothing where there is only one."""
     if settings.evaluation.train_magnification is None or len({row.domain for row in rows}) < 2:
         return ()
     title = f"Trained at {settings.evaluation.train_magnification}, scored at every magnification"
-    protocol = (
-        f"{_protocol(settings)} Folds are made once over the cases of all magnifications, so that no case that "
-        "trained a head is scored by it at any magnification."
+    clean = (
+        " The split speaks of the cases of all magnifications, so that no case that trained a head is scored by it at "
+        "any magnification."
     )
+    protocol = f"{plan.protocol(settings.sweep)}{'' if plan.split.leaky else clean}"
     return (Finding("cross-magnification", title, protocol, rows, _scale_notes(tiles)),)
 
 
 def _fit_arms(
-    arms: tuple[ArmMaterial, ...], plan: CrossFitPlan, settings: StudySettings
+    arms: tuple[ArmMaterial, ...], plan: SourcePlan, settings: StudySettings
 ) -> tuple[list[CrossFit], CrossFit | None]:
     """Cross-fit every arm, and the probe once more over random image folds where the leak is priced."""
-    jobs = [(arm.material, plan) for arm in arms]
-    if settings.evaluation.leak_price:
-        jobs.append((arms[0].material, _leaky_plan(arms[0].material, plan, settings)))
-    small = int(plan.train_N.sum()) <= SMALL_ROWS
+    priced = settings.evaluation.leak_price and plan.prices_leak
+    jobs = [(arm.material, plan.fit) for arm in arms]
+    if priced:
+        jobs.append((arms[0].material, _leaky_plan(arms[0].material, plan.fit, settings)))
+    small = int(plan.fit.train_N.sum()) <= SMALL_ROWS
     fits = map_small(lambda job: cross_fit(*job, settings.sweep), jobs, small)
-    return fits[: len(arms)], fits[len(arms)] if settings.evaluation.leak_price else None
+    return fits[: len(arms)], fits[len(arms)] if priced else None
 
 
 def _leaky_plan(material: Material, plan: CrossFitPlan, settings: StudySettings) -> CrossFitPlan:
@@ -255,14 +215,12 @@ def _leaky_plan(material: Material, plan: CrossFitPlan, settings: StudySettings)
     return CrossFitPlan(plan.train_N, fold_N, f"{plan.split_hash}:random-images", "image", plan.seed)
 
 
-def _leak_price(
-    grouped: CrossFit, leaky: CrossFit, plan: CrossFitPlan, settings: StudySettings, marks: tuple[str, ...]
-) -> Finding:
+def _leak_price(grouped: CrossFit, leaky: CrossFit, settings: StudySettings, marks: tuple[str, ...]) -> Finding:
     honest = grouped.predictions.where(pl.col("tile_id").is_in(leaky.predictions.table["tile_id"].implode()))
     trained_on = "the same tiles"
     rows = [
         *score_domains(PROBE, honest, trained_on, settings.interval, marks),
-        *score_domains(RANDOM_SPLIT, leaky.predictions, trained_on, settings.interval, (*marks, LEAKY)),
+        *score_domains(RANDOM_SPLIT, leaky.predictions, trained_on, settings.interval, _with_leaky(marks)),
     ]
     differences = tuple(
         paired_difference(leaky.predictions, honest, metric, settings.interval, within_folds=True)
@@ -270,7 +228,9 @@ def _leak_price(
     )
     narrow = (TOO_NARROW,) if settings.interval.cluster == "tile" else ()
     rows.append(
-        ScoredArm(DIFFERENCE, rows[0].domain, trained_on, rows[0].input_mpp, differences, (*marks, LEAKY, *narrow))
+        ScoredArm(
+            DIFFERENCE, rows[0].domain, trained_on, rows[0].input_mpp, differences, (*_with_leaky(marks), *narrow)
+        )
     )
     protocol = (
         "Both arms: the same tiles, the same fold sizes and class counts, the same sweep and selection rule; only in "
@@ -291,19 +251,8 @@ def _trained_on(tiles: TileSet, settings: StudySettings) -> str:
     return f"{tiles.name} {settings.evaluation.train_magnification or 'all tiles'}"
 
 
-def _protocol(settings: StudySettings) -> str:
-    evaluation, sweep = settings.evaluation, settings.sweep
-    return (
-        f"Nested grouped cross-validation: {evaluation.outer_folds} outer folds (seed {evaluation.seed}), inside each "
-        f"{len(sweep.penalties)} penalties chosen by {sweep.folds}-fold grouped cross-validation on group-balanced "
-        f"log-loss (seed {sweep.seed}). AUROC counts pairs within a fold; other scores pool the folds."
-    )
-
-
-def _group_notes(tiles: TileSet) -> tuple[str, ...]:
-    if tiles.has_groups:
-        return ()
-    return ("Some tiles have no known case or slide: each counts as its own group, so leakage can't be excluded.",)
+def _with_leaky(marks: tuple[str, ...]) -> tuple[str, ...]:
+    return marks if LEAKY in marks else (*marks, LEAKY)
 
 
 def _scale_notes(tiles: TileSet) -> tuple[str, ...]:

@@ -9,14 +9,15 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.records import TileSet, require_classes
-from histotune.datasets.splits.folds import tile_groups
+from histotune.datasets.splits.records import tile_groups
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.evaluation.plan import marks_of
 from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
-from histotune.evaluation.scoring import score_domains
-from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice, marks_of
+from histotune.evaluation.scoring import LEAKY, score_domains
+from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
 from histotune.files import hash_bytes
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep
@@ -174,7 +175,10 @@ def _score_heads(
 
 def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], settings: StudySettings) -> Finding:
     """Score a table's arms and put the floors below them."""
-    tiles, marks = probe.material.tiles, marks_of(probe.material.tiles)
+    tiles = probe.material.tiles
+    marks = marks_of(tiles, settings.target_split)
+    if table.finding == "direct" and LEAKY not in marks and _parts_share_groups(tiles):
+        marks = (*marks, LEAKY)
     if "majority" in settings.evaluation.floors:
         like = table.scored[0][1]
         table.scored.append((MAJORITY, majority_predictions(probe.material, rows, [table.train_labels], like)))
@@ -187,7 +191,13 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
         draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
         arms += untuned_arms(probe.material, rows, draws, seed, marks)
     title, protocol = _words(table.finding, tiles, table.trained_on, settings)
-    return Finding(table.finding, title, protocol, tuple(arms), _notes(tiles, table.finding))
+    split_notes = settings.target_split.notes if settings.target_split else ()
+    return Finding(table.finding, title, protocol, tuple(arms), (*_notes(tiles, table.finding), *split_notes))
+
+
+def _parts_share_groups(tiles: TileSet) -> bool:
+    known = tiles.table.drop_nulls(["group_id", "split"])
+    return not known.group_by("group_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1).is_empty()
 
 
 def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: StudySettings) -> tuple[str, str]:
@@ -198,12 +208,15 @@ def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: Stu
             "The head trained on all training cases of the source is applied as it is: no retraining, no new "
             "threshold. Class 1 of the source (malignant) is read as class 1 of the target (tumour).",
         )
-    sweep_config = settings.sweep
+    sweep_config, split = settings.sweep, settings.target_split
+    origin = f"the train part of split {split.title}" if split else "the official training part"
+    leak = " LEAKY: tiles of one group stand on both sides." if split and split.leaky else ""
     return (
         f"Direct training on {tiles.name}",
-        f"Trained on the official training part, {len(sweep_config.penalties)} penalties chosen by "
-        f"{sweep_config.folds}-fold cross-validation over its slides (seed {sweep_config.seed}), scored once on "
-        "another official part. The scored part takes no part in any choice.",
+        f"Trained on {origin}, {len(sweep_config.penalties)} penalties chosen by "
+        f"{sweep_config.folds}-fold cross-validation over its {'groups' if split else 'slides'} (seed "
+        f"{sweep_config.seed}), scored once on another {'part of it' if split else 'official part'}. The scored part "
+        f"takes no part in any choice.{leak}",
     )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.splits.balance import Wish, best_sides, few_group_notes
+from histotune.datasets.splits.records import Split, tile_groups
 from histotune.errors import UserError
-from histotune.files import hash_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,29 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.records import TileSet
+    from histotune.datasets.splits.balance import Balanced
 
 
-@dataclass(frozen=True)
-class Folds:
-    """A fold number per group.
-
-    Attributes:
-        name: Such as "grouped-5-seed0" or "random-images-5-seed0".
-        fold_by_group: Group id -> fold number, 0 to n_folds - 1.
-        n_folds: Number of folds.
-        leaky: True when tiles of one case lie on both sides (random image splits), marked LEAKY everywhere.
-        split_hash: SHA-256 over the assignment.
-    """
-
-    name: str
-    fold_by_group: dict[str, int]
-    n_folds: int
-    leaky: bool
-    split_hash: str
-
-
-def grouped_folds(tiles: TileSet, n_folds: int, seed: int) -> Folds:
-    """Deal the groups of a tile set into folds, balanced by class.
+def grouped_folds(tiles: TileSet, n_folds: int, seed: int) -> Split:
+    """Deal the groups of a tile set into folds, then move and swap them until classes and tiles are even.
 
     Tiles whose group is unknown never group together: each becomes a group of its own, and the folds are marked
     leaky, because tiles of one case may then lie on both sides.
@@ -52,10 +35,12 @@ def grouped_folds(tiles: TileSet, n_folds: int, seed: int) -> Folds:
     Args:
         tiles: All tiles that will be trained on or scored, of every magnification.
         n_folds: Number of folds, at least 2.
-        seed: Another seed gives other folds of the same balance.
+        seed: Another seed gives other folds of about the same balance. Where so few groups are there that all
+            assignments are compared, the seed only decides between equals.
 
     Returns:
-        The folds, named ``grouped``, ``partly-grouped`` or ``ungrouped`` by how many group ids are known.
+        The split, named ``grouped``, ``partly-grouped`` or ``ungrouped`` by how many group ids are known, with notes
+        on its balance and on classes with too few groups.
 
     Raises:
         UserError: There are fewer groups than folds.
@@ -64,48 +49,58 @@ def grouped_folds(tiles: TileSet, n_folds: int, seed: int) -> Folds:
         >>> folds = grouped_folds(tiles, n_folds=5, seed=0)  # doctest: +SKIP
         >>> fold_N = fold_per_tile(tiles, folds)  # doctest: +SKIP
     """
-    fold_by_group = assign_group_folds(tile_groups(tiles), tiles.labels_N, len(tiles.class_names), n_folds, seed)
-    kind = "grouped" if tiles.has_groups else "partly-grouped" if tiles.n_groups else "ungrouped"
-    return Folds(
-        name=f"{kind}-{n_folds}-seed{seed}",
-        fold_by_group=fold_by_group,
-        n_folds=n_folds,
+    groups, n_classes = tile_groups(tiles), len(tiles.class_names)
+    start = assign_group_folds(groups, tiles.labels_N, n_classes, n_folds, seed)
+    counts = count_tiles(groups, tiles.labels_N, n_classes)
+    balanced = best_sides(counts, dealing_order(counts, seed), start, Wish((1,) * n_folds))
+    split = Split(
+        name=f"{grouping(tiles)}-{n_folds}-seed{seed}",
+        kind="folds",
+        unit="group",
+        side_by_key={group: str(fold) for group, fold in balanced.side_by_group.items()},
         leaky=not tiles.has_groups,
-        split_hash=hash_assignment(fold_by_group),
     )
+    return with_balance_notes(split, tiles, balanced)
 
 
-def tile_groups(tiles: TileSet) -> list[str]:
-    """Return the group key of every tile: what may never lie on two sides of a split.
-
-    Args:
-        tiles: The tiles.
-
-    Returns:
-        ``group_id`` per tile; ``tile:<tile_id>`` where the group is unknown.
-    """
-    pairs = zip(tiles.table["group_id"].to_list(), tiles.table["tile_id"].to_list(), strict=True)
-    return [f"tile:{tile_id}" if group is None else group for group, tile_id in pairs]
+def grouping(tiles: TileSet) -> str:
+    """Return ``grouped``, ``partly-grouped`` or ``ungrouped``: how many group ids are known."""
+    return "grouped" if tiles.has_groups else "partly-grouped" if tiles.n_groups else "ungrouped"
 
 
-def fold_per_tile(tiles: TileSet, folds: Folds) -> NDArray[np.int64]:
+def with_balance_notes(split: Split, tiles: TileSet, balanced: Balanced) -> Split:
+    """Add what the search for balance gained, which classes have too few groups, and unknown groups to the notes."""
+    notes = [balanced.note(), *few_group_notes(tiles, split)]
+    unknown = tiles.table["group_id"].null_count()
+    if unknown:
+        notes.append(
+            f"The group of {unknown:,} tiles is unknown: each counts as its own, so tiles of one case may lie on two "
+            "sides."
+        )
+    return replace(split, notes=(*split.notes, *(note for note in notes if note)))
+
+
+def fold_per_tile(tiles: TileSet, folds: Split) -> NDArray[np.int64]:
     """Return the fold of every tile.
 
     Args:
         tiles: Any part of the tile set that the folds were made over.
-        folds: The folds.
+        folds: A split into folds.
 
     Returns:
-        Fold number per tile, int64, shape (N,).
+        Fold number per tile, int64, shape (N,); -1 where a partial split leaves a tile out.
 
     Raises:
-        ValueError: A tile's group is not part of the folds.
+        ValueError: The split is none into folds, or a tile is not part of it and it is not partial.
     """
-    keys = tile_groups(tiles)
-    unknown = sorted({key for key in keys if key not in folds.fold_by_group})
-    if unknown:
-        raise ValueError(f"{len(unknown)} groups are not part of {folds.name}, such as {unknown[0]!r}")
-    return np.array([folds.fold_by_group[key] for key in keys], dtype=np.int64)
+    if folds.kind != "folds":
+        raise ValueError(f"{folds.name} is a split into parts, not into folds")
+    sides = folds.side_of_tiles(tiles)
+    if not folds.partial and None in sides:
+        pairs = zip(folds.key_of_tiles(tiles), sides, strict=True)
+        unknown = sorted({key for key, side in pairs if side is None})
+        raise ValueError(f"{len(unknown)} {folds.unit}s are not part of {folds.name}, such as {unknown[0]!r}")
+    return np.array([-1 if side is None else int(side) for side in sides], dtype=np.int64)
 
 
 def assign_group_folds(
@@ -137,10 +132,10 @@ def assign_group_folds(
         >>> assign_group_folds(["a", "a", "b", "c", "d"], np.array([0, 0, 0, 1, 1]), n_classes=2, n_folds=2, seed=0)
         {'a': 0, 'b': 1, 'c': 0, 'd': 1}
     """
-    tiles_by_group = _count_tiles(groups, labels_N, n_classes)
+    tiles_by_group = count_tiles(groups, labels_N, n_classes)
     _require_enough_groups(len(tiles_by_group), n_folds)
     balance = _Balance(tiles_by_group, n_classes + 1, n_folds)
-    fold_by_group = {group: balance.place(tiles_by_group[group]) for group in _dealing_order(tiles_by_group, seed)}
+    fold_by_group = {group: balance.place(tiles_by_group[group]) for group in dealing_order(tiles_by_group, seed)}
     return dict(sorted(fold_by_group.items()))
 
 
@@ -190,18 +185,6 @@ def check_disjoint(groups: Sequence[str], fold_N: NDArray[np.int64]) -> None:
         raise ValueError(f"{len(torn)} groups lie on two sides of the split: {', '.join(sorted(torn)[:5])}")
 
 
-def hash_assignment(fold_by_key: dict[str, int]) -> str:
-    """Return the hash that names a split in ledgers and predictions.
-
-    Args:
-        fold_by_key: Group (or tile) -> fold number.
-
-    Returns:
-        SHA-256, 64 hexadecimal digits; independent of the order of the keys.
-    """
-    return hash_json(fold_by_key)
-
-
 def keyed_hash(seed: int, key: str) -> int:
     """Return a 64-bit hash of (seed, key), equal on every platform; sorting by it shuffles.
 
@@ -249,8 +232,8 @@ class _Balance:
         )
 
 
-def _count_tiles(groups: Sequence[str], labels_N: NDArray[np.int64], n_classes: int) -> dict[str, Counter[int]]:
-    """Tiles by label for every group; unlabelled tiles count under the label ``n_classes``."""
+def count_tiles(groups: Sequence[str], labels_N: NDArray[np.int64], n_classes: int) -> dict[str, Counter[int]]:
+    """Return the tiles by label of every group; unlabelled tiles count under the label ``n_classes``."""
     counts: dict[str, Counter[int]] = {}
     for group, label in zip(groups, labels_N.tolist(), strict=True):
         if not -1 <= label < n_classes:
@@ -259,7 +242,9 @@ def _count_tiles(groups: Sequence[str], labels_N: NDArray[np.int64], n_classes: 
     return counts
 
 
-def _dealing_order(tiles_by_group: dict[str, Counter[int]], seed: int) -> list[str]:
+def dealing_order(tiles_by_group: dict[str, Counter[int]], seed: int) -> list[str]:
+    """Return the groups as they are dealt: those of several classes first, then larger ones, then by keyed hash."""
+
     def key(group: str) -> tuple[int, int, int, str]:
         counts = tiles_by_group[group]
         return (-len(counts), -counts.total().bit_length(), keyed_hash(seed, group), group)

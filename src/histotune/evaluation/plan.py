@@ -1,0 +1,236 @@
+"""Who trains and who is scored: the training tiles and the split of a study, and the words for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.datasets.records import TileSet, require_classes
+from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
+from histotune.datasets.splits.store import find_split
+from histotune.errors import UserError, closest_name
+from histotune.evaluation.crossfit import CrossFitPlan
+from histotune.evaluation.material import domains_of
+from histotune.evaluation.scoring import LEAKY, SYNTHETIC, domain_order
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.datasets.splits.records import Split
+    from histotune.evaluation.config import EvaluationConfig
+    from histotune.heads.config import SweepConfig
+
+RANDOM_IMAGES = "random-images"
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """The split of a study and what follows from it.
+
+    Attributes:
+        split: Folds that are held out in turn, or parts.
+        part: The scored part; empty for folds.
+        fit: Training tiles and the fold of every scored tile.
+    """
+
+    split: Split
+    part: str
+    fit: CrossFitPlan
+
+    @property
+    def prices_leak(self) -> bool:
+        """Whether a random image split of the same tiles can be set beside it: grouped folds only."""
+        return not self.part and self.split.unit == "group"
+
+    def trained(self) -> str:
+        """Return how the heads were trained, to follow the name of the training tiles."""
+        if self.part:
+            return f"train part of {self.split.name}"
+        return f"cross-fitted over {len(self.split.sides)} folds"
+
+    def protocol(self, sweep: SweepConfig) -> str:
+        """Return how the numbers were made, with the split's name and hash and all seeds."""
+        inside = (
+            f"{len(sweep.penalties)} penalties chosen by {sweep.folds}-fold "
+            f"{'image' if self.fit.fold_labels == 'image' else 'grouped'} cross-validation on group-balanced log-loss "
+            f"(seed {sweep.seed})"
+        )
+        leak = " LEAKY: tiles of one case stand, or may stand, on both sides." if self.split.leaky else ""
+        if self.part:
+            return (
+                f"Split {self.split.title}: trained on its train part, inside it {inside}, scored on its {self.part} "
+                f"part, which takes no part in any choice.{leak}"
+            )
+        return (
+            f"Nested cross-validation over split {self.split.title}: {len(self.split.sides)} outer folds, inside each "
+            f"{inside}. AUROC counts pairs within a fold; other scores pool the folds.{leak}"
+        )
+
+    def notes(self, leak_price: bool) -> tuple[str, ...]:
+        """Return the split's notes, and why there is no leak's price where one was asked for."""
+        if not leak_price or self.prices_leak:
+            return self.split.notes
+        return (*self.split.notes, "The leak's price is not measured: it needs grouped folds to compare with.")
+
+
+def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> SourcePlan:
+    """Return who trains and who is scored; cheap, so that a mistake shows before anything is embedded.
+
+    Args:
+        tiles: The data set.
+        evaluation: Training magnification, split, folds, seed.
+
+    Returns:
+        The plan; folds are made over the groups of all magnifications.
+
+    Raises:
+        UserError: The training magnification holds no tiles or one class only, there are too few groups, or the split
+            can't be made, leaks without leave, or lacks the part that would be scored.
+    """
+    train_N = training_rows(tiles, evaluation.train_magnification)
+    require_classes(tiles.take(np.flatnonzero(train_N)), "training")
+    split = choose_split(tiles, evaluation)
+    if split is None:
+        split = grouped_folds(tiles, evaluation.outer_folds, evaluation.seed)
+    if split.kind == "parts":
+        return _plan_parts(tiles, evaluation, split, train_N)
+    fold_N = fold_per_tile(tiles, split)
+    train_N &= fold_N >= 0
+    _require_training(tiles, train_N, split, evaluation)
+    inner = "image" if RANDOM_IMAGES in split.name else "grouped"
+    return SourcePlan(
+        split, "", CrossFitPlan(train_N, fold_N, split.split_hash, "image" if inner == "image" else "grouped",
+                                evaluation.seed)
+    )  # fmt: skip
+
+
+def choose_split(tiles: TileSet, evaluation: EvaluationConfig) -> Split | None:
+    """Return the split that the settings name, or None where they leave it to the default.
+
+    Args:
+        tiles: The data set.
+        evaluation: ``split`` and ``allow_leaky``.
+
+    Returns:
+        The split.
+
+    Raises:
+        UserError: It can't be made or read, or leaks without leave.
+    """
+    if evaluation.split is None:
+        return None
+    return find_split(evaluation.split, tiles, allow_leaky=evaluation.allow_leaky)
+
+
+def scored_part(evaluation: EvaluationConfig) -> str:
+    """Return the part that is scored: valid, or test with ``--final``."""
+    return "test" if evaluation.final else "valid"
+
+
+def with_parts(tiles: TileSet, evaluation: EvaluationConfig) -> tuple[TileSet, Split | None]:
+    """Put the parts of the split that the settings name in the place of the data set's own.
+
+    Args:
+        tiles: A data set that is studied by its parts.
+        evaluation: ``split`` and ``allow_leaky``.
+
+    Returns:
+        The tiles that take part, their ``split`` column filled, and the split; the tiles as they are and None where
+        no split is named.
+
+    Raises:
+        UserError: The split has folds in place of parts, can't be made, or leaks without leave.
+    """
+    split = choose_split(tiles, evaluation)
+    if split is None:
+        return tiles, None
+    if split.kind == "folds":
+        raise UserError(
+            f"{tiles.name} is studied by its parts here, and this split has folds",
+            value=split.name,
+            allowed="splits with a train part, such as pcam-official or holdout-20-seed0",
+        )
+    sides = pl.Series("split", split.side_of_tiles(tiles), pl.String)
+    table = tiles.table.with_columns(sides).filter(pl.col("split").is_not_null())
+    return replace(tiles, table=table, pixel_fingerprint=None), split
+
+
+def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_]:
+    """Return which labelled tiles may train.
+
+    Args:
+        tiles: The data set.
+        magnification: Such as "100X"; None takes all tiles.
+
+    Returns:
+        One bool per tile.
+
+    Raises:
+        UserError: No labelled tile has that magnification.
+    """
+    labelled_N: NDArray[np.bool_] = tiles.labels_N >= 0
+    if magnification is None:
+        return labelled_N
+    train_N: NDArray[np.bool_] = labelled_N & (tiles.table["magnification"].fill_null("") == magnification).to_numpy()
+    if not train_N.any():
+        present = sorted(set(tiles.table["magnification"].drop_nulls()), key=lambda name: domain_order(f" {name}"))
+        raise UserError(
+            "no labelled tiles at this training magnification",
+            value=magnification,
+            allowed=", ".join(present) or "none: this data set has no magnifications",
+            closest=closest_name(magnification, present),
+            fix="--train-magnification " + (present[0] if present else "none"),
+        )
+    return train_N
+
+
+def training_domain(tiles: TileSet, train_N: NDArray[np.bool_]) -> str:
+    """Return the domain of the training tiles, "breakhis 100X"; the data set's name where there are several."""
+    domains = set(domains_of(tiles.take(np.flatnonzero(train_N))))
+    return domains.pop() if len(domains) == 1 else tiles.name
+
+
+def marks_of(tiles: TileSet, split: Split | None = None) -> tuple[str, ...]:
+    """Return the marks that a data set and a split put on every number made with them."""
+    skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
+    leaky = (LEAKY,) if split is not None and split.leaky else ()
+    return (*((SYNTHETIC,) if tiles.synthetic else ()), *leaky, *skipped)
+
+
+def _plan_parts(tiles: TileSet, evaluation: EvaluationConfig, split: Split, train_N: NDArray[np.bool_]) -> SourcePlan:
+    part = scored_part(evaluation)
+    side_N = np.array([side or "" for side in split.side_of_tiles(tiles)])
+    train_N = train_N & (side_N == "train")
+    _require_training(tiles, train_N, split, evaluation)
+    fold_N = np.where((side_N == part) & (tiles.labels_N >= 0), 0, -1).astype(np.int64)
+    if not (fold_N >= 0).any():
+        has_other = ("test" if part == "valid" else "valid") in split.sides
+        raise UserError(
+            f"the split {split.name} has no labelled tiles in its {part} part",
+            value=part,
+            allowed=", ".join(split.sides),
+            fix=None if not has_other
+            else "add --final to score the test part; every scoring is counted" if part == "valid"
+            else "leave out --final: this split is scored on its valid part",
+        )  # fmt: skip
+    return SourcePlan(split, part, CrossFitPlan(train_N, fold_N, split.split_hash, "grouped", evaluation.seed))
+
+
+def _require_training(tiles: TileSet, train_N: NDArray[np.bool_], split: Split, evaluation: EvaluationConfig) -> None:
+    """Refuse a split that leaves nothing to train on at the training magnification."""
+    inside_N = np.array([side is not None for side in split.side_of_tiles(tiles)])
+    if not train_N.any():
+        present = sorted(
+            set(tiles.take(np.flatnonzero(inside_N)).table["magnification"].drop_nulls()),
+            key=lambda name: domain_order(f" {name}"),
+        )
+        raise UserError(
+            f"the split {split.name} has no training tiles at this magnification",
+            value=evaluation.train_magnification or "any",
+            allowed=", ".join(present) or "none",
+            fix=f"--train-magnification {present[0]}" if present else None,
+        )
+    require_classes(tiles.take(np.flatnonzero(train_N)), f"training with the split {split.name}")
