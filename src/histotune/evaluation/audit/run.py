@@ -1,0 +1,96 @@
+"""The audit of a data set, from names to pixels to embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from histotune.datasets.read import known_specs
+from histotune.evaluation.audit.config import AuditConfig
+from histotune.evaluation.audit.duplicates import EXACT, NEAR, duplicate_finding, exact_copies, near_copies
+from histotune.evaluation.audit.facts import audit_facts
+from histotune.evaluation.audit.names import balance_tables, name_findings
+from histotune.evaluation.audit.pixels import pixel_findings
+from histotune.evaluation.audit.records import Audit
+from histotune.evaluation.audit.scan import scan
+from histotune.images.config import LoaderConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from histotune.datasets.records import TileSet
+    from histotune.datasets.splits.records import Split
+    from histotune.evaluation.audit.facts import Facts
+    from histotune.evaluation.audit.records import AuditFinding
+
+
+@dataclass(frozen=True)
+class AuditRequest:
+    """What is audited.
+
+    Attributes:
+        tiles: The tiles; labels as they will be used.
+        split: The split to check; None takes the data set's own parts.
+        finest: The same files under their finest labels; None uses those of ``tiles``.
+        config: What is looked at.
+        loader: How pixels are read.
+    """
+
+    tiles: TileSet
+    split: Split | None = None
+    finest: TileSet | None = None
+    config: AuditConfig = field(default_factory=AuditConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+
+def audit(request: AuditRequest) -> Audit:
+    """Look a data set over before anything is trained on it; a bad file is a finding, not the end.
+
+    Args:
+        request: Tiles, split, settings.
+
+    Returns:
+        A verdict per finding, with tables.
+
+    Example:
+        >>> from histotune.datasets.read import read_dataset  # doctest: +SKIP
+        >>> audit(AuditRequest(read_dataset(config))).verdict  # doctest: +SKIP
+        'warning'
+    """
+    facts = audit_facts(request.tiles, request.split, request.finest)
+    findings = list(name_findings(facts, request.config))
+    if not request.config.quick:
+        findings += _pixel_findings(facts, request)
+    tiles = facts.tiles
+    spec = known_specs().get(tiles.name)
+    return Audit(
+        name=tiles.name,
+        title=spec.title if spec else tiles.name,
+        synthetic=tiles.synthetic,
+        licence=tiles.licence,
+        citation=tiles.citation,
+        n_tiles=len(tiles),
+        n_groups=tiles.n_groups,
+        group=spec.group if spec else "the group_id column",
+        split=facts.split,
+        settings=request.config.model_dump(mode="json"),
+        findings=tuple(findings),
+        tables=balance_tables(facts),
+        notes=(*tiles.notes, *_own_notes(request.config)),
+    )
+
+
+def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFinding]:
+    config = request.config
+    found = scan(facts.tiles, request.loader)
+    exact = exact_copies(found.prints)
+    yield duplicate_finding(facts, exact, EXACT, config.max_listed)
+    near = near_copies(found.prints, exact, config)
+    yield duplicate_finding(facts, near, NEAR, config.max_listed)
+    yield from pixel_findings(facts, found.prints, found.bad, config)
+
+
+def _own_notes(config: AuditConfig) -> tuple[str, ...]:
+    if config.quick:
+        return ("Quick: names and tables only; no pixel was read, so duplicates, blank tiles and stain are unknown.",)
+    return ()
