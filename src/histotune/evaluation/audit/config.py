@@ -13,7 +13,6 @@ class AuditConfig(BaseModel):
         near_bits: Perceptual hashes that differ in at most this many of 63 bits are looked at as near duplicates.
         near_correlation: Correlation that the fine structure of two thumbnails needs to be called a near duplicate.
         orientations: Also find mirrored and turned copies (all eight orientations).
-        neighbour_cosine: Cosine of two embeddings from which their tiles are looked at for shared tissue.
         tissue_free: A tile with a smaller share of stained pixels counts as free of tissue.
         tile_z: Robust z from which a tile's stain is called unusual.
         group_z: The same for a group's median; 3.5 is the usual limit (Iglewicz, Hoaglin: How to detect and handle
@@ -28,7 +27,6 @@ class AuditConfig(BaseModel):
     near_bits: int = Field(7, ge=0, le=7)
     near_correlation: float = Field(0.9, gt=0, le=1)
     orientations: bool = True
-    neighbour_cosine: float = Field(0.8, gt=0, le=1)
     tissue_free: float = Field(0.005, ge=0, lt=1)
     tile_z: float = Field(6.0, gt=0)
     group_z: float = Field(3.5, gt=0)

@@ -25,11 +25,16 @@ if TYPE_CHECKING:
 
 MAX_PAIRS = 500_000  # more are folded into clusters as they come, so that many copies of one tile can't fill memory
 SHOWN_PER_CLUSTER = 20
-ADVICE: dict[Verdict, str] = {
+COPY_ADVICE: dict[Verdict, str] = {
     "error": "Keep one copy of each, or move all copies to one side, before anything is scored.",
     "warning": "Look at them: either one case was filed under two ids (join the groups), or copies should be dropped.",
     "note": "Intervals over groups allow for copies; anything counted over tiles has the smaller n.",
-    "ok": "",
+}
+FIELD_ADVICE: dict[Verdict, str] = {
+    "error": "Move all tiles of a field to one side before anything is scored.",
+    "warning": "Look at them: one case was probably filed under two ids; join its groups.",
+    "note": "Neighbouring fields overlap, so tiles of a group are less than independent; intervals over groups allow "
+    "for it.",
 }
 # N tiles, M pairs
 
@@ -42,13 +47,13 @@ class Copies:
         cluster_N: Number of the cluster of each tile; -1 where it has no copy.
         turned_N: Whether a tile matched mirrored or turned.
         n_looked_at: Tiles that could be compared.
-        n_flat: Readable tiles too flat to compare, constant ones included.
+        remark: What was left out, a sentence; may be empty.
     """
 
     cluster_N: NDArray[np.int64]
     turned_N: NDArray[np.bool_]
     n_looked_at: int
-    n_flat: int
+    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,17 @@ class Kind:
     Attributes:
         id: Finding id.
         title: Finding title.
-        what: Such as "identical tiles".
+        what: Such as "tiles with equal pixels".
+        whole: Whether a cluster is one picture, so that all but one of its tiles add nothing.
     """
 
     id: str
     title: str
     what: str
+    whole: bool = True
 
 
+FIELDS = Kind("overlapping-fields", "Overlapping fields", "tiles that show a piece of the same tissue", whole=False)
 EXACT = Kind("exact-duplicates", "Exact duplicates", "tiles with equal pixels")
 NEAR = Kind("near-duplicates", "Near duplicates", "tiles that show the same picture")
 
@@ -86,7 +94,7 @@ def exact_copies(prints: Prints) -> Copies:
         inverse = inverse.reshape(-1)
         cluster_N[rows] = np.where(counts[inverse] > 1, inverse, -1)
     n_constant = int((prints.read_N & prints.constant_N).sum())
-    return Copies(cluster_N, np.zeros(len(prints), np.bool_), len(rows), n_constant)
+    return Copies(cluster_N, np.zeros(len(prints), np.bool_), len(rows), _left_out(n_constant, "constant"))
 
 
 def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
@@ -118,7 +126,12 @@ def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
     looked_at[content_N[rows]] = True
     n_looked_at = int(looked_at[content_N].sum())
     n_flat = int(prints.read_N.sum()) - n_looked_at
-    return Copies(cluster_of_content[content_N], turned_of_content[content_N], n_looked_at, n_flat)
+    return Copies(
+        cluster_of_content[content_N],
+        turned_of_content[content_N],
+        n_looked_at,
+        _left_out(n_flat, "too flat to compare"),
+    )
 
 
 def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
@@ -168,24 +181,40 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: Kind, max_listed: int)
     """
     clusters = _judged(facts, copies)
     if clusters.is_empty():
-        sentence = f"None among {count(copies.n_looked_at, 'tile')}{_left_out(copies, kind)}."
+        sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark}".strip()
         return AuditFinding(kind.id, kind.title, "ok", sentence)
     n_tiles = int(clusters["tiles"].sum())
-    verdict: Verdict = "note"
-    verdict = "warning" if clusters["groups"].max() > 1 or clusters["labels"].max() > 1 else verdict  # type: ignore[operator]
-    verdict = "error" if clusters["sides"].max() > 1 else verdict  # type: ignore[operator]
-    tile_ids = facts.table["tile_id"].filter(pl.Series(copies.cluster_N >= 0))
+    verdict = _verdict(clusters, kind)
+    sentences = (
+        f"{count(len(clusters), 'cluster')} of {kind.what} ({count(n_tiles, 'tile')}): {_where(clusters)}.",
+        _effective(len(facts.table), n_tiles - len(clusters)) if kind.whole else "",
+        _contradictions(clusters) if kind.whole else "",
+        copies.remark,
+    )
+    copied = facts.table["tile_id"].filter(pl.Series(copies.cluster_N >= 0))
     return AuditFinding(
-        kind.id, kind.title, verdict,
-        f"{count(len(clusters), 'cluster')} of {kind.what} ({count(n_tiles, 'tile')}): {_where(clusters)}."
-        f"{_effective(len(facts.table), n_tiles - len(clusters))}{_contradictions(clusters)}{_left_out(copies, kind, ' ')}",
-        n=len(clusters), n_tiles=n_tiles, tile_ids=tuple(tile_ids.head(max_listed).to_list()), advice=ADVICE[verdict],
+        id=kind.id,
+        title=kind.title,
+        verdict=verdict,
+        sentence=" ".join(sentence for sentence in sentences if sentence),
+        n=len(clusters),
+        n_tiles=n_tiles,
+        tile_ids=tuple(copied.head(max_listed).to_list()),
+        advice=(COPY_ADVICE if kind.whole else FIELD_ADVICE)[verdict],
         clusters=tuple(
-            Cluster(tuple(ids[:SHOWN_PER_CLUSTER]), n, _cluster_note(sides, groups, turned))
-            for ids, n, sides, groups, turned in clusters.head(max_listed).select(
-                "ids", "tiles", "sides", "groups", "turned").iter_rows()
+            Cluster(tuple(ids), n, _cluster_note(sides, groups, turned))
+            for ids, n, sides, groups, turned in clusters.head(max_listed)
+            .select("ids", "tiles", "sides", "groups", "turned")
+            .iter_rows()
         ),
-    )  # fmt: skip
+    )
+
+
+def _verdict(clusters: pl.DataFrame, kind: Kind) -> Verdict:
+    if (clusters["sides"] > 1).any():
+        return "error"
+    contradicting = kind.whole and (clusters["labels"] > 1).any()
+    return "warning" if contradicting or (clusters["groups"] > 1).any() else "note"
 
 
 def _content(cluster_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -235,20 +264,16 @@ def _where(clusters: pl.DataFrame) -> str:
 
 
 def _effective(n: int, n_surplus: int) -> str:
-    return f" Counting each picture once, the effective n is {n - n_surplus:,} of {n:,}."
+    return f"Counting each picture once, the effective n is {n - n_surplus:,} of {n:,}."
 
 
 def _contradictions(clusters: pl.DataFrame) -> str:
     n = int((clusters["labels"] > 1).sum())
-    return f" {count(n, 'cluster')} {'carries' if n == 1 else 'carry'} two different classes." if n else ""
+    return f"{count(n, 'cluster')} {'carries' if n == 1 else 'carry'} two different classes." if n else ""
 
 
-def _left_out(copies: Copies, kind: Kind, before: str = "; ") -> str:
-    if not copies.n_flat:
-        return ""
-    reason = "constant" if kind is EXACT else "too flat to compare"
-    text = f"{count(copies.n_flat, 'tile')} {'is' if copies.n_flat == 1 else 'are'} {reason} and left out"
-    return f"{before}{text}." if before == " " else f"{before}{text}"
+def _left_out(n: int, reason: str) -> str:
+    return f"{count(n, 'tile')} {'is' if n == 1 else 'are'} {reason} and left out." if n else ""
 
 
 def _cluster_note(n_sides: int, n_groups: int, turned: bool) -> str:

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from histotune.evaluation.audit.prints import THUMB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 LOW = 8  # frequencies per axis in the hash
 COARSE = 4  # frequencies below this per axis are shape and light, which look-alike tissue shares

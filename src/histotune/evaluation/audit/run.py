@@ -7,21 +7,23 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.read import known_specs
 from histotune.evaluation.audit.config import AuditConfig
-from histotune.evaluation.audit.duplicates import EXACT, NEAR, duplicate_finding, exact_copies, near_copies
+from histotune.evaluation.audit.duplicates import EXACT, FIELDS, NEAR, duplicate_finding, exact_copies, near_copies
+from histotune.evaluation.audit.embedded import cached_embeddings, overlapping_fields
 from histotune.evaluation.audit.facts import audit_facts
 from histotune.evaluation.audit.names import balance_tables, name_findings
 from histotune.evaluation.audit.pixels import pixel_findings
-from histotune.evaluation.audit.records import Audit
+from histotune.evaluation.audit.records import Audit, AuditFinding
 from histotune.evaluation.audit.scan import scan
 from histotune.images.config import LoaderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from histotune.datasets.records import TileSet
     from histotune.datasets.splits.records import Split
     from histotune.evaluation.audit.facts import Facts
-    from histotune.evaluation.audit.records import AuditFinding
+    from histotune.evaluation.audit.prints import Prints
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class AuditRequest:
         finest: The same files under their finest labels; None uses those of ``tiles``.
         config: What is looked at.
         loader: How pixels are read.
+        cache: Cache whose embeddings are looked through for overlapping fields; None leaves them out.
     """
 
     tiles: TileSet
@@ -41,6 +44,7 @@ class AuditRequest:
     finest: TileSet | None = None
     config: AuditConfig = field(default_factory=AuditConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    cache: Path | None = None
 
 
 def audit(request: AuditRequest) -> Audit:
@@ -87,7 +91,18 @@ def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFindin
     yield duplicate_finding(facts, exact, EXACT, config.max_listed)
     near = near_copies(found.prints, exact, config)
     yield duplicate_finding(facts, near, NEAR, config.max_listed)
+    if request.cache is not None:
+        yield _fields(facts, found.prints, request, request.cache)
     yield from pixel_findings(facts, found.prints, found.bad, config)
+
+
+def _fields(facts: Facts, prints: Prints, request: AuditRequest, cache: Path) -> AuditFinding:
+    embeddings = cached_embeddings(facts.tiles, prints.read_N, cache)
+    if embeddings is None:
+        sentence = "No network's embeddings of these tiles are in the cache, so overlapping fields were not looked for."
+        return AuditFinding(FIELDS.id, FIELDS.title, "note", sentence, advice="Run `histotune embed` first.")
+    fields = overlapping_fields(facts, prints, embeddings, request.loader)
+    return duplicate_finding(facts, fields, FIELDS, request.config.max_listed)
 
 
 def _own_notes(config: AuditConfig) -> tuple[str, ...]:
