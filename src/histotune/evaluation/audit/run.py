@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.listing import list_files
+from histotune.datasets.loose import IMAGE_SUFFIXES
+from histotune.datasets.read import known_specs, read_dataset
 from histotune.evaluation.audit.config import AuditConfig
 from histotune.evaluation.audit.duplicates import EXACT, FIELDS, NEAR, duplicate_finding, exact_copies, near_copies
 from histotune.evaluation.audit.embedded import cached_embeddings, overlapping_fields
@@ -13,13 +15,14 @@ from histotune.evaluation.audit.facts import audit_facts
 from histotune.evaluation.audit.names import balance_tables, name_findings
 from histotune.evaluation.audit.pixels import pixel_findings
 from histotune.evaluation.audit.records import Audit, AuditFinding
-from histotune.evaluation.audit.scan import scan
+from histotune.evaluation.audit.scan import BadTile, header_problem, scan
 from histotune.images.config import LoaderConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from histotune.datasets.config import DatasetConfig
     from histotune.datasets.records import TileSet
     from histotune.datasets.splits.records import Split
     from histotune.evaluation.audit.facts import Facts
@@ -37,6 +40,7 @@ class AuditRequest:
         config: What is looked at.
         loader: How pixels are read.
         cache: Cache whose embeddings are looked through for overlapping fields; None leaves them out.
+        unread: Files that the reader had to leave out because they can't be read.
     """
 
     tiles: TileSet
@@ -45,6 +49,7 @@ class AuditRequest:
     config: AuditConfig = field(default_factory=AuditConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     cache: Path | None = None
+    unread: tuple[BadTile, ...] = ()
 
 
 def audit(request: AuditRequest) -> Audit:
@@ -84,6 +89,40 @@ def audit(request: AuditRequest) -> Audit:
     )
 
 
+def finest_labels(config: DatasetConfig) -> TileSet | None:
+    """Read a data set under the scheme that tells most classes apart, such as BreakHis's eight diagnoses.
+
+    Args:
+        config: How it is read otherwise.
+
+    Returns:
+        The tiles; None where there is no finer scheme than the one in use.
+    """
+    spec = known_specs().get(config.name)
+    schemes = spec.schemes if spec else ()
+    finest = max(schemes, key=lambda scheme: len(scheme.class_names), default=None)
+    if finest is None or finest.name == config.labels or len(schemes) == 1:
+        return None
+    return read_dataset(config.model_copy(update={"labels": finest.name}))
+
+
+def unread_files(root: Path, tiles: TileSet) -> tuple[BadTile, ...]:
+    """Find image files below a folder that are no tiles and whose header can't be read.
+
+    Args:
+        root: Folder of the data set.
+        tiles: What its reader made of it.
+
+    Returns:
+        Place and reason of each, by path.
+    """
+    listing = list_files(root)
+    known = set(tiles.table["path"].unique().to_list())
+    others = (path for path in listing.paths if path not in known and path.lower().endswith(IMAGE_SUFFIXES))
+    reasons = ((path, header_problem(path)) for path in others)
+    return tuple(BadTile(-1, listing.relative(path), reason) for path, reason in reasons if reason)
+
+
 def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFinding]:
     config = request.config
     found = scan(facts.tiles, request.loader)
@@ -93,7 +132,7 @@ def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFindin
     yield duplicate_finding(facts, near, NEAR, config.max_listed)
     if request.cache is not None:
         yield _fields(facts, found.prints, request, request.cache)
-    yield from pixel_findings(facts, found.prints, found.bad, config)
+    yield from pixel_findings(facts, found.prints, (*request.unread, *found.bad), config)
 
 
 def _fields(facts: Facts, prints: Prints, request: AuditRequest, cache: Path) -> AuditFinding:

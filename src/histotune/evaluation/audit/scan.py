@@ -13,7 +13,7 @@ import numpy as np
 
 from histotune.errors import UserError
 from histotune.evaluation.audit.prints import empty_prints, prints_of
-from histotune.images.decode import PixelReader, PixelSource
+from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.progress import track
 from histotune.provenance import cpu_count
 
@@ -35,7 +35,7 @@ class BadTile:
     """A tile that can't be read.
 
     Attributes:
-        row: Its row in the tile set.
+        row: Its row in the tile set; -1 for a file that its reader left out.
         place: File, and row of an HDF5 file.
         reason: Why, in words.
     """
@@ -109,6 +109,19 @@ def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
             if answer.prints is not None:
                 prints.put(answer.rows, answer.prints)
     return Scan(prints, tuple(sorted(bad, key=lambda tile: tile.row)))
+
+
+def header_problem(path: str) -> str:
+    """Return why an image file's header can't be read; empty where it can."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=FORMATS):
+            return ""
+    except UnidentifiedImageError:
+        return "this file is no image that can be read"
+    except Exception as error:  # Pillow's plugins raise many types on damaged files
+        return f"the image can't be read ({error or type(error).__name__})"
 
 
 def _units(tiles: TileSet) -> list[_Unit]:
