@@ -11,7 +11,7 @@ class AuditConfig(BaseModel):
     Attributes:
         quick: Judge names and tables only; no pixel is read.
         near_bits: Perceptual hashes that differ in at most this many of 63 bits are looked at as near duplicates.
-        near_correlation: Correlation that the fine structure of two thumbnails needs to be called a near duplicate.
+        near_correlation: Correlation that three quarters of a thumbnail's parts need to be called a near duplicate.
         orientations: Also find mirrored and turned copies (all eight orientations).
         tissue_free: A tile with a smaller share of stained pixels counts as free of tissue.
         tile_z: Robust z from which a tile's stain is called unusual.

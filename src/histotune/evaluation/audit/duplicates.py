@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.audit.facts import UNLABELLED, count
-from histotune.evaluation.audit.near import FLAT_LEVELS, UPRIGHT, find_near, fine_structure
+from histotune.evaluation.audit.near import UPRIGHT, comparable, find_near
 from histotune.evaluation.audit.records import AuditFinding, Cluster, Verdict
 from histotune.progress import track
 
@@ -110,11 +110,8 @@ def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
     """
     content_N = _content(exact.cluster_N)
     first_rows = np.unique(content_N, return_index=True)[1]
-    comparable = first_rows[prints.read_N[first_rows]]
-    fine_N = np.concatenate(
-        [fine_structure(prints.thumb_NTT[part]) for part in np.array_split(comparable, len(comparable) // 4096 + 1)]
-    )
-    rows = comparable[fine_N >= FLAT_LEVELS]
+    rows = first_rows[prints.read_N[first_rows]]
+    rows = rows[comparable(prints.thumb_NTT[rows])]
     batches = find_near(prints.thumb_NTT[rows], config.near_bits, config.near_correlation, config.orientations)
     label_M, turned_M = connected(track(batches, "looking for near duplicates"), len(rows))
     cluster_of_content = np.full(int(content_N.max(initial=0)) + 1, -1, np.int64)

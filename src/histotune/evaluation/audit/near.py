@@ -22,14 +22,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LOW = 8  # frequencies per axis in the hash
-COARSE = 4  # frequencies below this per axis are shape and light, which look-alike tissue shares
+PART = 4  # a thumbnail has 4 x 4 parts of this side
 BANDS, BAND_BITS = 4, 16
 CANDIDATES = 1_000_000  # compared at once
-FLAT_LEVELS = 1.0  # standard deviation of the fine structure in grey levels; below it rounding drowns it
-WHOLE_CORRELATION = 0.8
+FLAT_LEVELS = 1.0  # standard deviation of a part in grey levels; below it rounding drowns what is there
+LEAST_PARTS = 8  # of 16 parts must not be flat: one tissue edge crosses about five, and look-alikes share edges
+AGREEING = 0.75  # share of these parts that must agree
 UPRIGHT = 0
 N_ORIENTATIONS = 8  # bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes first
-# N tiles, M candidate pairs, T side of the thumbnail, L frequencies per axis
+# N tiles, M candidate pairs, T side of the thumbnail, L frequencies per axis, Q parts, S pixels of a part
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,21 @@ def turn(spectrum_NLL: NDArray[np.float32], orientation: int) -> NDArray[np.floa
     return turned_NLL * _turn_signs(spectrum_NLL.shape[1], orientation)
 
 
-def fine_structure(thumb_NTT: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the standard deviation of a thumbnail's fine structure in grey levels, float32 (N,)."""
-    fine_NTT = spectrum(thumb_NTT)
-    fine_NTT[:, :COARSE, :COARSE] = 0
-    deviation_N: NDArray[np.float32] = np.sqrt((fine_NTT**2).sum(axis=(1, 2))) / THUMB
-    return deviation_N
+def turn_pixels(thumb_NTT: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Return mirrored or turned thumbnails; see :func:`turn`."""
+    turned_NTT = thumb_NTT.swapaxes(1, 2) if orientation & 4 else thumb_NTT
+    turned_NTT = turned_NTT[:, :, ::-1] if orientation & 1 else turned_NTT
+    return turned_NTT[:, ::-1] if orientation & 2 else turned_NTT
+
+
+def comparable(thumb_NTT: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return whether each thumbnail has enough structure, in enough places, to be told from others, (N,)."""
+    enough_N = np.empty(len(thumb_NTT), np.bool_)
+    for start in range(0, len(thumb_NTT), 16_384):
+        parts_NQS = _parts(thumb_NTT[start : start + 16_384])
+        textured_NQ = (parts_NQS**2).mean(axis=2) >= FLAT_LEVELS**2
+        enough_N[start : start + 16_384] = textured_NQ.sum(axis=1) >= LEAST_PARTS
+    return enough_N
 
 
 def perceptual_hashes(thumb_NTT: NDArray[np.uint8], orientation: int = UPRIGHT) -> NDArray[np.uint64]:
@@ -133,28 +143,28 @@ def confirmed(
     orientation: int,
     correlation: float,
 ) -> NDArray[np.bool_]:
-    """Say which pairs show the same picture: thumbnails must agree as a whole, and in their fine structure.
+    """Say which pairs show the same picture: nearly every part of the thumbnails must agree by itself.
 
-    Fine structure is what tells two glands of one shape apart; without it, look-alike tissue would pass.
+    Look-alike tissue agrees in its outline, which dominates a correlation over the whole; it does not agree in each
+    of sixteen parts whose own means are taken off.
 
     Args:
         thumb_NTT: Thumbnails.
         first_M: Rows whose thumbnail is turned.
         second_M: Rows compared with.
         orientation: How the first are turned.
-        correlation: Least correlation of the fine structure.
+        correlation: Least correlation of three quarters of the parts.
 
     Returns:
         True where the pair is confirmed, (M,).
     """
-    left_MTT = turn(spectrum(thumb_NTT[first_M]), orientation)
-    right_MTT = spectrum(thumb_NTT[second_M])
-    for spectra in (left_MTT, right_MTT):
-        spectra[:, 0, 0] = 0
-    whole_M = _cosine(left_MTT, right_MTT)
-    for spectra in (left_MTT, right_MTT):
-        spectra[:, :COARSE, :COARSE] = 0
-    result_M: NDArray[np.bool_] = (whole_M >= WHOLE_CORRELATION) & (_cosine(left_MTT, right_MTT) >= correlation)
+    left_MQS, right_MQS = _parts(turn_pixels(thumb_NTT[first_M], orientation)), _parts(thumb_NTT[second_M])
+    energy_left_MQ, energy_right_MQ = (left_MQS**2).mean(axis=2), (right_MQS**2).mean(axis=2)
+    used_MQ = (energy_left_MQ >= FLAT_LEVELS**2) & (energy_right_MQ >= FLAT_LEVELS**2)
+    scale_MQ = np.sqrt(np.where(used_MQ, energy_left_MQ * energy_right_MQ, 1))
+    agree_MQ = used_MQ & ((left_MQS * right_MQS).mean(axis=2) >= correlation * scale_MQ)
+    n_used_M = used_MQ.sum(axis=1)
+    result_M: NDArray[np.bool_] = (n_used_M >= LEAST_PARTS) & (agree_MQ.sum(axis=1) >= AGREEING * n_used_M)
     return result_M
 
 
@@ -162,9 +172,9 @@ def find_near(thumb_NTT: NDArray[np.uint8], max_bits: int, correlation: float, o
     """Yield confirmed pairs of near duplicates, each once, a batch at a time.
 
     Args:
-        thumb_NTT: Thumbnails of tiles that are neither flat nor copies of each other.
+        thumb_NTT: Thumbnails of tiles that are :func:`comparable` and no copies of each other.
         max_bits: Bits in which hashes may differ.
-        correlation: Least correlation of the fine structure.
+        correlation: Least correlation of the parts, see :func:`confirmed`.
         orientations: Also look for mirrored and turned copies.
 
     Yields:
@@ -217,8 +227,10 @@ def _turn_signs(length: int, orientation: int) -> NDArray[np.float32]:
     return np.outer(odd if orientation & 2 else even, odd if orientation & 1 else even)
 
 
-def _cosine(left_MTT: NDArray[np.float32], right_MTT: NDArray[np.float32]) -> NDArray[np.float32]:
-    products_M = np.einsum("mij,mij->m", left_MTT, right_MTT)
-    sizes_M = np.sqrt(np.einsum("mij,mij->m", left_MTT, left_MTT) * np.einsum("mij,mij->m", right_MTT, right_MTT))
-    cosine_M: NDArray[np.float32] = products_M / np.maximum(sizes_M, 1e-12)
-    return cosine_M
+def _parts(thumb_NTT: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Cut thumbnails into 16 parts and take each part's mean off, (N, 16, 16)."""
+    n_parts = THUMB // PART
+    cut = thumb_NTT.astype(np.float32).reshape(len(thumb_NTT), n_parts, PART, n_parts, PART).swapaxes(2, 3)
+    parts_NQS = cut.reshape(len(thumb_NTT), n_parts * n_parts, PART * PART)
+    centred_NQS: NDArray[np.float32] = parts_NQS - parts_NQS.mean(axis=2, keepdims=True)
+    return centred_NQS

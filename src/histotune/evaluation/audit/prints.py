@@ -120,8 +120,10 @@ def _thumbs(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _grid(length_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First pixel and length of each of 16 parts; tiles under 16 px repeat pixels."""
-    edges = np.array([math.floor(part * length_px / THUMB + 0.5) for part in range(THUMB + 1)], np.int64)
+    """First pixel and length of each of 16 parts, mirrored about the middle; tiles under 16 px repeat pixels."""
+    lower = [math.floor(part * length_px / THUMB + 0.5) for part in range(THUMB // 2)]
+    upper = [length_px - edge for edge in reversed(lower)]
+    edges = np.array([*lower, length_px // 2, *upper], np.int64)
     starts = np.minimum(edges[:-1], length_px - 1)
     return starts, np.maximum(np.diff(edges), 1)
 
