@@ -60,7 +60,9 @@ def test_the_index_finds_what_comparing_all_with_all_finds(
 
 def test_pairs_are_compared_in_bounded_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = np.random.default_rng(0).integers(0, 4, 60).astype(np.uint64)
-    whole = {pair for portion in near_pairs(hashes, hashes, 2) for pair in zip(*map(np.ndarray.tolist, portion), strict=True)}
+    whole = {
+        pair for portion in near_pairs(hashes, hashes, 2) for pair in zip(*map(np.ndarray.tolist, portion), strict=True)
+    }
     monkeypatch.setattr(near, "CANDIDATES", 70)
     portions = list(near_pairs(hashes, hashes, 2))
     assert max(len(first) for first, _ in portions) <= 70
@@ -72,9 +74,7 @@ def test_hashes_of_turned_tiles_follow_from_the_upright_thumbnail(orientation: i
     tiles = [tissue(seed) for seed in range(5)]
     turned = [TURNS[orientation](tile) for tile in tiles]
     np.testing.assert_array_equal(perceptual_hashes(thumbs(*turned)), perceptual_hashes(thumbs(*tiles), orientation))
-    np.testing.assert_allclose(
-        spectrum(thumbs(*turned)), turn(spectrum(thumbs(*tiles)), orientation), atol=1e-2
-    )
+    np.testing.assert_allclose(spectrum(thumbs(*turned)), turn(spectrum(thumbs(*tiles)), orientation), atol=1e-2)
 
 
 @pytest.mark.parametrize("orientation", range(8))

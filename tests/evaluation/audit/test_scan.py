@@ -67,7 +67,10 @@ def test_a_damaged_chunk_loses_its_own_rows_only(tmp_path: Path) -> None:
     found = scan(tile_set(8, [str(path)] * 8, row=list(range(8))), LoaderConfig())
     assert [tile.row for tile in found.bad] == [2, 3]
     assert found.bad[0].place == f"{path}, row 2"
-    np.testing.assert_array_equal(found.prints.digest_N2[4:], scan(hdf5_tiles(tmp_path / "whole", list(pixels)), LoaderConfig()).prints.digest_N2[4:])
+    np.testing.assert_array_equal(
+        found.prints.digest_N2[4:],
+        scan(hdf5_tiles(tmp_path / "whole", list(pixels)), LoaderConfig()).prints.digest_N2[4:],
+    )
 
 
 def test_rows_that_no_longer_exist_and_files_that_are_no_hdf5(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAD_TO_SIGMA = 0.6745  # of a normal distribution
 ENOUGH_TISSUE = 0.05  # below this share of stained pixels a tile's stain is hardly measured
 ENOUGH_GROUPS = 8
+LEAST_MAD = 0.005  # of optical density, and of the shares of red and blue in it
 TILES_PER_GROUP = 3  # a median of fewer tiles says more about the tiles than about the group
 STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "blue share"}
 # N tiles, F stain features
@@ -99,7 +100,7 @@ def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
 def _stain_of_tiles(facts: Facts, prints: Prints, config: AuditConfig) -> AuditFinding:
     finding_id, title = "stain-tiles", "Tiles of unusual stain"
     seen_N = prints.read_N & (prints.tissue_N >= ENOUGH_TISSUE)
-    z_NF = robust_z(prints.stain_NF, seen_N)
+    z_NF = robust_z(prints.stain_NF, seen_N, LEAST_MAD)
     worst_N = np.nan_to_num(np.abs(z_NF)).max(axis=1) * seen_N
     rows = np.flatnonzero(worst_N >= config.tile_z)
     if not len(rows):
@@ -128,7 +129,7 @@ def _stain_of_groups(facts: Facts, prints: Prints, config: AuditConfig) -> Itera
     groups = groups.filter(pl.col("tiles") >= TILES_PER_GROUP).sort("group_id")
     if len(groups) < ENOUGH_GROUPS:
         return
-    z_GF = robust_z(groups.select(STAIN).to_numpy(), np.ones(len(groups), np.bool_))
+    z_GF = robust_z(groups.select(STAIN).to_numpy(), np.ones(len(groups), np.bool_), LEAST_MAD)
     worst_G = np.nan_to_num(np.abs(z_GF)).max(axis=1)
     out = groups.select("group_id", "tiles").with_columns(*_z_columns(z_GF), pl.Series("worst", worst_G))
     out = out.filter(pl.col("worst") >= config.group_z).sort("worst", "group_id", descending=[True, False])
@@ -148,12 +149,13 @@ def _stain_of_groups(facts: Facts, prints: Prints, config: AuditConfig) -> Itera
     )  # fmt: skip
 
 
-def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_]) -> NDArray[np.float64]:
+def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_], least_mad: float = 0.0) -> NDArray[np.float64]:
     """Return deviations from the median in units of the scaled median absolute deviation.
 
     Args:
         values_NF: Features (N, F).
         seen_N: Rows that count for median and deviation.
+        least_mad: Smaller deviations are taken for this one, so that a very even data set has no outliers nobody sees.
 
     Returns:
         float64 (N, F); 0 where a feature does not vary, NaN where it is NaN.
@@ -162,7 +164,7 @@ def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_]) -> NDAr
     if not seen_N.any():
         return np.zeros_like(values)
     deviation_NF = values - np.median(values[seen_N], axis=0)
-    mad_F = np.median(np.abs(deviation_NF[seen_N]), axis=0)
+    mad_F = np.maximum(np.median(np.abs(deviation_NF[seen_N]), axis=0), least_mad)
     z_NF: NDArray[np.float64] = np.where(mad_F > 0, MAD_TO_SIGMA * deviation_NF / np.where(mad_F > 0, mad_F, 1), 0.0)
     return z_NF
 
