@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histotune.datasets.config import DatasetConfig
 from tests.conftest import CommandResult
+from tests.evaluation.audit.breakhis_names import write_names
 
 Histotune = Callable[..., CommandResult]
 
@@ -100,3 +103,27 @@ def test_mistakes_of_use_end_with_code_2(histotune: Histotune, arguments: tuple[
     result = histotune("data", "audit", *arguments)
     assert result.code == 2
     assert "Traceback" not in result.err
+
+
+@pytest.mark.skipif("on_bad_image" not in DatasetConfig.model_fields, reason="readers can't leave out bad files yet")
+def test_files_without_a_readable_header_are_a_finding(histotune: Histotune, breakhis: Path, tmp_path: Path) -> None:
+    empty, text = sorted(breakhis.rglob("*.png"))[3:5]
+    empty.write_bytes(b"")
+    text.write_text("no image", encoding="utf-8")
+    result = histotune("data", "audit", "breakhis", "--data", breakhis, "--out", tmp_path / "a")
+    assert result.code == 1, result.err
+    read = json.loads((tmp_path / "a" / "audit.json").read_text(encoding="utf-8"))
+    (unreadable,) = (finding for finding in read["findings"] if finding["id"] == "unreadable")
+    assert [Path(row[0]).name for row in unreadable["tables"][0]["rows"]] == [empty.name, text.name]
+
+
+@pytest.mark.skipif(find_spec("histotune.datasets.splits.store") is None, reason="splits have no names yet")
+@pytest.mark.parametrize("name", ["eva", "thunder"])
+def test_the_published_splits_are_found_to_leak_by_name(histotune: Histotune, tmp_path: Path, name: str) -> None:
+    data = write_names(tmp_path / "names")
+    result = histotune("data", "audit", "breakhis", "--data", data, "--out", tmp_path / "a", "--split", name, "--quick")
+    assert result.code == 1, result.err
+    text = " ".join(result.out.split())
+    assert "91 of 339 tiles" in text
+    assert "MC 42 of 42, TA 35 of 47, F 14 of 82, DC 0 of 168" in text
+    assert "14-13412 (DC, LC)" in text
