@@ -49,3 +49,31 @@ def split_command(
     from histotune.data_commands import SplitRequest, split_and_print
 
     split_and_print(dataset, data, SplitRequest(split, out, allow_leaky), settings)
+
+
+@data_app.command("audit")
+def audit(
+    dataset: DatasetArgument,
+    data: Data = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Name or file of the split to check.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write. Default: audits/DATASET.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Names only; no pixel is read.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Also look for overlapping fields among cached embeddings.")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.", show_default=False)] = None,
+    settings: SetField = None,
+) -> None:
+    """Duplicates, leaks across the split, blank tiles, balance, stain: a verdict for each. Exit code 1 on an error.
+
+    histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
+    """
+    from histotune.data_commands import AuditOptions, audit_and_print
+    from histotune.evaluation.audit.config import AuditConfig
+
+    options = AuditOptions(split, out, AuditConfig(quick=quick), embeddings, cache)
+    raise typer.Exit(audit_and_print(dataset, data, settings, options))

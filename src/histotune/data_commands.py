@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.commands import build_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from histotune.datasets.records import TileSet
+    from histotune.datasets.splits.records import Split
+    from histotune.evaluation.audit.config import AuditConfig
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What ``histotune data audit`` was asked for.
+
+    Attributes:
+        split: Name or file of a split; None checks the data set's own parts.
+        out: Folder to write; None takes ``audits/DATASET``.
+        audit: What is looked at.
+        embeddings: Also look for overlapping fields among neighbours in the cache's embeddings.
+        cache: Root folder of the cache; None takes the user's.
+    """
+
+    split: str | None
+    out: Path | None
+    audit: AuditConfig
+    embeddings: bool
+    cache: Path | None
 
 
 def describe_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None) -> None:
@@ -19,6 +41,58 @@ def describe_and_print(dataset: str, data: Path | None, settings: Sequence[str] 
     from histotune.datasets.describe import describe, render_text
 
     print(render_text(describe(_read(dataset, data, settings))))
+
+
+def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None, options: AuditOptions) -> int:
+    """Audit a data set, write ``audit.json`` and ``audit.html``, print the findings.
+
+    Args:
+        dataset: As typed.
+        data: Folder of the data set.
+        settings: ``--set`` fields.
+        options: What to look at, and where to write.
+
+    Returns:
+        Exit code: 1 where a finding is an error, 0 otherwise.
+    """
+    from rich.console import Console
+
+    from histotune.datasets.read import read_dataset
+    from histotune.evaluation.audit.run import AuditRequest, audit, finest_labels, unread_files
+    from histotune.experiment import single_dataset
+    from histotune.report.audit_folder import write_audit
+    from histotune.report.audit_pictures import audit_pictures
+    from histotune.report.audit_table import audit_table
+
+    config = build_config(dataset, data=data, settings=settings, cache=options.cache)
+    source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
+    tiles = read_dataset(source)
+    split = _split(options.split, tiles)
+    request = AuditRequest(
+        tiles=tiles,
+        split=split,
+        finest=finest_labels(source),
+        config=options.audit,
+        loader=config.loader,
+        cache=config.cache if options.embeddings else None,
+        unread=() if options.audit.quick else unread_files(source.path, tiles),
+    )
+    result = audit(request)
+    out = options.out or Path("audits") / dataset
+    write_audit(result, audit_pictures(result, tiles, split, config.loader), out)
+    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result))
+    print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    return 1 if result.verdict == "error" else 0
+
+
+def _split(name_or_path: str | None, tiles: TileSet) -> Split | None:
+    """Return the split to check; a leaky one too, since leaks are what an audit is for."""
+    if name_or_path is None:
+        return None
+    from histotune.datasets.splits.store import find_split
+
+    split: Split = find_split(name_or_path, tiles, allow_leaky=True)
+    return split
 
 
 def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> TileSet:

@@ -85,10 +85,10 @@ def render_page(inputs: ReportInputs) -> str:
     Returns:
         A whole HTML document in valid Unicode.
     """
-    environment = _environment()
+    environment = page_environment()
     style = environment.get_template("style.css").render().strip()
     page = environment.get_template("report.html.j2").render(
-        style=_trusted(style),
+        style=trusted_style(style),
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         inputs=inputs,
         findings=inputs.findings,
@@ -129,7 +129,8 @@ def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
         yield prefix, " ".join(canonical_json(value).split()).replace("[ ", "[").replace(" ]", "]")
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return the templates of this room, everything escaped unless trusted, unknown names an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -143,8 +144,15 @@ def _environment() -> Environment:
     return environment
 
 
-def _trusted(style: str) -> object:
-    """The style sheet is our own file: escaping its quotes would break it."""
+def trusted_style(style: str) -> object:
+    """Mark a style sheet as ours: it is a packaged file, and escaping its quotes would break it.
+
+    Args:
+        style: The sheet.
+
+    Returns:
+        The same text, which templates don't escape.
+    """
     from markupsafe import Markup
 
     return Markup(style)  # noqa: S704  (packaged text, no user's word in it)

@@ -52,7 +52,7 @@ def largest_errors(
                     y_true=item.predictions.class_names[row["y_true"]],
                     y_predicted=item.predictions.class_names[row["predicted"]],
                     probability=row["confidence"],
-                    jpeg=_jpeg(pixels),
+                    jpeg=jpeg_thumbnail(pixels),
                 )
             )
     return tuple(thumbnails)
@@ -78,7 +78,15 @@ def _pixels_of(tile_id: str, tiles: Sequence[TileSet], loader: LoaderConfig) -> 
     raise KeyError(tile_id)
 
 
-def _jpeg(pixels_HWC: NDArray[np.uint8]) -> bytes:
+def jpeg_thumbnail(pixels_HWC: NDArray[np.uint8]) -> bytes:
+    """Return a tile as a small JPEG, 180 px wide.
+
+    Args:
+        pixels_HWC: uint8 RGB.
+
+    Returns:
+        The file's bytes.
+    """
     from PIL import Image
 
     image = Image.fromarray(pixels_HWC)
