@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from histotune.errors import UserError, raise_together
 from histotune.files import hash_file
-from histotune.images.decode import PixelSource, content_hash, row_bytes
+from histotune.images.decode import PixelSource, content_hash
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class HashIndex:
 
         Args:
             sources: Where the tiles are.
-            reader: Open HDF5 files.
+            reader: Open HDF5 and parquet files.
             workers: Reading threads; 0 means one per core.
 
         Returns:
@@ -119,14 +119,12 @@ class HashIndex:
                 database.execute("DELETE FROM content WHERE path = ?", (str(path.absolute()),))
 
     def _rows(self, path: Path, rows: list[int], reader: PixelReader) -> dict[int, str]:
-        """Return the content hashes of some rows of an HDF5 file, read in runs of neighbours."""
+        """Return the content hashes of some rows of an HDF5 or parquet file, read in runs of neighbours."""
         state = _file_states([path])[0]
         known = self._recall_rows(state)
         missing = [row for row in rows if row not in known]
         for start, stop in _runs(missing):
-            block_NHWC = reader.rows(path, start, stop)
-            new = {row: content_hash(row_bytes(block_NHWC[row - start])) for row in range(start, stop)}
-            known.update(new)
+            known.update(enumerate(map(content_hash, reader.raw_rows(path, start, stop)), start=start))
         self._remember((state, row, known[row]) for row in missing)
         return {row: known[row] for row in rows}
 
