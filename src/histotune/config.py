@@ -69,7 +69,8 @@ class ExperimentConfig(BaseModel):
         data = self.model_dump(mode="json", exclude={"out", "cache", "ledger", "cohort_path", "loader", "embedding"})
         for name in ("source", "target"):
             if data[name] is not None:
-                data[name].pop("path")
+                for place in ("path", "slides_from", "code"):
+                    data[name].pop(place)
         return data
 
 

@@ -102,10 +102,11 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan, fits[0].predictions)))
-    rows = _score_all(arms[0].material, scored, settings, marks_of(tiles))
+    marks = (*marks_of(tiles), *((LEAKY,) if folds.leaky else ()))
+    rows = _score_all(arms[0].material, scored, settings, marks)
     findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
-    if evaluation.leak_price:
+    if evaluation.leak_price and not folds.leaky:  # with unknown groups both arms would be random image splits
         leaky = _leaky_fit(arms[0].material, plan, settings)
         findings.append(_leak_price(fits[0], leaky, plan, settings, marks_of(tiles)))
         kept.append(Scored("leak-price", RANDOM_SPLIT, leaky.predictions))
@@ -293,7 +294,10 @@ def _protocol(settings: StudySettings) -> str:
 def _group_notes(tiles: TileSet) -> tuple[str, ...]:
     if tiles.has_groups:
         return ()
-    return ("Some tiles have no known case or slide: each counts as its own group, so leakage can't be excluded.",)
+    return (
+        "Some tiles have no known case or slide: each counts as its own group, so leakage can't be excluded, and what "
+        "a random image split would have claimed can't be told from this.",
+    )
 
 
 def _scale_notes(tiles: TileSet) -> tuple[str, ...]:
