@@ -153,12 +153,20 @@ def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
         first = path_by_name.setdefault(os.path.splitext(name)[0], path)  # noqa: PTH122
         if first == path:
             continue
-        if filecmp.cmp(first, path, shallow=False):
+        if _same_bytes(first, path):
             copies.append(path)
         else:
             clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
     _refuse_strangers(listing, list(path_by_name.values()), clashes)
     return list(path_by_name.values()), _listing_notes(listing, others, copies)
+
+
+def _same_bytes(first: str, second: str) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError as error:
+        raise UserError(f"an image can't be read ({error.strerror})", value=error.filename or second,
+                        fix="download it again, or remove it") from error  # fmt: skip
 
 
 def _refuse_strangers(listing: Listing, paths: list[str], clashes: list[str]) -> None:

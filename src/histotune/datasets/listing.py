@@ -103,6 +103,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except PermissionError as error:
         raise UserError("this folder can't be read", value=folder, fix=f"chmod -R u+rX {folder}") from error
+    except OSError as error:
+        raise UserError(f"this folder can't be read ({error.strerror})", value=folder, fix="check its disk") from error
 
 
 def _require_folder(folder: Path) -> None:

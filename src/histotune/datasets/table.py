@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from difflib import SequenceMatcher
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def _separator(path: Path) -> str:
     try:
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
             header = stream.readline(65536).decode("utf-8-sig", errors="replace").strip().lower()
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):  # read_text_table says what is wrong
         return ","
     cells_by_separator = {mark: [cell.strip(' "') for cell in header.split(mark)] for mark in SEPARATORS}
     return next((mark for mark, cells in cells_by_separator.items() if "path" in cells), ",")

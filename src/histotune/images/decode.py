@@ -259,12 +259,12 @@ def _open_hdf5(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r")
         data = file.get(PIXELS)
+        names = ", ".join(file) or "none"
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
         what = "the HDF5 file is damaged or incomplete" if path.is_file() else "the HDF5 file is missing"
         raise UserError(f"{what} ({str(error).rstrip('.')})", value=path,
                         fix="download or unpack it again") from error  # fmt: skip
     if not isinstance(data, h5py.Dataset) or data.ndim < 1:
-        names = ", ".join(file) or "none"
         file.close()
         raise UserError(f'the HDF5 file has no data set "{PIXELS}" of rows', value=path, allowed=f"found: {names}",
                         fix="point to the file whose name ends in _x.h5")  # fmt: skip

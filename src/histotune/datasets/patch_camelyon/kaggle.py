@@ -111,14 +111,15 @@ def _labels(listing: Listing) -> pl.DataFrame:
 
 def _check_files(listing: Listing, paths: list[str]) -> None:
     """Find empty files, and a copy that was cut otherwise, without opening each of 220,000 files."""
+    size = size_or_reason(paths[0])
     bad = [f"{listing.relative(path)} ({reason})" for path in paths if (reason := _why_not_read(path))]
+    if isinstance(size, str) and not bad:
+        bad = [f"{listing.relative(paths[0])} ({size})"]
     if bad:
         raise UserError(f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read",
                         value=name_some(bad, 100), fix=AGAIN)  # fmt: skip
-    size = size_or_reason(paths[0])
     if size != (SIDE_PX, SIDE_PX):
-        said = size if isinstance(size, str) else f"{size[0]} x {size[1]} pixels"
-        raise UserError(f"this is no patch of PatchCamelyon ({said})", value=paths[0],
+        raise UserError(f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels)", value=paths[0],
                         allowed=f"{SIDE_PX} x {SIDE_PX} pixels", fix=AGAIN)  # fmt: skip
 
 
