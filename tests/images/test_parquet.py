@@ -6,11 +6,14 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from histotune.datasets import parquet as cells
 from histotune.errors import UserError
@@ -63,6 +66,19 @@ def test_random_order_is_right_too(table: Path) -> None:
     images = ParquetImages(table)
     for row in RNG.permutation(230):
         assert images.cell(int(row)) == IMAGES[row]
+
+
+@given(
+    rows=st.lists(st.integers(0, 59), min_size=1, max_size=30), group_size=st.integers(1, 60), kept=st.integers(0, 9)
+)
+@settings(max_examples=25, deadline=None)
+def test_any_order_any_row_groups_any_memory(rows: list[int], group_size: int, kept: int) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "KEPT_BYTES", 100 * kept)
+        patch.setattr(cells, "MAX_BATCH_ROWS", 7)
+        images = ParquetImages(write_image_parquet(Path(folder) / "t.parquet", IMAGES[:60], row_group_size=group_size))
+        assert [images.cell(row) for row in rows] == [IMAGES[row] for row in rows]
+        images.close()
 
 
 def test_little_is_kept(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ SPEC = DatasetSpec(
         "meaning.",
         "The patches derive from Camelyon16, on whose slides several foundation models were pretrained; their scores "
         "here are not fully external.",
-        "Classes are balanced by construction, so the prevalence is not that of a clinic.",
-        "The train part is known to hold many duplicate patches.",
+        "Classes are balanced by construction (nearly so in Kaggle's copy): the prevalence is not that of a clinic.",
+        "The original train part is known to hold many duplicate patches; Kaggle's copy leaves them out.",
     ),
 )
