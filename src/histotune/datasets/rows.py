@@ -74,6 +74,15 @@ class _Scale:
     note: str
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Id, absolute path and size of every tile."""
+
+    ids: list[str]
+    paths: list[str]
+    sizes: list[tuple[int, int] | tuple[None, None]]
+
+
 def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, notes: Sequence[str] = ()) -> TileSet:
     """Check rows and make a tile set of them; image sizes come from the headers, no pixel is decoded.
 
@@ -92,28 +101,20 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
     if not rows:
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
     root = config.path if config.path.is_dir() else config.path.parent
-    paths = [_absolute(row.path, root) for row in rows]
-    ids = [row.tile_id or _id_of(row.path, root) for row in rows]
-    errors: list[UserError] = []
-    with collect(errors):
-        _refuse_twice(ids, paths, rows)
-    with collect(errors):
-        _refuse_unknown_parts(rows)
-    sizes = _sizes(rows, paths, errors)
-    raise_together(errors)
+    places = _check_places(rows, root)
     classes, labels, class_notes = _classes(rows, spec, config)
     scale = _scale(rows, spec, config)
     parts = [None if row.split is None else PART_BY_NAME[row.split.lower()] for row in rows]
     columns = {
         **_own_columns(rows, spec),
-        "tile_id": ids,
-        "path": paths,
+        "tile_id": places.ids,
+        "path": places.paths,
         "label": [classes.index(label) for label in labels],
         "mpp": scale.mpp,
         "mpp_source": scale.source,
         "mpp_factor": scale.factor,
-        "width_px": [size[0] for size in sizes],
-        "height_px": [size[1] for size in sizes],
+        "width_px": [size[0] for size in places.sizes],
+        "height_px": [size[1] for size in places.sizes],
         "split": parts,
     }
     synthetic = marked_synthetic(root)
@@ -128,6 +129,20 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         synthetic=synthetic,
         notes=(*((SYNTHETIC_NOTE,) if synthetic else ()), scale.note, *notes, *known),
     )
+
+
+def _check_places(rows: Sequence[Tile], root: Path) -> _Places:
+    """Return ids, absolute paths and sizes; everything wrong with them is one error."""
+    ids = [row.tile_id or _id_of(row.path, root) for row in rows]
+    paths = [_absolute(row.path, root) for row in rows]
+    errors: list[UserError] = []
+    with collect(errors):
+        _refuse_twice(ids, paths, rows)
+    with collect(errors):
+        _refuse_unknown_parts(rows)
+    sizes = _sizes(rows, paths, errors)
+    raise_together(errors)
+    return _Places(ids, paths, sizes)
 
 
 def _own_columns(rows: Sequence[Tile], spec: DatasetSpec) -> dict[str, object]:
