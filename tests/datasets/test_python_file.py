@@ -90,6 +90,19 @@ def test_a_whole_tile_set_may_be_returned(data: Path) -> None:
     assert read(code, data).tile_ids == ("x",)
 
 
+def test_numbers_are_names_and_empty_text_is_unknown(data: Path) -> None:
+    code = START + (
+        "def read(config):\n"
+        "    for number, path in enumerate(sorted(config.path.rglob('*.png'))):\n"
+        "        yield Tile(path, label=number % 2, group=number, slide='', mpp=1)\n"
+    )
+    tiles = read(code, data)
+    assert tiles.table["group_id"].to_list() == ["0", "1", "2"]
+    assert tiles.table["slide_id"].null_count() == 3
+    assert tiles.class_names == ("0", "1")
+    assert "mpp of" in message(code.replace("mpp=1", "mpp=-1"), data)
+
+
 def test_a_dataclass_of_the_users_own_works(data: Path) -> None:
     code = "from __future__ import annotations\nfrom dataclasses import dataclass\n" + START
     assert len(read(code + "@dataclass\nclass Row:\n    name: str\n" + READ, data)) == 3

@@ -28,6 +28,7 @@ PART_BY_NAME = {
     "train": "train", "training": "train", "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
     "test": "test", "testing": "test",
 }  # fmt: skip
+TEXTS = ("label", "group", "slide", "site", "scanner", "stain", "magnification", "split", "tile_id")
 MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)\s*[xX]?")
 
 
@@ -37,7 +38,7 @@ class Tile:
 
     Attributes:
         path: The image file; relative paths are relative to the data folder.
-        label: Its class, by name; None where unlabelled.
+        label: Its class, by name or number; None where unlabelled.
         group: What must never cross a split: the patient, the case; None where unknown.
         slide: Slide it was cut from.
         site: Hospital or laboratory.
@@ -51,7 +52,7 @@ class Tile:
     """
 
     path: str | Path
-    label: str | None = None
+    label: str | None = None  # numbers are taken as their text, here and in the other names
     group: str | None = None
     slide: str | None = None
     site: str | None = None
@@ -62,6 +63,17 @@ class Tile:
     split: str | None = None
     tile_id: str | None = None
     row: int | None = None
+
+    def __post_init__(self) -> None:
+        """Take numbers as names, and empty text as unknown, so that a patient 7 is not lost on the way."""
+        for name in TEXTS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, str(value))
+            elif value == "":
+                object.__setattr__(self, name, None)
+        if self.mpp is not None and not (isinstance(self.mpp, int | float) and 0 < self.mpp < float("inf")):
+            raise UserError(f"mpp of {self.path} is no positive number", value=self.mpp, allowed="um per pixel")
 
 
 @dataclass(frozen=True)
