@@ -27,7 +27,9 @@ config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, fie
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
-Data = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.", show_default=False)]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
+]
 Pcam = Annotated[
     Path | None,
     typer.Option("--pcam", help="PatchCamelyon folder: external validation and direct training.", show_default=False),
@@ -65,7 +67,7 @@ SetField = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
 ]
-DatasetArgument = Annotated[str, typer.Argument(help="breakhis or pcam.")]
+DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
 SplitName = Annotated[
     str | None,
     typer.Option(
@@ -100,7 +102,9 @@ def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> Non
 
 @app.command()
 def run(
-    recipe: Annotated[str | None, typer.Argument(help="demo, breakhis, pcam or midnight.", show_default=False)] = None,
+    recipe: Annotated[
+        str | None, typer.Argument(help="demo, breakhis, pcam, midnight, tiles, or my_dataset.py.", show_default=False)
+    ] = None,
     data: Data = None,
     pcam: Pcam = None,
     train_magnification: Magnification = None,
@@ -122,6 +126,8 @@ def run(
     histotune run breakhis --data BreaKHis_v1 --train-magnification 100X
 
     histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
+
+    histotune run tiles --data my_tiles.csv
 
     histotune run --from runs/breakhis --out runs/again
     """

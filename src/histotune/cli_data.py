@@ -9,12 +9,14 @@ import typer
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
 
-Data = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.", show_default=False)]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
+]
 SetField = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the config: --set source.labels=eva4. Repeatable.", show_default=False),
 ]
-DatasetArgument = Annotated[str, typer.Argument(help="breakhis or pcam.")]
+DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
 
 
 @data_app.command("describe")

@@ -32,9 +32,8 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
         UserError: All mistakes together.
     """
     if typed.get("from_run") is not None:
-        if recipe is not None:
-            raise UserError("--from repeats a run, so no recipe goes with it", value=recipe)
         config = load_config(typed["from_run"])
+        _check_repeat(config, recipe)
     elif recipe is None:
         raise UserError("a recipe is needed", allowed=", ".join(known.__name__ for known in RECIPES),
                         fix="histotune run breakhis --data DIR")  # fmt: skip
@@ -139,7 +138,7 @@ def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
     from histotune.files import canonical_json
 
     placeholder = Path("DATA")
-    if recipe in {known.__name__ for known in RECIPES} or not Path(recipe).exists():
+    if recipe in {known.__name__ for known in RECIPES} or recipe.endswith(".py") or not Path(recipe).exists():
         config = find_recipe(recipe)(RecipeData(placeholder, None))
     else:
         config = load_config(Path(recipe))
@@ -152,6 +151,16 @@ def doctor_and_print(cache: Path | None, deep: bool) -> None:
     from histotune.files import user_dir
 
     _console().print(render(diagnose(cache or user_dir("cache"), deep=deep)))
+
+
+def _check_repeat(config: ExperimentConfig, recipe: str | None) -> None:
+    """Refuse a recipe beside --from, and a run folder that would run somebody's Python file unasked."""
+    code = next((data.code for data in (config.source, config.target) if data is not None and data.code), None)
+    if code is None and recipe is not None:
+        raise UserError("--from repeats a run, so no recipe goes with it", value=recipe)
+    if code is not None and (recipe is None or Path(recipe).expanduser().absolute() != code.absolute()):
+        raise UserError("this run read its data with a Python file, which only runs when you name it", value=code,
+                        fix=f"histotune run {code} --from RUN")  # fmt: skip
 
 
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:

@@ -74,7 +74,8 @@ class ExperimentConfig(BaseModel):
             data["evaluation"].pop(name)
         for name in ("source", "target"):
             if data[name] is not None:
-                data[name].pop("path")
+                for place in ("path", "slides_from", "code"):
+                    data[name].pop(place)
         return data
 
 

@@ -12,6 +12,7 @@ from histotune.commands import build_config
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from histotune.datasets.config import DatasetConfig
     from histotune.datasets.records import TileSet
     from histotune.datasets.splits.records import Split
     from histotune.evaluation.audit.config import AuditConfig
@@ -39,8 +40,17 @@ class AuditOptions:
 def describe_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None) -> None:
     """Print what a data set holds."""
     from histotune.datasets.describe import describe, render_text
+    from histotune.datasets.read import spec_of
 
-    print(render_text(describe(_read(dataset, data, settings))))
+    spec = spec_of(_dataset(dataset, data, settings))
+    print(render_text(describe(_read(dataset, data, settings), spec)))
+
+
+def _dataset(dataset: str, data: Path | None, settings: Sequence[str] | None) -> DatasetConfig:
+    """Return the settings of the data set that the command line names."""
+    from histotune.experiment import single_dataset
+
+    return single_dataset(build_config(dataset, data=data, settings=settings))
 
 
 def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None, options: AuditOptions) -> int:
@@ -98,9 +108,8 @@ def _split(name_or_path: str | None, tiles: TileSet) -> Split | None:
 def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> TileSet:
     """Read the tiles that the command line names."""
     from histotune.datasets.read import read_dataset
-    from histotune.experiment import single_dataset
 
-    return read_dataset(single_dataset(build_config(dataset, data=data, settings=settings)))
+    return read_dataset(_dataset(dataset, data, settings))
 
 
 @dataclass(frozen=True)

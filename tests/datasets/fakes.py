@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 FOLDER_BY_TUMOUR = {
@@ -87,3 +92,23 @@ def write_part(
         rows = [f"{i},0,0,True,{bool(y)},{s}" for i, (y, s) in enumerate(zip(labels, slides, strict=True))]
         table = "\n".join([",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi", *rows])
         (folder / f"{stem}_meta.csv").write_text(table + "\n", encoding="utf-8")
+
+
+def encoded(pixels_HWC: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """Return an image file's bytes."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def write_image_parquet(
+    path: Path, images: Sequence[bytes | None], labels: Sequence[object] | None = None, **options: object
+) -> Path:
+    """Write images as Hugging Face does: a struct of bytes and path, and a label."""
+    cells = [{"bytes": data, "path": None} for data in images]
+    columns = {"image": pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))}
+    if labels is not None:
+        columns["label"] = pa.array(labels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, **options)
+    return path

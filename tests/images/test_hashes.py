@@ -136,3 +136,12 @@ def test_two_processes_fill_one_index(tmp_path: Path) -> None:
     index = HashIndex(tmp_path / "hashes.sqlite")
     for number in range(60):
         assert index.files([tmp_path / f"{number}.tile"]) == (hashlib.sha256(str(number).encode()).hexdigest(),)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes")
+def test_a_pipe_or_a_folder_is_refused_unopened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError) as caught:
+        HashIndex(None).files([tmp_path / "pipe.png", tmp_path / "folder.png"])
+    assert str(caught.value).count("not a regular file") == 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-import struct
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec, choose_scale
 from histotune.datasets.groups import breakhis_group_id, breakhis_source_patient_id
+from histotune.datasets.headers import png_size_px
 from histotune.datasets.listing import SYNTHETIC_NOTE, Listing, list_files, name_some
 from histotune.datasets.records import TileSet, skipped_note, tile_table
 from histotune.errors import UserError
@@ -31,8 +31,6 @@ NAME_PATTERN = re.compile(
     r"SOB_(?:(?P<b>B)_(?P<benign>A|F|PT|TA)|(?P<m>M)_(?P<malignant>DC|LC|MC|PC))"
     r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)\.[Pp][Nn][Gg]"
 )
-PNG_HEADER_BYTES = 24
-PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 
 SPEC = DatasetSpec(
     name="breakhis",
@@ -157,12 +155,20 @@ def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
         first = path_by_name.setdefault(os.path.splitext(name)[0], path)  # noqa: PTH122
         if first == path:
             continue
-        if filecmp.cmp(first, path, shallow=False):
+        if _same_bytes(first, path):
             copies.append(path)
         else:
             clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
     _refuse_strangers(listing, list(path_by_name.values()), clashes)
     return list(path_by_name.values()), _listing_notes(listing, others, copies)
+
+
+def _same_bytes(first: str, second: str) -> bool:
+    try:
+        return filecmp.cmp(first, second, shallow=False)
+    except OSError as error:
+        raise UserError(f"an image can't be read ({error.strerror})", value=error.filename or second,
+                        fix="download it again, or remove it") from error  # fmt: skip
 
 
 def _refuse_strangers(listing: Listing, paths: list[str], clashes: list[str]) -> None:
@@ -219,31 +225,6 @@ def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
         value=name_some([f"{name} ({reason})" for name, reason in bad.items()], 100),
         fix="download these files again, remove them, or leave them out with --on-bad-image skip",
     )
-
-
-def png_size_px(path: str) -> tuple[int, int]:
-    """Return (width, height) of a PNG from its first 24 bytes.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The size in pixels.
-
-    Raises:
-        ValueError: The file does not start like a PNG image of at least one pixel.
-        OSError: It can't be opened.
-    """
-    with open(path, "rb") as stream:  # noqa: PTH123  (thousands of files)
-        header = stream.read(PNG_HEADER_BYTES)
-    if not header:
-        raise ValueError("empty file")
-    if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
-        raise ValueError("not a PNG")
-    width_px, height_px = struct.unpack(">II", header[16:24])
-    if not width_px or not height_px:
-        raise ValueError("no pixels")
-    return width_px, height_px
 
 
 def _parse(path: str, size_px: tuple[int, int]) -> BreakhisImage:

@@ -63,10 +63,10 @@ class DatasetSpec:
         title: Full name, for people.
         licence: Licence of the images.
         citation: How to cite them.
-        url: Where they come from.
-        stain: Stain of every tile.
-        scales: Candidate scales.
-        schemes: Class schemes, the default one first.
+        url: Where they come from; "" where nobody else can get them.
+        stain: Stain of every tile; "" where each tile has its own, or it is unknown.
+        scales: Candidate scales, the default one first; none where the pixel size is unknown.
+        schemes: Class schemes, the default one first; none where the classes are the labels found.
         group: What a group is, in words.
         label_region: What a label speaks about where it is not the whole tile.
         caveats: What a reader of any result on this data must know, one sentence each.
@@ -76,11 +76,11 @@ class DatasetSpec:
     title: str
     licence: str
     citation: str
-    url: str
-    stain: str
-    scales: tuple[CandidateScale, ...]
-    schemes: tuple[ClassScheme, ...]
-    group: str
+    url: str = ""
+    stain: str = ""
+    scales: tuple[CandidateScale, ...] = ()
+    schemes: tuple[ClassScheme, ...] = ()
+    group: str = "the group given for each tile"
     label_region: LabelRegion | None = None
     caveats: tuple[str, ...] = ()
 

@@ -11,6 +11,7 @@ import polars as pl
 from histotune.datasets.read import known_specs
 
 if TYPE_CHECKING:
+    from histotune.datasets.catalog import DatasetSpec
     from histotune.datasets.records import LabelRegion, TileSet
 
 FEW_GROUPS = 5  # below this many groups in a class no interval over groups is given
@@ -74,17 +75,18 @@ class Description:
     warnings: tuple[str, ...]
 
 
-def describe(tiles: TileSet) -> Description:
+def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
     """Count what a tile set holds; no pixel is read.
 
     Args:
         tiles: Any tile set.
+        spec: What is known about the data set; None looks it up by name.
 
     Returns:
         Facts, tables, notes and warnings, for the terminal and for reports.
     """
     table = _with_class(tiles)
-    spec = known_specs().get(tiles.name)
+    spec = spec or known_specs().get(tiles.name)
     by_magnification = _counts(table, "magnification")
     return Description(
         name=tiles.name,
@@ -104,7 +106,7 @@ def describe(tiles: TileSet) -> Description:
         by_magnification=by_magnification,
         by_split=_counts(table.filter(pl.col("split").is_not_null()), "split"),
         scales=_scales(table),
-        candidate_scales=_candidates(tiles.name),
+        candidate_scales=_candidates(spec),
         sizes=table.group_by("width_px", "height_px").agg(tiles=pl.len()).sort("tiles", "width_px", descending=True),
         mixed_groups=_groups_with_several(table.filter(pl.col("label").is_not_null()), "class", "classes"),
         merged_patients=_groups_with_several(table, "source_patient_id", "source_patient_ids"),
@@ -169,8 +171,7 @@ def _scales(table: pl.DataFrame) -> pl.DataFrame:
     return counted.sort(_natural("magnification"), "magnification", "mpp")
 
 
-def _candidates(name: str) -> pl.DataFrame:
-    spec = known_specs().get(name)
+def _candidates(spec: DatasetSpec | None) -> pl.DataFrame:
     rows = [
         (scale.source, magnification or "any", mpp, scale.factor, scale.why)
         for scale in (spec.scales if spec else ())
@@ -224,7 +225,7 @@ def _headline(d: Description) -> str:
         lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {d.n_groups:,} groups")
     if d.n_slides:
         lines.append(f"{d.n_slides:,} slides")
-    lines.append(f"Classes: {', '.join(d.class_names)}")
+    lines.append(f"Classes: {', '.join(d.class_names) or 'none labelled'}")
     if d.n_unlabelled:
         lines.append(f"{d.n_unlabelled:,} tiles are unlabelled")
     if d.label_region is not None:

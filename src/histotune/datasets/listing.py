@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histotune.datasets.headers import IMAGE_SUFFIXES
 from histotune.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,6 +64,11 @@ def name_some(names: list[str], limit: int) -> str:
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def marked_synthetic(folder: Path) -> bool:
+    """Return whether a ``SYNTHETIC.json`` in a folder, or just above it, marks its tiles as rendered."""
+    return (folder / SYNTHETIC_MARK).is_file() or _marked_above(folder)
+
+
 def _walk(folder: Path) -> Iterator[str]:
     """Yield files depth first; a folder reached a second time through a link is not entered again."""
     seen: set[tuple[int, int]] = set()
@@ -73,11 +79,22 @@ def _walk(folder: Path) -> Iterator[str]:
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        for entry in _entries(here):
-            if entry.is_dir():
+        entries = _entries(here)
+        if not entries and here.lower().endswith(IMAGE_SUFFIXES):
+            raise UserError("this is an empty folder named like an image", value=here,
+                            fix="copy the image again from its source, or remove the folder")  # fmt: skip
+        for entry in entries:
+            if _is_folder(entry):
                 pending.append(entry.path)
-            elif entry.is_file() or entry.is_symlink():  # a broken link is reported by whoever opens it
+            elif entry.is_symlink() or entry.is_file():  # a broken link is reported by whoever opens it
                 yield entry.path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -86,6 +103,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
             return sorted(entries, key=lambda entry: entry.name)
     except PermissionError as error:
         raise UserError("this folder can't be read", value=folder, fix=f"chmod -R u+rX {folder}") from error
+    except OSError as error:
+        raise UserError(f"this folder can't be read ({error.strerror})", value=folder, fix="check its disk") from error
 
 
 def _require_folder(folder: Path) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from histotune.datasets.headers import IMAGE_SUFFIXES
 from histotune.datasets.records import TileSet, tile_table
 from histotune.errors import UserError, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
 def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...]) -> TileSet:

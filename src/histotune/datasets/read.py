@@ -1,4 +1,4 @@
-"""Files on disk become a TileSet: the one door for every known data set."""
+"""Files on disk become a TileSet: the one door for every data set, known, the user's own, or read by a hook."""
 
 from __future__ import annotations
 
@@ -37,10 +37,29 @@ def read_dataset(config: DatasetConfig) -> TileSet:
 
 
 def known_specs() -> dict[str, DatasetSpec]:
-    """Return what is known about every data set that can be read, by name."""
-    from histotune.datasets import breakhis, patch_camelyon
+    """Return what is known about every data set that has a reader here, by name."""
+    from histotune.datasets import breakhis, patch_camelyon, tiles
 
-    return {spec.name: spec for spec in (breakhis.SPEC, patch_camelyon.SPEC)}
+    return {spec.name: spec for spec in (breakhis.SPEC, patch_camelyon.SPEC, tiles.SPEC)}
+
+
+def spec_of(config: DatasetConfig) -> DatasetSpec:
+    """Return what is known about the data set that a config names; a hook's file is run for that.
+
+    Args:
+        config: Which data set.
+
+    Returns:
+        Licence, citation, candidate scales, class schemes, caveats.
+
+    Raises:
+        UserError: A hook's file is missing or stops with an error.
+    """
+    if config.name == "python":
+        from histotune.datasets.python_file import python_spec
+
+        return python_spec(config)
+    return dataset_spec(config.name)
 
 
 def dataset_spec(name: str) -> DatasetSpec:
@@ -64,6 +83,10 @@ def dataset_spec(name: str) -> DatasetSpec:
 def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
     from histotune.datasets.breakhis import read_breakhis
     from histotune.datasets.patch_camelyon import read_patch_camelyon
+    from histotune.datasets.python_file import read_python
+    from histotune.datasets.tiles import read_tiles
 
-    readers = {"breakhis": read_breakhis, "patch_camelyon": read_patch_camelyon}
+    if name == "python":
+        return read_python
+    readers = {"breakhis": read_breakhis, "patch_camelyon": read_patch_camelyon, "tiles": read_tiles}
     return readers[dataset_spec(name).name]

@@ -21,8 +21,8 @@ MppSource = Literal["nominal", "estimated", "user"]
 TILE_SCHEMA = pl.Schema(
     {
         "tile_id": pl.String,  # unique within the data set and independent of where it lies on disk
-        "path": pl.String,  # the image file, or the HDF5 file holding the pixels
-        "row": pl.Int64,  # row within the HDF5 data set "x"; null for image files
+        "path": pl.String,  # the image file, or the HDF5 or parquet file holding the pixels
+        "row": pl.Int64,  # row of the HDF5 data set "x" or of the parquet column "image"; null for image files
         "label": pl.Int32,  # index into class_names; null where unlabelled
         "group_id": pl.String,  # what splits, folds, intervals and paired tests use; null where unknown
         "source_patient_id": pl.String,  # the data set authors' own patient id

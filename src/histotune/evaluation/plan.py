@@ -42,8 +42,8 @@ class SourcePlan:
 
     @property
     def prices_leak(self) -> bool:
-        """Whether a random image split of the same tiles can be set beside it: grouped folds only."""
-        return not self.part and self.split.unit == "group"
+        """Whether a random image split can be set beside it: grouped folds of tiles whose groups are all known."""
+        return not self.part and self.split.unit == "group" and not self.split.leaky
 
     def trained(self) -> str:
         """Return how the heads were trained, to follow the name of the training tiles."""

@@ -20,6 +20,9 @@ def pcam(data: RecipeData) -> ExperimentConfig:
     balanced accuracy on the test part under other protocols (docs/protocols.md).
     Hardware: a GPU for the 327,680 embeddings of a large backbone; then minutes. Seed 0.
 
+    Kaggle's copy (``train_labels.csv`` in the folder) has no official parts: it is cross-fitted like a source, over
+    single patches, marked LEAKY, or over slides with ``--set source.slides_from=FOLDER_OF_THE_HDF5_FILES``.
+
     Command: ``histotune run pcam --data PCAM_FOLDER``
 
     Args:
@@ -34,6 +37,6 @@ def pcam(data: RecipeData) -> ExperimentConfig:
     folder = data.data or data.pcam
     if folder is None:
         raise UserError("this recipe needs the PatchCamelyon folder", fix="add --data PATH/TO/PCAM")
-    return ExperimentConfig(
-        recipe="pcam", target=DatasetConfig(name="patch_camelyon", path=folder), out=Path("runs/pcam")
-    )
+    dataset = DatasetConfig(name="patch_camelyon", path=folder)
+    role = "source" if (folder / "train_labels.csv").is_file() else "target"
+    return ExperimentConfig.model_validate({"recipe": "pcam", role: dataset, "out": Path("runs/pcam")})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.errors import UserError, closest_name
@@ -9,6 +11,7 @@ from histotune.recipes.breakhis import breakhis
 from histotune.recipes.demo import demo
 from histotune.recipes.midnight import midnight
 from histotune.recipes.pcam import pcam
+from histotune.recipes.tiles import python_file, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,14 +19,14 @@ if TYPE_CHECKING:
     from histotune.config import ExperimentConfig
     from histotune.recipes.records import RecipeData
 
-RECIPES = (demo, breakhis, pcam, midnight)
+RECIPES = (demo, breakhis, pcam, midnight, tiles)
 
 
 def find_recipe(name: str) -> Callable[[RecipeData], ExperimentConfig]:
     """Return a recipe by its name.
 
     Args:
-        name: Such as "breakhis".
+        name: Such as "breakhis", or the path of a Python file with a reader of one's own (``my_dataset.py``).
 
     Returns:
         The function that builds its config.
@@ -31,6 +34,8 @@ def find_recipe(name: str) -> Callable[[RecipeData], ExperimentConfig]:
     Raises:
         UserError: Unknown name; the closest one is offered.
     """
+    if name.endswith(".py"):
+        return partial(python_file, Path(name).expanduser())
     by_name = {recipe.__name__: recipe for recipe in RECIPES}
     if name not in by_name:
         raise UserError("unknown recipe", value=name, allowed=", ".join(by_name), closest=closest_name(name, by_name))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from histotune.datasets.headers import IMAGE_SUFFIXES
 from histotune.datasets.listing import list_files
-from histotune.datasets.loose import IMAGE_SUFFIXES
 from histotune.datasets.read import known_specs, read_dataset
 from histotune.evaluation.audit.config import AuditConfig
 from histotune.evaluation.audit.duplicates import EXACT, FIELDS, NEAR, duplicate_finding, exact_copies, near_copies

@@ -13,7 +13,8 @@ import numpy as np
 
 from histotune.errors import UserError
 from histotune.evaluation.audit.prints import empty_prints, prints_of
-from histotune.images.decode import FORMATS, PixelReader, PixelSource
+from histotune.images.decode import PixelReader, PixelSource
+from histotune.images.encoded import FORMATS
 from histotune.progress import track
 from histotune.provenance import cpu_count
 
