@@ -30,7 +30,7 @@ STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "bl
 # N tiles, F stain features
 
 
-def pixel_findings(facts: Facts, prints: Prints, bad: Sequence[BadTile], config: AuditConfig) -> Iterator[AuditFinding]:
+def pixel_findings(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
     """Yield what single tiles and groups look like.
 
     Args:
