@@ -104,7 +104,7 @@ def test_altered_copies_are_found(name: str) -> None:
 
 
 @pytest.mark.parametrize(("shift_px", "is_found"), [(2, True), (40, False)])
-def test_crops_are_found_up_to_a_hundredth_of_the_side(shift_px: int, is_found: bool) -> None:
+def test_crops_are_found_at_small_shifts_only(shift_px: int, is_found: bool) -> None:
     for seed in range(30, 34):
         pixels = tissue(seed, 440)
         assert bool(found(pixels[:400, :400], pixels[:400, shift_px : shift_px + 400])) is is_found

@@ -84,7 +84,7 @@ def test_blank_tiles_are_reported_and_never_called_duplicates(tmp_path: Path) ->
     found = findings(tmp_path, [*TILES, *white, *glass], label=[0] * 14 + [1] * 3)
     assert found["blank"].verdict == "warning"
     assert found["blank"].sentence == (
-        "3 tiles of one single colour, 2 tiles with tissue on less than 0.5% of the pixels (tumour 3, normal 2)."
+        "3 tiles of one single colour and 2 tiles with tissue on less than 0.5% of the pixels (tumour 3, normal 2)."
     )
     assert found["exact-duplicates"].verdict == found["near-duplicates"].verdict == "ok"
     assert "3 tiles are constant" in found["exact-duplicates"].sentence

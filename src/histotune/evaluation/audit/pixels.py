@@ -30,19 +30,17 @@ STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "bl
 # N tiles, F stain features
 
 
-def pixel_findings(facts: Facts, prints: Prints, bad: Sequence[BadTile], config: AuditConfig) -> Iterator[AuditFinding]:
+def pixel_findings(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
     """Yield what single tiles and groups look like.
 
     Args:
         facts: The table of tiles.
         prints: Rows as in the table.
-        bad: Tiles that can't be read.
         config: Limits.
 
     Yields:
         Findings in a fixed order.
     """
-    yield unreadable(bad, len(facts.table))
     yield _blank(facts, prints, config)
     yield _stain_of_tiles(facts, prints, config)
     yield from _stain_of_groups(facts, prints, config)
@@ -64,7 +62,7 @@ def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
     return AuditFinding(
         "unreadable", "Unreadable tiles", "error",
         f"{count(len(bad), 'tile')} of {n_tiles:,} can't be read and "
-        f"{'is' if len(bad) == 1 else 'are'} left out of everything below that looks at pixels.",
+        f"{'is' if len(bad) == 1 else 'are'} left out of everything else that looks at pixels.",
         n=len(bad), n_tiles=len(bad), advice="Copy these files again from their source, or remove them.",
         tables=(AuditTable("Unreadable tiles", ("where", "why"), rows),),
     )  # fmt: skip
@@ -77,13 +75,16 @@ def _blank(facts: Facts, prints: Prints, config: AuditConfig) -> AuditFinding:
     if not n_constant + n_free:
         sentence = f"Every tile has tissue on at least {config.tissue_free:.1%} of its pixels."
         return AuditFinding("blank", "Blank tiles", "ok", sentence)
+    found = [f"{count(n_constant, 'tile')} of one single colour"] if n_constant else []
+    found += (
+        [f"{count(n_free, 'tile')} with tissue on less than {config.tissue_free:.1%} of the pixels"] if n_free else []
+    )
     hit = facts.table.filter(pl.Series(constant_N | free_N))
     classes = hit.group_by("class").agg(pl.len()).sort("len", "class", descending=[True, False])
     named = ", ".join(f"{name} {n:,}" for name, n in classes.iter_rows())
     return AuditFinding(
         "blank", "Blank tiles", "warning" if n_constant else "note",
-        f"{count(n_constant, 'tile')} of one single colour, {count(n_free, 'tile')} with tissue on less than "
-        f"{config.tissue_free:.1%} of the pixels ({named}).",
+        f"{' and '.join(found)} ({named}).",
         n=len(hit), n_tiles=len(hit), tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
         advice="Look at them: a blank tile teaches a head what background is called, and counts in every score.",
         tables=(_per_group(facts, constant_N | free_N),) if hit["group_id"].null_count() < len(hit) else (),

@@ -13,7 +13,7 @@ from histotune.evaluation.audit.duplicates import EXACT, FIELDS, NEAR, duplicate
 from histotune.evaluation.audit.embedded import cached_embeddings, overlapping_fields
 from histotune.evaluation.audit.facts import audit_facts
 from histotune.evaluation.audit.names import balance_tables, name_findings
-from histotune.evaluation.audit.pixels import pixel_findings
+from histotune.evaluation.audit.pixels import pixel_findings, unreadable
 from histotune.evaluation.audit.records import Audit, AuditFinding
 from histotune.evaluation.audit.scan import BadTile, header_problem, scan
 from histotune.images.config import LoaderConfig
@@ -126,13 +126,14 @@ def unread_files(root: Path, tiles: TileSet) -> tuple[BadTile, ...]:
 def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFinding]:
     config = request.config
     found = scan(facts.tiles, request.loader)
+    yield unreadable((*request.unread, *found.bad), len(facts.table))
     exact = exact_copies(found.prints)
     yield duplicate_finding(facts, exact, EXACT, config.max_listed)
     near = near_copies(found.prints, exact, config)
     yield duplicate_finding(facts, near, NEAR, config.max_listed)
     if request.cache is not None:
         yield _fields(facts, found.prints, request, request.cache)
-    yield from pixel_findings(facts, found.prints, (*request.unread, *found.bad), config)
+    yield from pixel_findings(facts, found.prints, config)
 
 
 def _fields(facts: Facts, prints: Prints, request: AuditRequest, cache: Path) -> AuditFinding:
