@@ -121,6 +121,7 @@ def test_a_dataclass_of_the_users_own_works(data: Path) -> None:
         (START, "no function read(config)"),
         (START + "\ndef read(config):\n    yield {'path': 'a'}\n", "read yields dict, not Tile"),
         (START + "\ndef read(config):\n    return []\n", "holds no tile"),
+        (START + "\ndef read(config):\n    yield Tile(None)\n", "a tile needs the path of its image"),
         (START + "\ndef read(config):\n    yield Tile('none.png')\n", "1 image can't be read: 'none.png (missing)'"),
     ],
 )

@@ -72,6 +72,8 @@ class Tile:
                 object.__setattr__(self, name, str(value))
             elif value == "":
                 object.__setattr__(self, name, None)
+        if not isinstance(self.path, str | os.PathLike) or not str(self.path):
+            raise UserError("a tile needs the path of its image", value=self.path)
         if self.mpp is not None and not (isinstance(self.mpp, int | float) and 0 < self.mpp < float("inf")):
             raise UserError(f"mpp of {self.path} is no positive number", value=self.mpp, allowed="um per pixel")
 
