@@ -23,3 +23,18 @@ def describe(dataset: DatasetArgument, data: Data = None, settings: SetField = N
     from histotune.data_commands import describe_and_print
 
     describe_and_print(dataset, data, settings)
+
+
+@data_app.command("fetch")
+def fetch(
+    dataset: DatasetArgument,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: data/DATASET.", show_default=False)] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="home (default), kaggle, or for pcam hub.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
+) -> None:
+    """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
+    from histotune.data_commands import fetch_and_print
+
+    fetch_and_print(dataset, to, source, dry_run=dry_run)

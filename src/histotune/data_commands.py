@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING
 
 from histotune.commands import build_config
@@ -26,3 +28,23 @@ def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> Ti
     from histotune.experiment import single_dataset
 
     return read_dataset(single_dataset(build_config(dataset, data=data, settings=settings)))
+
+
+def fetch_and_print(dataset: str, to: Path | None, source: str | None, *, dry_run: bool) -> None:
+    """Fetch a data set, or say what that would do."""
+    import numpy as np
+
+    from histotune.datasets.fetch.config import NetworkConfig
+    from histotune.datasets.fetch.fetch import default_folder, fetch, plan_fetch
+    from histotune.datasets.fetch.records import Transfer
+    from histotune.datasets.fetch.render import render_outcome, render_plan
+
+    folder = default_folder(dataset) if to is None else to.expanduser()
+    config = NetworkConfig()
+    if dry_run:
+        print(render_plan(plan_fetch(dataset, folder, source, config)))
+        return
+    say = logging.getLogger("histotune.fetch").info
+    # Unseeded on purpose: the jitter keeps machines apart that were cut off together.
+    transfer = Transfer(config, np.random.default_rng(), say, time.sleep)
+    print(render_outcome(fetch(dataset, folder, source, transfer)))

@@ -106,6 +106,7 @@ class Source:
         manual_put: What to download there, and where to put it below the data folder.
         download_bytes: About how much is downloaded.
         unpacked_bytes: About how much stays on disk.
+        manual_then: What to do after that.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Source:
     manual_put: str
     download_bytes: int
     unpacked_bytes: int
+    manual_then: str = "run the same command, which verifies and unpacks"
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class FetchedFile:
         mtime_ns: Modification time, 0 for a folder.
         md5: Of the file's bytes; empty for a folder.
         sha256: Of the file's bytes; of a folder, over the names and lengths of its files.
-        checked: What was compared with what, one sentence.
+        checked: What was compared with what, as a phrase.
+        by_hand: Whether a person put it there; such a file is never removed.
     """
 
     name: str
@@ -152,6 +155,7 @@ class FetchedFile:
     md5: str
     sha256: str
     checked: str
+    by_hand: bool = False
 
 
 @dataclass(frozen=True)
