@@ -335,17 +335,16 @@ def _fetch_in_a_process(port: int, folder: str, say: object) -> None:
     say.put(outcome.new)  # type: ignore[attr-defined]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_two_processes_into_one_folder_fetch_once(home: Server, tmp_path: Path) -> None:
     home.acts[BREAKHIS_ARCHIVE] = [Act(pause_s=0.001)]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     said = context.Queue()
     both = [context.Process(target=_fetch_in_a_process, args=(home.port, str(tmp_path), said)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
-        process.join(20)
-    assert sorted(said.get(timeout=5) for _ in both) == [False, True]
+        process.join(60)
+    assert sorted(said.get(timeout=60) for _ in both) == [False, True]
     assert asked(home) == [f"/{BREAKHIS_ARCHIVE}"]
 
 

@@ -41,7 +41,7 @@ class Hub:
     fail: dict[str, BaseException]
     commit: str = "94a968413b9ef01b83525a98de519a8832acac06"
 
-    def info(self, _: object, repository: str, *, files_metadata: bool) -> object:
+    def info(self, repository: str, *, files_metadata: bool) -> object:
         assert (repository, files_metadata) == ("1aurent/PatchCamelyon", True)
         if "list" in self.fail:
             raise self.fail["list"]
@@ -74,7 +74,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
         "data/test-00000-of-00001.parquet": parquet(2, 3),
     }
     fake = Hub(files, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, [], {})
-    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda api, *a, **k: fake.info(api, *a, **k))
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fake.info)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fake.download)
     source = PCAM_SOURCES[1]
     monkeypatch.setattr(registry, "_pcam", lambda: (PcamHub(source, "1aurent/PatchCamelyon", ROWS),))
@@ -107,7 +107,7 @@ def test_all_parquet_files_of_one_commit_arrive_verified(hub: Hub, heard: Heard,
 def test_a_file_that_is_not_what_the_hub_describes_is_removed(hub: Hub, heard: Heard, tmp_path: Path) -> None:
     name = "data/valid-00000-of-00001.parquet"
     hub.sha256[name] = "0" * 64
-    with pytest.raises(UserError, match="its SHA-256 is .*; it was removed"):
+    with pytest.raises(UserError, match=r"its SHA-256 is .*; it was removed"):
         fetch("pcam", tmp_path, "hub", heard.transfer())
     assert not (tmp_path / "hub").exists()
     assert not any("valid" in path for path in Tree(tmp_path).names())
