@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from histotune.datasets.fetch.download import Unavailable, download
 from histotune.datasets.fetch.records import Checksums, RemoteFile
+from histotune.datasets.fetch.transport import read_some
 from histotune.errors import UserError
 
 from .conftest import IMPATIENT, Heard, content, remote, sums
@@ -155,10 +157,56 @@ def test_parts_that_do_not_belong_together_are_fetched_once_more_from_zero(
     assert any("put together from several connections" in text for text in heard.said)
 
 
-def test_another_part_than_the_one_asked_for_is_not_appended(server: Server, heard: Heard, tmp_path: Path) -> None:
-    server.acts["file.bin"] = [Act(cut=3_000), Act(shift=10)]
-    got = download(remote(server, DATA), tmp_path, heard.transfer())
+@pytest.mark.parametrize("shift", [-10, 10])
+def test_another_part_than_the_one_asked_for_is_not_appended(
+    server: Server, heard: Heard, tmp_path: Path, shift: int
+) -> None:
+    server.acts["file.bin"] = [Act(cut=3_000), Act(shift=shift)]
+    got = download(remote(server, DATA, exact=False, known=False), tmp_path, heard.transfer())
     assert got.path.read_bytes() == DATA
+    assert any("another part than the one asked for" in text for text in heard.said)
+
+
+def test_a_partial_of_another_publication_is_not_continued(server: Server, heard: Heard, tmp_path: Path) -> None:
+    server.acts["file.bin"] = [Act(cut=3_000), Act(status=404)]
+    with pytest.raises(Unavailable):
+        download(remote(server, OTHER), tmp_path, heard.transfer())
+    server.requests.clear()
+    assert download(remote(server, DATA), tmp_path, heard.transfer()).path.read_bytes() == DATA
+    assert server.ranges("file.bin") == [None]
+
+
+def test_a_body_without_end_is_left_at_the_published_length(
+    server: Server, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def counted(reply: object, limit_bytes: int) -> bytes:
+        data = read_some(reply, limit_bytes)  # type: ignore[arg-type]
+        read.append(len(data))
+        return data
+
+    monkeypatch.setattr("histotune.datasets.fetch.download.read_some", counted)
+    with pytest.raises(Unavailable, match="more than the 5,000 bytes that are published"):
+        download(remote(server, DATA, served=bytes(20_000_000)), tmp_path, heard.transfer())
+    assert sum(read) < 1_000_000
+
+
+def test_a_disk_that_takes_few_bytes_at_a_time_gets_all(
+    server: Server, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Path.open
+
+    class Slow(io.FileIO):
+        def write(self, data: object) -> int:
+            return super().write(memoryview(data)[:700])  # type: ignore[arg-type]
+
+    def open_slow(path: Path, mode: str = "r", *arguments: object, **options: object) -> object:
+        return Slow(path, mode) if mode == "ab" else opened(path, mode, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "open", open_slow)
+    assert download(remote(server, DATA), tmp_path, heard.transfer()).path.read_bytes() == DATA
+    assert heard.said == []
 
 
 def test_a_stalled_connection_is_given_up_and_continued(server: Server, heard: Heard, tmp_path: Path) -> None:
@@ -186,6 +234,7 @@ def test_a_server_that_does_not_close_behind_the_last_byte_is_no_problem(
     got = download(remote(server, DATA), tmp_path, heard.transfer())
     assert got.path.read_bytes() == DATA
     assert len(server.requests) == 1
+    assert heard.said == []
 
 
 @pytest.mark.parametrize("announce", [4_000, 6_000])

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 import tarfile
 import threading
 import time
