@@ -38,3 +38,29 @@ def fetch(
     from histotune.data_commands import fetch_and_print
 
     fetch_and_print(dataset, to, source, dry_run=dry_run)
+
+
+@data_app.command("croissant")
+def croissant(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", help="JSON-LD to write; its table lies beside it.")],
+    data: Data = None,
+    settings: SetField = None,
+) -> None:
+    """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
+    from histotune.data_commands import croissant_and_print
+
+    croissant_and_print(dataset, data, out, settings)
+
+
+@data_app.command("diff")
+def diff(
+    dataset: DatasetArgument,
+    before: Annotated[Path, typer.Argument(help="Folder of the older version.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the newer version.")],
+    settings: SetField = None,
+) -> None:
+    """What changed between two versions: tiles, their content, labels, groups, splits, names."""
+    from histotune.data_commands import diff_and_print
+
+    diff_and_print(dataset, before, after, settings)

@@ -48,3 +48,24 @@ def fetch_and_print(dataset: str, to: Path | None, source: str | None, *, dry_ru
     # Unseeded on purpose: the jitter keeps machines apart that were cut off together.
     transfer = Transfer(config, np.random.default_rng(), say, time.sleep)
     print(render_outcome(fetch(dataset, folder, source, transfer)))
+
+
+def croissant_and_print(dataset: str, data: Path | None, out: Path, settings: Sequence[str] | None) -> None:
+    """Write Croissant metadata and say where."""
+    from histotune.datasets.croissant import write_croissant
+    from histotune.datasets.read import read_dataset
+    from histotune.experiment import single_dataset
+
+    config = single_dataset(build_config(dataset, data=data, settings=settings))
+    files = write_croissant(read_dataset(config), config.path, out)
+    print(f"{files.n_tiles:,} tiles: {files.metadata} and {files.table}")
+
+
+def diff_and_print(dataset: str, before: Path, after: Path, settings: Sequence[str] | None) -> None:
+    """Print what changed between two versions of a data set."""
+    from histotune.files import user_dir
+    from histotune.images.diff import diff_datasets, render_diff
+    from histotune.images.hashes import HashIndex
+
+    index = HashIndex(user_dir("cache") / "hashes.sqlite")
+    print(render_diff(diff_datasets(_read(dataset, before, settings), _read(dataset, after, settings), index)))
