@@ -64,7 +64,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/make_venv.py
 	touch $@
 
 .venv-newest/.installed: pyproject.toml scripts/make_venv.py
-	$(MAKE_VENV) .venv-newest
+	$(MAKE_VENV) .venv-newest --extras dev,kaggle
 	touch $@
 
 .venv-oldest/.installed: pyproject.toml

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from histotune.progress import StageTime, Stopwatch, track
+from histotune.progress import StageTime, Stopwatch, track, track_bytes
 
 
 class Terminal(io.StringIO):
@@ -88,3 +88,27 @@ def test_two_stopwatches_share_nothing() -> None:
         pass
     assert second.stages == []
     assert Stopwatch([StageTime("embed", 1.5), StageTime("sweep", 0.5)]).total_s == 2.0
+
+
+def test_a_bar_of_bytes_is_drawn_for_a_person_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with track_bytes("downloading a.gz", 2_000_000, 500_000) as advance:
+        advance(1_000)
+    assert capsys.readouterr().err == ""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with track_bytes("downloading a.gz", 2_000_000, 500_000) as advance:
+        advance(1_500_000)
+    assert "downloading a.gz" in terminal.getvalue()
+    assert "2.0/2.0 MB" in terminal.getvalue()
+
+
+def test_bytes_without_a_total_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with track_bytes("downloading", None) as advance:
+        advance(3_000_000)
+    assert "3.0" in terminal.getvalue()

@@ -79,3 +79,44 @@ def audit(
 
     options = AuditOptions(split, out, AuditConfig(quick=quick), embeddings, cache)
     raise typer.Exit(audit_and_print(dataset, data, settings, options))
+
+
+@data_app.command("fetch")
+def fetch(
+    dataset: DatasetArgument,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: data/DATASET.", show_default=False)] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="home (default), kaggle, or for pcam hub.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
+) -> None:
+    """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
+    from histotune.data_commands import fetch_and_print
+
+    fetch_and_print(dataset, to, source, dry_run=dry_run)
+
+
+@data_app.command("croissant")
+def croissant(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", help="JSON-LD to write; its table lies beside it.")],
+    data: Data = None,
+    settings: SetField = None,
+) -> None:
+    """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
+    from histotune.data_commands import croissant_and_print
+
+    croissant_and_print(dataset, data, out, settings)
+
+
+@data_app.command("diff")
+def diff(
+    dataset: DatasetArgument,
+    before: Annotated[Path, typer.Argument(help="Folder of the older version.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the newer version.")],
+    settings: SetField = None,
+) -> None:
+    """What changed between two versions: tiles, their content, labels, groups, splits, names."""
+    from histotune.data_commands import diff_and_print
+
+    diff_and_print(dataset, before, after, settings)

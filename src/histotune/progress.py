@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
 
@@ -34,6 +34,33 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         yield from bar.track(items, total=total, description=description)
+
+
+@contextmanager
+def track_bytes(
+    description: str, total_bytes: int | None = None, done_bytes: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """Show a bar of bytes on standard error while a person watches.
+
+    Args:
+        description: What is happening, as the bar's label.
+        total_bytes: How many there will be; None where nobody knows.
+        done_bytes: How many are done already.
+
+    Yields:
+        A function to call with the number of bytes just done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda n_bytes: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total_bytes, completed=done_bytes)
+        yield lambda n_bytes: bar.advance(task, n_bytes)
 
 
 @dataclass(frozen=True)

@@ -82,3 +82,10 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
 def test_long_lists_are_cut_with_a_count() -> None:
     assert name_some(["a", "b"], 2) == "a, b"
     assert name_some(["a", "b", "c", "d"], 2) == "a, b and 2 more"
+
+
+def test_the_records_of_a_fetch_are_no_data(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / ".fetch" / "staging").mkdir(parents=True)
+    (tmp_path / ".fetch" / "staging" / "b.png").write_bytes(b"x")
+    assert [Path(path).name for path in list_files(tmp_path).paths] == ["a.png"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SYNTHETIC_NOTE = "SYNTHETIC: these tiles were rendered by a program and show no patient."
+FETCH_RECORDS = ".fetch"  # what `histotune data fetch` keeps beside the data: its lock, its receipt, work in progress
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 
 
@@ -100,7 +101,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted((entry for entry in entries if entry.name != FETCH_RECORDS), key=lambda entry: entry.name)
     except PermissionError as error:
         raise UserError("this folder can't be read", value=folder, fix=f"chmod -R u+rX {folder}") from error
     except OSError as error:

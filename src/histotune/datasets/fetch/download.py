@@ -1,0 +1,325 @@
+"""A file over HTTP, resumed where it stopped, under its final name only when it is verified."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from histotune.datasets.fetch.checks import digest_file, require_match
+from histotune.datasets.fetch.partial import Partial
+from histotune.datasets.fetch.records import show_bytes
+from histotune.datasets.fetch.transport import TransferError, public_url, read_some, request
+from histotune.errors import UserError
+from histotune.progress import track_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from histotune.datasets.fetch.config import NetworkConfig
+    from histotune.datasets.fetch.partial import PartialRecord
+    from histotune.datasets.fetch.records import Digest, RemoteFile, Transfer
+    from histotune.datasets.fetch.transport import Reply
+
+    ExtraCheck = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file that arrived and was verified.
+
+    Attributes:
+        path: Under its final name.
+        digest: Its real length and hashes.
+        url: Address it came from.
+    """
+
+    path: Path
+    digest: Digest
+    url: str
+
+
+class Unavailable(Exception):
+    """No address of a file gave it.
+
+    Args:
+        reasons: One phrase for each address tried.
+        fix: What a person can do, where it is known.
+    """
+
+    def __init__(self, reasons: tuple[str, ...], fix: str | None) -> None:
+        super().__init__("; ".join(reasons))
+        self.reasons = reasons
+        self.fix = fix
+
+
+def download(file: RemoteFile, folder: Path, transfer: Transfer, check: ExtraCheck | None = None) -> Downloaded:
+    """Download a file into a folder that this process has locked.
+
+    Args:
+        file: What, from where, and its published facts.
+        folder: Where; an interrupted download there is continued.
+        transfer: Patience, jitter and messages.
+        check: Looks at the whole file before it gets its name, and raises UserError where something is wrong with it.
+
+    Returns:
+        The verified file.
+
+    Raises:
+        Unavailable: No address gave the file; what arrived is kept as NAME.partial.
+        UserError: The file is another one than the published, the disk is full, or the folder can't be written.
+    """
+    partial = Partial(file, folder)
+    brought = _bring(partial, transfer)
+    try:
+        digest = _verify(partial, check)
+    except UserError as error:
+        partial.drop()
+        if not brought.pieced:
+            raise _rejected(error, brought.url) from error
+        # The bytes kept from an earlier connection may be the wrong ones: once more, from the first byte.
+        transfer.say(f"{file.name} was put together from several connections and is wrong ({error.what}); from zero")
+        brought = _bring(partial, transfer)
+        digest = _verify_again(partial, check, brought.url)
+    return Downloaded(partial.finish(), digest, brought.url)
+
+
+@dataclass(frozen=True)
+class _Brought:
+    """Where the bytes of a partial came from.
+
+    Attributes:
+        url: The address.
+        pieced: Whether more than one connection, or an earlier call, brought them.
+    """
+
+    url: str
+    pieced: bool
+
+
+def _verify(partial: Partial, check: ExtraCheck | None) -> Digest:
+    digest = digest_file(partial.path)
+    require_match(digest, partial.file)
+    if check is not None:
+        check(partial.path)
+    return digest
+
+
+def _verify_again(partial: Partial, check: ExtraCheck | None, url: str) -> Digest:
+    try:
+        return _verify(partial, check)
+    except UserError as error:
+        partial.drop()
+        raise _rejected(error, url) from error
+
+
+def _rejected(error: UserError, url: str) -> UserError:
+    return UserError(
+        f"{error.what}; what arrived was removed",
+        value=public_url(url),
+        fix=error.fix or "try again later or from another --source: the file there was changed or damaged",
+    )
+
+
+def _bring(partial: Partial, transfer: Transfer) -> _Brought:
+    """Fill the partial from the first address that gives the whole file, the one it already comes from first."""
+    record = partial.read()
+    urls = partial.file.urls
+    if record is not None:
+        urls = (record.url, *(url for url in urls if url != record.url))
+    reasons: list[str] = []
+    fix: str | None = None
+    for url in urls:
+        try:
+            return _Brought(url, _Attempts(partial, url, transfer).run())
+        except TransferError as error:
+            reasons.append(f"{public_url(url)}: {error.what}")
+            fix = error.fix or fix
+    raise Unavailable(tuple(reasons), fix)
+
+
+class _Attempts:
+    """Attempts at one address until the file is whole or patience ends.
+
+    Args:
+        partial: What is there so far.
+        url: The address.
+        transfer: Patience, jitter and messages.
+    """
+
+    def __init__(self, partial: Partial, url: str, transfer: Transfer) -> None:
+        self.partial = partial
+        self.url = url
+        self.transfer = transfer
+        self.furthest_bytes = partial.size_bytes
+        self.idle = 0  # attempts in a row without progress
+        self.answered = False
+        self.pieced = partial.size_bytes > 0
+
+    def run(self) -> bool:
+        """Try until the whole file is there.
+
+        Returns:
+            Whether it was put together from more than one connection.
+
+        Raises:
+            TransferError: The address gives nothing more.
+        """
+        while True:
+            try:
+                if self._attempt():
+                    return self.pieced
+            except TransferError as error:
+                self._wait_or_give_up(error)
+
+    def _wait_or_give_up(self, error: TransferError) -> None:
+        config = self.transfer.config
+        self.answered |= error.connected
+        here_bytes = self.partial.size_bytes
+        if here_bytes >= self.furthest_bytes + config.progress_bytes:
+            self.idle = 0
+            self.furthest_bytes = here_bytes
+        self.idle += 1
+        patience = config.attempts if self.answered else config.first_attempts
+        if not error.retry or self.idle >= patience:
+            times = f", {self.idle} times in a row" if error.retry and self.idle > 1 else ""
+            raise TransferError(f"{error.what}{times}", retry=False, fix=error.fix) from error
+        wait_s = self._wait_s(error)
+        self.transfer.say(
+            f"{self.partial.file.name}: {error.what} after {show_bytes(here_bytes)}; next attempt in {wait_s:.0f} s"
+        )
+        self.transfer.sleep(wait_s)
+
+    def _wait_s(self, error: TransferError) -> float:
+        config = self.transfer.config
+        if error.retry_after_s is not None:
+            if error.retry_after_s > config.retry_after_limit_s:
+                raise TransferError(
+                    f"{error.what} and asks to come back in {error.retry_after_s:,.0f} s", retry=False
+                ) from error
+            return error.retry_after_s
+        # Full jitter between half and all of the doubled wait, so that clients cut off together don't return together.
+        wait_s = min(config.backoff_limit_s, config.backoff_s * 2.0 ** (self.idle - 1))
+        return wait_s * float(self.transfer.rng.uniform(0.5, 1.0))
+
+    def _attempt(self) -> bool:
+        """Ask once and keep what comes; return whether the file is whole."""
+        record = self.partial.read()
+        start_bytes = self.partial.size_bytes if record is not None and record.url == self.url else 0
+        known_bytes = self.partial.file.size_bytes or (record.total_bytes if record is not None else None)
+        if start_bytes and start_bytes == known_bytes:
+            return True  # killed between the last byte and the final name; the checks decide
+        resumable = record is not None and (record.validator or self.partial.file.checksums.known)
+        if not resumable or (known_bytes is not None and start_bytes > known_bytes):
+            start_bytes = 0
+        with request(self.url, _range_headers(start_bytes, record), self.transfer.config) as reply:
+            self.answered = True
+            if reply.status == 416:
+                return self._beyond_the_end(start_bytes, reply)
+            record = self._accept(start_bytes, record, reply)
+            return self._receive(reply, record)
+
+    def _beyond_the_end(self, start_bytes: int, reply: Reply) -> bool:
+        if not start_bytes or reply.total_bytes != start_bytes:
+            self._start_over("the file at the server is shorter than what is here")
+        if self.partial.file.size_bytes is not None:
+            self._another_length(start_bytes)
+        return True
+
+    def _accept(self, start_bytes: int, record: PartialRecord | None, reply: Reply) -> PartialRecord:
+        """Decide whether the reply continues the partial; one that is the whole file starts it anew."""
+        if reply.status == 200:
+            if start_bytes:
+                changed = record is not None and record.validator not in (None, reply.etag, reply.last_modified)
+                why = "the file at the server changed" if changed else "the server does not continue downloads"
+                self.transfer.say(f"{self.partial.file.name}: {why}; from zero")
+            self.pieced = False
+            return self.partial.begin(self.url, reply)
+        if record is None or not start_bytes or reply.range_start != start_bytes:
+            self._start_over("the server sent another part than the one asked for")
+        if None not in (record.etag, reply.etag) and record.etag != reply.etag:
+            self._start_over("the file at the server changed")
+        if None not in (record.total_bytes, reply.total_bytes) and record.total_bytes != reply.total_bytes:
+            self._start_over("the file at the server has another length now")
+        self.pieced = True
+        return record
+
+    def _receive(self, reply: Reply, record: PartialRecord) -> bool:
+        """Write what arrives; return whether it is the whole file."""
+        start_bytes, config = self.partial.size_bytes, self.transfer.config
+        expected = self.partial.file.size_bytes or reply.total_bytes or record.total_bytes
+        ends = None if reply.announced_bytes is None else start_bytes + reply.announced_bytes
+        pace = _Pace(config)
+        label = f"downloading {self.partial.file.name}"
+        with self.partial.writer() as write, track_bytes(label, expected, start_bytes) as advance:
+            here_bytes = start_bytes
+            while data := self._next_bytes(reply, here_bytes == (ends if ends is not None else expected)):
+                here_bytes += len(data)
+                if expected is not None and here_bytes > expected:
+                    break
+                write(data)
+                advance(len(data))
+                pace.require(len(data))
+        if expected is not None and here_bytes > expected:
+            self._too_long(expected)
+        if expected is None or here_bytes == expected:
+            return True
+        if here_bytes == reply.total_bytes:
+            self._another_length(here_bytes)
+        raise TransferError(f"the connection ended at {here_bytes:,} of {expected:,} bytes", retry=True)
+
+    def _next_bytes(self, reply: Reply, may_end: bool) -> bytes:
+        try:
+            return read_some(reply, self.transfer.config.chunk_bytes)
+        except TransferError:
+            # Some servers keep a connection open behind the last byte although they were asked to close it.
+            if may_end:
+                return b""
+            raise
+
+    def _too_long(self, expected: int) -> NoReturn:
+        self.partial.drop()
+        whose = "it announced" if self.partial.file.size_bytes is None else "that are published"
+        raise TransferError(f"the server sent more than the {expected:,} bytes {whose}; they were removed", retry=False)
+
+    def _another_length(self, n_bytes: int) -> NoReturn:
+        self.partial.drop()
+        known = f"{self.partial.file.size_bytes:,}"
+        raise TransferError(
+            f"the file there has {n_bytes:,} bytes and the published one {known}; it was removed", retry=False
+        )
+
+    def _start_over(self, why: str) -> NoReturn:
+        self.partial.drop()
+        raise TransferError(f"{why}; from zero", retry=True)
+
+
+class _Pace:
+    """Gives up a connection that stays too slow over a window of time."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        self.config = config
+        self.since_s = time.monotonic()
+        self.n_bytes = 0
+
+    def require(self, n_bytes: int) -> None:
+        """Count bytes that arrived.
+
+        Raises:
+            TransferError: Too few of them in the last window.
+        """
+        self.n_bytes += n_bytes
+        passed_s = time.monotonic() - self.since_s
+        if passed_s < self.config.slow_window_s:
+            return
+        if self.n_bytes < self.config.slowest_bytes_per_s * passed_s:
+            raise TransferError("the connection became too slow", retry=True)
+        self.since_s, self.n_bytes = time.monotonic(), 0
+
+
+def _range_headers(start_bytes: int, record: PartialRecord | None) -> dict[str, str]:
+    if not start_bytes:
+        return {}
+    validator = None if record is None else record.validator
+    return {"Range": f"bytes={start_bytes}-"} | ({"If-Range": validator} if validator else {})
