@@ -56,6 +56,7 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
     if _holds(paths, mark, n_png=4 * config.n_groups * config.tiles_per_case):
         return paths
     _require_replaceable(folder)
+    _refuse_starting_child()
     with atomic_folder(folder) as temporary:
         from histotune.datasets.synthetic.files import write_breakhis, write_oracle, write_pcam
         from histotune.datasets.synthetic.pool import Renderer
@@ -95,6 +96,14 @@ def _holds(paths: CohortPaths, mark: dict[str, object], n_png: int) -> bool:
     if not paths.oracle.is_file() or any(found != mark for found in marks):
         return False
     return sum(1 for _ in paths.breakhis.rglob("*.png")) == n_png and len(list(paths.pcam.glob("*.h5"))) == 6
+
+
+def _refuse_starting_child() -> None:
+    """Stop a worker that runs a script without a main guard once more, before it writes beside its parent."""
+    import multiprocessing
+
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # what multiprocessing itself goes by
+        raise RuntimeError("a script without a main guard starts itself again in every process that renders")
 
 
 def _require_replaceable(folder: Path) -> None:
