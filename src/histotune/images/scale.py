@@ -1,4 +1,4 @@
-"""How many micrometres a pixel is, by the size of nuclei: tiles are measured, groups are the unit, a prior is the ruler."""
+"""How many micrometres a pixel is, by the size of nuclei: groups are the unit, a prior is the ruler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from histotune.images.config import LoaderConfig, ScaleConfig
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.nuclei import TOO_SMALL, TileNuclei, nuclear_diameter
 from histotune.images.priors import find_prior, known_ratios
-from histotune.images.scale_fit import Z95, Fit, combined_factor, fit_scale, interval
+from histotune.images.scale_fit import METHOD_FACTOR, Z95, Fit, combined_factor, fit_scale, interval
 from histotune.images.scale_records import CandidateCheck, How, MagnificationScale, RatioCheck, ScaleEstimate
 from histotune.progress import track
 from histotune.provenance import cpu_count
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from histotune.images.priors import NuclearPrior
 # N tiles, G groups, M magnifications
 
-METHOD_FACTOR = 1.15  # crowding and chromatin: measured over true diameter is 0.87 to 1.0 on rendered tissue
 MAX_ERRORS = 20
 NO_GROUP = "unknown"
+CONTRADICTS = "its nuclei contradict the known ratios to the finer magnifications"
 
 
 def estimate_scale(
@@ -181,11 +181,13 @@ def _magnification(
         mpp=mpp,
         mpp_factor=combined_factor(prior.factor, METHOD_FACTOR, sampling) if how != "not estimable" else math.nan,
         how=how,
-        reason="" if alone else _most_common(here),
+        reason=_reason(here, alone, trusted=not joint or bool(fit.used_M[column])),
     )
 
 
-def _most_common(here: pl.DataFrame) -> str:
+def _reason(here: pl.DataFrame, alone: bool, trusted: bool) -> str:
+    if alone:
+        return "" if trusted else CONTRADICTS
     counted = here.filter(pl.col("reason") != "").group_by("reason").agg(n=pl.len()).sort("n", "reason")
     return str(counted["reason"][-1])
 
@@ -238,7 +240,8 @@ def _notes(
         if not scale.reason:
             continue
         then = "its value follows from the others by the known ratios" if scale.how == "joint fit" else "no value"
-        notes.append(f"{scale.magnification or 'The scale'} is not estimable alone ({scale.reason}): {then}.")
+        what = "is left out of the fit" if scale.reason == CONTRADICTS else "is not estimable alone"
+        notes.append(f"{scale.magnification or 'The scale'} {what} ({scale.reason}): {then}.")
     if (measured["group_id"] == NO_GROUP).any():
         notes.append("Groups are unknown for some tiles; these count as one group, so sampling says little.")
     return tuple(notes)

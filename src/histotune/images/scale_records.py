@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 How = Literal["measured", "joint fit", "not estimable"]
 METHOD = (
-    "Haematoxylin by two fixed dyes (Ruifrok and Johnston 2001); round maxima of the scale-normalised Laplacian of "
+    "Haematoxylin by two dyes estimated per image (Macenko et al. 2009) and least squares (Ruifrok and Johnston 2001); "
+    "round maxima of the scale-normalised Laplacian of "
     "Gaussian over place and scale (Lindeberg 1998); diameter-weighted median per tile, median over the tiles of a "
     "group, median over groups; bootstrap over groups."
 )
@@ -35,7 +36,7 @@ class MagnificationScale:
         mpp: um/px to use: from the joint fit where the ratios between magnifications are known.
         mpp_factor: Multiplicative uncertainty of ``mpp``: prior, method and sampling.
         how: Where ``mpp`` comes from.
-        reason: Why the magnification alone is not estimable; empty where it is.
+        reason: Why the magnification is not estimable alone, or not trusted; empty where it is.
     """
 
     magnification: str
