@@ -61,7 +61,7 @@ def estimate_scale(
     chosen = choose_tiles(tiles, config.max_tiles, config.seed)
     nuclei = measure_tiles(tile_sources(chosen), loader)
     measured = _tile_table(chosen, nuclei)
-    names = tuple(_in_order(measured["magnification"].unique().to_list()))
+    names = _magnifications(tiles.name, measured)
     ratios = known_ratios(tiles.name, names)
     log_ratio_M = np.log([ratios[name] for name in names]) if ratios else None
     log_GM = _by_group(measured, names)
@@ -137,6 +137,15 @@ def _tile_table(chosen: TileSet, nuclei: tuple[TileNuclei, ...]) -> pl.DataFrame
     )
 
 
+def _magnifications(dataset: str, measured: pl.DataFrame) -> tuple[str, ...]:
+    """Return the labels that were looked at and, where ratios are known, those that then follow, 40X before 100X."""
+    present = set(measured["magnification"])
+    spec = known_specs().get(dataset)
+    on_record = {name for scale in spec.scales for name in scale.mpp_by_magnification} if spec else set()
+    names = present | on_record if known_ratios(dataset, tuple(present | on_record)) else present
+    return tuple(sorted(names, key=lambda name: (int(name[:-1]) if name[:-1].isdigit() else 0, name)))
+
+
 def _by_group(measured: pl.DataFrame, names: tuple[str, ...]) -> NDArray[np.float64]:
     """Median log diameter per group and magnification; minus infinity where nuclei are too small, NaN without any."""
     log = pl.when(pl.col("reason") == TOO_SMALL).then(-math.inf).otherwise(pl.col("diameter_px").log())
@@ -188,6 +197,8 @@ def _magnification(
 def _reason(here: pl.DataFrame, alone: bool, trusted: bool) -> str:
     if alone:
         return "" if trusted else CONTRADICTS
+    if here.is_empty():
+        return "no tile was looked at"
     counted = here.filter(pl.col("reason") != "").group_by("reason").agg(n=pl.len()).sort("n", "reason")
     return str(counted["reason"][-1])
 
@@ -245,8 +256,3 @@ def _notes(
     if (measured["group_id"] == NO_GROUP).any():
         notes.append("Groups are unknown for some tiles; these count as one group, so sampling says little.")
     return tuple(notes)
-
-
-def _in_order(names: list[str]) -> list[str]:
-    """Sort labels as a person does: 40X before 100X."""
-    return sorted(names, key=lambda name: (int(name[:-1]) if name[:-1].isdigit() else 0, name))
