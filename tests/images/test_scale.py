@@ -253,4 +253,4 @@ def test_real_nuclei_contradict_the_nominal_scale(real_data: Path) -> None:
     assert not verdicts["nominal", "400X"]
     ratio = next(check for check in estimate.ratios if (check.coarse, check.fine) == ("100X", "400X"))
     assert ratio.low <= ratio.expected <= ratio.high
-    assert ratio.measured == pytest.approx(4, rel=0.25)
+    assert ratio.measured == pytest.approx(4, rel=0.35)
