@@ -38,7 +38,7 @@ def test_a_measured_scale_is_written_and_can_be_adopted(
         assert words in result.out
     found = json.loads(out.read_text())
     by_label = {scale["magnification"]: scale for scale in found["magnifications"]}
-    assert by_label["400X"]["mpp"] == pytest.approx(0.3, rel=0.12)
+    assert by_label["400X"]["mpp"] == pytest.approx(0.3, rel=0.2)
     assert by_label["40X"]["n_tiles"] == 0
     assert by_label["40X"]["diameter_px"] is None
     assert found["prior"]["diameter_um"] == 9

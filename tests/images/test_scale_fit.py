@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histotune.images.scale_fit import BETWEEN_GROUPS, Fit, combined_factor, fit_scale, interval
+from histotune.images.scale_fit import APPARENT, BETWEEN_GROUPS, Fit, combined_factor, fit_scale, interval
 
 RATIO_M = np.log(1 / np.array([40.0, 100.0, 200.0, 400.0]))
 
@@ -16,7 +16,7 @@ RATIO_M = np.log(1 / np.array([40.0, 100.0, 200.0, 400.0]))
 def diameters(n_groups: int = 20, spread: float = 0.1, seed: int = 0) -> NDArray[np.float64]:
     """Nuclei of 9 um at 0.25 um/px at 400X; every group has its own size."""
     rng = np.random.default_rng(seed)
-    return np.log(36.0) + np.log([0.1, 0.25, 0.5, 1.0]) + spread * rng.standard_normal((n_groups, 1))
+    return np.log(APPARENT * 36.0) + np.log([0.1, 0.25, 0.5, 1.0]) + spread * rng.standard_normal((n_groups, 1))
 
 
 def fit(log_GM: NDArray[np.float64], ratios: NDArray[np.float64] | None = RATIO_M) -> Fit:

@@ -16,7 +16,7 @@ from histotune.images.config import LoaderConfig, ScaleConfig
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.nuclei import TOO_SMALL, TileNuclei, nuclear_diameter
 from histotune.images.priors import find_prior, known_ratios
-from histotune.images.scale_fit import METHOD_FACTOR, Z95, Fit, combined_factor, fit_scale, interval
+from histotune.images.scale_fit import APPARENT, METHOD_FACTOR, Z95, Fit, combined_factor, fit_scale, interval
 from histotune.images.scale_records import CandidateCheck, How, MagnificationScale, RatioCheck, ScaleEstimate
 from histotune.progress import track
 from histotune.provenance import cpu_count
@@ -170,13 +170,14 @@ def _magnification(
     log = float(fit.log_M[column])
     alone = math.isfinite(log)
     low, high = interval(fit.resampled_RM[:, column]) if alone else (math.nan, math.nan)
+    alone_mpp = APPARENT * prior.diameter_um / math.exp(log) if alone else math.nan
     joint = log_ratio_M is not None and math.isfinite(fit.log_unit)
     how: How = "not estimable"
     mpp, error = math.nan, math.nan
     if joint and log_ratio_M is not None:
         how, mpp, error = "joint fit", math.exp(fit.log_unit + log_ratio_M[column]), fit.unit_error
     elif alone:
-        how, mpp, error = "measured", prior.diameter_um / math.exp(log), float(fit.error_M[column])
+        how, mpp, error = "measured", alone_mpp, float(fit.error_M[column])
     sampling = math.exp(Z95 * error) if math.isfinite(error) else math.nan
     return MagnificationScale(
         magnification=name,
@@ -186,7 +187,7 @@ def _magnification(
         diameter_px=math.exp(log) if alone else math.nan,
         low_px=math.exp(low),
         high_px=math.exp(high),
-        mpp_alone=prior.diameter_um / math.exp(log) if alone else math.nan,
+        mpp_alone=alone_mpp,
         mpp=mpp,
         mpp_factor=combined_factor(prior.factor, METHOD_FACTOR, sampling) if how != "not estimable" else math.nan,
         how=how,

@@ -29,7 +29,7 @@ class MagnificationScale:
         n_tiles: Tiles looked at.
         n_estimable: Tiles whose nuclei could be measured.
         n_groups: Groups with such tiles, or with nuclei too small to measure.
-        diameter_px: Typical nuclear diameter; NaN where not estimable.
+        diameter_px: Typical nuclear diameter as measured, a little less than true; NaN where not estimable.
         low_px: Lower end of its 95 % interval over groups.
         high_px: Upper end.
         mpp_alone: um/px from this magnification alone; NaN where not estimable.
