@@ -204,3 +204,16 @@ def test_rendered_tissue_stays_marked(table: Path) -> None:
     table.write_text("path\nimg/a.png\n", encoding="utf-8")
     (table.parent / "SYNTHETIC.json").write_text("{}", encoding="utf-8")
     assert read(table).synthetic
+
+
+def test_a_scale_given_in_the_settings_is_taken_with_its_uncertainty(table: Path) -> None:
+    table.write_text(
+        "path,label,magnification\nimg/a.png,0,20x\nimg/b.jpg,1,40x\nimg/c.tif,1,40x\n", encoding="utf-8"
+    )
+    scale = {"20X": 0.6, "40X": 0.3}
+    tiles = read(table, mpp_by_magnification=scale, mpp_factor=1.4)
+    assert tiles.table["mpp"].to_list() == [0.6, 0.3, 0.3]
+    assert set(tiles.table["mpp_source"]) == {"estimated"} and set(tiles.table["mpp_factor"]) == {1.4}
+    assert set(read(table, mpp=0.5).table["mpp_source"]) == {"user"}
+    assert set(read(table, mpp=0.5, mpp_factor=2).table["mpp_factor"]) == {2.0}
+    assert "exactly the magnifications" in message(table, mpp_by_magnification={"20X": 0.6})

@@ -129,19 +129,58 @@ def choose_scale(spec: DatasetSpec, config: DatasetConfig) -> ChosenScale:
 
     Args:
         spec: The data set, with its candidate scales.
-        config: Asks for a candidate (``mpp_source``) or gives the user's own scale (``mpp``), which wins.
+        config: Asks for a candidate (``mpp_source``) or gives a scale (``mpp``, ``mpp_by_magnification``), which wins.
 
     Returns:
-        The user's scale with factor 1; the candidate asked for; or, where the data set lacks it, its first
-        candidate, with a note.
+        The scale given, marked as the user's or, with an uncertainty, as estimated; the candidate asked for; or, where
+        the data set lacks it, its first candidate, with a note.
+
+    Raises:
+        UserError: The scale given leaves a magnification out, or names one that the data set does not have.
     """
-    magnifications = {name for scale in spec.scales for name in scale.mpp_by_magnification}
+    magnifications = sorted({name for scale in spec.scales for name in scale.mpp_by_magnification})
+    given = config.mpp_by_magnification
     if config.mpp is not None:
-        note = f"Scale: {config.mpp:g} um/px for every tile, as given by the user."
-        return ChosenScale("user", dict.fromkeys(magnifications, config.mpp), 1.0, note)
+        given = dict.fromkeys(magnifications, config.mpp)
+    if given is not None:
+        _check_magnifications(spec, given, magnifications)
+        return _given_scale(config, given)
     candidates = {scale.source: scale for scale in spec.scales}
     scale = candidates.get(config.mpp_source, spec.scales[0])
     lacking = "" if config.mpp_source in candidates else f" ({spec.title} has no {config.mpp_source} scale)"
     return ChosenScale(
         scale.source, scale.mpp_by_magnification, scale.factor, f"Scale: {scale.source}{lacking}. {scale.why}"
+    )
+
+
+def _given_scale(config: DatasetConfig, given: Mapping[str, float]) -> ChosenScale:
+    values = f"{config.mpp:g} um/px for every tile" if config.mpp is not None else ", ".join(
+        f"{mpp:g} um/px at {name}" for name, mpp in given.items()
+    )  # fmt: skip
+    if config.mpp_factor == 1:
+        return ChosenScale("user", given, 1.0, f"Scale: {values}, as given by the user.")
+    note = f"Scale: {values}, an estimate given by the user, within a factor of {config.mpp_factor:g}."
+    return ChosenScale("estimated", given, config.mpp_factor, note)
+
+
+def _check_magnifications(spec: DatasetSpec, given: Mapping[str, float], magnifications: list[str]) -> None:
+    """Refuse a scale per magnification that does not speak of exactly the data set's magnifications."""
+    wrong = [name for name in given if name not in magnifications]
+    missing = [name for name in magnifications if name not in given]
+    if not wrong and not missing:
+        return
+    labels = ", ".join(name or "(no label)" for name in magnifications)
+    if wrong:
+        what, value = f"{spec.title} has no such magnification", ", ".join(wrong)
+    else:
+        what, value = (
+            "mpp_by_magnification leaves magnifications out",
+            ", ".join(name or "(no label)" for name in missing),
+        )
+    raise UserError(
+        what,
+        value=value,
+        allowed=labels,
+        closest=closest_name(wrong[0], magnifications) if wrong else None,
+        fix=f"give all of: {labels}, or one scale for every tile with mpp",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -84,6 +84,10 @@ class DatasetConfig(BaseModel):
             is always binary, and one's own tiles have the classes that they have.
         mpp_source: Which of the data set's candidate scales fills the ``mpp`` column.
         mpp: The user's own scale, um/px, for every tile; overrides ``mpp_source``.
+        mpp_by_magnification: The same per magnification label, such as ``{"100X": 1.0, "400X": 0.25}``;
+            ``histotune data estimate-mpp`` prints it.
+        mpp_factor: Multiplicative uncertainty of ``mpp`` or ``mpp_by_magnification``. 1 marks the scale as the user's
+            own knowledge, more as an estimate.
         max_tiles_per_split: Keep at most this many tiles of each official part (PatchCamelyon), whole slides
             first where slides are known, chosen by ``seed``; 0 keeps all.
         seed: Seed of that choice.
@@ -106,6 +110,8 @@ class DatasetConfig(BaseModel):
     labels: Literal["binary", "eva4", "all8"] = "binary"
     mpp_source: Literal["estimated", "nominal"] = "estimated"
     mpp: float | None = Field(None, gt=0)
+    mpp_by_magnification: dict[str, Annotated[float, Field(gt=0)]] | None = Field(None, min_length=1)
+    mpp_factor: float = Field(1.0, ge=1)
     max_tiles_per_split: int = Field(0, ge=0)
     seed: int = 0
     on_bad_image: OnBadImage = "fail"
@@ -141,4 +147,12 @@ class DatasetConfig(BaseModel):
         for field, owners in OWNERS.items():
             if getattr(self, field) not in (None, "") and self.name not in owners:
                 raise ValueError(f"{field} does nothing for {self.name}; it is for {' and '.join(owners)}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> Self:
+        if self.mpp is not None and self.mpp_by_magnification is not None:
+            raise ValueError("mpp and mpp_by_magnification both give a scale; keep one of them")
+        if self.mpp_factor > 1 and self.mpp is None and self.mpp_by_magnification is None:
+            raise ValueError("mpp_factor belongs to mpp or mpp_by_magnification, and neither is given")
         return self

@@ -248,9 +248,8 @@ def _classes(
 def _scale(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> _Scale:
     """The user's one scale wins, then a tile's own, then the data set's candidate."""
     n = len(rows)
-    if config.mpp is not None:
-        note = f"Scale: {config.mpp:g} um/px for every tile, as given by the user."
-        return _Scale([config.mpp] * n, ["user"] * n, [1.0] * n, note)
+    if config.mpp is not None or config.mpp_by_magnification is not None:
+        return _given_scale(rows, config)
     chosen = choose_scale(spec, config) if spec.scales else None
     mpp: list[float | None] = []
     source: list[str | None] = []
@@ -269,6 +268,26 @@ def _scale(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> _S
     if n_unknown:
         words.append(f"unknown for {n_unknown:,} tiles (one for all: --set source.mpp=0.5)")
     return _Scale(mpp, source, factor, f"Scale: {'; '.join(words)}.")
+
+
+def _given_scale(rows: Sequence[Tile], config: DatasetConfig) -> _Scale:
+    """One scale for all tiles, or one per magnification, as given in the settings."""
+    by_magnification = config.mpp_by_magnification or {}
+    found = {_magnification(row.magnification) or "" for row in rows}
+    if config.mpp is None and set(by_magnification) != found:
+        raise UserError(
+            "the scale per magnification must speak of exactly the magnifications of the tiles",
+            value=", ".join(by_magnification), allowed=", ".join(sorted(found)) or "none: the tiles name none",
+            fix="--set source.mpp=0.5 gives one scale for all",
+        )  # fmt: skip
+    mpp = [config.mpp or by_magnification[_magnification(row.magnification) or ""] for row in rows]
+    values = f"{config.mpp:g} um/px for every tile" if config.mpp else ", ".join(
+        f"{value:g} um/px at {name}" for name, value in by_magnification.items()
+    )  # fmt: skip
+    exact = config.mpp_factor == 1
+    words = "as given by the user" if exact else f"an estimate given by the user, within {config.mpp_factor:g} times"
+    source = "user" if exact else "estimated"
+    return _Scale([*mpp], [source] * len(rows), [config.mpp_factor] * len(rows), f"Scale: {values}, {words}.")
 
 
 def _magnification(text: str | None) -> str | None:

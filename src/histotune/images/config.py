@@ -36,3 +36,25 @@ class LoaderConfig(BaseModel):
 
     workers: int = Field(0, ge=0)
     max_pixels: int = Field(64_000_000, ge=1)
+
+
+class ScaleConfig(BaseModel):
+    """How the scale of a data set is measured from its nuclei.
+
+    Attributes:
+        tissue: Whose nuclei serve as the ruler; None takes what is known about the data set.
+        nucleus_um: The user's own typical nuclear diameter; overrides ``tissue``.
+        nucleus_factor: Multiplicative uncertainty of ``nucleus_um``.
+        max_tiles: Tiles that are measured, spread over magnifications and groups; 0 takes all.
+        n_resamples: Bootstrap resamples of the groups.
+        seed: Seed of the choice of tiles and of the bootstrap.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tissue: Literal["breast", "lymph-node"] | None = None
+    nucleus_um: float | None = Field(None, gt=0)
+    nucleus_factor: float = Field(1.25, ge=1)
+    max_tiles: int = Field(400, ge=0)
+    n_resamples: int = Field(1000, ge=100)
+    seed: int = 0
