@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histotune.backbones.hub import commit_of, hub_file
+from histotune.backbones.hub import cached_file, commit_of, hub_file
 from histotune.backbones.identity import weights_hash
 from histotune.errors import UserError
 from histotune.files import canonical_json, hash_bytes
@@ -90,10 +90,14 @@ def locate_adapter(source: str, revision: str = "") -> AdapterFiles:
     if config is None:
         raise UserError(f"this repository has no {prefix}{CONFIG}", value=repository,
                         fix=f"where it keeps adapters in folders, pass --adapter {repository}/FOLDER") from None  # fmt: skip
+    complete = cached_file(repository, f"{prefix}{WEIGHTS}", revision) is not None
     weights = hub_file(repository, f"{prefix}{WEIGHTS}", revision, optional=True)
     if weights is None:
         raise _pickled(source, hub_file(repository, f"{prefix}{PICKLED}", revision, optional=True))
-    return AdapterFiles(config, weights, hub_file(repository, f"{prefix}{SIDECAR}", revision, optional=True))
+    sidecar = cached_file(repository, f"{prefix}{SIDECAR}", revision)
+    if sidecar is None and not complete:  # most adapters have none: it is asked for once, with the weights
+        sidecar = hub_file(repository, f"{prefix}{SIDECAR}", revision, optional=True)
+    return AdapterFiles(config, weights, sidecar)
 
 
 def adapter_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:

@@ -96,7 +96,7 @@ def _without_adapter(config: BackboneConfig, cache: Path | None) -> BackboneSpec
         return describe_folder(folder)
     if HUB_ID.fullmatch(config.name):
         return describe_hub(config.name, config.revision)
-    raise _unknown(config.name)
+    raise unknown_backbone(config.name)
 
 
 def _from_catalog(entry: CatalogEntry, config: BackboneConfig) -> BackboneSpec:
@@ -193,7 +193,15 @@ def _read_names(path: Path | None) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _unknown(name: str) -> UserError:
+def unknown_backbone(name: str) -> UserError:
+    """Return the mistake of a name that nothing is called by, with the closest one.
+
+    Args:
+        name: What the user typed.
+
+    Returns:
+        The error, to be raised.
+    """
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         return UserError("this backbone folder does not exist", value=name, fix="check the path")
     names = [entry.name for entry in ENTRIES]

@@ -210,13 +210,20 @@ def _refuse_own_code(kind: str, source: str) -> None:
 
 
 def _pretrained(folder: Path, *, safetensors: bool) -> torch.nn.Module:
+    import pickle  # for its error class only
+
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
-    with _no_bars():  # a torch file is read with weights_only=True: transformers knows no other way since torch 2.6
-        module, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=safetensors,
-            output_loading_info=True,
-        )  # fmt: skip
+    try:
+        with _no_bars():
+            module, report = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=safetensors,
+                output_loading_info=True, **({} if safetensors else {"weights_only": True}),
+            )  # fmt: skip
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError("the weights can't be read", value=folder, allowed="safetensors, or a plain state dict",
+                        fix="copy the folder again; convert other formats to safetensors") from error  # fmt: skip
     lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if lost or report["mismatched_keys"]:
         raise UserError("the checkpoint does not hold all weights of its model", value=folder,
