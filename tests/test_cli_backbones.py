@@ -17,11 +17,11 @@ def test_the_table_has_a_row_per_backbone(histotune: Histotune) -> None:
     result = histotune("backbones")
     assert result.code == 0
     for entry in ENTRIES:
-        assert re.search(rf"^ *{re.escape(entry.name)} ", result.out, re.MULTILINE), entry.name
+        assert re.search(rf"^│ *{re.escape(entry.name)} ", result.out, re.MULTILINE), entry.name
     assert "shape-verified" in result.out and "listed" in result.out
-    uni = next(line for line in result.out.splitlines() if line.startswith("uni2-h"))
+    uni = next(line for line in result.out.splitlines() if "│uni2-h" in line)
     assert all(part in uni for part in ("681 M", "1536", "gated", "CC-BY-NC-ND-4.0", "no", "? ? ?", "shape-verified"))
-    midnight = next(line for line in result.out.splitlines() if line.startswith("midnight "))
+    midnight = next(line for line in result.out.splitlines() if "│midnight " in line)
     assert all(part in midnight for part in ("1.1 B", "0.25, 0.5, 1, 2", "MIT", "yes", "● - -"))
 
 
@@ -35,7 +35,9 @@ def test_everything_about_one_has_its_sources(histotune: Histotune) -> None:
         "mean 0.485/0.456/0.406", "training mpp: 0.25, 0.5, 1, 2",
     ):  # fmt: skip
         assert part in result.out, part
-    figures = [line for line in result.out.splitlines() if re.match(r"  (hub|parameters|input|normalisation|column)", line)]
+    figures = [
+        line for line in result.out.splitlines() if re.match(r"  (hub|parameters|input|normalisation|column)", line)
+    ]
     assert all(re.search(r"\[\d+(, \d+)*\]$", line) for line in figures)
 
 

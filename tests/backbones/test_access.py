@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -38,11 +38,14 @@ class FakeHub:
     def __init__(self, *, gated: object = False, info: Exception | None = None, who: Exception | None = None,
                  access: Exception | None = None, size: int = 10) -> None:  # fmt: skip
         self.info, self.who, self.access = info, who, access
-        siblings = [SimpleNamespace(rfilename="model.safetensors", size=size), SimpleNamespace(rfilename="x", size=9**20)]
+        siblings = [
+            SimpleNamespace(rfilename="model.safetensors", size=size),
+            SimpleNamespace(rfilename="x", size=9**20),
+        ]
         self.answer = SimpleNamespace(gated=gated, siblings=siblings)
-        self.asked: list[tuple[str, dict[str, Any]]] = []
+        self.asked: list[tuple[str, dict[str, object]]] = []
 
-    def model_info(self, repository: str, **options: Any) -> object:
+    def model_info(self, repository: str, **options: object) -> object:
         self.asked.append((repository, options))
         if self.info is not None:
             raise self.info
@@ -96,14 +99,18 @@ def test_an_open_backbone_that_answers_can_be_used() -> None:
     [
         (hub_error("RepositoryNotFoundError", 401), "does not know the token", "hf auth login"),
         (hub_error("HfHubHTTPError", 401), "does not know the token", "hf auth login"),
-        (hub_error("GatedRepoError", 403), "not granted", "accept its licence at https://huggingface.co/MahmoodLab/UNI"),
+        (
+            hub_error("GatedRepoError", 403),
+            "not granted",
+            "accept its licence at https://huggingface.co/MahmoodLab/UNI",
+        ),
         (hub_error("RepositoryNotFoundError", 404), "no such repository", "open https://huggingface.co/MahmoodLab/UNI"),
         (hub_error("RevisionNotFoundError", 404), "has no revision", "commits/main"),
         (hub_error("HfHubHTTPError", 429), "too many requests", "wait some minutes"),
         (hub_error("HfHubHTTPError", 503), "answers with an error (503)", "try again later"),
         (TimeoutError("slow"), "did not answer within 10 s", "try again"),
         (ReadTimeoutError("slow"), "did not answer within 10 s", "try again"),
-        (ConnectionError("no route"), "can't be reached", "proxy"),
+        (ConnectionError("no route"), "can't be reached", "HTTPS_PROXY"),
         (ValueError(f"odd {SECRET}"), "could not be asked: odd ***", "report"),
     ],
 )
@@ -196,7 +203,7 @@ def test_an_adapter_of_the_catalog_is_asked_for_too() -> None:
 def test_a_table_of_answers_shows_no_token() -> None:
     from rich.console import Console
 
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     reports = check_access(["uni", "conch"], FakeHub(gated="auto", access=hub_error("GatedRepoError", 403)))
     console.print(access_table(reports))
     text = console.export_text()

@@ -1,4 +1,4 @@
-"""Adapters: merged deltas equal those computed by hand, under the names of any version; whatever is left over is refused."""
+"""Adapters: merged deltas equal those computed by hand under any version's names; what is left over is refused."""
 
 from __future__ import annotations
 
@@ -224,7 +224,10 @@ def test_a_phikon_adapter_of_an_older_transformers(tmp_path: Path) -> None:
         ("base_model.model.classifier.weight", "1 tensors or layers"),
         ("base_model.model.encoder.layer.9.mlp.weights_in.lora_A.weight", "have no place"),
         ("base_model.model.encoder.layer.0.attention.nothing.lora_B.weight", "have no place"),
-        ("base_model.model.encoder.layer.0.mlp.weights_in.lora_magnitude_vector", "can't put this adapter|have no place"),
+        (
+            "base_model.model.encoder.layer.0.mlp.weights_in.lora_magnitude_vector",
+            "can't put this adapter|have no place",
+        ),
     ],
 )
 def test_every_tensor_must_be_used(dinov2: Path, tmp_path: Path, extra: str, words: str) -> None:
@@ -396,7 +399,7 @@ def test_an_unknown_base_or_another_revision_is_warned_of(
 def test_pickled_and_missing_adapters(dinov2: Path, tmp_path: Path, old_adapter: Path) -> None:
     torch.save(old_tensors(), old_adapter / "adapter_model.bin")
     (old_adapter / "adapter_model.safetensors").unlink()
-    with pytest.raises(UserError, match="pickled adapter_model.bin, which is never loaded"):
+    with pytest.raises(UserError, match=r"pickled adapter_model\.bin, which is never loaded"):
         build_network(spec_of(dinov2, adapter=str(old_adapter)))
     with pytest.raises(UserError, match="does not exist"):
         spec_of(dinov2, adapter="/no/such/folder")

@@ -78,7 +78,9 @@ def test_a_figure_of_no_known_name_is_a_mistake_in_the_catalog() -> None:
         cite("somewhere", "colour")
 
 
-@pytest.mark.parametrize("name", ["conch", "MahmoodLab/CONCH", "mahmoodlab/conch", "musk", "keep", "beph", "random/musk"])
+@pytest.mark.parametrize(
+    "name", ["conch", "MahmoodLab/CONCH", "mahmoodlab/conch", "musk", "keep", "beph", "random/musk"]
+)
 def test_backbones_with_code_of_their_own_are_refused_with_what_to_do(name: str) -> None:
     with pytest.raises(UserError, match="never run") as caught:
         find_backbone(BackboneConfig(name=name))

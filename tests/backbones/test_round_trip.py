@@ -6,7 +6,6 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -60,7 +59,7 @@ def put_in_hub_cache(hub: Path, repository: str, revision: str) -> Path:
     return snapshot
 
 
-def original_dinov2(model: Any) -> dict[str, torch.Tensor]:
+def original_dinov2(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return a timm DINOv2's tensors under the names of the original code."""
     tensors = dict(model.state_dict())
     if "reg_token" in tensors:
@@ -95,7 +94,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def timm_model(spec: BackboneSpec) -> Any:
+def timm_model(spec: BackboneSpec) -> nn.Module:
     """Return timm's own model by an explicit call, layer classes written out."""
     import timm
     from timm.layers import SwiGLUPacked
@@ -226,8 +225,8 @@ def test_huge_registers_do_not_reach_the_patch_mean(
 
     original = vit.VisionTransformer.forward_features
 
-    def with_huge_registers(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        tokens_BTD = original(self, x, *args, **kwargs).clone()
+    def with_huge_registers(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        tokens_BTD = original(self, x).clone()
         tokens_BTD[:, 1 : 1 + n_registers] = 1e12
         return tokens_BTD
 
@@ -244,8 +243,8 @@ def test_huge_registers_of_transformers_do_not_reach_the_patch_mean(
     assert backbone.module is not None
     original = type(backbone.module).forward
 
-    def with_huge_registers(self: Any, *args: Any, **kwargs: Any) -> Any:
-        answer = original(self, *args, **kwargs)
+    def with_huge_registers(self: nn.Module, **inputs: torch.Tensor) -> object:
+        answer = original(self, **inputs)
         answer.last_hidden_state = answer.last_hidden_state.clone()
         answer.last_hidden_state[:, 1:5] = 1e12
         return answer
@@ -314,5 +313,3 @@ def test_a_local_folder_stands_in_for_a_gated_hub(
     from_hub = replace(find_backbone(BackboneConfig(name="uni2-h")), model_args=spec.model_args, size_px=spec.size_px)
     np.testing.assert_array_equal(load_backbone(from_hub, cpu, "fp32").embed(noise(spec)), from_folder)
     assert weights_hash(from_hub) == weights_hash(small)
-
-

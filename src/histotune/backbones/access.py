@@ -1,4 +1,4 @@
-"""Whether a backbone can be used here and now: the cache, the hub, the licence, the token, the disk; no token is shown."""
+"""Whether a backbone can be used here and now: cache, hub, licence, token, disk. No token is ever shown."""
 
 from __future__ import annotations
 
@@ -143,28 +143,42 @@ def _hub(repository: str, revision: str, api: Any) -> tuple[list[Finding], Any]:
 
 
 def _hub_failure(repository: str, revision: str, error: Exception) -> Finding:
+    """Say what a failed question to the hub means."""
+    page, problem = f"https://huggingface.co/{repository}", _problem(error)
+    answers = {
+        "gated": ("access to it was not granted", f"accept its licence at {page}, then run `hf auth login`"),
+        "revision": (f"has no revision {revision[:12]}", f"see {page}/commits/main"),
+        "absent": ("no such repository, or a private one", f"open {page}"),
+        "token": (
+            "does not know the token, or the repository is private or gone",
+            f"run `hf auth login`, then open {page}",
+        ),
+        "requests": ("too many requests from here", "wait some minutes; a token raises the limit"),
+        "status": (f"answers with an error ({_status(error)})", "try again later"),
+        "slow": (f"did not answer within {TIMEOUT_S:.0f} s", "try again, or check the proxy"),
+        "network": ("can't be reached from here", "check the connection or HTTPS_PROXY"),
+        "other": (f"could not be asked: {redact(f'{error}').splitlines()[0][:120]}", "report this"),
+    }
+    state: State = "problem" if problem in ("gated", "revision", "absent", "token") else "unknown"
+    return Finding("hub", state, *answers[problem])
+
+
+def _problem(error: Exception) -> str:
+    """Return which of the known failures an error of the hub's client is."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
-    page, status = f"https://huggingface.co/{repository}", _status(error)
-    if isinstance(error, GatedRepoError) or status == 403:
-        return Finding("hub", "problem", "access to it was not granted",
-                       f"accept its licence at {page}, then run `hf auth login`")  # fmt: skip
-    if isinstance(error, RevisionNotFoundError):
-        return Finding("hub", "problem", f"has no revision {revision[:12]}", f"see {page}/commits/main")
-    if isinstance(error, RepositoryNotFoundError) and status != 401:
-        return Finding("hub", "problem", "no such repository, or a private one", f"open {page}")
-    if status == 401:
-        return Finding("hub", "problem", "does not know the token, or the repository is private or gone",
-                       f"run `hf auth login`, then open {page}")  # fmt: skip
-    if status == 429:
-        return Finding("hub", "unknown", "too many requests from here", "wait some minutes; a token raises the limit")
-    if status is not None:
-        return Finding("hub", "unknown", f"answers with an error ({status})", "try again later")
-    if isinstance(error, TimeoutError) or "timeout" in type(error).__name__.lower():
-        return Finding("hub", "unknown", f"did not answer within {TIMEOUT_S:.0f} s", "try again, or check the proxy")
-    if isinstance(error, OSError) or "connect" in type(error).__name__.lower():
-        return Finding("hub", "unknown", "can't be reached from here", "check the connection or the proxy (HTTPS_PROXY)")
-    return Finding("hub", "unknown", f"could not be asked: {redact(str(error).splitlines()[0][:120])}", "report this")
+    status, kind = _status(error), type(error).__name__.lower()
+    known = (
+        ("gated", isinstance(error, GatedRepoError) or status == 403),
+        ("revision", isinstance(error, RevisionNotFoundError)),
+        ("absent", isinstance(error, RepositoryNotFoundError) and status != 401),
+        ("token", status == 401),
+        ("requests", status == 429),
+        ("status", status is not None),
+        ("slow", isinstance(error, TimeoutError) or "timeout" in kind),
+        ("network", isinstance(error, OSError) or "connect" in kind),
+    )
+    return next((name for name, holds in known if holds), "other")
 
 
 def _status(error: Exception) -> int | None:

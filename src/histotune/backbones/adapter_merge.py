@@ -76,8 +76,11 @@ def _placed_lora(
     """Return the config and the tensors of a LoRA adapter under the names of this network."""
     start = settings.get("init_lora_weights", True)
     if start not in PLAIN_STARTS:
-        raise UserError(f"this adapter was started as {start}, which changes the base weights too", value=files.config,
-                        fix="convert it with peft: save_pretrained(path_initial_model_for_weight_conversion=...)")  # fmt: skip
+        raise UserError(
+            f"this adapter was started as {start}, which changes the base weights too",
+            value=files.config,
+            fix="convert it with peft: save_pretrained(path_initial_model_for_weight_conversion=...)",
+        )
     layers, others = _layers(settings, tensors)
     placed, lost = place(layers, (name for name, _ in module.named_modules()))
     if others or lost:
@@ -176,7 +179,7 @@ def _injected(module: torch.nn.Module, config: Any, tensors: dict[str, torch.Ten
         missing = sorted(set(held) - set(tensors))
         if missing:
             raise UserError("the adapter's file lacks tensors that its settings ask for", value=missing[0],
-                            allowed=f"{len(held)} tensors; {len(missing)} are missing", fix="copy it again")  # fmt: skip
+                            allowed=f"{len(held)} tensors; {len(missing)} lack", fix="copy it again")  # fmt: skip
         set_peft_model_state_dict(model, tensors)
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0][:200]
@@ -209,7 +212,9 @@ def _naming_hint(files: AdapterFiles) -> str:
 
     naming = read_sidecar(files).get("naming") or {}
     if naming:
-        return f"it was saved under {naming.get('library')} {naming.get('version')}; choose the backbone it was made for"
+        return (
+            f"it was saved under {naming.get('library')} {naming.get('version')}; choose the backbone it was made for"
+        )
     return (
         f"choose the backbone it was made for (installed: transformers {library_version('transformers')}, "
         f"timm {library_version('timm')})"

@@ -89,7 +89,7 @@ def locate_adapter(source: str, revision: str = "") -> AdapterFiles:
     config = hub_file(repository, f"{prefix}{CONFIG}", revision, optional=True)
     if config is None:
         raise UserError(f"this repository has no {prefix}{CONFIG}", value=repository,
-                        fix=f"where it keeps adapters in folders, pass --adapter {repository}/FOLDER") from None  # fmt: skip
+                        fix=f"where it keeps adapters in folders, pass --adapter {repository}/FOLDER")  # fmt: skip
     complete = cached_file(repository, f"{prefix}{WEIGHTS}", revision) is not None
     weights = hub_file(repository, f"{prefix}{WEIGHTS}", revision, optional=True)
     if weights is None:
@@ -221,9 +221,12 @@ def _folder(source: str) -> Path | None:
 def _local_files(folder: Path) -> AdapterFiles:
     if not (folder / CONFIG).is_file():
         below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
-        raise UserError(f"this folder has no {CONFIG}, so it is no adapter", value=folder,
-                        allowed=f"one of its folders: {', '.join(below)}" if below else "what peft's save_pretrained wrote",
-                        fix=f"pass --adapter {folder / below[0]}" if below else "check --adapter")  # fmt: skip
+        raise UserError(
+            f"this folder has no {CONFIG}, so it is no adapter",
+            value=folder,
+            allowed=f"one of its folders: {', '.join(below)}" if below else "what peft's save_pretrained wrote",
+            fix=f"pass --adapter {folder / below[0]}" if below else "check --adapter",
+        )
     if not (folder / WEIGHTS).is_file():
         raise _pickled(str(folder), folder / PICKLED if (folder / PICKLED).is_file() else None)
     sidecar = folder / SIDECAR

@@ -1,4 +1,4 @@
-"""A catalog entry: a backbone's facts, each with its source, its licence as answers, and what stops it where one does."""
+"""A catalog entry: a backbone's facts with their sources, its licence as answers, and what stops it, if anything."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["shape-verified", "listed", "no weights"]
 
 @dataclass(frozen=True)
 class Licence:
-    """What a licence lets one do; None where its text does not say.
+    """What a licence lets one do; None where its text does not say, or was not read clause by clause.
 
     Attributes:
         name: Its name.

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
     from histotune.backbones.access import AccessReport
 
-ANSWERS = {True: "yes", False: "no", None: "not said"}
+ANSWERS = {True: "yes", False: "no", None: "see licence"}
 SEEN = {"yes": "●", "no": "-", "unknown": "?"}
 STATES = {"ok": "ok", "problem": "NO", "unknown": "?"}
 LEGEND = (
-    "● the pretraining data holds TCGA / Camelyon16 (PCam) / BreakHis images, - it does not, ? not known.\n"
+    "Overlap: ● the pretraining data, as its authors describe it, holds TCGA / Camelyon16 (PCam) / BreakHis images, "
+    "- it does not, ? not known.\n"
     "shape-verified: built at full size and compared with the cited figures. listed: needs code of its own.\n"
     "All facts and their sources: histotune backbones show NAME. Can I use it here: histotune backbones check NAME."
 )

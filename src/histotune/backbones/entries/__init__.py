@@ -11,8 +11,8 @@ from histotune.backbones.entries.lite0 import LITE0
 from histotune.backbones.entries.lunit import LUNIT
 from histotune.backbones.entries.midnight import MIDNIGHT, MIDNIGHT_SPECTRA
 from histotune.backbones.entries.openmidnight import OPENMIDNIGHT
-from histotune.backbones.entries.own_code import OWN_CODE
 from histotune.backbones.entries.owkin import PHIKON, PHIKON_V2
+from histotune.backbones.entries.own_code import OWN_CODE
 from histotune.backbones.entries.plip import PLIP
 from histotune.backbones.entries.resnet50 import RESNET50
 from histotune.backbones.entries.uni import UNI, UNI2_H

@@ -10,7 +10,9 @@ RELEASE = (
 )
 CARD0, CARD1 = "https://huggingface.co/bioptimus/H-optimus-0", "https://huggingface.co/bioptimus/H-optimus-1"
 CARD_MINI = "https://huggingface.co/bioptimus/H0-mini"
-LAUNCH = "https://resources.bioptimus.com/bioptimus-launches-h-optimus-1-a-state-of-the-art-foundation-model-for-pathology"
+LAUNCH = (
+    "https://resources.bioptimus.com/bioptimus-launches-h-optimus-1-a-state-of-the-art-foundation-model-for-pathology"
+)
 SPECTRA = "https://huggingface.co/medarc/spectra-h-optimus-0-lora"
 _GIANT: tuple[tuple[str, ModelArgument], ...] = (
     ("img_size", 224), ("init_values", 1e-5), ("global_pool", "token"), ("dynamic_img_size", True),
@@ -96,9 +98,13 @@ H0_MINI = CatalogEntry(
         default_pooling=("cls",),
         hub_id="bioptimus/H0-mini",
         model_args=(
-            ("img_size", 224), ("init_values", 1e-5), ("mlp_ratio", 5.33334), ("mlp_layer", "SwiGLUPacked"),
-            ("act_layer", "SiLU"), ("dynamic_img_size", True),
-        ),  # fmt: skip
+            ("img_size", 224),
+            ("init_values", 1e-5),
+            ("mlp_ratio", 5.33334),
+            ("mlp_layer", "SwiGLUPacked"),
+            ("act_layer", "SiLU"),
+            ("dynamic_img_size", True),
+        ),
     ),
     about="H0-mini, ViT-B/14 with SwiGLU and 4 registers, distilled from H-optimus-0 (Bioptimus, Owkin)",
     licence=academic_gated(CARD_MINI),

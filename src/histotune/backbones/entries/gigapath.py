@@ -21,9 +21,15 @@ PROV_GIGAPATH = CatalogEntry(
         default_pooling=("cls",),
         hub_id="prov-gigapath/prov-gigapath",
         model_args=(
-            ("img_size", 224), ("patch_size", 16), ("embed_dim", 1536), ("depth", 40), ("num_heads", 24),
-            ("mlp_ratio", 5.33334), ("init_values", 1e-5), ("dynamic_img_size", True),
-        ),  # fmt: skip
+            ("img_size", 224),
+            ("patch_size", 16),
+            ("embed_dim", 1536),
+            ("depth", 40),
+            ("num_heads", 24),
+            ("mlp_ratio", 5.33334),
+            ("init_values", 1e-5),
+            ("dynamic_img_size", True),
+        ),
     ),
     about="Prov-GigaPath tile encoder, DINOv2 ViT-g/16 (Microsoft, Providence)",
     licence=Licence("Prov-GigaPath terms (gated)", False, False, False, None, f"{HOME}/LICENSE"),

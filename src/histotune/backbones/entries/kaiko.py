@@ -11,7 +11,7 @@ README = f"{HOME}/blob/241ecca572c3527f4b26a70d79903af4318e6b3b/README.md"
 LICENCE = f"{HOME}/blob/abc4012060e43c956126bbc6ca28877f926b3d56/LICENSE"
 
 
-def _entry(  # noqa: PLR0913, PLR0917  (a row of a table)
+def _entry(
     name: str, architecture: str, repository: str, revision: str, params: tuple[float, float], dim: int,
     *extra: tuple[str, ModelArgument],
 ) -> CatalogEntry:  # fmt: skip

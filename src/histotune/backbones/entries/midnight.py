@@ -25,9 +25,14 @@ MIDNIGHT = CatalogEntry(
         overlap="trained on TCGA slides: benchmarks cut from TCGA overlap; BreakHis and PatchCamelyon do not",
         default_pooling=("cls", "patch_mean"),
         model_args=(
-            ("model_type", "dinov2"), ("hidden_size", 1536), ("num_hidden_layers", 40), ("num_attention_heads", 24),
-            ("patch_size", 14), ("image_size", 224), ("use_swiglu_ffn", True),
-        ),  # fmt: skip
+            ("model_type", "dinov2"),
+            ("hidden_size", 1536),
+            ("num_hidden_layers", 40),
+            ("num_attention_heads", 24),
+            ("patch_size", 14),
+            ("image_size", 224),
+            ("use_swiglu_ffn", True),
+        ),
     ),
     about="Midnight-12k, DINOv2 ViT-g/14 (kaiko.ai)",
     licence=mit(CARD),

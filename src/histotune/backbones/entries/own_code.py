@@ -9,7 +9,9 @@ ELSEWHERE = "embed your tiles with it elsewhere and bring the embeddings in with
 REMOTE = "its repository ships Python that transformers would run (trust_remote_code), which is never done here"
 
 
-def _listed(name: str, repository: str, about: str, licence: Licence, own_code: OwnCode, **facts: object) -> CatalogEntry:
+def _listed(
+    name: str, repository: str, about: str, licence: Licence, own_code: OwnCode, **facts: object
+) -> CatalogEntry:
     dim, gated = facts.get("dim"), bool(facts.get("gated", True))
     figures = ["hub", *(["dim"] if dim is not None else []), *(["gated"] if gated else [])]
     where = str(facts.get("where", TRIDENT_TABLE))
@@ -24,7 +26,8 @@ def _listed(name: str, repository: str, about: str, licence: Licence, own_code: 
 
 
 CONCH = _listed(
-    "conch", "MahmoodLab/CONCH", "CONCH, CoCa ViT-B/16 for images and text (Mahmood Lab)", no_derivatives(TRIDENT_TABLE),
+    "conch", "MahmoodLab/CONCH", "CONCH, CoCa ViT-B/16 for images and text (Mahmood Lab)",
+    no_derivatives(TRIDENT_TABLE),
     OwnCode(
         "its attentional pooler is code of the package conch, which neither timm nor transformers has",
         f"pip install git+https://github.com/Mahmoodlab/CONCH.git, {ELSEWHERE}",

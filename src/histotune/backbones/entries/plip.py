@@ -19,9 +19,14 @@ PLIP = CatalogEntry(
         overlap="images from social media, of unknown origin",
         default_pooling=("pooled",),
         model_args=(
-            ("model_type", "clip_vision_model"), ("hidden_size", 768), ("num_hidden_layers", 12),
-            ("num_attention_heads", 12), ("intermediate_size", 3072), ("patch_size", 32), ("image_size", 224),
-        ),  # fmt: skip
+            ("model_type", "clip_vision_model"),
+            ("hidden_size", 768),
+            ("num_hidden_layers", 12),
+            ("num_attention_heads", 12),
+            ("intermediate_size", 3072),
+            ("patch_size", 32),
+            ("image_size", 224),
+        ),
     ),
     about="PLIP, the vision tower of a CLIP ViT-B/32 (Stanford)",
     licence=Licence("not stated", None, None, None, None, HOME),

@@ -34,8 +34,6 @@ RESNET50 = CatalogEntry(
         cite(f"{CARD}/commit/99108565f2fd2a9d8a1b640156f564d7f4ad7188", "revision"),
         cite("https://huggingface.co/timm/resnet50.tv2_in1k (the same architecture)", "params"),
     ),
-    notes=(
-        "pooled over the last stage, 2048 wide; some pathology toolkits take the third stage, 1024 wide",
-    ),
+    notes=("pooled over the last stage, 2048 wide; some pathology toolkits take the third stage, 1024 wide",),
     verified=True,
 )
