@@ -106,3 +106,35 @@ def test_embed_takes_an_adapter_and_keys_it(
     assert (plain.code, adapted.code) == (0, 0)
     assert spaces[0] != spaces[1]
     assert "no forward pass was needed" in histotune(*arguments, "--adapter", tmp_path / "adapter").out
+
+
+def test_a_hub_backbone_works_offline_and_its_commit_stays_with_the_head(
+    histotune: Histotune, breakhis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the hub cache alone, as with HF_HUB_OFFLINE=1; the branch moves on afterwards, the head does not."""
+    import json
+    import shutil
+
+    from huggingface_hub import constants
+    from transformers import ViTConfig, ViTModel
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    place = tmp_path / "hub" / "models--org--tiny"
+    snapshot = place / "snapshots" / ("a" * 40)
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+                       image_size=28, patch_size=14)  # fmt: skip
+    ViTModel(config).save_pretrained(snapshot)
+    processor = '{"size": 28, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    (snapshot / "preprocessor_config.json").write_text(processor, encoding="utf-8")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("a" * 40, encoding="utf-8")
+    head, cache = tmp_path / "head", ("--cache", tmp_path / "cache")
+    swept = histotune("sweep", "breakhis", "--data", breakhis, "--backbone", "org/tiny", "--out", head, *cache)
+    assert swept.code == 0, swept.err
+    assert json.loads((head / "bundle.json").read_text(encoding="utf-8"))["backbone"]["revision"] == "a" * 40
+    shutil.copytree(snapshot, place / "snapshots" / ("b" * 40))
+    (place / "snapshots" / ("b" * 40) / "model.safetensors").write_bytes(b"other weights")
+    (place / "refs" / "main").write_text("b" * 40, encoding="utf-8")
+    predicted = histotune("predict", head, next(breakhis.rglob("*.png")), *cache)
+    assert predicted.code == 0, predicted.err

@@ -50,7 +50,7 @@ Adapter = Annotated[
     str | None,
     typer.Option(
         "--adapter",
-        help="PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME[/FOLDER] on the hub.",
+        help="PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub.",
         show_default=False,
     ),
 ]

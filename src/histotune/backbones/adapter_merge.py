@@ -45,7 +45,8 @@ def merge_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Modul
             config, tensors = _placed_lora(module, files, settings, tensors)
         else:
             config = _plain_config(settings, files)
-        return _merged(_injected(module, config, tensors, files), spec)
+        model = _injected(module, config, tensors, files)
+        return _merged(model, spec)
 
 
 @contextmanager
@@ -168,7 +169,7 @@ def _plain_config(settings: dict[str, Any], files: AdapterFiles) -> Any:  # noqa
 
 def _injected(module: torch.nn.Module, config: Any, tensors: dict[str, torch.Tensor], files: AdapterFiles) -> Any:  # noqa: ANN401
     """Return a PeftModel that holds exactly the adapter's tensors."""
-    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from peft import get_peft_model, get_peft_model_state_dict
 
     try:
         model = get_peft_model(module, config)
@@ -180,12 +181,28 @@ def _injected(module: torch.nn.Module, config: Any, tensors: dict[str, torch.Ten
         if missing:
             raise UserError("the adapter's file lacks tensors that its settings ask for", value=missing[0],
                             allowed=f"{len(held)} tensors; {len(missing)} lack", fix="copy it again")  # fmt: skip
-        set_peft_model_state_dict(model, tensors)
+        _fill(held, tensors)
+        if any(not torch.equal(held[name], part) for name, part in get_peft_model_state_dict(model).items()):
+            raise ValueError("its values did not reach the network")
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0][:200]
         raise UserError(f"peft can't put this adapter on the backbone: {first}", value=files.weights.parent,
                         fix=_naming_hint(files)) from error  # fmt: skip
     return model
+
+
+def _fill(held: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    """Write an adapter's values into the tensors that a PeftModel shares.
+
+    peft's own setter is not used: up to version 0.14 it loses layers whose name holds the word of the part it renames
+    (``weights_in`` and ``weight``), without a word.
+    """
+    odd = next((name for name in held if held[name].shape != tensors[name].shape), None)
+    if odd is not None:
+        raise ValueError(f"{odd} is {tuple(tensors[odd].shape)}, not {tuple(held[odd].shape)}")
+    with torch.no_grad():
+        for name, tensor in held.items():
+            tensor.copy_(tensors[name])
 
 
 def _merged(model: Any, spec: BackboneSpec) -> torch.nn.Module:  # noqa: ANN401

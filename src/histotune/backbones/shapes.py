@@ -42,9 +42,9 @@ def measure_shape(spec: BackboneSpec, *, with_classifier: bool = False) -> Shape
     Raises:
         UserError: The installed libraries lack a layer.
     """
-    import torch
+    from histotune.backbones.meta import without_memory
 
-    with torch.device("meta"):
+    with without_memory():
         if spec.kind == "transformers":
             return _transformers_shape(spec)
         import timm
