@@ -313,3 +313,26 @@ def test_a_local_folder_stands_in_for_a_gated_hub(
     from_hub = replace(find_backbone(BackboneConfig(name="uni2-h")), model_args=spec.model_args, size_px=spec.size_px)
     np.testing.assert_array_equal(load_backbone(from_hub, cpu, "fp32").embed(noise(spec)), from_folder)
     assert weights_hash(from_hub) == weights_hash(small)
+
+
+@pytest.mark.parametrize("kind", ["Dinov2WithRegisters", "DINOv3ViT"])
+def test_metas_own_repositories_load_by_their_hub_id(kind: str, hub: Path, cpu: ComputeDevice) -> None:
+    import transformers
+
+    if not hasattr(transformers, f"{kind}Config"):
+        pytest.skip("needs a newer transformers")
+    settings = {**TINY_TRANSFORMERS, "image_size": 56, "patch_size": 14, "num_register_tokens": 4}
+    torch.manual_seed(4)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    folder = put_in_hub_cache(hub, "facebook/tiny", "")
+    model.save_pretrained(folder)
+    processor = '{"size": 56, "resample": 3, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}'
+    (folder / "preprocessor_config.json").write_text(processor, encoding="utf-8")
+    spec = find_backbone(BackboneConfig(name="facebook/tiny"))
+    assert (spec.revision, spec.default_pooling) == (COMMIT, ("cls", "patch_mean"))
+    pixels = noise(spec)
+    with torch.inference_mode():
+        tokens_BTD = model(pixel_values=normalised(pixels, spec)).last_hidden_state
+    assert tokens_BTD.shape[1] == 1 + 4 + 16
+    expected_BD = torch.cat([tokens_BTD[:, 0], tokens_BTD[:, 5:].mean(1)], dim=1).numpy()
+    np.testing.assert_allclose(load_backbone(spec, cpu, "fp32").embed(pixels), expected_BD, rtol=1e-4, atol=1e-5)
