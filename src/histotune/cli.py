@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from histotune.cli_backbones import backbones_app
 from histotune.cli_data import data_app
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
     ),
 )
 config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, field by field.")
+app.add_typer(backbones_app, name="backbones")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 
@@ -42,7 +44,15 @@ BackboneName = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="lite0, midnight, timm/NAME, a hub id, or a local folder saved by save_pretrained.",
+        help="A name out of `histotune backbones`, timm/NAME, a hub id, or a local folder saved by save_pretrained.",
+        show_default=False,
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub.",
         show_default=False,
     ),
 ]
@@ -109,6 +119,7 @@ def run(
     pcam: Pcam = None,
     train_magnification: Magnification = None,
     backbone: BackboneName = None,
+    adapter: Adapter = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -140,6 +151,7 @@ def run(
             pcam=pcam,
             train_magnification=train_magnification,
             backbone=backbone,
+            adapter=adapter,
             out=out,
             cache=cache,
             settings=settings,
@@ -158,6 +170,7 @@ def embed(
     dataset: DatasetArgument,
     data: Data = None,
     backbone: BackboneName = None,
+    adapter: Adapter = None,
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
@@ -166,7 +179,15 @@ def embed(
     from histotune.commands import build_config, embed_and_print
 
     embed_and_print(
-        build_config(dataset, data=data, backbone=backbone, cache=cache, settings=settings, on_bad_image=on_bad_image)
+        build_config(
+            dataset,
+            data=data,
+            backbone=backbone,
+            adapter=adapter,
+            cache=cache,
+            settings=settings,
+            on_bad_image=on_bad_image,
+        )
     )
 
 
@@ -176,6 +197,7 @@ def sweep(
     data: Data = None,
     train_magnification: Magnification = None,
     backbone: BackboneName = None,
+    adapter: Adapter = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -190,6 +212,7 @@ def sweep(
             data=data,
             train_magnification=train_magnification,
             backbone=backbone,
+            adapter=adapter,
             out=out,
             cache=cache,
             settings=settings,

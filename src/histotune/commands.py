@@ -181,6 +181,8 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
             dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
     if typed.get("backbone") is not None:
         data["backbone"] = {"name": typed["backbone"]}
+    if typed.get("adapter") is not None:
+        data["backbone"]["adapter"] = typed["adapter"]
     for name in ("out", "cache"):
         if typed.get(name) is not None:
             data[name] = str(typed[name])

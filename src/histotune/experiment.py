@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
+from histotune.backbones.catalog import (
+    colour_histogram,
+    documented_view,
+    find_backbone,
+    pinned_config,
+    random_twin,
+)
 from histotune.datasets.read import read_dataset
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.embeddings.extract import EmbedRequest, embed
@@ -92,6 +98,8 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         if source is None and target is not None:
             target, target_split = with_parts(target, config.evaluation)
         _check_before_embedding(config, source, target)
+    pinned = pinned_config(config.backbone, find_backbone(config.backbone, config.cache))
+    config = config.model_copy(update={"backbone": pinned})  # what a run repeats from is what it used
     source_arms = _embed_arms(config, config.source, source, watch)
     target_arms = _embed_arms(config, config.target, target, watch)
     settings = StudySettings(config.evaluation, config.sweep, config.interval, target_split)

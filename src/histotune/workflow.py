@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.catalog import documented_view, find_backbone
+from histotune.backbones.catalog import documented_view, find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits.records import tile_groups
@@ -100,8 +100,10 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     result = sweep(material.embeddings, task, config.sweep)[0]
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        view = config.view or documented_view(find_backbone(config.backbone, config.cache))
-        save_bundle(Bundle(result.head, config.backbone, view, config.embedding.precision), folder)
+        spec = find_backbone(config.backbone, config.cache)
+        view = config.view or documented_view(spec)
+        backbone = pinned_config(config.backbone, spec)
+        save_bundle(Bundle(result.head, backbone, view, config.embedding.precision), folder)
         result.trials.write_parquet(folder / "trials.parquet")
     return SweepOutcome(result, describe_choice(result, domain), config.out)
 

@@ -25,7 +25,7 @@ def find(name: str, **options: str) -> BackboneSpec:
 def test_entries_are_complete() -> None:
     assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
     for entry in ENTRIES:
-        assert entry.licence and entry.citation and entry.overlap, entry.name
+        assert entry.about and entry.spec.licence and entry.spec.citation and entry.spec.overlap, entry.name
 
 
 def test_midnight_is_pinned_and_found_by_hub_id_too() -> None:

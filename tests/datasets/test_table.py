@@ -207,9 +207,7 @@ def test_rendered_tissue_stays_marked(table: Path) -> None:
 
 
 def test_a_scale_given_in_the_settings_is_taken_with_its_uncertainty(table: Path) -> None:
-    table.write_text(
-        "path,label,magnification\nimg/a.png,0,20x\nimg/b.jpg,1,40x\nimg/c.tif,1,40x\n", encoding="utf-8"
-    )
+    table.write_text("path,label,magnification\nimg/a.png,0,20x\nimg/b.jpg,1,40x\nimg/c.tif,1,40x\n", encoding="utf-8")
     scale = {"20X": 0.6, "40X": 0.3}
     tiles = read(table, mpp_by_magnification=scale, mpp_factor=1.4)
     assert tiles.table["mpp"].to_list() == [0.6, 0.3, 0.3]

@@ -9,10 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histotune.backbones.adapters import pin_adapter
 from histotune.backbones.describe import describe_folder, describe_hub, describe_timm
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entries.colour_histogram import COLOUR_HISTOGRAM
 from histotune.backbones.records import BackboneSpec
+from histotune.backbones.weights import resolve_revision
 from histotune.errors import UserError, closest_name
 from histotune.files import write_json
 from histotune.images.config import ViewConfig
@@ -20,6 +22,7 @@ from histotune.provenance import library_version
 
 if TYPE_CHECKING:
     from histotune.backbones.config import BackboneConfig
+    from histotune.backbones.entry import CatalogEntry
 
 LOG = logging.getLogger(__name__)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -30,15 +33,16 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
     """Return the facts about a backbone by its name.
 
     Args:
-        config: Catalog name (``lite0``, ``midnight``, ``colour-histogram``), ``timm/ARCHITECTURE[.TAG]``, a hub id,
-            a local folder (transformers or timm format), or ``random/`` before any of them.
+        config: Catalog name (``lite0``, ``midnight``, ``uni2-h``), ``timm/ARCHITECTURE[.TAG]``, a hub id, a local
+            folder (transformers or timm format), or ``random/`` before any of them.
         cache: Folder that remembers what timm said about a name, so that later runs need not import timm.
 
     Returns:
-        The spec; hub backbones without a pinned revision carry the commit of the local snapshot.
+        The spec; hub backbones and adapters without a pinned revision carry the commit that was found.
 
     Raises:
-        UserError: Unknown name (with the closest one), missing folder, or an unknown kind of model.
+        UserError: Unknown name (with the closest one), missing folder, an unknown kind of model, or one that needs
+            code of its own.
 
     Example:
         >>> from histotune.backbones.config import BackboneConfig
@@ -46,10 +50,45 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
         'kaiko-ai/midnight'
     """
     if config.name.startswith("random/"):
-        return random_twin(find_backbone(config.model_copy(update={"name": config.name[7:]}), cache))
-    entry = next((entry for entry in ENTRIES if config.name in (entry.name, entry.source)), None)
+        return random_twin(_without_adapter(config.model_copy(update={"name": config.name[7:]}), cache))
+    return pin_adapter(_adapted(_pinned(_without_adapter(config, cache)), config))
+
+
+def find_entry(name: str) -> CatalogEntry | None:
+    """Return the catalog entry of a name or a hub id; None for what the catalog does not know.
+
+    Args:
+        name: Such as "midnight" or "kaiko-ai/midnight"; hub ids are compared without regard to case.
+
+    Returns:
+        The entry.
+    """
+    by_name = next((entry for entry in ENTRIES if entry.name == name), None)
+    if by_name is not None or name.startswith("timm/"):  # timm's own names mean timm's own transform
+        return by_name
+    return next((entry for entry in ENTRIES if entry.spec.repository.lower() == name.lower()), None)
+
+
+def pinned_config(config: BackboneConfig, spec: BackboneSpec) -> BackboneConfig:
+    """Return the settings with the revisions that were resolved, so that repeating a run takes the same weights.
+
+    Args:
+        config: What the user asked for.
+        spec: What :func:`find_backbone` made of it.
+
+    Returns:
+        The settings, revisions filled in for hub backbones and adapters.
+    """
+    update = {"revision": spec.revision or config.revision}
+    if spec.adapter:
+        update |= {"adapter": spec.adapter, "adapter_revision": spec.adapter_revision}
+    return config.model_copy(update=update)
+
+
+def _without_adapter(config: BackboneConfig, cache: Path | None) -> BackboneSpec:
+    entry = find_entry(config.name)
     if entry is not None:
-        return replace(entry, revision=config.revision or entry.revision)
+        return _from_catalog(entry, config)
     if config.name.startswith("timm/"):
         return _remembered_timm(config, cache)
     folder = Path(config.name).expanduser()
@@ -57,7 +96,46 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
         return describe_folder(folder)
     if HUB_ID.fullmatch(config.name):
         return describe_hub(config.name, config.revision)
-    raise _unknown(config.name)
+    raise unknown_backbone(config.name)
+
+
+def _from_catalog(entry: CatalogEntry, config: BackboneConfig) -> BackboneSpec:
+    """Return an entry's spec, with the user's revision or local weights in place of the catalog's."""
+    if entry.own_code is not None:
+        raise UserError(f"{entry.own_code.reason}; such code is never run", value=entry.name,
+                        allowed="the names `histotune backbones` shows as shape-verified",
+                        fix=entry.own_code.fix)  # fmt: skip
+    spec = replace(entry.spec, revision=config.revision or entry.spec.revision)
+    if not config.weights:
+        return spec
+    path = Path(config.weights).expanduser()
+    if not path.exists():
+        raise UserError("the checkpoint does not exist", value=path, fix="check --set backbone.weights=...")
+    if spec.kind == "timm":
+        return replace(spec, checkpoint=str(path), revision="")
+    if spec.kind != "transformers" or not path.is_dir():
+        raise UserError("these weights can't take the place of the backbone's own", value=path,
+                        allowed="a file or folder for timm backbones, a folder of save_pretrained for transformers",
+                        fix="leave out --set backbone.weights=...")  # fmt: skip
+    return replace(spec, source=str(path), revision="")
+
+
+def _pinned(spec: BackboneSpec) -> BackboneSpec:
+    """Fill in the commit of a catalog backbone that has none pinned."""
+    if spec.revision or not spec.repository or not spec.model_args:
+        return spec
+    return replace(spec, revision=resolve_revision(spec.repository, "", spec.weights_file))
+
+
+def _adapted(spec: BackboneSpec, config: BackboneConfig) -> BackboneSpec:
+    """Return a spec with the adapter that the user asked for."""
+    if config.adapter == "none":
+        return replace(spec, adapter="", adapter_revision="")
+    adapter = config.adapter or spec.adapter
+    own = adapter == spec.adapter
+    return replace(
+        spec, adapter=adapter, adapter_revision=config.adapter_revision or (spec.adapter_revision if own else "")
+    )
 
 
 def random_twin(spec: BackboneSpec, seed: int = 0) -> BackboneSpec:
@@ -75,12 +153,13 @@ def random_twin(spec: BackboneSpec, seed: int = 0) -> BackboneSpec:
     """
     if spec.kind == "colour-histogram":
         raise UserError("this backbone has no weights to draw", value=spec.name, fix="use it as it is")
-    return replace(spec, name=f"random/{spec.name.removeprefix('random/')}", weights="random", seed=seed)
+    name = f"random/{spec.name.removeprefix('random/')}"
+    return replace(spec, name=name, weights="random", seed=seed, adapter="", adapter_revision="")
 
 
 def colour_histogram() -> BackboneSpec:
     """Return the floor that knows colour only: 32 bins per RGB channel of the view."""
-    return COLOUR_HISTOGRAM
+    return COLOUR_HISTOGRAM.spec
 
 
 def documented_view(spec: BackboneSpec) -> ViewConfig:
@@ -114,9 +193,17 @@ def _read_names(path: Path | None) -> dict[str, dict[str, Any]]:
         return {}
 
 
-def _unknown(name: str) -> UserError:
+def unknown_backbone(name: str) -> UserError:
+    """Return the mistake of a name that nothing is called by, with the closest one.
+
+    Args:
+        name: What the user typed.
+
+    Returns:
+        The error, to be raised.
+    """
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         return UserError("this backbone folder does not exist", value=name, fix="check the path")
     names = [entry.name for entry in ENTRIES]
     return UserError("unknown backbone", value=name, allowed=f"{', '.join(names)}, {FORMS}",
-                     closest=closest_name(name, names), fix="histotune embed --help shows examples")  # fmt: skip
+                     closest=closest_name(name, names), fix="histotune backbones lists them")  # fmt: skip

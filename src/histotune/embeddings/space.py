@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
+from histotune.backbones.adapters import adapter_hash
 from histotune.backbones.identity import weights_hash
 from histotune.devices import compute_signature
 from histotune.embeddings.records import EmbeddingSpace
@@ -39,7 +40,7 @@ def embedding_space(
         The space; its key is the SHA-256 of all other fields but the backbone's name.
 
     Raises:
-        UserError: Weights are missing and can't be downloaded.
+        UserError: Weights or adapter are missing and can't be downloaded, or do not belong together.
     """
     normalisation: dict[str, object] = {"mean": spec.mean, "std": spec.std}
     signature: dict[str, object] = {**compute_signature(device), "pipeline": PIPELINE}
@@ -49,7 +50,7 @@ def embedding_space(
         key="",
         backbone=spec.name,
         weights_hash=weights_hash(spec, index),
-        adapter_hash="",
+        adapter_hash=adapter_hash(spec, index),
         view=canonical_json(view.model_dump(mode="json")),
         precision=precision,
         signature=canonical_json(signature),

@@ -1,0 +1,56 @@
+"""What the commands below ``histotune backbones`` do: look into the catalog or ask the hub, and print the answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def list_backbones() -> None:
+    """Print the catalog as a table."""
+    from histotune.backbones.entries import ENTRIES
+    from histotune.backbones.show import catalog_table
+
+    _console().print(catalog_table(ENTRIES))
+
+
+def show_backbone(name: str) -> None:
+    """Print everything known about a backbone.
+
+    Args:
+        name: Catalog name or hub id.
+
+    Raises:
+        UserError: The catalog has no such backbone.
+    """
+    from histotune.backbones.catalog import find_entry, unknown_backbone
+    from histotune.backbones.show import entry_text
+
+    entry = find_entry(name)
+    if entry is None:
+        raise unknown_backbone(name)
+    print(entry_text(entry))
+
+
+def check_backbones(names: Sequence[str]) -> None:
+    """Print what stands between the user and some backbones; exit code 1 where something does.
+
+    Args:
+        names: Catalog names or hub ids.
+    """
+    from histotune.backbones.access import check_access
+    from histotune.backbones.show import access_table
+
+    reports = check_access(names)
+    _console().print(access_table(reports))
+    if not all(report.usable for report in reports):
+        raise SystemExit(1)
+
+
+def _console() -> Any:  # noqa: ANN401  (rich is imported when something is printed)
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140)

@@ -1,0 +1,244 @@
+"""Whether a backbone can be used here and now: cache, hub, licence, token, disk. No token is ever shown."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from histotune.backbones.catalog import HUB_ID, find_entry, unknown_backbone
+from histotune.backbones.hub import cached_file
+from histotune.backbones.weights import INDEX, ONE_FILE, TORCH_FILE
+from histotune.provenance import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from histotune.backbones.entry import CatalogEntry
+    from histotune.backbones.records import BackboneSpec
+
+State = Literal["ok", "problem", "unknown"]
+TIMEOUT_S = 10.0
+SLACK = 1.05  # a download needs its own size and a little for the file system
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer.
+
+    Attributes:
+        what: What was asked: ``cache``, ``hub``, ``licence``, ``token``, ``disk``, ``code``.
+        state: Whether it stands in the way.
+        words: The answer.
+        fix: What to do; empty where nothing is to be done.
+    """
+
+    what: str
+    state: State
+    words: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class AccessReport:
+    """What stands between a user and a backbone.
+
+    Attributes:
+        name: What the user typed.
+        findings: Answers in the order of asking.
+    """
+
+    name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be used now, from the cache or by download."""
+        in_cache = any(one.what == "cache" and one.state == "ok" for one in self.findings)
+        return all(one.state == "ok" for one in self.findings if one.what != "cache") or (
+            in_cache and not any(one.what == "code" for one in self.findings)
+        )
+
+
+def check_access(names: Sequence[str], api: Any = None) -> tuple[AccessReport, ...]:  # noqa: ANN401  (HfApi or a fake)
+    """Ask whether backbones can be used here: catalog names or hub ids.
+
+    Args:
+        names: What the user typed.
+        api: A ``huggingface_hub.HfApi``; None makes one.
+
+    Returns:
+        A report per name.
+
+    Raises:
+        UserError: A name that is neither in the catalog nor a hub id.
+    """
+    return tuple(AccessReport(name, tuple(_findings(name, api))) for name in names)
+
+
+def _findings(name: str, api: Any) -> Iterator[Finding]:  # noqa: ANN401
+    entry = find_entry(name)
+    if entry is None and (not HUB_ID.fullmatch(name) or name.startswith("timm/")):
+        raise unknown_backbone(name)
+    if entry is not None and entry.own_code is not None:
+        yield Finding("code", "problem", entry.own_code.reason, entry.own_code.fix)
+        return
+    repository = name if entry is None else entry.spec.repository
+    if not repository:
+        yield Finding("hub", "ok", "needs no download")
+        return
+    yield from _of_repository(repository, entry, api)
+    if entry is not None and entry.spec.adapter:
+        base = "/".join(entry.spec.adapter.split("/")[:2])
+        yield from (Finding(f"adapter {one.what}", one.state, one.words, one.fix) for one in _hub(base, "", api)[0])
+
+
+def _of_repository(repository: str, entry: CatalogEntry | None, api: Any) -> Iterator[Finding]:  # noqa: ANN401
+    spec = None if entry is None else entry.spec
+    revision = "" if spec is None else spec.revision
+    cached = _cached(repository, revision, spec)
+    if cached is None:
+        yield Finding("cache", "unknown", f"not downloaded yet (cache: {_cache_folder()})")
+    else:
+        yield Finding("cache", "ok", f"downloaded, commit {cached[:12]}")
+    findings, info = _hub(repository, revision, api)
+    yield from findings
+    if info is None:
+        return
+    if getattr(info, "gated", False):
+        yield from _licence(repository, info, api)
+    if cached is None:
+        yield _disk(info, spec)
+
+
+def _cached(repository: str, revision: str, spec: BackboneSpec | None) -> str | None:
+    names = (spec.weights_file,) if spec is not None and spec.weights_file else (ONE_FILE, INDEX, TORCH_FILE)
+    found = next((path for name in names if (path := cached_file(repository, name, revision))), None)
+    return None if found is None else found.parent.name
+
+
+def _cache_folder() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _hub(repository: str, revision: str, api: Any) -> tuple[list[Finding], Any]:  # noqa: ANN401
+    """Ask the hub for a repository; return findings and its facts, or None."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        words = "not asked: offline mode is on (HF_HUB_OFFLINE)"
+        return [Finding("hub", "unknown", words, "unset HF_HUB_OFFLINE to ask")], None
+    try:
+        info = (api or HfApi()).model_info(
+            repository, revision=revision or None, timeout=TIMEOUT_S, files_metadata=True
+        )
+    except Exception as error:  # the hub's client raises errors of its transport library, which changes
+        return [_hub_failure(repository, revision, error)], None
+    gated = getattr(info, "gated", False)
+    words = f"answers; access is {'granted by its owners' if gated == 'manual' else 'gated' if gated else 'open'}"
+    return [Finding("hub", "ok", words)], info
+
+
+def _hub_failure(repository: str, revision: str, error: Exception) -> Finding:
+    """Say what a failed question to the hub means."""
+    page, problem = f"https://huggingface.co/{repository}", _problem(error)
+    answers = {
+        "gated": ("access to it was not granted", f"accept its licence at {page}, then run `hf auth login`"),
+        "revision": (f"has no revision {revision[:12]}", f"see {page}/commits/main"),
+        "absent": ("no such repository, or a private one", f"open {page}"),
+        "token": (
+            "does not know the token, or the repository is private or gone",
+            f"run `hf auth login`, then open {page}",
+        ),
+        "requests": ("too many requests from here", "wait some minutes; a token raises the limit"),
+        "status": (f"answers with an error ({_status(error)})", "try again later"),
+        "slow": (f"did not answer within {TIMEOUT_S:.0f} s", "try again, or check the proxy"),
+        "network": ("can't be reached from here", "check the connection or HTTPS_PROXY"),
+        "other": (f"could not be asked: {redact(f'{error}').splitlines()[0][:120]}", "report this"),
+    }
+    state: State = "problem" if problem in ("gated", "revision", "absent", "token") else "unknown"
+    return Finding("hub", state, *answers[problem])
+
+
+def _problem(error: Exception) -> str:
+    """Return which of the known failures an error of the hub's client is."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    status, kind = _status(error), type(error).__name__.lower()
+    known = (
+        ("gated", isinstance(error, GatedRepoError) or status == 403),
+        ("revision", isinstance(error, RevisionNotFoundError)),
+        ("absent", isinstance(error, RepositoryNotFoundError) and status != 401),
+        ("token", status == 401),
+        ("requests", status == 429),
+        ("status", status is not None),
+        ("slow", isinstance(error, TimeoutError) or "timeout" in kind),
+        ("network", isinstance(error, OSError) or "connect" in kind),
+    )
+    return next((name for name, holds in known if holds), "other")
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _licence(repository: str, info: Any, api: Any) -> Iterator[Finding]:  # noqa: ANN401
+    """Tell whether the user's token opens a gated repository."""
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import GatedRepoError
+
+    page = f"https://huggingface.co/{repository}"
+    accept = f"accept its licence at {page}"
+    if not get_token():
+        yield Finding("token", "problem", "none", f"{accept}, then run `hf auth login`")
+        return
+    client = api or HfApi()
+    try:
+        client.whoami()
+    except Exception as error:
+        if _status(error) == 401:
+            yield Finding("token", "problem", "not valid any more", "run `hf auth login` with a new one")
+        else:
+            yield Finding("token", "unknown", "present, could not be tried", "try again later")
+        return
+    yield Finding("token", "ok", "present and valid")
+    try:
+        client.auth_check(repository)
+    except GatedRepoError:
+        pending = "; its owners grant access by hand" if info.gated == "manual" else ""
+        yield Finding("licence", "problem", f"not accepted, or access not granted yet{pending}", accept)
+    except Exception as error:
+        yield Finding("licence", "unknown", f"could not be asked ({_status(error) or type(error).__name__})",
+                      "try again later")  # fmt: skip
+    else:
+        yield Finding("licence", "ok", "accepted")
+
+
+def _disk(info: Any, spec: BackboneSpec | None) -> Finding:  # noqa: ANN401
+    """Compare the size of what would be downloaded with the room in the hub cache."""
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in (getattr(info, "siblings", None) or ())}
+    needed = _needed_bytes(sizes, "" if spec is None else spec.weights_file)
+    folder = _cache_folder()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if not needed:
+        return Finding("disk", "unknown", f"{free / 2**30:.1f} GiB free; the size of the download is not known")
+    words = f"{needed / 2**30:.1f} GiB to download, {free / 2**30:.1f} GiB free"
+    if needed * SLACK > free:
+        return Finding("disk", "problem", words, "free some room, or set HF_HOME to a larger disk")
+    return Finding("disk", "ok", words)
+
+
+def _needed_bytes(sizes: dict[str, int], weights_file: str) -> int:
+    if weights_file:
+        return sizes.get(weights_file, 0)
+    if ONE_FILE in sizes:
+        return sizes[ONE_FILE]
+    if INDEX in sizes:
+        return sum(size for name, size in sizes.items() if name.endswith(".safetensors") and "/" not in name)
+    return sizes.get(TORCH_FILE, 0)

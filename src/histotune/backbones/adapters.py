@@ -1,0 +1,247 @@
+"""Files and identity of a PEFT adapter, and whether it belongs to a backbone; no deep-learning library is imported."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from histotune.backbones.hub import cached_file, commit_of, hub_file
+from histotune.backbones.identity import weights_hash
+from histotune.errors import UserError
+from histotune.files import canonical_json, hash_bytes
+from histotune.images.hashes import HashIndex
+
+if TYPE_CHECKING:
+    from histotune.backbones.records import BackboneSpec
+
+LOG = logging.getLogger(__name__)
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+SIDECAR = "histotune_adapter.json"
+HUB_ADAPTER = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)((?:/[A-Za-z0-9][\w.-]*)*)")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+DESCRIPTIVE = frozenset({
+    "base_model_name_or_path", "revision", "auto_mapping", "task_type", "inference_mode", "peft_version",
+})  # settings that do not change what an adapter computes  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """The files of an adapter.
+
+    Attributes:
+        config: ``adapter_config.json``.
+        weights: ``adapter_model.safetensors``.
+        sidecar: What histotune wrote beside them; None for adapters of others.
+    """
+
+    config: Path
+    weights: Path
+    sidecar: Path | None
+
+
+def pin_adapter(spec: BackboneSpec) -> BackboneSpec:
+    """Fill in the commit of an adapter on the hub that has none pinned.
+
+    Args:
+        spec: A spec, with or without adapter.
+
+    Returns:
+        The spec, its ``adapter_revision`` the commit that was found.
+
+    Raises:
+        UserError: An adapter for a backbone without weights, or one that can't be found.
+    """
+    if not spec.adapter:
+        return spec
+    if spec.kind not in ("timm", "transformers", "lite0"):
+        raise UserError("this backbone takes no adapter", value=spec.name, fix="leave out --adapter")
+    if COMMIT.fullmatch(spec.adapter_revision) or _folder(spec.adapter) is not None:
+        return spec
+    return replace(spec, adapter_revision=_hub_commit(locate_adapter(spec.adapter, spec.adapter_revision), spec))
+
+
+def locate_adapter(source: str, revision: str = "") -> AdapterFiles:
+    """Return the files of an adapter, downloading them where the local hub cache lacks them.
+
+    Args:
+        source: A local folder, or ``ORGANISATION/NAME[/FOLDER]`` on the hub.
+        revision: Commit, tag or branch on the hub; empty means "main".
+
+    Returns:
+        Its files.
+
+    Raises:
+        UserError: No adapter there, one that is pickled, no access, or no connection.
+    """
+    folder = _folder(source)
+    if folder is not None:
+        return _local_files(folder)
+    parts = HUB_ADAPTER.fullmatch(source)
+    if parts is None:
+        raise UserError("this adapter does not exist", value=source, allowed="a folder, or ORGANISATION/NAME[/FOLDER]",
+                        fix="check --adapter")  # fmt: skip
+    repository, below = parts[1], parts[2].lstrip("/")
+    prefix = f"{below}/" if below else ""
+    config = hub_file(repository, f"{prefix}{CONFIG}", revision, optional=True)
+    if config is None:
+        raise UserError(f"this repository has no {prefix}{CONFIG}", value=repository,
+                        fix=f"where it keeps adapters in folders, pass --adapter {repository}/FOLDER")  # fmt: skip
+    complete = cached_file(repository, f"{prefix}{WEIGHTS}", revision) is not None
+    weights = hub_file(repository, f"{prefix}{WEIGHTS}", revision, optional=True)
+    if weights is None:
+        raise _pickled(source, hub_file(repository, f"{prefix}{PICKLED}", revision, optional=True))
+    sidecar = cached_file(repository, f"{prefix}{SIDECAR}", revision)
+    if sidecar is None and not complete:  # most adapters have none: it is asked for once, with the weights
+        sidecar = hub_file(repository, f"{prefix}{SIDECAR}", revision, optional=True)
+    return AdapterFiles(config, weights, sidecar)
+
+
+def adapter_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
+    """Return the SHA-256 that identifies what an adapter changes; empty without one.
+
+    Over the bytes of its weights and those of its settings that change what it computes: a name, a folder or the
+    version that wrote it does not count.
+
+    Args:
+        spec: The backbone with its adapter.
+        index: Remembers file hashes, so that a second run reads no weights.
+
+    Returns:
+        64 hexadecimal digits, or nothing.
+
+    Raises:
+        UserError: The adapter is missing, or was made for another backbone.
+    """
+    if not spec.adapter:
+        return ""
+    files = locate_adapter(spec.adapter, spec.adapter_revision)
+    settings = read_adapter_config(files)
+    check_base(spec, files)
+    _check_base_weights(spec, files, index)
+    counted = {
+        name: value
+        for name, value in settings.items()
+        if name not in DESCRIPTIVE and value not in (None, False, {}, [])
+    }
+    for name in ("target_modules", "exclude_modules"):  # saved sets: their order is chance
+        if isinstance(counted.get(name), list):
+            counted[name] = sorted(counted[name])
+    return hash_bytes("adapter", canonical_json(counted), (index or HashIndex(None)).files((files.weights,))[0])
+
+
+def read_adapter_config(files: AdapterFiles) -> dict[str, Any]:
+    """Return an adapter's settings.
+
+    Args:
+        files: The adapter.
+
+    Returns:
+        What ``adapter_config.json`` holds.
+
+    Raises:
+        UserError: Unreadable, or no adapter's settings.
+    """
+    try:
+        settings = dict(json.loads(files.config.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{CONFIG} is not readable JSON", value=files.config, fix="save the adapter again") from error
+    if "peft_type" not in settings:
+        raise UserError(f"{CONFIG} names no peft_type", value=files.config, fix="save the adapter again with peft")
+    return settings
+
+
+def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
+    """Refuse an adapter that names another base model; warn where that can't be told or its revision differs.
+
+    Args:
+        spec: The backbone with its adapter.
+        files: The adapter.
+
+    Raises:
+        UserError: Another base model.
+    """
+    settings, declared = read_adapter_config(files), read_sidecar(files)
+    base = str((declared.get("base") or {}).get("repository") or settings.get("base_model_name_or_path") or "")
+    revision = str((declared.get("base") or {}).get("revision") or settings.get("revision") or "")
+    repository = spec.repository
+    if "weights_hash" in (declared.get("base") or {}):
+        return  # the hash of the weights says more than names
+    if not repository or not HUB_ADAPTER.fullmatch(base):
+        LOG.warning("the adapter %s names %r as its base; whether that is %s can't be told", spec.adapter,
+                    base or "nothing", spec.name)  # fmt: skip
+    elif base.removeprefix("hf-hub:").lower() != repository.lower():
+        raise UserError(f"this adapter was made for {base}, not for {repository}", value=spec.adapter,
+                        fix=f"choose --backbone {base}, or another adapter")  # fmt: skip
+    elif revision and spec.revision and revision != spec.revision:
+        LOG.warning("the adapter %s was made for revision %s of %s, this is %s", spec.adapter, revision, base,
+                    spec.revision)  # fmt: skip
+
+
+def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
+    """Return what histotune wrote beside an adapter; empty where it did not write it.
+
+    Args:
+        files: The adapter.
+
+    Returns:
+        ``naming`` and ``base``.
+
+    Raises:
+        UserError: Unreadable.
+    """
+    if files.sidecar is None:
+        return {}
+    try:
+        return dict(json.loads(files.sidecar.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{SIDECAR} is not readable JSON", value=files.sidecar,
+                        fix="save the adapter again, or delete this file") from error  # fmt: skip
+
+
+def _check_base_weights(spec: BackboneSpec, files: AdapterFiles, index: HashIndex | None) -> None:
+    expected = (read_sidecar(files).get("base") or {}).get("weights_hash")
+    if expected is None:
+        return
+    bare = replace(spec, adapter="", adapter_revision="")
+    if weights_hash(bare, index) != expected:
+        name = (read_sidecar(files).get("base") or {}).get("name", "another backbone")
+        raise UserError("this adapter was trained on other weights than this backbone's", value=spec.adapter,
+                        allowed=f"{name}, weights {str(expected)[:12]}", fix=f"choose --backbone {name}")  # fmt: skip
+
+
+def _folder(source: str) -> Path | None:
+    folder = Path(source).expanduser()
+    return folder if folder.is_dir() else None
+
+
+def _local_files(folder: Path) -> AdapterFiles:
+    if not (folder / CONFIG).is_file():
+        below = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+        raise UserError(
+            f"this folder has no {CONFIG}, so it is no adapter",
+            value=folder,
+            allowed=f"one of its folders: {', '.join(below)}" if below else "what peft's save_pretrained wrote",
+            fix=f"pass --adapter {folder / below[0]}" if below else "check --adapter",
+        )
+    if not (folder / WEIGHTS).is_file():
+        raise _pickled(str(folder), folder / PICKLED if (folder / PICKLED).is_file() else None)
+    sidecar = folder / SIDECAR
+    return AdapterFiles(folder / CONFIG, folder / WEIGHTS, sidecar if sidecar.is_file() else None)
+
+
+def _pickled(source: str, found: Path | None) -> UserError:
+    what = f"this adapter has no {WEIGHTS}"
+    if found is not None:
+        what = f"this adapter is a pickled {PICKLED}, which is never loaded"
+    return UserError(what, value=source, allowed=WEIGHTS,
+                     fix="load it where you trust it and save it with save_pretrained(folder)")  # fmt: skip
+
+
+def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
+    parts = HUB_ADAPTER.fullmatch(spec.adapter)
+    depth = 0 if parts is None else parts[2].count("/")
+    return commit_of(files.config.parents[depth - 1] if depth else files.config)
