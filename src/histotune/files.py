@@ -167,6 +167,30 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
         guard.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a running process holds a lock; nothing is made or changed.
+
+    Args:
+        path: The lock file; where it is missing nobody holds it.
+
+    Returns:
+        False too where the lock can't be opened: whoever holds it could write.
+    """
+    import filelock
+
+    if not path.is_file():
+        return False
+    guard = filelock.FileLock(path)
+    try:
+        guard.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False
+    guard.release()
+    return False
+
+
 def hash_bytes(*parts: bytes | str) -> str:
     """Return the SHA-256 of the parts; each is length-prefixed, so ("ab", "c") differs from ("a", "bc").
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram"]
+BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram", "external"]
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,7 @@ def training_domain(tiles: TileSet, train_N: NDArray[np.bool_]) -> str:
 def marks_of(tiles: TileSet) -> tuple[str, ...]:
     """Return the marks that a data set puts on every number made with it."""
     skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
-    return (*((SYNTHETIC,) if tiles.synthetic else ()), *skipped)
+    return (*((SYNTHETIC,) if tiles.synthetic else ()), *tiles.marks, *skipped)
 
 
 def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
