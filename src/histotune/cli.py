@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, field by field.")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.", show_default=False)]

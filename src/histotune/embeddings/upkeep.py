@@ -129,6 +129,34 @@ def remove_spaces(found: Sequence[Store]) -> int:
     return n_removed
 
 
+def remove_rest(cache: Path) -> tuple[str, ...]:
+    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports.
+
+    Args:
+        cache: Root folder of the cache; files that histotune does not write there are left alone.
+
+    Returns:
+        Names of what was removed.
+
+    Raises:
+        UserError: It can't be written.
+    """
+    removed = []
+    with explained_os_errors(cache / "hashes.sqlite"):
+        for name in ("hashes.sqlite", "timm_names.json"):
+            if (cache / name).is_file():
+                (cache / name).unlink()
+                removed.append(name)
+        cohort, names = cache / "synthetic", cache / "external"
+        if (cohort / "breakhis" / "SYNTHETIC.json").is_file():
+            shutil.rmtree(cohort)
+            removed.append(cohort.name)
+        if names.is_dir():
+            shutil.rmtree(names)
+            removed.append(names.name)
+    return tuple(removed)
+
+
 def parse_age(text: str) -> float:
     """Return an age in seconds.
 
