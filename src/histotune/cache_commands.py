@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.commands import build_config
 from histotune.errors import UserError
-from histotune.files import user_dir
+from histotune.files import readable_bytes, user_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from histotune.embeddings.importing import ImportReport
     from histotune.embeddings.inventory import Inventory, SpaceFacts
     from histotune.embeddings.store import Store
-
-MEGABYTE = 1e6
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ def list_and_print(cache: Path | None) -> None:
         return
     _print_spaces(inventory)
     for other in inventory.others:
-        print(f"{other.name}: {other.n_entries:,} ({other.what}), {_size(other.n_bytes)}")
-    print(f"{_size(inventory.n_bytes)} in all, in {inventory.cache}")
+        print(f"{other.name}: {other.n_entries:,} ({other.what}), {readable_bytes(other.n_bytes)}")
+    print(f"{readable_bytes(inventory.n_bytes)} in all, in {inventory.cache}")
     for space in inventory.spaces:
         if space.damaged:
             print(
@@ -260,7 +258,7 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
     for store in found:
         facts = space_facts(store)
         again = "its files must be imported again" if facts.external else "computed again when needed"
-        print(f"{facts.short_name}  {facts.backbone}, {facts.n_rows:,} rows, {_size(facts.n_bytes)}; {again}")
+        print(f"{facts.short_name}  {facts.backbone}, {facts.n_rows:,} rows, {readable_bytes(facts.n_bytes)}; {again}")
     if choice.everything:
         print("and the content hashes, rendered cohorts and names of imports in this cache")
     if choice.yes:
@@ -282,7 +280,7 @@ def _print_spaces(inventory: Inventory) -> None:
         table.add_column(name, justify="right" if name in ("rows", "size") else "left")
     for space in inventory.spaces:
         table.add_row(space.short_name, space.backbone, space.view, space.precision, space.device, f"{space.n_rows:,}",
-                      _size(space.n_bytes), _when(space.last_used_s), _state(space))  # fmt: skip
+                      readable_bytes(space.n_bytes), _when(space.last_used_s), _state(space))  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
 
 
@@ -294,12 +292,6 @@ def _state(space: SpaceFacts) -> str:
 
 def _when(moment_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment_s))
-
-
-def _size(n_bytes: int) -> str:
-    if n_bytes < MEGABYTE:
-        return f"{n_bytes / 1e3:.1f} kB"
-    return f"{n_bytes / MEGABYTE:,.1f} MB" if n_bytes < 1e9 else f"{n_bytes / 1e9:,.2f} GB"
 
 
 def _root(cache: Path | None) -> Path:

@@ -144,13 +144,15 @@ def embed(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
 ) -> None:
     """Embed every tile once with a frozen backbone; the second time nothing is computed."""
-    from histotune.commands import build_config, embed_and_print
+    from histotune.commands import build_config, embed_and_print, estimate_and_print
 
-    embed_and_print(
-        build_config(dataset, data=data, backbone=backbone, cache=cache, settings=settings, on_bad_image=on_bad_image)
+    config = build_config(
+        dataset, data=data, backbone=backbone, cache=cache, settings=settings, on_bad_image=on_bad_image
     )
+    (estimate_and_print if estimate else embed_and_print)(config)
 
 
 @app.command()

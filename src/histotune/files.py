@@ -233,6 +233,21 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def readable_bytes(n_bytes: int) -> str:
+    """Return a size for people, in decimal units.
+
+    Args:
+        n_bytes: Bytes.
+
+    Example:
+        >>> readable_bytes(1_250_000)
+        '1.2 MB'
+    """
+    if n_bytes < 1_000_000:
+        return f"{n_bytes / 1e3:.1f} kB"
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes < 1_000_000_000 else f"{n_bytes / 1e9:,.2f} GB"
+
+
 def user_dir(kind: Literal["cache", "state"]) -> Path:
     """Return histotune's folder for re-creatable files (cache) or for records to keep (state).
 

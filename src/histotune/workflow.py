@@ -12,6 +12,7 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits.folds import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
+from histotune.embeddings.extract import EmbedRequest
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.records import Finding
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from histotune.config import ExperimentConfig
     from histotune.datasets.records import TileSet
+    from histotune.embeddings.estimate import Estimate
     from histotune.evaluation.material import Material
     from histotune.evaluation.records import LedgerCount, SweepChoice
     from histotune.heads.records import SweepResult
@@ -62,6 +64,24 @@ def embed_only(config: ExperimentConfig) -> Material:
     dataset = single_dataset(config)
     spec = find_backbone(config.backbone, config.cache)
     return embed_dataset(config, read_dataset(dataset), spec, dataset.on_bad_image)
+
+
+def estimate_only(config: ExperimentConfig) -> Estimate:
+    """Time a few batches of a data set and tell what embedding the rest will take.
+
+    Args:
+        config: Names one data set and a backbone.
+
+    Returns:
+        Rates, hours, sizes; nothing is kept.
+    """
+    from histotune.embeddings.estimate import estimate
+
+    dataset = single_dataset(config)
+    spec = find_backbone(config.backbone, config.cache)
+    view = config.view or documented_view(spec)
+    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, dataset.on_bad_image)
+    return estimate(read_dataset(dataset), request)
 
 
 def sweep_only(config: ExperimentConfig) -> SweepOutcome:

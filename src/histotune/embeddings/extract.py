@@ -236,7 +236,7 @@ def _compute(job: _Job, content: Sequence[str]) -> int:
         job.store.write_plan(plans)
         with closing(_load(job, plans)) as views:
             first = next(views)  # a tile that can't be read shows before a network is loaded
-            with _threads(job.request) as threads:
+            with compute_threads(job.request) as threads:
                 _run(job, plans, chain([first], views), threads)
         job.store.drop_plan()
     return len(missing)
@@ -348,8 +348,15 @@ def _exclusive(store: Store) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(request: EmbedRequest) -> Iterator[int]:
-    """Set torch's compute threads for the block and yield how many there are; 1 where torch is not needed."""
+def compute_threads(request: EmbedRequest) -> Iterator[int]:
+    """Set torch's compute threads for the block and yield how many there are.
+
+    Args:
+        request: Names the backbone and the number of threads; 0 leaves torch's choice.
+
+    Yields:
+        The number of threads; 1 where torch is not needed.
+    """
     if request.spec.kind == "colour-histogram":
         yield 1
         return
