@@ -87,7 +87,7 @@ def read_external(name: str, cache: Path | None) -> ExternalRecord:
     Raises:
         UserError: Nothing was imported under this name, or the record is damaged.
     """
-    path = None if cache is None else _path(name, cache)
+    path = None if cache is None else record_path(name, cache)
     if cache is None or path is None or not path.is_file():
         known = [] if cache is None else external_names(cache)
         raise UserError("no embeddings were imported under this name", value=name,
@@ -112,7 +112,7 @@ def write_external(record: ExternalRecord, cache: Path) -> None:
     Raises:
         UserError: The name has characters that file names lack.
     """
-    write_json(_path(record.name, cache), asdict(record))
+    write_json(record_path(record.name, cache), asdict(record))
 
 
 def external_names(cache: Path) -> list[str]:
@@ -120,7 +120,19 @@ def external_names(cache: Path) -> list[str]:
     return sorted(path.stem for path in (cache / "external").glob("*.json"))
 
 
-def _path(name: str, cache: Path) -> Path:
+def record_path(name: str, cache: Path) -> Path:
+    """Return where the record of a name is kept.
+
+    Args:
+        name: The name.
+        cache: Root folder of the cache.
+
+    Returns:
+        Its path, there or not.
+
+    Raises:
+        UserError: The name has characters that file names lack.
+    """
     if not NAME.fullmatch(name):
         raise UserError("this is no name for imported embeddings", value=name,
                         allowed="letters, digits, dots, dashes and underscores", fix="--as uni-trident")  # fmt: skip

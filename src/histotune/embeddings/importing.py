@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from histotune.backbones.external import PREFIX, ExternalRecord, external_names, read_external, write_external
+from histotune.backbones.external import (
+    PREFIX,
+    ExternalRecord,
+    external_names,
+    read_external,
+    record_path,
+    write_external,
+)
 from histotune.embeddings.export import file_stem, slides_of
 from histotune.embeddings.foreign import foreign_files, read_foreign
 from histotune.embeddings.gather import missing_content
@@ -108,6 +115,7 @@ def import_embeddings(request: ImportRequest, known: Sequence[KnownTiles]) -> Im
         UserError: Unreadable files, dims that differ, two rows for one tile, no row that belongs to any tile, or a
             name that other files have: all mistakes together, nothing written.
     """
+    record_path(request.name, request.cache)  # an odd name shows before anything is read
     rows = _read_all(request.paths)
     record = ExternalRecord(
         request.name,
