@@ -17,7 +17,7 @@ from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.store import Store
-from histotune.files import lock
+from histotune.files import is_locked, lock
 from tests.embeddings.conftest import tile_set, write_tiles
 
 SCRIPT = """
@@ -68,12 +68,13 @@ def space_folder(cache: Path) -> Path | None:
 
 
 def wait_for_plan(process: subprocess.Popen[str], cache: Path) -> None:
-    """Return when a run has planned its shards, or is done."""
+    """Return when a run holds its space and has planned its shards, or is done."""
     deadline = time.monotonic() + 100
     while process.poll() is None and time.monotonic() < deadline:
-        if list((cache / "embeddings").glob("*/pending.json")):
+        plans = list((cache / "embeddings").glob("*/pending.json"))
+        if plans and is_locked(plans[0].with_name("lock")):
             return
-        time.sleep(0.001)
+        time.sleep(0.002)
 
 
 def kill_and_resume(run: Callable[[Path], subprocess.Popen[str]], cache: Path, n_kills: int, seed: int) -> int:
