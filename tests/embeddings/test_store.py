@@ -225,6 +225,7 @@ def lockable(request_for: Requests) -> Iterator[Lockable]:
 def test_a_read_only_cache_that_holds_everything_is_read(
     lockable: Lockable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", logger="histotune")
     request = lockable.request
     tiles = write_tiles(lockable.home / "tiles", 9)
     cold = embed(tiles, request)
