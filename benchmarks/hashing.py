@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.datasets.records import TileSet
+    from histotune.embeddings.records import Embeddings
 
 N_CORES, N_TILES = 2, 240
 CLAIM = Claim(
@@ -35,12 +36,12 @@ def measure() -> tuple[Result, ...]:
         return (not_measured(CLAIM, lacking),)
     with tempfile.TemporaryDirectory(prefix="histotune-hashing-") as name, cores(N_CORES):
         folder = Path(name)
-        tiles = _tiles(folder)
+        tiles = rendered_tiles(folder)
         paths = [Path(path) for path in tiles.table["path"]]
         cache = folder / "cache"
         seconds = alternate(
             [
-                Arm("embed", lambda: _embed(tiles, cache), prepare=lambda: shutil.rmtree(cache, ignore_errors=True)),
+                Arm("embed", lambda: cold_pass(tiles, cache), prepare=lambda: shutil.rmtree(cache, ignore_errors=True)),
                 Arm("hash", lambda: _hash(paths)),
             ]
         )
@@ -49,8 +50,15 @@ def measure() -> tuple[Result, ...]:
     return (measured(CLAIM, shares, parts, N_CORES),)
 
 
-def _tiles(folder: Path) -> TileSet:
-    """Render tissue in BreakHis's layout and read it."""
+def rendered_tiles(folder: Path) -> TileSet:
+    """Render tissue in BreakHis's layout and read it.
+
+    Args:
+        folder: Takes the rendered cohort.
+
+    Returns:
+        240 tiles of 700 x 460 px.
+    """
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.read import read_dataset
     from histotune.datasets.synthetic.config import SyntheticConfig
@@ -60,7 +68,16 @@ def _tiles(folder: Path) -> TileSet:
     return read_dataset(DatasetConfig(name="breakhis", path=written.breakhis))
 
 
-def _embed(tiles: TileSet, cache: Path) -> None:
+def cold_pass(tiles: TileSet, cache: Path) -> Embeddings:
+    """Embed every tile with the default backbone into an empty cache.
+
+    Args:
+        tiles: What is embedded.
+        cache: Empty, or not there.
+
+    Returns:
+        The embeddings.
+    """
     from histotune.backbones.catalog import documented_view, find_backbone
     from histotune.backbones.config import BackboneConfig
     from histotune.embeddings.config import EmbeddingConfig
@@ -69,8 +86,10 @@ def _embed(tiles: TileSet, cache: Path) -> None:
 
     spec = find_backbone(BackboneConfig(), cache)
     request = EmbedRequest(spec, documented_view(spec), EmbeddingConfig(threads=N_CORES), LoaderConfig(), cache)
-    if embed(tiles, request).n_computed != len(tiles):
+    embeddings = embed(tiles, request)
+    if embeddings.n_computed != len(tiles):
         raise RuntimeError("the pass was not cold")
+    return embeddings
 
 
 def _hash(paths: Sequence[Path]) -> None:

@@ -300,3 +300,16 @@ def test_predict_leaves_bad_images_without_a_prediction(histotune: Histotune, br
     assert done.code == 0, done.err
     predicted = pl.read_csv(table)["predicted"].to_list()
     assert [value is None for value in predicted] == [False, True, False]
+
+
+def test_sweep_and_evaluate_leave_bad_images_out(histotune: Histotune, breakhis: Path, tmp_path: Path) -> None:
+    image = sorted(breakhis.rglob("*-100-*.png"))[3]
+    image.write_bytes(image.read_bytes()[:-700])
+    quick = ("--set", "sweep.folds=3", "--on-bad-image", "skip")
+    swept = histotune("sweep", "breakhis", "--data", breakhis, "--train-magnification", "100X", "--backbone",
+                      "colour-histogram", "--out", tmp_path / "head", *quick)  # fmt: skip
+    assert swept.code == 0, swept.err
+    assert "35 tiles of 12 groups" in swept.out
+    scored = histotune("evaluate", tmp_path / "head", "breakhis", "--data", breakhis, "--on-bad-image", "skip")
+    assert scored.code == 0, scored.err
+    assert "1 SKIPPED" in scored.out

@@ -12,7 +12,7 @@ TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
     "deploy", "config", "recipes", "experiment", "workflow", "doctor", "commands", "data_commands", "backbone_commands",
-    "cli_data", "cli_backbones", "cli",
+    "cache_commands", "cli_data", "cli_backbones", "cli_cache", "cli",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

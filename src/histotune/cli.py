@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from histotune.cli_backbones import backbones_app
+from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, field by field.")
 app.add_typer(backbones_app, name="backbones")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 
 Data = Annotated[
@@ -174,21 +176,21 @@ def embed(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
 ) -> None:
     """Embed every tile once with a frozen backbone; the second time nothing is computed."""
-    from histotune.commands import build_config, embed_and_print
+    from histotune.commands import build_config, embed_and_print, estimate_and_print
 
-    embed_and_print(
-        build_config(
-            dataset,
-            data=data,
-            backbone=backbone,
-            adapter=adapter,
-            cache=cache,
-            settings=settings,
-            on_bad_image=on_bad_image,
-        )
+    config = build_config(
+        dataset,
+        data=data,
+        backbone=backbone,
+        adapter=adapter,
+        cache=cache,
+        settings=settings,
+        on_bad_image=on_bad_image,
     )
+    (estimate_and_print if estimate else embed_and_print)(config)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from histotune.config import ExperimentConfig, load_config, override, parse_config
 from histotune.datasets.config import check_on_bad_image
 from histotune.errors import UserError
+from histotune.files import readable_bytes
 from histotune.recipes.records import RecipeData
 from histotune.recipes.registry import RECIPES, find_recipe
 
@@ -66,6 +67,31 @@ def embed_and_print(config: ExperimentConfig) -> None:
     print(f"columns: {blocks}; {space.backbone}, {space.precision}, space {space.key[:16]}")
     if computed == 0:
         print("no forward pass was needed")
+    for note in material.embeddings.notes:
+        print(note)
+
+
+def estimate_and_print(config: ExperimentConfig) -> None:
+    """Time a few batches and say what embedding the data set will take."""
+    from histotune.workflow import estimate_only
+
+    found = estimate_only(config)
+    print(f"{found.n_tiles:,} tiles, {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
+          f"({found.precision} on {found.device})")  # fmt: skip
+    for stage in found.stages:
+        limits = "  <- the limit" if stage == found.limit else ""
+        print(f"  {stage.name:16} {stage.images_per_s:10,.1f} images/s on its own{limits}")
+    if found.n_missing:
+        fastest, slowest = (found.batch_size / seconds for seconds in (min(found.batches_s), max(found.batches_s)))
+        low, high = found.hours_between
+        print(f"  {'all together':16} {found.images_per_s:10,.1f} images/s ({slowest:,.1f} to {fastest:,.1f} over "
+              f"{len(found.batches_s)} batches of {found.batch_size})")  # fmt: skip
+        print(f"about {_duration(found.hours)} ({_duration(low)} to {_duration(high)}), "
+              f"{readable_bytes(found.storage_bytes)} of embeddings")  # fmt: skip
+    if found.download_bytes:
+        print(f"about {readable_bytes(found.download_bytes)} of weights to download first")
+    for note in found.notes:
+        print(note)
 
 
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
@@ -161,6 +187,12 @@ def _check_repeat(config: ExperimentConfig, recipe: str | None) -> None:
     if code is not None and (recipe is None or Path(recipe).expanduser().absolute() != code.absolute()):
         raise UserError("this run read its data with a Python file, which only runs when you name it", value=code,
                         fix=f"histotune run {code} --from RUN")  # fmt: skip
+
+
+def _duration(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:

@@ -27,6 +27,7 @@ from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import plan_source, scored_part, with_parts
 from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
+from histotune.evaluation.scoring import EXTERNAL
 from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
@@ -164,6 +165,10 @@ def embed_dataset(
     request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image)
     embeddings = embed(tiles, request)
     tiles = replace(tiles.without(embeddings.unreadable), pixel_fingerprint=embeddings.pixel_fingerprint)
+    tiles = replace(tiles, notes=(*embeddings.notes, *tiles.notes))
+    if embeddings.space.external:
+        tiles = replace(tiles, marks=(*tiles.marks, EXTERNAL))
+        return Material(tiles, embeddings, np.full(len(tiles), np.nan), "unknown view", spec.default_pooling)
     words = f"{view.name} {view.size_px} px, {view.interpolation}"
     mpp_N = np.asarray(input_mpp(tiles, view)).reshape(len(tiles), -1).mean(axis=1)
     return Material(tiles, embeddings, mpp_N, words, spec.default_pooling)
@@ -180,7 +185,7 @@ def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], .
     """
     spec = find_backbone(config.backbone, config.cache)
     arms = [(PROBE, spec)]
-    if "random-weights" in config.evaluation.floors:
+    if "random-weights" in config.evaluation.floors and spec.kind != "external":  # a note says so
         arms.append((RANDOM_WEIGHTS, random_twin(spec, config.evaluation.seed)))
     if "colour-histogram" in config.evaluation.floors:
         arms.append((COLOUR_HISTOGRAM, colour_histogram()))
@@ -323,7 +328,9 @@ def _report_inputs(
                 "arm": arm.arm,
                 "backbone": material.embeddings.space.backbone,
                 "precision": material.embeddings.space.precision,
+                "provenance": material.embeddings.provenance,
                 "computed": material.embeddings.n_computed,
+                "equivalent": material.embeddings.n_equivalent,
                 "from the cache": len(material.tiles) - material.embeddings.n_computed,
                 "space": material.embeddings.space.key,
             }

@@ -167,6 +167,30 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
         guard.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a running process holds a lock; nothing is made or changed.
+
+    Args:
+        path: The lock file; where it is missing nobody holds it.
+
+    Returns:
+        False too where the lock can't be opened: whoever holds it could write.
+    """
+    import filelock
+
+    if not path.is_file():
+        return False
+    guard = filelock.FileLock(path)
+    try:
+        guard.acquire(timeout=0)
+    except filelock.Timeout:
+        return True
+    except OSError:
+        return False
+    guard.release()
+    return False
+
+
 def hash_bytes(*parts: bytes | str) -> str:
     """Return the SHA-256 of the parts; each is length-prefixed, so ("ab", "c") differs from ("a", "bc").
 
@@ -207,6 +231,21 @@ def hash_file(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def readable_bytes(n_bytes: int) -> str:
+    """Return a size for people, in decimal units.
+
+    Args:
+        n_bytes: Bytes.
+
+    Example:
+        >>> readable_bytes(1_250_000)
+        '1.2 MB'
+    """
+    if n_bytes < 1_000_000:
+        return f"{n_bytes / 1e3:.1f} kB"
+    return f"{n_bytes / 1e6:,.1f} MB" if n_bytes < 1_000_000_000 else f"{n_bytes / 1e9:,.2f} GB"
 
 
 def user_dir(kind: Literal["cache", "state"]) -> Path:

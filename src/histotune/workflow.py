@@ -12,6 +12,7 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits.records import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
+from histotune.embeddings.extract import EmbedRequest
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
@@ -27,8 +28,11 @@ from histotune.heads.sweep import SweepTask, sweep
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from histotune.config import ExperimentConfig
     from histotune.datasets.records import TileSet
+    from histotune.embeddings.estimate import Estimate
     from histotune.evaluation.material import Material
     from histotune.evaluation.records import LedgerCount, SweepChoice
     from histotune.heads.records import SweepResult
@@ -68,6 +72,24 @@ def _embed(config: ExperimentConfig, tiles: TileSet) -> Material:
     return embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
 
 
+def estimate_only(config: ExperimentConfig) -> Estimate:
+    """Time a few batches of a data set and tell what embedding the rest will take.
+
+    Args:
+        config: Names one data set and a backbone.
+
+    Returns:
+        Rates, hours, sizes; nothing is kept.
+    """
+    from histotune.embeddings.estimate import estimate
+
+    dataset = single_dataset(config)
+    spec = find_backbone(config.backbone, config.cache)
+    view = config.view or documented_view(spec)
+    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, dataset.on_bad_image)
+    return estimate(read_dataset(dataset), request)
+
+
 def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     """Sweep heads over a data set's training tiles and save the chosen one.
 
@@ -81,14 +103,11 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
         What was tried and chosen. The selected score is optimistic: it was the criterion.
     """
     tiles, _ = with_parts(read_dataset(single_dataset(config)), config.evaluation)
-    train_N = training_rows(tiles, config.evaluation.train_magnification)
-    has_parts = tiles.table["split"].null_count() == 0
-    if has_parts:
-        in_part_N = np.zeros(len(tiles), dtype=np.bool_)
-        in_part_N[part_rows(tiles, "train")] = True
-        train_N &= in_part_N
-    require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
+    _sweep_rows(tiles, config)  # a mistake shows before anything is embedded
     material = _embed(config, tiles)
+    tiles = material.tiles  # without those that can't be read
+    train_N = _sweep_rows(tiles, config)
+    has_parts = tiles.table["split"].null_count() == 0
     task = SweepTask(
         labels_N=tiles.labels_N,
         groups=tuple(tile_groups(tiles)),
@@ -106,6 +125,17 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
         save_bundle(Bundle(result.head, backbone, view, config.embedding.precision), folder)
         result.trials.write_parquet(folder / "trials.parquet")
     return SweepOutcome(result, describe_choice(result, domain), config.out)
+
+
+def _sweep_rows(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:
+    """Return which tiles a sweep trains on: the training magnification, within the train part where there are parts."""
+    train_N = training_rows(tiles, config.evaluation.train_magnification)
+    if tiles.table["split"].null_count() == 0:
+        in_part_N = np.zeros(len(tiles), dtype=np.bool_)
+        in_part_N[part_rows(tiles, "train")] = True
+        train_N &= in_part_N
+    require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
+    return train_N
 
 
 def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutcome:
@@ -128,10 +158,13 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
     part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0
+    if has_parts:
+        part_rows(tiles, part)  # a missing part shows before anything is embedded
+    material = _embed(config, tiles)
+    tiles = material.tiles  # without those that can't be read
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
     scored_tiles = tiles.take(rows)
     split_hash = hash_bytes(scored_tiles.label_fingerprint, part)
-    material = _embed(config, tiles)
     logit_NK = head_logits(bundle.head, material.embeddings.take(rows))
     scored = ScoredRows(
         rows,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
+import polars as pl
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.backbones.config import BackboneConfig
 from histotune.devices import ComputeDevice
 from histotune.embeddings import space as space_module
+from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import embedding_space, with_key
+from histotune.embeddings.store import Store
 from histotune.images.config import ViewConfig
+from tests.embeddings.conftest import write_tiles
 
 CPU = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
 LITE0 = find_backbone(BackboneConfig())
@@ -72,3 +78,40 @@ def test_the_colour_histogram_depends_on_the_view_alone() -> None:
     gpu = ComputeDevice("cuda", "T4", "7.5", 16.0, fast_bf16=False)
     assert key(spec=colour_histogram()) == key(spec=colour_histogram(), device=gpu, precision="fp16")
     assert key(spec=colour_histogram()) != key(spec=colour_histogram(), view=ViewConfig(size_px=192))
+
+
+ANOTHER = {"name": "square", "size_px": 192, "interpolation": "bilinear"}
+
+
+@pytest.mark.parametrize("field", list(ViewConfig.model_fields))
+def test_every_field_of_the_view_changes_the_key(field: str) -> None:
+    spec = replace(LITE0, size_px=224)
+    before = embedding_space(spec, ViewConfig(), CPU, "fp32")
+    other = ViewConfig.model_construct(**{**ViewConfig().model_dump(), field: ANOTHER.get(field, 7)})
+    assert embedding_space(spec, other, CPU, "fp32").key != before.key
+
+
+@pytest.mark.parametrize("component", ["weights", "adapter", "view", "precision", "signature", "normalisation"])
+def test_another_component_finds_no_row(
+    tmp_path: Path, request_for: Callable[..., EmbedRequest], monkeypatch: pytest.MonkeyPatch, component: str
+) -> None:
+    spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
+    tiles, request = write_tiles(tmp_path / "tiles", 2), request_for(spec, size_px=32)
+    cold = embed(tiles, request)
+    if component == "adapter":
+        other = with_key(replace(cold.space, adapter_hash="a" * 64))
+        assert Store(request.cache, other).manifests() == {}
+        return
+    if component == "signature":
+        monkeypatch.setattr("histotune.devices.library_version", lambda _: "99.0")
+    changed = {
+        "weights": request_for(replace(spec, seed=1), size_px=32),
+        "view": replace(request, view=request.view.model_copy(update={"interpolation": "bilinear"})),
+        "precision": request_for(spec, size_px=32, precision="bf16"),
+        "signature": request,
+        "normalisation": request_for(replace(spec, mean=(0.1, 0.2, 0.3)), size_px=32),
+    }[component]
+    assert embed(tiles, changed).n_computed == 2
+    monkeypatch.undo()
+    labels = tiles.table.with_columns(pl.lit(1, pl.Int32).alias("label"), pl.lit("g").alias("group_id"))
+    assert embed(replace(tiles, table=labels), request).n_computed == 0  # labels and groups are no component

@@ -145,3 +145,32 @@ def test_a_pipe_or_a_folder_is_refused_unopened(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         HashIndex(None).files([tmp_path / "pipe.png", tmp_path / "folder.png"])
     assert str(caught.value).count("not a regular file") == 2
+
+
+def test_what_is_known_is_told_without_reading(tmp_path: Path, counted: list[Path]) -> None:
+    known, new = write_old(tmp_path / "a", b"one"), write_old(tmp_path / "b", b"two")
+    path = tmp_path / "cache" / "hashes.sqlite"
+    (digest,) = HashIndex(path).files([known])
+    assert HashIndex(path).known_tiles([PixelSource(new), PixelSource(known)]) == {PixelSource(known): digest}
+    write_old(known, b"other")
+    assert HashIndex(path).known_tiles([PixelSource(known)]) == {}
+    assert counted == [known]
+    with pytest.raises(UserError, match="can't be read"):
+        HashIndex(path).known_tiles([PixelSource(tmp_path / "gone")])
+
+
+def test_known_rows_of_an_hdf5_file(tmp_path: Path) -> None:
+    file_path = tmp_path / "x.h5"
+    with h5py.File(file_path, "w") as file:
+        file["x"] = np.arange(4 * 2 * 2 * 3, dtype=np.uint8).reshape(4, 2, 2, 3)
+    os.utime(file_path, ns=(OLD_NS, OLD_NS))
+    index, sources = HashIndex(tmp_path / "hashes.sqlite"), [PixelSource(file_path, row) for row in range(4)]
+    with PixelReader() as reader:
+        digests = index.tiles(sources[1:3], reader)
+    assert index.known_tiles(sources) == dict(zip(sources[1:3], digests, strict=True))
+
+
+def test_an_index_that_only_reads_writes_nothing(tmp_path: Path) -> None:
+    path = write_old(tmp_path / "a", b"one")
+    HashIndex(tmp_path / "cache" / "hashes.sqlite", read_only=True).files([path])
+    assert not (tmp_path / "cache").exists()

@@ -13,6 +13,7 @@ from histotune.backbones.adapters import pin_adapter
 from histotune.backbones.describe import describe_folder, describe_hub, describe_timm
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entries.colour_histogram import COLOUR_HISTOGRAM
+from histotune.backbones.external import PREFIX, describe_external
 from histotune.backbones.records import BackboneSpec
 from histotune.backbones.weights import resolve_revision
 from histotune.errors import UserError, closest_name
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-FORMS = "timm/ARCHITECTURE, random/NAME, a hub id ORGANISATION/NAME, or a local folder"
+FORMS = "timm/ARCHITECTURE, random/NAME, a hub id ORGANISATION/NAME, a local folder, external:NAME"
 
 
 def find_backbone(config: BackboneConfig, cache: Path | None = None) -> BackboneSpec:
@@ -34,7 +35,8 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
 
     Args:
         config: Catalog name (``lite0``, ``midnight``, ``uni2-h``), ``timm/ARCHITECTURE[.TAG]``, a hub id, a local
-            folder (transformers or timm format), or ``random/`` before any of them.
+            folder (transformers or timm format), ``random/`` before any of them, or ``external:NAME`` for embeddings
+            that were imported under a name.
         cache: Folder that remembers what timm said about a name, so that later runs need not import timm.
 
     Returns:
@@ -89,6 +91,8 @@ def _without_adapter(config: BackboneConfig, cache: Path | None) -> BackboneSpec
     entry = find_entry(config.name)
     if entry is not None:
         return _from_catalog(entry, config)
+    if config.name.startswith(PREFIX):
+        return describe_external(config.name, cache)
     if config.name.startswith("timm/"):
         return _remembered_timm(config, cache)
     folder = Path(config.name).expanduser()
@@ -151,7 +155,7 @@ def random_twin(spec: BackboneSpec, seed: int = 0) -> BackboneSpec:
     Raises:
         UserError: The backbone has no weights.
     """
-    if spec.kind == "colour-histogram":
+    if spec.kind in ("colour-histogram", "external"):
         raise UserError("this backbone has no weights to draw", value=spec.name, fix="use it as it is")
     name = f"random/{spec.name.removeprefix('random/')}"
     return replace(spec, name=name, weights="random", seed=seed, adapter="", adapter_revision="")

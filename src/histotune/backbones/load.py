@@ -39,6 +39,9 @@ def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal[
     """
     if spec.kind == "colour-histogram":
         return load_histogram(spec)
+    if spec.kind == "external":
+        raise UserError("imported embeddings have no network that could embed new images", value=spec.name,
+                        fix="take a backbone that runs here, such as --backbone lite0")  # fmt: skip
     runner = Runner(spec, device, precision)
     return Backbone(spec, runner.blocks, runner, runner.module, runner.reruns)
 

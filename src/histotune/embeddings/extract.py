@@ -156,6 +156,7 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         space=space,
         n_computed=n_computed,
         pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
+        n_equivalent=gathered.n_equivalent,
     )
 
 
@@ -196,15 +197,29 @@ def _read_or_compute(job: _Job, content: Sequence[str]) -> tuple[Gathered, int]:
     """Read the matrix; compute what is missing first, and again where a shard turns out to be damaged."""
     n_computed = 0
     for _ in range(MAX_ATTEMPTS):
-        if missing_content(job.store.manifests(), content):
+        if missing := missing_content(job.store.manifests(), content):
+            if job.space.external:
+                raise _no_rows(job, missing)
             n_computed += _compute(job, content)
         elif n_computed == 0:
             LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(content):,}")
         gathered = gather(job.store, job.store.manifests(), content)
         if gathered is not None:
+            job.store.mark_used()
             return gathered, n_computed
     raise UserError("the cache gives back other bytes than were written", value=job.store.folder,
                     fix="check the disk, or choose another folder with --cache")  # fmt: skip
+
+
+def _no_rows(job: _Job, missing: Sequence[str]) -> UserError:
+    """Return the error for tiles that imported embeddings have no row for: nothing here can compute them."""
+    places = [str(job.source_of[one]) for one in missing]
+    return UserError(
+        f"{len(places):,} of {len(job.source_of):,} tiles have no row in the imported embeddings {job.space.backbone}, "
+        "whose network is not here to make one",
+        value=", ".join(places[:20]) + (", ..." if len(places) > 20 else ""),
+        fix="`histotune cache import` files that hold them, or take a backbone that runs here: --backbone lite0",
+    )
 
 
 def _compute(job: _Job, content: Sequence[str]) -> int:
@@ -221,7 +236,7 @@ def _compute(job: _Job, content: Sequence[str]) -> int:
         job.store.write_plan(plans)
         with closing(_load(job, plans)) as views:
             first = next(views)  # a tile that can't be read shows before a network is loaded
-            with _threads(job.request) as threads:
+            with compute_threads(job.request) as threads:
                 _run(job, plans, chain([first], views), threads)
         job.store.drop_plan()
     return len(missing)
@@ -333,8 +348,15 @@ def _exclusive(store: Store) -> Iterator[None]:
 
 
 @contextmanager
-def _threads(request: EmbedRequest) -> Iterator[int]:
-    """Set torch's compute threads for the block and yield how many there are; 1 where torch is not needed."""
+def compute_threads(request: EmbedRequest) -> Iterator[int]:
+    """Set torch's compute threads for the block and yield how many there are.
+
+    Args:
+        request: Names the backbone and the number of threads; 0 leaves torch's choice.
+
+    Yields:
+        The number of threads; 1 where torch is not needed.
+    """
     if request.spec.kind == "colour-histogram":
         yield 1
         return

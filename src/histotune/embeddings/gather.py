@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.embeddings.mapped import MappedFile, create_mapped
+from histotune.errors import UserError
 from histotune.files import atomic_path, hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from histotune.backbones.records import ColumnBlock
     from histotune.embeddings.store import Manifest, Store
 
+LOG = logging.getLogger(__name__)
 IN_MEMORY_BYTES = 256 * 2**20  # a larger matrix is gathered into a file once and memory-mapped
 # N tiles, D columns
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """The matrix of a tile set and its named columns."""
+    """The matrix of a tile set.
+
+    Attributes:
+        matrix_ND: float32, a row per tile.
+        blocks: Its named columns.
+        n_equivalent: Rows out of shards whose batches were smaller than planned.
+    """
 
     matrix_ND: NDArray[np.float32]
     blocks: tuple[ColumnBlock, ...]
+    n_equivalent: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,37 +73,50 @@ def gather(
         store: The store.
         manifests: Shards by name; together they hold all content.
         content: Content hash per tile.
-        in_memory_bytes: Larger matrices are kept as a file beside the shards and memory-mapped, read-only.
+        in_memory_bytes: Larger matrices are kept as a file beside the shards and memory-mapped, read-only; in memory
+            too where the cache can't be written.
 
     Returns:
-        float32 (N, D) in tile order; None where a shard was damaged and has been set aside.
+        float32 (N, D) in tile order, shards stored as float16 widened; None where a shard was damaged and has been
+        set aside.
     """
     parts = _parts(manifests, content)
     blocks = parts[0].manifest.blocks
     shape = (len(content), blocks[-1].stop)
-    if 4 * shape[0] * shape[1] <= in_memory_bytes:
-        matrix_ND = np.empty(shape, np.float32)
-        return Gathered(matrix_ND, blocks) if _fill(matrix_ND, store, parts) else None
-    hashes = (part.manifest.sha256 for part in parts)
-    path = store.folder / "gathered" / f"{hash_bytes(*content, *hashes)[:24]}.npy"
-    if not path.is_file() and not _write_gathered(path, shape, store, parts):
-        return None
-    return Gathered(np.load(path, mmap_mode="r", allow_pickle=False), blocks)
+    n_equivalent = sum(len(part.to_rows) for part in parts if part.manifest.equivalent)
+    if 4 * shape[0] * shape[1] > in_memory_bytes:
+        try:
+            mapped_ND = _map(store, parts, content, shape)
+        except UserError as error:  # a full disk, or a cache of somebody else's
+            LOG.warning("the embeddings are read into memory instead of a file beside them: %s", error.what)
+        else:
+            return None if mapped_ND is None else Gathered(mapped_ND, blocks, n_equivalent)
+    matrix_ND = np.empty(shape, np.float32)
+    return Gathered(matrix_ND, blocks, n_equivalent) if _fill(matrix_ND, store, parts) else None
 
 
-def _write_gathered(path: Path, shape: tuple[int, int], store: Store, parts: Sequence[_Part]) -> bool:
-    """Write the gathered file; False, with nothing written, where a shard is damaged."""
+def _map(
+    store: Store, parts: Sequence[_Part], content: Sequence[str], shape: tuple[int, int]
+) -> NDArray[np.float32] | None:
+    """Map the gathered file, writing it first where it is missing or damaged; None where a shard is damaged."""
+    hashes = {part.name: part.manifest.sha256 for part in parts}
+    name = hash_bytes(*content, *hashes.values())[:24]
+    file = MappedFile(store.folder / "gathered" / f"{name}.npy", hashes)
+    found_ND = file.open()
+    if found_ND is not None:
+        return found_ND
     try:
-        with atomic_path(path) as temporary:
-            mapped_ND = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        with atomic_path(file.path) as temporary:
+            mapped_ND = create_mapped(temporary, shape)
             complete = _fill(mapped_ND, store, parts)
             mapped_ND.flush()
             del mapped_ND  # Windows renames no file that is still mapped
             if not complete:
                 raise _DamagedShardError
     except _DamagedShardError:
-        return False
-    return True
+        return None
+    file.seal()
+    return file.open()
 
 
 def _fill(matrix_ND: NDArray[np.float32], store: Store, parts: Sequence[_Part]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ColumnBlock", "EmbeddingSpace", "Embeddings"]
+EXTERNAL = "external"  # in the signature of a space whose rows were imported
 # N tiles, D columns
 
 
@@ -30,7 +31,7 @@ class EmbeddingSpace:
         weights_hash: SHA-256 of the weights' bytes, or of the seed and architecture for random weights.
         adapter_hash: SHA-256 of the adapter; empty without one.
         view: The view's settings as canonical JSON.
-        precision: ``fp32``, ``bf16`` or ``fp16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``; ``unknown`` for external embeddings.
         signature: Library majors and device kind as canonical JSON.
         normalisation: Mean and standard deviation as canonical JSON.
     """
@@ -53,6 +54,11 @@ class EmbeddingSpace:
         """
         return hash_bytes(self.weights_hash, self.adapter_hash, self.view, self.normalisation)
 
+    @property
+    def external(self) -> bool:
+        """Whether the rows were imported: what made them is a claim that nobody here has checked."""
+        return f'"{EXTERNAL}"' in self.signature
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -66,6 +72,8 @@ class Embeddings:
         n_computed: Rows that needed a forward pass this time; 0 on a warm run.
         pixel_fingerprint: Hash over the content hashes of the tiles, in tile-id order.
         unreadable: Tile id -> reason, for tiles left out because they can't be read.
+        n_equivalent: Rows computed in smaller batches than planned, since memory ran out: within 1e-5 relative of
+            what the plan would have given in fp32, not equal to the last bit.
     """
 
     matrix_ND: NDArray[np.float32] | NDArray[np.float16]
@@ -75,10 +83,34 @@ class Embeddings:
     n_computed: int
     pixel_fingerprint: str
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    n_equivalent: int = 0
 
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.tile_ids)
+
+    @property
+    def provenance(self) -> str:
+        """Who made the rows: ``computed``, or ``external, unverified``."""
+        return "external, unverified" if self.space.external else "computed"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know about how the rows were made; nothing where they were computed here, as planned."""
+        notes = []
+        if self.space.external:
+            notes.append(
+                f"EXTERNAL: the embeddings {self.space.backbone} were imported and are unverified: network, view and "
+                "scale are claims of their files. Without the network there is no random-weight floor; the colour "
+                "histogram was computed here."
+            )
+        if self.n_equivalent:
+            notes.append(
+                f"{self.n_equivalent:,} of {len(self):,} tiles were embedded with {self.space.backbone} in smaller "
+                "batches than planned, since memory ran out: equivalent (within 1e-5 relative in fp32), not equal to "
+                "the last bit."
+            )
+        return tuple(notes)
 
     def columns(self, pooling: tuple[str, ...]) -> NDArray[np.int64]:
         """Return the column numbers of a pooling, which is a set of block names.
@@ -101,7 +133,5 @@ class Embeddings:
 
     def take(self, rows: NDArray[np.int64]) -> Embeddings:
         """Return the rows at the given numbers, in that order."""
-        return Embeddings(
-            self.matrix_ND[rows], self.blocks, tuple(self.tile_ids[row] for row in rows), self.space,
-            self.n_computed, self.pixel_fingerprint,
-        )  # fmt: skip
+        tile_ids = tuple(self.tile_ids[row] for row in rows)
+        return replace(self, matrix_ND=self.matrix_ND[rows], tile_ids=tile_ids)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 from histotune.backbones.adapters import adapter_hash
 from histotune.backbones.identity import weights_hash
 from histotune.devices import compute_signature
-from histotune.embeddings.records import EmbeddingSpace
-from histotune.files import canonical_json, hash_json
+from histotune.embeddings.records import EXTERNAL, EmbeddingSpace
+from histotune.files import canonical_json, hash_bytes, hash_json
 
 if TYPE_CHECKING:
     from histotune.backbones.records import BackboneSpec
@@ -42,6 +42,8 @@ def embedding_space(
     Raises:
         UserError: Weights or adapter are missing and can't be downloaded, or do not belong together.
     """
+    if spec.kind == "external":
+        return external_space(spec.name, spec.revision)
     normalisation: dict[str, object] = {"mean": spec.mean, "std": spec.std}
     signature: dict[str, object] = {**compute_signature(device), "pipeline": PIPELINE}
     if spec.kind == "colour-histogram":  # numpy on raw pixels: neither the device nor torch has a say
@@ -56,6 +58,22 @@ def embedding_space(
         signature=canonical_json(signature),
         normalisation=canonical_json(normalisation),
     )
+    return with_key(space)
+
+
+def external_space(name: str, files_hash: str) -> EmbeddingSpace:
+    """Return the space of imported embeddings: nothing is known about them but the files they came in.
+
+    Args:
+        name: Name of the backbone, for people.
+        files_hash: Hash over the bytes of the files.
+
+    Returns:
+        The space; equal files give equal keys, whatever they are called.
+    """
+    unknown = canonical_json({"name": "unknown"})
+    signature = canonical_json({EXTERNAL: "unverified"})
+    space = EmbeddingSpace("", name, hash_bytes(EXTERNAL, files_hash), "", unknown, "unknown", signature, "{}")
     return with_key(space)
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
+import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.records import ColumnBlock
-from histotune.files import atomic_path, explained_os_errors, hash_bytes, hash_file, write_json
+from histotune.embeddings.manifest import (
+    Manifest,
+    RunFacts,
+    ShardPlan,
+    StorageType,
+    read_manifest,
+    read_plans,
+    write_manifest,
+)
+from histotune.embeddings.records import EmbeddingSpace
+from histotune.embeddings.space import with_key
+from histotune.errors import UserError
+from histotune.files import NO_WRITE, atomic_path, hash_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,72 +33,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.embeddings.records import EmbeddingSpace
+    from histotune.backbones.records import ColumnBlock
 
+__all__ = ["Damage", "Inspection", "Manifest", "RunFacts", "ShardPlan", "Store"]
 LOG = logging.getLogger(__name__)
+FOLDER_DIGITS = 32  # of the space's key, in its folder's name
 # N tiles, D columns
-
-
-@dataclass(frozen=True)
-class ShardPlan:
-    """What one shard will hold, fixed before it is computed.
-
-    Attributes:
-        content: Content hash per row.
-        batch_size: Tiles per forward pass.
-    """
-
-    content: tuple[str, ...]
-    batch_size: int
-
-    @property
-    def name(self) -> str:
-        """File name without suffix; equal plans have equal names."""
-        return hash_bytes(str(self.batch_size), *self.content)[:24]
-
-    @property
-    def batch_sizes(self) -> tuple[int, ...]:
-        """Tiles per batch."""
-        full, rest = divmod(len(self.content), self.batch_size)
-        return (self.batch_size,) * full + ((rest,) if rest else ())
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What one shard holds; the shard counts as written once this exists.
-
-    Attributes:
-        content: Content hash per row.
-        batch_sizes: Tiles per forward pass as it was run, after any halving.
-        blocks: Named column ranges.
-        n_bytes: Size of the matrix file.
-        sha256: Hash of the matrix file.
-        fp32_batches: Batches that overflowed and were run again in fp32.
-        threads: Compute threads.
-    """
-
-    content: tuple[str, ...]
-    batch_sizes: tuple[int, ...]
-    blocks: tuple[ColumnBlock, ...]
-    n_bytes: int
-    sha256: str
-    fp32_batches: int
-    threads: int
-
-    @property
-    def total_dim(self) -> int:
-        """Columns of the matrix."""
-        return self.blocks[-1].stop
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """How a shard was computed: named columns, batches as run, batches repeated in fp32, compute threads."""
-
-    blocks: tuple[ColumnBlock, ...]
-    batch_sizes: tuple[int, ...]
-    fp32_batches: int
-    threads: int
 
 
 @dataclass(frozen=True)
@@ -93,6 +47,19 @@ class Damage:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The shards of a space, judged by their manifests and the length of their matrices.
+
+    Attributes:
+        sound: Manifest by shard name.
+        damaged: What can't be trusted.
+    """
+
+    sound: dict[str, Manifest]
+    damaged: tuple[Damage, ...]
 
 
 class Store:
@@ -104,51 +71,86 @@ class Store:
     """
 
     def __init__(self, cache: Path, space: EmbeddingSpace) -> None:
-        self.folder = cache / "embeddings" / space.key[:32]
+        self.folder = cache / "embeddings" / space.key[:FOLDER_DIGITS]
         self.lock_path = self.folder / "lock"
-        self._space = space
+        self.space = space
+
+    @classmethod
+    def at(cls, folder: Path) -> Store:
+        """Open the store of a folder that was found, whether or not its description can be read.
+
+        Args:
+            folder: A folder below ``embeddings`` in the cache.
+
+        Returns:
+            The store; its space is named "unknown" where the description is missing or speaks of another space.
+        """
+        space = _read_space(folder / "space.json")
+        if space is None or space.key[:FOLDER_DIGITS] != folder.name:
+            space = EmbeddingSpace(folder.name, "unknown", "", "", "{}", "", "{}", "{}")
+        return cls(folder.parent.parent, space)
+
+    @property
+    def short_name(self) -> str:
+        """What commands call the space: the first digits of its key."""
+        return self.space.key[:12]
+
+    def inspect(self) -> Inspection:
+        """Look at every shard without reading its matrix, changing nothing."""
+        sound: dict[str, Manifest] = {}
+        damaged = []
+        for path in sorted((self.folder / "shards").glob("*.json")):
+            manifest = read_manifest(path)
+            fault = self._fault(path, manifest)
+            if manifest is None or fault:
+                damaged.append(Damage(path.stem, fault))
+            else:
+                sound[path.stem] = manifest
+        return Inspection(sound, tuple(damaged))
 
     def manifests(self) -> dict[str, Manifest]:
         """Return the manifest of every shard whose matrix file has the right size; others step aside."""
-        found = {}
-        for path in sorted((self.folder / "shards").glob("*.json")):
-            manifest = _read_manifest(path)
-            matrix = path.with_suffix(".npy")
-            if manifest is None:
-                self.quarantine(path.stem, "its manifest can't be read")
-            elif not matrix.is_file() or matrix.stat().st_size != manifest.n_bytes:
-                self.quarantine(path.stem, "its matrix is missing or has the wrong length")
-            else:
-                found[path.stem] = manifest
-        return found
+        found = self.inspect()
+        for damage in found.damaged:
+            self.quarantine(damage.name, damage.reason)
+        return found.sound
 
     def describe(self, blocks: Iterable[ColumnBlock]) -> None:
         """Write what the space is, for people who look into the folder."""
-        facts = {**asdict(self._space), "blocks": [asdict(block) for block in blocks]}
+        facts = {**asdict(self.space), "blocks": [asdict(block) for block in blocks]}
         write_json(self.folder / "space.json", facts)
 
-    def write_shard(self, plan: ShardPlan, matrix_ND: NDArray[np.float32], facts: RunFacts) -> None:
+    def mark_used(self) -> None:
+        """Remember that the space was read now, where the cache can be written; `cache ls` shows it."""
+        with suppress(OSError):
+            os.utime(self.folder / "space.json")
+
+    def write_shard(
+        self, plan: ShardPlan, matrix_ND: NDArray[np.float32] | NDArray[np.float16], facts: RunFacts
+    ) -> None:
         """Write a shard: the matrix first, then the manifest that makes it count.
 
         Args:
             plan: What it was planned to hold.
-            matrix_ND: float32, a row per planned content hash.
+            matrix_ND: float32 or float16, a row per planned content hash.
             facts: How it was computed.
 
         Raises:
             UserError: The disk is full or the cache can't be written.
         """
         path = self.folder / "shards" / f"{plan.name}.npy"
+        dtype: StorageType = "float16" if matrix_ND.dtype == np.float16 else "float32"
         with atomic_path(path) as temporary:
             with temporary.open("wb") as stream:
-                np.save(stream, np.ascontiguousarray(matrix_ND, dtype=np.float32), allow_pickle=False)
+                np.save(stream, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
             n_bytes, sha256 = temporary.stat().st_size, hash_file(temporary)
         manifest = Manifest(
-            plan.content, facts.batch_sizes, facts.blocks, n_bytes, sha256, facts.fp32_batches, facts.threads
-        )
-        write_json(path.with_suffix(".json"), asdict(manifest))
+            plan.content, facts.batch_sizes, facts.blocks, n_bytes, sha256, facts.fp32_batches, facts.threads, dtype,
+            equivalent=facts.batch_sizes != plan.batch_sizes, space=self.space.key,
+        )  # fmt: skip
+        write_manifest(path.with_suffix(".json"), manifest)
 
-    def read_shard(self, name: str, manifest: Manifest) -> NDArray[np.float32] | None:
+    def read_shard(self, name: str, manifest: Manifest) -> NDArray[np.float32] | NDArray[np.float16] | None:
         """Read a shard's matrix and check its hash; None where it is damaged, after setting it aside.
 
         Args:
@@ -156,37 +158,60 @@ class Store:
             manifest: What it must hold.
 
         Returns:
-            float32 (N, D).
+            float32 or float16 (N, D), as stored; None also where another process has just removed it.
         """
         path = self.folder / "shards" / f"{name}.npy"
-        if hash_file(path) != manifest.sha256:
-            self.quarantine(name, "its bytes do not have the recorded hash")
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
             return None
-        matrix_ND: NDArray[np.float32] = np.load(path, allow_pickle=False)
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            if read_manifest(path.with_suffix(".json")) == manifest:  # otherwise it has just been written anew
+                self.quarantine(name, "its bytes do not have the recorded hash")
+            return None
+        matrix_ND: NDArray[np.float32] | NDArray[np.float16] = np.load(io.BytesIO(data), allow_pickle=False)
+        if matrix_ND.shape != (len(manifest.content), manifest.total_dim) or matrix_ND.dtype != manifest.dtype:
+            self.quarantine(name, f"it holds {matrix_ND.dtype} {matrix_ND.shape}, its manifest says otherwise")
+            return None
         return matrix_ND
 
     def quarantine(self, name: str, reason: str) -> None:
-        """Move a damaged shard out of the way, so that its rows are computed again."""
+        """Move a damaged shard out of the way, so that its rows are computed again.
+
+        Args:
+            name: The shard.
+            reason: Why it can't be trusted.
+
+        Raises:
+            UserError: The cache can't be written; the message names the command that repairs it.
+        """
         aside = self.folder / "damaged"
-        LOG.warning("an embedding shard is damaged (%s); set aside and computed again: %s", reason, aside / name)
-        with explained_os_errors(aside):
+        try:
             aside.mkdir(parents=True, exist_ok=True)
             for suffix in (".json", ".npy"):  # the manifest first: without it the shard counts no more
                 with suppress(FileNotFoundError):  # another process may have been faster
                     (self.folder / "shards" / f"{name}{suffix}").replace(aside / f"{name}{suffix}")
+        except OSError as error:
+            if error.errno not in NO_WRITE:
+                raise
+            raise UserError(
+                f"an embedding shard is damaged ({reason}) and can't be set aside: the cache can't be written",
+                value=self.folder / "shards" / name,
+                fix=f"run `histotune cache repair {self.short_name}` as its owner, or choose another --cache",
+            ) from error
+        again = "import its file again" if self.space.external else "computed again"
+        LOG.warning("an embedding shard is damaged (%s); set aside and %s: %s", reason, again, aside / name)
+        LOG.warning("`histotune cache verify %s` reads every byte of this space", self.short_name)
 
     def verify(self) -> tuple[Damage, ...]:
         """Read every byte of every shard and return what is damaged, changing nothing."""
-        damaged = []
-        for path in sorted((self.folder / "shards").glob("*.json")):
-            manifest, matrix = _read_manifest(path), path.with_suffix(".npy")
-            if manifest is None:
-                damaged.append(Damage(path.stem, "its manifest can't be read"))
-            elif not matrix.is_file():
-                damaged.append(Damage(path.stem, "its matrix is missing"))
-            elif hash_file(matrix) != manifest.sha256:
-                damaged.append(Damage(path.stem, "its bytes do not have the recorded hash"))
-        return tuple(damaged)
+        found = self.inspect()
+        wrong = [
+            Damage(name, "its bytes do not have the recorded hash")
+            for name, manifest in found.sound.items()
+            if hash_file(self.folder / "shards" / f"{name}.npy") != manifest.sha256
+        ]
+        return tuple(sorted([*found.damaged, *wrong], key=lambda damage: damage.name))
 
     def read_plan(self) -> tuple[ShardPlan, ...]:
         """Return the shards that an interrupted run had planned; empty where there was none."""
@@ -194,9 +219,8 @@ class Store:
         if not path.is_file():
             return ()
         try:
-            plans = json.loads(path.read_text(encoding="utf-8"))
-            return tuple(ShardPlan(tuple(plan["content"]), int(plan["batch_size"])) for plan in plans)
-        except (ValueError, KeyError, TypeError) as error:
+            return read_plans(path)
+        except ValueError as error:
             LOG.warning("the plan of an interrupted run is damaged (%s) and made anew: %s", error, path)
             return ()
 
@@ -204,24 +228,42 @@ class Store:
         """Write the planned shards before the first of them is computed, so that a resumed run keeps its batches."""
         write_json(self.folder / "pending.json", [asdict(plan) for plan in plans])
 
-    def sweep_up(self) -> None:
-        """Remove what a killed run left half-written; only for the process that holds the lock."""
-        for place in ("shards", "gathered"):
-            for path in (self.folder / place).glob(".*.partial"):
-                path.unlink(missing_ok=True)
+    def sweep_up(self) -> tuple[Path, ...]:
+        """Remove what a killed run left half-written; only for the process that holds the lock.
+
+        Returns:
+            What was removed.
+        """
+        places = (self.folder, self.folder / "shards", self.folder / "gathered")
+        partial = tuple(path for place in places for path in sorted(place.glob(".*.partial")))
+        for path in partial:
+            path.unlink(missing_ok=True)
+        return partial
 
     def drop_plan(self) -> None:
         """Forget the plan, because all of it is done."""
         (self.folder / "pending.json").unlink(missing_ok=True)
 
+    def _fault(self, path: Path, manifest: Manifest | None) -> str:
+        """Return what is wrong with a shard as far as its manifest and its length tell; empty where nothing is."""
+        matrix = path.with_suffix(".npy")
+        if manifest is None:
+            return "its manifest can't be read"
+        if manifest.space and manifest.space[:FOLDER_DIGITS] != self.folder.name:
+            return "it was written for another space"
+        if not matrix.is_file():
+            return "its matrix is missing"
+        if matrix.stat().st_size != manifest.n_bytes:
+            return "its matrix has the wrong length"
+        return ""
 
-def _read_manifest(path: Path) -> Manifest | None:
+
+def _read_space(path: Path) -> EmbeddingSpace | None:
+    """Read a space's description; None where it is missing, damaged, or not what its key says."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        data["content"], data["batch_sizes"] = tuple(data["content"]), tuple(data["batch_sizes"])
-        data["blocks"] = tuple(ColumnBlock(**block) for block in data["blocks"])
-        manifest = Manifest(**data)
-    except (ValueError, KeyError, TypeError):
+        data.pop("blocks")
+        space = EmbeddingSpace(**data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    complete = manifest.blocks and sum(manifest.batch_sizes) == len(manifest.content)
-    return manifest if complete else None
+    return space if with_key(space).key == space.key else None

@@ -197,7 +197,7 @@ def marks_of(tiles: TileSet, split: Split | None = None) -> tuple[str, ...]:
     """Return the marks that a data set and a split put on every number made with them."""
     skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
     leaky = (LEAKY,) if split is not None and split.leaky else ()
-    return (*((SYNTHETIC,) if tiles.synthetic else ()), *leaky, *skipped)
+    return (*((SYNTHETIC,) if tiles.synthetic else ()), *tiles.marks, *leaky, *skipped)
 
 
 def _plan_parts(tiles: TileSet, evaluation: EvaluationConfig, split: Split, train_N: NDArray[np.bool_]) -> SourcePlan:

@@ -26,7 +26,8 @@ class ScoredArm:
         trained_on: Which tiles trained it, such as "breakhis 100X, cross-fitted over 5 folds".
         input_mpp: Median scale at which the network saw the domain, um/px; NaN where unknown.
         scores: One per metric.
-        marks: Warnings every table shows: "LEAKY", "TOO NARROW", "SYNTHETIC", "3 SKIPPED".
+        marks: Warnings every table shows: "LEAKY", "TOO NARROW", "SYNTHETIC", "EXTERNAL",
+            "3 SKIPPED".
     """
 
     arm: str

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LEAKY = "LEAKY"
 TOO_NARROW = "TOO NARROW"
 SYNTHETIC = "SYNTHETIC"
+EXTERNAL = "EXTERNAL"
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
@@ -47,7 +48,7 @@ def score_domains(
         predictions: Its predictions, over one or several domains.
         trained_on: What trained it.
         interval: How intervals are made.
-        marks: Marks of the data sets involved (SYNTHETIC, LEAKY).
+        marks: Marks of the data sets involved (SYNTHETIC, EXTERNAL, LEAKY).
 
     Returns:
         A row per domain, in the order of the domain's scale or name.

@@ -52,6 +52,7 @@ class HashIndex:
 
     Args:
         path: The SQLite file; made when first needed. None remembers nothing.
+        read_only: Recall what is known and write nothing down.
 
     Example:
         >>> from pathlib import Path
@@ -59,8 +60,9 @@ class HashIndex:
         64
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
         self._path = path
+        self._read_only = read_only
 
     def files(self, paths: Sequence[Path], workers: int = 0) -> tuple[str, ...]:
         """Return the SHA-256 of each file's bytes.
@@ -115,6 +117,30 @@ class HashIndex:
             hashes.update({PixelSource(path, row): digest for row, digest in found.items()})
         return tuple(hashes[source] for source in sources)
 
+    def known_tiles(self, sources: Sequence[PixelSource]) -> dict[PixelSource, str]:
+        """Return the content hashes that are remembered; no tile is read.
+
+        Args:
+            sources: Where the tiles are.
+
+        Returns:
+            Hash by place, for tiles whose files are as they were when they were hashed.
+
+        Raises:
+            UnreadableTilesError: Files that are missing.
+        """
+        paths = list(dict.fromkeys(source.path for source in sources))
+        states = dict(zip(paths, _file_states(paths), strict=True))
+        files = self._recall_files([states[path] for path in {source.path for source in sources if source.row is None}])
+        rows = {path: self._recall_rows(states[path]) for path in {one.path for one in sources if one.row is not None}}
+        known = {}
+        for source in sources:
+            row = source.row
+            found = files.get(states[source.path].path) if row is None else rows[source.path].get(row)
+            if found is not None:
+                known[source] = found
+        return known
+
     def forget(self, path: Path) -> None:
         """Drop what is remembered about a file, because it turned out to be wrong."""
         if self._path is not None and self._path.is_file():
@@ -162,7 +188,7 @@ class HashIndex:
 
     def _remember(self, entries: Iterable[tuple[FileState, int, str]]) -> None:
         """Store hashes of files that are as they were before hashing and old enough for their mtime to be trusted."""
-        if self._path is None:
+        if self._path is None or self._read_only:
             return
         found = list(entries)
         trusted = {state for state in {state for state, _, _ in found} if _is_settled(state)}

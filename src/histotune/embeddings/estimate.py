@@ -1,0 +1,296 @@
+"""What embedding a data set will take: a few timed batches of its own tiles, before anything long starts."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from histotune.backbones.catalog import random_twin
+from histotune.backbones.weights import weights_are_here
+from histotune.devices import choose_precision, find_device
+from histotune.embeddings.extract import BatchRunner, compute_threads
+from histotune.embeddings.gather import missing_content
+from histotune.embeddings.lookup import INDEX
+from histotune.embeddings.space import embedding_space
+from histotune.embeddings.store import Store
+from histotune.errors import UserError
+from histotune.images.decode import PixelReader, tile_sources
+from histotune.images.hashes import HashIndex
+from histotune.images.loader import load_views
+from histotune.images.unreadable import UnreadableTilesError
+from histotune.images.views import apply_view
+from histotune.provenance import cpu_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.backbones.records import Backbone
+    from histotune.datasets.records import TileSet
+    from histotune.devices import ComputeDevice
+    from histotune.embeddings.extract import EmbedRequest
+    from histotune.images.decode import PixelSource
+
+Stage = Literal["read and decode", "view", "forward"]
+WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
+MAX_BATCH_S = 4.0  # a batch that takes longer is timed in smaller ones
+MANIFEST_BYTES = 72  # per row: its content hash in the manifest
+# B batch, S side, C channels
+
+
+@dataclass(frozen=True)
+class StageRate:
+    """How fast one stage runs when the others rest."""
+
+    name: Stage
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What embedding the missing tiles will take.
+
+    Attributes:
+        n_tiles: Tiles of the data set.
+        n_cached: Tiles whose embedding is there already.
+        batch_size: Tiles per timed batch.
+        batches_s: Seconds per timed batch, reading and computing side by side as a real run does.
+        stages: Each stage on its own.
+        total_dim: Columns of an embedding.
+        download_bytes: Weights to download first, counted as float32; 0 where they are here.
+        device: Where it runs.
+        precision: Of the matrix products.
+        notes: What was assumed, one sentence each.
+    """
+
+    n_tiles: int
+    n_cached: int
+    batch_size: int
+    batches_s: tuple[float, ...]
+    stages: tuple[StageRate, ...]
+    total_dim: int
+    download_bytes: int
+    device: str
+    precision: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_missing(self) -> int:
+        """Tiles to compute."""
+        return self.n_tiles - self.n_cached
+
+    @property
+    def images_per_s(self) -> float:
+        """Rate over all timed batches; NaN where nothing was timed."""
+        return self.batch_size * len(self.batches_s) / sum(self.batches_s) if self.batches_s else float("nan")
+
+    @property
+    def hours(self) -> float:
+        """Time for the missing tiles, hours; 0 where none is missing."""
+        return self.n_missing / self.images_per_s / 3600 if self.n_missing else 0.0
+
+    @property
+    def hours_between(self) -> tuple[float, float]:
+        """The same as if every batch were the fastest, or the slowest, of those timed."""
+        if not self.n_missing:
+            return 0.0, 0.0
+        per_batch = self.n_missing / self.batch_size / 3600
+        return per_batch * min(self.batches_s), per_batch * max(self.batches_s)
+
+    @property
+    def storage_bytes(self) -> int:
+        """Room that the missing embeddings take, float32 with their manifests."""
+        return self.n_missing * (4 * self.total_dim + MANIFEST_BYTES)
+
+    @property
+    def limit(self) -> StageRate | None:
+        """The slowest stage; None where nothing was timed."""
+        return min(self.stages, key=lambda stage: stage.images_per_s, default=None)
+
+
+def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> Estimate:
+    """Time a few batches of the tiles that are missing and extrapolate; nothing is written.
+
+    Tiles are told apart by remembered content hashes, so that no data set is read twice: a tile that was never hashed
+    counts as missing. Weights that are not here are stood in for by random ones of the same architecture, which cost
+    the same time.
+
+    Args:
+        tiles: The tiles.
+        request: As for :func:`~histotune.embeddings.extract.embed`.
+        budget_s: About how long the timed batches may take, seconds; at least three are timed.
+
+    Returns:
+        Rates, hours and sizes.
+
+    Raises:
+        UserError: No tiles, imported embeddings (nothing can be computed), or tiles that can't be read.
+    """
+    if len(tiles) == 0:
+        raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
+    if request.spec.kind == "external":
+        raise UserError("imported embeddings are not computed, so there is nothing to estimate",
+                        value=request.spec.name, fix="take a backbone that runs here")  # fmt: skip
+    device = find_device(request.embedding.device)
+    precision = choose_precision(device, request.embedding.precision)
+    here = weights_are_here(request.spec)
+    missing, n_unknown = _missing(tiles, request, device, precision) if here else (tile_sources(tiles), 0)
+    notes = _first_notes(n_unknown, here)
+    known = Estimate(len(tiles), len(tiles) - len(missing), request.embedding.batch_size, (), (), 0, 0, device.name,
+                     precision, notes)  # fmt: skip
+    while missing:
+        try:
+            return _timed(known, missing, request, device, budget_s)
+        except UnreadableTilesError as error:
+            if request.on_bad_image == "fail":
+                raise
+            bad = {tile.source for tile in error.tiles}
+            missing = tuple(source for source in missing if source not in bad)
+    return known
+
+
+def _missing(
+    tiles: TileSet, request: EmbedRequest, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]
+) -> tuple[tuple[PixelSource, ...], int]:
+    """Return the tiles without an embedding, and how many of them were never hashed."""
+    index = HashIndex(request.cache / INDEX, read_only=True)
+    sources = tile_sources(tiles)
+    content = index.known_tiles(sources)
+    store = Store(request.cache, embedding_space(request.spec, request.view, device, precision, index))
+    absent = set(missing_content(store.inspect().sound, tuple(content.values())))
+    missing = tuple(source for source in sources if content.get(source) is None or content[source] in absent)
+    return missing, len(set(sources) - set(content))
+
+
+def _first_notes(n_unknown: int, here: bool) -> tuple[str, ...]:
+    notes = []
+    if n_unknown:
+        notes.append(f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
+                     "that are embedded will cost nothing.")  # fmt: skip
+    if not here:
+        notes.append("The weights are not on this machine: timed with random ones of the same architecture, and "
+                     "every tile counts as missing.")  # fmt: skip
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What is timed, and with what."""
+
+    request: EmbedRequest
+    backbone: Backbone
+    runner: BatchRunner
+    reader: PixelReader
+    sample: tuple[PixelSource, ...]
+    batch_size: int
+
+
+def _timed(
+    known: Estimate, missing: Sequence[PixelSource], request: EmbedRequest, device: ComputeDevice, budget_s: float
+) -> Estimate:
+    """Load the backbone and time it with the tiles."""
+    from histotune.backbones.load import load_backbone
+
+    here = weights_are_here(request.spec)
+    spec = replace(request.spec if here else random_twin(request.spec), size_px=request.view.size_px)
+    with compute_threads(request), PixelReader(request.loader) as reader:
+        backbone = load_backbone(spec, device, choose_precision(device, request.embedding.precision))
+        runner = BatchRunner(backbone, request.embedding.batch_size)
+        batch_size = _batch_size(runner, reader, missing[0], request)
+        n_wanted = batch_size * (WARM_UP + MAX_TIMED)
+        bench = _Bench(request, backbone, runner, reader, _spread(missing, n_wanted), batch_size)
+        batches_s, kept = _time_together(bench, budget_s)
+        stages = _time_apart(bench, kept)
+    notes = list(known.notes)
+    if batch_size < request.embedding.batch_size:
+        notes.append(f"A batch of {request.embedding.batch_size} takes long here; timed in batches of {batch_size}.")
+    if len(missing) < n_wanted:
+        notes.append("Few tiles are missing, so that some were timed more than once.")
+    return replace(
+        known, batch_size=batch_size, batches_s=batches_s, stages=stages, total_dim=backbone.total_dim,
+        download_bytes=0 if here else _weight_bytes(backbone), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _batch_size(runner: BatchRunner, reader: PixelReader, source: PixelSource, request: EmbedRequest) -> int:
+    """Return the batch size to time: the one asked for, or a smaller one where a batch would take too long."""
+    (views,) = load_views([source], [1], request.view, request.loader, reader)
+    size, wanted = 1, request.embedding.batch_size
+    while True:
+        pixels_BSSC = np.repeat(views.pixels_BSSC, size, axis=0)
+        seconds_s = min(_seconds(runner, pixels_BSSC), _seconds(runner, pixels_BSSC))  # a size's first pass is slow
+        if size == wanted or 2 * seconds_s > MAX_BATCH_S:
+            return size
+        size = min(2 * size, wanted)
+
+
+def _seconds(runner: BatchRunner, pixels_BSSC: NDArray[np.uint8]) -> float:
+    start = time.perf_counter()
+    runner.run(pixels_BSSC)
+    return time.perf_counter() - start
+
+
+def _spread(missing: Sequence[PixelSource], n_wanted: int) -> tuple[PixelSource, ...]:
+    """Return tiles from all over the data set, again from the start where there are too few."""
+    places = np.linspace(0, len(missing) - 1, min(len(missing), n_wanted)).round().astype(int)
+    return tuple(islice(cycle(missing[place] for place in places), n_wanted))
+
+
+def _time_together(bench: _Bench, budget_s: float) -> tuple[tuple[float, ...], list[NDArray[np.uint8]]]:
+    """Time batches as a real run makes them, decoding ahead of the network; keep the last few views."""
+    sizes = [bench.batch_size] * (WARM_UP + MAX_TIMED)
+    batches = load_views(bench.sample, sizes, bench.request.view, bench.request.loader, bench.reader)
+    seconds: list[float] = []
+    kept: list[NDArray[np.uint8]] = []
+    with closing(batches):
+        began = last = time.perf_counter()
+        for number, views in enumerate(batches):
+            bench.runner.run(views.pixels_BSSC)
+            now = time.perf_counter()
+            if number >= WARM_UP:
+                seconds.append(now - last)
+            last = now
+            kept = [*kept, views.pixels_BSSC][-KEPT:]
+            if len(seconds) >= MIN_TIMED and now - began > budget_s:
+                break
+    return tuple(seconds), kept
+
+
+def _time_apart(bench: _Bench, kept: Sequence[NDArray[np.uint8]]) -> tuple[StageRate, ...]:
+    """Time each stage while the others rest, with as many threads as a real run has."""
+    sources = bench.sample[-KEPT * bench.batch_size :]  # read last, so that the fewest are in memory already
+    forward_s = sum(_seconds(bench.runner, pixels_BSSC) for pixels_BSSC in kept)
+    with ThreadPoolExecutor(bench.request.loader.workers or cpu_count()) as pool:
+        start = time.perf_counter()
+        images = [image_HWC for image_HWC in pool.map(partial(_decode, bench), sources) if image_HWC is not None]
+        decoded = time.perf_counter()
+        list(pool.map(lambda image_HWC: apply_view(image_HWC, bench.request.view), images))
+        viewed = time.perf_counter()
+    return (
+        StageRate("read and decode", len(sources) / (decoded - start)),
+        StageRate("view", len(images) / (viewed - decoded)),
+        StageRate("forward", sum(map(len, kept)) / forward_s),
+    )
+
+
+def _decode(bench: _Bench, source: PixelSource) -> NDArray[np.uint8] | None:
+    """Return a tile's pixels; None where it can't be read and would be skipped."""
+    try:
+        return bench.reader.pixels_and_hash(source)[0]
+    except UserError:
+        if bench.request.on_bad_image == "fail":
+            raise
+        return None
+
+
+def _weight_bytes(backbone: Backbone) -> int:
+    """Return the size of the weights as float32."""
+    return 0 if backbone.module is None else 4 * sum(one.numel() for one in backbone.module.parameters())

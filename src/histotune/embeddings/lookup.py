@@ -1,0 +1,55 @@
+"""Which space a request lives in and which content its tiles have, without computing an embedding."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histotune.devices import choose_precision, find_device
+from histotune.embeddings.space import embedding_space
+from histotune.images.decode import PixelReader, tile_sources
+from histotune.images.hashes import HashIndex
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from histotune.datasets.records import TileSet
+    from histotune.embeddings.extract import EmbedRequest
+    from histotune.embeddings.records import EmbeddingSpace
+    from histotune.images.config import LoaderConfig
+
+INDEX = "hashes.sqlite"
+
+
+def request_space(request: EmbedRequest) -> EmbeddingSpace:
+    """Return the space that a request's embeddings live in.
+
+    Args:
+        request: Backbone, view, device, cache.
+
+    Returns:
+        The space.
+
+    Raises:
+        UserError: Missing weights, or a device that is not there.
+    """
+    device = find_device(request.embedding.device)
+    precision = choose_precision(device, request.embedding.precision)
+    return embedding_space(request.spec, request.view, device, precision, HashIndex(request.cache / INDEX))
+
+
+def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:
+    """Return the content hash of every tile; bytes are read only where they were never hashed.
+
+    Args:
+        tiles: The tiles.
+        cache: Remembers hashes.
+        loader: How pixels are read.
+
+    Returns:
+        64 hexadecimal digits per tile.
+
+    Raises:
+        UnreadableTilesError: Tiles that can't be read.
+    """
+    with PixelReader(loader) as reader:
+        return HashIndex(cache / INDEX).tiles(tile_sources(tiles), reader, loader.workers)
