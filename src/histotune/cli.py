@@ -44,6 +44,15 @@ BackboneName = Annotated[
         show_default=False,
     ),
 ]
+View = Annotated[
+    str | None,
+    typer.Option(
+        "--view",
+        help="short-side-crop, square, letterbox or tiles; its scale: --set view.target_mpp=0.5. Default: as the "
+        "backbone documents it.",
+        show_default=False,
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; appears when finished.", show_default=False)]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for embeddings; safe to delete.", show_default=False)
@@ -96,6 +105,7 @@ def run(
     pcam: Pcam = None,
     train_magnification: Magnification = None,
     backbone: BackboneName = None,
+    view: View = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -123,6 +133,7 @@ def run(
             pcam=pcam,
             train_magnification=train_magnification,
             backbone=backbone,
+            view=view,
             out=out,
             cache=cache,
             settings=settings,
@@ -139,6 +150,7 @@ def embed(
     dataset: DatasetArgument,
     data: Data = None,
     backbone: BackboneName = None,
+    view: View = None,
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
@@ -147,7 +159,15 @@ def embed(
     from histotune.commands import build_config, embed_and_print
 
     embed_and_print(
-        build_config(dataset, data=data, backbone=backbone, cache=cache, settings=settings, on_bad_image=on_bad_image)
+        build_config(
+            dataset,
+            data=data,
+            backbone=backbone,
+            view=view,
+            cache=cache,
+            settings=settings,
+            on_bad_image=on_bad_image,
+        )
     )
 
 
@@ -157,6 +177,7 @@ def sweep(
     data: Data = None,
     train_magnification: Magnification = None,
     backbone: BackboneName = None,
+    view: View = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -171,6 +192,7 @@ def sweep(
             data=data,
             train_magnification=train_magnification,
             backbone=backbone,
+            view=view,
             out=out,
             cache=cache,
             settings=settings,
@@ -210,11 +232,15 @@ def predict(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it."),
+    ] = None,
 ) -> None:
     """Predict class probabilities for images: a table with a row per image."""
     from histotune.commands import predict_and_print
 
-    predict_and_print(head, images, out, cache=cache, settings=settings, on_bad_image=on_bad_image)
+    predict_and_print(head, images, out, cache=cache, settings=settings, on_bad_image=on_bad_image, mpp=mpp)
 
 
 @app.command()

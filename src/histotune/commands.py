@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from histotune.config import ExperimentConfig, load_config, override, parse_config
 from histotune.datasets.config import check_on_bad_image
 from histotune.errors import UserError
+from histotune.images.config import check_view_name
 from histotune.recipes.records import RecipeData
 from histotune.recipes.registry import RECIPES, find_recipe
 
@@ -108,7 +109,7 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
         head: Head folder, or a run folder.
         images: Image files, or folders of them.
         out: Table to write; None prints CSV.
-        **typed: ``cache``, ``settings`` and ``on_bad_image`` as typed; None where absent.
+        **typed: ``cache``, ``settings``, ``on_bad_image`` and ``mpp`` as typed; None where absent.
     """
     from histotune.deploy.bundle import load_bundle
     from histotune.deploy.predict import PredictSettings, predict, write_predictions
@@ -116,7 +117,8 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
     config = override(ExperimentConfig(recipe="predict"), typed.get("settings") or [])
     bad = check_on_bad_image(typed.get("on_bad_image") or "fail")
     cache = typed.get("cache") or config.cache
-    table = predict(load_bundle(head), images, PredictSettings(config.embedding, config.loader, cache, bad))
+    given = PredictSettings(config.embedding, config.loader, cache, bad, typed.get("mpp"))
+    table = predict(load_bundle(head), images, given)
     if out is None:
         sys.stdout.write(table.write_csv(float_precision=6))
     else:
@@ -166,6 +168,8 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
     for dataset in (data["source"], data["target"]):
         if dataset is not None and typed.get("on_bad_image") is not None:
             dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
+    if typed.get("view") is not None:
+        data["view"] = {**(data["view"] or {}), "name": check_view_name(typed["view"])}
     if typed.get("backbone") is not None:
         data["backbone"] = {"name": typed["backbone"]}
     for name in ("out", "cache"):

@@ -23,6 +23,7 @@ from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, Ledg
 from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, plan_source, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
+from histotune.images.view_checks import check_view, moves_label, view_notes
 from histotune.images.views import input_mpp
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.records import Scored
     from histotune.evaluation.source import ArmSweep, SourceStudy
     from histotune.evaluation.target import TargetStudy
+    from histotune.images.config import ViewConfig
 
 log = logging.getLogger(__name__)
 
@@ -147,13 +149,33 @@ def embed_dataset(
     Returns:
         Tiles and embeddings, rows aligned, with the content fingerprint filled in.
     """
-    view = config.view or documented_view(spec)
+    view = chosen_view(config, spec)
     request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image)
     embeddings = embed(tiles, request)
-    tiles = replace(tiles.without(embeddings.unreadable), pixel_fingerprint=embeddings.pixel_fingerprint)
-    words = f"{view.name} {view.size_px} px, {view.interpolation}"
-    mpp_N = np.asarray(input_mpp(tiles, view)).reshape(len(tiles), -1).mean(axis=1)
-    return Material(tiles, embeddings, mpp_N, words, spec.default_pooling)
+    rest = _with_view_notes(tiles, view).without(embeddings.unreadable)
+    rest = replace(rest, pixel_fingerprint=embeddings.pixel_fingerprint, label_moved=moves_label(rest, view))
+    mpp_N = np.asarray(input_mpp(rest, view)).reshape(len(rest), -1).mean(axis=1)
+    return Material(rest, embeddings, mpp_N, view.words, spec.default_pooling)
+
+
+def chosen_view(config: ExperimentConfig, spec: BackboneSpec) -> ViewConfig:
+    """Return the backbone's documented view with the fields changed that the config sets.
+
+    Args:
+        config: The experiment.
+        spec: The backbone.
+
+    Returns:
+        The view.
+    """
+    documented = documented_view(spec)
+    return documented if config.view is None else config.view.on(documented)
+
+
+def _with_view_notes(tiles: TileSet, view: ViewConfig) -> TileSet:
+    """Add what the view hides or adds to the notes, once for all arms that share it."""
+    new = (note for note in view_notes(tiles, view) if note not in tiles.notes)
+    return replace(tiles, notes=(*tiles.notes, *new))
 
 
 def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], ...]:
@@ -225,7 +247,18 @@ def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, ta
             part_rows(target, _scored_part(config))
     with collect(errors):
         _check_labels_match(source, target)
+    with collect(errors):
+        _check_views(config, source, target)
     raise_together(errors)
+
+
+def _check_views(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
+    """Find tiles that a view can't be made of, for every arm's view."""
+    views = dict.fromkeys(chosen_view(config, spec) for _, spec in arm_backbones(config))
+    for tiles in (source, target):
+        for view in views:
+            if tiles is not None:
+                check_view(tiles, view)
 
 
 def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:
@@ -388,7 +421,7 @@ def _write(
 
 def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
     """Save the probe's head with what it needs to embed new images."""
-    view = config.view or documented_view(find_backbone(config.backbone, config.cache))
+    view = chosen_view(config, find_backbone(config.backbone, config.cache))
     save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.catalog import documented_view, find_backbone
+from histotune.backbones.catalog import find_backbone
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits.folds import tile_groups
@@ -18,10 +18,11 @@ from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import PROBE, describe_choice, marks_of, training_domain, training_rows
 from histotune.evaluation.target import part_rows
-from histotune.experiment import embed_dataset, single_dataset
+from histotune.experiment import chosen_view, embed_dataset, single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep
+from histotune.images.config import ViewChoice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +95,7 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     result = sweep(material.embeddings, task, config.sweep)[0]
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        view = config.view or documented_view(find_backbone(config.backbone, config.cache))
+        view = chosen_view(config, find_backbone(config.backbone, config.cache))
         save_bundle(Bundle(result.head, config.backbone, view, config.embedding.precision), folder)
         result.trials.write_parquet(folder / "trials.parquet")
     return SweepOutcome(result, describe_choice(result, domain), config.out)
@@ -105,7 +106,8 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
 
     Args:
         head_folder: Written by ``histotune sweep`` or ``histotune run``.
-        config: Names one data set; its backbone and view are replaced by the head's own.
+        config: Names one data set; its backbone and view are replaced by the head's own, but for whether a moved label
+            is accepted.
 
     Returns:
         The scores per domain, marked LEAKY where the head has trained on one of the scored groups, and how often
@@ -116,7 +118,10 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     """
     bundle = load_bundle(head_folder)
     embedding = config.embedding.model_copy(update={"precision": bundle.precision})
-    config = config.model_copy(update={"backbone": bundle.backbone, "view": bundle.view, "embedding": embedding})
+    view = ViewChoice(**bundle.view.model_dump())
+    if config.view is not None and config.view.allow_moved_label is not None:
+        view = view.model_copy(update={"allow_moved_label": config.view.allow_moved_label})
+    config = config.model_copy(update={"backbone": bundle.backbone, "view": view, "embedding": embedding})
     material = embed_only(config)
     tiles = material.tiles
     part = "test" if config.evaluation.final else "valid"

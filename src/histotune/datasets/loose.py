@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from histotune.datasets.records import TileSet, tile_table
@@ -14,20 +15,24 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 
-def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...]) -> TileSet:
+def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:
     """List image files and folders of images as unlabelled tiles.
 
     Args:
         paths: Files, or folders that are searched through.
         class_names: Names of the head that will predict.
+        mpp: Scale of all images, um/px; None where it is not known.
 
     Returns:
         A tile per image; tile ids are the paths as given.
 
     Raises:
-        UserError: Something is missing, is no image by its name, or a folder holds none; all reported together.
+        UserError: Something is missing, is no image by its name, a folder holds none, or the scale is no positive
+            number; all reported together.
     """
     errors, files = [], []
+    if mpp is not None and not 0 < mpp < math.inf:
+        errors.append(UserError("--mpp takes a positive number of um/px", value=mpp, fix="--mpp 0.25"))
     for path in paths:
         found = _images_in(path)
         if found:
@@ -37,7 +42,8 @@ def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...]) -> Ti
             errors.append(UserError(what, value=path, allowed=", ".join(IMAGE_SUFFIXES)))
     raise_together(errors)
     names = sorted({str(file) for file in files})
-    table = tile_table({"tile_id": names, "path": names})
+    scale: dict[str, object] = {} if mpp is None else {"mpp": [mpp] * len(names), "mpp_source": ["user"] * len(names)}
+    table = tile_table({"tile_id": names, "path": names, **scale})
     return TileSet("images", table, class_names, licence="the user's own", citation="")
 
 

@@ -65,6 +65,7 @@ class TileSet:
         synthetic: True for rendered tissue, which is labelled SYNTHETIC wherever it appears.
         notes: What the reader skipped or assumed (law 6), one sentence each.
         n_skipped: Images left out because they can't be read; marks every number (law 6).
+        label_moved: True where the view moves or cuts the label's region; marks every number.
         pixel_fingerprint: Hash over the content hashes of all tiles; known once they have been read.
     """
 
@@ -77,6 +78,7 @@ class TileSet:
     synthetic: bool = False
     notes: tuple[str, ...] = ()
     n_skipped: int = 0
+    label_moved: bool = False
     pixel_fingerprint: str | None = field(default=None)
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LEAKY = "LEAKY"
 TOO_NARROW = "TOO NARROW"
 SYNTHETIC = "SYNTHETIC"
+LABEL_MOVED = "LABEL MOVED"  # the view moves or cuts the region that the label speaks about
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:

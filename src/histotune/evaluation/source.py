@@ -16,7 +16,7 @@ from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.material import domains_of
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
-from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW, domain_order, score_domains
+from histotune.evaluation.scoring import LABEL_MOVED, LEAKY, SYNTHETIC, TOO_NARROW, domain_order, score_domains
 from histotune.statistics.compare import paired_difference
 
 if TYPE_CHECKING:
@@ -173,7 +173,8 @@ def training_domain(tiles: TileSet, train_N: NDArray[np.bool_]) -> str:
 def marks_of(tiles: TileSet) -> tuple[str, ...]:
     """Return the marks that a data set puts on every number made with it."""
     skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
-    return (*((SYNTHETIC,) if tiles.synthetic else ()), *skipped)
+    moved = (LABEL_MOVED,) if tiles.label_moved else ()
+    return (*((SYNTHETIC,) if tiles.synthetic else ()), *moved, *skipped)
 
 
 def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:

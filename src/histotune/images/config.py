@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from histotune.errors import UserError, closest_name
 
 ViewName = Literal["short-side-crop", "square", "letterbox", "tiles"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -13,6 +15,25 @@ TargetMpp = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 GreyLevel = Annotated[int, Field(ge=0, le=255)]
 Rgb = tuple[GreyLevel, GreyLevel, GreyLevel]
 WHITE: Rgb = (255, 255, 255)
+
+
+def check_view_name(text: str) -> ViewName:
+    """Return the name of a view as typed on a command line.
+
+    Args:
+        text: Such as ``tiles``.
+
+    Returns:
+        The same, checked.
+
+    Raises:
+        UserError: Something else.
+    """
+    by_name: dict[str, ViewName] = {name: name for name in get_args(ViewName)}
+    if text in by_name:
+        return by_name[text]
+    raise UserError("unknown view", value=text, allowed=", ".join(by_name), closest=closest_name(text, by_name),
+                    fix="histotune run --help")  # fmt: skip
 
 
 class ViewConfig(BaseModel):

@@ -2,7 +2,7 @@
 
 Pillow resizes 8-bit images in two passes, one per axis, with weights in fixed point (22 bits after the point), and
 rounds and clips to 8 bits after each pass (``src/libImaging/Resample.c``). Here each pass is two products of whole
-numbers that float32 holds exactly: a weight is split as ``2048 high + low``, so that no sum reaches 2^24 and the order
+numbers that float32 holds exactly: a weight is split as ``4096 high + low``, so that no sum reaches 2^24 and the order
 of summation, fused products and TF32 change nothing.
 
 This module stands alone: it imports torch and numpy, inside the functions that need them.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Interpolation = Literal["bilinear", "bicubic"]
 PRECISION_BITS = 22  # Pillow: 32 bits, less 8 of the pixel and 2 of head room for overshoot
-SPLIT_BITS = 11
+SPLIT_BITS = 12  # both parts then fit the eleven bits of TF32, edge weights above 1 included
 EXACT_BELOW = 2**24  # float32 holds every whole number up to here
 # B batch, H height, W width, C channels, S side of the network's input, K inputs per image, O out, I in
 
@@ -54,8 +54,8 @@ class Weights:
     """The weights of one pass, split so that float32 products are exact.
 
     Attributes:
-        high_OI: float32, whole numbers; the weight's bits above the lowest eleven.
-        low_OI: float32, whole numbers from -1024 to 1023.
+        high_OI: float32, whole numbers; the weight's bits above the lowest twelve.
+        low_OI: float32, whole numbers from -2048 to 2047.
         largest_sum: Largest sum of magnitudes that a row of either can reach over pixels of 255.
     """
 
@@ -127,7 +127,7 @@ def split_weights(weights_OI: NDArray[np.int64]) -> Weights:
         weights_OI: From :func:`fixed_weights`.
 
     Returns:
-        The parts, ``weights = 2048 high + low``.
+        The parts, ``weights = 4096 high + low``.
     """
     import numpy as np
 
@@ -145,7 +145,7 @@ def is_exact(plan: ResizePlan) -> bool:
         plan: The plan; only the two lengths of each axis and the filter count.
 
     Returns:
-        False for very strong downsampling (more than about 15 times, bicubic), where a row has too many weights.
+        False for very strong downsampling (more than 16 times bicubic, 31 times bilinear): too many weights in a row.
     """
     return all(
         _axis(in_px, out_px, plan.interpolation).largest_sum < EXACT_BELOW
