@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -12,7 +13,7 @@ from histotune.devices import ComputeDevice
 from histotune.embeddings import space as space_module
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import embedding_space, with_key
-from histotune.images.config import ViewConfig
+from histotune.images.config import ViewConfig, ViewName
 
 CPU = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
 LITE0 = find_backbone(BackboneConfig())
@@ -72,3 +73,20 @@ def test_the_colour_histogram_depends_on_the_view_alone() -> None:
     gpu = ComputeDevice("cuda", "T4", "7.5", 16.0, fast_bf16=False)
     assert key(spec=colour_histogram()) == key(spec=colour_histogram(), device=gpu, precision="fp16")
     assert key(spec=colour_histogram()) != key(spec=colour_histogram(), view=ViewConfig(size_px=192))
+
+
+def test_settings_that_came_later_change_no_earlier_key() -> None:
+    space = embedding_space(LITE0, ViewConfig(), CPU, "fp32")
+    assert space.view == '{\n  "interpolation": "bicubic",\n  "name": "short-side-crop",\n  "size_px": 224\n}'
+    assert key(view=ViewConfig(pad_rgb=(0, 0, 0), allow_moved_label=True)) == key()
+    assert key(view=ViewConfig(name="tiles", pad_rgb=(0, 0, 0))) == key(view=ViewConfig(name="tiles"))
+
+
+def test_every_view_has_a_key_of_its_own() -> None:
+    views = [ViewConfig(name=name, target_mpp=mpp) for name in get_args(ViewName) for mpp in (None, 0.5, 0.25)]
+    views += [replace_view(view, pad_rgb=(0, 0, 0)) for view in views if view.name == "letterbox" or view.target_mpp]
+    assert len({key(view=view) for view in views}) == len(views)
+
+
+def replace_view(view: ViewConfig, **changes: object) -> ViewConfig:
+    return ViewConfig(**{**view.model_dump(), **changes})

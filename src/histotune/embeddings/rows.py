@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from histotune.images.config import ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
     from histotune.images.geometry import ViewGeometry
-# B inputs of a batch, D columns
+# B inputs of a batch, N tiles, D columns
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,10 @@ def average_inputs(result_BD: NDArray[np.float32], n_inputs: tuple[int, ...]) ->
     """
     if all(number == 1 for number in n_inputs):
         return result_BD
-    starts = np.cumsum((0, *n_inputs[:-1]))
-    counts = np.asarray(n_inputs, np.float32)[:, None]
-    return np.asarray(np.add.reduceat(result_BD, starts, axis=0) / counts, np.float32)
+    number_N = np.asarray(n_inputs)
+    starts_N = np.cumsum(number_N) - number_N
+    total_ND = result_BD[starts_N]
+    for step in range(1, int(number_N.max())):
+        has_more_N = number_N > step
+        total_ND[has_more_N] += result_BD[starts_N[has_more_N] + step]
+    return np.asarray(total_ND / number_N.astype(np.float32)[:, None])
