@@ -28,7 +28,7 @@ from histotune.images.decode import read_pixels
 from histotune.images.geometry import resized_sizes
 from histotune.images.unreadable import UnreadableTilesError
 from histotune.images.views import view_inputs
-from tests.embeddings.conftest import OLD_NS, tile_set
+from tests.embeddings.conftest import OLD_NS, tile_set, write_tiles
 
 Requests = Callable[..., EmbedRequest]
 SIZES = [(40, 32), (20, 64), (14, 14), (90, 30), (40, 32), (33, 33), (70, 29)]

@@ -15,6 +15,7 @@ from PIL import Image
 
 from histotune.images import device_resize, views
 from histotune.images.config import ViewConfig
+from histotune.images.decode import read_pixels
 from histotune.images.device_resize import (
     DeviceResizer,
     ResizePlan,
@@ -27,7 +28,7 @@ from histotune.images.geometry import resized_sizes
 from histotune.images.views import device_plan, device_resizable, view_inputs
 
 INTERPOLATIONS = ["bilinear", "bicubic"]
-SIZES = [(96, 96), (700, 460), (700, 456), (460, 700), (301, 299), (1, 1), (1, 40), (40, 1), (100, 420), (224, 224)]
+SIZES = [(96, 96), (350, 230), (230, 350), (201, 199), (1, 1), (1, 20), (20, 1), (50, 210), (56, 56)]
 
 
 def noise(width_px: int, height_px: int, n: int = 2) -> np.ndarray:
@@ -191,3 +192,14 @@ def test_a_gpu_equals_pillow() -> None:
     for interpolation in INTERPOLATIONS:
         view = ViewConfig(interpolation=interpolation)
         assert device_resizable(view, [((96, 96), None), ((700, 460), None)], "cuda")
+
+
+@pytest.mark.real_data
+def test_real_images_are_resized_as_pillow_does(real_data: Path) -> None:
+    paths = sorted(real_data.rglob("*.png"))[::46] + sorted(real_data.rglob("*.tif"))[::9]
+    assert len(paths) > 6
+    for path in paths:
+        image_HWC = read_pixels(path)
+        for view in (ViewConfig(), ViewConfig(interpolation="bilinear")):
+            plan = device_plan(view, (image_HWC.shape[1], image_HWC.shape[0]))
+            assert np.array_equal(on_device(plan, image_HWC[None]), view_inputs(image_HWC, view)), path
