@@ -39,7 +39,7 @@ def noise(width_px: int, height_px: int, n: int = 2) -> np.ndarray:
 
 
 def on_device(plan: ResizePlan, images_NHWC: np.ndarray) -> np.ndarray:
-    return DeviceResizer(plan)(torch.from_numpy(images_NHWC)).numpy()
+    return DeviceResizer(plan)(torch.from_numpy(images_NHWC.copy())).numpy()
 
 
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
