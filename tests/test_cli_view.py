@@ -71,10 +71,18 @@ def test_a_head_keeps_its_scale_on_other_images(
     tables = []
     for mpp in ("0.25", "1.0"):
         table = tmp_path / f"{mpp}.parquet"
-        assert histotune("predict", head, *images, "--mpp", mpp, "--out", table).code == 0
+        predicted = histotune("predict", head, *images, "--mpp", mpp, "--out", table)
+        assert predicted.code == 0, predicted.err
+        assert "of the network's input is padding" in predicted.err
+        assert ("no more detail than 1 um/px" in predicted.err) == (mpp == "1.0")
         tables.append(pl.read_parquet(table))
     assert tables[0]["path"].to_list() == tables[1]["path"].to_list() == [str(image) for image in images]
     assert not tables[0].equals(tables[1])
+    images[1].write_bytes(b"broken")
+    assert_clear(histotune("predict", head, *images, "--mpp", "0.25"), images[1].name)
+    skipped = histotune("predict", head, *images, "--mpp", "0.25", "--on-bad-image", "skip")
+    assert skipped.code == 0, skipped.err
+    assert f"{images[1]},,," in skipped.out
 
 
 def test_an_unknown_view_names_the_closest(histotune: Histotune, breakhis: Path) -> None:

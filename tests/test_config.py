@@ -11,8 +11,8 @@ import pytest
 from histotune.backbones.catalog import documented_view, find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.config import ExperimentConfig, load_config, override, parse_config
+from histotune.embeddings.choice import chosen_view
 from histotune.errors import UserError, UserErrors
-from histotune.experiment import chosen_view
 from histotune.images.config import ViewChoice, ViewConfig
 from histotune.recipes.records import RecipeData
 from histotune.recipes.registry import RECIPES, find_recipe
@@ -43,11 +43,11 @@ def test_set_fills_an_absent_section() -> None:
 
 def test_one_view_field_leaves_the_others_as_documented() -> None:
     spec = replace(find_backbone(BackboneConfig()), size_px=518, interpolation="bilinear")
-    assert chosen_view(config(), spec) == documented_view(spec)
-    view = chosen_view(override(config(), ["view.name=tiles", "view.target_mpp=0.5"]), spec)
+    assert chosen_view(config().view, spec) == documented_view(spec)
+    view = chosen_view(override(config(), ["view.name=tiles", "view.target_mpp=0.5"]).view, spec)
     assert view == ViewConfig(name="tiles", size_px=518, interpolation="bilinear", target_mpp=0.5)
     saved = parse_config(json.loads(json.dumps(override(config(), ["view.pad_rgb=[0, 0, 9]"]).model_dump(mode="json"))))
-    assert chosen_view(saved, spec) == ViewConfig(size_px=518, interpolation="bilinear", pad_rgb=(0, 0, 9))
+    assert chosen_view(saved.view, spec) == ViewConfig(size_px=518, interpolation="bilinear", pad_rgb=(0, 0, 9))
 
 
 def test_a_view_choice_has_the_fields_of_a_view() -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
+from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.datasets.read import read_dataset
 from histotune.deploy.bundle import Bundle, save_bundle
+from histotune.embeddings.choice import chosen_view, with_view_notes
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.errors import UserError, collect, raise_together
 from histotune.evaluation.answer import write_answer
@@ -23,7 +24,7 @@ from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, Ledg
 from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, plan_source, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
-from histotune.images.view_checks import check_view, moves_label, view_notes
+from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from histotune.evaluation.records import Scored
     from histotune.evaluation.source import ArmSweep, SourceStudy
     from histotune.evaluation.target import TargetStudy
-    from histotune.images.config import ViewConfig
 
 log = logging.getLogger(__name__)
 
@@ -149,33 +149,13 @@ def embed_dataset(
     Returns:
         Tiles and embeddings, rows aligned, with the content fingerprint filled in.
     """
-    view = chosen_view(config, spec)
+    view = chosen_view(config.view, spec)
     request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image)
     embeddings = embed(tiles, request)
-    rest = _with_view_notes(tiles, view).without(embeddings.unreadable)
+    rest = with_view_notes(tiles, view).without(embeddings.unreadable)
     rest = replace(rest, pixel_fingerprint=embeddings.pixel_fingerprint, label_moved=moves_label(rest, view))
     mpp_N = np.asarray(input_mpp(rest, view)).reshape(len(rest), -1).mean(axis=1)
     return Material(rest, embeddings, mpp_N, view.words, spec.default_pooling)
-
-
-def chosen_view(config: ExperimentConfig, spec: BackboneSpec) -> ViewConfig:
-    """Return the backbone's documented view with the fields changed that the config sets.
-
-    Args:
-        config: The experiment.
-        spec: The backbone.
-
-    Returns:
-        The view.
-    """
-    documented = documented_view(spec)
-    return documented if config.view is None else config.view.on(documented)
-
-
-def _with_view_notes(tiles: TileSet, view: ViewConfig) -> TileSet:
-    """Add what the view hides or adds to the notes, once for all arms that share it."""
-    new = (note for note in view_notes(tiles, view) if note not in tiles.notes)
-    return replace(tiles, notes=(*tiles.notes, *new))
 
 
 def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], ...]:
@@ -254,7 +234,7 @@ def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, ta
 
 def _check_views(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
     """Find tiles that a view can't be made of, for every arm's view."""
-    views = dict.fromkeys(chosen_view(config, spec) for _, spec in arm_backbones(config))
+    views = dict.fromkeys(chosen_view(config.view, spec) for _, spec in arm_backbones(config))
     for tiles in (source, target):
         for view in views:
             if tiles is not None:
@@ -421,7 +401,7 @@ def _write(
 
 def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
     """Save the probe's head with what it needs to embed new images."""
-    view = chosen_view(config, find_backbone(config.backbone, config.cache))
+    view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
     save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)
 
 

@@ -12,13 +12,14 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits.folds import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
+from histotune.embeddings.choice import chosen_view
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import PROBE, describe_choice, marks_of, training_domain, training_rows
 from histotune.evaluation.target import part_rows
-from histotune.experiment import chosen_view, embed_dataset, single_dataset
+from histotune.experiment import embed_dataset, single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep
@@ -95,7 +96,7 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     result = sweep(material.embeddings, task, config.sweep)[0]
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        view = chosen_view(config, find_backbone(config.backbone, config.cache))
+        view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
         save_bundle(Bundle(result.head, config.backbone, view, config.embedding.precision), folder)
         result.trials.write_parquet(folder / "trials.parquet")
     return SweepOutcome(result, describe_choice(result, domain), config.out)

@@ -42,9 +42,30 @@ def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: 
             errors.append(UserError(what, value=path, allowed=", ".join(IMAGE_SUFFIXES)))
     raise_together(errors)
     names = sorted({str(file) for file in files})
-    scale: dict[str, object] = {} if mpp is None else {"mpp": [mpp] * len(names), "mpp_source": ["user"] * len(names)}
-    table = tile_table({"tile_id": names, "path": names, **scale})
+    table = tile_table({"tile_id": names, "path": names, **({} if mpp is None else _scale(names, mpp))})
     return TileSet("images", table, class_names, licence="the user's own", citation="")
+
+
+def _scale(names: list[str], mpp: float) -> dict[str, object]:
+    """Columns that a view with a target scale needs."""
+    sizes = [_size_px(name) for name in names]
+    return {
+        "mpp": [mpp] * len(names),
+        "mpp_source": ["user"] * len(names),
+        "width_px": [width_px for width_px, _ in sizes],
+        "height_px": [height_px for _, height_px in sizes],
+    }
+
+
+def _size_px(path: str) -> tuple[int | None, int | None]:
+    """Read an image's size from its header; unknown where there is none, which whoever decodes it explains."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None, None
 
 
 def _images_in(path: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from histotune.datasets.loose import read_loose_images
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.files import atomic_path
 from histotune.heads.apply import class_probabilities, head_logits
+from histotune.images.view_checks import view_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.images.config import LoaderConfig
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
     spec = find_backbone(bundle.backbone, settings.cache)
     request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)
+    for note in view_notes(tiles, bundle.view):
+        LOG.info(note)
     logit_NK = head_logits(bundle.head, embeddings)
     probability_NK = class_probabilities(bundle.head, logit_NK)
     if len(bundle.head.class_names) == 2:
