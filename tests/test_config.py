@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from histotune.backbones.catalog import documented_view, find_backbone
+from histotune.backbones.config import BackboneConfig
 from histotune.config import ExperimentConfig, load_config, override, parse_config
+from histotune.embeddings.choice import chosen_view
 from histotune.errors import UserError, UserErrors
+from histotune.images.config import ViewChoice, ViewConfig
 from histotune.recipes.records import RecipeData
 from histotune.recipes.registry import RECIPES, find_recipe
 
@@ -34,6 +39,22 @@ def test_set_fills_an_absent_section() -> None:
     changed = override(config(), ["view.size_px=336"])
     assert changed.view is not None
     assert changed.view.size_px == 336
+
+
+def test_one_view_field_leaves_the_others_as_documented() -> None:
+    spec = replace(find_backbone(BackboneConfig()), size_px=518, interpolation="bilinear")
+    assert chosen_view(config().view, spec) == documented_view(spec)
+    view = chosen_view(override(config(), ["view.name=tiles", "view.target_mpp=0.5"]).view, spec)
+    assert view == ViewConfig(name="tiles", size_px=518, interpolation="bilinear", target_mpp=0.5)
+    saved = parse_config(json.loads(json.dumps(override(config(), ["view.pad_rgb=[0, 0, 9]"]).model_dump(mode="json"))))
+    assert chosen_view(saved.view, spec) == ViewConfig(size_px=518, interpolation="bilinear", pad_rgb=(0, 0, 9))
+
+
+def test_a_view_choice_has_the_fields_of_a_view() -> None:
+    assert list(ViewChoice.model_fields) == list(ViewConfig.model_fields)
+    for bad in ("view.target_mpp=0", "view.target_mpp=Infinity", "view.size_px=8", "view.pad_rgb=[0, 0, 256]"):
+        with pytest.raises(UserError, match=bad.partition("=")[0]):
+            override(config(), [bad])
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "histotune"
 TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
-    "deploy", "config", "recipes", "experiment", "workflow", "doctor", "commands", "data_commands", "backbone_commands",
-    "cache_commands", "cli_data", "cli_backbones", "cli_cache", "cli",
+    "deploy", "config", "recipes", "arms", "experiment", "workflow", "doctor", "commands",
+    "data_commands", "backbone_commands", "cache_commands", "cli_data", "cli_backbones", "cli_cache", "cli",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

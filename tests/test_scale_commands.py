@@ -54,11 +54,11 @@ def test_a_measured_scale_is_written_and_can_be_adopted(
 
 def test_describe_states_what_the_network_sees(histotune: Callable[..., CommandResult], drawn_breakhis: Path) -> None:
     default = histotune("data", "describe", "breakhis", "--data", drawn_breakhis)
-    assert "input of lite0 (short-side-crop, 224 px, bicubic)" in default.out
+    assert "input of lite0 (short-side-crop 224 px, bicubic)" in default.out
     assert "input_mpp" in default.out
     assert "100 x 75" in default.out  # 400 x 300 px at 0.25 um/px
     other = histotune("data", "describe", "breakhis", "--data", drawn_breakhis, "--backbone", "midnight")
-    assert "input of midnight (short-side-crop, 224 px, bilinear)" in other.out
+    assert "input of midnight (short-side-crop 224 px, bilinear)" in other.out
 
 
 def test_mistakes_are_reported_together(histotune: Callable[..., CommandResult], drawn_breakhis: Path) -> None:

@@ -208,8 +208,9 @@ def _print_import(report: ImportReport) -> None:
 
 def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, Any]) -> ExportTable:
     """Find the rows of a data set, in a space that was named or in that of its backbone."""
-    from histotune.backbones.catalog import documented_view, find_backbone
+    from histotune.backbones.catalog import find_backbone
     from histotune.datasets.read import read_dataset
+    from histotune.embeddings.choice import chosen_view
     from histotune.embeddings.export import tile_table_of
     from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.foreign import read_places
@@ -220,7 +221,7 @@ def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, An
     config = build_config(typed.pop("dataset"), **typed)
     if store is None:
         spec = find_backbone(config.backbone, config.cache)
-        view = config.view or documented_view(spec)
+        view = chosen_view(config.view, spec)
         store = Store(
             config.cache, request_space(EmbedRequest(spec, view, config.embedding, config.loader, config.cache))
         )

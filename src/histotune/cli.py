@@ -58,6 +58,15 @@ Adapter = Annotated[
         show_default=False,
     ),
 ]
+View = Annotated[
+    str | None,
+    typer.Option(
+        "--view",
+        help="short-side-crop, square, letterbox or tiles; its scale: --set view.target_mpp=0.5. Default: as the "
+        "backbone documents it.",
+        show_default=False,
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; appears when finished.", show_default=False)]
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for embeddings; safe to delete.", show_default=False)
@@ -122,6 +131,7 @@ def run(
     train_magnification: Magnification = None,
     backbone: BackboneName = None,
     adapter: Adapter = None,
+    view: View = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -154,6 +164,7 @@ def run(
             train_magnification=train_magnification,
             backbone=backbone,
             adapter=adapter,
+            view=view,
             out=out,
             cache=cache,
             settings=settings,
@@ -173,6 +184,7 @@ def embed(
     data: Data = None,
     backbone: BackboneName = None,
     adapter: Adapter = None,
+    view: View = None,
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
@@ -186,6 +198,7 @@ def embed(
         data=data,
         backbone=backbone,
         adapter=adapter,
+        view=view,
         cache=cache,
         settings=settings,
         on_bad_image=on_bad_image,
@@ -200,6 +213,7 @@ def sweep(
     train_magnification: Magnification = None,
     backbone: BackboneName = None,
     adapter: Adapter = None,
+    view: View = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -215,6 +229,7 @@ def sweep(
             train_magnification=train_magnification,
             backbone=backbone,
             adapter=adapter,
+            view=view,
             out=out,
             cache=cache,
             settings=settings,
@@ -254,11 +269,15 @@ def predict(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it."),
+    ] = None,
 ) -> None:
     """Predict class probabilities for images: a table with a row per image."""
     from histotune.commands import predict_and_print
 
-    predict_and_print(head, images, out, cache=cache, settings=settings, on_bad_image=on_bad_image)
+    predict_and_print(head, images, out, cache=cache, settings=settings, on_bad_image=on_bad_image, mpp=mpp)
 
 
 @app.command()

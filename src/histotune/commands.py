@@ -10,6 +10,7 @@ from histotune.config import ExperimentConfig, load_config, override, parse_conf
 from histotune.datasets.config import check_on_bad_image
 from histotune.errors import UserError
 from histotune.files import readable_bytes
+from histotune.images.config import check_view_name
 from histotune.recipes.records import RecipeData
 from histotune.recipes.registry import RECIPES, find_recipe
 
@@ -133,7 +134,7 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
         head: Head folder, or a run folder.
         images: Image files, or folders of them.
         out: Table to write; None prints CSV.
-        **typed: ``cache``, ``settings`` and ``on_bad_image`` as typed; None where absent.
+        **typed: ``cache``, ``settings``, ``on_bad_image`` and ``mpp`` as typed; None where absent.
     """
     from histotune.deploy.bundle import load_bundle
     from histotune.deploy.predict import PredictSettings, predict, write_predictions
@@ -141,7 +142,8 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
     config = override(ExperimentConfig(recipe="predict"), typed.get("settings") or [])
     bad = check_on_bad_image(typed.get("on_bad_image") or "fail")
     cache = typed.get("cache") or config.cache
-    table = predict(load_bundle(head), images, PredictSettings(config.embedding, config.loader, cache, bad))
+    given = PredictSettings(config.embedding, config.loader, cache, bad, typed.get("mpp"))
+    table = predict(load_bundle(head), images, given)
     if out is None:
         sys.stdout.write(table.write_csv(float_precision=6))
     else:
@@ -198,19 +200,16 @@ def _duration(hours: float) -> str:
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
     """Put the named options into their fields."""
     data = config.model_dump(mode="json")
-    if typed.get("train_magnification") is not None:
-        data["evaluation"]["train_magnification"] = typed["train_magnification"]
-    if typed.get("final"):
-        data["evaluation"]["final"] = True
-    if typed.get("split") is not None:
-        data["evaluation"]["split"] = typed["split"]
-    if typed.get("allow_leaky"):
-        data["evaluation"]["allow_leaky"] = True
+    for name in ("train_magnification", "final", "split", "allow_leaky"):
+        if typed.get(name) not in (None, False):
+            data["evaluation"][name] = typed[name]
     if typed.get("cluster") is not None:
         data["interval"]["cluster"] = typed["cluster"]
     for dataset in (data["source"], data["target"]):
         if dataset is not None and typed.get("on_bad_image") is not None:
             dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
+    if typed.get("view") is not None:
+        data["view"] = {**(data["view"] or {}), "name": check_view_name(typed["view"])}
     if typed.get("backbone") is not None:
         data["backbone"] = {"name": typed["backbone"]}
     if typed.get("adapter") is not None:

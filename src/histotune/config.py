@@ -16,7 +16,7 @@ from histotune.errors import UserError, closest_name, raise_together
 from histotune.evaluation.config import EvaluationConfig
 from histotune.files import user_dir
 from histotune.heads.config import SweepConfig
-from histotune.images.config import LoaderConfig, ViewConfig
+from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.statistics.config import IntervalConfig
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ExperimentConfig(BaseModel):
         source: Data set studied by held-out cases; None skips to the target.
         target: Second data set with official parts: external validation and direct training.
         backbone: The frozen network.
-        view: How images become its input; None takes the backbone's documented transform.
+        view: How images become its input; what is None is as the backbone documents it.
         loader: How pixels are read.
         embedding: How embeddings are computed.
         sweep: Which heads are tried.
@@ -54,7 +54,7 @@ class ExperimentConfig(BaseModel):
     source: DatasetConfig | None = None
     target: DatasetConfig | None = None
     backbone: BackboneConfig = Field(default_factory=BackboneConfig)
-    view: ViewConfig | None = None
+    view: ViewChoice | None = None
     loader: LoaderConfig = Field(default_factory=LoaderConfig)
     embedding: EmbeddingConfig = Field(default_factory=EmbeddingConfig)
     sweep: SweepConfig = Field(default_factory=SweepConfig)

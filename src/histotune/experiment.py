@@ -7,31 +7,22 @@ import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
-from histotune.backbones.catalog import (
-    colour_histogram,
-    documented_view,
-    find_backbone,
-    pinned_config,
-    random_twin,
-)
+from histotune.arms import arm_backbones, embed_arms
+from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.deploy.bundle import Bundle, save_bundle
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.choice import chosen_view
 from histotune.errors import UserError, collect, raise_together
 from histotune.evaluation.answer import write_answer
-from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.material import Material
 from histotune.evaluation.plan import plan_source, scored_part, with_parts
 from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
-from histotune.evaluation.scoring import EXTERNAL
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
+from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json
-from histotune.images.views import input_mpp
+from histotune.images.view_checks import check_view
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
 from histotune.report.folder import save_run
@@ -42,10 +33,10 @@ from histotune.report.thumbnails import largest_errors
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.backbones.records import BackboneSpec
     from histotune.config import ExperimentConfig
-    from histotune.datasets.config import DatasetConfig, OnBadImage
+    from histotune.datasets.config import DatasetConfig
     from histotune.datasets.records import TileSet
+    from histotune.evaluation.material import Material
     from histotune.evaluation.records import Scored
     from histotune.evaluation.source import ArmSweep, SourceStudy
     from histotune.evaluation.target import TargetStudy
@@ -101,8 +92,8 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         _check_before_embedding(config, source, target)
     pinned = pinned_config(config.backbone, find_backbone(config.backbone, config.cache))
     config = config.model_copy(update={"backbone": pinned})  # what a run repeats from is what it used
-    source_arms = _embed_arms(config, config.source, source, watch)
-    target_arms = _embed_arms(config, config.target, target, watch)
+    source_arms = embed_arms(config, config.source, source, watch)
+    target_arms = embed_arms(config, config.target, target, watch)
     settings = StudySettings(config.evaluation, config.sweep, config.interval, target_split)
     studies = _study(settings, source_arms, target_arms, watch)
     findings = _findings(config, studies, source_arms, target_arms)
@@ -147,70 +138,6 @@ def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
         write_cohort(config.cohort, config.cohort_path)
 
 
-def embed_dataset(
-    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, on_bad_image: OnBadImage = "fail"
-) -> Material:
-    """Embed a data set with one backbone, from the cache where it is there.
-
-    Args:
-        config: View, precision, cache.
-        tiles: The data set.
-        spec: The backbone.
-        on_bad_image: Whether tiles that can't be read stop the run or are left out with a note.
-
-    Returns:
-        Tiles and embeddings, rows aligned, with the content fingerprint filled in.
-    """
-    view = config.view or documented_view(spec)
-    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image)
-    embeddings = embed(tiles, request)
-    tiles = replace(tiles.without(embeddings.unreadable), pixel_fingerprint=embeddings.pixel_fingerprint)
-    tiles = replace(tiles, notes=(*embeddings.notes, *tiles.notes))
-    if embeddings.space.external:
-        tiles = replace(tiles, marks=(*tiles.marks, EXTERNAL))
-        return Material(tiles, embeddings, np.full(len(tiles), np.nan), "unknown view", spec.default_pooling)
-    words = f"{view.name} {view.size_px} px, {view.interpolation}"
-    mpp_N = np.asarray(input_mpp(tiles, view)).reshape(len(tiles), -1).mean(axis=1)
-    return Material(tiles, embeddings, mpp_N, words, spec.default_pooling)
-
-
-def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], ...]:
-    """Return the backbone of each arm: the probe's, then those of the floors with a probe of their own.
-
-    Args:
-        config: The experiment.
-
-    Returns:
-        Pairs of arm name and backbone.
-    """
-    spec = find_backbone(config.backbone, config.cache)
-    arms = [(PROBE, spec)]
-    if "random-weights" in config.evaluation.floors and spec.kind != "external":  # a note says so
-        arms.append((RANDOM_WEIGHTS, random_twin(spec, config.evaluation.seed)))
-    if "colour-histogram" in config.evaluation.floors:
-        arms.append((COLOUR_HISTOGRAM, colour_histogram()))
-    return tuple(arms)
-
-
-def _embed_arms(
-    config: ExperimentConfig, dataset: DatasetConfig | None, tiles: TileSet | None, watch: Stopwatch
-) -> tuple[ArmMaterial, ...]:
-    """Embed with every arm's backbone; what one of them can't read is left out for all that follow."""
-    if tiles is None or dataset is None:
-        return ()
-    arms: list[ArmMaterial] = []
-    for arm, spec in arm_backbones(config):
-        what = spec.name if arm == PROBE else f"floor: {spec.name}"
-        with watch.stage(f"embed {tiles.name} ({what})"):
-            material = embed_dataset(config, tiles, spec, dataset.on_bad_image)
-            arms.append(ArmMaterial(arm, material))
-            tiles = material.tiles
-    if len(tiles) < len(arms[0].material.tiles):
-        raise UserError("images became unreadable while they were embedded", value=tiles.notes[-1],
-                        fix="run again when nothing writes into the data set")  # fmt: skip
-    return tuple(arms)
-
-
 def _study(
     settings: StudySettings,
     source_arms: tuple[ArmMaterial, ...],
@@ -238,7 +165,18 @@ def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, ta
             part_rows(target, scored_part(config.evaluation))
     with collect(errors):
         _check_labels_match(source, target)
+    with collect(errors):
+        _check_views(config, source, target)
     raise_together(errors)
+
+
+def _check_views(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
+    """Find tiles that a view can't be made of, for every arm's view."""
+    views = dict.fromkeys(chosen_view(config.view, spec) for _, spec in arm_backbones(config))
+    for tiles in (source, target):
+        for view in views:
+            if tiles is not None:
+                check_view(tiles, view)
 
 
 def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:
@@ -403,7 +341,7 @@ def _write(
 
 def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
     """Save the probe's head with what it needs to embed new images."""
-    view = config.view or documented_view(find_backbone(config.backbone, config.cache))
+    view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
     save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.catalog import documented_view, find_backbone, pinned_config
+from histotune.arms import embed_dataset
+from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import require_classes
 from histotune.datasets.splits.records import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
+from histotune.embeddings.choice import chosen_view
 from histotune.embeddings.extract import EmbedRequest
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import ScoredRows, build_predictions
@@ -20,10 +22,11 @@ from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import PROBE, describe_choice
 from histotune.evaluation.target import part_rows
-from histotune.experiment import embed_dataset, single_dataset
+from histotune.experiment import single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import class_probabilities, head_logits, space_note
 from histotune.heads.sweep import SweepTask, sweep
+from histotune.images.config import ViewChoice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +88,7 @@ def estimate_only(config: ExperimentConfig) -> Estimate:
 
     dataset = single_dataset(config)
     spec = find_backbone(config.backbone, config.cache)
-    view = config.view or documented_view(spec)
+    view = chosen_view(config.view, spec)
     request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, dataset.on_bad_image)
     return estimate(read_dataset(dataset), request)
 
@@ -120,7 +123,7 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
         spec = find_backbone(config.backbone, config.cache)
-        view = config.view or documented_view(spec)
+        view = chosen_view(config.view, spec)
         backbone = pinned_config(config.backbone, spec)
         save_bundle(Bundle(result.head, backbone, view, config.embedding.precision), folder)
         result.trials.write_parquet(folder / "trials.parquet")
@@ -143,7 +146,8 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
 
     Args:
         head_folder: Written by ``histotune sweep`` or ``histotune run``.
-        config: Names one data set; its backbone and view are replaced by the head's own.
+        config: Names one data set; its backbone and view are replaced by the head's own, but for whether a moved label
+            is accepted.
 
     Returns:
         The scores per domain, marked LEAKY where the head has trained on one of the scored groups, and how often
@@ -154,7 +158,10 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     """
     bundle = load_bundle(head_folder)
     embedding = config.embedding.model_copy(update={"precision": bundle.precision})
-    config = config.model_copy(update={"backbone": bundle.backbone, "view": bundle.view, "embedding": embedding})
+    view = ViewChoice(**bundle.view.model_dump())
+    if config.view is not None and config.view.allow_moved_label is not None:
+        view = view.model_copy(update={"allow_moved_label": config.view.allow_moved_label})
+    config = config.model_copy(update={"backbone": bundle.backbone, "view": view, "embedding": embedding})
     tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
     part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import polars as pl
 import pytest
@@ -17,7 +18,7 @@ from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import embedding_space, with_key
 from histotune.embeddings.store import Store
-from histotune.images.config import ViewConfig
+from histotune.images.config import ViewConfig, ViewName
 from tests.embeddings.conftest import write_tiles
 
 CPU = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
@@ -80,14 +81,14 @@ def test_the_colour_histogram_depends_on_the_view_alone() -> None:
     assert key(spec=colour_histogram()) != key(spec=colour_histogram(), view=ViewConfig(size_px=192))
 
 
-ANOTHER = {"name": "square", "size_px": 192, "interpolation": "bilinear"}
+ANOTHER = {"name": "square", "size_px": 192, "interpolation": "bilinear", "target_mpp": 0.5}
 
 
-@pytest.mark.parametrize("field", list(ViewConfig.model_fields))
-def test_every_field_of_the_view_changes_the_key(field: str) -> None:
+@pytest.mark.parametrize("field", list(ANOTHER))
+def test_every_field_that_changes_pixels_changes_the_key(field: str) -> None:
     spec = replace(LITE0, size_px=224)
     before = embedding_space(spec, ViewConfig(), CPU, "fp32")
-    other = ViewConfig.model_construct(**{**ViewConfig().model_dump(), field: ANOTHER.get(field, 7)})
+    other = ViewConfig(**{**ViewConfig().model_dump(), field: ANOTHER[field]})
     assert embedding_space(spec, other, CPU, "fp32").key != before.key
 
 
@@ -115,3 +116,20 @@ def test_another_component_finds_no_row(
     monkeypatch.undo()
     labels = tiles.table.with_columns(pl.lit(1, pl.Int32).alias("label"), pl.lit("g").alias("group_id"))
     assert embed(replace(tiles, table=labels), request).n_computed == 0  # labels and groups are no component
+
+
+def test_settings_that_came_later_change_no_earlier_key() -> None:
+    space = embedding_space(LITE0, ViewConfig(), CPU, "fp32")
+    assert space.view == '{\n  "interpolation": "bicubic",\n  "name": "short-side-crop",\n  "size_px": 224\n}'
+    assert key(view=ViewConfig(pad_rgb=(0, 0, 0), allow_moved_label=True)) == key()
+    assert key(view=ViewConfig(name="tiles", pad_rgb=(0, 0, 0))) == key(view=ViewConfig(name="tiles"))
+
+
+def test_every_view_has_a_key_of_its_own() -> None:
+    views = [ViewConfig(name=name, target_mpp=mpp) for name in get_args(ViewName) for mpp in (None, 0.5, 0.25)]
+    views += [replace_view(view, pad_rgb=(0, 0, 0)) for view in views if view.name == "letterbox" or view.target_mpp]
+    assert len({key(view=view) for view in views}) == len(views)
+
+
+def replace_view(view: ViewConfig, **changes: object) -> ViewConfig:
+    return ViewConfig(**{**view.model_dump(), **changes})

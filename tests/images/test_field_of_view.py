@@ -42,7 +42,7 @@ def test_the_view_decides_what_the_network_sees() -> None:
 
 def test_text_names_the_backbone_and_says_unknown() -> None:
     text = render_fields(tiles(), ViewConfig(), "lite0")
-    assert "input of lite0 (short-side-crop, 224 px, bicubic)" in text
+    assert "input of lite0 (short-side-crop 224 px, bicubic)" in text
     assert "1750 x 1150" in text
     assert "unknown" in text
     assert "nan" not in text

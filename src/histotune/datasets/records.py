@@ -66,6 +66,7 @@ class TileSet:
         notes: What the reader skipped or assumed (law 6), one sentence each.
         marks: Further warnings that every number made with these tiles carries, such as EXTERNAL.
         n_skipped: Images left out because they can't be read; marks every number (law 6).
+        label_moved: True where the view moves or cuts the label's region; marks every number.
         pixel_fingerprint: Hash over the content hashes of all tiles; known once they have been read.
     """
 
@@ -79,6 +80,7 @@ class TileSet:
     notes: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     n_skipped: int = 0
+    label_moved: bool = False
     pixel_fingerprint: str | None = field(default=None)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from histotune.datasets.loose import read_loose_images
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.files import atomic_path
 from histotune.heads.apply import class_probabilities, head_logits, space_note
+from histotune.images.view_checks import view_notes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,18 +24,26 @@ if TYPE_CHECKING:
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.images.config import LoaderConfig
 
-
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PredictSettings:
-    """How prediction computes, and whether images that can't be read stop it or stay without a prediction."""
+    """How prediction computes, and what is known about the images.
+
+    Attributes:
+        embedding: Device, batches.
+        loader: How pixels are read.
+        cache: Root folder of the cache.
+        on_bad_image: Whether images that can't be read stop it or stay without a prediction.
+        mpp: Scale of the images, um/px; None where unknown, which is enough for views without ``target_mpp``.
+    """
 
     embedding: EmbeddingConfig
     loader: LoaderConfig
     cache: Path
     on_bad_image: OnBadImage = "fail"
+    mpp: float | None = None
 
 
 def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -> pl.DataFrame:
@@ -49,11 +58,13 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
         A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class; nulls for images that were
         skipped as unreadable.
     """
-    tiles = read_loose_images(images, bundle.head.class_names)
+    tiles = read_loose_images(images, bundle.head.class_names, settings.mpp)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
     spec = find_backbone(bundle.backbone, settings.cache)
     request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)
+    for note in view_notes(tiles, bundle.view):
+        LOG.info(note)
     logit_NK = head_logits(bundle.head, embeddings)
     if note := space_note(bundle.head, embeddings):
         LOG.info(note)

@@ -15,17 +15,19 @@ import numpy as np
 from histotune.backbones.catalog import random_twin
 from histotune.backbones.weights import weights_are_here
 from histotune.devices import choose_precision, find_device
-from histotune.embeddings.extract import BatchRunner, compute_threads
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.lookup import INDEX
+from histotune.embeddings.rows import Rows, row_key, with_sizes
+from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
-from histotune.images.loader import load_views
+from histotune.images.loader import Wanted, load_views
 from histotune.images.unreadable import UnreadableTilesError
-from histotune.images.views import apply_view
+from histotune.images.view_checks import check_view
+from histotune.images.views import view_inputs
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from histotune.datasets.records import TileSet
     from histotune.devices import ComputeDevice
     from histotune.embeddings.extract import EmbedRequest
-    from histotune.images.decode import PixelSource
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
@@ -142,7 +143,8 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     device = find_device(request.embedding.device)
     precision = choose_precision(device, request.embedding.precision)
     here = weights_are_here(request.spec)
-    missing, n_unknown = _missing(tiles, request, device, precision) if here else (tile_sources(tiles), 0)
+    wanted = _wanted(tiles, request)
+    missing, n_unknown = _missing(wanted, request, device, precision) if here else (wanted, 0)
     notes = _first_notes(n_unknown, here)
     known = Estimate(len(tiles), len(tiles) - len(missing), request.embedding.batch_size, (), (), 0, 0, device.name,
                      precision, notes)  # fmt: skip
@@ -153,20 +155,31 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
             if request.on_bad_image == "fail":
                 raise
             bad = {tile.source for tile in error.tiles}
-            missing = tuple(source for source in missing if source not in bad)
+            missing = tuple(one for one in missing if one.source not in bad)
     return known
 
 
+def _wanted(tiles: TileSet, request: EmbedRequest) -> tuple[Wanted, ...]:
+    """Return what is read of every tile, after the view was checked."""
+    sources = tile_sources(tiles)
+    with PixelReader(request.loader) as reader:
+        if request.view.target_mpp is not None:
+            tiles = with_sizes(tiles, sources, reader)
+    rows = Rows(sources, [str(number) for number in range(len(tiles))], check_view(tiles, request.view), request.view)
+    return tuple(rows[key].wanted for key in rows.keys)
+
+
 def _missing(
-    tiles: TileSet, request: EmbedRequest, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]
-) -> tuple[tuple[PixelSource, ...], int]:
+    wanted: tuple[Wanted, ...], request: EmbedRequest, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]
+) -> tuple[tuple[Wanted, ...], int]:
     """Return the tiles without an embedding, and how many of them were never hashed."""
     index = HashIndex(request.cache / INDEX, read_only=True)
-    sources = tile_sources(tiles)
+    sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
+    key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
     store = Store(request.cache, embedding_space(request.spec, request.view, device, precision, index))
-    absent = set(missing_content(store.inspect().sound, tuple(content.values())))
-    missing = tuple(source for source in sources if content.get(source) is None or content[source] in absent)
+    absent = set(missing_content(store.inspect().sound, tuple(key_of.values())))
+    missing = tuple(one for one in wanted if one not in key_of or key_of[one] in absent)
     return missing, len(set(sources) - set(content))
 
 
@@ -189,12 +202,12 @@ class _Bench:
     backbone: Backbone
     runner: BatchRunner
     reader: PixelReader
-    sample: tuple[PixelSource, ...]
+    sample: tuple[Wanted, ...]
     batch_size: int
 
 
 def _timed(
-    known: Estimate, missing: Sequence[PixelSource], request: EmbedRequest, device: ComputeDevice, budget_s: float
+    known: Estimate, missing: Sequence[Wanted], request: EmbedRequest, device: ComputeDevice, budget_s: float
 ) -> Estimate:
     """Load the backbone and time it with the tiles."""
     from histotune.backbones.load import load_backbone
@@ -220,9 +233,9 @@ def _timed(
     )  # fmt: skip
 
 
-def _batch_size(runner: BatchRunner, reader: PixelReader, source: PixelSource, request: EmbedRequest) -> int:
+def _batch_size(runner: BatchRunner, reader: PixelReader, one: Wanted, request: EmbedRequest) -> int:
     """Return the batch size to time: the one asked for, or a smaller one where a batch would take too long."""
-    (views,) = load_views([source], [1], request.view, request.loader, reader)
+    (views,) = load_views([one], [1], request.view, request.loader, reader)
     size, wanted = 1, request.embedding.batch_size
     while True:
         pixels_BSSC = np.repeat(views.pixels_BSSC, size, axis=0)
@@ -238,7 +251,7 @@ def _seconds(runner: BatchRunner, pixels_BSSC: NDArray[np.uint8]) -> float:
     return time.perf_counter() - start
 
 
-def _spread(missing: Sequence[PixelSource], n_wanted: int) -> tuple[PixelSource, ...]:
+def _spread(missing: Sequence[Wanted], n_wanted: int) -> tuple[Wanted, ...]:
     """Return tiles from all over the data set, again from the start where there are too few."""
     places = np.linspace(0, len(missing) - 1, min(len(missing), n_wanted)).round().astype(int)
     return tuple(islice(cycle(missing[place] for place in places), n_wanted))
@@ -266,25 +279,30 @@ def _time_together(bench: _Bench, budget_s: float) -> tuple[tuple[float, ...], l
 
 def _time_apart(bench: _Bench, kept: Sequence[NDArray[np.uint8]]) -> tuple[StageRate, ...]:
     """Time each stage while the others rest, with as many threads as a real run has."""
-    sources = bench.sample[-KEPT * bench.batch_size :]  # read last, so that the fewest are in memory already
+    sample = bench.sample[-KEPT * bench.batch_size :]  # read last, so that the fewest are in memory already
+    view = bench.request.view
     forward_s = sum(_seconds(bench.runner, pixels_BSSC) for pixels_BSSC in kept)
     with ThreadPoolExecutor(bench.request.loader.workers or cpu_count()) as pool:
         start = time.perf_counter()
-        images = [image_HWC for image_HWC in pool.map(partial(_decode, bench), sources) if image_HWC is not None]
-        decoded = time.perf_counter()
-        list(pool.map(lambda image_HWC: apply_view(image_HWC, bench.request.view), images))
+        decoded = [
+            (image_HWC, one.resized_px)
+            for image_HWC, one in zip(pool.map(partial(_decode, bench), sample), sample, strict=True)
+            if image_HWC is not None
+        ]
+        read = time.perf_counter()
+        inputs = list(pool.map(lambda item: view_inputs(item[0], view, item[1]), decoded))
         viewed = time.perf_counter()
     return (
-        StageRate("read and decode", len(sources) / (decoded - start)),
-        StageRate("view", len(images) / (viewed - decoded)),
-        StageRate("forward", sum(map(len, kept)) / forward_s),
+        StageRate("read and decode", len(sample) / (read - start)),
+        StageRate("view", len(inputs) / (viewed - read)),
+        StageRate("forward", len(kept) * bench.batch_size / forward_s),
     )
 
 
-def _decode(bench: _Bench, source: PixelSource) -> NDArray[np.uint8] | None:
+def _decode(bench: _Bench, one: Wanted) -> NDArray[np.uint8] | None:
     """Return a tile's pixels; None where it can't be read and would be skipped."""
     try:
-        return bench.reader.pixels_and_hash(source)[0]
+        return bench.reader.pixels_and_hash(one.source)[0]
     except UserError:
         if bench.request.on_bad_image == "fail":
             raise

@@ -5,37 +5,37 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.devices import ComputeDevice, choose_precision, find_device, halve_on_out_of_memory
+from histotune.devices import ComputeDevice, choose_precision, find_device
 from histotune.embeddings.gather import gather, missing_content
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
+from histotune.embeddings.rows import Rows, with_sizes
+from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
-from histotune.embeddings.store import Damage, RunFacts, ShardPlan, Store
+from histotune.embeddings.store import Damage, ShardPlan, Store
 from histotune.errors import UserError
 from histotune.files import hash_bytes, lock
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.images.loader import load_views
 from histotune.images.unreadable import UnreadableTilesError
+from histotune.images.view_checks import check_view
 from histotune.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from histotune.backbones.records import Backbone, BackboneSpec
+    from histotune.backbones.records import BackboneSpec
     from histotune.datasets.config import OnBadImage
     from histotune.datasets.records import TileSet
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import Gathered
     from histotune.images.config import LoaderConfig, ViewConfig
-    from histotune.images.decode import PixelSource
     from histotune.images.loader import Views
 
 LOG = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class _Job:
         store: Its shards.
         index: Remembered content hashes.
         reader: Open image files.
-        source_of: A place to read each content hash from.
+        rows: What to read for each row key.
     """
 
     request: EmbedRequest
@@ -87,15 +87,15 @@ class _Job:
     store: Store
     index: HashIndex
     reader: PixelReader
-    source_of: dict[str, PixelSource]
+    rows: Rows
 
 
 def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     """Return the embedding of every tile, computing only content that the cache lacks.
 
-    A tile is known by the hash of its bytes: renamed files and changed labels cost nothing, ten new tiles cost ten
-    forward passes. Shards appear one by one and whole, so an interrupted run goes on where it was, with the same
-    batches.
+    A tile is known by the hash of its bytes, and under a view with ``target_mpp`` by the size it is resized to as
+    well: renamed files and changed labels cost nothing, ten new tiles cost ten forward passes. Shards appear one by one
+    and whole, so an interrupted run goes on where it was, with the same batches.
 
     Args:
         tiles: The tiles.
@@ -107,7 +107,7 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
 
     Raises:
         UnreadableTilesError: Tiles that can't be read, listed together.
-        UserError: No tiles, missing weights, a full disk, a read-only cache.
+        UserError: No tiles, a view that can't be made of them, missing weights, a full disk, a read-only cache.
 
     Example:
         >>> from histotune.backbones.catalog import find_backbone  # doctest: +SKIP
@@ -145,10 +145,13 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     space = embedding_space(request.spec, request.view, device, precision, index)
     sources = tile_sources(tiles)
     with PixelReader(request.loader) as reader:
+        if request.view.target_mpp is not None:
+            tiles = with_sizes(tiles, sources, reader)
+        geometry = check_view(tiles, request.view)
         content = index.tiles(sources, reader, request.loader.workers)
-        source_of = dict(zip(content, sources, strict=True))
-        job = _Job(request, device, precision, space, Store(request.cache, space), index, reader, source_of)
-        gathered, n_computed = _read_or_compute(job, content)
+        rows = Rows(sources, content, geometry, request.view)
+        job = _Job(request, device, precision, space, Store(request.cache, space), index, reader, rows)
+        gathered, n_computed = _read_or_compute(job, rows.keys)
     return Embeddings(
         matrix_ND=gathered.matrix_ND,
         blocks=gathered.blocks,
@@ -173,13 +176,20 @@ def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
     return Store(cache, space).verify()
 
 
-def plan_shards(earlier: Sequence[ShardPlan], missing: Sequence[str], config: EmbeddingConfig) -> tuple[ShardPlan, ...]:
-    """Divide missing content into shards; what an interrupted run had planned keeps its batches.
+def plan_shards(
+    earlier: Sequence[ShardPlan],
+    missing: Sequence[str],
+    config: EmbeddingConfig,
+    n_inputs: Mapping[str, int] | None = None,
+) -> tuple[ShardPlan, ...]:
+    """Divide missing rows into shards; what an interrupted run had planned keeps its batches.
 
     Args:
         earlier: Plan of an interrupted run; empty where there was none.
-        missing: Content hashes to compute, each once.
-        config: Rows per shard, tiles per batch.
+        missing: Row keys to compute, each once.
+        config: Rows per shard, network inputs per batch.
+        n_inputs: Network inputs per row, 1 where absent. Rows of equally many share a shard, so that a batch holds as
+            many inputs as the config asks for.
 
     Returns:
         The shards in the order they are computed.
@@ -187,23 +197,29 @@ def plan_shards(earlier: Sequence[ShardPlan], missing: Sequence[str], config: Em
     wanted = set(missing)
     kept = tuple(plan for plan in earlier if wanted.issuperset(plan.content))
     planned = {one for plan in kept for one in plan.content}
-    rest = [one for one in missing if one not in planned]
-    starts = range(0, len(rest), config.shard_tiles)
-    new = (ShardPlan(tuple(rest[start : start + config.shard_tiles]), config.batch_size) for start in starts)
+    groups: dict[int, list[str]] = {}
+    for one in missing:
+        if one not in planned:
+            groups.setdefault((n_inputs or {}).get(one, 1), []).append(one)
+    new = []
+    for number in sorted(groups):
+        rest, batch_size = groups[number], max(config.batch_size // number, 1)
+        starts = range(0, len(rest), config.shard_tiles)
+        new += [ShardPlan(tuple(rest[start : start + config.shard_tiles]), batch_size) for start in starts]
     return (*kept, *new)
 
 
-def _read_or_compute(job: _Job, content: Sequence[str]) -> tuple[Gathered, int]:
+def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
     """Read the matrix; compute what is missing first, and again where a shard turns out to be damaged."""
     n_computed = 0
     for _ in range(MAX_ATTEMPTS):
-        if missing := missing_content(job.store.manifests(), content):
+        if missing := missing_content(job.store.manifests(), keys):
             if job.space.external:
                 raise _no_rows(job, missing)
-            n_computed += _compute(job, content)
+            n_computed += _compute(job, keys)
         elif n_computed == 0:
-            LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(content):,}")
-        gathered = gather(job.store, job.store.manifests(), content)
+            LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(keys):,}")
+        gathered = gather(job.store, job.store.manifests(), keys)
         if gathered is not None:
             job.store.mark_used()
             return gathered, n_computed
@@ -213,21 +229,22 @@ def _read_or_compute(job: _Job, content: Sequence[str]) -> tuple[Gathered, int]:
 
 def _no_rows(job: _Job, missing: Sequence[str]) -> UserError:
     """Return the error for tiles that imported embeddings have no row for: nothing here can compute them."""
-    places = [str(job.source_of[one]) for one in missing]
+    places, n_rows = [str(job.rows[one].wanted.source) for one in missing], len(set(job.rows.keys))
     return UserError(
-        f"{len(places):,} of {len(job.source_of):,} tiles have no row in the imported embeddings {job.space.backbone}, "
+        f"{len(places):,} of {n_rows:,} tiles have no row in the imported embeddings {job.space.backbone}, "
         "whose network is not here to make one",
         value=", ".join(places[:20]) + (", ..." if len(places) > 20 else ""),
         fix="`histotune cache import` files that hold them, or take a backbone that runs here: --backbone lite0",
     )
 
 
-def _compute(job: _Job, content: Sequence[str]) -> int:
+def _compute(job: _Job, keys: Sequence[str]) -> int:
     """Compute what is missing, under the space's lock; return the number of forward passes by tile."""
     with _exclusive(job.store):
-        missing = missing_content(job.store.manifests(), content)  # another process may just have done it
+        missing = missing_content(job.store.manifests(), keys)  # another process may just have done it
         earlier = job.store.read_plan()
-        plans = plan_shards(earlier, missing, job.request.embedding)
+        n_inputs = {one: job.rows[one].n_inputs for one in missing}
+        plans = plan_shards(earlier, missing, job.request.embedding, n_inputs)
         if not plans:
             return 0
         if set(plans) & set(earlier):
@@ -243,11 +260,15 @@ def _compute(job: _Job, content: Sequence[str]) -> int:
 
 
 def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]:
-    """Decode the planned batches, ahead of the network."""
-    sources = [job.source_of[one] for plan in plans for one in plan.content]
-    batch_sizes = [size for plan in plans for size in plan.batch_sizes]
+    """Decode the planned batches, ahead of the network; shards of one batch size in one go, to bound what is held."""
     find_all_bad = job.request.on_bad_image == "skip"
-    return load_views(sources, batch_sizes, job.request.view, job.request.loader, job.reader, find_all_bad=find_all_bad)
+    for _, group in groupby(plans, key=lambda plan: plan.batch_size):
+        alike = list(group)
+        wanted = [job.rows[one].wanted for plan in alike for one in plan.content]
+        batch_sizes = [size for plan in alike for size in plan.batch_sizes]
+        yield from load_views(
+            wanted, batch_sizes, job.request.view, job.request.loader, job.reader, find_all_bad=find_all_bad
+        )
 
 
 def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads: int) -> None:
@@ -259,7 +280,7 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads:
     batch_sizes = [size for plan in plans for size in plan.batch_sizes]
     words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
     LOG.info(words)
-    runner = BatchRunner(backbone, max(batch_sizes))
+    runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
     batches = iter(track(views, words, total=len(batch_sizes)))
     for plan in plans:
         runner.start_shard()
@@ -267,65 +288,25 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads:
         for size in plan.batch_sizes:
             batch = next(batches)
             _check_content(job, plan.content[first : first + size], batch.content)
-            rows.append(runner.run(batch.pixels_BSSC))
+            rows.append(runner.run(batch.pixels_BSSC, batch.n_inputs))
             first += size
         job.store.write_shard(plan, np.concatenate(rows), runner.facts(threads))
     next(batches, None)  # lets the bar end
 
 
-class BatchRunner:
-    """Runs batches, in halves once the device's memory has run out, and keeps count.
-
-    Args:
-        backbone: The backbone.
-        batch_size: Largest batch.
-    """
-
-    def __init__(self, backbone: Backbone, batch_size: int) -> None:
-        self._backbone = backbone
-        self._limit = batch_size
-        self._sizes: list[int] = []
-        self._reruns_before = 0
-
-    def start_shard(self) -> None:
-        """Begin counting for a new shard."""
-        self._sizes = []
-        self._reruns_before = self._backbone.reruns.n_batches
-
-    def run(self, pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed a batch.
-
-        Args:
-            pixels_BSSC: uint8 (B, S, S, 3).
-
-        Returns:
-            float32 (B, total_dim).
-        """
-        if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
-            self._sizes.append(len(pixels_BSSC))
-            return self._backbone.embed(pixels_BSSC)
-
-        def attempt(size: int) -> NDArray[np.float32]:
-            starts = range(0, len(pixels_BSSC), size)
-            return np.concatenate([self._backbone.embed(pixels_BSSC[start : start + size]) for start in starts])
-
-        result_BD, limit = halve_on_out_of_memory(self._limit, attempt)
-        if limit < self._limit:
-            LOG.warning("the device's memory ran out; going on with batches of %d instead of %d", limit, self._limit)
-            self._limit = limit
-        full, rest = divmod(len(pixels_BSSC), limit)
-        self._sizes += [limit] * full + ([rest] if rest else [])
-        return result_BD
-
-    def facts(self, threads: int) -> RunFacts:
-        """Return how the current shard was computed."""
-        fp32_batches = self._backbone.reruns.n_batches - self._reruns_before
-        return RunFacts(self._backbone.blocks, tuple(self._sizes), fp32_batches, threads)
+def _inputs_per_pass(job: _Job, plans: Sequence[ShardPlan]) -> int:
+    """Network inputs per forward pass: the largest planned batch; as configured where one tile has more."""
+    most = 1
+    for plan in plans:
+        n_inputs = max(job.rows[one].n_inputs for one in plan.content)
+        most = max(most, min(plan.batch_size * n_inputs, max(plan.batch_size, job.request.embedding.batch_size)))
+    return most
 
 
 def _check_content(job: _Job, expected: Sequence[str], found: Sequence[str]) -> None:
     """Refuse tiles whose bytes are not the hashed ones: their embeddings would be filed under the wrong hash."""
-    changed = [job.source_of[one] for one, other in zip(expected, found, strict=True) if one != other]
+    rows = [job.rows[key] for key in expected]
+    changed = [row.wanted.source for row, other in zip(rows, found, strict=True) if row.content != other]
     for source in changed:
         job.index.forget(source.path)
     if changed:
@@ -345,29 +326,6 @@ def _exclusive(store: Store) -> Iterator[None]:
             LOG.info("another process is embedding into the same space; waiting for it")
             stack.enter_context(lock(store.lock_path, timeout_s=WAIT_S))
         yield
-
-
-@contextmanager
-def compute_threads(request: EmbedRequest) -> Iterator[int]:
-    """Set torch's compute threads for the block and yield how many there are.
-
-    Args:
-        request: Names the backbone and the number of threads; 0 leaves torch's choice.
-
-    Yields:
-        The number of threads; 1 where torch is not needed.
-    """
-    if request.spec.kind == "colour-histogram":
-        yield 1
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.embedding.threads or before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def _fingerprint(tile_ids: Sequence[str], content: Sequence[str]) -> str:

@@ -53,7 +53,7 @@ def embedding_space(
         backbone=spec.name,
         weights_hash=weights_hash(spec, index),
         adapter_hash=adapter_hash(spec, index),
-        view=canonical_json(view.model_dump(mode="json")),
+        view=canonical_json(view.identity()),
         precision=precision,
         signature=canonical_json(signature),
         normalisation=canonical_json(normalisation),

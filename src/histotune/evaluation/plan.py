@@ -14,7 +14,7 @@ from histotune.datasets.splits.store import find_split
 from histotune.errors import UserError, closest_name
 from histotune.evaluation.crossfit import CrossFitPlan
 from histotune.evaluation.material import domains_of
-from histotune.evaluation.scoring import LEAKY, SYNTHETIC, domain_order
+from histotune.evaluation.scoring import LABEL_MOVED, LEAKY, SYNTHETIC, domain_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -197,7 +197,8 @@ def marks_of(tiles: TileSet, split: Split | None = None) -> tuple[str, ...]:
     """Return the marks that a data set and a split put on every number made with them."""
     skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
     leaky = (LEAKY,) if split is not None and split.leaky else ()
-    return (*((SYNTHETIC,) if tiles.synthetic else ()), *tiles.marks, *leaky, *skipped)
+    moved = (LABEL_MOVED,) if tiles.label_moved else ()
+    return (*((SYNTHETIC,) if tiles.synthetic else ()), *tiles.marks, *leaky, *moved, *skipped)
 
 
 def _plan_parts(tiles: TileSet, evaluation: EvaluationConfig, split: Split, train_N: NDArray[np.bool_]) -> SourcePlan:

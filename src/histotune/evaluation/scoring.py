@@ -19,6 +19,7 @@ LEAKY = "LEAKY"
 TOO_NARROW = "TOO NARROW"
 SYNTHETIC = "SYNTHETIC"
 EXTERNAL = "EXTERNAL"
+LABEL_MOVED = "LABEL MOVED"  # the view moves or cuts the region that the label speaks about
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:

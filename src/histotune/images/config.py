@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from histotune.errors import UserError, closest_name
+
+ViewName = Literal["short-side-crop", "square", "letterbox", "tiles"]
+Interpolation = Literal["bilinear", "bicubic"]
+SizePx = Annotated[int, Field(ge=14, le=2048)]
+TargetMpp = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+GreyLevel = Annotated[int, Field(ge=0, le=255)]
+Rgb = tuple[GreyLevel, GreyLevel, GreyLevel]
+WHITE: Rgb = (255, 255, 255)
+
+
+def check_view_name(text: str) -> ViewName:
+    """Return the name of a view as typed on a command line.
+
+    Args:
+        text: Such as ``tiles``.
+
+    Returns:
+        The same, checked.
+
+    Raises:
+        UserError: Something else.
+    """
+    by_name: dict[str, ViewName] = {name: name for name in get_args(ViewName)}
+    if text in by_name:
+        return by_name[text]
+    raise UserError("unknown view", value=text, allowed=", ".join(by_name), closest=closest_name(text, by_name),
+                    fix="histotune run --help")  # fmt: skip
 
 
 class ViewConfig(BaseModel):
@@ -12,16 +41,82 @@ class ViewConfig(BaseModel):
 
     Attributes:
         name: ``short-side-crop`` resizes the short side to ``size_px`` and crops the centre square, the transform
-            that pathology foundation models document.
+            that pathology foundation models document. ``square`` resizes both sides to ``size_px``; the aspect
+            changes. ``letterbox`` resizes the long side and pads the short one. ``tiles`` keeps the scale of
+            ``short-side-crop``, covers the whole image with crops and averages their embeddings.
         size_px: Side of the network's input.
         interpolation: Resampling filter, always antialiased as Pillow does it.
+        target_mpp: Scale of the network's input, um/px: the image is resized to it first, then cropped, padded or
+            covered. ``square`` keeps the area of a pixel at its square. None takes the scale that ``size_px`` gives.
+        pad_rgb: Colour of the padding.
+        allow_moved_label: Accept a view that moves or cuts the region which a tile's label speaks about; every
+            result says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Literal["short-side-crop"] = "short-side-crop"
-    size_px: int = Field(224, ge=14, le=2048)
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    name: ViewName = "short-side-crop"
+    size_px: SizePx = 224
+    interpolation: Interpolation = "bicubic"
+    target_mpp: TargetMpp | None = None
+    pad_rgb: Rgb = WHITE
+    allow_moved_label: bool = False
+
+    @property
+    def words(self) -> str:
+        """The view as reports name it, such as "tiles 224 px, bicubic, 0.5 um/px"."""
+        scale = "" if self.target_mpp is None else f", {self.target_mpp:g} um/px"
+        return f"{self.name} {self.size_px} px, {self.interpolation}{scale}"
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides the pixels that the network sees; settings without effect are left out.
+
+        Returns:
+            JSON-ready fields; equal views give equal fields, and a setting that came later changes no earlier key.
+        """
+        facts: dict[str, object] = {"name": self.name, "size_px": self.size_px, "interpolation": self.interpolation}
+        if self.target_mpp is not None:
+            facts["target_mpp"] = self.target_mpp
+        if self.target_mpp is not None or self.name == "letterbox":
+            facts["pad_rgb"] = list(self.pad_rgb)
+        return facts
+
+
+class ViewChoice(BaseModel):
+    """Fields of the view that the user sets; what stays None is as the backbone documents it.
+
+    Attributes:
+        name: See :class:`ViewConfig`, as for all fields.
+        size_px: Side of the network's input.
+        interpolation: Resampling filter.
+        target_mpp: Scale of the network's input, um/px.
+        pad_rgb: Colour of the padding.
+        allow_moved_label: Accept a view that moves or cuts the region of the label.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ViewName | None = None
+    size_px: SizePx | None = None
+    interpolation: Interpolation | None = None
+    target_mpp: TargetMpp | None = None
+    pad_rgb: Rgb | None = None
+    allow_moved_label: bool | None = None
+
+    def on(self, documented: ViewConfig) -> ViewConfig:
+        """Return the documented view with the chosen fields changed.
+
+        Args:
+            documented: What the backbone documents.
+
+        Returns:
+            The view.
+
+        Example:
+            >>> ViewChoice(name="tiles").on(ViewConfig(size_px=518, interpolation="bilinear")).words
+            'tiles 518 px, bilinear'
+        """
+        return documented.model_copy(update=self.model_dump(exclude_none=True))
 
 
 class LoaderConfig(BaseModel):

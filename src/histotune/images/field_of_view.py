@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.images.geometry import view_geometry
 from histotune.images.scale_text import text_table
-from histotune.images.views import input_mpp
 
 if TYPE_CHECKING:
     from histotune.datasets.records import TileSet
@@ -34,7 +34,7 @@ class FieldOfView:
         tile_height_um: Field of the stored tile.
         input_x_mpp: um/px along x at the network's input.
         input_y_mpp: um/px along y.
-        input_width_um: Field that the network sees: input um/px x input px.
+        input_width_um: Field of tissue that the network sees; padding is none.
         input_height_um: Field that the network sees.
     """
 
@@ -70,10 +70,12 @@ def fields_of_view(tiles: TileSet, view: ViewConfig) -> tuple[FieldOfView, ...]:
         .agg(pl.col("first").min(), n_tiles=pl.len())
         .sort(number, "magnification", "mpp", "width_px", "height_px", nulls_last=True)
     )
-    examples = tiles.take(kinds["first"].to_numpy().astype(np.int64))
+    geometry = view_geometry(tiles.take(kinds["first"].to_numpy().astype(np.int64)), view)
     return tuple(
-        _field(row, float(x_mpp), float(y_mpp), view.size_px)
-        for row, (x_mpp, y_mpp) in zip(kinds.iter_rows(named=True), input_mpp(examples, view), strict=True)
+        _field(row, mpp_2, um_2)
+        for row, mpp_2, um_2 in zip(
+            kinds.iter_rows(named=True), geometry.input_mpp_N2.tolist(), geometry.field_um_N2.tolist(), strict=True
+        )
     )
 
 
@@ -88,10 +90,7 @@ def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
     Returns:
         A table with a title.
     """
-    title = (
-        f"Scale and field of view: input of {backbone} ({view.name}, {view.size_px} px, {view.interpolation}); "
-        "um are as sure as mpp_factor"
-    )
+    title = f"Scale and field of view: input of {backbone} ({view.words}); um  are as sure as mpp_factor"
     header = (
         "magnification", "mpp", "mpp_source", "mpp_factor", "tile_px", "tile_um", "input_mpp (x, y)",
         "network_um", "tiles",
@@ -110,7 +109,7 @@ def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
     return text_table(title, header, rows)
 
 
-def _field(row: dict[str, object], x_mpp: float, y_mpp: float, size_px: int) -> FieldOfView:
+def _field(row: dict[str, object], input_mpp_2: list[float], field_um_2: list[float]) -> FieldOfView:
     mpp, factor = (float("nan") if row[name] is None else float(str(row[name])) for name in ("mpp", "mpp_factor"))
     width_px, height_px = (0 if row[name] is None else int(str(row[name])) for name in ("width_px", "height_px"))
     return FieldOfView(
@@ -123,10 +122,10 @@ def _field(row: dict[str, object], x_mpp: float, y_mpp: float, size_px: int) -> 
         mpp_factor=factor,
         tile_width_um=mpp * width_px if width_px else float("nan"),
         tile_height_um=mpp * height_px if height_px else float("nan"),
-        input_x_mpp=x_mpp,
-        input_y_mpp=y_mpp,
-        input_width_um=x_mpp * size_px,
-        input_height_um=y_mpp * size_px,
+        input_x_mpp=input_mpp_2[0],
+        input_y_mpp=input_mpp_2[1],
+        input_width_um=field_um_2[0],
+        input_height_um=field_um_2[1],
     )
 
 

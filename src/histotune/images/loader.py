@@ -13,7 +13,7 @@ import numpy as np
 
 from histotune.errors import UserError
 from histotune.images.unreadable import MAX_LISTED, UnreadableTile, UnreadableTilesError
-from histotune.images.views import apply_view
+from histotune.images.views import view_inputs
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
@@ -26,7 +26,22 @@ if TYPE_CHECKING:
     from histotune.images.decode import PixelReader, PixelSource
 
 MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message
-# B batch, S side of the view, C channels
+# B inputs of a batch, K inputs of a tile, S side of the view, C channels
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A tile to read.
+
+    Attributes:
+        source: Where its pixels are.
+        source_px: Width and height that its image must have; None takes any.
+        resized_px: Width and height after resizing, where they depend on the tile's mpp; None leaves them to the view.
+    """
+
+    source: PixelSource
+    source_px: tuple[int, int] | None = None
+    resized_px: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -34,24 +49,26 @@ class Views:
     """A batch of network inputs.
 
     Attributes:
-        pixels_BSSC: uint8 (B, size_px, size_px, 3).
+        pixels_BSSC: uint8 (B, size_px, size_px, 3), the inputs of one tile after those of another.
         content: Content hash of each tile, taken over the bytes that were decoded.
+        n_inputs: Inputs of each tile; 1 but for the view ``tiles``.
     """
 
     pixels_BSSC: NDArray[np.uint8]
     content: tuple[str, ...]
+    n_inputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Tile:
     """One decoded tile."""
 
-    pixels_SSC: NDArray[np.uint8]
+    inputs_KSSC: NDArray[np.uint8]
     content: str
 
 
 def load_views(
-    sources: Sequence[PixelSource],
+    wanted: Sequence[Wanted],
     batch_sizes: Sequence[int],
     view: ViewConfig,
     config: LoaderConfig,
@@ -59,13 +76,13 @@ def load_views(
     *,
     find_all_bad: bool = False,
 ) -> Generator[Views, None, None]:
-    """Yield batches of views in the order of the sources.
+    """Yield batches of views in the order of the tiles.
 
     A bounded number of tiles is decoded ahead: two batches, and one tile per thread.
 
     Args:
-        sources: Where the pixels are.
-        batch_sizes: Tiles per batch; sums to the number of sources.
+        wanted: Where the pixels are, and how large they become.
+        batch_sizes: Tiles per batch; sums to the number of tiles.
         view: How an image becomes the network's input.
         config: Threads.
         reader: Open files; it is not closed here.
@@ -80,37 +97,53 @@ def load_views(
     """
     workers = config.workers or cpu_count()
 
-    def decode(source: PixelSource) -> _Tile:
-        pixels_HWC, content = reader.pixels_and_hash(source)
-        return _Tile(apply_view(pixels_HWC, view), content)
+    def decode(tile: Wanted) -> _Tile:
+        pixels_HWC, content = reader.pixels_and_hash(tile.source)
+        return _Tile(_inputs(pixels_HWC, tile, view), content)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead = 2 * max(batch_sizes, default=1) + workers
-        tiles = _in_order(pool, decode, sources, ahead, find_all_bad)
+        tiles = _in_order(pool, decode, wanted, ahead, find_all_bad)
         with closing(tiles):
             for size in batch_sizes:
                 batch = list(islice(tiles, size))
-                yield Views(np.stack([tile.pixels_SSC for tile in batch]), tuple(tile.content for tile in batch))
+                yield Views(
+                    np.concatenate([tile.inputs_KSSC for tile in batch]),
+                    tuple(tile.content for tile in batch),
+                    tuple(len(tile.inputs_KSSC) for tile in batch),
+                )
+
+
+def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> NDArray[np.uint8]:
+    """Make the network inputs of a tile; an image of another size than its scale was worked out with is refused."""
+    found = (pixels_HWC.shape[1], pixels_HWC.shape[0])
+    if tile.source_px not in (None, found):
+        raise UserError(f"the image is {found[0]} x {found[1]} px and its data set says {tile.source_px}",
+                        value=tile.source, fix="correct the table of the data set, or read it again")  # fmt: skip
+    try:
+        return view_inputs(pixels_HWC, view, tile.resized_px)
+    except UserError as error:
+        raise UserError(error.what, value=tile.source, allowed=error.allowed, fix=error.fix) from error
 
 
 def _in_order(
     pool: ThreadPoolExecutor,
-    decode: Callable[[PixelSource], _Tile],
-    sources: Sequence[PixelSource],
+    decode: Callable[[Wanted], _Tile],
+    wanted: Sequence[Wanted],
     ahead: int,
     find_all_bad: bool,
 ) -> Generator[_Tile, None, None]:
     """Yield decoded tiles in order while at most ``ahead`` further ones are under way."""
-    waiting = iter(sources)
-    running = deque((source, pool.submit(decode, source)) for source in islice(waiting, ahead))
+    waiting = iter(wanted)
+    running = deque((one, pool.submit(decode, one)) for one in islice(waiting, ahead))
     try:
         while running:
-            source, future = running.popleft()
+            current, future = running.popleft()
             try:
                 tile = future.result()
             except UserError as error:
                 running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
-                first = UnreadableTile(source, error)
+                first = UnreadableTile(current.source, error)
                 raise _with_further(pool, decode, running, waiting, first, find_all_bad) from error
             running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
             yield tile
@@ -121,20 +154,20 @@ def _in_order(
 
 def _with_further(
     pool: ThreadPoolExecutor,
-    decode: Callable[[PixelSource], _Tile],
-    running: deque[tuple[PixelSource, Future[_Tile]]],
-    waiting: Iterator[PixelSource],
+    decode: Callable[[Wanted], _Tile],
+    running: deque[tuple[Wanted, Future[_Tile]]],
+    waiting: Iterator[Wanted],
     first: UnreadableTile,
     find_all_bad: bool,
 ) -> UnreadableTilesError:
     """Try the tiles after a failed one, so that one message lists all that can't be read."""
     bad, n_tried = [first], 0
     while running and (find_all_bad or (n_tried < MAX_LOOKAHEAD and len(bad) < MAX_LISTED)):
-        source, future = running.popleft()
+        tile, future = running.popleft()
         n_tried += 1
         try:
             future.result()
         except UserError as error:
-            bad.append(UnreadableTile(source, error))
+            bad.append(UnreadableTile(tile.source, error))
         running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
     return UnreadableTilesError(bad, complete=not running)

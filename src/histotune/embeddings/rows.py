@@ -1,0 +1,152 @@
+"""What a row of a space stands for: a tile's bytes, and the size they are resized to where a scale is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.errors import UserError
+from histotune.files import hash_bytes
+from histotune.images.loader import Wanted
+from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.datasets.records import TileSet
+    from histotune.images.config import ViewConfig
+    from histotune.images.decode import PixelReader, PixelSource
+    from histotune.images.geometry import ViewGeometry
+# B inputs of a batch, N tiles, D columns
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a space.
+
+    Attributes:
+        key: Finds it in the space (law 3).
+        content: Content hash of the tile's bytes.
+        wanted: Where to read it, and how large it becomes.
+        n_inputs: Network inputs whose embeddings it averages; 1 where their number is not known beforehand.
+    """
+
+    key: str
+    content: str
+    wanted: Wanted
+    n_inputs: int
+
+
+def row_key(content: str, resized_px: tuple[int, int] | None) -> str:
+    """Return the key of a row inside its space.
+
+    A view without ``target_mpp`` makes the same pixels of the same bytes, so the content hash is the key. With it they
+    depend on the tile's mpp as well, through nothing but the whole pixels it is resized to: tiles whose corrected mpp
+    rounds to the same size keep their rows.
+
+    Args:
+        content: Content hash of the tile's bytes.
+        resized_px: Width and height that its mpp asks for; None without ``target_mpp``.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Example:
+        >>> row_key("ab", None), row_key("ab", (96, 96)) == row_key("ab", (96, 97))
+        ('ab', False)
+    """
+    return content if resized_px is None else hash_bytes("resized", content, f"{resized_px[0]}x{resized_px[1]}")
+
+
+class Rows:
+    """The rows of a tile set; what a row says is put together when asked for, since a warm run asks for none.
+
+    Args:
+        sources: Where the pixels are.
+        content: Content hash per tile.
+        geometry: What the view makes of each tile; all sizes known where the view has a ``target_mpp``.
+        view: The view.
+
+    Attributes:
+        keys: Key per tile, in tile order; tiles of equal bytes and scale have equal keys.
+    """
+
+    def __init__(
+        self, sources: Sequence[PixelSource], content: Sequence[str], geometry: ViewGeometry, view: ViewConfig
+    ) -> None:
+        self._sources, self._content, self._geometry = sources, content, geometry
+        self._scaled = view.target_mpp is not None
+        self.keys: tuple[str, ...] = tuple(content)
+        if self._scaled:
+            sizes = geometry.resized_px_N2.tolist()
+            self.keys = tuple(row_key(one, (size[0], size[1])) for one, size in zip(content, sizes, strict=True))
+        self._place = {key: number for number, key in enumerate(self.keys)}
+
+    def __getitem__(self, key: str) -> Row:
+        """Return the row of a key."""
+        number = self._place[key]
+        source, geometry = self._sources[number], self._geometry
+        wanted = Wanted(source)
+        if self._scaled:
+            width_px, height_px = geometry.source_px_N2[number].tolist()
+            new_width_px, new_height_px = geometry.resized_px_N2[number].tolist()
+            wanted = Wanted(source, (width_px, height_px), (new_width_px, new_height_px))
+        n_inputs = max(int(geometry.inputs_N2[number].prod()), 1)
+        return Row(key, self._content[number], wanted, n_inputs)
+
+
+def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelReader) -> TileSet:
+    """Return the tiles with the size of every image; where the table lacks it, the image is decoded.
+
+    Args:
+        tiles: The tiles.
+        sources: Where their pixels are.
+        reader: Reads them.
+
+    Returns:
+        The tiles, ``width_px`` and ``height_px`` complete.
+
+    Raises:
+        UnreadableTilesError: Images of unknown size that can't be read.
+    """
+    sizes = tiles.table.select(pl.col("width_px", "height_px").fill_null(0)).rows()
+    bad = []
+    for row, size in enumerate(sizes):
+        if min(size) > 0:
+            continue
+        try:
+            height_px, width_px = reader.pixels(sources[row]).shape[:2]
+            sizes[row] = (width_px, height_px)
+        except UserError as error:
+            bad.append(UnreadableTile(sources[row], error))
+    if bad:
+        raise UnreadableTilesError(bad)
+    columns = [pl.Series(name, [size[axis] for size in sizes], pl.Int32)
+               for axis, name in enumerate(("width_px", "height_px"))]  # fmt: skip
+    return replace(tiles, table=tiles.table.with_columns(columns))
+
+
+def average_inputs(result_BD: NDArray[np.float32], n_inputs: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the mean embedding of each tile's inputs, summed in float32 from the first input to the last.
+
+    Args:
+        result_BD: float32, a row per network input.
+        n_inputs: Inputs of each tile; empty where every tile has one.
+
+    Returns:
+        float32, a row per tile; the input itself where every tile has one.
+    """
+    if all(number == 1 for number in n_inputs):
+        return result_BD
+    number_N = np.asarray(n_inputs)
+    starts_N = np.cumsum(number_N) - number_N
+    total_ND = result_BD[starts_N]
+    for step in range(1, int(number_N.max())):
+        has_more_N = number_N > step
+        total_ND[has_more_N] += result_BD[starts_N[has_more_N] + step]
+    return np.asarray(total_ND / number_N.astype(np.float32)[:, None])

@@ -1,0 +1,225 @@
+"""Where an image lies in the network's inputs: sizes, corners, scale, and what share of it is seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from histotune.datasets.records import TileSet
+    from histotune.images.config import ViewConfig
+
+MAX_RESIZED_PIXELS = 2**26  # a resized image beyond this is a mistake in the scale, or a very long strip
+MAX_INPUTS = 256  # network inputs per tile; more is a slide, not a tile
+MAX_SIDE_PX = 2**31  # keeps products of two sides inside int64
+# N tiles, 2 axes: x, y
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How one image becomes network inputs.
+
+    Attributes:
+        resized_px: Width and height after resizing.
+        corners_px: Left and top of each network input in the resized image; what lies outside of it is padded.
+    """
+
+    resized_px: tuple[int, int]
+    corners_px: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class ViewGeometry:
+    """What a view makes of every tile of a tile set.
+
+    Attributes:
+        size_px: Side of the network's input.
+        mpp_N: Native scale, um/px; NaN where unknown.
+        source_px_N2: Stored width and height; 0 where unknown.
+        resized_px_N2: Width and height after resizing; 0 where the view can't be placed (size or mpp unknown).
+        inputs_N2: Network inputs along each axis; 0 where the view can't be placed.
+    """
+
+    size_px: int
+    mpp_N: NDArray[np.float64]
+    source_px_N2: NDArray[np.int64]
+    resized_px_N2: NDArray[np.int64]
+    inputs_N2: NDArray[np.int64]
+
+    @property
+    def known_N(self) -> NDArray[np.bool_]:
+        """Whether the view can be placed."""
+        return self.resized_px_N2[:, 0] > 0
+
+    @property
+    def n_inputs_N(self) -> NDArray[np.int64]:
+        """Network inputs per tile."""
+        return np.asarray(self.inputs_N2.prod(axis=1))
+
+    @property
+    def input_mpp_N2(self) -> NDArray[np.float64]:
+        """Scale at which the network sees the tile: native mpp x source px / resized px; NaN where unknown."""
+        return self.mpp_N[:, None] * self._ratio_N2
+
+    @property
+    def visible_px_N2(self) -> NDArray[np.float64]:
+        """Stored pixels that some network input sees, per axis; NaN where unknown."""
+        within_N2 = np.where(self.inputs_N2 > 1, self.resized_px_N2, np.minimum(self.resized_px_N2, self.size_px))
+        return within_N2 * self._ratio_N2
+
+    @property
+    def field_um_N2(self) -> NDArray[np.float64]:
+        """Width and height of the tissue that the network sees, um; padding is none; NaN where unknown."""
+        return self.visible_px_N2 * self.mpp_N[:, None]
+
+    @property
+    def seen_share_N(self) -> NDArray[np.float64]:
+        """Share of the stored image that some network input sees; NaN where unknown."""
+        source_N2 = np.where(self.known_N[:, None], self.source_px_N2, 1)
+        return np.asarray((self.visible_px_N2 / source_N2).prod(axis=1))
+
+    @property
+    def padded_share_N(self) -> NDArray[np.float64]:
+        """Share of the network's input that is padding; NaN where unknown."""
+        filled_N2 = np.minimum(self.resized_px_N2, self.size_px) / self.size_px
+        return np.where(self.known_N, 1.0 - filled_N2.prod(axis=1), np.nan)
+
+    @property
+    def enlarged_N(self) -> NDArray[np.bool_]:
+        """Whether the image is resized beyond its stored pixels."""
+        return np.asarray((self.resized_px_N2 > self.source_px_N2).any(axis=1)) & self.known_N
+
+    @property
+    def _ratio_N2(self) -> NDArray[np.float64]:
+        """Stored pixels per resized pixel; NaN where unknown."""
+        resized_N2 = np.where(self.resized_px_N2 > 0, self.resized_px_N2, 1)
+        return np.where(self.known_N[:, None], self.source_px_N2 / resized_N2, np.nan)
+
+
+def view_geometry(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
+    """Return what a view makes of every tile, from the table alone.
+
+    Args:
+        tiles: Tiles with ``mpp``, ``width_px`` and ``height_px``.
+        view: The view.
+
+    Returns:
+        Sizes per tile; unknown where the table lacks what the view needs.
+    """
+    mpp_N = tiles.table["mpp"].fill_null(float("nan")).to_numpy()
+    sizes = tiles.table.select(pl.col("width_px", "height_px").cast(pl.Int64).fill_null(0))
+    source_N2 = sizes.to_numpy().astype(np.int64)
+    known_N = np.asarray((source_N2 > 0).all(axis=1))
+    if view.target_mpp is not None:
+        known_N = known_N & np.isfinite(mpp_N) & (mpp_N > 0)
+    safe_N2 = np.where(known_N[:, None], source_N2, 1)
+    resized_N2 = np.stack(resized_sizes(safe_N2[:, 0], safe_N2[:, 1], view, np.where(known_N, mpp_N, 1.0)), axis=1)
+    resized_N2 = np.where(known_N[:, None], resized_N2, 0)
+    inputs_N2 = np.where(known_N[:, None], inputs_along(resized_N2, view), 0)
+    return ViewGeometry(view.size_px, mpp_N, source_N2, resized_N2, inputs_N2)
+
+
+def place(width_px: int, height_px: int, view: ViewConfig, resized_px: tuple[int, int] | None = None) -> Placement:
+    """Return how an image of one size becomes network inputs.
+
+    Args:
+        width_px: Width of the stored image.
+        height_px: Height of the stored image.
+        view: The view.
+        resized_px: Width and height after resizing, where they depend on the tile's mpp (``target_mpp``).
+
+    Returns:
+        The resized size and the corners, row by row from the top left.
+
+    Raises:
+        UserError: The resized image would be too large, or the image needs too many inputs.
+        ValueError: The view has a ``target_mpp`` and no resized size was given.
+
+    Example:
+        >>> from histotune.images.config import ViewConfig
+        >>> place(700, 460, ViewConfig())
+        Placement(resized_px=(340, 224), corners_px=((58, 0),))
+    """
+    if resized_px is None:
+        if view.target_mpp is not None:
+            raise ValueError("a view with target_mpp needs the resized size of each tile")
+        width, height = resized_sizes(width_px, height_px, view)
+        resized_px = int(width), int(height)
+    if resized_px[0] * resized_px[1] > MAX_RESIZED_PIXELS:
+        raise UserError(f"an image of {width_px} x {height_px} px would become {resized_px[0]} x {resized_px[1]} px",
+                        allowed=f"at most {MAX_RESIZED_PIXELS:,} pixels", fix="cut it into tiles")  # fmt: skip
+    lefts, tops = (_corners(side_px, view) for side_px in resized_px)
+    if len(lefts) * len(tops) > MAX_INPUTS:
+        raise UserError(f"an image of {width_px} x {height_px} px needs {len(lefts) * len(tops)} crops",
+                        allowed=f"at most {MAX_INPUTS}", fix="cut it into tiles")  # fmt: skip
+    return Placement(resized_px, tuple((left, top) for top in tops for left in lefts))
+
+
+def resized_sizes(
+    width_px: ArrayLike, height_px: ArrayLike, view: ViewConfig, mpp: ArrayLike | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return width and height after resizing, for one image or many.
+
+    Without ``target_mpp`` the short side (``short-side-crop``, ``tiles``), the long side (``letterbox``) or both
+    (``square``) become ``size_px``; beside a short side the long one is truncated, as torchvision does it.
+
+    Args:
+        width_px: Stored widths.
+        height_px: Stored heights.
+        view: The view.
+        mpp: Native scales, um/px, for views with ``target_mpp``.
+
+    Returns:
+        Widths and heights, at least 1.
+    """
+    width, height = np.asarray(width_px, np.int64), np.asarray(height_px, np.int64)
+    size = view.size_px
+    if view.target_mpp is not None:
+        factor = np.asarray(mpp, np.float64) / view.target_mpp
+        if view.name == "square":
+            side = _nearest(factor * np.sqrt(width * height))
+            return side, side
+        return _nearest(factor * width), _nearest(factor * height)
+    if view.name == "square":
+        return np.full_like(width, size), np.full_like(height, size)
+    if view.name == "letterbox":
+        factor = size / np.maximum(width, height)
+        return _nearest(factor * width), _nearest(factor * height)
+    short = np.minimum(width, height)
+    return size * width // short, size * height // short
+
+
+def inputs_along(resized_px: NDArray[np.int64], view: ViewConfig) -> NDArray[np.int64]:
+    """Return how many network inputs stand side by side along an axis.
+
+    Args:
+        resized_px: Resized sides.
+        view: The view.
+
+    Returns:
+        As few as cover the side for ``tiles``, 1 for the other views.
+    """
+    if view.name != "tiles":
+        return np.ones_like(resized_px)
+    return np.asarray(-(-resized_px // view.size_px))
+
+
+def _corners(side_px: int, view: ViewConfig) -> tuple[int, ...]:
+    """Where the inputs of one axis begin; neighbours overlap as little as whole pixels allow."""
+    size = view.size_px
+    n_inputs = -(-side_px // size) if view.name == "tiles" else 1
+    if n_inputs == 1:
+        # Python's rounding of halves to even, and the smaller half of a padding first, are torchvision's.
+        return (round((side_px - size) / 2) if side_px >= size else -((size - side_px) // 2),)
+    return tuple(number * (side_px - size) // (n_inputs - 1) for number in range(n_inputs))
+
+
+def _nearest(side_px: NDArray[np.float64]) -> NDArray[np.int64]:
+    return np.clip(np.floor(side_px + 0.5), 1, MAX_SIDE_PX).astype(np.int64)

@@ -1,0 +1,225 @@
+"""What a view can't do to a tile set, found before anything is embedded; and what it does, in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import UserError, raise_together
+from histotune.images.geometry import MAX_INPUTS, MAX_RESIZED_PIXELS, ViewGeometry, view_geometry
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.datasets.records import LabelRegion, TileSet
+    from histotune.images.config import ViewConfig
+
+ROUNDING_PX = 1e-9  # a region that ends exactly at the crop's edge is inside
+# N tiles, 2 axes: x, y
+
+
+def check_view(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
+    """Refuse a view that can't be made of these tiles, or that changes what their labels mean.
+
+    Tiles whose size is unknown are judged when they are decoded.
+
+    Args:
+        tiles: The tiles.
+        view: The view.
+
+    Returns:
+        What the view makes of every tile.
+
+    Raises:
+        UserError: Unknown mpp under ``target_mpp``, images that become too large or need too many crops, images that
+            a letterbox would have to cut, or a label's region that is moved or cut; all reported together.
+    """
+    geometry = view_geometry(tiles, view)
+    errors = [
+        error
+        for error in (
+            _unknown_mpp(tiles, view, geometry),
+            _too_large(tiles, view, geometry),
+            _cut_letterbox(tiles, view, geometry),
+            _too_many_inputs(tiles, view, geometry),
+            None if view.allow_moved_label else _moved_label(tiles, view, geometry),
+        )
+        if error is not None
+    ]
+    raise_together(errors)
+    return geometry
+
+
+def moves_label(tiles: TileSet, view: ViewConfig) -> bool:
+    """Return whether the view moves or cuts the region that some tile's label speaks about.
+
+    Args:
+        tiles: The tiles.
+        view: The view.
+
+    Returns:
+        False without a label region.
+    """
+    return _moved_label(tiles, view, view_geometry(tiles, view)) is not None
+
+
+def view_notes(tiles: TileSet, view: ViewConfig) -> tuple[str, ...]:
+    """Return what a view hides, adds or invents, one sentence each (law 6).
+
+    Args:
+        tiles: The tiles.
+        view: The view.
+
+    Returns:
+        Sentences about cropped, padded, enlarged and covered tiles, and about a moved label; empty where every tile is
+        seen as it is stored.
+    """
+    geometry = view_geometry(tiles, view)
+    notes = (
+        _cropped_note(geometry),
+        _padded_note(view, geometry),
+        _enlarged_note(geometry),
+        _covered_note(geometry),
+        _moved_note(tiles) if moves_label(tiles, view) else "",
+    )
+    return tuple(note for note in notes if note)
+
+
+def _unknown_mpp(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+    n_unknown = int((~(np.isfinite(geometry.mpp_N) & (geometry.mpp_N > 0))).sum())
+    if view.target_mpp is None or not n_unknown:
+        return None
+    return UserError(
+        f"view.target_mpp={view.target_mpp:g} needs the scale of every tile, and {n_unknown:,} of {len(tiles):,} tiles "
+        f"of {tiles.name} have no mpp",
+        fix="give it in um/px: --set source.mpp=0.25 (a second data set: --set target.mpp=0.25; histotune predict: "
+        "--mpp 0.25)",
+    )
+
+
+def _too_large(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+    bad_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
+    if not bad_N.any():
+        return None
+    return UserError(f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
+                     value=view.words, fix=_larger_target(view, "cut them into smaller tiles"))  # fmt: skip
+
+
+def _too_many_inputs(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+    bad_N = geometry.n_inputs_N > MAX_INPUTS
+    if not bad_N.any():
+        return None
+    return UserError(f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
+                     value=view.words, allowed=f"at most {MAX_INPUTS} crops per tile",
+                     fix=_larger_target(view, "cut them into smaller tiles"))  # fmt: skip
+
+
+def _cut_letterbox(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+    bad_N = np.asarray((geometry.resized_px_N2 > view.size_px).any(axis=1))
+    if view.name != "letterbox" or not bad_N.any():
+        return None
+    long_um = geometry.mpp_N * geometry.source_px_N2.max(axis=1)
+    least_mpp = float(long_um[bad_N].max()) / view.size_px
+    return UserError(
+        f"a letterbox shows whole tiles, and {_count(bad_N)} of {tiles.name} do not fit into {view.size_px} px at this "
+        "scale",
+        value=view.words,
+        allowed=f"view.target_mpp of at least {least_mpp:.3g} um/px",
+        fix="--set view.name=tiles covers them with crops, --set view.name=short-side-crop shows their centre",
+    )
+
+
+def _moved_label(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+    """Judge the label's region; the centre of a tile stays the centre of the input in every view of one input.
+
+    A crop around the centre, padding on both sides and a change of aspect all keep it there, to within the half pixel
+    that an odd remainder costs.
+    """
+    region = tiles.label_region
+    if region is None:
+        return None
+    moved_N = geometry.n_inputs_N > 1
+    cut_N = np.asarray(geometry.known_N & ~moved_N & ~_region_inside(region, geometry))
+    if not (moved_N | cut_N).any():
+        return None
+    what = [f"moves it in {_count(moved_N)} (several crops)"] if moved_N.any() else []
+    what += [f"cuts it in {_count(cut_N)}"] if cut_N.any() else []
+    return UserError(
+        f"a label of {tiles.name} speaks of the {region.width_px} x {region.height_px} px at ({region.left_px}, "
+        f"{region.top_px}) of its tile, and the view {' and '.join(what)}, which changes what the label means",
+        value=view.words,
+        fix=_larger_target(view, "--set view.name=short-side-crop")
+        + ", or accept it with --set view.allow_moved_label=true; every result will say so",
+    )
+
+
+def _region_inside(region: LabelRegion, geometry: ViewGeometry) -> NDArray[np.bool_]:
+    """Whether the one network input of a tile holds the whole region."""
+    sides_N2 = np.where(geometry.known_N[:, None], geometry.source_px_N2, 1)
+    first_N2 = np.maximum((geometry.resized_px_N2 - geometry.size_px) / 2, 0.0)
+    first_N2 = np.rint(first_N2) * sides_N2 / np.maximum(geometry.resized_px_N2, 1)
+    start_2 = np.array([region.left_px, region.top_px])
+    stop_2 = start_2 + np.array([region.width_px, region.height_px])
+    inside_N2 = (start_2 >= first_N2 - ROUNDING_PX) & (stop_2 <= first_N2 + geometry.visible_px_N2 + ROUNDING_PX)
+    return np.asarray(inside_N2.all(axis=1))
+
+
+def _cropped_note(geometry: ViewGeometry) -> str:
+    share_N = geometry.seen_share_N
+    cropped_N = geometry.known_N & (share_N < 1.0 - ROUNDING_PX)
+    if not cropped_N.any():
+        return ""
+    return f"The view cuts {_count(cropped_N)}: the network sees {_percent(share_N[cropped_N])} of their area."
+
+
+def _padded_note(view: ViewConfig, geometry: ViewGeometry) -> str:
+    share_N = geometry.padded_share_N
+    padded_N = geometry.known_N & (share_N > 0.0)
+    if not padded_N.any():
+        return ""
+    return (
+        f"The view pads {_count(padded_N)} with RGB {view.pad_rgb}: {_percent(share_N[padded_N])} of the network's "
+        "input is padding."
+    )
+
+
+def _enlarged_note(geometry: ViewGeometry) -> str:
+    enlarged_N = geometry.enlarged_N
+    if not enlarged_N.any():
+        return ""
+    mpp_N = geometry.mpp_N[enlarged_N & np.isfinite(geometry.mpp_N)]
+    finest = f"{mpp_N.min():.3g} um/px" if len(mpp_N) else "the stored pixels"
+    return f"The view enlarges {_count(enlarged_N)}: there the network sees no more detail than {finest} hold."
+
+
+def _covered_note(geometry: ViewGeometry) -> str:
+    n_N = geometry.n_inputs_N[geometry.known_N]
+    if not (n_N > 1).any():
+        return ""
+    crops = f"{n_N.max()}" if n_N.min() == n_N.max() else f"{n_N.min()} to {n_N.max()}"
+    return f"The view covers each tile with {crops} crops and averages their embeddings."
+
+
+def _moved_note(tiles: TileSet) -> str:
+    region = tiles.label_region
+    assert region is not None
+    return (
+        f"LABEL MOVED: a label speaks of the {region.width_px} x {region.height_px} px at ({region.left_px}, "
+        f"{region.top_px}) of its tile, and the view moves or cuts them; scores mean something else than the data "
+        "set's own task."
+    )
+
+
+def _larger_target(view: ViewConfig, otherwise: str) -> str:
+    return otherwise if view.target_mpp is None else "choose a larger --set view.target_mpp=..., or the default view"
+
+
+def _percent(share_N: NDArray[np.float64]) -> str:
+    low, high = round(100 * float(share_N.min())), round(100 * float(share_N.max()))
+    return f"{low} %" if low == high else f"{low} to {high} % (median {round(100 * float(np.median(share_N)))} %)"
+
+
+def _count(which_N: NDArray[np.bool_]) -> str:
+    n = int(which_N.sum())
+    return f"{n:,} tile{'' if n == 1 else 's'}"
