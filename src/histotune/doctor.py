@@ -171,7 +171,9 @@ def _hardware(device: ComputeDevice) -> Iterator[Check]:
     yield Check("hardware", "torch build", f"for CUDA {built}" if built else "without CUDA")
     yield Check("hardware", "CUDA driver", f"supports CUDA up to {driver}" if driver else "none")
     yield _device_check(device, built, driver)
-    yield Check("hardware", "precision", f"{choose_precision(device)} ({_why_precision(device)})")
+    tried = choose_precision(device)
+    kept = "" if tried == "fp32" else "; kept where the check on your tiles passes"
+    yield Check("hardware", "precision", f"{tried} ({_why_precision(device)}{kept})")
 
 
 def _device_check(device: ComputeDevice, built: str | None, driver: str | None) -> Check:

@@ -266,6 +266,7 @@ def _report_inputs(
                 "arm": arm.arm,
                 "backbone": material.embeddings.space.backbone,
                 "precision": material.embeddings.space.precision,
+                "precision check": material.embeddings.precision_reason,
                 "provenance": material.embeddings.provenance,
                 "computed": material.embeddings.n_computed,
                 "equivalent": material.embeddings.n_equivalent,

@@ -17,6 +17,8 @@ from histotune.backbones.weights import weights_are_here
 from histotune.devices import choose_precision, find_device
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.lookup import INDEX
+from histotune.embeddings.precision import candidates
+from histotune.embeddings.precision_choice import remembered_choice
 from histotune.embeddings.rows import Rows, row_key, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from histotune.datasets.records import TileSet
     from histotune.devices import ComputeDevice
     from histotune.embeddings.extract import EmbedRequest
+    from histotune.embeddings.precision import Computed
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
@@ -80,7 +83,7 @@ class Estimate:
     total_dim: int
     download_bytes: int
     device: str
-    precision: str
+    precision: Computed
     notes: tuple[str, ...] = ()
 
     @property
@@ -141,11 +144,13 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
         raise UserError("imported embeddings are not computed, so there is nothing to estimate",
                         value=request.spec.name, fix="take a backbone that runs here")  # fmt: skip
     device = find_device(request.embedding.device)
-    precision = choose_precision(device, request.embedding.precision)
     here = weights_are_here(request.spec)
     wanted = _wanted(tiles, request)
+    remembered = remembered_choice(request, device, HashIndex(request.cache / INDEX, read_only=True)) if here else None
+    precision = remembered.precision if remembered else _unchecked(request, device)
+    unchecked = "" if remembered else precision
     missing, n_unknown = _missing(wanted, request, device, precision) if here else (wanted, 0)
-    notes = _first_notes(n_unknown, here)
+    notes = _first_notes(n_unknown, here, unchecked)
     known = Estimate(len(tiles), len(tiles) - len(missing), request.embedding.batch_size, (), (), 0, 0, device.name,
                      precision, notes)  # fmt: skip
     while missing:
@@ -170,7 +175,7 @@ def _wanted(tiles: TileSet, request: EmbedRequest) -> tuple[Wanted, ...]:
 
 
 def _missing(
-    wanted: tuple[Wanted, ...], request: EmbedRequest, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]
+    wanted: tuple[Wanted, ...], request: EmbedRequest, device: ComputeDevice, precision: Computed
 ) -> tuple[tuple[Wanted, ...], int]:
     """Return the tiles without an embedding, and how many of them were never hashed."""
     index = HashIndex(request.cache / INDEX, read_only=True)
@@ -183,8 +188,18 @@ def _missing(
     return missing, len(set(sources) - set(content))
 
 
-def _first_notes(n_unknown: int, here: bool) -> tuple[str, ...]:
+def _unchecked(request: EmbedRequest, device: ComputeDevice) -> Computed:
+    """Return the precision to time where none was checked: what is likely to pass."""
+    if request.embedding.precision != "auto":
+        return choose_precision(device, request.embedding.precision)
+    half = [one for one in candidates(device) if one == "fp16"]
+    return half[0] if half else "fp32"
+
+
+def _first_notes(n_unknown: int, here: bool, unchecked: str) -> tuple[str, ...]:
     notes = []
+    if unchecked:
+        notes.append(f"The precision check has not run yet: timed in {unchecked}, which it may replace by another.")
     if n_unknown:
         notes.append(f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
                      "that are embedded will cost nothing.")  # fmt: skip
@@ -215,7 +230,7 @@ def _timed(
     here = weights_are_here(request.spec)
     spec = replace(request.spec if here else random_twin(request.spec), size_px=request.view.size_px)
     with compute_threads(request), PixelReader(request.loader) as reader:
-        backbone = load_backbone(spec, device, choose_precision(device, request.embedding.precision))
+        backbone = load_backbone(spec, device, known.precision)
         runner = BatchRunner(backbone, request.embedding.batch_size)
         batch_size = _batch_size(runner, reader, missing[0], request)
         n_wanted = batch_size * (WARM_UP + MAX_TIMED)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.devices import ComputeDevice, choose_precision, find_device
+from histotune.devices import ComputeDevice, find_device
 from histotune.embeddings.gather import gather, missing_content
+from histotune.embeddings.precision_choice import checked_choice, remembered_choice
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.embeddings.rows import Rows, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads
@@ -140,9 +141,8 @@ def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
 def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     """Embed tiles of which none may be unreadable."""
     device = find_device(request.embedding.device)
-    precision = choose_precision(device, request.embedding.precision)
     index = HashIndex(request.cache / "hashes.sqlite")
-    space = embedding_space(request.spec, request.view, device, precision, index)
+    choice = remembered_choice(request, device, index)
     sources = tile_sources(tiles)
     with PixelReader(request.loader) as reader:
         if request.view.target_mpp is not None:
@@ -150,7 +150,9 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         geometry = check_view(tiles, request.view)
         content = index.tiles(sources, reader, request.loader.workers)
         rows = Rows(sources, content, geometry, request.view)
-        job = _Job(request, device, precision, space, Store(request.cache, space), index, reader, rows)
+        choice = choice or checked_choice(request, device, index, reader, rows)
+        space = embedding_space(request.spec, request.view, device, choice.precision, index)
+        job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows)
         gathered, n_computed = _read_or_compute(job, rows.keys)
     return Embeddings(
         matrix_ND=gathered.matrix_ND,
@@ -160,6 +162,7 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         n_computed=n_computed,
         pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
         n_equivalent=gathered.n_equivalent,
+        precision_reason=choice.reason,
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.devices import choose_precision, find_device
+from histotune.devices import find_device
+from histotune.embeddings.precision_choice import remembered_choice
 from histotune.embeddings.space import embedding_space
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
@@ -33,8 +34,10 @@ def request_space(request: EmbedRequest) -> EmbeddingSpace:
         UserError: Missing weights, or a device that is not there.
     """
     device = find_device(request.embedding.device)
-    precision = choose_precision(device, request.embedding.precision)
-    return embedding_space(request.spec, request.view, device, precision, HashIndex(request.cache / INDEX))
+    index = HashIndex(request.cache / INDEX)
+    choice = remembered_choice(request, device, index)
+    precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
+    return embedding_space(request.spec, request.view, device, precision, index)
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Embeddings:
         unreadable: Tile id -> reason, for tiles left out because they can't be read.
         n_equivalent: Rows computed in smaller batches than planned, since memory ran out: within 1e-5 relative of
             what the plan would have given in fp32, not equal to the last bit.
+        precision_reason: Why they were computed in this precision: the check's figures.
     """
 
     matrix_ND: NDArray[np.float32] | NDArray[np.float16]
@@ -84,6 +85,7 @@ class Embeddings:
     pixel_fingerprint: str
     unreadable: Mapping[str, str] = field(default_factory=dict)
     n_equivalent: int = 0
+    precision_reason: str = ""
 
     def __len__(self) -> int:
         """Return the number of tiles."""

@@ -59,7 +59,7 @@ class FitSettings:
         max_iterations: Iterations after which a problem is given back unconverged.
     """
 
-    tolerance: float = 1e-7
+    tolerance: float = 1e-6
     max_iterations: int = 2000
 
 

@@ -1,0 +1,156 @@
+"""A faster precision is checked once on the data's own tiles, remembered, and refused where it changes embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from histotune.backbones.catalog import colour_histogram, find_backbone
+from histotune.backbones.config import BackboneConfig
+from histotune.devices import ComputeDevice
+from histotune.embeddings import extract, lookup, precision_choice
+from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.lookup import request_space
+from tests.embeddings.conftest import write_tiles
+
+Requests = Callable[..., EmbedRequest]
+
+
+@pytest.fixture(autouse=True)
+def a_processor_with_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine is: bf16 is worth trying."""
+    device = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
+    for module in (extract, lookup):
+        monkeypatch.setattr(module, "find_device", lambda _: device)
+
+
+@pytest.fixture
+def request_auto(request_for: Requests) -> EmbedRequest:
+    return request_for(find_backbone(BackboneConfig(name="random/timm/resnet10t")), size_px=32, precision="auto",
+                       batch_size=8)  # fmt: skip
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the precisions that a network was loaded in."""
+    from histotune.backbones import load
+
+    original, precisions = load.load_backbone, []
+
+    def counting(spec: object, device: object, precision: str) -> object:
+        precisions.append(precision)
+        return original(spec, device, precision)
+
+    monkeypatch.setattr(load, "load_backbone", counting)
+    return precisions
+
+
+def records(request: EmbedRequest) -> list[dict[str, object]]:
+    paths = sorted((request.cache / "precision").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def test_bf16_of_a_convolutional_network_is_refused_once_and_for_all(
+    tmp_path: Path, request_auto: EmbedRequest, loaded: list[str]
+) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 20)
+    cold = embed(tiles, request_auto)
+    assert loaded == ["fp32", "bf16", "fp32"]
+    assert cold.space.precision == "fp32"
+    assert "bf16 refused: on 20 tiles" in cold.precision_reason
+    (record,) = records(request_auto)
+    assert record["precision"] == "fp32" and record["checks"][0]["median_error"] > 0.01
+    more = write_tiles(tmp_path / "tiles", 3, seed=1)
+    warm = embed(more, request_auto)
+    assert loaded[3:] == ["fp32"]
+    assert warm.precision_reason == cold.precision_reason
+    assert request_space(request_auto).key == cold.space.key
+
+
+def test_a_precision_that_passes_is_used(
+    tmp_path: Path, request_auto: EmbedRequest, loaded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histotune.embeddings.precision.MEDIAN_LIMIT", 1.0)
+    monkeypatch.setattr("histotune.embeddings.precision.P99_LIMIT", 100.0)
+    result = embed(write_tiles(tmp_path / "tiles", 20), request_auto)
+    assert loaded == ["fp32", "bf16", "bf16"]
+    assert result.space.precision == "bf16"
+    assert "bf16 kept" in result.precision_reason
+
+
+def test_too_few_tiles_take_fp32_and_decide_nothing_for_later(
+    tmp_path: Path, request_auto: EmbedRequest, loaded: list[str]
+) -> None:
+    few = embed(write_tiles(tmp_path / "few", 15), request_auto)
+    assert few.space.precision == "fp32" and "too few" in few.precision_reason
+    assert loaded == ["fp32"] and records(request_auto) == []
+    embed(write_tiles(tmp_path / "more", 20, seed=1), request_auto)
+    assert loaded[1:3] == ["fp32", "bf16"] and len(records(request_auto)) == 1
+
+
+def test_an_explicit_wish_is_granted_with_a_warning(
+    tmp_path: Path, request_auto: EmbedRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedding = request_auto.embedding.model_copy(update={"precision": "bf16"})
+    result = embed(write_tiles(tmp_path / "tiles", 20), replace(request_auto, embedding=embedding))
+    assert result.space.precision == "bf16"
+    assert "bf16 as asked for" in result.precision_reason
+    assert "against the check: bf16 refused" in caplog.text
+
+
+def test_a_damaged_record_is_made_anew(tmp_path: Path, request_auto: EmbedRequest, loaded: list[str]) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 20)
+    cold = embed(tiles, request_auto)
+    path = next((request_auto.cache / "precision").glob("*.json"))
+    path.write_text("{", encoding="utf-8")
+    again = embed(tiles, request_auto)
+    assert loaded[3:] == ["fp32", "bf16"]
+    assert again.n_computed == 0 and np.array_equal(again.matrix_ND, cold.matrix_ND)
+    assert len(records(request_auto)) == 1
+
+
+def test_other_weights_views_and_devices_are_other_questions(tmp_path: Path, request_auto: EmbedRequest) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 20)
+    for request in (
+        request_auto,
+        replace(request_auto, spec=replace(request_auto.spec, seed=5)),
+        replace(request_auto, view=request_auto.view.model_copy(update={"interpolation": "bilinear"})),
+    ):
+        embed(tiles, request)
+    assert len(records(request_auto)) == 3
+
+
+def test_nothing_is_checked_where_there_is_no_choice(
+    tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "checked_choice", lambda *_: pytest.fail("a check without a choice"))
+    tiles = write_tiles(tmp_path / "tiles", 3)
+    assert embed(tiles, request_for(colour_histogram(), precision="auto")).space.precision == "fp32"
+    spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
+    assert embed(tiles, request_for(spec, size_px=32, precision="fp32")).space.precision == "fp32"
+
+
+def test_bad_tiles_of_the_check_are_left_out_like_others(tmp_path: Path, request_auto: EmbedRequest) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 20)
+    (tmp_path / "tiles" / "0-003.png").write_bytes(b"broken")
+    result = embed(tiles, replace(request_auto, on_bad_image="skip"))
+    assert list(result.unreadable) == ["0-003.png"]
+    assert "on 19 tiles" in result.precision_reason
+
+
+def test_a_record_that_cannot_be_kept_is_no_obstacle(
+    tmp_path: Path, request_auto: EmbedRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from histotune.errors import UserError
+
+    def refused(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    monkeypatch.setattr(precision_choice, "write_json", refused)
+    assert embed(write_tiles(tmp_path / "tiles", 20), request_auto).n_computed == 20
+    assert "can't be kept (the disk is full)" in caplog.text
