@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.read import known_specs
+from histotune.datasets.text_layout import align_columns
 
 if TYPE_CHECKING:
     from histotune.datasets.catalog import DatasetSpec
@@ -238,16 +239,7 @@ def _text_table(title: str, table: pl.DataFrame) -> str:
     if table.is_empty():
         return ""
     cells = [table.columns, *([_cell(value) for value in row] for row in table.iter_rows())]
-    widths = [max(len(row[column]) for row in cells) for column in range(table.width)]
-    numeric = [dtype.is_numeric() for dtype in table.dtypes]
-    lines = [
-        "  ".join(
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([title, *(f"  {line}" for line in lines)])
+    return align_columns(title, cells, [dtype.is_numeric() for dtype in table.dtypes])
 
 
 def _cell(value: object) -> str:

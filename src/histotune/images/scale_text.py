@@ -6,6 +6,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
+from histotune.datasets.text_layout import align_columns
 from histotune.images.scale_records import METHOD
 
 if TYPE_CHECKING:
@@ -54,16 +55,7 @@ def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
     if not rows:
         return ""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    numeric = [not isinstance(value, str) for value in rows[0]]
-    lines = [
-        "  ".join(
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(row, widths, numeric, strict=True)
-        ).rstrip()
-        for row in cells
-    ]
-    return "\n".join([title, *(f"  {line}" for line in lines)])
+    return align_columns(title, cells, [not isinstance(value, str) for value in rows[0]])
 
 
 def _magnifications(estimate: ScaleEstimate) -> str:
