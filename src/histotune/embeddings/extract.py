@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -284,17 +284,24 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads:
     words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
     LOG.info(words)
     runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
-    batches = iter(track(views, words, total=len(batch_sizes)))
+    batches = runner.run_all(_checked(job, plans, iter(track(views, words, total=len(batch_sizes)))))
     for plan in plans:
         runner.start_shard()
-        rows, first = [], 0
-        for size in plan.batch_sizes:
-            batch = next(batches)
-            _check_content(job, plan.content[first : first + size], batch.content)
-            rows.append(runner.run(batch.pixels_BSSC, batch.n_inputs))
-            first += size
+        rows = list(islice(batches, len(plan.batch_sizes)))
         job.store.write_shard(plan, np.concatenate(rows), runner.facts(threads))
     next(batches, None)  # lets the bar end
+
+
+def _checked(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views]) -> Iterator[Views]:
+    """Pass on the planned batches, refusing tiles that have changed."""
+    for plan in plans:
+        first = 0
+        for size in plan.batch_sizes:
+            batch = next(views)
+            _check_content(job, plan.content[first : first + size], batch.content)
+            yield batch
+            first += size
+    next(views, None)
 
 
 def _inputs_per_pass(job: _Job, plans: Sequence[ShardPlan]) -> int:
