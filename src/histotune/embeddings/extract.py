@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from histotune.backbones.engine import CompilationError
 from histotune.devices import ComputeDevice, find_device
+from histotune.embeddings.batches import with_batch_size
+from histotune.embeddings.compiled import chosen_space, is_compiled
 from histotune.embeddings.gather import gather, missing_content
 from histotune.embeddings.precision_choice import checked_choice, remembered_choice
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
@@ -119,16 +122,22 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
     unreadable: dict[str, str] = {}
+    not_compiled = ""
     while True:
         rest = tiles.without(unreadable)
         try:
-            return replace(_embed_readable(rest, request), unreadable=unreadable)
+            done = _embed_readable(rest, request)
+            return replace(done, unreadable=unreadable, precision_reason=done.precision_reason + not_compiled)
         except UnreadableTilesError as error:
             found = _name_bad(rest, error)
             if request.on_bad_image == "fail" or not found or len(found) == len(rest):
                 raise
             LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
             unreadable.update(found)
+        except CompilationError as error:
+            LOG.warning("torch.compile failed, going on without it: %s", error)
+            not_compiled = f"; not compiled: {error}"
+            request = replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
 
 
 def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
@@ -151,7 +160,8 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         content = index.tiles(sources, reader, request.loader.workers)
         rows = Rows(sources, content, geometry, request.view)
         choice = choice or checked_choice(request, device, index, reader, rows)
-        space = embedding_space(request.spec, request.view, device, choice.precision, index)
+        plain = embedding_space(request.spec, request.view, device, choice.precision, index)
+        space = chosen_space(request, device, plain, rows.keys)
         job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows)
         gathered, n_computed = _read_or_compute(job, rows.keys)
     return Embeddings(
@@ -206,7 +216,7 @@ def plan_shards(
             groups.setdefault((n_inputs or {}).get(one, 1), []).append(one)
     new = []
     for number in sorted(groups):
-        rest, batch_size = groups[number], max(config.batch_size // number, 1)
+        rest, batch_size = groups[number], max(config.first_batch_size // number, 1)
         starts = range(0, len(rest), config.shard_tiles)
         new += [ShardPlan(tuple(rest[start : start + config.shard_tiles]), batch_size) for start in starts]
     return (*kept, *new)
@@ -245,6 +255,9 @@ def _compute(job: _Job, keys: Sequence[str]) -> int:
     """Compute what is missing, under the space's lock; return the number of forward passes by tile."""
     with _exclusive(job.store):
         missing = missing_content(job.store.manifests(), keys)  # another process may just have done it
+        if missing:
+            request = with_batch_size(job.request, job.device, job.precision, job.space, len(missing))
+            job = replace(job, request=request)
         earlier = job.store.read_plan()
         n_inputs = {one: job.rows[one].n_inputs for one in missing}
         plans = plan_shards(earlier, missing, job.request.embedding, n_inputs)
@@ -279,17 +292,29 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads:
     from histotune.backbones.load import load_backbone
 
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
+    runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
+    if is_compiled(job.space):
+        _compile(job, runner)
     job.store.describe(backbone.blocks)
     batch_sizes = [size for plan in plans for size in plan.batch_sizes]
     words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
     LOG.info(words)
-    runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
     batches = runner.run_all(_checked(job, plans, iter(track(views, words, total=len(batch_sizes)))))
     for plan in plans:
         runner.start_shard()
         rows = list(islice(batches, len(plan.batch_sizes)))
         job.store.write_shard(plan, np.concatenate(rows), runner.facts(threads))
     next(batches, None)  # lets the bar end
+
+
+def _compile(job: _Job, runner: BatchRunner) -> None:
+    """Compile the network; where that fails, the space of compiled rows is left as if it had not been asked for."""
+    LOG.info("compiling the network, which takes a minute or more")
+    try:
+        runner.compile()
+    except CompilationError:
+        job.store.drop_plan()
+        raise
 
 
 def _checked(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views]) -> Iterator[Views]:
@@ -309,7 +334,7 @@ def _inputs_per_pass(job: _Job, plans: Sequence[ShardPlan]) -> int:
     most = 1
     for plan in plans:
         n_inputs = max(job.rows[one].n_inputs for one in plan.content)
-        most = max(most, min(plan.batch_size * n_inputs, max(plan.batch_size, job.request.embedding.batch_size)))
+        most = max(most, min(plan.batch_size * n_inputs, max(plan.batch_size, job.request.embedding.first_batch_size)))
     return most
 
 
