@@ -251,7 +251,8 @@ class Engine:
             raise
         except Exception as error:  # the compiler, its back end and the C++ compiler have no common error
             self._network = network
-            raise CompilationError(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}") from error
+            words = " ".join(str(error).split("\n")[:2])  # dynamo's first line names the back end, its second the cause
+            raise CompilationError(f"{type(error).__name__}: {words[:300]}") from error
         if not distance <= COMPILED_LIMIT:
             self._network = network
             raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")

@@ -103,13 +103,11 @@ def find_batch_size(
     size = FIRST_BATCH
     while size <= max(most, FIRST_BATCH):
         rate = _rate(embed, np.zeros((size, size_px, size_px, 3), np.uint8), clock)
-        if rates and rate < WORTH_GAIN * rates[-1].images_per_s:
+        if rate == 0 or (rates and rate < WORTH_GAIN * rates[-1].images_per_s):
             break
         rates.append(BatchRate(size, rate))
-        if rate == 0:
-            break
         size *= 2
-    return tuple(rates)
+    return tuple(rates) or (BatchRate(FIRST_BATCH, 0.0),)
 
 
 def _rate(
