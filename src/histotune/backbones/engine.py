@@ -6,6 +6,7 @@ This module stands alone: with the network it is given it needs torch and numpy,
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -14,6 +15,7 @@ from histotune.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import torch
@@ -270,9 +272,11 @@ class Engine:
 
         half = dtype != torch.float32
         if network.convolutional:
-            outputs = network.outputs(x_BCSS.to(dtype))
+            with _ieee_convolutions(self._device, dtype):
+                outputs = network.outputs(x_BCSS.to(dtype))
         else:
-            with torch.autocast(self._device.type, dtype=dtype if half else torch.bfloat16, enabled=half):
+            autocast = torch.autocast(self._device.type, dtype=dtype if half else torch.bfloat16, enabled=half)
+            with _ieee_convolutions(self._device, dtype), autocast:
                 outputs = network.outputs(x_BCSS)
         return torch.cat([outputs[block.name].float() for block in self.blocks], dim=1)
 
@@ -329,3 +333,12 @@ class Engine:
             if type(part) is torch.nn.Linear:  # subclasses may read their weights in ways of their own
                 part.to(dtype)
         module.to(self._device)
+
+
+def _ieee_convolutions(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Keep cuDNN's convolutions in fp32 where fp32 is asked for: by default it takes TF32, with 10 bits of mantissa."""
+    import torch
+
+    if device.type != "cuda" or dtype != torch.float32:
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
