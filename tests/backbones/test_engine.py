@@ -37,15 +37,25 @@ def engine_of(spec: BackboneSpec, precision: str = "fp32") -> Engine:
     return Engine(partial(build_network, spec), config)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_weights_cast_once_give_the_bits_of_autocast(dinov2: Path, pixels: Pixels, dtype: torch.dtype) -> None:
-    spec = spec_of(dinov2)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("dinov2", torch.bfloat16),
+        ("dinov2", torch.float16),
+        ("registers", torch.bfloat16),
+        ("timm_folder", torch.bfloat16),
+    ],
+)
+def test_weights_cast_once_give_the_bits_of_autocast(
+    name: str, dtype: torch.dtype, request: pytest.FixtureRequest
+) -> None:
+    spec = find_backbone(BackboneConfig(name=str(request.getfixturevalue(name))))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, spec.size_px, spec.size_px, 3), dtype=np.uint8)
     engine = engine_of(spec, {torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype])
     network = build_network(spec)
-    assert {type(part) for part in network.module.modules() if isinstance(part, torch.nn.Linear)} == {torch.nn.Linear}
-    for name, value in engine.module.named_parameters():
-        linear = isinstance(engine.module.get_submodule(name.rsplit(".", 1)[0]), torch.nn.Linear)
-        assert value.dtype == (dtype if linear else torch.float32), name
+    for part in engine.module.modules():
+        dtypes = {value.dtype for value in part.parameters(recurse=False)}
+        assert dtypes <= {dtype if type(part) is torch.nn.Linear else torch.float32}, part
     with torch.inference_mode(), torch.autocast("cpu", dtype):
         outputs = network.outputs(engine._normalised(torch.from_numpy(pixels)))
     expected_BD = torch.cat([outputs["cls"].float(), outputs["patch_mean"].float()], dim=1).numpy()
@@ -87,7 +97,7 @@ class FakeCuda:
         self.on = "main"
 
     def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        fake, empty = self, torch.empty
+        fake, empty, move = self, torch.empty, torch.Tensor.to
 
         class Stream:
             def __init__(self, device: object, name: str = "copies") -> None:
@@ -111,10 +121,16 @@ class FakeCuda:
             fake.on = "main"
 
         def pinned(tensor: torch.Tensor) -> torch.Tensor:
-            fake.log.append("pinned")
+            fake.log.append(f"pinned on {fake.on}")
             return tensor.clone()
 
+        def to(tensor: torch.Tensor, *given: object, **options: object) -> torch.Tensor:
+            if options.get("non_blocking"):
+                fake.log.append(f"copied on {fake.on}")
+            return move(tensor, *given, **options)  # type: ignore[no-any-return,call-overload]
+
         def pageable(*size: object, pin_memory: bool = False, **options: object) -> torch.Tensor:
+            fake.log.append("result pinned" if pin_memory else "result pageable")
             return empty(*size, **options)
 
         monkeypatch.setattr(torch.cuda, "Stream", Stream)
@@ -122,6 +138,7 @@ class FakeCuda:
         monkeypatch.setattr(torch.cuda, "stream", stream)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(device, "main"))
         monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
+        monkeypatch.setattr(torch.Tensor, "to", to)
         monkeypatch.setattr(torch, "empty", pageable)
 
 
@@ -134,10 +151,10 @@ def test_copies_run_on_a_stream_of_their_own_and_the_host_waits_for_one_batch_al
     engine._streams = CudaStreams(torch.device("cpu"))
     assert engine.ahead == 1
     first, second = engine.submit(pixels), engine.submit(pixels[::-1].copy())
-    one = ["pinned", "main waits for copies"]
+    one = ["pinned on main", "copied on copies", "main waits for copies", "result pinned"]
     assert fake.log == [*one, "event 0 recorded on main", *one, "event 1 recorded on main"]
     assert np.array_equal(engine.collect(first), expected_BD)
-    assert fake.log[6:] == ["host waits for event 0"]
+    assert fake.log[10:] == ["host waits for event 0"]
     np.testing.assert_allclose(engine.collect(second), expected_BD[::-1], rtol=1e-5, atol=1e-5)
 
 
