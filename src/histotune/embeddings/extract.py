@@ -15,12 +15,13 @@ from histotune.devices import ComputeDevice, find_device
 from histotune.embeddings.batches import with_batch_size
 from histotune.embeddings.compiled import chosen_space, is_compiled
 from histotune.embeddings.gather import gather, missing_content
+from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.precision_choice import checked_choice, remembered_choice
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.embeddings.rows import Rows, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
-from histotune.embeddings.store import Damage, ShardPlan, Store
+from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError
 from histotune.files import hash_bytes, lock
 from histotune.images.decode import PixelReader, tile_sources
@@ -31,7 +32,7 @@ from histotune.images.view_checks import check_view
 from histotune.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from histotune.backbones.records import BackboneSpec
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from histotune.datasets.records import TileSet
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import Gathered
+    from histotune.embeddings.store import ShardPlan
     from histotune.images.config import LoaderConfig, ViewConfig
     from histotune.images.loader import Views
 
@@ -187,39 +189,6 @@ def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
         What is damaged; empty where all is well. Nothing is changed.
     """
     return Store(cache, space).verify()
-
-
-def plan_shards(
-    earlier: Sequence[ShardPlan],
-    missing: Sequence[str],
-    config: EmbeddingConfig,
-    n_inputs: Mapping[str, int] | None = None,
-) -> tuple[ShardPlan, ...]:
-    """Divide missing rows into shards; what an interrupted run had planned keeps its batches.
-
-    Args:
-        earlier: Plan of an interrupted run; empty where there was none.
-        missing: Row keys to compute, each once.
-        config: Rows per shard, network inputs per batch.
-        n_inputs: Network inputs per row, 1 where absent. Rows of equally many share a shard, so that a batch holds as
-            many inputs as the config asks for.
-
-    Returns:
-        The shards in the order they are computed.
-    """
-    wanted = set(missing)
-    kept = tuple(plan for plan in earlier if wanted.issuperset(plan.content))
-    planned = {one for plan in kept for one in plan.content}
-    groups: dict[int, list[str]] = {}
-    for one in missing:
-        if one not in planned:
-            groups.setdefault((n_inputs or {}).get(one, 1), []).append(one)
-    new = []
-    for number in sorted(groups):
-        rest, batch_size = groups[number], max(config.first_batch_size // number, 1)
-        starts = range(0, len(rest), config.shard_tiles)
-        new += [ShardPlan(tuple(rest[start : start + config.shard_tiles]), batch_size) for start in starts]
-    return (*kept, *new)
 
 
 def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
