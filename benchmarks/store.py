@@ -57,8 +57,8 @@ def _empty(cache: Path) -> None:
 def _store(embeddings: Embeddings, cache: Path) -> None:
     """Do what a pass does with finished rows."""
     from histotune.embeddings.config import EmbeddingConfig
-    from histotune.embeddings.extract import plan_shards
     from histotune.embeddings.gather import gather
+    from histotune.embeddings.plan import plan_shards
     from histotune.embeddings.store import RunFacts, Store
     from histotune.files import hash_bytes
 

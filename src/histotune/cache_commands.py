@@ -219,15 +219,15 @@ def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, An
     from histotune.experiment import single_dataset
 
     config = build_config(typed.pop("dataset"), **typed)
+    tiles = read_dataset(single_dataset(config))
+    contents = tile_contents(tiles, config.cache, config.loader)
     if store is None:
         spec = find_backbone(config.backbone, config.cache)
         view = chosen_view(config.view, spec)
-        store = Store(
-            config.cache, request_space(EmbedRequest(spec, view, config.embedding, config.loader, config.cache))
-        )
-    tiles = read_dataset(single_dataset(config))
+        request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache)
+        store = Store(config.cache, request_space(request, contents))
     places = None if coords is None else read_places(coords)
-    return tile_table_of(store, tiles, tile_contents(tiles, config.cache, config.loader), places)
+    return tile_table_of(store, tiles, contents, places)
 
 
 def _tile_sets(config: Any) -> list[TileSet]:  # noqa: ANN401  (an ExperimentConfig)

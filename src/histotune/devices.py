@@ -130,13 +130,30 @@ def halve_on_out_of_memory(batch_size: int, attempt: Callable[[int], T]) -> tupl
     while True:
         try:
             return attempt(batch_size), batch_size
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             if batch_size == 1:
                 raise UserError("a single tile does not fit into the device's memory",
                                 fix="choose a smaller backbone, or --set embedding.device=cpu") from error  # fmt: skip
-            batch_size //= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        # Not above: while the exception is handled, its frames keep the tensors of the failed batch alive.
+        batch_size //= 2
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that the device's memory ran out.
+
+    Args:
+        error: What was raised; cuBLAS, which allocates its workspace itself, has no class of its own for it.
+
+    Returns:
+        The verdict.
+    """
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
 
 
 def one_blas_thread(when: bool = True) -> AbstractContextManager[object]:

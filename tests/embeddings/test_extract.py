@@ -22,7 +22,8 @@ from histotune.datasets.records import TileSet, tile_table
 from histotune.devices import ComputeDevice
 from histotune.embeddings import extract, gather
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest, embed, plan_shards, verify_space
+from histotune.embeddings.extract import EmbedRequest, embed, verify_space
+from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.runner import BatchRunner
 from histotune.embeddings.store import ShardPlan, Store
 from histotune.errors import UserError

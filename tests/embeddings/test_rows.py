@@ -19,7 +19,8 @@ from histotune.backbones.load import load_backbone
 from histotune.datasets.records import LabelRegion, TileSet
 from histotune.devices import ComputeDevice
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest, embed, plan_shards
+from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.rows import average_inputs, row_key
 from histotune.embeddings.runner import BatchRunner
 from histotune.embeddings.store import ShardPlan, Store

@@ -166,11 +166,34 @@ def _transformers_network(spec: BackboneSpec) -> Network:
         module = _random_transformers(transformers_config(spec, found.config), spec.seed)
     else:
         module = _pretrained(found.weights[0].parent, safetensors=found.weights[0].suffix == ".safetensors")
-    module = _with_adapter(getattr(module, "vision_model", module).float(), spec).eval()
+    return transformers_network(_with_adapter(getattr(module, "vision_model", module).float(), spec).eval())
+
+
+def transformers_network(module: torch.nn.Module) -> Network:
+    """Return a vision model of transformers with named outputs.
+
+    Args:
+        module: The model, in evaluation mode.
+
+    Returns:
+        ``cls`` and ``patch_mean`` where it has a class token, ``pooled`` otherwise.
+    """
+    _use_fused_attention(module)
     if _class_token(module) is None:
         convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
         return Network(module, lambda x_BCHW: _transformers_pooled(module, x_BCHW), convolutional)
     return Network(module, lambda x_BCHW: _transformers_tokens(module, x_BCHW), convolutional=False)
+
+
+def _use_fused_attention(module: Any) -> None:  # noqa: ANN401
+    """Take torch's fused attention where the architecture has it, whatever a config.json says.
+
+    transformers takes it by itself where nothing else was saved. timm's networks take it wherever
+    ``timm.layers.use_fused_attn()`` says so, which is its default.
+    """
+    chosen = getattr(module.config, "_attn_implementation", "sdpa")
+    if getattr(module, "_supports_sdpa", False) and chosen != "sdpa" and hasattr(module, "set_attn_implementation"):
+        module.set_attn_implementation("sdpa")
 
 
 def _transformers_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401

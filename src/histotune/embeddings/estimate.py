@@ -15,6 +15,7 @@ import numpy as np
 from histotune.backbones.catalog import random_twin
 from histotune.backbones.weights import weights_are_here
 from histotune.devices import choose_precision, find_device
+from histotune.embeddings.compiled import COMPILE_TILES, chosen_space
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.lookup import INDEX
 from histotune.embeddings.precision import candidates
@@ -150,9 +151,9 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     precision = remembered.precision if remembered else _unchecked(request, device)
     unchecked = "" if remembered else precision
     missing, n_unknown = _missing(wanted, request, device, precision) if here else (wanted, 0)
-    notes = _first_notes(n_unknown, here, unchecked)
-    known = Estimate(len(tiles), len(tiles) - len(missing), request.embedding.batch_size, (), (), 0, 0, device.name,
-                     precision, notes)  # fmt: skip
+    notes = (*_first_notes(n_unknown, here, unchecked), *_device_notes(request, device))
+    n_cached, batch_size = len(tiles) - len(missing), request.embedding.first_batch_size
+    known = Estimate(len(tiles), n_cached, batch_size, (), (), 0, 0, device.name, precision, notes)
     while missing:
         try:
             return _timed(known, missing, request, device, budget_s)
@@ -182,7 +183,8 @@ def _missing(
     sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
     key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
-    store = Store(request.cache, embedding_space(request.spec, request.view, device, precision, index))
+    plain = embedding_space(request.spec, request.view, device, precision, index)
+    store = Store(request.cache, chosen_space(request, device, plain, tuple(key_of.values())))
     absent = set(missing_content(store.inspect().sound, tuple(key_of.values())))
     missing = tuple(one for one in wanted if one not in key_of or key_of[one] in absent)
     return missing, len(set(sources) - set(content))
@@ -209,6 +211,17 @@ def _first_notes(n_unknown: int, here: bool, unchecked: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _device_notes(request: EmbedRequest, device: ComputeDevice) -> tuple[str, ...]:
+    if device.kind == "cpu" or request.spec.kind == "colour-histogram":
+        return ()
+    faster = []
+    if request.embedding.batch_size == "auto":
+        faster.append("looks for a faster batch size first")
+    if request.embedding.compile != "off":
+        faster.append(f"compiles the network from about {COMPILE_TILES:,} tiles on")
+    return (f"A real run {' and '.join(faster)}, which may be faster than this.",) if faster else ()
+
+
 @dataclass(frozen=True)
 class _Bench:
     """What is timed, and with what."""
@@ -231,15 +244,17 @@ def _timed(
     spec = replace(request.spec if here else random_twin(request.spec), size_px=request.view.size_px)
     with compute_threads(request), PixelReader(request.loader) as reader:
         backbone = load_backbone(spec, device, known.precision)
-        runner = BatchRunner(backbone, request.embedding.batch_size)
+        runner = BatchRunner(backbone, request.embedding.first_batch_size)
         batch_size = _batch_size(runner, reader, missing[0], request)
         n_wanted = batch_size * (WARM_UP + MAX_TIMED)
         bench = _Bench(request, backbone, runner, reader, _spread(missing, n_wanted), batch_size)
         batches_s, kept = _time_together(bench, budget_s)
         stages = _time_apart(bench, kept)
     notes = list(known.notes)
-    if batch_size < request.embedding.batch_size:
-        notes.append(f"A batch of {request.embedding.batch_size} takes long here; timed in batches of {batch_size}.")
+    if batch_size < request.embedding.first_batch_size:
+        notes.append(
+            f"A batch of {request.embedding.first_batch_size} takes long here; timed in batches of {batch_size}."
+        )
     if len(missing) < n_wanted:
         notes.append("Few tiles are missing, so that some were timed more than once.")
     return replace(
@@ -251,7 +266,7 @@ def _timed(
 def _batch_size(runner: BatchRunner, reader: PixelReader, one: Wanted, request: EmbedRequest) -> int:
     """Return the batch size to time: the one asked for, or a smaller one where a batch would take too long."""
     (views,) = load_views([one], [1], request.view, request.loader, reader)
-    size, wanted = 1, request.embedding.batch_size
+    size, wanted = 1, request.embedding.first_batch_size
     while True:
         pixels_BSSC = np.repeat(views.pixels_BSSC, size, axis=0)
         seconds_s = min(_seconds(runner, pixels_BSSC), _seconds(runner, pixels_BSSC))  # a size's first pass is slow

@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from histotune.backbones.engine import CompilationError
 from histotune.devices import ComputeDevice, find_device
+from histotune.embeddings.batches import with_batch_size
+from histotune.embeddings.compiled import chosen_space, is_compiled
 from histotune.embeddings.gather import gather, missing_content
+from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.precision_choice import checked_choice, remembered_choice
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.embeddings.rows import Rows, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
-from histotune.embeddings.store import Damage, ShardPlan, Store
+from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError
 from histotune.files import hash_bytes, lock
 from histotune.images.decode import PixelReader, tile_sources
@@ -28,7 +32,7 @@ from histotune.images.view_checks import check_view
 from histotune.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from histotune.backbones.records import BackboneSpec
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from histotune.datasets.records import TileSet
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import Gathered
+    from histotune.embeddings.store import ShardPlan
     from histotune.images.config import LoaderConfig, ViewConfig
     from histotune.images.loader import Views
 
@@ -119,16 +124,22 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
     unreadable: dict[str, str] = {}
+    not_compiled = ""
     while True:
         rest = tiles.without(unreadable)
         try:
-            return replace(_embed_readable(rest, request), unreadable=unreadable)
+            done = _embed_readable(rest, request)
+            return replace(done, unreadable=unreadable, precision_reason=done.precision_reason + not_compiled)
         except UnreadableTilesError as error:
             found = _name_bad(rest, error)
             if request.on_bad_image == "fail" or not found or len(found) == len(rest):
                 raise
             LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
             unreadable.update(found)
+        except CompilationError as error:
+            LOG.warning("torch.compile failed, going on without it: %s", error)
+            not_compiled = f"; not compiled: {error}"
+            request = replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
 
 
 def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
@@ -151,7 +162,8 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         content = index.tiles(sources, reader, request.loader.workers)
         rows = Rows(sources, content, geometry, request.view)
         choice = choice or checked_choice(request, device, index, reader, rows)
-        space = embedding_space(request.spec, request.view, device, choice.precision, index)
+        plain = embedding_space(request.spec, request.view, device, choice.precision, index)
+        space = chosen_space(request, device, plain, rows.keys)
         job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows)
         gathered, n_computed = _read_or_compute(job, rows.keys)
     return Embeddings(
@@ -177,39 +189,6 @@ def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
         What is damaged; empty where all is well. Nothing is changed.
     """
     return Store(cache, space).verify()
-
-
-def plan_shards(
-    earlier: Sequence[ShardPlan],
-    missing: Sequence[str],
-    config: EmbeddingConfig,
-    n_inputs: Mapping[str, int] | None = None,
-) -> tuple[ShardPlan, ...]:
-    """Divide missing rows into shards; what an interrupted run had planned keeps its batches.
-
-    Args:
-        earlier: Plan of an interrupted run; empty where there was none.
-        missing: Row keys to compute, each once.
-        config: Rows per shard, network inputs per batch.
-        n_inputs: Network inputs per row, 1 where absent. Rows of equally many share a shard, so that a batch holds as
-            many inputs as the config asks for.
-
-    Returns:
-        The shards in the order they are computed.
-    """
-    wanted = set(missing)
-    kept = tuple(plan for plan in earlier if wanted.issuperset(plan.content))
-    planned = {one for plan in kept for one in plan.content}
-    groups: dict[int, list[str]] = {}
-    for one in missing:
-        if one not in planned:
-            groups.setdefault((n_inputs or {}).get(one, 1), []).append(one)
-    new = []
-    for number in sorted(groups):
-        rest, batch_size = groups[number], max(config.batch_size // number, 1)
-        starts = range(0, len(rest), config.shard_tiles)
-        new += [ShardPlan(tuple(rest[start : start + config.shard_tiles]), batch_size) for start in starts]
-    return (*kept, *new)
 
 
 def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
@@ -245,6 +224,9 @@ def _compute(job: _Job, keys: Sequence[str]) -> int:
     """Compute what is missing, under the space's lock; return the number of forward passes by tile."""
     with _exclusive(job.store):
         missing = missing_content(job.store.manifests(), keys)  # another process may just have done it
+        if missing:
+            request = with_batch_size(job.request, job.device, job.precision, job.space, len(missing))
+            job = replace(job, request=request)
         earlier = job.store.read_plan()
         n_inputs = {one: job.rows[one].n_inputs for one in missing}
         plans = plan_shards(earlier, missing, job.request.embedding, n_inputs)
@@ -279,22 +261,41 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads:
     from histotune.backbones.load import load_backbone
 
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
+    runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
+    if is_compiled(job.space):
+        _compile(job, runner)
     job.store.describe(backbone.blocks)
     batch_sizes = [size for plan in plans for size in plan.batch_sizes]
     words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
     LOG.info(words)
-    runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
-    batches = iter(track(views, words, total=len(batch_sizes)))
+    batches = runner.run_all(_checked(job, plans, iter(track(views, words, total=len(batch_sizes)))))
     for plan in plans:
         runner.start_shard()
-        rows, first = [], 0
-        for size in plan.batch_sizes:
-            batch = next(batches)
-            _check_content(job, plan.content[first : first + size], batch.content)
-            rows.append(runner.run(batch.pixels_BSSC, batch.n_inputs))
-            first += size
+        rows = list(islice(batches, len(plan.batch_sizes)))
         job.store.write_shard(plan, np.concatenate(rows), runner.facts(threads))
     next(batches, None)  # lets the bar end
+
+
+def _compile(job: _Job, runner: BatchRunner) -> None:
+    """Compile the network; where that fails, the space of compiled rows is left as if it had not been asked for."""
+    LOG.info("compiling the network, which takes a minute or more")
+    try:
+        runner.compile()
+    except CompilationError:
+        job.store.drop_plan()
+        raise
+
+
+def _checked(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views]) -> Iterator[Views]:
+    """Pass on the planned batches, refusing tiles that have changed."""
+    for plan in plans:
+        first = 0
+        for size in plan.batch_sizes:
+            batch = next(views)
+            _check_content(job, plan.content[first : first + size], batch.content)
+            yield batch
+            first += size
+    next(views, None)
 
 
 def _inputs_per_pass(job: _Job, plans: Sequence[ShardPlan]) -> int:
@@ -302,7 +303,7 @@ def _inputs_per_pass(job: _Job, plans: Sequence[ShardPlan]) -> int:
     most = 1
     for plan in plans:
         n_inputs = max(job.rows[one].n_inputs for one in plan.content)
-        most = max(most, min(plan.batch_size * n_inputs, max(plan.batch_size, job.request.embedding.batch_size)))
+        most = max(most, min(plan.batch_size * n_inputs, max(plan.batch_size, job.request.embedding.first_batch_size)))
     return most
 
 

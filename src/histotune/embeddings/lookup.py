@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histotune.devices import find_device
+from histotune.embeddings.compiled import chosen_space
 from histotune.embeddings.precision_choice import remembered_choice
 from histotune.embeddings.space import embedding_space
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from histotune.datasets.records import TileSet
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
 INDEX = "hashes.sqlite"
 
 
-def request_space(request: EmbedRequest) -> EmbeddingSpace:
+def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingSpace:
     """Return the space that a request's embeddings live in.
 
     Args:
         request: Backbone, view, device, cache.
+        keys: Row keys that are looked for: on GPUs the rows of a long run come from a compiled network.
 
     Returns:
         The space.
@@ -37,7 +40,7 @@ def request_space(request: EmbedRequest) -> EmbeddingSpace:
     index = HashIndex(request.cache / INDEX)
     choice = remembered_choice(request, device, index)
     precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
-    return embedding_space(request.spec, request.view, device, precision, index)
+    return chosen_space(request, device, embedding_space(request.spec, request.view, device, precision, index), keys)
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:

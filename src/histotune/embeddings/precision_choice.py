@@ -126,7 +126,7 @@ def _remember(choice: PrecisionChoice, path: Path) -> None:
 
 
 def _views(request: EmbedRequest, reader: PixelReader, sample: Sequence[Wanted]) -> list[Views]:
-    size = request.embedding.batch_size
+    size = request.embedding.first_batch_size
     sizes = [min(size, len(sample) - start) for start in range(0, len(sample), size)]
     find_all_bad = request.on_bad_image == "skip"
     return list(load_views(sample, sizes, request.view, request.loader, reader, find_all_bad=find_all_bad))
@@ -140,5 +140,5 @@ def _embed(
 
     with compute_threads(request):
         backbone = load_backbone(replace(request.spec, size_px=request.view.size_px), device, precision)
-        runner = BatchRunner(backbone, request.embedding.batch_size)
+        runner = BatchRunner(backbone, request.embedding.first_batch_size)
         return np.concatenate([runner.run(views.pixels_BSSC, views.n_inputs) for views in batches])

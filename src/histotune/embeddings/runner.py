@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.devices import halve_on_out_of_memory
+from histotune.backbones.engine import Engine, Pending
+from histotune.devices import halve_on_out_of_memory, out_of_memory
 from histotune.embeddings.rows import average_inputs
 from histotune.embeddings.store import RunFacts
 
@@ -19,9 +22,27 @@ if TYPE_CHECKING:
 
     from histotune.backbones.records import Backbone
     from histotune.embeddings.extract import EmbedRequest
+    from histotune.images.loader import Views
 
 LOG = logging.getLogger(__name__)
 # B batch, S side, D columns
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A batch on its way through the backbone.
+
+    Attributes:
+        pixels_BSSC: Its pixels, to repeat it where memory runs out.
+        n_inputs: Inputs of each tile; empty where every tile has one.
+        limit: Most inputs per forward pass.
+        parts: What the backbone returned for each forward pass.
+    """
+
+    pixels_BSSC: NDArray[np.uint8]
+    n_inputs: tuple[int, ...]
+    limit: int
+    parts: tuple[Pending | NDArray[np.float32], ...]
 
 
 class BatchRunner:
@@ -34,14 +55,25 @@ class BatchRunner:
 
     def __init__(self, backbone: Backbone, batch_size: int) -> None:
         self._backbone = backbone
+        self._engine = backbone.embed if isinstance(backbone.embed, Engine) else None
         self._limit = batch_size
         self._sizes: list[int] = []
         self._reruns_before = 0
 
     def start_shard(self) -> None:
-        """Begin counting for a new shard."""
+        """Begin counting for a new shard; batches count for the shard in which they are collected."""
         self._sizes = []
         self._reruns_before = self._backbone.reruns.n_batches
+
+    def compile(self) -> None:
+        """Compile the network for full batches.
+
+        Raises:
+            CompilationError: It can't be; the runner goes on with the plain network.
+        """
+        if (engine := self._engine) is not None:
+            _, limit = halve_on_out_of_memory(self._limit, engine.compile)
+            self._lower(limit)
 
     def run(self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = ()) -> NDArray[np.float32]:
         """Embed a batch.
@@ -53,28 +85,109 @@ class BatchRunner:
         Returns:
             float32, (tiles, total_dim).
         """
-        n_tiles = len(n_inputs) or len(pixels_BSSC)
+        return self.collect(self.submit(pixels_BSSC, n_inputs))
+
+    def run_all(self, batches: Iterator[Views]) -> Iterator[NDArray[np.float32]]:
+        """Embed batches in order; on a GPU the next one is on its way before the results of one are read back.
+
+        Args:
+            batches: The inputs. Where they end in an error, the batches before it are given first: a shard that is
+                complete is written.
+
+        Yields:
+            float32, (tiles, total_dim), per batch.
+        """
+        ahead = 0 if self._engine is None else self._engine.ahead
+        waiting: deque[Submitted] = deque()
+        failure: Exception | None = None
+        while failure is None:
+            try:
+                views = next(batches)
+            except StopIteration:
+                break
+            except Exception as error:
+                failure = error
+                break
+            waiting.append(self.submit(views.pixels_BSSC, views.n_inputs))
+            if len(waiting) > ahead:
+                yield self.collect(waiting.popleft())
+        while waiting:
+            yield self.collect(waiting.popleft())
+        if failure is not None:
+            raise failure
+
+    def submit(self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = ()) -> Submitted:
+        """Start embedding a batch, in halves where memory runs out.
+
+        Args:
+            pixels_BSSC: As for :meth:`run`.
+            n_inputs: As for :meth:`run`.
+
+        Returns:
+            To be given to :meth:`collect`, in the order of submission.
+        """
         if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
-            self._sizes.append(n_tiles)
-            return average_inputs(self._backbone.embed(pixels_BSSC), n_inputs)
+            return Submitted(pixels_BSSC, n_inputs, len(pixels_BSSC), (self._backbone.embed(pixels_BSSC),))
+        parts, limit = halve_on_out_of_memory(self._limit, lambda size: self._submit_parts(pixels_BSSC, size))
+        self._lower(limit)
+        return Submitted(pixels_BSSC, n_inputs, limit, parts)
+
+    def collect(self, submitted: Submitted) -> NDArray[np.float32]:
+        """Return the embeddings of a batch; where memory runs out in a second pass, this batch is repeated in halves.
+
+        Args:
+            submitted: From :meth:`submit`.
+
+        Returns:
+            float32, (tiles, total_dim).
+        """
+        result_BD, limit = self._collect_parts(submitted)
+        n_tiles = len(submitted.n_inputs) or len(submitted.pixels_BSSC)
+        tiles_per_pass = max(limit * n_tiles // len(submitted.pixels_BSSC), 1)
+        full, rest = divmod(n_tiles, tiles_per_pass)
+        self._sizes += [tiles_per_pass] * full + ([rest] if rest else [])
+        return average_inputs(result_BD, submitted.n_inputs)
+
+    def _submit_parts(self, pixels_BSSC: NDArray[np.uint8], size: int) -> tuple[Pending | NDArray[np.float32], ...]:
+        parts = _in_parts(pixels_BSSC, size)
+        if self._engine is None:
+            return tuple(self._backbone.embed(part) for part in parts)
+        return tuple(self._engine.submit(part, full=size) for part in parts)
+
+    def _collect_parts(self, submitted: Submitted) -> tuple[NDArray[np.float32], int]:
+        """Return the rows and the inputs per forward pass that worked."""
+        engine = self._engine
+        if engine is None:
+            return np.concatenate([part for part in submitted.parts if isinstance(part, np.ndarray)]), submitted.limit
+        parts, reruns = [part for part in submitted.parts if isinstance(part, Pending)], self._backbone.reruns.n_batches
+        try:
+            return np.concatenate([engine.collect(part) for part in parts]), submitted.limit
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
 
         def attempt(size: int) -> NDArray[np.float32]:
-            starts = range(0, len(pixels_BSSC), size)
-            return np.concatenate([self._backbone.embed(pixels_BSSC[start : start + size]) for start in starts])
+            self._backbone.reruns.n_batches = reruns  # what is repeated counts once
+            again = (engine.collect(engine.submit(part, full=size)) for part in _in_parts(submitted.pixels_BSSC, size))
+            return np.concatenate(list(again))
 
-        result_BD, limit = halve_on_out_of_memory(self._limit, attempt)
+        result_BD, limit = halve_on_out_of_memory(max(submitted.limit // 2, 1), attempt)
+        self._lower(limit)
+        return result_BD, limit
+
+    def _lower(self, limit: int) -> None:
         if limit < self._limit:
             LOG.warning("the device's memory ran out; going on with batches of %d instead of %d", limit, self._limit)
             self._limit = limit
-        tiles_per_pass = max(limit * n_tiles // len(pixels_BSSC), 1)
-        full, rest = divmod(n_tiles, tiles_per_pass)
-        self._sizes += [tiles_per_pass] * full + ([rest] if rest else [])
-        return average_inputs(result_BD, n_inputs)
 
     def facts(self, threads: int) -> RunFacts:
         """Return how the current shard was computed."""
         fp32_batches = self._backbone.reruns.n_batches - self._reruns_before
         return RunFacts(self._backbone.blocks, tuple(self._sizes), fp32_batches, threads)
+
+
+def _in_parts(pixels_BSSC: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
+    return [pixels_BSSC[start : start + size] for start in range(0, len(pixels_BSSC), size)]
 
 
 @contextmanager

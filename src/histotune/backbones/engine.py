@@ -1,0 +1,344 @@
+"""A network at its device's speed: copies run ahead of it, weights are cast once, results are read back behind it.
+
+This module stands alone: with the network it is given it needs torch and numpy, imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from histotune.backbones.records import ColumnBlock, Reruns
+from histotune.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from histotune.backbones.network import Network
+
+LOG = logging.getLogger(__name__)
+COMPILER = "inductor"
+COMPILED_LIMIT = 0.02  # relative distance to the plain network on noise; rounding in bf16 stays below 0.01
+# B batch, S side, C channels, D columns
+
+
+class CompilationError(RuntimeError):
+    """``torch.compile`` failed here, or gave a network that computes something else."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a network is run.
+
+    Attributes:
+        device: A torch device, such as ``cpu`` or ``cuda``.
+        precision: Of the matrix products; outputs are float32 in any case.
+        size_px: Side of the input.
+        mean: Normalisation mean per RGB channel, in [0, 1].
+        std: Normalisation standard deviation per RGB channel.
+    """
+
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    size_px: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A batch on its way.
+
+    Attributes:
+        pixels_BSSC: uint8 on the device, for a second pass in fp32; kept until the batch is collected, which also keeps
+            the copy stream from writing into memory that the network still reads.
+        result_BD: float32 in main memory, complete once ``done`` has happened.
+        done: The CUDA event after the last copy; None where the result is there already.
+        n_images: Rows that count; those after them are padding.
+    """
+
+    pixels_BSSC: torch.Tensor
+    result_BD: torch.Tensor
+    done: torch.cuda.Event | None
+    n_images: int
+
+
+class Direct:
+    """Memory that the processor shares with the network: nothing to copy, nothing to wait for."""
+
+    ahead = 0
+
+    def upload(self, pixels_BSSC: NDArray[np.uint8]) -> torch.Tensor:
+        """Return the pixels as a tensor on the same memory."""
+        import torch
+
+        return torch.from_numpy(pixels_BSSC)
+
+    def download(self, result_BD: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the result itself."""
+        return result_BD, None
+
+
+class CudaStreams:
+    """Copies through pinned memory beside the computation, none of which waits for the host.
+
+    Args:
+        device: The CUDA device.
+    """
+
+    ahead = 1
+    """Batches worth submitting before the oldest is read back: one computes while another is copied."""
+
+    def __init__(self, device: torch.device) -> None:
+        import torch
+
+        self._device = device
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def upload(self, pixels_BSSC: NDArray[np.uint8]) -> torch.Tensor:
+        """Start copying pixels to the device; what is computed from here on waits for them, the host does not.
+
+        The pinned copy may be dropped at once: torch's host allocator reuses it after the copy only.
+        """
+        import torch
+
+        pinned_BSSC = torch.from_numpy(pixels_BSSC).pin_memory()
+        with torch.cuda.stream(self._copies):
+            x_BSSC = pinned_BSSC.to(self._device, non_blocking=True)
+        torch.cuda.current_stream(self._device).wait_stream(self._copies)
+        return x_BSSC
+
+    def download(self, result_BD: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
+        """Start copying a result to pinned memory; return it with the event that says when it is complete."""
+        import torch
+
+        pinned_BD = torch.empty(result_BD.shape, dtype=result_BD.dtype, pin_memory=True)
+        pinned_BD.copy_(result_BD, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self._device))
+        return pinned_BD, done
+
+
+class Engine:
+    """Runs a network on batches of uint8 pixels.
+
+    Convolutional networks take half-precision weights in channels-last memory, batch norms folded. Networks with
+    tokens run under autocast, which keeps the residual stream and the norms in fp32 (half the error of bf16 weights at
+    the same speed); the weights of their linear layers, which autocast would cast again for every batch, are cast once:
+    the same values in half the memory.
+
+    Args:
+        build: Makes the network, on the CPU in fp32; called again where a batch must be run in fp32.
+        config: Device, precision, input.
+    """
+
+    def __init__(self, build: Callable[[], Network], config: EngineConfig) -> None:
+        import torch
+
+        self._build, self._config = build, config
+        self._device = torch.device(config.device)
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+        self._mean = torch.tensor(config.mean, device=self._device).view(1, 3, 1, 1)
+        self._std = torch.tensor(config.std, device=self._device).view(1, 3, 1, 1)
+        self._streams = CudaStreams(self._device) if self._device.type == "cuda" else Direct()
+        self._full: Network | None = None
+        self._compiled = False
+        self.reruns = Reruns()
+        self._network = self._build()
+        self.blocks = self._probe()
+        self._place(self._network, self._dtype)
+
+    @property
+    def module(self) -> torch.nn.Module:
+        """The network; in half precision to be called under autocast."""
+        return self._network.module
+
+    @property
+    def ahead(self) -> int:
+        """Batches worth submitting before the oldest is collected."""
+        return self._streams.ahead
+
+    def __call__(self, pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed a batch.
+
+        Args:
+            pixels_BSSC: uint8 (B, S, S, 3).
+
+        Returns:
+            float32 (B, total_dim).
+
+        Raises:
+            UserError: Non-finite values even in fp32.
+        """
+        return self.collect(self.submit(pixels_BSSC))
+
+    def submit(self, pixels_BSSC: NDArray[np.uint8], full: int = 0) -> Pending:
+        """Start embedding a batch; on a GPU this returns before anything is computed.
+
+        Args:
+            pixels_BSSC: uint8 (B, S, S, 3).
+            full: Images of a full batch. A compiled network is given blank images up to it, since every new batch size
+                would be compiled anew.
+
+        Returns:
+            To be given to :meth:`collect`, in the order of submission.
+        """
+        import numpy as np
+        import torch
+
+        n_images = len(pixels_BSSC)
+        if self._compiled and n_images < full:
+            blank = np.zeros((full - n_images, *pixels_BSSC.shape[1:]), np.uint8)
+            pixels_BSSC = np.concatenate([pixels_BSSC, blank])
+        with torch.inference_mode():
+            x_BSSC = self._streams.upload(pixels_BSSC)
+            result_BD = self._run(self._network, self._normalised(x_BSSC), self._dtype)
+            host_BD, done = self._streams.download(result_BD)
+        return Pending(x_BSSC, host_BD, done, n_images)
+
+    def collect(self, pending: Pending) -> NDArray[np.float32]:
+        """Return the embeddings of a batch, waiting for it alone; where half precision overflowed, in fp32.
+
+        Args:
+            pending: From :meth:`submit`.
+
+        Returns:
+            float32 (B, total_dim).
+
+        Raises:
+            UserError: Non-finite values even in fp32.
+        """
+        import numpy as np
+        import torch
+
+        if pending.done is not None:
+            pending.done.synchronize()
+        result_BD = pending.result_BD[: pending.n_images]
+        if not bool(torch.isfinite(result_BD).all()):
+            with torch.inference_mode():
+                result_BD = self._rerun(self._normalised(pending.pixels_BSSC[: pending.n_images])).cpu()
+        return np.array(result_BD.numpy())  # a copy: pinned memory goes back to torch
+
+    def compile(self, batch_size: int) -> None:
+        """Compile the network with ``torch.compile`` for one batch size, and hold it against the plain one on noise.
+
+        Args:
+            batch_size: Images of a full batch.
+
+        Raises:
+            CompilationError: No compiler here, a network that can't be compiled, or one that then computes something
+                else; the plain network stays.
+        """
+        import numpy as np
+        import torch
+
+        side = self._config.size_px
+        noise_BSSC = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
+        plain_BD = self(noise_BSSC)
+        network = self._network
+        try:
+            # One shape only: a network for any batch size is slower, and the last batch is padded anyway.
+            outputs = torch.compile(network.outputs, backend=COMPILER, dynamic=False)
+            self._network = replace(network, outputs=outputs)
+            distance = float(np.linalg.norm(self(noise_BSSC) - plain_BD) / np.linalg.norm(plain_BD))
+        except torch.OutOfMemoryError:
+            self._network = network
+            raise
+        except Exception as error:  # the compiler, its back end and the C++ compiler have no common error
+            self._network = network
+            words = " ".join(str(error).split("\n")[:2])  # dynamo's first line names the back end, its second the cause
+            raise CompilationError(f"{type(error).__name__}: {words[:300]}") from error
+        if not distance <= COMPILED_LIMIT:
+            self._network = network
+            raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")
+        self._compiled = True
+
+    def _normalised(self, x_BSSC: torch.Tensor) -> torch.Tensor:
+        """Return pixels as torchvision's ToTensor and Normalize would, operation by operation."""
+        x_BCSS = x_BSSC.permute(0, 3, 1, 2)  # of contiguous NHWC: this is channels-last memory
+        if not self._network.convolutional:
+            x_BCSS = x_BCSS.contiguous()
+        return x_BCSS.float().div_(255).sub_(self._mean).div_(self._std)
+
+    def _run(self, network: Network, x_BCSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        import torch
+
+        half = dtype != torch.float32
+        if network.convolutional:
+            with _ieee_convolutions(self._device, dtype):
+                outputs = network.outputs(x_BCSS.to(dtype))
+        else:
+            autocast = torch.autocast(self._device.type, dtype=dtype if half else torch.bfloat16, enabled=half)
+            with _ieee_convolutions(self._device, dtype), autocast:
+                outputs = network.outputs(x_BCSS)
+        return torch.cat([outputs[block.name].float() for block in self.blocks], dim=1)
+
+    def _rerun(self, x_BCSS: torch.Tensor) -> torch.Tensor:
+        """Embed a batch that overflowed once more in fp32, and count it."""
+        import torch
+
+        if self._full is None:
+            self._full = self._network
+            if self._dtype != torch.float32:
+                self._full = self._build()
+                self._place(self._full, torch.float32)
+        result_BD = self._run(self._full, x_BCSS, torch.float32)
+        if not bool(torch.isfinite(result_BD).all()):
+            raise UserError("the backbone gives values that are not finite, in fp32 too",
+                            fix="its weights are damaged or do not belong to this architecture")  # fmt: skip
+        self.reruns.n_batches += 1
+        LOG.warning("a batch overflowed in %s and was embedded again in fp32", self._dtype)
+        return result_BD
+
+    def _probe(self) -> tuple[ColumnBlock, ...]:
+        """Learn names and widths of the outputs from one blank image."""
+        import torch
+
+        side = self._config.size_px
+        with torch.inference_mode():
+            try:
+                outputs = self._network.outputs(torch.zeros(1, 3, side, side))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                raise UserError(
+                    f"this backbone does not take such images ({error})",
+                    value=f"{side} px",
+                    fix="leave out --set view.size_px=... to take the documented size",
+                ) from error
+        blocks, start = [], 0
+        for name, value_BD in outputs.items():
+            blocks.append(ColumnBlock(name, start, start + value_BD.shape[1]))
+            start += value_BD.shape[1]
+        return tuple(blocks)
+
+    def _place(self, network: Network, dtype: torch.dtype) -> None:
+        """Put a network on the device; cast before it is moved, so that fp32 weights never lie there for nothing."""
+        import torch
+
+        module = network.module.requires_grad_(requires_grad=False)
+        if network.convolutional:
+            from histotune.backbones.fold import fold_batch_norms
+
+            fold_batch_norms(module)
+            module.to(device=self._device, dtype=dtype).to(memory_format=torch.channels_last)
+            return
+        module.float()
+        for part in module.modules():
+            if type(part) is torch.nn.Linear:  # subclasses may read their weights in ways of their own
+                part.to(dtype)
+        module.to(self._device)
+
+
+def _ieee_convolutions(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Keep cuDNN's convolutions in fp32 where fp32 is asked for: by default it takes TF32, with 10 bits of mantissa."""
+    import torch
+
+    if device.type != "cuda" or dtype != torch.float32:
+        return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
