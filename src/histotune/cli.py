@@ -98,6 +98,12 @@ SplitName = Annotated[
     ),
 ]
 AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split that leaks; every row is marked LEAKY.")]
+RecipeName = Annotated[
+    str | None, typer.Argument(help="demo, breakhis, pcam, midnight, tiles, or my_dataset.py.", show_default=False)
+]
+FromRun = Annotated[
+    Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)
+]
 
 
 @app.callback()
@@ -123,9 +129,7 @@ def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> Non
 
 @app.command()
 def run(
-    recipe: Annotated[
-        str | None, typer.Argument(help="demo, breakhis, pcam, midnight, tiles, or my_dataset.py.", show_default=False)
-    ] = None,
+    recipe: RecipeName = None,
     data: Data = None,
     pcam: Pcam = None,
     train_magnification: Magnification = None,
@@ -140,9 +144,7 @@ def run(
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
-    from_run: Annotated[
-        Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)
-    ] = None,
+    from_run: FromRun = None,
 ) -> None:
     """Run a whole experiment and write its report.
 

@@ -15,8 +15,8 @@ from histotune.datasets.splits.records import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
 from histotune.embeddings.choice import chosen_view
 from histotune.embeddings.extract import EmbedRequest
+from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
 from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
@@ -24,7 +24,7 @@ from histotune.evaluation.source import PROBE, describe_choice
 from histotune.evaluation.target import part_rows
 from histotune.experiment import single_dataset
 from histotune.files import atomic_folder, hash_bytes
-from histotune.heads.apply import class_probabilities, head_logits, space_note
+from histotune.heads.apply import space_note
 from histotune.heads.sweep import SweepTask, sweep
 from histotune.images.config import ViewChoice
 
@@ -172,20 +172,9 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
     scored_tiles = tiles.take(rows)
     split_hash = hash_bytes(scored_tiles.label_fingerprint, part)
-    logit_NK = head_logits(bundle.head, material.embeddings.take(rows))
-    scored = ScoredRows(
-        rows,
-        logit_NK,
-        class_probabilities(bundle.head, logit_NK),
-        [bundle.head.head_id] * len(rows),
-        np.zeros(len(rows), dtype=np.int64),
-        0,
-        split_hash,
-        bundle.head.threshold,
-    )
     leaky = _shares_groups(bundle, scored_tiles)
     marks = tuple(dict.fromkeys((*marks_of(tiles, split), *((LEAKY,) if leaky else ()))))
-    predictions = build_predictions(material, scored)
+    predictions = head_predictions(material, rows, bundle.head, split_hash)
     arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
     scored_words = f"{split.name} {part}" if split else part
     target = f"{tiles.name} {scored_words}" if has_parts else tiles.name

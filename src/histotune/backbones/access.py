@@ -199,7 +199,7 @@ def _licence(repository: str, info: Any, api: Any) -> Iterator[Finding]:  # noqa
     client = api or HfApi()
     try:
         client.whoami()
-    except Exception as error:
+    except Exception as error:  # as above: errors of whichever transport library the client uses
         if _status(error) == 401:
             yield Finding("token", "problem", "not valid any more", "run `hf auth login` with a new one")
         else:
@@ -211,7 +211,7 @@ def _licence(repository: str, info: Any, api: Any) -> Iterator[Finding]:  # noqa
     except GatedRepoError:
         pending = "; its owners grant access by hand" if info.gated == "manual" else ""
         yield Finding("licence", "problem", f"not accepted, or access not granted yet{pending}", accept)
-    except Exception as error:
+    except Exception as error:  # as above; an answer that can't be had is no reason to stop the other checks
         yield Finding("licence", "unknown", f"could not be asked ({_status(error) or type(error).__name__})",
                       "try again later")  # fmt: skip
     else:

@@ -141,7 +141,7 @@ def _joined(fused: str, found: dict[str, LoraLayer]) -> LoraLayer:
         else:
             down.append(_part(layer, "lora_A").float())
             blocks.append(_part(layer, "lora_B").float() * layer.scale)
-    a_RI, b_OR = torch.cat(down), torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    a_RI, b_OR = torch.cat(down), torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # untyped in torch
     return LoraLayer(fused, {"lora_A.weight": a_RI, "lora_B.weight": b_OR}, a_RI.shape[0], 1.0)
 
 

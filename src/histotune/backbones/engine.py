@@ -100,7 +100,7 @@ class CudaStreams:
         import torch
 
         self._device = device
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def upload(self, pixels_BSSC: NDArray[np.uint8]) -> torch.Tensor:
         """Start copying pixels to the device; what is computed from here on waits for them, the host does not.
@@ -121,7 +121,7 @@ class CudaStreams:
 
         pinned_BD = torch.empty(result_BD.shape, dtype=result_BD.dtype, pin_memory=True)
         pinned_BD.copy_(result_BD, non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         done.record(torch.cuda.current_stream(self._device))
         return pinned_BD, done
 

@@ -57,11 +57,7 @@ def hub_file(repository: str, name: str, revision: str, *, optional: bool = Fals
     except GatedRepoError as error:
         raise _gated(repository) from error
     except RepositoryNotFoundError as error:
-        raise UserError(
-            "the hub has no such repository, or it is private",
-            value=repository,
-            fix="check the name on https://huggingface.co; for a private one run `hf auth login`",
-        ) from error
+        raise _absent(repository) from error
     except RevisionNotFoundError as error:
         raise UserError(f"{repository} has no such revision", value=revision,
                         fix=f"see https://huggingface.co/{repository}/commits/main") from error  # fmt: skip
@@ -89,6 +85,14 @@ def _gated(repository: str) -> UserError:
         "this backbone is gated and access was not granted",
         value=repository,
         fix=f"accept its licence at https://huggingface.co/{repository}, then run `hf auth login`",
+    )
+
+
+def _absent(repository: str) -> UserError:
+    return UserError(
+        "the hub has no such repository, or it is private",
+        value=repository,
+        fix="check the name on https://huggingface.co; for a private one run `hf auth login`",
     )
 
 

@@ -252,14 +252,15 @@ def _pretrained(folder: Path, *, safetensors: bool) -> torch.nn.Module:
         raise UserError("the checkpoint does not hold all weights of its model", value=folder,
                         allowed=f"missing {', '.join(lost[:3]) or 'none'}; {len(report['mismatched_keys'])} odd shapes",
                         fix="download or save the model again")  # fmt: skip
-    return module  # type: ignore[no-any-return]
+    return module  # type: ignore[no-any-return]  # transformers has no types
 
 
 def _random_transformers(config: object, seed: int) -> torch.nn.Module:
     from transformers import AutoModel
 
     with seeded(seed):
-        return AutoModel.from_config(config, trust_remote_code=False).float()  # type: ignore[no-any-return]
+        module = AutoModel.from_config(config, trust_remote_code=False).float()
+    return module  # type: ignore[no-any-return]  # transformers has no types
 
 
 @contextmanager

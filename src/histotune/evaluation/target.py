@@ -12,14 +12,13 @@ from histotune.datasets.records import TileSet, require_classes
 from histotune.datasets.splits.records import tile_groups
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
+from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
-from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of
 from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
 from histotune.files import hash_bytes
-from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import SweepTask, sweep
 
 if TYPE_CHECKING:
@@ -158,18 +157,7 @@ def _score_heads(
     by_arm = {arm.arm: arm.material for arm in arms}
     for name, head in heads:
         material = by_arm[name]
-        logit_NK = head_logits(head, material.embeddings.take(rows))
-        batch = ScoredRows(
-            rows,
-            logit_NK,
-            class_probabilities(head, logit_NK),
-            [head.head_id] * len(rows),
-            np.zeros(len(rows), dtype=np.int64),
-            0,
-            split_hash,
-            head.threshold,
-        )
-        scored.append((name, build_predictions(material, batch)))
+        scored.append((name, head_predictions(material, rows, head, split_hash)))
     return scored
 
 
