@@ -260,7 +260,8 @@ def _require_enough_groups(n_groups: int, n_folds: int) -> None:
         raise UserError(
             f"{n_folds} folds need at least {n_folds} groups, and these tiles come from {groups}",
             allowed=f"2 to {n_groups} folds" if n_groups >= 2 else "at least 2 groups (cases or slides)",
-            fix=f"--set sweep.folds={n_groups} or --set evaluation.outer_folds={n_groups}, whichever is too large"
+            fix=f"--set sweep.folds={n_groups} or --set evaluation.outer_folds={n_groups}, whichever is too large; "
+            f"by name: --split grouped-{n_groups}-seed0"
             if n_groups >= 2
             else "point --data to a folder with more cases; `histotune data describe` counts them",
         )
