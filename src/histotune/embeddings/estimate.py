@@ -85,6 +85,7 @@ class Estimate:
     device: str
     precision: Computed
     notes: tuple[str, ...] = ()
+    value_bytes: int = 4
 
     @property
     def n_missing(self) -> int:
@@ -111,8 +112,8 @@ class Estimate:
 
     @property
     def storage_bytes(self) -> int:
-        """Room that the missing embeddings take, float32 with their manifests."""
-        return self.n_missing * (4 * self.total_dim + MANIFEST_BYTES)
+        """Room that the missing embeddings take, with their manifests."""
+        return self.n_missing * (self.value_bytes * self.total_dim + MANIFEST_BYTES)
 
     @property
     def limit(self) -> StageRate | None:
@@ -152,7 +153,7 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     missing, n_unknown = _missing(wanted, request, device, precision) if here else (wanted, 0)
     notes = _first_notes(n_unknown, here, unchecked)
     known = Estimate(len(tiles), len(tiles) - len(missing), request.embedding.batch_size, (), (), 0, 0, device.name,
-                     precision, notes)  # fmt: skip
+                     precision, notes, 2 if request.embedding.storage == "fp16" else 4)  # fmt: skip
     while missing:
         try:
             return _timed(known, missing, request, device, budget_s)
@@ -182,7 +183,8 @@ def _missing(
     sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
     key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
-    store = Store(request.cache, embedding_space(request.spec, request.view, device, precision, index))
+    storage = request.embedding.storage
+    store = Store(request.cache, embedding_space(request.spec, request.view, device, precision, index, storage))
     absent = set(missing_content(store.inspect().sound, tuple(key_of.values())))
     missing = tuple(one for one in wanted if one not in key_of or key_of[one] in absent)
     return missing, len(set(sources) - set(content))

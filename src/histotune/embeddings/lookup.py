@@ -37,7 +37,7 @@ def request_space(request: EmbedRequest) -> EmbeddingSpace:
     index = HashIndex(request.cache / INDEX)
     choice = remembered_choice(request, device, index)
     precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
-    return embedding_space(request.spec, request.view, device, precision, index)
+    return embedding_space(request.spec, request.view, device, precision, index, request.embedding.storage)
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:
