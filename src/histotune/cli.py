@@ -340,7 +340,8 @@ def main() -> None:
     except UserError as error:
         if "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        several = os.environ.get("WORLD_SIZE", "1") != "1"
+        sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: error: {error}\n" if several else f"error: {error}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("stopped; finished embeddings are kept, the same command resumes\n")
