@@ -156,6 +156,18 @@ def test_what_a_killed_leader_has_announced_misleads_nobody(tmp_path: Path, requ
     assert not list(place.glob("*.json"))
 
 
+def test_nothing_is_swept_up_under_a_rank_that_outlives_its_leader(tmp_path: Path, request_for: Requests) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 5)
+    store = Store(tmp_path / "cache", embed(tiles, request_for()).space)
+    partial = store.folder / "shards" / ".x.npy.partial"
+    partial.write_bytes(b"half of it")
+    with lock(store.folder / "ranks" / "token-1.lock"):
+        assert store.sweep_up() == ()
+        assert embed(write_tiles(tmp_path / "more", 5, seed=1), request_for()).n_computed == 5
+        assert (store.folder / "ranks" / "token-1.lock").exists()
+    assert store.sweep_up() == (partial,)
+
+
 @pytest.mark.parametrize("bad", [["0-005.png"], ["0-001.png", "0-006.png", "0-014.png"]])
 def test_tiles_that_one_rank_can_not_read_are_left_out_by_all(
     bad: list[str], tmp_path: Path, request_for: Requests

@@ -14,6 +14,7 @@ from histotune.embeddings.estimate import estimate
 from histotune.embeddings.export import export, space_table
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.gather import gather
+from histotune.embeddings.inventory import space_facts
 from histotune.embeddings.lookup import request_space
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.storage import stored
@@ -73,6 +74,7 @@ def test_embeddings_take_half_the_room(tmp_path: Path, request_for: Requests) ->
     again = embed(tiles, request_for(shard_tiles=16, storage="fp16"))
     assert again.n_computed == 0 and again.matrix_ND.tobytes() == half.matrix_ND.tobytes()
     assert request_space(request_for(storage="fp16")) == half.space
+    assert space_facts(store).precision == "fp32, kept in fp16"
     rest = estimate(tiles, request_for(storage="fp16"))
     assert (rest.n_missing, rest.value_bytes) == (0, 2)
 
