@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from histotune.backbones.catalog import find_backbone
@@ -300,3 +302,26 @@ def test_two_processes_with_a_network_give_the_bytes_of_one(tmp_path: Path, requ
     assert first["sha256"] == second["sha256"]
     assert (first["n_computed"], second["n_computed"]) == (14, 6)
     assert embed(tiles, request_for(spec, tmp_path / "cache", 64)).matrix_ND.tobytes() == whole.matrix_ND.tobytes()
+
+
+@pytest.mark.slow
+def test_ranks_killed_at_random_moments_change_no_bit(tmp_path: Path, request_for: Requests) -> None:
+    tiles, request = write_tiles(tmp_path / "tiles", 61), request_for(size_px=448)
+    whole = embed(tiles, replace(request, cache=tmp_path / "alone"))
+    place = ("colour-histogram", 448, tmp_path / "tiles", tmp_path / "cache", 1)
+    store, rng, n_hit = Store(tmp_path / "cache", whole.space), np.random.default_rng(0), 0
+    for _ in range(12):
+        runs = [start(rank, *place) for rank in (FIRST, SECOND)]
+        victim = runs[rng.integers(2)]  # the leader half of the time
+        time.sleep(rng.uniform(0.5, 2.0))
+        n_hit += victim.poll() is None
+        victim.kill()
+        for run in runs:
+            _, err = run.communicate(timeout=60)
+            assert run.returncode <= 0 or "no sign of life" in err or "has waited" in err, err
+        if embed(tiles, request).matrix_ND.tobytes() != whole.matrix_ND.tobytes():
+            pytest.fail("other bytes")
+        assert store.verify() == ()
+        assert shards(store.folder) == shards(space_folder(tmp_path / "alone"))
+        shutil.rmtree(tmp_path / "cache")
+    assert n_hit >= 6
