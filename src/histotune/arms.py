@@ -10,6 +10,7 @@ import numpy as np
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.embeddings.choice import chosen_view, with_view_notes
 from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.ranks import process_rank
 from histotune.errors import UserError
 from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
 from histotune.evaluation.material import Material
@@ -41,7 +42,7 @@ def embed_dataset(
         Tiles and embeddings, rows aligned, with the content fingerprint filled in.
     """
     view = chosen_view(config.view, spec)
-    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image)
+    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image, process_rank())
     embeddings = embed(tiles, request)
     rest = with_view_notes(tiles, view).without(embeddings.unreadable)
     rest = replace(rest, pixel_fingerprint=embeddings.pixel_fingerprint, notes=(*embeddings.notes, *rest.notes))

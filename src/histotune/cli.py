@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from histotune.cli_backbones import backbones_app
 from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
 
+TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
     name="histotune",
     no_args_is_help=True,
@@ -113,7 +115,8 @@ def options(
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
 ) -> None:
     """Options of every command."""
-    level = logging.DEBUG if debug else logging.WARNING if quiet else logging.INFO
+    leads = os.environ.get("WORLD_SIZE", "1") == "1" or _join_ranks(ctx.invoked_subcommand or "")
+    level = logging.DEBUG if debug else logging.WARNING if quiet or not leads else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("histotune").setLevel(level)
     ctx.obj = {"debug": debug}
@@ -317,6 +320,19 @@ def doctor(
     doctor_and_print(cache, deep)
 
 
+def _join_ranks(command: str) -> bool:
+    """Take this process's place among several; return whether it leads them."""
+    from histotune.embeddings.ranks import process_rank, see_own_gpu
+    from histotune.errors import UserError
+
+    rank = process_rank()
+    if rank.world_size > 1 and command not in TOGETHER:
+        raise UserError("this command runs in one process, and here are several", value=f"{command}, {rank}",
+                        allowed=", ".join(TOGETHER), fix="run it without torchrun (unset WORLD_SIZE)")  # fmt: skip
+    see_own_gpu(rank)
+    return rank.leads
+
+
 def main() -> None:
     """Entry point: run a command; a mistake the user can mend is one message and exit code 2."""
     from histotune.errors import UserError
@@ -326,8 +342,13 @@ def main() -> None:
     except UserError as error:
         if "--debug" in sys.argv:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        several = os.environ.get("WORLD_SIZE", "1") != "1"
+        sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: error: {error}\n" if several else f"error: {error}\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("stopped; finished embeddings are kept, the same command resumes\n")
         raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.config import ExperimentConfig, load_config, override, parse_config
 from histotune.datasets.config import check_on_bad_image
+from histotune.embeddings.ranks import process_rank
 from histotune.errors import UserError
 from histotune.files import readable_bytes
 from histotune.images.config import check_view_name
@@ -46,21 +47,27 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
 
 
 def run_and_print(config: ExperimentConfig) -> None:
-    """Run an experiment; print its stages, summary and report path.
+    """Run an experiment; print its stages, summary and report path. Ranks other than 0 leave after embedding.
 
     Args:
         config: The experiment.
     """
-    from histotune.experiment import run_experiment
+    from histotune.experiment import embed_experiment, run_experiment
+    from histotune.progress import Stopwatch
 
+    if not process_rank().leads:
+        embed_experiment(config, Stopwatch())
+        return
     _print_run(run_experiment(config, " ".join(["histotune", *sys.argv[1:]])))
 
 
 def embed_and_print(config: ExperimentConfig) -> None:
-    """Embed a data set and say what was computed."""
+    """Embed a data set; rank 0 says what was computed."""
     from histotune.workflow import embed_only
 
     material = embed_only(config)
+    if not process_rank().leads:
+        return
     computed, total = material.embeddings.n_computed, len(material.tiles)
     blocks = ", ".join(f"{block.name} {block.stop - block.start}" for block in material.embeddings.blocks)
     space = material.embeddings.space
@@ -76,6 +83,8 @@ def estimate_and_print(config: ExperimentConfig) -> None:
     """Time a few batches and say what embedding the data set will take."""
     from histotune.workflow import estimate_only
 
+    if not process_rank().leads:
+        return
     found = estimate_only(config)
     print(f"{found.n_tiles:,} tiles, {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
           f"({found.precision} on {found.device})")  # fmt: skip
@@ -96,11 +105,14 @@ def estimate_and_print(config: ExperimentConfig) -> None:
 
 
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
-    """Sweep, save the head, print the trials."""
+    """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
     from histotune.experiment import refuse_foreign_folder
     from histotune.report.trials import trials_table
-    from histotune.workflow import sweep_only
+    from histotune.workflow import embed_only, sweep_only
 
+    if not process_rank().leads:
+        embed_only(config)
+        return
     config = config.model_copy(update={"out": out or Path("heads") / config.recipe})
     if not (config.out / "bundle.json").is_file():
         refuse_foreign_folder(config.out)

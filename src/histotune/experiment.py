@@ -21,7 +21,7 @@ from histotune.evaluation.plan import plan_source, scored_part, with_parts
 from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
 from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
-from histotune.files import atomic_folder, explained_os_errors, hash_json
+from histotune.files import atomic_folder, explained_os_errors, hash_json, lock
 from histotune.images.view_checks import check_view
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from histotune.config import ExperimentConfig
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.records import TileSet
+    from histotune.datasets.splits.records import Split
     from histotune.evaluation.material import Material
     from histotune.evaluation.records import Scored
     from histotune.evaluation.source import ArmSweep, SourceStudy
@@ -67,6 +68,16 @@ class Studies:
     target: TargetStudy | None
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """An experiment's data, embedded: the config with its backbone pinned, the arms, the target's split."""
+
+    config: ExperimentConfig
+    source_arms: tuple[ArmMaterial, ...]
+    target_arms: tuple[ArmMaterial, ...]
+    target_split: Split | None
+
+
 def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     """Read, embed, sweep, score and report one experiment.
 
@@ -82,6 +93,29 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     """
     refuse_foreign_folder(config.out)
     watch = Stopwatch()
+    embedded = embed_experiment(config, watch)
+    config, source_arms, target_arms = embedded.config, embedded.source_arms, embedded.target_arms
+    settings = StudySettings(config.evaluation, config.sweep, config.interval, embedded.target_split)
+    studies = _study(settings, source_arms, target_arms, watch)
+    findings = _findings(config, studies, source_arms, target_arms)
+    ledger = _count_scorings(config, studies, findings)
+    inputs = _report_inputs(config, studies, findings, (source_arms, target_arms), ledger, command)
+    return _write(config, inputs, studies, (source_arms, target_arms), watch)
+
+
+def embed_experiment(config: ExperimentConfig, watch: Stopwatch) -> Embedded:
+    """Read the data of an experiment and embed it for every arm: all that several processes do together.
+
+    Args:
+        config: What to do.
+        watch: Times the stages.
+
+    Returns:
+        What the rest of the experiment starts from.
+
+    Raises:
+        UserError: Anything that would stop the study later, too.
+    """
     write_cohort_first(config, watch)
     with watch.stage("read data"):
         source = None if config.source is None else read_dataset(config.source)
@@ -94,12 +128,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     config = config.model_copy(update={"backbone": pinned})  # what a run repeats from is what it used
     source_arms = embed_arms(config, config.source, source, watch)
     target_arms = embed_arms(config, config.target, target, watch)
-    settings = StudySettings(config.evaluation, config.sweep, config.interval, target_split)
-    studies = _study(settings, source_arms, target_arms, watch)
-    findings = _findings(config, studies, source_arms, target_arms)
-    ledger = _count_scorings(config, studies, findings)
-    inputs = _report_inputs(config, studies, findings, (source_arms, target_arms), ledger, command)
-    return _write(config, inputs, studies, (source_arms, target_arms), watch)
+    return Embedded(config, source_arms, target_arms, target_split)
 
 
 def refuse_foreign_folder(out: Path) -> None:
@@ -134,7 +163,8 @@ def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
         return
     from histotune.datasets.synthetic.write import write_cohort
 
-    with watch.stage("write synthetic tissue"):
+    beside = config.cohort_path.with_name(f".{config.cohort_path.name}.lock")
+    with watch.stage("write synthetic tissue"), lock(beside):  # several processes may want it
         write_cohort(config.cohort, config.cohort_path)
 
 

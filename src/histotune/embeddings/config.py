@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from histotune.devices import DeviceChoice, Precision
 
+Storage = Literal["fp32", "fp16"]
 FIRST_BATCH = 32
 """What ``auto`` takes on CPUs, and where a search on a GPU begins."""
 
@@ -23,6 +24,8 @@ class EmbeddingConfig(BaseModel):
         compile: ``auto`` compiles the network on GPUs where at least about 20,000 tiles are to be embedded.
         shard_tiles: Rows per shard, the unit of restart.
         threads: Compute threads; 0 leaves torch's choice.
+        storage: ``fp16`` halves the room; a shard that would lose by it is kept in float32, with a note.
+        wait_s: How long one of several processes waits for another that shows no sign of life, seconds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,6 +36,8 @@ class EmbeddingConfig(BaseModel):
     compile: Literal["auto", "on", "off"] = "auto"
     shard_tiles: int = Field(512, ge=1)
     threads: int = Field(0, ge=0)
+    storage: Storage = "fp32"
+    wait_s: float = Field(300.0, gt=0)
 
     @property
     def first_batch_size(self) -> int:

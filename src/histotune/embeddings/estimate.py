@@ -86,6 +86,7 @@ class Estimate:
     device: str
     precision: Computed
     notes: tuple[str, ...] = ()
+    value_bytes: int = 4
 
     @property
     def n_missing(self) -> int:
@@ -112,8 +113,8 @@ class Estimate:
 
     @property
     def storage_bytes(self) -> int:
-        """Room that the missing embeddings take, float32 with their manifests."""
-        return self.n_missing * (4 * self.total_dim + MANIFEST_BYTES)
+        """Room that the missing embeddings take, with their manifests."""
+        return self.n_missing * (self.value_bytes * self.total_dim + MANIFEST_BYTES)
 
     @property
     def limit(self) -> StageRate | None:
@@ -153,7 +154,8 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     missing, n_unknown = _missing(wanted, request, device, precision) if here else (wanted, 0)
     notes = (*_first_notes(n_unknown, here, unchecked), *_device_notes(request, device))
     n_cached, batch_size = len(tiles) - len(missing), request.embedding.first_batch_size
-    known = Estimate(len(tiles), n_cached, batch_size, (), (), 0, 0, device.name, precision, notes)
+    n_bytes = 2 if request.embedding.storage == "fp16" else 4
+    known = Estimate(len(tiles), n_cached, batch_size, (), (), 0, 0, device.name, precision, notes, n_bytes)
     while missing:
         try:
             return _timed(known, missing, request, device, budget_s)
@@ -183,7 +185,8 @@ def _missing(
     sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
     key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
-    plain = embedding_space(request.spec, request.view, device, precision, index)
+    storage = request.embedding.storage
+    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
     store = Store(request.cache, chosen_space(request, device, plain, tuple(key_of.values())))
     absent = set(missing_content(store.inspect().sound, tuple(key_of.values())))
     missing = tuple(one for one in wanted if one not in key_of or key_of[one] in absent)

@@ -38,7 +38,7 @@ class ExportTable:
     """What is written.
 
     Attributes:
-        features_ND: float32, a row per tile.
+        features_ND: float32 or float16, a row per tile; written as float32.
         blocks: Named column ranges.
         content: Content hash per row.
         space: Where the rows come from.
@@ -46,7 +46,7 @@ class ExportTable:
         places_N2: x and y of each tile's upper left corner on its slide at level 0, pixels; None where unknown.
     """
 
-    features_ND: NDArray[np.float32]
+    features_ND: NDArray[np.float32] | NDArray[np.float16]
     blocks: tuple[ColumnBlock, ...]
     content: tuple[str, ...]
     space: EmbeddingSpace
@@ -188,7 +188,7 @@ def _tile_columns(tiles: TileSet) -> pl.DataFrame:
 def _arrays(table: ExportTable) -> dict[str, NDArray[Any]]:
     """Return the arrays of an npz file; text is fixed-width, so that no pickle is needed to read it."""
     arrays: dict[str, NDArray[Any]] = {
-        "features": table.features_ND,
+        "features": np.asarray(table.features_ND, dtype=np.float32),
         "content": np.array(table.content, dtype="S64"),
         "facts": np.array(canonical_json(table.facts)),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Literal
 
@@ -14,14 +14,17 @@ from histotune.backbones.engine import CompilationError
 from histotune.devices import ComputeDevice, find_device
 from histotune.embeddings.batches import with_batch_size
 from histotune.embeddings.compiled import chosen_space, is_compiled
+from histotune.embeddings.crew import Crew, LeaveOutError, shard_files
 from histotune.embeddings.gather import gather, missing_content
 from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.precision_choice import checked_choice, remembered_choice
+from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.embeddings.rows import Rows, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
-from histotune.embeddings.store import Damage, Store
+from histotune.embeddings.storage import stored
+from histotune.embeddings.store import Damage, ShardPlan, Store
 from histotune.errors import UserError
 from histotune.files import hash_bytes, lock
 from histotune.images.decode import PixelReader, tile_sources
@@ -61,6 +64,7 @@ class EmbedRequest:
         loader: How pixels are read.
         cache: Root folder of the cache.
         on_bad_image: ``skip`` leaves out tiles that can't be read; ``fail`` lists them and stops.
+        rank: Which of several processes this is; all of them must ask for the same.
     """
 
     spec: BackboneSpec
@@ -69,6 +73,7 @@ class EmbedRequest:
     loader: LoaderConfig
     cache: Path
     on_bad_image: OnBadImage = "fail"
+    rank: ProcessRank = field(default_factory=ProcessRank)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,7 @@ class _Job:
         index: Remembered content hashes.
         reader: Open image files.
         rows: What to read for each row key.
+        crew: The processes that embed together; this one alone, most often.
     """
 
     request: EmbedRequest
@@ -94,6 +100,7 @@ class _Job:
     index: HashIndex
     reader: PixelReader
     rows: Rows
+    crew: Crew
 
 
 def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
@@ -101,19 +108,22 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
 
     A tile is known by the hash of its bytes, and under a view with ``target_mpp`` by the size it is resized to as
     well: renamed files and changed labels cost nothing, ten new tiles cost ten forward passes. Shards appear one by one
-    and whole, so an interrupted run goes on where it was, with the same batches.
+    and whole, so an interrupted run goes on where it was, with the same batches. Several processes that ask for the
+    same under different ranks share the shards; each of them returns when all are there.
 
     Args:
         tiles: The tiles.
         request: Backbone, view, device, cache.
 
     Returns:
-        One float32 row per tile, in tile order, as read back from the cache: a cold and a warm run give equal bytes.
-        With ``on_bad_image="skip"`` tiles that can't be read have no row and stand in ``unreadable``.
+        One row per tile, in tile order, as read back from the cache: a cold and a warm run give equal bytes. float32,
+        or float16 where that is asked for and costs nothing. With ``on_bad_image="skip"`` tiles that can't be read have
+        no row and stand in ``unreadable``.
 
     Raises:
         UnreadableTilesError: Tiles that can't be read, listed together.
-        UserError: No tiles, a view that can't be made of them, missing weights, a full disk, a read-only cache.
+        UserError: No tiles, a view that can't be made of them, missing weights, a full disk, a read-only cache, another
+            rank that has stopped.
 
     Example:
         >>> from histotune.backbones.catalog import find_backbone  # doctest: +SKIP
@@ -123,19 +133,21 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     """
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
-    unreadable: dict[str, str] = {}
+    crew = Crew(request.rank, tiles, request.embedding.wait_s)
     not_compiled = ""
     while True:
-        rest = tiles.without(unreadable)
+        rest = tiles.without(crew.unreadable)
         try:
-            done = _embed_readable(rest, request)
-            return replace(done, unreadable=unreadable, precision_reason=done.precision_reason + not_compiled)
+            done = _embed_readable(rest, request, crew)
+            return replace(done, unreadable=crew.unreadable, precision_reason=done.precision_reason + not_compiled)
+        except LeaveOutError as error:
+            crew.unreadable = error.unreadable
         except UnreadableTilesError as error:
             found = _name_bad(rest, error)
             if request.on_bad_image == "fail" or not found or len(found) == len(rest):
                 raise
             LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
-            unreadable.update(found)
+            crew.leave_out(found, error.tiles)
         except CompilationError as error:
             LOG.warning("torch.compile failed, going on without it: %s", error)
             not_compiled = f"; not compiled: {error}"
@@ -149,7 +161,7 @@ def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
     return {tile_id: reasons[place] for tile_id, place in zip(tiles.tile_ids, places, strict=True) if place in reasons}
 
 
-def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
+def _embed_readable(tiles: TileSet, request: EmbedRequest, crew: Crew) -> Embeddings:
     """Embed tiles of which none may be unreadable."""
     device = find_device(request.embedding.device)
     index = HashIndex(request.cache / "hashes.sqlite")
@@ -162,9 +174,10 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         content = index.tiles(sources, reader, request.loader.workers)
         rows = Rows(sources, content, geometry, request.view)
         choice = choice or checked_choice(request, device, index, reader, rows)
-        plain = embedding_space(request.spec, request.view, device, choice.precision, index)
+        storage = request.embedding.storage
+        plain = embedding_space(request.spec, request.view, device, choice.precision, index, storage)
         space = chosen_space(request, device, plain, rows.keys)
-        job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows)
+        job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows, crew)
         gathered, n_computed = _read_or_compute(job, rows.keys)
     return Embeddings(
         matrix_ND=gathered.matrix_ND,
@@ -175,6 +188,7 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
         n_equivalent=gathered.n_equivalent,
         precision_reason=choice.reason,
+        n_kept_fp32=gathered.n_fp32 if space.stores_fp16 else 0,
     )
 
 
@@ -198,7 +212,7 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
         if missing := missing_content(job.store.manifests(), keys):
             if job.space.external:
                 raise _no_rows(job, missing)
-            n_computed += _compute(job, keys)
+            n_computed += _lead(job, keys) if job.crew.rank.leads else _follow(job, keys)
         elif n_computed == 0:
             LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(keys):,}")
         gathered = gather(job.store, job.store.manifests(), keys)
@@ -220,8 +234,8 @@ def _no_rows(job: _Job, missing: Sequence[str]) -> UserError:
     )
 
 
-def _compute(job: _Job, keys: Sequence[str]) -> int:
-    """Compute what is missing, under the space's lock; return the number of forward passes by tile."""
+def _lead(job: _Job, keys: Sequence[str]) -> int:
+    """Plan what is missing and compute it, under the space's lock; return the forward passes of all ranks, by tile."""
     with _exclusive(job.store):
         missing = missing_content(job.store.manifests(), keys)  # another process may just have done it
         if missing:
@@ -236,12 +250,34 @@ def _compute(job: _Job, keys: Sequence[str]) -> int:
             LOG.info("an earlier run was interrupted; going on where it was")
         job.store.sweep_up()
         job.store.write_plan(plans)
-        with closing(_load(job, plans)) as views:
-            first = next(views)  # a tile that can't be read shows before a network is loaded
-            with compute_threads(job.request) as threads:
-                _run(job, plans, chain([first], views), threads)
+        with job.crew.announced(job.store, plans):
+            _compute(job, plans, job.crew.rank.share(plans))
+            job.crew.wait_for_shards(job.store, plans)
         job.store.drop_plan()
     return len(missing)
+
+
+def _follow(job: _Job, keys: Sequence[str]) -> int:
+    """Compute this rank's share of the leader's plan, until nothing is missing; return its own forward passes."""
+    n_computed = 0
+    while True:
+        seen = shard_files(job.store)
+        if not missing_content(job.store.manifests(), keys):
+            return n_computed
+        found = job.crew.next_round(job.store, seen)
+        if found is None:
+            continue
+        with job.crew.serving(job.store, found):
+            plans = job.store.read_plan()
+            if tuple(plan.name for plan in plans) != found.shards:
+                continue  # the leader has just gone, or planned anew
+            if not set(job.rows.keys).issuperset(one for plan in plans for one in plan.content):
+                raise UserError("the ranks do not see the same images", value=str(job.crew.rank),
+                                fix="give all of them the same data set, and let nothing write into it")  # fmt: skip
+            done = job.store.inspect().sound
+            mine = [plan for plan in job.crew.rank.share(plans) if plan.name not in done]
+            _compute(job, plans, mine)
+            n_computed += sum(len(plan.content) for plan in mine)
 
 
 def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]:
@@ -256,23 +292,40 @@ def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]
         )
 
 
-def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], threads: int) -> None:
-    """Embed and write shard by shard."""
+def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -> None:
+    """Embed and write this rank's shards of a plan."""
+    if not mine:
+        return
+    with closing(_load(job, mine)) as views:
+        first = next(views)  # a tile that can't be read shows before a network is loaded
+        with compute_threads(job.request) as threads:
+            _run(job, mine, chain([first], views), (_inputs_per_pass(job, plans), threads))
+
+
+def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], limits: tuple[int, int]) -> None:
+    """Embed and write shard by shard; at most ``limits[0]`` inputs per pass, on ``limits[1]`` threads."""
     from histotune.backbones.load import load_backbone
 
+    inputs_per_pass, threads = limits
+    crew, storage = job.crew, job.request.embedding.storage
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
-    runner = BatchRunner(backbone, _inputs_per_pass(job, plans))
+    runner = BatchRunner(backbone, inputs_per_pass)
     if is_compiled(job.space):
         _compile(job, runner)
-    job.store.describe(backbone.blocks)
+    if crew.rank.leads:
+        job.store.describe(backbone.blocks)
     batch_sizes = [size for plan in plans for size in plan.batch_sizes]
     words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
+    words += f", {crew.rank}" if crew.rank.world_size > 1 else ""
     LOG.info(words)
-    batches = runner.run_all(_checked(job, plans, iter(track(views, words, total=len(batch_sizes)))))
+    shown = iter(track(views, words, total=len(batch_sizes))) if crew.rank.leads else views
+    batches = runner.run_all(_checked(job, plans, shown))
     for plan in plans:
         runner.start_shard()
         rows = list(islice(batches, len(plan.batch_sizes)))
-        job.store.write_shard(plan, np.concatenate(rows), runner.facts(threads))
+        matrix_ND = stored(np.concatenate(rows), storage, plan.name)
+        job.store.write_shard(plan, matrix_ND, runner.facts(threads))
+        crew.check(job.store)
     next(batches, None)  # lets the bar end
 
 

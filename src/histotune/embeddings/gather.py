@@ -10,7 +10,7 @@ import numpy as np
 
 from histotune.embeddings.mapped import MappedFile, create_mapped
 from histotune.errors import UserError
-from histotune.files import atomic_path, hash_bytes
+from histotune.files import atomic_path, hash_bytes, lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from histotune.backbones.records import ColumnBlock
     from histotune.embeddings.store import Manifest, Store
 
+    Matrix = NDArray[np.float32] | NDArray[np.float16]
+
 LOG = logging.getLogger(__name__)
+WAIT_S = 24 * 3600.0  # another process may be writing a large matrix
 IN_MEMORY_BYTES = 256 * 2**20  # a larger matrix is gathered into a file once and memory-mapped
 # N tiles, D columns
 
@@ -30,14 +33,16 @@ class Gathered:
     """The matrix of a tile set.
 
     Attributes:
-        matrix_ND: float32, a row per tile.
+        matrix_ND: A row per tile; float16 where all its shards are, float32 otherwise.
         blocks: Its named columns.
         n_equivalent: Rows out of shards whose batches were smaller than planned.
+        n_fp32: Rows out of shards stored as float32.
     """
 
-    matrix_ND: NDArray[np.float32]
+    matrix_ND: Matrix
     blocks: tuple[ColumnBlock, ...]
     n_equivalent: int = 0
+    n_fp32: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,27 +82,34 @@ def gather(
             too where the cache can't be written.
 
     Returns:
-        float32 (N, D) in tile order, shards stored as float16 widened; None where a shard was damaged and has been
+        float32 (N, D) in tile order, shards stored as float16 widened; float16 where all are, since the matrix of a
+        large data set should not take twice the room for no digit more; None where a shard was damaged and has been
         set aside.
     """
     parts = _parts(manifests, content)
     blocks = parts[0].manifest.blocks
     shape = (len(content), blocks[-1].stop)
     n_equivalent = sum(len(part.to_rows) for part in parts if part.manifest.equivalent)
-    if 4 * shape[0] * shape[1] > in_memory_bytes:
+    n_fp32 = sum(len(part.to_rows) for part in parts if part.manifest.dtype == "float32")
+    dtype: type[np.float32 | np.float16] = np.float32 if n_fp32 else np.float16
+    if np.dtype(dtype).itemsize * shape[0] * shape[1] > in_memory_bytes:
         try:
-            mapped_ND = _map(store, parts, content, shape)
+            mapped_ND = _map(store, parts, content, shape, dtype)
         except UserError as error:  # a full disk, or a cache of somebody else's
             LOG.warning("the embeddings are read into memory instead of a file beside them: %s", error.what)
         else:
-            return None if mapped_ND is None else Gathered(mapped_ND, blocks, n_equivalent)
-    matrix_ND = np.empty(shape, np.float32)
-    return Gathered(matrix_ND, blocks, n_equivalent) if _fill(matrix_ND, store, parts) else None
+            return None if mapped_ND is None else Gathered(mapped_ND, blocks, n_equivalent, n_fp32)
+    matrix_ND: Matrix = np.empty(shape, np.float32) if n_fp32 else np.empty(shape, np.float16)
+    return Gathered(matrix_ND, blocks, n_equivalent, n_fp32) if _fill(matrix_ND, store, parts) else None
 
 
 def _map(
-    store: Store, parts: Sequence[_Part], content: Sequence[str], shape: tuple[int, int]
-) -> NDArray[np.float32] | None:
+    store: Store,
+    parts: Sequence[_Part],
+    content: Sequence[str],
+    shape: tuple[int, int],
+    dtype: type[np.float32 | np.float16],
+) -> Matrix | None:
     """Map the gathered file, writing it first where it is missing or damaged; None where a shard is damaged."""
     hashes = {part.name: part.manifest.sha256 for part in parts}
     name = hash_bytes(*content, *hashes.values())[:24]
@@ -105,9 +117,22 @@ def _map(
     found_ND = file.open()
     if found_ND is not None:
         return found_ND
+    with lock(store.folder / "gathered.lock", timeout_s=WAIT_S):  # of several processes one writes, the others map
+        found_ND = file.open()
+        return _write(file, store, parts, shape, dtype) if found_ND is None else found_ND
+
+
+def _write(
+    file: MappedFile,
+    store: Store,
+    parts: Sequence[_Part],
+    shape: tuple[int, int],
+    dtype: type[np.float32 | np.float16],
+) -> Matrix | None:
+    """Write the gathered file and map it; None where a shard is damaged."""
     try:
         with atomic_path(file.path) as temporary:
-            mapped_ND = create_mapped(temporary, shape)
+            mapped_ND = create_mapped(temporary, shape, dtype)
             complete = _fill(mapped_ND, store, parts)
             mapped_ND.flush()
             del mapped_ND  # Windows renames no file that is still mapped
@@ -119,7 +144,7 @@ def _map(
     return file.open()
 
 
-def _fill(matrix_ND: NDArray[np.float32], store: Store, parts: Sequence[_Part]) -> bool:
+def _fill(matrix_ND: Matrix, store: Store, parts: Sequence[_Part]) -> bool:
     """Copy rows shard by shard; False where one is damaged. All are read, so that all damage is found at once."""
     complete = True
     for part in parts:

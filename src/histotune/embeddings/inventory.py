@@ -28,7 +28,7 @@ class SpaceFacts:
         key: Its key; only the digits of its folder's name where its description can't be read.
         backbone: Backbone name, "unknown" where the description can't be read.
         view: The view in words.
-        precision: Of the matrix products.
+        precision: Of the matrix products, and of what is stored where that is float16.
         device: Kind of device, such as ``cpu`` or ``cuda7.5``; "any" where it has no say.
         n_rows: Embeddings held.
         n_shards: Shards that look sound.
@@ -155,7 +155,7 @@ def space_facts(store: Store) -> SpaceFacts:
         key=space.key,
         backbone=space.backbone,
         view=_view_words(space.view),
-        precision=space.precision or "unknown",
+        precision=(space.precision or "unknown") + (", kept in fp16" if space.stores_fp16 else ""),
         device=_device_words(space.signature),
         n_rows=len(held),
         n_shards=len(found.sound),

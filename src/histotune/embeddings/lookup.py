@@ -40,7 +40,9 @@ def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingS
     index = HashIndex(request.cache / INDEX)
     choice = remembered_choice(request, device, index)
     precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
-    return chosen_space(request, device, embedding_space(request.spec, request.view, device, precision, index), keys)
+    storage = request.embedding.storage
+    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
+    return chosen_space(request, device, plain, keys)
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:

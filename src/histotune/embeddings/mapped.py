@@ -45,14 +45,14 @@ class MappedFile:
         """Where the hashes of its bytes are."""
         return self.path.with_suffix(".json")
 
-    def open(self) -> NDArray[np.float32] | None:
+    def open(self) -> NDArray[np.float32] | NDArray[np.float16] | None:
         """Map the file read-only after checking every byte; None where it is missing, unsealed or damaged."""
         if not self.path.is_file() or not self.seal_path.is_file():
             return None
         if read_seal(self.seal_path).get("blocks") != _block_hashes(self.path):
             LOG.warning("a gathered matrix is damaged and is gathered again from its shards: %s", self.path)
             return None
-        mapped_ND: NDArray[np.float32] = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        mapped_ND: NDArray[np.float32] | NDArray[np.float16] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return mapped_ND
 
     def seal(self) -> None:
@@ -69,25 +69,29 @@ def read_seal(path: Path) -> dict[str, object]:
     return data if isinstance(data, dict) else {}
 
 
-def create_mapped(path: Path, shape: tuple[int, int]) -> np.memmap[Any, np.dtype[np.float32]]:
-    """Make a float32 ``.npy`` file and map it for writing.
+def create_mapped(
+    path: Path, shape: tuple[int, int], dtype: type[np.float32 | np.float16] = np.float32
+) -> np.memmap[Any, np.dtype[Any]]:
+    """Make a ``.npy`` file and map it for writing.
 
     Its room on the disk is taken first: writing through a map to a full disk kills the process without a message.
 
     Args:
         path: The file; overwritten.
         shape: Rows and columns.
+        dtype: float32 or float16.
 
     Returns:
-        The writable map, float32 (N, D).
+        The writable map (N, D).
 
     Raises:
         OSError: The disk has no room.
     """
     with path.open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        kept = np.dtype(dtype).newbyteorder("<")
+        header = {"descr": kept.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
-        n_bytes = stream.tell() + 4 * shape[0] * shape[1]
+        n_bytes = stream.tell() + kept.itemsize * shape[0] * shape[1]
         if hasattr(os, "posix_fallocate"):
             stream.flush()
             os.posix_fallocate(stream.fileno(), 0, n_bytes)

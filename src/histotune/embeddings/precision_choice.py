@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,11 +24,11 @@ from histotune.embeddings.precision import (
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space, with_key
 from histotune.errors import UserError
-from histotune.files import write_json
+from histotune.files import lock, write_json
 from histotune.images.loader import load_views
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from histotune.images.loader import Views, Wanted
 
 LOG = logging.getLogger(__name__)
+WAIT_S = 24 * 3600.0  # another process may be checking a large network on a CPU
 # N tiles, D columns
 
 
@@ -73,6 +75,8 @@ def checked_choice(
 ) -> PrecisionChoice:
     """Check faster precisions against fp32 on tiles from all over a data set, and remember the answer.
 
+    Of several processes that ask at once the first checks; the others wait and read its answer.
+
     Args:
         request: Backbone, view, wanted precision, cache.
         device: Where the backbone runs.
@@ -86,6 +90,13 @@ def checked_choice(
     Raises:
         UnreadableTilesError: Tiles of the check that can't be read.
     """
+    with _one_at_a_time(_record(request, device, index).with_suffix(".lock")):
+        return remembered_choice(request, device, index) or _check(request, device, index, reader, rows)
+
+
+def _check(
+    request: EmbedRequest, device: ComputeDevice, index: HashIndex, reader: PixelReader, rows: Rows
+) -> PrecisionChoice:
     tried = _tried(request, device)
     keys = list(dict.fromkeys(rows.keys))
     sample = [rows[keys[place]].wanted for place in spread_rows(len(keys))]
@@ -116,6 +127,15 @@ def _record(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> P
     space = embedding_space(request.spec, request.view, device, "fp32", index)
     question = f"check of {', '.join(_tried(request, device))} within {MEDIAN_LIMIT:g} and {P99_LIMIT:g}"
     return request.cache / "precision" / f"{with_key(replace(space, precision=question)).key[:32]}.json"
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock for the block; where the cache can't be written nobody else could read an answer either."""
+    with ExitStack() as stack:
+        with suppress(UserError):
+            stack.enter_context(lock(path, timeout_s=WAIT_S))
+        yield
 
 
 def _remember(choice: PrecisionChoice, path: Path) -> None:

@@ -32,7 +32,7 @@ class EmbeddingSpace:
         adapter_hash: SHA-256 of the adapter; empty without one.
         view: The view's settings as canonical JSON.
         precision: ``fp32``, ``bf16`` or ``fp16``; ``unknown`` for external embeddings.
-        signature: Library majors and device kind as canonical JSON.
+        signature: Library majors, device kind, and how rows are stored where not in float32, as canonical JSON.
         normalisation: Mean and standard deviation as canonical JSON.
     """
 
@@ -55,6 +55,11 @@ class EmbeddingSpace:
         return hash_bytes(self.weights_hash, self.adapter_hash, self.view, self.normalisation)
 
     @property
+    def stores_fp16(self) -> bool:
+        """Whether rows are kept in float16 where that changes nothing that matters."""
+        return '"storage": "fp16"' in self.signature
+
+    @property
     def external(self) -> bool:
         """Whether the rows were imported: what made them is a claim that nobody here has checked."""
         return f'"{EXTERNAL}"' in self.signature
@@ -75,6 +80,7 @@ class Embeddings:
         n_equivalent: Rows computed in smaller batches than planned, since memory ran out: within 1e-5 relative of
             what the plan would have given in fp32, not equal to the last bit.
         precision_reason: Why they were computed in this precision: the check's figures.
+        n_kept_fp32: Rows kept in float32 although the space stores float16.
     """
 
     matrix_ND: NDArray[np.float32] | NDArray[np.float16]
@@ -86,6 +92,7 @@ class Embeddings:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     n_equivalent: int = 0
     precision_reason: str = ""
+    n_kept_fp32: int = 0
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -111,6 +118,11 @@ class Embeddings:
                 f"{self.n_equivalent:,} of {len(self):,} tiles were embedded with {self.space.backbone} in smaller "
                 "batches than planned, since memory ran out: equivalent (within 1e-5 relative in fp32), not equal to "
                 "the last bit."
+            )
+        if self.n_kept_fp32:
+            notes.append(
+                f"{self.n_kept_fp32:,} of {len(self):,} embeddings of {self.space.backbone} are stored in float32, not "
+                "in float16 as asked for: rounding would cost their shards too much, or they are too few to tell."
             )
         return tuple(notes)
 

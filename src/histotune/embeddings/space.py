@@ -14,6 +14,7 @@ from histotune.files import canonical_json, hash_bytes, hash_json
 if TYPE_CHECKING:
     from histotune.backbones.records import BackboneSpec
     from histotune.devices import ComputeDevice
+    from histotune.embeddings.config import Storage
     from histotune.images.config import ViewConfig
     from histotune.images.hashes import HashIndex
 
@@ -26,6 +27,7 @@ def embedding_space(
     device: ComputeDevice,
     precision: Literal["fp32", "bf16", "fp16"],
     index: HashIndex | None = None,
+    storage: Storage = "fp32",
 ) -> EmbeddingSpace:
     """Return the space that embeddings of these settings live in, without importing torch.
 
@@ -35,6 +37,7 @@ def embedding_space(
         device: Where it runs.
         precision: Precision of its matrix products.
         index: Remembers the hashes of weight files.
+        storage: How rows are kept; part of the space where it is not fp32, so that rows of two roundings never mix.
 
     Returns:
         The space; its key is the SHA-256 of all other fields but the backbone's name.
@@ -48,6 +51,8 @@ def embedding_space(
     signature: dict[str, object] = {**compute_signature(device), "pipeline": PIPELINE}
     if spec.kind == "colour-histogram":  # numpy on raw pixels: neither the device nor torch has a say
         normalisation, signature, precision = {}, {"pipeline": PIPELINE}, "fp32"
+    if storage != "fp32":
+        signature["storage"] = storage
     space = EmbeddingSpace(
         key="",
         backbone=spec.name,

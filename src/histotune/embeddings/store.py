@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.embeddings.crew import is_crew_at_work
 from histotune.embeddings.manifest import (
     Manifest,
     RunFacts,
@@ -232,8 +233,10 @@ class Store:
         """Remove what a killed run left half-written; only for the process that holds the lock.
 
         Returns:
-            What was removed.
+            What was removed; nothing while a rank of an earlier run, whose leader is gone, still writes.
         """
+        if is_crew_at_work(self):
+            return ()
         places = (self.folder, self.folder / "shards", self.folder / "gathered")
         partial = tuple(path for place in places for path in sorted(place.glob(".*.partial")))
         for path in partial:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-SPACE_FILES = {"space.json", "pending.json", "lock", "shards", "gathered", "damaged"}
+SPACE_FILES = {"space.json", "pending.json", "lock", "shards", "gathered", "damaged", "ranks", "gathered.lock"}
 UNITS_S = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 

@@ -47,12 +47,12 @@ class CachedEmbeddings:
     """Embeddings that an earlier run left in the cache.
 
     Attributes:
-        matrix_MD: float32, one row per found tile.
+        matrix_MD: float32 or float16, one row per found tile.
         rows: Row of each in the tile set.
         backbone: Whose embeddings they are.
     """
 
-    matrix_MD: NDArray[np.float32]
+    matrix_MD: NDArray[np.float32] | NDArray[np.float16]
     rows: NDArray[np.int64]
     backbone: str
 
@@ -98,7 +98,7 @@ def cached_embeddings(tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path
 
 
 def nearest(
-    matrix_ND: NDArray[np.float32], group_N: NDArray[np.int64]
+    matrix_ND: NDArray[np.float32] | NDArray[np.float16], group_N: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Return each row's most similar other row, and its most similar row of another group.
 
@@ -112,15 +112,17 @@ def nearest(
         Rows i, rows j and cosines of the pairs, i from 0 to N - 1 twice; a row without such a neighbour is left out.
     """
     n = len(matrix_ND)
-    norms_N = np.maximum(np.linalg.norm(matrix_ND, axis=1), 1e-12)
+    starts = range(0, n, BLOCK_ROWS)  # float16 overflows when it is squared
+    norms = [np.linalg.norm(matrix_ND[start : start + BLOCK_ROWS].astype(np.float32), axis=1) for start in starts]
+    norms_N = np.maximum(np.concatenate(norms), 1e-12)
     best = np.full((2, n), -np.inf, np.float32)
     place = np.full((2, n), -1, np.int64)
     for start in track(range(0, n, BLOCK_ROWS), "comparing embeddings"):
         rows = np.arange(start, min(start + BLOCK_ROWS, n))
-        left = matrix_ND[rows] / norms_N[rows, None]
+        left = matrix_ND[rows].astype(np.float32) / norms_N[rows, None]
         for first in range(0, n, BLOCK_COLUMNS):
             columns = np.arange(first, min(first + BLOCK_COLUMNS, n))
-            cosine = left @ (matrix_ND[columns] / norms_N[columns, None]).T
+            cosine = left @ (matrix_ND[columns].astype(np.float32) / norms_N[columns, None]).T
             own = rows[(rows >= first) & (rows < columns[-1] + 1)]
             cosine[own - start, own - first] = -np.inf
             for kind in range(2):
