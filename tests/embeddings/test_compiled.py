@@ -18,9 +18,11 @@ from histotune.devices import ComputeDevice
 from histotune.embeddings.compiled import chosen_space, compiled_space, is_compiled
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.lookup import request_space, tile_contents
+from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.store import RunFacts, ShardPlan, Store
+from histotune.errors import UserError
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -57,6 +59,27 @@ def test_long_runs_on_a_gpu_are_compiled(network: EmbedRequest, plain: Embedding
     assert chosen_space(network, T4, plain, keys(20_000)) == plain
     assert chosen_space(network, CPU, plain, keys(20_001)) == plain
     assert not network.cache.exists()
+
+
+def test_several_processes_compile_only_for_what_is_compiled(network: EmbedRequest, plain: EmbeddingSpace) -> None:
+    ranked = replace(network, rank=ProcessRank(1, 2, 1))
+    assert chosen_space(ranked, T4, plain, keys(20_001)) == plain  # they would have to find the same, each alone
+    hold(network, compiled_space(plain), keys(100))
+    assert chosen_space(ranked, T4, plain, keys(100)) == compiled_space(plain)
+    assert chosen_space(ranked, T4, plain, keys(110)) == plain
+
+
+def test_a_rank_that_can_not_compile_stops(
+    tmp_path: Path, network: EmbedRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise engine.CompilationError("no compiler")
+
+    monkeypatch.setattr(engine.Engine, "compile", fail)
+    wish = network.embedding.model_copy(update={"compile": "on", "wait_s": 0.1})
+    request = replace(network, embedding=wish, rank=ProcessRank(0, 2, 0))
+    with pytest.raises(UserError, match=r"(?s)torch.compile failed on rank 0 of 2.*embedding.compile=off"):
+        embed(write_tiles(tmp_path / "tiles", 5), request)
 
 
 def test_a_wish_is_obeyed(network: EmbedRequest, plain: EmbeddingSpace) -> None:

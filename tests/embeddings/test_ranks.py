@@ -18,8 +18,7 @@ import pytest
 
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.devices import ComputeDevice
-from histotune.embeddings import extract, ranks
+from histotune.embeddings import ranks
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.ranks import ProcessRank, process_rank, see_own_gpu
 from histotune.embeddings.records import Embeddings
@@ -209,36 +208,14 @@ def test_ranks_with_different_tiles_do_not_mix(tmp_path: Path, request_for: Requ
             future.result()
 
 
-def test_precision_is_checked_by_one_rank(
-    tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from histotune.backbones import load
-
-    original, precisions, n_threads = load.load_backbone, [], torch.get_num_threads()
-
-    def counting(spec: object, device: object, precision: str) -> object:
-        precisions.append(precision)
-        return original(spec, device, precision)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(load, "load_backbone", counting)
-    device = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
-    monkeypatch.setattr(extract, "find_device", lambda _: device)
-    spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
-    request = request_for(spec, size_px=32, precision="auto", batch_size=8, shard_tiles=8)
-    first, second = (future.result() for future in both(write_tiles(tmp_path / "tiles", 20), request))
-    torch.set_num_threads(n_threads)  # shared by the threads of this process
-    assert precisions.count("bf16") == 1
-    assert first.precision_reason == second.precision_reason
-    assert first.space == second.space
-
-
 SCRIPT = """
 import json, sys
 from pathlib import Path
+from histotune.backbones import load
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
+from histotune.devices import ComputeDevice
+from histotune.embeddings import extract
 from histotune.embeddings.config import EmbeddingConfig
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.ranks import process_rank
@@ -246,21 +223,33 @@ from histotune.files import hash_bytes
 from histotune.images.config import LoaderConfig, ViewConfig
 from tests.embeddings.conftest import tile_set
 
-name, size_px, folder, cache, wait_s = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5]
-config = EmbeddingConfig(device="cpu", precision="fp32", batch_size=2, shard_tiles=4, threads=1, wait_s=float(wait_s))
+original, loaded = load.load_backbone, []
+
+def counting(spec, device, precision):
+    loaded.append(precision)
+    return original(spec, device, precision)
+
+load.load_backbone = counting
+extract.find_device = lambda _: ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
+name, size_px, folder, cache, wait_s, precision = sys.argv[1:]
+size_px, folder, cache = int(size_px), Path(folder), Path(cache)
+config = EmbeddingConfig(
+    device="cpu", precision=precision, batch_size=2, shard_tiles=4, threads=1, wait_s=float(wait_s)
+)
 spec = find_backbone(BackboneConfig(name=name), cache)
 request = EmbedRequest(spec, ViewConfig(size_px=size_px), config, LoaderConfig(workers=1), cache, rank=process_rank())
 result = embed(tile_set(sorted(folder.glob("*.png"))), request)
-print(json.dumps({"n_computed": result.n_computed, "sha256": hash_bytes(result.matrix_ND.tobytes())}))
+print(json.dumps({"n_computed": result.n_computed, "sha256": hash_bytes(result.matrix_ND.tobytes()), "loaded": loaded,
+                  "reason": result.precision_reason, "space": result.space.key}))
 """
 
 
 def start(
-    rank: ProcessRank, name: str, size_px: int, folder: Path, cache: Path, wait_s: float
+    rank: ProcessRank, name: str, size_px: int, folder: Path, cache: Path, wait_s: float, *, precision: str = "fp32"
 ) -> subprocess.Popen[str]:
     """Embed a folder of tiles in another process, as one of several."""
     known = {"RANK": str(rank.rank), "WORLD_SIZE": str(rank.world_size), "LOCAL_RANK": str(rank.local_rank)}
-    command = [sys.executable, "-c", SCRIPT, *map(str, (name, size_px, folder, cache, wait_s))]
+    command = [sys.executable, "-c", SCRIPT, *map(str, (name, size_px, folder, cache, wait_s, precision))]
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *os.environ.get("PYTHONPATH", "").split(os.pathsep)])
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -325,3 +314,16 @@ def test_ranks_killed_at_random_moments_change_no_bit(tmp_path: Path, request_fo
         assert shards(store.folder) == shards(space_folder(tmp_path / "alone"))
         shutil.rmtree(tmp_path / "cache")
     assert n_hit >= 6
+
+
+def test_precision_is_checked_by_one_rank(tmp_path: Path) -> None:
+    write_tiles(tmp_path / "tiles", 20)
+    place = ("random/timm/resnet10t", 32, tmp_path / "tiles", tmp_path / "cache", 60)
+    runs = [start(rank, *place, precision="auto") for rank in (FIRST, SECOND)]
+    answers = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], answers
+    first, second = (json.loads(out) for out, _ in answers)
+    assert len(first["loaded"] + second["loaded"]) == 4  # bf16 and fp32 for the check, then one each
+    assert first["reason"] == second["reason"]
+    assert first["space"] == second["space"]
+    assert first["sha256"] == second["sha256"]

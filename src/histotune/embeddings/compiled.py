@@ -35,7 +35,8 @@ def chosen_space(
     """Return the space of the plain network, or of the compiled one where that finishes sooner.
 
     Args:
-        request: Its ``embedding.compile``: ``auto`` compiles on CUDA where it pays back; ``on`` and ``off`` are obeyed.
+        request: Its ``embedding.compile``: ``auto`` compiles on CUDA where it pays back, but not in several processes,
+            each of which would have to decide alone and the same; ``on`` and ``off`` are obeyed.
         device: Where the backbone runs.
         plain: The space without compilation.
         keys: Row keys wanted.
@@ -53,6 +54,8 @@ def chosen_space(
     if device.kind != "cuda":
         return plain
     here, there = (_n_missing(request, space, keys) for space in (plain, compiled))
+    if request.rank.world_size > 1:
+        return compiled if there == 0 < here else plain
     compiled_cost = (1 - GAIN) * there + (GAIN * COMPILE_TILES if there else 0)
     return compiled if compiled_cost < here else plain
 

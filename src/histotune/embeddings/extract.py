@@ -149,6 +149,9 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
             LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
             crew.leave_out(found, error.tiles)
         except CompilationError as error:
+            if request.rank.world_size > 1:
+                raise UserError(f"torch.compile failed on {request.rank}: {error}", fix="run again with --set "
+                                "embedding.compile=off, on all ranks") from error  # fmt: skip
             LOG.warning("torch.compile failed, going on without it: %s", error)
             not_compiled = f"; not compiled: {error}"
             request = replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
