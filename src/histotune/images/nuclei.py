@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
-# H height, W width, C channels (RGB), B blobs, K bins
+# H height, W width, C channels (RGB), B blobs, K bins, O new pixels of an axis, I old ones
 
 SMALLEST_PX = 3.0  # two pixels of a disc's slope on either side, one between
 RESOLVED_PX = 5.0  # below, small nuclei drown and clumps pass for nuclei: rendered nuclei of 3.5 px measure 4.4
@@ -157,8 +157,16 @@ def _otsu(values: Floats) -> float:
 
 
 def _shrink(image_HWC: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
-    """Average light over areas, as a lower magnification does."""
-    from PIL import Image
+    """Average light over areas, as a lower magnification does; equal for a flipped or turned tile."""
+    height, width = (max(1, round(side * share)) for side in image_HWC.shape[:2])
+    down_OH, along_OW = _areas(image_HWC.shape[0], height), _areas(image_HWC.shape[1], width)
+    light_HWC = np.einsum("oh,hwc->owc", down_OH, image_HWC.astype(np.float64), optimize=True)
+    light_HWC = np.einsum("ow,hwc->hoc", along_OW, light_HWC, optimize=True)
+    return np.rint(light_HWC).astype(np.uint8)
 
-    size = tuple(max(1, round(side * share)) for side in (image_HWC.shape[1], image_HWC.shape[0]))
-    return np.asarray(Image.fromarray(image_HWC).resize((size[0], size[1]), Image.Resampling.BOX))
+
+def _areas(in_px: int, out_px: int) -> NDArray[np.float64]:
+    """Return the share of each new pixel (rows) that each old one covers; Pillow's box filter counts whole pixels."""
+    edges_O, starts_I = np.linspace(0, in_px, out_px + 1), np.arange(in_px)
+    upper_OI = np.minimum(edges_O[1:, None], starts_I[None] + 1)
+    return np.maximum(upper_OI - np.maximum(edges_O[:-1, None], starts_I[None]), 0) * (out_px / in_px)
