@@ -21,15 +21,15 @@ def recorded(folder: Path = RESULTS) -> list[Result]:
 
 
 def results_table(results: list[Result]) -> Table:
-    """Return the claims as a table: value, spread, target, verdict, and where it was measured."""
+    """Return the claims as a table: value, spread, 95 % bound, target, verdict, and where it was measured."""
     table = Table(title="Measured claims")
-    for heading in ("claim", "value", "spread", "target", "met", "machine", "date"):
-        table.add_column(heading, justify="right" if heading in ("value", "spread", "target") else "left")
+    for heading in ("claim", "value", "spread", "bound", "target", "met", "machine", "date"):
+        table.add_column(heading, justify="right" if heading in ("value", "spread", "bound", "target") else "left")
     for result in results:
         verdict = Text("not measured", style="yellow") if result.value is None else VERDICTS[bool(result.met)]
         table.add_row(
-            Text(f"{result.claim.name}: {result.claim.statement}"), _value(result), _spread(result), _target(result),
-            verdict, Text(_machine(result)), result.date,
+            Text(f"{result.claim.name}: {result.claim.statement}"), _value(result), _spread(result), _bound(result),
+            _target(result), verdict, Text(_machine(result)), result.date,
         )  # fmt: skip
         for part in result.parts:
             table.add_row(Text(f"    {part.name}", style="dim"), Text(f"{part.value:.3g}", style="dim"))
@@ -44,6 +44,10 @@ def _value(result: Result) -> Text:
 
 def _spread(result: Result) -> str:
     return f"{min(result.samples):.3g} to {max(result.samples):.3g}" if result.samples else ""
+
+
+def _bound(result: Result) -> str:
+    return "" if result.bound is None else f"{result.bound:.3g}"
 
 
 def _target(result: Result) -> str:

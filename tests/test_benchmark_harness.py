@@ -5,9 +5,11 @@ import io
 import json
 import math
 import os
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from benchmarks import __main__ as command
 from benchmarks import demo, harness, startup, warm_rerun
@@ -21,6 +23,7 @@ from benchmarks.harness import (
     cores,
     load,
     measured,
+    median_bound,
     missing_hardware,
     not_measured,
     ratios,
@@ -30,11 +33,13 @@ from benchmarks.table import recorded, results_table
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from scipy.stats import binom
 
 from histotune.devices import ComputeDevice
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
+    from random import Random
     from types import ModuleType
 
 AT_MOST = Claim("warm", "a warm run", "s", 5.0, "at most", "timed")
@@ -76,6 +81,74 @@ def test_the_value_is_the_median_and_the_spread_is_kept() -> None:
 def test_what_is_no_measurement_is_refused(samples: list[float]) -> None:
     with pytest.raises(ValueError, match="no measurement"):
         measured(AT_MOST, samples)
+
+
+# the bound
+
+BOUNDED = dataclasses.replace(AT_LEAST, by_bound=True)
+
+
+@pytest.mark.parametrize(("n", "rank"), [(4, None), (5, 1), (7, 1), (8, 2), (10, 2), (11, 3), (13, 4), (16, 5)])
+def test_the_bound_is_the_highest_order_statistic_with_95_percent(n: int, rank: int | None) -> None:
+    samples = [float(number) for number in range(1, n + 1)]
+    assert median_bound(samples, "at least") == rank
+    assert median_bound(samples, "at most") == (None if rank is None else n + 1 - rank)
+    if rank is not None:
+        assert binom.cdf(rank - 1, n, 0.5) <= 0.05 < binom.cdf(rank, n, 0.5)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=5, max_size=40), st.randoms())
+def test_the_bound_lies_on_the_failing_side_and_knows_no_order(samples: list[float], random: Random) -> None:
+    low, high = median_bound(samples, "at least"), median_bound(samples, "at most")
+    assert low is not None and high is not None
+    assert low <= statistics.median(samples) <= high
+    shuffled = random.sample(samples, len(samples))
+    assert (median_bound(shuffled, "at least"), median_bound(shuffled, "at most")) == (low, high)
+
+
+def test_the_bound_covers_a_skewed_median() -> None:
+    rng = np.random.default_rng(0)
+    held = [median_bound(list(row), "at least") <= math.log(2) for row in rng.exponential(size=(2000, 11))]  # type: ignore[operator]
+    assert 0.95 <= np.mean(held) <= 0.98  # 96.7 % by the binomial
+
+
+def test_a_claim_judged_by_the_bound_needs_both(tmp_path: Path) -> None:
+    met = measured(BOUNDED, [20.0, 20.1, 20.2, 20.3, 20.4, 20.5, 20.6])
+    wide = measured(BOUNDED, [19.9, 20.1, 20.2, 20.3, 20.4, 20.5, 20.6])
+    assert (met.bound, met.met) == (20.0, True)
+    assert (wide.bound, wide.value, wide.met) == (19.9, 20.3, False)
+    assert measured(AT_LEAST, wide.samples).met is True
+    data = json.loads(save(wide, tmp_path).read_text(encoding="utf-8"))
+    assert (data["by_bound"], data["bound"], data["met"]) == (True, 19.9, False)
+    assert load(tmp_path / "sweep.json") == wide
+
+
+def test_an_upper_bound_judges_an_at_most() -> None:
+    upper = dataclasses.replace(AT_MOST, by_bound=True)
+    assert measured(upper, [1.0] * 6 + [5.0]).met is True
+    assert measured(upper, [1.0] * 6 + [5.1]).met is False
+    assert measured(upper, [1.0] * 7 + [5.1]).met is True  # of 8 samples the second largest
+
+
+def test_six_pairs_are_too_few_for_a_bound() -> None:
+    with pytest.raises(ValueError, match="at least 7 repeats, not 6"):
+        measured(BOUNDED, [30.0] * 6)
+
+
+def test_a_bound_edited_by_hand_is_refused(tmp_path: Path) -> None:
+    path = save(measured(BOUNDED, [21.0] * 7), tmp_path)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**data, "bound": 22.0}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"bound: 22\.0, its numbers say 21\.0"):
+        load(path)
+
+
+def test_results_without_a_bound_still_load(tmp_path: Path) -> None:
+    path = save(measured(AT_MOST, [1.0] * 5), tmp_path)
+    data = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({key: data[key] for key in data if key not in ("bound", "by_bound")}), encoding="utf-8")
+    assert load(path).bound is None
+    assert load(path).met is True
 
 
 # not measured
@@ -236,12 +309,14 @@ def test_recorded_results_are_what_their_numbers_say(name: str) -> None:
 def test_the_table_shows_value_target_verdict_and_parts(tmp_path: Path) -> None:
     save(measured(AT_MOST, [1.0, 2.0, 3.0, 4.0, 5.0], [Part("embed", 0.75)]), tmp_path)
     save(measured(AT_LEAST, [10.0] * 5), tmp_path)
+    save(measured(dataclasses.replace(BOUNDED, name="bounded"), [17.5, *[22.0] * 6]), tmp_path)
     save(not_measured(Claim("gpu", "on a T4", "x", 2.0, "at least", "timed"), "needs a T4 GPU"), tmp_path)
     stream = io.StringIO()
     Console(file=stream, width=200).print(results_table(recorded(tmp_path)))
     lines = {line.split("│")[1].split(":")[0].strip(): line for line in stream.getvalue().splitlines() if "│" in line}
     assert "3 s" in lines["warm"] and "1 to 5" in lines["warm"] and "yes" in lines["warm"]
     assert "at least 20" in lines["sweep"] and " no " in lines["sweep"]
+    assert "17.5 │" in lines["bounded"] and " no " in lines["bounded"]
     assert "not measured" in lines["gpu"] and "needs a T4 GPU" in lines["gpu"]
     assert "0.75" in lines["embed"]
 
