@@ -17,8 +17,9 @@ from histotune.backbones.histogram import colour_fractions
 from histotune.backbones.load import load_backbone
 from histotune.backbones.records import Backbone, Reruns
 from histotune.devices import ComputeDevice
+from histotune.embeddings import extract
 from histotune.embeddings.extract import EmbedRequest, embed
-from histotune.embeddings.runner import BatchRunner
+from histotune.embeddings.runner import BatchRunner, resizing_device
 from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.images.loader import Views
@@ -41,7 +42,7 @@ class FakeEngine(Engine):
     def ahead(self) -> int:
         return 1
 
-    def submit(self, pixels_BSSC: np.ndarray, full: int = 0) -> Pending:
+    def submit(self, pixels_BSSC: np.ndarray, full: int = 0, plan: object = None) -> Pending:
         self.log.append(f"submit {len(pixels_BSSC)}")
         if len(pixels_BSSC) > self.fits:
             raise torch.OutOfMemoryError("full")
@@ -140,3 +141,31 @@ def test_overlapping_batches_are_stored_as_those_one_by_one(
     with pytest.raises(UnreadableTilesError):
         embed(tiles, again)
     assert len(Store(again.cache, plain.space).manifests()) == 2  # both whole shards were written
+
+
+def test_a_device_that_resizes_gives_the_same_bytes(
+    tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
+    tiles = write_tiles(tmp_path / "tiles", 7)  # 40 x 32 px, enlarged to 64
+    expected = embed(tiles, request_for(spec, tmp_path / "plain", 64))
+    plans = []
+    original = Engine.submit
+
+    def seen(self: Engine, pixels_BSSC: object, full: int = 0, plan: object = None) -> Pending:
+        plans.append(plan)
+        return original(self, pixels_BSSC, full, plan)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "submit", seen)
+    monkeypatch.setattr(extract, "resizing_device", lambda *_: "cpu")
+    found = embed(tiles, request_for(spec, tmp_path / "device", 64))
+    assert len(plans) == 4 and all(plan is not None for plan in plans)
+    assert found.matrix_ND.tobytes() == expected.matrix_ND.tobytes()
+    assert found.space == expected.space
+
+
+def test_only_a_gpu_resizes() -> None:
+    spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
+    gpu = ComputeDevice("cuda", "Tesla T4", "7.5", 15.0, fast_bf16=False)
+    assert [resizing_device(device, spec) for device in (CPU, gpu)] == ["", "cuda"]
+    assert resizing_device(gpu, colour_histogram()) == ""

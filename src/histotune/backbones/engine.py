@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.backbones.network import Network
+    from histotune.images.device_resize import DeviceResizer, ResizePlan
 
 LOG = logging.getLogger(__name__)
 COMPILER = "inductor"
@@ -150,6 +151,7 @@ class Engine:
         self._streams = CudaStreams(self._device) if self._device.type == "cuda" else Direct()
         self._full: Network | None = None
         self._compiled = False
+        self._resizers: dict[ResizePlan, DeviceResizer] = {}
         self.reruns = Reruns()
         self._network = self._build()
         self.blocks = self._probe()
@@ -179,13 +181,15 @@ class Engine:
         """
         return self.collect(self.submit(pixels_BSSC))
 
-    def submit(self, pixels_BSSC: NDArray[np.uint8], full: int = 0) -> Pending:
+    def submit(self, pixels_BSSC: NDArray[np.uint8], full: int = 0, plan: ResizePlan | None = None) -> Pending:
         """Start embedding a batch; on a GPU this returns before anything is computed.
 
         Args:
             pixels_BSSC: uint8 (B, S, S, 3).
             full: Images of a full batch. A compiled network is given blank images up to it, since every new batch size
                 would be compiled anew.
+            plan: How the device makes the network's inputs of stored images, uint8 (B, H, W, 3); None where the pixels
+                are the inputs.
 
         Returns:
             To be given to :meth:`collect`, in the order of submission.
@@ -199,6 +203,8 @@ class Engine:
             pixels_BSSC = np.concatenate([pixels_BSSC, blank])
         with torch.inference_mode():
             x_BSSC = self._streams.upload(pixels_BSSC)
+            if plan is not None:
+                x_BSSC = self._resizer(plan)(x_BSSC)
             result_BD = self._run(self._network, self._normalised(x_BSSC), self._dtype)
             host_BD, done = self._streams.download(result_BD)
         return Pending(x_BSSC, host_BD, done, n_images)
@@ -259,6 +265,13 @@ class Engine:
             self._network = network
             raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")
         self._compiled = True
+
+    def _resizer(self, plan: ResizePlan) -> DeviceResizer:
+        from histotune.images.device_resize import DeviceResizer
+
+        if plan not in self._resizers:
+            self._resizers[plan] = DeviceResizer(plan, self._device)
+        return self._resizers[plan]
 
     def _normalised(self, x_BSSC: torch.Tensor) -> torch.Tensor:
         """Return pixels as torchvision's ToTensor and Normalize would, operation by operation."""

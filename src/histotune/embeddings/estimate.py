@@ -268,7 +268,7 @@ def _timed(
 
 def _batch_size(runner: BatchRunner, reader: PixelReader, one: Wanted, request: EmbedRequest) -> int:
     """Return the batch size to time: the one asked for, or a smaller one where a batch would take too long."""
-    (views,) = load_views([one], [1], request.view, request.loader, reader)
+    (views,) = load_views([one], [1], request.view, reader)
     size, wanted = 1, request.embedding.first_batch_size
     while True:
         pixels_BSSC = np.repeat(views.pixels_BSSC, size, axis=0)
@@ -293,7 +293,7 @@ def _spread(missing: Sequence[Wanted], n_wanted: int) -> tuple[Wanted, ...]:
 def _time_together(bench: _Bench, budget_s: float) -> tuple[tuple[float, ...], list[NDArray[np.uint8]]]:
     """Time batches as a real run makes them, decoding ahead of the network; keep the last few views."""
     sizes = [bench.batch_size] * (WARM_UP + MAX_TIMED)
-    batches = load_views(bench.sample, sizes, bench.request.view, bench.request.loader, bench.reader)
+    batches = load_views(bench.sample, sizes, bench.request.view, bench.reader)
     seconds: list[float] = []
     kept: list[NDArray[np.uint8]] = []
     with closing(batches):

@@ -21,7 +21,7 @@ from histotune.embeddings.precision_choice import checked_choice, remembered_cho
 from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.embeddings.rows import Rows, with_sizes
-from histotune.embeddings.runner import BatchRunner, compute_threads
+from histotune.embeddings.runner import BatchRunner, compute_threads, resizing_device
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.storage import stored
 from histotune.embeddings.store import Damage, ShardPlan, Store
@@ -291,8 +291,9 @@ def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]
         wanted = [job.rows[one].wanted for plan in alike for one in plan.content]
         batch_sizes = [size for plan in alike for size in plan.batch_sizes]
         yield from load_views(
-            wanted, batch_sizes, job.request.view, job.request.loader, job.reader, find_all_bad=find_all_bad
-        )
+            wanted, batch_sizes, job.request.view, job.reader,
+            find_all_bad=find_all_bad, device=resizing_device(job.device, job.request.spec),
+        )  # fmt: skip
 
 
 def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -> None:

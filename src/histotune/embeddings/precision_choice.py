@@ -149,7 +149,7 @@ def _views(request: EmbedRequest, reader: PixelReader, sample: Sequence[Wanted])
     size = request.embedding.first_batch_size
     sizes = [min(size, len(sample) - start) for start in range(0, len(sample), size)]
     find_all_bad = request.on_bad_image == "skip"
-    return list(load_views(sample, sizes, request.view, request.loader, reader, find_all_bad=find_all_bad))
+    return list(load_views(sample, sizes, request.view, reader, find_all_bad=find_all_bad))
 
 
 def _embed(

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.records import Backbone
+    from histotune.backbones.records import Backbone, BackboneSpec
+    from histotune.devices import ComputeDevice
     from histotune.embeddings.extract import EmbedRequest
+    from histotune.images.device_resize import ResizePlan
     from histotune.images.loader import Views
 
 LOG = logging.getLogger(__name__)
@@ -37,12 +39,14 @@ class Submitted:
         n_inputs: Inputs of each tile; empty where every tile has one.
         limit: Most inputs per forward pass.
         parts: What the backbone returned for each forward pass.
+        plan: How the device makes the inputs, where the pixels are stored images.
     """
 
     pixels_BSSC: NDArray[np.uint8]
     n_inputs: tuple[int, ...]
     limit: int
     parts: tuple[Pending | NDArray[np.float32], ...]
+    plan: ResizePlan | None = None
 
 
 class BatchRunner:
@@ -108,7 +112,7 @@ class BatchRunner:
             except Exception as error:
                 failure = error
                 break
-            waiting.append(self.submit(views.pixels_BSSC, views.n_inputs))
+            waiting.append(self.submit(views.pixels_BSSC, views.n_inputs, views.plan))
             if len(waiting) > ahead:
                 yield self.collect(waiting.popleft())
         while waiting:
@@ -116,21 +120,24 @@ class BatchRunner:
         if failure is not None:
             raise failure
 
-    def submit(self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = ()) -> Submitted:
+    def submit(
+        self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = (), plan: ResizePlan | None = None
+    ) -> Submitted:
         """Start embedding a batch, in halves where memory runs out.
 
         Args:
             pixels_BSSC: As for :meth:`run`.
             n_inputs: As for :meth:`run`.
+            plan: How the device makes the inputs, where the pixels are stored images.
 
         Returns:
             To be given to :meth:`collect`, in the order of submission.
         """
         if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
             return Submitted(pixels_BSSC, n_inputs, len(pixels_BSSC), (self._backbone.embed(pixels_BSSC),))
-        parts, limit = halve_on_out_of_memory(self._limit, lambda size: self._submit_parts(pixels_BSSC, size))
+        parts, limit = halve_on_out_of_memory(self._limit, lambda size: self._submit_parts(pixels_BSSC, size, plan))
         self._lower(limit)
-        return Submitted(pixels_BSSC, n_inputs, limit, parts)
+        return Submitted(pixels_BSSC, n_inputs, limit, parts, plan)
 
     def collect(self, submitted: Submitted) -> NDArray[np.float32]:
         """Return the embeddings of a batch; where memory runs out in a second pass, this batch is repeated in halves.
@@ -148,11 +155,13 @@ class BatchRunner:
         self._sizes += [tiles_per_pass] * full + ([rest] if rest else [])
         return average_inputs(result_BD, submitted.n_inputs)
 
-    def _submit_parts(self, pixels_BSSC: NDArray[np.uint8], size: int) -> tuple[Pending | NDArray[np.float32], ...]:
+    def _submit_parts(
+        self, pixels_BSSC: NDArray[np.uint8], size: int, plan: ResizePlan | None
+    ) -> tuple[Pending | NDArray[np.float32], ...]:
         parts = _in_parts(pixels_BSSC, size)
         if self._engine is None:
             return tuple(self._backbone.embed(part) for part in parts)
-        return tuple(self._engine.submit(part, full=size) for part in parts)
+        return tuple(self._engine.submit(part, size, plan) for part in parts)
 
     def _collect_parts(self, submitted: Submitted) -> tuple[NDArray[np.float32], int]:
         """Return the rows and the inputs per forward pass that worked."""
@@ -168,8 +177,8 @@ class BatchRunner:
 
         def attempt(size: int) -> NDArray[np.float32]:
             self._backbone.reruns.n_batches = reruns  # what is repeated counts once
-            again = (engine.collect(engine.submit(part, full=size)) for part in _in_parts(submitted.pixels_BSSC, size))
-            return np.concatenate(list(again))
+            parts = _in_parts(submitted.pixels_BSSC, size)
+            return np.concatenate([engine.collect(engine.submit(part, size, submitted.plan)) for part in parts])
 
         result_BD, limit = halve_on_out_of_memory(max(submitted.limit // 2, 1), attempt)
         self._lower(limit)
@@ -211,3 +220,16 @@ def compute_threads(request: EmbedRequest) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
+
+
+def resizing_device(device: ComputeDevice, spec: BackboneSpec) -> str:
+    """Return the torch device that may resize images in Pillow's stead.
+
+    Args:
+        device: Where the backbone runs.
+        spec: The backbone.
+
+    Returns:
+        Empty where the network shares its processor with Pillow, which is the faster of the two there.
+    """
+    return device.kind if device.kind == "cuda" and spec.kind not in ("colour-histogram", "external") else ""

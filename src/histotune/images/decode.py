@@ -62,7 +62,7 @@ class PixelReader:
     """Reads tiles from any thread and keeps HDF5 and parquet files open in between.
 
     Args:
-        config: Limits on what is read.
+        config: Limits on what is read, and threads that the loader takes.
 
     Example:
         >>> with PixelReader() as reader:  # doctest: +SKIP
@@ -70,7 +70,7 @@ class PixelReader:
     """
 
     def __init__(self, config: LoaderConfig | None = None) -> None:
-        self._max_pixels = (config or LoaderConfig()).max_pixels
+        self.config = config or LoaderConfig()
         self._open: dict[Path, h5py.File] = {}
         self._tables: dict[Path, ParquetImages] = {}
         self._guard = threading.Lock()
@@ -107,7 +107,7 @@ class PixelReader:
             UserError: Missing file, unreadable file, or no such row.
         """
         if source.row is None:
-            return read_image_file(source.path, self._max_pixels)
+            return read_image_file(source.path, self.config.max_pixels)
         return next(self.raw_rows(source.path, source.row, source.row + 1))
 
     def raw_rows(self, path: Path, start: int, stop: int) -> Iterator[bytes]:
@@ -159,9 +159,9 @@ class PixelReader:
         """
         if source.row is None or is_parquet(source.path):
             data = self.raw(source)
-            return decode_image(data, source, self._max_pixels), content_hash(data)
+            return decode_image(data, source, self.config.max_pixels), content_hash(data)
         row_HWC = self.rows(source.path, source.row, source.row + 1)[0]
-        return _checked_row(row_HWC, source, self._max_pixels), content_hash(row_bytes(row_HWC))
+        return _checked_row(row_HWC, source, self.config.max_pixels), content_hash(row_bytes(row_HWC))
 
     def n_rows(self, path: Path) -> int:
         """Return the number of tiles in an HDF5 or parquet file."""
@@ -219,7 +219,7 @@ def read_pixels(path: Path, row: int | None = None, config: LoaderConfig | None 
     Args:
         path: Image file (PNG, JPEG, TIFF, BMP, WebP), HDF5 file or parquet file.
         row: Row of the HDF5 data set "x" or of the parquet column "image"; None for image files.
-        config: Limits on what is read.
+        config: Limits on what is read, and threads that the loader takes.
 
     Returns:
         The pixels.

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histotune.errors import UserError
 from histotune.images.unreadable import MAX_LISTED, UnreadableTile, UnreadableTilesError
-from histotune.images.views import view_inputs
+from histotune.images.views import device_plan, device_resizable, view_inputs
 from histotune.provenance import cpu_count
 
 if TYPE_CHECKING:
@@ -22,11 +24,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.images.config import LoaderConfig, ViewConfig
+    from histotune.images.config import ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
+    from histotune.images.device_resize import ResizePlan
 
+LOG = logging.getLogger(__name__)
 MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message
-# B inputs of a batch, K inputs of a tile, S side of the view, C channels
+# B inputs of a batch, K inputs of a tile, S side of the view, H height and W width of a stored image, C channels
 
 
 @dataclass(frozen=True)
@@ -49,32 +53,82 @@ class Views:
     """A batch of network inputs.
 
     Attributes:
-        pixels_BSSC: uint8 (B, size_px, size_px, 3), the inputs of one tile after those of another.
+        pixels_BSSC: uint8 (B, size_px, size_px, 3), the inputs of one tile after those of another; with a ``plan`` the
+            images as stored, uint8 (B, H, W, 3).
         content: Content hash of each tile, taken over the bytes that were decoded.
         n_inputs: Inputs of each tile; 1 but for the view ``tiles``.
+        plan: How the device makes the inputs of stored images; None where they are made.
     """
 
     pixels_BSSC: NDArray[np.uint8]
     content: tuple[str, ...]
     n_inputs: tuple[int, ...]
+    plan: ResizePlan | None = None
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """One decoded tile."""
+    """One decoded tile: its inputs, or with a plan the image as stored (1, H, W, 3)."""
 
     inputs_KSSC: NDArray[np.uint8]
     content: str
+    plan: ResizePlan | None = None
+
+
+class DeviceViews:
+    """Which stored images a device resizes in Pillow's stead, with the very same pixels.
+
+    Only images with fewer pixels than the network's input: those are fewer bytes to copy and a resize less for the
+    processor. Larger ones would cost the device memory and time to save what decoding them dwarfs.
+
+    Args:
+        view: How an image becomes the network's input.
+        device: A torch device; empty leaves everything to Pillow.
+    """
+
+    def __init__(self, view: ViewConfig, device: str) -> None:
+        self._view, self._device = view, device
+        self._plans: dict[tuple[tuple[int, int], tuple[int, int] | None], ResizePlan | None] = {}
+        self._lock = Lock()
+
+    def plan(self, source_px: tuple[int, int], resized_px: tuple[int, int] | None) -> ResizePlan | None:
+        """Return how the device makes the input of an image; None where Pillow does.
+
+        Args:
+            source_px: Width and height of the stored image.
+            resized_px: Width and height wanted, where they depend on the tile's mpp.
+        """
+        if not self._device or source_px[0] * source_px[1] >= self._view.size_px**2:
+            return None
+        key = (source_px, resized_px)
+        with self._lock:
+            if key not in self._plans:
+                self._plans[key] = self._checked(source_px, resized_px)
+            return self._plans[key]
+
+    def stop(self) -> None:
+        """Leave everything to Pillow from now on, where batches hold images of several sizes."""
+        if self._device:
+            LOG.info("images of several sizes: Pillow resizes them in the decoding threads")
+        self._device = ""
+
+    def _checked(self, source_px: tuple[int, int], resized_px: tuple[int, int] | None) -> ResizePlan | None:
+        verdict = device_resizable(self._view, [(source_px, resized_px)], self._device)
+        if not verdict:
+            LOG.info("Pillow resizes, not the device: %s", verdict.reason)
+            return None
+        plan = device_plan(self._view, source_px, resized_px)
+        return plan if len(plan.corners_px) == 1 else None
 
 
 def load_views(
     wanted: Sequence[Wanted],
     batch_sizes: Sequence[int],
     view: ViewConfig,
-    config: LoaderConfig,
     reader: PixelReader,
     *,
     find_all_bad: bool = False,
+    device: str = "",
 ) -> Generator[Views, None, None]:
     """Yield batches of views in the order of the tiles.
 
@@ -84,9 +138,9 @@ def load_views(
         wanted: Where the pixels are, and how large they become.
         batch_sizes: Tiles per batch; sums to the number of tiles.
         view: How an image becomes the network's input.
-        config: Threads.
-        reader: Open files; it is not closed here.
+        reader: Open files, and the number of threads; it is not closed here.
         find_all_bad: After a tile that can't be read, try all that follow, not only enough for one message.
+        device: A torch device that may resize in Pillow's stead where it gives the same pixels; empty for none.
 
     Yields:
         One batch per entry of ``batch_sizes``.
@@ -95,10 +149,15 @@ def load_views(
         UnreadableTilesError: Tiles that can't be read; after the first, the following ones are tried as well so that
             one message lists them together.
     """
-    workers = config.workers or cpu_count()
+    workers = reader.config.workers or cpu_count()
+    on_device = DeviceViews(view, device)
 
     def decode(tile: Wanted) -> _Tile:
         pixels_HWC, content = reader.pixels_and_hash(tile.source)
+        _check_size(pixels_HWC, tile)
+        plan = on_device.plan((pixels_HWC.shape[1], pixels_HWC.shape[0]), tile.resized_px)
+        if plan is not None:
+            return _Tile(pixels_HWC[None], content, plan)
         return _Tile(_inputs(pixels_HWC, tile, view), content)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
@@ -107,19 +166,34 @@ def load_views(
         with closing(tiles):
             for size in batch_sizes:
                 batch = list(islice(tiles, size))
+                if len({tile.plan for tile in batch}) > 1:
+                    on_device.stop()
+                    batch = [_made(tile, view) for tile in batch]
                 yield Views(
                     np.concatenate([tile.inputs_KSSC for tile in batch]),
                     tuple(tile.content for tile in batch),
                     tuple(len(tile.inputs_KSSC) for tile in batch),
+                    batch[0].plan if batch else None,
                 )
 
 
-def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> NDArray[np.uint8]:
-    """Make the network inputs of a tile; an image of another size than its scale was worked out with is refused."""
+def _made(tile: _Tile, view: ViewConfig) -> _Tile:
+    """Make the inputs of a tile that was left to the device."""
+    if tile.plan is None:
+        return tile
+    return _Tile(view_inputs(tile.inputs_KSSC[0], view, tile.plan.resized_px), tile.content)
+
+
+def _check_size(pixels_HWC: NDArray[np.uint8], tile: Wanted) -> None:
+    """Refuse an image of another size than its scale was worked out with."""
     found = (pixels_HWC.shape[1], pixels_HWC.shape[0])
     if tile.source_px not in (None, found):
         raise UserError(f"the image is {found[0]} x {found[1]} px and its data set says {tile.source_px}",
                         value=tile.source, fix="correct the table of the data set, or read it again")  # fmt: skip
+
+
+def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> NDArray[np.uint8]:
+    """Make the network inputs of a tile."""
     try:
         return view_inputs(pixels_HWC, view, tile.resized_px)
     except UserError as error:

@@ -162,11 +162,12 @@ def _shrink(image_HWC: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
     down_OH, along_OW = _areas(image_HWC.shape[0], height), _areas(image_HWC.shape[1], width)
     light_HWC = np.einsum("oh,hwc->owc", down_OH, image_HWC.astype(np.float64), optimize=True)
     light_HWC = np.einsum("ow,hwc->hoc", along_OW, light_HWC, optimize=True)
-    return np.rint(light_HWC).astype(np.uint8)
+    return np.asarray(np.rint(light_HWC), np.uint8)
 
 
 def _areas(in_px: int, out_px: int) -> NDArray[np.float64]:
     """Return the share of each new pixel (rows) that each old one covers; Pillow's box filter counts whole pixels."""
     edges_O, starts_I = np.linspace(0, in_px, out_px + 1), np.arange(in_px)
     upper_OI = np.minimum(edges_O[1:, None], starts_I[None] + 1)
-    return np.maximum(upper_OI - np.maximum(edges_O[:-1, None], starts_I[None]), 0) * (out_px / in_px)
+    covered_OI = upper_OI - np.maximum(edges_O[:-1, None], starts_I[None])
+    return np.asarray(np.maximum(covered_OI, 0) * (out_px / in_px))
