@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -15,12 +16,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from histotune.backbones import engine as engine_module
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig
+from histotune.backbones.lanes import lane_ranges
 from histotune.backbones.network import build_network
 from histotune.backbones.records import BackboneSpec
 
@@ -175,6 +179,59 @@ def test_a_batch_that_overflows_is_noticed_when_it_is_collected(
     assert engine.reruns.n_batches == 1
     dtypes = {value.dtype for value in engine.module.parameters()}
     assert dtypes == {torch.bfloat16, torch.float32}  # the fp32 copy is another network
+
+
+# lanes of a processor
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["dinov2", "random/timm/resnet10t"])
+def test_lanes_compute_what_one_go_computes(name: str, request: pytest.FixtureRequest, threads: None) -> None:
+    spec = spec_of(request.getfixturevalue(name) if name == "dinov2" else name)
+    images = np.random.default_rng(1).integers(0, 256, (11, spec.size_px, spec.size_px, 3), dtype=np.uint8)
+    engine = engine_of(spec)
+    assert engine.ahead == 1
+    first, second = engine.submit(images), engine.submit(images)  # both under way at once
+    found_BD = engine.collect(first)
+    assert np.array_equal(engine.collect(second), found_BD)
+    torch.set_num_threads(1)
+    assert engine.ahead == 0
+    np.testing.assert_allclose(found_BD, engine(images), rtol=1e-5, atol=1e-5)
+
+
+def test_lanes_leave_the_number_of_threads_as_it_was(dinov2: Path, pixels: Pixels, threads: None) -> None:
+    engine_of(spec_of(dinov2))(pixels)
+    with ThreadPoolExecutor(1) as pool:
+        assert (torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == (2, 2)
+
+
+def test_what_a_lane_raises_is_raised_when_the_batch_is_collected(
+    dinov2: Path, pixels: Pixels, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(spec_of(dinov2))
+
+    def full(*given: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("full")
+
+    monkeypatch.setattr(engine, "_run", full)
+    pending = engine.submit(pixels)
+    with pytest.raises(torch.OutOfMemoryError, match="full"):
+        engine.collect(pending)
+
+
+@given(st.integers(1, 300), st.integers(1, 8))
+def test_the_parts_cover_a_batch_once_and_occupy_every_lane(n_images: int, n_lanes: int) -> None:
+    ranges = lane_ranges(n_images, n_lanes)
+    assert [row for start, stop in ranges for row in range(start, stop)] == list(range(n_images))
+    assert max(stop - start for start, stop in ranges) <= 4
+    assert len(ranges) * 2 >= min(n_images, n_lanes)
 
 
 # torch.compile

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from histotune.backbones.lanes import MAX_LANES, Lanes
 from histotune.backbones.records import ColumnBlock, Reruns
 from histotune.errors import UserError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from histotune.backbones.lanes import LanesDone
     from histotune.backbones.network import Network
     from histotune.images.device_resize import DeviceResizer, ResizePlan
 
@@ -61,13 +63,14 @@ class Pending:
         pixels_BSSC: uint8 on the device, for a second pass in fp32; kept until the batch is collected, which also keeps
             the copy stream from writing into memory that the network still reads.
         result_BD: float32 in main memory, complete once ``done`` has happened.
-        done: The CUDA event after the last copy; None where the result is there already.
+        done: What to wait for: the CUDA event after the last copy, or a processor's lanes; None where the result is
+            there already.
         n_images: Rows that count; those after them are padding.
     """
 
     pixels_BSSC: torch.Tensor
     result_BD: torch.Tensor
-    done: torch.cuda.Event | None
+    done: torch.cuda.Event | LanesDone | None
     n_images: int
 
 
@@ -151,6 +154,7 @@ class Engine:
         self._streams = CudaStreams(self._device) if self._device.type == "cuda" else Direct()
         self._full: Network | None = None
         self._compiled = False
+        self._lanes: Lanes | None = None
         self._resizers: dict[ResizePlan, DeviceResizer] = {}
         self.reruns = Reruns()
         self._network = self._build()
@@ -165,7 +169,7 @@ class Engine:
     @property
     def ahead(self) -> int:
         """Batches worth submitting before the oldest is collected."""
-        return self._streams.ahead
+        return 1 if self._n_lanes() else self._streams.ahead
 
     def __call__(self, pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed a batch.
@@ -182,7 +186,7 @@ class Engine:
         return self.collect(self.submit(pixels_BSSC))
 
     def submit(self, pixels_BSSC: NDArray[np.uint8], full: int = 0, plan: ResizePlan | None = None) -> Pending:
-        """Start embedding a batch; on a GPU this returns before anything is computed.
+        """Start embedding a batch; on a GPU, and in the lanes of a CPU, this returns before anything is computed.
 
         Args:
             pixels_BSSC: uint8 (B, S, S, 3).
@@ -205,9 +209,7 @@ class Engine:
             x_BSSC = self._streams.upload(pixels_BSSC)
             if plan is not None:
                 x_BSSC = self._resizer(plan)(x_BSSC)
-            result_BD = self._run(self._network, self._normalised(x_BSSC), self._dtype)
-            host_BD, done = self._streams.download(result_BD)
-        return Pending(x_BSSC, host_BD, done, n_images)
+            return Pending(x_BSSC, *self._start(self._network, x_BSSC, self._dtype), n_images)
 
     def collect(self, pending: Pending) -> NDArray[np.float32]:
         """Return the embeddings of a batch, waiting for it alone; where half precision overflowed, in fp32.
@@ -229,8 +231,31 @@ class Engine:
         result_BD = pending.result_BD[: pending.n_images]
         if not bool(torch.isfinite(result_BD).all()):
             with torch.inference_mode():
-                result_BD = self._rerun(self._normalised(pending.pixels_BSSC[: pending.n_images])).cpu()
+                result_BD = self._rerun(pending.pixels_BSSC[: pending.n_images])
         return np.array(result_BD.numpy())  # a copy: pinned memory goes back to torch
+
+    def _n_lanes(self) -> int:
+        """Return how many lanes share a batch; 0 where it is computed in one go."""
+        import torch
+
+        n_threads = torch.get_num_threads()
+        alone = self._compiled or not isinstance(self._streams, Direct)
+        return n_threads if not alone and 1 < n_threads <= MAX_LANES else 0
+
+    def _start(
+        self, network: Network, x_BSSC: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.cuda.Event | LanesDone | None]:
+        """Start a forward pass; return its result in main memory and what to wait for."""
+
+        def forward(part_BSSC: torch.Tensor) -> torch.Tensor:
+            return self._run(network, self._normalised(part_BSSC), dtype)
+
+        n_lanes = self._n_lanes()
+        if n_lanes == 0:
+            return self._streams.download(forward(x_BSSC))
+        if self._lanes is None or self._lanes.n_lanes != n_lanes:
+            self._lanes = Lanes(n_lanes)
+        return self._lanes.run(forward, x_BSSC, self.blocks[-1].stop)
 
     def compile(self, batch_size: int) -> None:
         """Compile the network with ``torch.compile`` for one batch size, and hold it against the plain one on noise.
@@ -249,22 +274,22 @@ class Engine:
         noise_BSSC = np.random.default_rng(0).integers(0, 256, (batch_size, side, side, 3), dtype=np.uint8)
         plain_BD = self(noise_BSSC)
         network = self._network
+        self._compiled = True  # lanes would compile it for their parts
         try:
             # One shape only: a network for any batch size is slower, and the last batch is padded anyway.
             outputs = torch.compile(network.outputs, backend=COMPILER, dynamic=False)
             self._network = replace(network, outputs=outputs)
             distance = float(np.linalg.norm(self(noise_BSSC) - plain_BD) / np.linalg.norm(plain_BD))
         except torch.OutOfMemoryError:
-            self._network = network
+            self._network, self._compiled = network, False
             raise
         except Exception as error:  # the compiler, its back end and the C++ compiler have no common error
-            self._network = network
+            self._network, self._compiled = network, False
             words = " ".join(str(error).split("\n")[:2])  # dynamo's first line names the back end, its second the cause
             raise CompilationError(f"{type(error).__name__}: {words[:300]}") from error
         if not distance <= COMPILED_LIMIT:
-            self._network = network
+            self._network, self._compiled = network, False
             raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")
-        self._compiled = True
 
     def _resizer(self, plan: ResizePlan) -> DeviceResizer:
         from histotune.images.device_resize import DeviceResizer
@@ -293,7 +318,7 @@ class Engine:
                 outputs = network.outputs(x_BCSS)
         return torch.cat([outputs[block.name].float() for block in self.blocks], dim=1)
 
-    def _rerun(self, x_BCSS: torch.Tensor) -> torch.Tensor:
+    def _rerun(self, x_BSSC: torch.Tensor) -> torch.Tensor:
         """Embed a batch that overflowed once more in fp32, and count it."""
         import torch
 
@@ -302,7 +327,9 @@ class Engine:
             if self._dtype != torch.float32:
                 self._full = self._build()
                 self._place(self._full, torch.float32)
-        result_BD = self._run(self._full, x_BCSS, torch.float32)
+        result_BD, done = self._start(self._full, x_BSSC, torch.float32)
+        if done is not None:
+            done.synchronize()
         if not bool(torch.isfinite(result_BD).all()):
             raise UserError("the backbone gives values that are not finite, in fp32 too",
                             fix="its weights are damaged or do not belong to this architecture")  # fmt: skip
