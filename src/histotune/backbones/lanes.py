@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
-LANE_IMAGES = 4
+LANE_PIXELS = 4 * 224 * 224  # of smaller images a part holds more, or starting its operations would take the time
 MAX_LANES = 8  # Python starts every operation of every lane, under one lock; beyond, torch's own threads do better
 # B batch, S side, D columns
 
@@ -83,25 +83,26 @@ class Lanes:
             with torch.inference_mode():
                 result_BD[start:stop] = forward(x_BSSC[start:stop])
 
-        ranges = lane_ranges(len(x_BSSC), self.n_lanes)
+        ranges = lane_ranges(len(x_BSSC), self.n_lanes, x_BSSC.shape[1])
         return result_BD, LanesDone(tuple(self._pool.submit(part, start, stop) for start, stop in ranges))
 
 
-def lane_ranges(n_images: int, n_lanes: int) -> tuple[tuple[int, int], ...]:
-    """Return the parts of a batch, a function of these two numbers alone, so that a repeated batch gives equal bits.
+def lane_ranges(n_images: int, n_lanes: int, size_px: int) -> tuple[tuple[int, int], ...]:
+    """Return the parts of a batch, a function of these numbers alone, so that a repeated batch gives equal bits.
 
     Args:
         n_images: Images of the batch.
         n_lanes: Lanes there are.
+        size_px: Side of an image.
 
     Returns:
-        First and one past the last image of each part, at most four images long.
+        First and one past the last image of each part, at most as many pixels as four images of 224 px.
 
     Example:
-        >>> lane_ranges(10, 2)
+        >>> lane_ranges(10, 2, 224)
         ((0, 4), (4, 8), (8, 10))
-        >>> lane_ranges(5, 4)
+        >>> lane_ranges(5, 4, 32)
         ((0, 2), (2, 4), (4, 5))
     """
-    length = max(min(LANE_IMAGES, -(-n_images // n_lanes)), 1)
+    length = max(min(LANE_PIXELS // size_px**2, -(-n_images // n_lanes)), 1)
     return tuple((start, min(start + length, n_images)) for start in range(0, n_images, length))
