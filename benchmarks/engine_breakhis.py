@@ -68,7 +68,7 @@ def measure() -> tuple[Result, ...]:
         ]
         seconds = alternate(arms, repeats=BOUND_REPEATS)
     engine = [whole - loading for whole, loading in zip(seconds["engine"], seconds.pop("load"), strict=True)]
-    slower = map(max, seconds["bare forward"], seconds["decoding and view"], strict=True)
+    slower = [max(pair) for pair in zip(seconds["bare forward"], seconds["decoding and view"], strict=True)]
     shares = [limit / ours for limit, ours in zip(slower, engine, strict=True)]
     rates = {arm: N_TILES / statistics.median(values) for arm, values in {**seconds, "engine": engine}.items()}
     one_core_s = 1 / rates["bare forward"] + 1 / rates["decoding and view"]
@@ -86,7 +86,7 @@ def _folded(spec: BackboneSpec) -> Network:
 
     network = build_network(spec)
     fold_batch_norms(network.module)
-    network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs lack this form
+    network.module.to(memory_format=torch.channels_last)
     return network
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,16 @@ METHOD = (
     " threads, the embeddings returned and held in memory. The pixels would be 264 and 1,055 MiB, the matrix is 20 and"
     " 78 MiB; beyond 256 MiB it would be a mapped file."
 )
-CLAIM = Claim("engine_memory", f"peak memory of embedding {MANY:,} patches over that of {FEW:,}, the returned matrix"
-              " left out", "x", 1.05, "at most", f"{METHOD} Ratio of the largest resident sets less the matrix, which is"
-              " the result; a second matrix, or what a patch leaves behind, would show; in turns, median and 95 % bound"
-              " of 7 pairs.",
-              by_bound=True)  # fmt: skip
+CLAIM = Claim(
+    "engine_memory",
+    f"peak memory of embedding {MANY:,} patches over that of {FEW:,}, the returned matrix left out",
+    "x",
+    1.05,
+    "at most",
+    f"{METHOD} Ratio of the largest resident sets less the matrix, which is the result; a second matrix, or what a patch"
+    " leaves behind, would show; in turns, median and 95 % bound of 7 pairs.",
+    by_bound=True,
+)
 PEAK = Claim("engine_memory_peak", f"peak memory of embedding {MANY:,} patches", "MiB", 1024.0, "at most",
              f"{METHOD} Largest resident set; parts say what of it is there before the first patch.")  # fmt: skip
 CHILD = """
