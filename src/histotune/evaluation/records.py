@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from histotune.heads.records import Calibration, Decision, Selection
 from histotune.statistics.records import Score  # noqa: TC001  (pydantic rebuilds findings from these annotations)
 
 if TYPE_CHECKING:
@@ -84,7 +85,23 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class SweepChoice:
-    """The head a sweep chose, for people."""
+    """The head a sweep chose, for people.
+
+    Attributes:
+        trained_on: Domain of the training tiles.
+        head_id: The head.
+        pooling: Column blocks.
+        penalty: L2 penalty.
+        log_loss: Group-balanced out-of-fold log-loss, optimistic: it was the criterion.
+        log_loss_se: Its standard error over groups.
+        n_fits: Fits solved.
+        n_tiles: Training tiles.
+        n_groups: Training groups.
+        calibration: The head's temperature or vector scaling.
+        decision: The head's threshold.
+        selection: Rule, runners-up and the honest estimate of the procedure; None where unknown.
+        is_binary: Whether the threshold counts.
+    """
 
     trained_on: str
     head_id: str
@@ -95,6 +112,10 @@ class SweepChoice:
     n_fits: int
     n_tiles: int
     n_groups: int
+    calibration: Calibration = field(default_factory=Calibration)
+    decision: Decision = field(default_factory=Decision)
+    selection: Selection | None = None
+    is_binary: bool = True
 
 
 @dataclass(frozen=True)
