@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from histotune.statistics.records import Predictions
 
+MAY_BE_NONE = {"interval", "selection", "nll_before", "nll_after", "difference_se", "standard_error"}
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
 
 
@@ -209,9 +210,11 @@ def findings_from_dict(data: dict[str, object]) -> Findings:
 
 
 def _nan_for_null(value: object) -> object:
-    """Return the value with null numbers as NaN; only a refused interval stays None."""
+    """Return the value with null numbers as NaN; what may be missing (an interval, a selection) stays None."""
     if isinstance(value, dict):
-        return {key: None if key == "interval" and item is None else _nan_for_null(item) for key, item in value.items()}
+        return {
+            key: None if key in MAY_BE_NONE and item is None else _nan_for_null(item) for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_nan_for_null(item) for item in value]
     return float("nan") if value is None else value

@@ -69,7 +69,7 @@ def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Pr
     found = [_bootstrap_score("log_loss", (loss_BG * out_BG).sum(axis=1) / out_BG.sum(axis=1))]
     if n_classes == 2:
         found.append(_bootstrap_score("auroc", _out_of_bag_auroc(solved, y_n, choice_B, out_BG)))
-    return replace(selection, honesty="bias-corrected", honest=tuple(found), note=BIAS_CORRECTED_NOTE)
+    return replace(selection, honesty="bias-corrected", honest=_defined(found), note=BIAS_CORRECTED_NOTE)
 
 
 def resample_choices(solved: Solved, trials: Sequence[Trial], rule: SelectionRule, count_BG: Float) -> Int:
@@ -168,7 +168,12 @@ def nested(
         found.append(_weighted_score("auroc", part, lambda w_Bn: weighted_auroc(y_n, logit_nK, w_Bn, part.fold_n)))
     recalls = balanced_accuracy_sums(y_n, said_n, data.n_classes)
     found.append(_weighted_score("balanced_accuracy", part, recalls.value))
-    return replace(selection, honesty="nested", honest=tuple(found), note=NESTED_NOTE)
+    return replace(selection, honesty="nested", honest=_defined(found), note=NESTED_NOTE)
+
+
+def _defined(scores: list[HonestScore]) -> tuple[HonestScore, ...]:
+    """Leave out what no tile could define."""
+    return tuple(score for score in scores if np.isfinite(score.value))
 
 
 def refit_logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:

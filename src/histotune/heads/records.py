@@ -82,7 +82,7 @@ class TrialRecord:
         class_weight: Class weighting.
         settings: The family's settings in words, "penalty 0.1".
         log_loss: Group-balanced out-of-fold log-loss.
-        log_loss_se: Its standard error over groups.
+        standard_error: Its standard error over groups.
         difference: Log-loss above the lowest of all trials, paired by group.
         difference_se: Group-jackknife standard error of that difference.
     """
@@ -91,7 +91,7 @@ class TrialRecord:
     class_weight: ClassWeight
     settings: str
     log_loss: float
-    log_loss_se: float | None
+    standard_error: float | None
     difference: float
     difference_se: float | None
 

@@ -30,6 +30,7 @@ RULE_WORDS = {
     "youden": "highest Youden index",
     "sensitivity": "highest specificity at a sensitivity of at least {sensitivity:g}",
 }
+MIN_SPREAD = 1e-12
 EDGE = 1e-6
 """Thresholds stay this far from 0 and 1 on the logit scale of their interval."""
 
@@ -74,10 +75,12 @@ def choose_threshold(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float
     if fewest < MIN_GROUPS:
         return Decision(0.5, "0.5", None, f"not tuned: a class lies in {fewest} groups, and {MIN_GROUPS} are needed")
     whole, left_out_G = _thresholds(tiles, rule, sensitivity)
+    words = f"{RULE_WORDS[rule].format(sensitivity=sensitivity)}, out of fold"
+    if np.ptp(left_out_G) <= MIN_SPREAD:
+        return Decision(whole, rule, None, f"{words}; no interval: it is the same whichever group is left out")
     ends = jackknife_interval(float(_logit(np.array([whole]))[0]), _logit(left_out_G))
     low, high = _expit(np.array(ends))
-    words = RULE_WORDS[rule].format(sensitivity=sensitivity)
-    return Decision(whole, rule, group_interval((low, high), tiles.n_groups), f"{words}, out of fold")
+    return Decision(whole, rule, group_interval((low, high), tiles.n_groups), words)
 
 
 def _thresholds(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float) -> tuple[float, Float]:
