@@ -53,11 +53,11 @@ def train_heads(data: TrainData, jobs: Sequence[Job], options: TrainOptions | No
     heads: dict[int, TrainedHead] = {}
     rows: dict[int, SplitRows] = {}
     for number, chunk in enumerate(plan_chunks(data, jobs, options.device)):
-        needed = dict.fromkeys(jobs[job].split for job in chunk.job_ST[:, 0])
+        needed = dict.fromkeys(jobs[int(job)].split for job in chunk.job_ST[:, 0])
         rows = {split: rows.get(split) or SplitRows(data, split, options.device) for split in needed}
-        record = _train_chunk(number, ChunkRun(data, [[jobs[j] for j in part] for part in chunk.job_ST], options, rows),
-                              checkpoint)  # fmt: skip
-        heads |= _by_job(chunk, trained_heads(record, rows, [jobs[j] for j in chunk.job_ST.ravel()], options))
+        members = [[jobs[int(job)] for job in stream] for stream in chunk.job_ST]
+        record = _train_chunk(number, ChunkRun(data, members, options, rows), checkpoint)
+        heads |= _by_job(chunk, trained_heads(record, rows, [job for stream in members for job in stream], options))
     return [heads[job] for job in range(len(jobs))]
 
 
