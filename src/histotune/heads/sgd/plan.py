@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Int = NDArray[np.int64]
 
-CHUNK_BYTES = {"cpu": 3 * 2**20, "cuda": 2**29}
-"""Weights of one chunk: on a CPU they, their gradients and moments stay in cache from step to step."""
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2**29}
+"""Weights of one chunk: on a CPU they, their gradients and moments stay near the cores from step to step."""
 MAX_STREAMS = 64
 
 
