@@ -264,3 +264,9 @@ def test_order_and_initial_weights_can_be_given() -> None:
 def test_one_logit_of_three_classes_is_refused() -> None:
     with pytest.raises(UserError, match="two classes"):
         train_heads(make_data(n_classes=3), [Job(SgdSettings(one_logit=True))])
+
+
+def test_a_monitor_without_held_out_rows_is_refused() -> None:
+    data = dataclasses.replace(make_data(), splits=(Split(np.arange(50)),))
+    with pytest.raises(ValueError, match="held-out"):
+        train_heads(data, [Job(SgdSettings())], TrainOptions(stopping=Stopping(monitor="macro_f1")))

@@ -39,14 +39,14 @@ def train_heads(data: TrainData, jobs: Sequence[Job], options: TrainOptions | No
 
     Raises:
         UserError: A one-logit head of more than two classes.
-        ValueError: Shapes or split numbers that don't fit.
+        ValueError: Shapes or split numbers that don't fit, or nothing held out to monitor.
 
     Example:
         >>> data = TrainData(x_ND, y_N, 2, (Split(train_rows, held_rows),))  # doctest: +SKIP
         >>> heads = train_heads(data, [Job(SgdSettings(lr=lr)) for lr in (1e-4, 1e-3)])  # doctest: +SKIP
     """
     options = options or TrainOptions()
-    _check(data, jobs)
+    _check(data, jobs, options)
     checkpoint = None
     if options.checkpoint is not None:
         checkpoint = Checkpoint(options.checkpoint, plan_key(data, jobs, options), options.checkpoint_every_s)
@@ -85,7 +85,7 @@ def _by_job(chunk: Chunk, heads: Sequence[TrainedHead]) -> dict[int, TrainedHead
     return dict(zip(chunk.job_ST.ravel().tolist(), heads, strict=True))
 
 
-def _check(data: TrainData, jobs: Sequence[Job]) -> None:
+def _check(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> None:
     if data.y_N.shape != (len(data.x_ND),):
         raise ValueError(f"{len(data.x_ND)} rows and {data.y_N.shape} labels")
     for part in data.splits:
@@ -95,6 +95,8 @@ def _check(data: TrainData, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not 0 <= job.split < len(data.splits):
             raise ValueError(f"there is no split {job.split}")
+        if options.stopping.monitor is not None and not len(data.splits[job.split].held_rows):
+            raise ValueError(f"split {job.split} has no held-out rows to monitor {options.stopping.monitor} on")
         if job.settings.one_logit and data.n_classes != 2:
             raise UserError("a head with one logit tells two classes apart", value=f"{data.n_classes} classes",
                             fix="leave one_logit out")  # fmt: skip
