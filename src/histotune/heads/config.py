@@ -7,6 +7,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from histotune.heads.sgd.config import SgdConfig
+
 ClassWeight = Literal["none", "balanced"]
 FamilyName = Literal["logistic", "ridge", "sgd"]
 SelectionRule = Literal["best", "one-se"]
@@ -42,6 +44,7 @@ class SweepConfig(BaseModel):
         threshold: What the threshold of a binary head is chosen for, on out-of-fold predictions; ``0.5`` is the
             most probable class. ``youden`` is the same cut as ``balanced-accuracy``.
         sensitivity: Sensitivity that the rule ``sensitivity`` keeps, at the highest specificity.
+        sgd: What the family ``sgd`` tries; it has no use for penalties.
         seed: Seed of the folds.
         max_iterations: Iterations after which a fit that has not converged is reported as such.
     """
@@ -59,6 +62,7 @@ class SweepConfig(BaseModel):
     calibration: CalibrationKind = "temperature"
     threshold: ThresholdRule = "balanced-accuracy"
     sensitivity: float = Field(0.95, gt=0, le=1)
+    sgd: SgdConfig = SgdConfig()
     seed: int = 0
     max_iterations: int = Field(2000, ge=1)
 

@@ -167,7 +167,11 @@ def make_family(config: SweepConfig) -> Family:
         from histotune.heads.logistic_family import LogisticFamily
 
         return LogisticFamily(config)
-    raise UserError("this version can't sweep that family of heads", value=config.family, allowed="logistic",
+    if config.family == "sgd":
+        from histotune.heads.sgd.family import SgdFamily
+
+        return SgdFamily(config)
+    raise UserError("this version can't sweep that family of heads", value=config.family, allowed="logistic, sgd",
                     fix="--set sweep.family=logistic")  # fmt: skip
 
 
