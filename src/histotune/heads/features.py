@@ -70,6 +70,24 @@ class Standardisation:
     std_D: Float
 
 
+def is_small(n_rows: int, n_columns: int, n_masks: int) -> bool:
+    """Return whether problems are solved in float64 with exact curvature where it helps.
+
+    Args:
+        n_rows: Rows of the largest mask.
+        n_columns: Columns.
+        n_masks: Masks.
+
+    Returns:
+        True where a Gram matrix per mask is cheap, or a problem's curvature.
+    """
+    return _gram_is_cheap(n_rows, n_columns, n_masks) or n_rows * n_columns**2 <= SMALL_CURVATURE
+
+
+def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
+    return n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3
+
+
 def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Features:
     """Choose the cheaper coordinates.
 
@@ -84,7 +102,7 @@ def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Fea
     weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
     n_masks, n_columns = len(weight_FN), x_ND.shape[1]
     n_rows = int((weight_FN > 0).sum(axis=1).max())
-    if n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3:
+    if _gram_is_cheap(n_rows, n_columns, n_masks):
         return GramFeatures(x_ND, y_N, weight_FN)
     return SharedFeatures(x_ND, y_N, weight_FN)
 
@@ -207,7 +225,7 @@ class SharedFeatures:
         square_D = np.zeros_like(mean_D)
         for start in range(0, self.n_rows, BLOCK_ROWS):
             square_D += ((self.x_ND[start : start + BLOCK_ROWS].astype(np.float64) - mean_D) ** 2).sum(axis=0)
-        return Standardisation(mean_D, _safe_std(square_D / self.n_rows, mean_D, self.n_rows))
+        return Standardisation(mean_D, safe_std(square_D / self.n_rows, mean_D, self.n_rows))
 
     def _mask_moments(self) -> tuple[Float, Float]:
         """Return each mask's mean and SD in pooled-standardised columns, by two passes."""
@@ -221,7 +239,7 @@ class SharedFeatures:
                 var_FD[mask] += weight_N[part][rows] @ (hat_nD[rows] - mean_FD[mask]) ** 2
         # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
         terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
-        std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
+        std_FD = safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
         return mean_FD, std_FD / self.pooled.std_D
 
     def _eigenbasis(self) -> tuple[Float, Float]:
@@ -289,14 +307,23 @@ def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
     x_nD -= mean_D
     correction_D = weight_n @ x_nD  # a second pass removes the rounding of a large mean
     x_nD -= correction_D
-    std_D = _safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
+    std_D = safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
     x_nD /= std_D
     return x_nD, Standardisation(mean_D + correction_D, std_D)
 
 
-def _safe_std(variance: Float, mean: Float, n_rows: int) -> Float:
-    """Return standard deviations, 1 for columns that are constant up to rounding (as scikit-learn's scaler does)."""
-    bound = n_rows * EPSILON * variance + (n_rows * mean * EPSILON) ** 2
+def safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
+    """Return standard deviations, 1 for columns that are constant up to rounding (as scikit-learn's scaler does).
+
+    Args:
+        variance: Variance per column, of any shape.
+        terms: Size of the terms that the mean was computed from, which bounds its rounding.
+        n_rows: Number of rows.
+
+    Returns:
+        Standard deviation, of the same shape.
+    """
+    bound = n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2
     return np.where(variance <= bound, 1.0, np.sqrt(np.maximum(variance, 0.0)))
 
 
