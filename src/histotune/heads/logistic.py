@@ -9,7 +9,7 @@ scikit-learn's ``LogisticRegression`` behind a ``StandardScaler`` with C = 1 / (
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from histotune.devices import SMALL_ROWS, one_blas_thread
 from histotune.heads.features import is_small, make_features
 from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
+from histotune.heads.problems import FitProblems, FitSettings, FitSolution, check_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,71 +27,12 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
+__all__ = ["FitProblems", "FitSettings", "FitSolution", "fit_batch"]
+
 DROP_SHARE = 0.1
+"""Finished problems are dropped from the arrays once they make up this share of them."""
 NARROW, LATE = 256, 3
 """Exact curvature costs width^3: above this many coordinates it waits three times longer, and is rarely needed."""
-"""Finished problems are dropped from the arrays once they make up this share of them."""
-
-
-@dataclass(frozen=True)
-class FitProblems:
-    """Which fits to solve together.
-
-    Attributes:
-        mask_FN: Which tiles train, per mask: bool, or real sample weights >= 0.
-        mask_index_P: Mask of each problem.
-        penalty_P: L2 penalty of each problem, > 0.
-        n_classes: Number of classes; 2 gives one logit per tile.
-        columns: Sets of columns (poolings), each ascending; empty where every problem uses all columns.
-        columns_index_P: Set of each problem.
-    """
-
-    mask_FN: NDArray[np.bool_] | Float
-    mask_index_P: Int
-    penalty_P: Float
-    n_classes: int
-    columns: tuple[Int, ...] = ()
-    columns_index_P: Int | None = None
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """When a fit is finished.
-
-    Attributes:
-        tolerance: A problem has converged once its gradient's norm is at most this times max(1, |w|), tightened
-            by the square root of penalties below 1, which bounds the relative error of the objective.
-        max_iterations: Iterations after which a problem is given back unconverged.
-        device: ``cpu`` (NumPy), or a torch device such as ``cuda``.
-    """
-
-    tolerance: float = 1e-6
-    max_iterations: int = 2000
-    device: str = "cpu"
-
-
-@dataclass(frozen=True)
-class FitSolution:
-    """One row per problem.
-
-    Attributes:
-        weight_PKD: Weights on raw columns, standardisation folded in, zero outside a problem's set of columns; K = 1
-            in binary problems.
-        bias_PK: Biases.
-        objective_P: Mean loss plus penalty.
-        gradient_norm_P: Norm of the gradient at the solution.
-        iterations_P: Iterations used.
-        converged_P: Whether the tolerance was met.
-        passes: Passes over the shared matrix, each with one product forth and one back for all running problems.
-    """
-
-    weight_PKD: Float
-    bias_PK: Float
-    objective_P: Float
-    gradient_norm_P: Float
-    iterations_P: Int
-    converged_P: NDArray[np.bool_]
-    passes: int = 0
 
 
 def fit_batch(
@@ -119,7 +61,7 @@ def fit_batch(
     """
     settings = settings or FitSettings()
     weight_FN = np.asarray(problems.mask_FN, dtype=np.float64)
-    _check(x_ND, y_N, problems, weight_FN)
+    check_problems(x_ND, y_N, problems, weight_FN)
     n_used, n_columns = int((weight_FN > 0).sum(axis=1).max()), x_ND.shape[1]
     if settings.device != "cpu" or not is_small(n_used, n_columns, len(weight_FN)):
         return _fit_shared(x_ND, y_N, weight_FN, problems, settings)
@@ -163,7 +105,9 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
         which = np.flatnonzero(set_P == number)
         if not len(which):
             continue
-        part = FitProblems(problems.mask_FN, problems.mask_index_P[which], problems.penalty_P[which], problems.n_classes)
+        part = FitProblems(
+            problems.mask_FN, problems.mask_index_P[which], problems.penalty_P[which], problems.n_classes
+        )
         found = fit_batch(x_ND[:, columns], y_N, part, settings)
         out.weight_PKD[which[:, None, None], np.arange(n_logits)[:, None], columns] = found.weight_PKD
         for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P"):
@@ -250,17 +194,3 @@ def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
     )  # fmt: skip
     set_gradient(batch, features)
     return batch
-
-
-def _check(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
-    """Refuse what has no solution."""
-    if not (np.asarray(problems.penalty_P) > 0).all():
-        raise ValueError("every penalty must be positive: without one, separable classes have no solution")
-    if (weight_FN < 0).any() or not (weight_FN.sum(axis=1) > 0).all():
-        raise ValueError("every training mask needs tiles, and sample weights are never negative")
-    used_N = (weight_FN > 0).any(axis=0)
-    labels = np.asarray(y_N)[used_N]
-    if labels.min() < 0 or labels.max() >= problems.n_classes:
-        raise ValueError(f"training labels must lie in 0..{problems.n_classes - 1}")
-    if not np.isfinite(x_ND.sum(axis=0, dtype=np.float64)).all() and not np.isfinite(x_ND[used_N]).all():
-        raise ValueError("the embedding matrix holds values that are not finite")

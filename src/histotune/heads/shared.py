@@ -8,6 +8,7 @@ on where that is not far enough.
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.arrays import Array, Precision
-    from histotune.heads.logistic import FitProblems, FitSettings
+    from histotune.heads.problems import FitProblems, FitSettings
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -108,7 +109,9 @@ class SharedFit:
         """Return each gradient's norm and the largest norm that counts as converged."""
         assert batch.values is not None
         gradient_AKV, weight_AKC = batch.values.gradient_AKV, batch.theta_AKV[:, :, :-1]
-        norm_A, size_A = (np.sqrt(self._kit.host((array * array).sum(axis=(1, 2)))) for array in (gradient_AKV, weight_AKC))
+        norm_A, size_A = (
+            np.sqrt(self._kit.host((array * array).sum(axis=(1, 2)))) for array in (gradient_AKV, weight_AKC)
+        )
         return norm_A, self._settings.tolerance * np.sqrt(np.minimum(batch.penalty_A, 1.0)) * np.maximum(1.0, size_A)
 
     def _stopped(self, batch: Batch, precision: Precision) -> Int:
@@ -145,7 +148,9 @@ class SharedFit:
         theta_aKV = self._kit.host(batch.theta_AKV[which_A])
         v_aKC = theta_aKV[:, :, :-1] / stream.std_FD[batch.mask_A[which_A]][:, None, columns]
         weight_aKC = v_aKC * stream.scale_D[columns]
-        shift_aC = stream.mean_FD[batch.mask_A[which_A]][:, columns] / stream.scale_D[columns] + stream.centre_D[columns]
+        shift_aC = (
+            stream.mean_FD[batch.mask_A[which_A]][:, columns] / stream.scale_D[columns] + stream.centre_D[columns]
+        )
         self.weight_PKD[index[:, None, None], np.arange(weight_aKC.shape[1])[:, None], columns] = weight_aKC
         self.bias_PK[index] = theta_aKV[:, :, -1] - np.einsum("akc,ac->ak", weight_aKC, shift_aC)
 
@@ -153,18 +158,13 @@ class SharedFit:
 def _runs(columns: Int) -> tuple[slice, ...]:
     """Return ascending columns as consecutive runs."""
     edges = np.r_[0, 1 + np.flatnonzero(np.diff(columns) != 1), len(columns)]
-    return tuple(
-        slice(int(columns[low]), int(columns[high - 1]) + 1) for low, high in zip(edges[:-1], edges[1:], strict=True)
-    )
+    return tuple(slice(int(columns[low]), int(columns[high - 1]) + 1) for low, high in itertools.pairwise(edges))
 
 
 def _basis(kit: ArrayKit, correlation_DD: Array, columns: Int) -> Basis:
     """Return the eigenbasis of a set's part of the correlations."""
     runs = _runs(columns)
-    if len(runs) == 1:
-        own_CC = correlation_DD[runs[0], runs[0]]
-    else:
-        own_CC = correlation_DD[columns][:, columns]
+    own_CC = correlation_DD[runs[0], runs[0]] if len(runs) == 1 else correlation_DD[columns][:, columns]
     eigen_C, vectors_CC = kit.eigh(own_CC)
     return Basis(eigen_C * (eigen_C > 0), vectors_CC)
 
