@@ -80,7 +80,9 @@ def test_sets_of_columns_blocks_and_order_change_nothing(monkeypatch: pytest.Mon
     order = np.random.default_rng(1).permutation(200)
     monkeypatch.setattr(stream, "HELD_BYTES", 0)
     monkeypatch.setattr(stream, "BLOCK_ROWS", 32)
-    shuffled = FitProblems(masks[:, order], problems.mask_index_P, problems.penalty_P, 2, sets, problems.columns_index_P)
+    shuffled = FitProblems(
+        masks[:, order], problems.mask_index_P, problems.penalty_P, 2, sets, problems.columns_index_P
+    )
     np.testing.assert_allclose(fit_ridge(x[order], y[order], shuffled).weight_PKD, together.weight_PKD, atol=1e-9)
 
 

@@ -47,7 +47,9 @@ def true_gradient(x: NDArray, y: NDArray, weight: NDArray, penalty: float, w: ND
     return np.hstack([residual.T @ ((x - mean) / std) + penalty * w * std, residual.sum(axis=0)[:, None]])
 
 
-def assert_solved(x: NDArray, y: NDArray, problems: FitProblems, solution: FitSolution, tolerance: float = 1e-6) -> None:
+def assert_solved(
+    x: NDArray, y: NDArray, problems: FitProblems, solution: FitSolution, tolerance: float = 1e-6
+) -> None:
     assert solution.converged_P.all()
     for p, (mask, penalty) in enumerate(zip(problems.mask_index_P, problems.penalty_P, strict=True)):
         weight = np.asarray(problems.mask_FN[mask], np.float64)
@@ -56,9 +58,11 @@ def assert_solved(x: NDArray, y: NDArray, problems: FitProblems, solution: FitSo
         assert np.linalg.norm(gradient) <= 1.5 * tolerance * max(1.0, size)
 
 
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("n_classes", [2, 4, 8])
-@pytest.mark.parametrize(("n", "dim"), [(150, 200), (400, 30)], ids=["n<dim", "n>dim"])
+@pytest.mark.parametrize(
+    ("n", "dim", "n_classes", "device"),
+    [*((n, dim, k, "cpu") for n, dim in ((150, 200), (400, 30)) for k in (2, 4, 8)), (400, 30, 2, "torch:cpu"),
+     (400, 30, 4, "torch:cpu")],
+)  # fmt: skip
 def test_solution_has_no_gradient_and_sklearns_objective(n: int, dim: int, n_classes: int, device: str) -> None:
     x, y = make_data(n, dim, n_classes)
     problems = problems_over(fold_masks(n, 3), n_classes, PENALTIES)
@@ -145,7 +149,9 @@ def test_batched_equals_one_by_one_and_any_other_batch(n_classes: int) -> None:
     together = fit_batch(x, y, problems)
     order = np.random.default_rng(0).permutation(len(problems.penalty_P))
     part = order[:5]
-    some = fit_batch(x, y, FitProblems(problems.mask_FN, problems.mask_index_P[part], problems.penalty_P[part], n_classes))
+    some = fit_batch(
+        x, y, FitProblems(problems.mask_FN, problems.mask_index_P[part], problems.penalty_P[part], n_classes)
+    )
     logits = [x @ solution.weight_PKD.transpose(0, 2, 1) + solution.bias_PK[:, None] for solution in (together, some)]
     np.testing.assert_allclose(logits[1], logits[0][part], atol=1e-4)
     alone = fit_batch(x, y, problems_over(problems.mask_FN[1:2], n_classes, PENALTIES[:1]))
@@ -250,7 +256,7 @@ def test_means_and_deviations_are_those_of_each_mask() -> None:
         mean = share @ x
         np.testing.assert_allclose(rows.mean_FD[mask] / rows.scale_D + rows.centre_D, mean, rtol=1e-12)
         std = np.sqrt(share @ (x - mean) ** 2)
-        np.testing.assert_allclose(rows.std_FD[mask] / rows.scale_D, std, rtol=1e-6 if std.min() < 1e-6 else 1e-12)
+        np.testing.assert_allclose(1.0 / (rows.inverse_FD[mask] * rows.scale_D), std, rtol=1e-6)
 
 
 def test_a_missing_gpu_is_named() -> None:

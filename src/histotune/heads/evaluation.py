@@ -131,10 +131,10 @@ class _Sums:
         self.kit, self.points = stream.kit, points
         columns = np.concatenate([np.arange(run.start, run.stop) for run in points.runs])
         self.mean_FC = stream.kit.array(stream.mean_FD[:, columns], "float64")
-        self.std_FC = stream.kit.array(stream.std_FD[:, columns], "float64")
+        self.inverse_FC = stream.kit.array(stream.inverse_FD[:, columns], "float64")
         theta_AKV, mask_A = points.theta_AKV, points.mask_A
         self.shape = tuple(theta_AKV.shape)
-        v_AKC = theta_AKV[:, :, :-1] / self.std_FC[mask_A][:, None]
+        v_AKC = theta_AKV[:, :, :-1] * self.inverse_FC[mask_A][:, None]
         offset_AK = theta_AKV[:, :, -1] - _along(self.kit, v_AKC, self.mean_FC[mask_A])
         self.v_AKC = self.kit.cast(v_AKC, precision)
         self.offset_AK1 = self.kit.cast(offset_AK, precision)[:, :, None]
@@ -177,7 +177,7 @@ class _Sums:
         kit, points = self.kit, self.points
         gradient_AKV = kit.zeros(self.shape, "float64")
         self.gradient_AKC -= self.total_AK[:, :, None] * self.mean_FC[points.mask_A][:, None]
-        self.gradient_AKC /= self.std_FC[points.mask_A][:, None]
+        self.gradient_AKC *= self.inverse_FC[points.mask_A][:, None]
         penalty_A = kit.array(points.penalty_A, "float64")
         weight_AKC = points.theta_AKV[:, :, :-1]
         self.gradient_AKC += penalty_A[:, None, None] * weight_AKC

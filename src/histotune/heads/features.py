@@ -225,7 +225,7 @@ class SharedFeatures:
         square_D = np.zeros_like(mean_D)
         for start in range(0, self.n_rows, BLOCK_ROWS):
             square_D += ((self.x_ND[start : start + BLOCK_ROWS].astype(np.float64) - mean_D) ** 2).sum(axis=0)
-        return Standardisation(mean_D, safe_std(square_D / self.n_rows, mean_D, self.n_rows))
+        return Standardisation(mean_D, _safe_std(square_D / self.n_rows, mean_D, self.n_rows))
 
     def _mask_moments(self) -> tuple[Float, Float]:
         """Return each mask's mean and SD in pooled-standardised columns, by two passes."""
@@ -239,7 +239,7 @@ class SharedFeatures:
                 var_FD[mask] += weight_N[part][rows] @ (hat_nD[rows] - mean_FD[mask]) ** 2
         # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
         terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
-        std_FD = safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
+        std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
         return mean_FD, std_FD / self.pooled.std_D
 
     def _eigenbasis(self) -> tuple[Float, Float]:
@@ -307,13 +307,13 @@ def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
     x_nD -= mean_D
     correction_D = weight_n @ x_nD  # a second pass removes the rounding of a large mean
     x_nD -= correction_D
-    std_D = safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
+    std_D = _safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
     x_nD /= std_D
     return x_nD, Standardisation(mean_D + correction_D, std_D)
 
 
-def safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
-    """Return standard deviations, 1 for columns that are constant up to rounding (as scikit-learn's scaler does).
+def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]:
+    """Return which columns are constant up to rounding (as scikit-learn's scaler does).
 
     Args:
         variance: Variance per column, of any shape.
@@ -321,10 +321,14 @@ def safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
         n_rows: Number of rows.
 
     Returns:
-        Standard deviation, of the same shape.
+        True where the variance is none.
     """
-    bound = n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2
-    return np.where(variance <= bound, 1.0, np.sqrt(np.maximum(variance, 0.0)))
+    return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
+
+
+def _safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
+    """Return standard deviations, 1 for constant columns."""
+    return np.where(is_constant(variance, terms, n_rows), 1.0, np.sqrt(np.maximum(variance, 0.0)))
 
 
 def _flat_product(left_AKX: Float, right_XY: Float) -> Float:

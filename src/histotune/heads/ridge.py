@@ -144,13 +144,13 @@ def _solve_mask(
 ) -> None:
     """Write the solutions of one mask and one set of columns."""
     which, penalty_A, out = wanted
-    mean_C, std_C = stream.mean_FD[mask, columns], stream.std_FD[mask, columns]
+    mean_C, inverse_C = stream.mean_FD[mask, columns], stream.inverse_FD[mask, columns]
     covariance_CC = moments.gram(mask, columns)
     covariance_CC -= mean_C[:, None] * mean_C
-    covariance_CC /= std_C
-    covariance_CC /= std_C[:, None]
+    covariance_CC *= inverse_C
+    covariance_CC *= inverse_C[:, None]
     target_K = moments.target_FK[mask]
-    moment_KC = (moments.target_FKD[mask][:, columns] - target_K[:, None] * mean_C) / std_C
+    moment_KC = (moments.target_FKD[mask][:, columns] - target_K[:, None] * mean_C) * inverse_C
     eigen_R, vectors_CR = np.linalg.eigh(covariance_CC)
     turned_KR = moment_KC @ vectors_CR
     w_AKC = (turned_KR / (np.maximum(eigen_R, 0.0) + penalty_A[:, None, None])) @ vectors_CR.T
@@ -158,7 +158,7 @@ def _solve_mask(
     squares_A = np.einsum("akc,akc->a", w_AKC, w_AKC)
     fit_A = np.einsum("akc,akc->a", w_AKC, pull_AKC - 2.0 * moment_KC) + (1.0 - target_K**2).sum()
     gradient_AKC = pull_AKC + penalty_A[:, None, None] * w_AKC - moment_KC
-    weight_AKC = w_AKC / std_C * stream.scale_D[columns]
+    weight_AKC = w_AKC * inverse_C * stream.scale_D[columns]
     shift_C = mean_C / stream.scale_D[columns] + stream.centre_D[columns]
     out.weight_PKD[which[:, None, None], np.arange(len(target_K))[:, None], columns] = weight_AKC
     out.bias_PK[which] = target_K - weight_AKC @ shift_C

@@ -146,7 +146,7 @@ class SharedFit:
         self.evaluations_P[index] = batch.evaluations_A[which_A]
         columns = np.concatenate([np.arange(run.start, run.stop) for run in batch.runs])
         theta_aKV = self._kit.host(batch.theta_AKV[which_A])
-        v_aKC = theta_aKV[:, :, :-1] / stream.std_FD[batch.mask_A[which_A]][:, None, columns]
+        v_aKC = theta_aKV[:, :, :-1] * stream.inverse_FD[batch.mask_A[which_A]][:, None, columns]
         weight_aKC = v_aKC * stream.scale_D[columns]
         shift_aC = (
             stream.mean_FD[batch.mask_A[which_A]][:, columns] / stream.scale_D[columns] + stream.centre_D[columns]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.features import safe_std
+from histotune.heads.features import is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,10 +64,10 @@ class RowStream:
     Attributes:
         y_N: Label per used row.
         weight_FN: Weights of the used rows, each mask's summing to 1.
-        centre_D: What is subtracted, exact in float32; near the mean, but only the path depends on how near.
+        centre_D: What is subtracted, exact in the matrix's type; near the mean, and only the path depends on how near.
         scale_D: What is multiplied after that: powers of two, which keep any column within float32; 1 for float16.
         mean_FD: Each mask's mean of the centred, scaled columns.
-        std_FD: Each mask's standard deviation of them, 1 where a column is constant.
+        inverse_FD: One over each mask's standard deviation of them, 0 where a column is constant.
         passes: Passes over the rows so far.
     """
 
@@ -92,7 +92,7 @@ class RowStream:
             self._hold()
         elif not kit.is_numpy and self._fits_device():
             self._stored = kit.array(self._raw(slice(0, self.n_rows)))
-        self.mean_FD, self.std_FD = self._moments()
+        self.mean_FD, self.inverse_FD = self._moments()
 
     @property
     def n_rows(self) -> int:
@@ -166,14 +166,16 @@ class RowStream:
         return wide_nD
 
     def _centre_and_scale(self) -> tuple[Float, Float]:
-        """Return the mean of a sample of the rows, rounded to float32, and about the inverse of its spread."""
+        """Return about the mean of the rows, and about the inverse of their spread, from a sample."""
         stride = max(1, self.n_rows // CENTRE_ROWS)
         sample = np.sort(self._rows[::stride])
         parts = [sample[start : start + BLOCK_ROWS] for start in range(0, len(sample), BLOCK_ROWS)]
         total_D, square_D = np.zeros(self.n_columns), np.zeros(self.n_columns)
         for rows in parts:
             total_D += self.x_ND[rows].sum(axis=0, dtype=np.float64)
-        centre_D = (total_D / len(sample)).astype(np.float32).astype(np.float64)
+        centre_D = total_D / len(sample)
+        if self.x_ND.dtype != np.float64:
+            centre_D = centre_D.astype(np.float32).astype(np.float64)
         if self.x_ND.dtype == np.float16:
             return centre_D, np.ones(self.n_columns)
         for rows in parts:
@@ -194,7 +196,7 @@ class RowStream:
         return bool(self.n_rows * self.n_columns * self.x_ND.dtype.itemsize <= HELD_DEVICE_SHARE * free)
 
     def _moments(self) -> tuple[Float, Float]:
-        """Return each mask's mean and SD of the centred columns in one pass."""
+        """Return each mask's mean and inverse SD of the centred columns in one pass."""
         kit = self.kit
         sums_FD, squares_FD = (kit.zeros((len(self.weight_FN), self.n_columns), "float64") for _ in range(2))
         weight_FN = kit.array(self.weight_FN, "float64")
@@ -206,7 +208,10 @@ class RowStream:
         lost = np.flatnonzero((variance_FD < LOST_DIGITS * square_FD).any(axis=0))
         if len(lost):
             variance_FD[:, lost] = self._variance(lost, mean_FD[:, lost])
-        return mean_FD, safe_std(variance_FD, np.abs(self.centre_D * self.scale_D) + np.abs(mean_FD), self.n_rows)
+        terms_FD = np.abs(self.centre_D * self.scale_D) + np.abs(mean_FD)
+        constant_FD = is_constant(variance_FD, terms_FD, self.n_rows)
+        inverse_FD = 1.0 / np.sqrt(np.where(constant_FD, 1.0, variance_FD))
+        return mean_FD, np.where(constant_FD, 0.0, inverse_FD)
 
     def _variance(self, columns: Int, mean_FC: Float) -> Float:
         """Return the variance of some columns by a second pass, which does not cancel."""
