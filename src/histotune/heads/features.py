@@ -70,6 +70,24 @@ class Standardisation:
     std_D: Float
 
 
+def is_small(n_rows: int, n_columns: int, n_masks: int) -> bool:
+    """Return whether problems are solved in float64 with exact curvature where it helps.
+
+    Args:
+        n_rows: Rows of the largest mask.
+        n_columns: Columns.
+        n_masks: Masks.
+
+    Returns:
+        True where a Gram matrix per mask is cheap, or a problem's curvature.
+    """
+    return _gram_is_cheap(n_rows, n_columns, n_masks) or n_rows * n_columns**2 <= SMALL_CURVATURE
+
+
+def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
+    return n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3
+
+
 def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Features:
     """Choose the cheaper coordinates.
 
@@ -84,7 +102,7 @@ def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Fea
     weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
     n_masks, n_columns = len(weight_FN), x_ND.shape[1]
     n_rows = int((weight_FN > 0).sum(axis=1).max())
-    if n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3:
+    if _gram_is_cheap(n_rows, n_columns, n_masks):
         return GramFeatures(x_ND, y_N, weight_FN)
     return SharedFeatures(x_ND, y_N, weight_FN)
 
@@ -294,10 +312,23 @@ def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
     return x_nD, Standardisation(mean_D + correction_D, std_D)
 
 
-def _safe_std(variance: Float, mean: Float, n_rows: int) -> Float:
-    """Return standard deviations, 1 for columns that are constant up to rounding (as scikit-learn's scaler does)."""
-    bound = n_rows * EPSILON * variance + (n_rows * mean * EPSILON) ** 2
-    return np.where(variance <= bound, 1.0, np.sqrt(np.maximum(variance, 0.0)))
+def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]:
+    """Return which columns are constant up to rounding (as scikit-learn's scaler does).
+
+    Args:
+        variance: Variance per column, of any shape.
+        terms: Size of the terms that the mean was computed from, which bounds its rounding.
+        n_rows: Number of rows.
+
+    Returns:
+        True where the variance is none.
+    """
+    return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
+
+
+def _safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
+    """Return standard deviations, 1 for constant columns."""
+    return np.where(is_constant(variance, terms, n_rows), 1.0, np.sqrt(np.maximum(variance, 0.0)))
 
 
 def _flat_product(left_AKX: Float, right_XY: Float) -> Float:

@@ -9,14 +9,15 @@ scikit-learn's ``LogisticRegression`` behind a ``StandardScaler`` with C = 1 / (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histotune.devices import SMALL_ROWS, one_blas_thread
-from histotune.heads.features import make_features
+from histotune.heads.features import is_small, make_features
 from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
+from histotune.heads.problems import FitProblems, FitSettings, FitSolution, check_problems
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,62 +27,12 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
+__all__ = ["FitProblems", "FitSettings", "FitSolution", "fit_batch"]
+
 DROP_SHARE = 0.1
+"""Finished problems are dropped from the arrays once they make up this share of them."""
 NARROW, LATE = 256, 3
 """Exact curvature costs width^3: above this many coordinates it waits three times longer, and is rarely needed."""
-"""Finished problems are dropped from the arrays once they make up this share of them."""
-
-
-@dataclass(frozen=True)
-class FitProblems:
-    """Which fits to solve together.
-
-    Attributes:
-        mask_FN: Which tiles train, per mask: bool, or real sample weights >= 0.
-        mask_index_P: Mask of each problem.
-        penalty_P: L2 penalty of each problem, > 0.
-        n_classes: Number of classes; 2 gives one logit per tile.
-    """
-
-    mask_FN: NDArray[np.bool_] | Float
-    mask_index_P: Int
-    penalty_P: Float
-    n_classes: int
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """When a fit is finished.
-
-    Attributes:
-        tolerance: A problem has converged once its gradient's norm is at most this times max(1, |w|), tightened
-            by the square root of penalties below 1, which bounds the relative error of the objective.
-        max_iterations: Iterations after which a problem is given back unconverged.
-    """
-
-    tolerance: float = 1e-6
-    max_iterations: int = 2000
-
-
-@dataclass(frozen=True)
-class FitSolution:
-    """One row per problem.
-
-    Attributes:
-        weight_PKD: Weights on raw columns, standardisation folded in; K = 1 in binary problems.
-        bias_PK: Biases.
-        objective_P: Mean loss plus penalty.
-        gradient_norm_P: Norm of the gradient at the solution.
-        iterations_P: Iterations used.
-        converged_P: Whether the tolerance was met.
-    """
-
-    weight_PKD: Float
-    bias_PK: Float
-    objective_P: Float
-    gradient_norm_P: Float
-    iterations_P: Int
-    converged_P: NDArray[np.bool_]
 
 
 def fit_batch(
@@ -110,16 +61,59 @@ def fit_batch(
     """
     settings = settings or FitSettings()
     weight_FN = np.asarray(problems.mask_FN, dtype=np.float64)
-    _check(x_ND, y_N, problems, weight_FN)
+    check_problems(x_ND, y_N, problems, weight_FN)
+    n_used, n_columns = int((weight_FN > 0).sum(axis=1).max()), x_ND.shape[1]
+    if settings.device != "cpu" or not is_small(n_used, n_columns, len(weight_FN)):
+        return _fit_shared(x_ND, y_N, weight_FN, problems, settings)
+    if problems.columns:
+        return _fit_sets(x_ND, y_N, problems, settings)
     order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
-    with one_blas_thread((weight_FN > 0).sum(axis=1).max() <= SMALL_ROWS):
+    with one_blas_thread(n_used <= SMALL_ROWS):
         features = make_features(x_ND, np.asarray(y_N, np.int64), weight_FN)
         theta_PKV, record = _solve(features, _start(features, problems, order_P), settings)
         weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
     return FitSolution(
-        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P
+        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P,
+        int(record.iterations_P.max()) + 1,
+    )  # fmt: skip
+
+
+def _fit_shared(
+    x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float, problems: FitProblems, settings: FitSettings
+) -> FitSolution:
+    """Solve large problems, all in the same passes."""
+    from histotune.heads.shared import SharedFit
+
+    fit = SharedFit(x_ND, y_N, weight_FN, problems, settings)
+    return FitSolution(
+        fit.weight_PKD, fit.bias_PK, fit.objective_P, fit.norm_P, fit.evaluations_P, fit.converged_P, fit.passes
     )
+
+
+def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, settings: FitSettings) -> FitSolution:
+    """Solve small problems one set of columns after the other."""
+    assert problems.columns_index_P is not None
+    set_P, n_problems = np.asarray(problems.columns_index_P), len(problems.penalty_P)
+    n_logits = 1 if problems.n_classes == 2 else problems.n_classes
+    out = FitSolution(
+        np.zeros((n_problems, n_logits, x_ND.shape[1])), np.zeros((n_problems, n_logits)), np.zeros(n_problems),
+        np.zeros(n_problems), np.zeros(n_problems, np.int64), np.zeros(n_problems, bool),
+    )  # fmt: skip
+    passes = 0
+    for number, columns in enumerate(problems.columns):
+        which = np.flatnonzero(set_P == number)
+        if not len(which):
+            continue
+        part = FitProblems(
+            problems.mask_FN, problems.mask_index_P[which], problems.penalty_P[which], problems.n_classes
+        )
+        found = fit_batch(x_ND[:, columns], y_N, part, settings)
+        out.weight_PKD[which[:, None, None], np.arange(n_logits)[:, None], columns] = found.weight_PKD
+        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P"):
+            getattr(out, name)[which] = getattr(found, name)
+        passes += found.passes
+    return replace(out, passes=passes)
 
 
 def _solve(features: Features, batch: Batch, settings: FitSettings) -> tuple[Float, _Record]:
@@ -200,17 +194,3 @@ def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
     )  # fmt: skip
     set_gradient(batch, features)
     return batch
-
-
-def _check(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
-    """Refuse what has no solution."""
-    if not (np.asarray(problems.penalty_P) > 0).all():
-        raise ValueError("every penalty must be positive: without one, separable classes have no solution")
-    if (weight_FN < 0).any() or not (weight_FN.sum(axis=1) > 0).all():
-        raise ValueError("every training mask needs tiles, and sample weights are never negative")
-    used_N = (weight_FN > 0).any(axis=0)
-    labels = np.asarray(y_N)[used_N]
-    if labels.min() < 0 or labels.max() >= problems.n_classes:
-        raise ValueError(f"training labels must lie in 0..{problems.n_classes - 1}")
-    if not np.isfinite(x_ND.sum(axis=0, dtype=np.float64)).all() and not np.isfinite(x_ND[used_N]).all():
-        raise ValueError("the embedding matrix holds values that are not finite")
