@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.embeddings.mapped import MappedFile, read_seal
 from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError, collect, raise_together
@@ -154,7 +156,32 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
         if names.is_dir():
             shutil.rmtree(names)
             removed.append(names.name)
+    removed += [FITS_FOLDER] if remove_fits(cache) else []
     return tuple(removed)
+
+
+def remove_fits(cache: Path, older_than_s: float = 0.0) -> int:
+    """Remove solved fits; a sweep that needs them solves them again.
+
+    Args:
+        cache: Root folder of the cache.
+        older_than_s: Only those not used for so long.
+
+    Returns:
+        Number of files removed.
+
+    Raises:
+        UserError: They can't be removed.
+    """
+    n_removed, limit_s = 0, time.time() - older_than_s
+    with explained_os_errors(cache / FITS_FOLDER):
+        for path in sorted((cache / FITS_FOLDER).glob("*.safetensors")):
+            if path.stat().st_mtime <= limit_s:
+                path.unlink(missing_ok=True)
+                n_removed += 1
+        with suppress(OSError):  # only where it is empty
+            (cache / FITS_FOLDER).rmdir()
+    return n_removed
 
 
 def parse_age(text: str) -> float:
