@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+ClassWeight = Literal["none", "balanced"]
+FamilyName = Literal["logistic", "ridge", "sgd"]
 
 
 def default_penalties() -> tuple[float, ...]:
@@ -17,11 +20,13 @@ class SweepConfig(BaseModel):
     """Which heads are tried and how one is chosen.
 
     Attributes:
+        family: Kind of head: ``logistic`` (L2 logistic regression), ``ridge`` or ``sgd``.
         penalties: L2 penalties lambda; the objective is mean log-loss + lambda / 2 * |w|^2 on standardised columns,
             so scikit-learn's C is 1 / (n * lambda).
         poolings: Sets of column blocks; empty tries the backbone's default pooling.
+        class_weights: Class weightings to try: ``none``, ``balanced`` (classes weigh the same in the training loss),
+            or both.
         folds: Folds of the grouped cross-validation that chooses.
-        class_weight: ``none``, or ``balanced`` (classes weigh the same in the training loss).
         selection: Criterion, lower is better.
         seed: Seed of the folds.
         max_iterations: Iterations after which a fit that has not converged is reported as such.
@@ -29,10 +34,20 @@ class SweepConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: FamilyName = "logistic"
     penalties: tuple[float, ...] = Field(default_factory=default_penalties, min_length=1)
     poolings: tuple[tuple[str, ...], ...] = ()
+    class_weights: tuple[ClassWeight, ...] = Field(("none",), min_length=1)
     folds: int = Field(5, ge=2)
-    class_weight: Literal["none", "balanced"] = "none"
     selection: Literal["group-balanced-log-loss"] = "group-balanced-log-loss"
     seed: int = 0
     max_iterations: int = Field(2000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_one_weighting(cls, data: object) -> object:
+        """Read the configs of older runs, which named a single ``class_weight``."""
+        if isinstance(data, dict) and "class_weight" in data and "class_weights" not in data:
+            data = {**data, "class_weights": (data["class_weight"],)}
+            del data["class_weight"]
+        return data
