@@ -23,13 +23,13 @@ from histotune.tracking import (
     RunLog,
     SweepFacts,
     TrackingConfig,
-    TrialRecord,
+    TrialRow,
     log_run,
     new_run_id,
     read_trials,
     record_trials,
     require_wandb,
-    trial_records,
+    trial_rows,
     trials_folder,
 )
 
@@ -54,11 +54,11 @@ def made_trials(losses: list[float]) -> pl.DataFrame:
 
 def write_one(state: Path) -> None:
     facts = replace(FACTS, run_id=new_run_id())
-    record_trials(state, trial_records(made_trials([0.5, 0.6]), facts))
+    record_trials(state, trial_rows(made_trials([0.5, 0.6]), facts))
 
 
 def test_every_trial_comes_back_with_its_settings(tmp_path: Path) -> None:
-    record_trials(tmp_path, trial_records(made_trials([0.5, 0.6, 0.4]), FACTS))
+    record_trials(tmp_path, trial_rows(made_trials([0.5, 0.6, 0.4]), FACTS))
     table = read_trials(tmp_path)
     assert table["score"].to_list() == [0.5, 0.6, 0.4]
     assert table["settings"].str.json_path_match("$.penalty").cast(pl.Float64).to_list() == [1.0, 0.1, 0.01]
@@ -71,7 +71,7 @@ def test_every_trial_comes_back_with_its_settings(tmp_path: Path) -> None:
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=5))
 def test_a_loss_that_is_not_finite_is_diverged_and_never_a_score(losses: list[float]) -> None:
     finite = [loss for loss in losses if abs(loss) < float("inf")]
-    records = trial_records(made_trials(losses), FACTS)
+    records = trial_rows(made_trials(losses), FACTS)
     assert [record.score for record in records if record.score is not None] == finite
     assert sum(record.diverged for record in records) == len(losses) - len(finite)
     assert not any(record.converged and record.diverged for record in records)
@@ -79,9 +79,9 @@ def test_a_loss_that_is_not_finite_is_diverged_and_never_a_score(losses: list[fl
 
 def test_a_trial_flagged_as_diverged_keeps_no_score() -> None:
     trials = made_trials([0.5, 0.6]).with_columns(diverged=pl.Series([False, True]))
-    assert [record.score for record in trial_records(trials, FACTS)] == [0.5, None]
+    assert [record.score for record in trial_rows(trials, FACTS)] == [0.5, None]
     with pytest.raises(ValueError, match="no score"):
-        TrialRecord(FACTS, trial_records(trials, FACTS)[0].time, "{}", 0.5, None, None, False, True, False)
+        TrialRow(FACTS, trial_rows(trials, FACTS)[0].time, "{}", 0.5, None, None, False, True, False)
 
 
 def test_processes_side_by_side_lose_nothing(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_processes_side_by_side_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_no_file_is_ever_changed_and_a_killed_writer_leaves_nothing(tmp_path: Path) -> None:
-    first = record_trials(tmp_path, trial_records(made_trials([0.5]), FACTS))
+    first = record_trials(tmp_path, trial_rows(made_trials([0.5]), FACTS))
     before = (first.read_bytes(), first.stat().st_mtime_ns)
     (trials_folder(tmp_path) / ".x.parquet.abc.partial").write_bytes(b"PAR1 half")
     write_one(tmp_path)
@@ -101,7 +101,7 @@ def test_no_file_is_ever_changed_and_a_killed_writer_leaves_nothing(tmp_path: Pa
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    record_trials(tmp_path, trial_records(made_trials([0.5]), FACTS))
+    record_trials(tmp_path, trial_rows(made_trials([0.5]), FACTS))
     (trials_folder(tmp_path) / "torn.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"torn\.parquet"):
         read_trials(tmp_path)
@@ -109,14 +109,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 def test_nothing_recorded_is_an_empty_table_with_the_same_columns(tmp_path: Path) -> None:
     empty = read_trials(tmp_path)
-    record_trials(tmp_path, trial_records(made_trials([0.5]), FACTS))
+    record_trials(tmp_path, trial_rows(made_trials([0.5]), FACTS))
     assert len(empty) == 0
     assert empty.schema == read_trials(tmp_path).schema
 
 
 def test_one_file_holds_one_run() -> None:
-    two = [*trial_records(made_trials([0.5]), FACTS),
-           *trial_records(made_trials([0.5]), replace(FACTS, run_id="other"))]  # fmt: skip
+    two = [*trial_rows(made_trials([0.5]), FACTS),
+           *trial_rows(made_trials([0.5]), replace(FACTS, run_id="other"))]  # fmt: skip
     for records in ((), two):
         with pytest.raises(ValueError, match="one run"):
             record_trials(Path("nowhere"), records)

@@ -132,20 +132,22 @@ def remove_and_print(choice: RemoveChoice, cache: Path | None) -> None:
     Raises:
         UserError: Nothing or too much was chosen, nobody can be asked, or a running process holds a space.
     """
-    from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces
+    from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces, unused_fits
 
     root = _root(cache)
     found = _chosen(choice, root)
-    if not found and not choice.everything and not choice.takes_fits:
+    age_s = parse_age(choice.older_than) if choice.older_than else 0.0
+    fits = unused_fits(root, age_s) if choice.takes_fits else ()
+    if not found and not fits and not choice.everything:
         print("nothing to remove")
         return
+    if fits:
+        print(f"{len(fits):,} solved fits of sweeps; solved again when needed")
     _ask(found, choice)
-    n_removed = remove_spaces(found)
-    age_s = parse_age(choice.older_than) if choice.older_than else 0.0
-    n_fits = remove_fits(root, age_s) if choice.takes_fits else 0
-    others = remove_rest(root) if choice.everything else ()
-    print(f"removed {n_removed:,} spaces" + (f", {n_fits:,} solved fits" if choice.takes_fits else "")
-          + (f" and {', '.join(others)}" if others else ""))  # fmt: skip
+    removed = [f"{remove_spaces(found):,} spaces"]
+    removed += [f"{remove_fits(fits):,} solved fits"] if fits else []
+    removed += remove_rest(root) if choice.everything else ()
+    print(f"removed {' and '.join(removed)}")
 
 
 def export_and_print(space: str | None, out: Path, coords: Path | None, **typed: Any) -> None:  # noqa: ANN401
@@ -273,8 +275,6 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
         print(f"{facts.short_name}  {facts.backbone}, {facts.n_rows:,} rows, {readable_bytes(facts.n_bytes)}; {again}")
     if choice.everything:
         print("and the content hashes, rendered cohorts, solved fits and names of imports in this cache")
-    elif choice.takes_fits:
-        print("solved fits of sweeps; solved again when needed")
     if choice.yes:
         return
     if not sys.stdin.isatty():

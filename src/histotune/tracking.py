@@ -21,7 +21,7 @@ from histotune.files import atomic_path, canonical_json
 from histotune.provenance import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -93,7 +93,7 @@ class SweepFacts:
 
 
 @dataclass(frozen=True)
-class TrialRecord:
+class TrialRow:
     """One trial: a row of the table.
 
     Attributes:
@@ -134,7 +134,7 @@ def trials_folder(state: Path) -> Path:
     return state / "trials" / TABLE_VERSION
 
 
-def trial_records(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRecord, ...]:
+def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRow, ...]:
     """Return a sweep's trials as rows of the table.
 
     Args:
@@ -150,7 +150,7 @@ def trial_records(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRecord,
         settings = {name: value for name, value in row.items() if name not in (*OUTCOME, *CONTEXT)}
         diverged = bool(row.get("diverged")) or not math.isfinite(_number(row["log_loss"]))
         records.append(
-            TrialRecord(
+            TrialRow(
                 facts=facts,
                 time=now,
                 settings=" ".join(canonical_json(settings).split()),
@@ -165,7 +165,7 @@ def trial_records(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRecord,
     return tuple(records)
 
 
-def record_trials(state: Path, records: Sequence[TrialRecord]) -> Path:
+def record_trials(state: Path, records: Sequence[TrialRow]) -> Path:
     """Add the trials of one run to the table: one new file, whole or not at all.
 
     Args:
@@ -198,7 +198,7 @@ def read_trials(state: Path) -> pl.DataFrame:
         state: Folder of records to keep.
 
     Returns:
-        A row per trial: the fields of :class:`SweepFacts` and :class:`TrialRecord`; empty where nothing was recorded.
+        A row per trial: the fields of :class:`SweepFacts` and :class:`TrialRow`; empty where nothing was recorded.
 
     Raises:
         UserError: A file is damaged; it is named.
@@ -370,11 +370,11 @@ def _schema() -> dict[str, pl.DataType]:
         "str": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean(),
         "float | None": pl.Float64(), "datetime": pl.Datetime("us", "UTC"),
     }  # fmt: skip
-    own = [item for item in fields(TrialRecord) if item.name != "facts"]
+    own = [item for item in fields(TrialRow) if item.name != "facts"]
     return {item.name: kinds[str(item.type)] for item in (*fields(SweepFacts), *own)}
 
 
-def _own_fields(record: TrialRecord) -> dict[str, object]:
+def _own_fields(record: TrialRow) -> dict[str, object]:
     return {item.name: getattr(record, item.name) for item in fields(record) if item.name != "facts"}
 
 

@@ -156,16 +156,28 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
         if names.is_dir():
             shutil.rmtree(names)
             removed.append(names.name)
-    removed += [FITS_FOLDER] if remove_fits(cache) else []
+    removed += [FITS_FOLDER] if remove_fits(unused_fits(cache)) else []
     return tuple(removed)
 
 
-def remove_fits(cache: Path, older_than_s: float = 0.0) -> int:
-    """Remove solved fits; a sweep that needs them solves them again.
+def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
+    """Return the files of solved fits that were not used for so long.
 
     Args:
         cache: Root folder of the cache.
-        older_than_s: Only those not used for so long.
+        older_than_s: Seconds since the last use.
+    """
+    limit_s = time.time() - older_than_s
+    return tuple(
+        path for path in sorted((cache / FITS_FOLDER).glob("*.safetensors")) if path.stat().st_mtime <= limit_s
+    )
+
+
+def remove_fits(paths: Sequence[Path]) -> int:
+    """Remove solved fits; a sweep that needs them solves them again.
+
+    Args:
+        paths: From :func:`unused_fits`.
 
     Returns:
         Number of files removed.
@@ -173,15 +185,10 @@ def remove_fits(cache: Path, older_than_s: float = 0.0) -> int:
     Raises:
         UserError: They can't be removed.
     """
-    n_removed, limit_s = 0, time.time() - older_than_s
-    with explained_os_errors(cache / FITS_FOLDER):
-        for path in sorted((cache / FITS_FOLDER).glob("*.safetensors")):
-            if path.stat().st_mtime <= limit_s:
-                path.unlink(missing_ok=True)
-                n_removed += 1
-        with suppress(OSError):  # only where it is empty
-            (cache / FITS_FOLDER).rmdir()
-    return n_removed
+    for path in paths:
+        with explained_os_errors(path):
+            path.unlink(missing_ok=True)
+    return len(paths)
 
 
 def parse_age(text: str) -> float:
