@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FACTS = SweepFacts(
     "20260101T000000-00000000", "breakhis", "breakhis 100X", "all", "hash", "midnight", "key", "probe", "logistic",
-    "group-balanced-log-loss", "optimistic", 96, 24, 1.5, "runs/x",
+    "group-balanced-log-loss", "none", None, 96, 24, 1.5, "runs/x",
 )  # fmt: skip
 NAN = float("nan")
 

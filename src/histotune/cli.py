@@ -91,6 +91,15 @@ SetField = Annotated[
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
+Wandb = Annotated[
+    str | None,
+    typer.Option(
+        "--wandb",
+        metavar="[offline|online]",
+        help="Also write the run to Weights & Biases: offline (the default, no login, no network) or online.",
+        show_default=False,
+    ),
+]
 SplitName = Annotated[
     str | None,
     typer.Option(
@@ -148,6 +157,7 @@ def run(
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
     from_run: FromRun = None,
+    wandb: Wandb = None,
 ) -> None:
     """Run a whole experiment and write its report.
 
@@ -179,6 +189,7 @@ def run(
             cluster=cluster,
             on_bad_image=on_bad_image,
             from_run=from_run,
+            wandb=wandb,
         )
     )
 
@@ -223,6 +234,8 @@ def sweep(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
+    split: SplitName = None,
+    wandb: Wandb = None,
 ) -> None:
     """Choose a head by grouped cross-validation over the training cases and save it."""
     from histotune.commands import build_config, sweep_and_print
@@ -239,9 +252,24 @@ def sweep(
             cache=cache,
             settings=settings,
             on_bad_image=on_bad_image,
+            split=split,
+            wandb=wandb,
         ),
         out,
     )
+
+
+@app.command()
+def trials(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.", show_default=False)] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.", show_default=False)] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
+) -> None:
+    """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
+    from histotune.trial_commands import TrialFilter, trials_and_print
+
+    trials_and_print(TrialFilter(dataset, backbone, top, everything))
 
 
 @app.command()
@@ -333,10 +361,21 @@ def _join_ranks(command: str) -> bool:
     return rank.leads
 
 
+def with_wandb_mode(arguments: list[str]) -> list[str]:
+    """Return a command line on which ``--wandb`` alone means ``--wandb offline``."""
+    spelled = []
+    for place, word in enumerate(arguments):
+        spelled.append(word)
+        if word == "--wandb" and arguments[place + 1 : place + 2] not in (["offline"], ["online"], ["off"]):
+            spelled.append("offline")
+    return spelled
+
+
 def main() -> None:
     """Entry point: run a command; a mistake the user can mend is one message and exit code 2."""
     from histotune.errors import UserError
 
+    sys.argv = with_wandb_mode(sys.argv)
     try:
         app()
     except UserError as error:

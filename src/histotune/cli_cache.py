@@ -59,9 +59,7 @@ def rm(
     older_than: Annotated[
         str | None, typer.Option("--older-than", help="Not used for so long: 12h, 30d, 2w.", show_default=False)
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="All spaces, hashes, fits and rendered cohorts.")
-    ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All spaces, hashes, fits and rendered cohorts.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: Cache = None,
 ) -> None:

@@ -68,7 +68,9 @@ class SweepFacts:
         arm: ``probe``, or the floor whose sweep this is.
         family: Family of heads, such as ``logistic``.
         criterion: What the choice went by; lower is better.
-        honesty: ``optimistic`` where the criterion's value is also what was selected by it, else how it was corrected.
+        honesty: How the whole procedure was estimated: ``none``, ``nested`` or ``bias-corrected``. The score of a
+            chosen trial is optimistic either way: it was the criterion.
+        honest_score: That estimate of the criterion; None without one.
         n_tiles: Training tiles.
         n_groups: Training groups.
         sweep_s: Seconds for the whole sweep; its trials are solved together and have no times of their own.
@@ -86,6 +88,7 @@ class SweepFacts:
     family: str
     criterion: str
     honesty: str
+    honest_score: float | None
     n_tiles: int
     n_groups: int
     sweep_s: float

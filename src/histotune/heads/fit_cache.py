@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -79,7 +79,8 @@ class FitCache:
             "penalty_P": np.asarray(problems.penalty_P, np.float64),
         }  # fmt: skip
         facts = {"solver": "logistic", "n_classes": problems.n_classes, **asdict(settings)}
-        return FitSolution(**self.recall(inputs, facts, lambda: vars(fit_batch(x_ND, y_N, problems, settings))))
+        found: dict[str, Any] = self.recall(inputs, facts, lambda: vars(fit_batch(x_ND, y_N, problems, settings)))
+        return FitSolution(**found)
 
     def recall(
         self,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
-from histotune.report.curve_figures import ranking_figure, sweep_figure
+from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.rows import ScoreTable, score_table
+from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
 
 if TYPE_CHECKING:
