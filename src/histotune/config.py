@@ -74,6 +74,7 @@ class ExperimentConfig(BaseModel):
         """
         aside = {"out", "cache", "ledger", "cohort_path", "loader", "embedding", "tracking"}
         data = self.model_dump(mode="json", exclude=aside)
+        data["sweep"].pop("label_efficiency")
         for name in ("split", "allow_leaky"):
             data["evaluation"].pop(name)
         for name in ("source", "target"):

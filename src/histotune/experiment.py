@@ -28,6 +28,7 @@ from histotune.images.view_checks import check_view
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
 from histotune.report.folder import save_run
+from histotune.report.growth_figures import growth_figure
 from histotune.report.page import write_report
 from histotune.report.records import ReportInputs
 from histotune.report.sweep_figures import sweep_figure
@@ -320,9 +321,10 @@ def _report_inputs(
         ],
     }
     tiles = tuple(group[0].material.tiles for group in arms if group)
+    growth = studies.source.growth if studies.source else None
     return ReportInputs(
         findings=findings,
-        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target)),
+        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth),
         provenance=provenance,
         stages=(),
         ledger=ledger,
@@ -358,6 +360,9 @@ def _write(
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), "penalty", folder)
+        if inputs.artifacts.label_efficiency is not None:
+            growth = growth_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+            save_plots(growth, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for group in arms for arm in group)
     tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
     return RunResult(inputs, config.out, n_computed, tracked)

@@ -28,6 +28,7 @@ from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import space_note
 from histotune.heads.families import SweepSupport
 from histotune.heads.fit_cache import FitCache
+from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import SweepTask, sweep
 from histotune.images.config import ViewChoice
 from histotune.report.sweep_folder import save_sweep
@@ -137,16 +138,21 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
         fold_labels="grouped",
         default_pooling=material.default_pooling,
     )
+    support = SweepSupport(FitCache.at(config.cache), watch)
     start = time.perf_counter()
-    result = sweep(material.embeddings, task, config.sweep, SweepSupport(FitCache.at(config.cache), watch))[0]
+    result = sweep(material.embeddings, task, config.sweep, support)[0]
     sweep_s = time.perf_counter() - start
+    growth = None
+    if config.sweep.label_efficiency.draws:
+        choice = (result.head, config.sweep)
+        growth = label_efficiency(material.embeddings, task, choice, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
         spec = find_backbone(config.backbone, config.cache)
         view = chosen_view(config.view, spec)
         backbone = pinned_config(config.backbone, spec)
         save_bundle(Bundle(result.head, backbone, view, config.embedding.precision), folder)
-        save_sweep(with_origin(result, domain, PROBE), tiles, folder)
+        save_sweep(with_origin(result, domain, PROBE), growth, tiles, folder)
     swept = SweptSet(new_run_id(), tiles.name, domain, split.split_hash if split else "", config.out,
                      (ArmSweep(PROBE, result, sweep_s=sweep_s),))  # fmt: skip
     choice = describe_choice(result, domain)

@@ -54,12 +54,14 @@ class CrossFit:
             part is scored, it is the head that scored it.
         folds: Sweep of every outer fold, in order; the final one where a part is scored.
         sweep_s: Seconds for all sweeps, solved together.
+        task: What was swept; its last training set is the final one.
     """
 
     predictions: Predictions
     final: SweepResult
     folds: tuple[SweepResult, ...]
     sweep_s: float
+    task: SweepTask
 
 
 def cross_fit(
@@ -96,7 +98,7 @@ def cross_fit(
     fold_results, final = list(results[: len(folds)]), results[-1]
     rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
     predictions = _score_folds(material, plan, fold_results, rows_by_fold)
-    return CrossFit(predictions, final, tuple(fold_results), sweep_s)
+    return CrossFit(predictions, final, tuple(fold_results), sweep_s, task)
 
 
 def _score_folds(

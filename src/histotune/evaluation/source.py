@@ -16,6 +16,7 @@ from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
 from histotune.heads.families import SweepSupport
+from histotune.heads.label_efficiency import label_efficiency
 from histotune.statistics.compare import paired_difference
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class SourceStudy:
         scored_words: What was scored, for the ledger: "cross-fit", or a split's name and part.
         train_labels: Labels of the training tiles.
         leaky: Sweeps over random image folds; None where the leak was not priced.
+        growth: Score against the number of training groups; None where it was not asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -103,6 +105,7 @@ class SourceStudy:
     scored_words: str
     train_labels: NDArray[np.int64]
     leaky: ArmSweep | None = None
+    growth: pl.DataFrame | None = None
 
 
 def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> SourceStudy:
@@ -140,6 +143,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         scored_words=f"{plan.split.name} {plan.part}" if plan.part else "cross-fit",
         train_labels=tiles.labels_N[train_N],
         leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
+        growth=_growth(arms[0].material, fits[0], settings),
     )
 
 
@@ -217,6 +221,13 @@ def _fit_arms(
     small = int(plan.fit.train_N.sum()) <= SMALL_ROWS
     fits = map_small(lambda job: cross_fit(*job, settings.sweep, settings.support), jobs, small)
     return fits[: len(arms)], fits[len(arms)] if priced else None
+
+
+def _growth(material: Material, fit: CrossFit, settings: StudySettings) -> pl.DataFrame | None:
+    if not settings.sweep.label_efficiency.draws or fit.task.fold_labels != "grouped":
+        return None
+    choice = (fit.final.head, settings.sweep)
+    return label_efficiency(material.embeddings, fit.task, choice, settings.interval, settings.support)
 
 
 def _arm_sweep(arm: str, fit: CrossFit) -> ArmSweep:

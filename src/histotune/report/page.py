@@ -11,6 +11,7 @@ from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
+from histotune.report.growth_figures import growth_figure
 from histotune.report.rows import ScoreTable, score_table
 from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
@@ -95,6 +96,7 @@ def render_page(inputs: ReportInputs) -> str:
         findings=inputs.findings,
         sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
         sweep=sweep_figure(inputs.findings, inputs.artifacts),
+        growth=_growth(inputs),
         galleries=tuple(_galleries(inputs)),
         credits=tuple(_credits(inputs)),
         command=redact(inputs.command),
@@ -163,6 +165,11 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
     return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks))
+
+
+def _growth(inputs: ReportInputs) -> Figure | None:
+    table = inputs.artifacts.label_efficiency
+    return None if table is None else growth_figure(table, synthetic=inputs.findings.synthetic)
 
 
 def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from histotune.report.folder import GROWTH_FILE
+from histotune.report.growth_figures import growth_figure
 from histotune.report.page import page_environment
 from histotune.report.sweep_figures import TrainedOn, penalty_figure
 
@@ -20,17 +22,21 @@ if TYPE_CHECKING:
 FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; background: #fff; }'
 
 
-def save_sweep(trials: pl.DataFrame, tiles: TileSet, folder: Path) -> None:
+def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
     """Write a sweep's trials and plots.
 
     Args:
         trials: Columns of ``SweepResult.trials`` plus ``trained_on``, ``backbone`` and ``arm``.
+        growth: Score against the number of training groups; None where it was not asked for.
         tiles: The data set.
         folder: An existing folder.
     """
     trials.write_parquet(folder / "trials.parquet")
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(penalty_figure(trials, known), "penalty", folder)
+    if growth is not None:
+        growth.write_parquet(folder / GROWTH_FILE)
+        save_plots(growth_figure(growth, synthetic=tiles.synthetic), "training-groups", folder)
 
 
 def save_plots(figure: Figure | None, name: str, folder: Path) -> None:
