@@ -112,7 +112,8 @@ def _caption(table: pl.DataFrame) -> str:
     method = next((row["method"] for row in table.iter_rows(named=True) if row["low"] is not None), "")
     how = f"Bands: 95 % intervals, {method}." if method else f"No intervals: {table['method'][0]}."
     return (
-        f"What more training groups would bring: heads trained on nested random subsets of the training groups, mean "
-        f"of {n_draws} draws, scored on the groups of the fold that was left out. The penalty of every size is chosen on "
-        f"the other folds, the pooling is the one the whole sweep chose, which favours the largest size slightly. {how}"
+        "What more training groups would bring: heads trained on nested random subsets of the training groups, mean of "
+        f"{n_draws} draws, scored on the groups of the fold that was left out. The penalty of every size is chosen on "
+        "the other folds; the pooling is the one the whole sweep chose, which favours the largest size slightly. "
+        f"{how}"
     )
