@@ -108,6 +108,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
     from histotune.experiment import refuse_foreign_folder
     from histotune.progress import live_line
+    from histotune.report.choice import choice_lines
     from histotune.report.trials import BestSoFar, trials_table
     from histotune.workflow import embed_only, sweep_only
 
@@ -123,9 +124,11 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     _console().print(trials_table(outcome.result.trials, choice.n_groups))
     print(
         f"chosen: {'+'.join(choice.pooling)}, penalty {choice.penalty:g}, from {choice.n_fits} fits on "
-        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups (the selected log-loss {choice.log_loss:.3f} is "
-        f"optimistic)\nhead {choice.head_id} saved: {outcome.folder}"
+        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
     )
+    for line in choice_lines(choice):
+        print(line)
+    print(f"head {choice.head_id} saved: {outcome.folder}")
     print(f"plots: {outcome.folder / 'plots'}; every trial: histotune trials")
     if outcome.tracked:
         print(outcome.tracked)

@@ -63,7 +63,7 @@ def test_a_small_mlp_comes_back_with_its_calibration(head: Head, tmp_path: Path)
 
 def test_a_head_of_format_2_is_read(head: Head, tmp_path: Path) -> None:
     save_head(dataclasses.replace(head, calibration=Calibration(1.7), decision=Decision(0.31)), tmp_path)
-    gone = dict.fromkeys(("family", "activation", "calibration", "decision"))
+    gone = dict.fromkeys(("family", "activation", "calibration", "decision", "selection"))
     edit(tmp_path, format_version=2, temperature=1.7, threshold=0.31, **gone)
     old = load_head(tmp_path)
     assert (old.temperature, old.threshold, old.decision.rule, old.family) == (1.7, 0.31, "0.5", "logistic")

@@ -9,6 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 ClassWeight = Literal["none", "balanced"]
 FamilyName = Literal["logistic", "ridge", "sgd"]
+SelectionRule = Literal["best", "one-se"]
+Honesty = Literal["none", "nested", "bias-corrected"]
+CalibrationKind = Literal["none", "temperature", "vector"]
+ThresholdRule = Literal["0.5", "balanced-accuracy", "youden", "sensitivity"]
 
 
 def default_penalties() -> tuple[float, ...]:
@@ -45,6 +49,16 @@ class SweepConfig(BaseModel):
             or both.
         folds: Folds of the grouped cross-validation that chooses.
         selection: Criterion, lower is better.
+        selection_rule: ``best`` takes the lowest loss; ``one-se`` the strongest penalty, within the best trial's
+            pooling and weighting, whose paired loss difference from the best is at most one standard error.
+        honesty: How the whole procedure's own performance is estimated, since the selected score is optimistic:
+            ``bias-corrected`` resamples groups and scores each resample's choice on the groups left out, which costs
+            next to nothing; ``nested`` repeats the sweep inside every fold; ``none`` leaves the score optimistic.
+        calibration: ``temperature`` where it improves the cross-validated log-loss, else none; ``vector`` scales and
+            shifts each class, with 50 groups or more.
+        threshold: What the threshold of a binary head is chosen for, on out-of-fold predictions; ``0.5`` is the
+            most probable class. ``youden`` is the same cut as ``balanced-accuracy``.
+        sensitivity: Sensitivity that the rule ``sensitivity`` keeps, at the highest specificity.
         seed: Seed of the folds.
         max_iterations: Iterations after which a fit that has not converged is reported as such.
         label_efficiency: Score against the number of training groups.
@@ -58,6 +72,11 @@ class SweepConfig(BaseModel):
     class_weights: tuple[ClassWeight, ...] = Field(("none",), min_length=1)
     folds: int = Field(5, ge=2)
     selection: Literal["group-balanced-log-loss"] = "group-balanced-log-loss"
+    selection_rule: SelectionRule = "best"
+    honesty: Honesty = "bias-corrected"
+    calibration: CalibrationKind = "temperature"
+    threshold: ThresholdRule = "balanced-accuracy"
+    sensitivity: float = Field(0.95, gt=0, le=1)
     seed: int = 0
     max_iterations: int = Field(2000, ge=1)
     label_efficiency: LabelEfficiencyConfig = Field(default_factory=LabelEfficiencyConfig)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule  # noqa: TC001
 from histotune.statistics.records import Interval  # noqa: TC001  (a saved record is read by its types)
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Activation = Literal["relu", "gelu"]
-ThresholdRule = Literal["0.5", "balanced-accuracy", "youden", "sensitivity"]
-SelectionLabel = Literal["optimistic", "nested", "bias-corrected"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,65 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class TrialRecord:
+    """A trial as selection saw it.
+
+    Attributes:
+        pooling: Column blocks.
+        class_weight: Class weighting.
+        settings: The family's settings in words, "penalty 0.1".
+        log_loss: Group-balanced out-of-fold log-loss.
+        standard_error: Its standard error over groups.
+        difference: Log-loss above the lowest of all trials, paired by group.
+        difference_se: Group-jackknife standard error of that difference.
+    """
+
+    pooling: tuple[str, ...]
+    class_weight: ClassWeight
+    settings: str
+    log_loss: float
+    standard_error: float | None
+    difference: float
+    difference_se: float | None
+
+
+@dataclass(frozen=True)
+class HonestScore:
+    """What the whole procedure (try, choose, refit) is worth on groups it never saw."""
+
+    name: str
+    value: float
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How a head was chosen.
+
+    Attributes:
+        criterion: What was compared, in words.
+        rule: How the choice followed from it.
+        honesty: How ``honest`` was found; ``none`` where it is empty.
+        n_trials: Trials that competed.
+        n_diverged: How many of them diverged.
+        chosen: The chosen trial; its score is optimistic, because it was the criterion.
+        runners_up: The next best trials.
+        honest: Estimates that are free of this optimism.
+        note: What ``honest`` covers, in words.
+    """
+
+    criterion: str
+    rule: SelectionRule
+    honesty: Honesty
+    n_trials: int
+    n_diverged: int
+    chosen: TrialRecord
+    runners_up: tuple[TrialRecord, ...]
+    honest: tuple[HonestScore, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Head:
     """A linear map, or a small MLP, from raw embeddings to class logits, standardisation folded in.
 
@@ -97,6 +155,7 @@ class Head:
         calibration: Logits to probabilities.
         decision: Probabilities to class names, in binary tasks.
         family: Kind of head.
+        selection: How it was chosen; None for heads that no sweep chose.
     """
 
     weight_KD: NDArray[np.float64]
@@ -115,6 +174,7 @@ class Head:
     calibration: Calibration = field(default_factory=Calibration)
     decision: Decision = field(default_factory=Decision)
     family: str = "logistic"
+    selection: Selection | None = None
 
     @property
     def temperature(self) -> float:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from histotune.errors import UserError
 from histotune.files import atomic_path, hash_file, write_json
-from histotune.heads.records import Calibration, Decision, Head, HiddenLayer
+from histotune.heads.records import Calibration, Decision, Head, HiddenLayer, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,7 @@ WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
 LISTS = ("pooling", "columns", "class_names", "train_groups")
 PLAIN = ("backbone", "space_key", "meaning_key", "penalty", "n_tiles", "n_groups", "family")
-NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision}
+NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision, "selection": Selection | None}
 LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
 
 
@@ -53,7 +53,11 @@ def save_head(head: Head, folder: Path) -> None:
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
     facts = {name: getattr(head, name) for name in (*LISTS, *PLAIN)}
-    nested = {name: asdict(getattr(head, name)) for name in NESTED}
+    nested = {
+        "calibration": asdict(head.calibration),
+        "decision": asdict(head.decision),
+        "selection": None if head.selection is None else asdict(head.selection),
+    }
     written = {
         "activation": None if head.hidden is None else head.hidden.activation,
         "head_id": head.head_id,
@@ -157,7 +161,7 @@ def _from_version_2(facts: dict[str, Any]) -> dict[str, Any]:
         told["calibration"] = {"temperature": told.pop("temperature")}
     if "threshold" in told:
         told["decision"] = {"threshold": told.pop("threshold")}
-    return {**told, "family": "logistic", "activation": None, "format_version": FORMAT_VERSION}
+    return {**told, "family": "logistic", "activation": None, "selection": None, "format_version": FORMAT_VERSION}
 
 
 def _read_weights(folder: Path, facts: dict[str, Any]) -> Tensors:

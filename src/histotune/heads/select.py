@@ -11,6 +11,7 @@ import numpy as np
 
 from histotune.errors import UserError
 from histotune.heads.lbfgs import loss_terms
+from histotune.heads.records import Selection, TrialRecord
 from histotune.statistics.metrics import auroc
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.heads.config import SelectionRule
     from histotune.heads.families import OutOfFold, Trial
     from histotune.heads.task import TrainingSet
 
@@ -85,12 +87,16 @@ def ranking_scores(found: OutOfFold, y_n: Int, part: TrainingSet) -> Float:
     ])  # fmt: skip
 
 
-def best_trial(scores: TrialScores, trials: Sequence[Trial]) -> int:
-    """Return the trial of the lowest loss; ties go to the stronger regularisation, then to the first named.
+def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRule) -> int:
+    """Return the trial that a rule chooses.
 
     Args:
         scores: Losses by trial.
         trials: Their settings.
+        rule: ``best``: the lowest loss; ties go to the stronger regularisation, then to the first named.
+            ``one-se``: the strongest regularisation, within the best trial's pooling and weighting, whose loss lies
+            above the best one's by at most one standard error of their difference, paired by group (Breiman et al.
+            1984 with a paired difference); the jackknife's standard error of a mean over groups is the usual one.
 
     Returns:
         Index of the trial.
@@ -105,4 +111,78 @@ def best_trial(scores: TrialScores, trials: Sequence[Trial]) -> int:
             value=f"{len(trials)} trials",
             fix="try smaller learning rates or stronger penalties, and check the embeddings' scale",
         )
-    return min(usable, key=lambda t: (float(scores.log_loss_T[t]), -trials[t].strength, t))
+    best = min(usable, key=lambda t: (float(scores.log_loss_T[t]), -trials[t].strength, t))
+    if rule == "best":
+        return best
+    difference_T, se_T = paired_differences(scores.loss_TG, best)
+    rivals = [t for t in usable if _kin(trials[t], trials[best]) and (t == best or difference_T[t] <= se_T[t])]
+    return min(rivals, key=lambda t: (-trials[t].strength, float(scores.log_loss_T[t]), t))
+
+
+def paired_differences(loss_TG: Float, best: int, count_G: Float | None = None) -> tuple[Float, Float]:
+    """Return each trial's mean loss above the best one's, paired by group, and its standard error.
+
+    Args:
+        loss_TG: Loss by trial and group.
+        best: The trial to compare with.
+        count_G: How often each group counts (a resample); None counts each once.
+
+    Returns:
+        Differences (T,) and standard errors (T,), NaN with one group.
+    """
+    count_G = np.ones(loss_TG.shape[1]) if count_G is None else count_G
+    n = count_G.sum()
+    gap_TG = loss_TG - loss_TG[best]
+    mean_T = gap_TG @ count_G / n
+    if n < 2:
+        return mean_T, np.full(len(loss_TG), np.nan)
+    return mean_T, np.sqrt((gap_TG - mean_T[:, None]) ** 2 @ count_G / (n - 1) / n)
+
+
+def _kin(one: Trial, other: Trial) -> bool:
+    return one.pooling == other.pooling and one.class_weight == other.class_weight
+
+
+def describe_selection(
+    scores: TrialScores, trials: Sequence[Trial], choice: int, rule: SelectionRule, n_runners_up: int = 5
+) -> Selection:
+    """Return the record of a choice with its runners-up, the next best by loss.
+
+    Args:
+        scores: Losses by trial.
+        trials: Their settings.
+        choice: The chosen trial.
+        rule: Which rule chose it.
+        n_runners_up: How many other trials to name.
+
+    Returns:
+        The record, without honest estimates.
+    """
+    usable = np.flatnonzero(scores.usable_T)
+    best = int(usable[np.argmin(scores.log_loss_T[usable])])
+    difference_T, se_T = paired_differences(scores.loss_TG, best)
+
+    def record(t: int) -> TrialRecord:
+        settings = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in trials[t].settings().items()
+        )
+        return TrialRecord(
+            trials[t].pooling, trials[t].class_weight, settings, float(scores.log_loss_T[t]),
+            _finite(scores.log_loss_se_T[t]), float(difference_T[t]), _finite(se_T[t]),
+        )  # fmt: skip
+
+    others = sorted((int(t) for t in usable if t != choice), key=lambda t: (float(scores.log_loss_T[t]), t))
+    return Selection(
+        criterion="group-balanced out-of-fold log-loss",
+        rule=rule,
+        honesty="none",
+        n_trials=len(trials),
+        n_diverged=int((~scores.usable_T).sum()),
+        chosen=record(choice),
+        runners_up=tuple(record(t) for t in others[:n_runners_up]),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

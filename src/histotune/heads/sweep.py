@@ -10,9 +10,11 @@ import numpy as np
 import polars as pl
 
 from histotune.heads.families import SweepData, SweepSupport, make_family
+from histotune.heads.honest import bias_corrected, nested, outer_parts
 from histotune.heads.records import Head, SweepResult
-from histotune.heads.select import best_trial, ranking_scores, score_trials
-from histotune.heads.task import FoldPlan, SweepTask, TrainingSet, check_task, training_set
+from histotune.heads.select import describe_selection, ranking_scores
+from histotune.heads.solve import Procedure, solve_parts
+from histotune.heads.task import FoldPlan, SweepTask, check_task, training_set
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.embeddings.records import Embeddings
-    from histotune.heads.config import SweepConfig
-    from histotune.heads.families import Family, OutOfFold, Refit, Trial
-    from histotune.heads.select import TrialScores
+    from histotune.heads.config import Honesty, SweepConfig
+    from histotune.heads.families import Trial
+    from histotune.heads.records import Selection
+    from histotune.heads.solve import Solved
 
 __all__ = ["SweepSupport", "SweepTask", "sweep"]
 
@@ -33,7 +36,8 @@ def sweep(
     """Choose and refit a head on every training set.
 
     The choice falls on the lowest out-of-fold log-loss, every group weighing the same; ties go to the stronger
-    penalty, then to the pooling named first.
+    penalty, then to the pooling named first. Everything else that is fitted (temperature, threshold) comes from the
+    chosen trial's out-of-fold logits.
 
     Args:
         embeddings: One row per tile of the task.
@@ -56,46 +60,60 @@ def sweep(
     """
     check_task(len(embeddings), task)
     family = make_family(config)
-    trials = family.trials(config.poolings or (task.default_pooling,))
+    procedure = Procedure(family, tuple(family.trials(config.poolings or (task.default_pooling,))), config)
     used = np.flatnonzero(task.train_sets_SN.any(axis=0))
     data = SweepData(embeddings, used, task.labels_N[used], len(task.class_names), support or SweepSupport())
     plan = FoldPlan(config.folds, config.seed, task.fold_labels)
     parts = [
         training_set(embeddings.tile_ids, task, (np.flatnonzero(train_N), used), plan) for train_N in task.train_sets_SN
     ]
-    found = family.out_of_fold(data, parts, trials)
-    scores = [score_trials(one, data.y_n[part.rows], part) for one, part in zip(found, parts, strict=True)]
-    choices = [best_trial(one, trials) for one in scores]
-    refits = family.refit(data, [(part, trials[choice]) for part, choice in zip(parts, choices, strict=True)])
-    return tuple(
-        _result((data, task, family), trials, (parts[s], found[s], scores[s]), (choices[s], refits[s]))
-        for s in range(len(parts))
-    )
+    honesty = _honesty_by_set(task, config)
+    outer = [
+        outer_parts(part, data, task, procedure) if how == "nested" else []
+        for part, how in zip(parts, honesty, strict=True)
+    ]
+    solved = solve_parts(data, [*parts, *(one for group in outer for one in group)], procedure)
+    rest = iter(solved[len(parts) :])
+    results = []
+    for one, how, group in zip(solved[: len(parts)], honesty, outer, strict=True):
+        selection = describe_selection(one.scores, procedure.trials, one.choice, config.selection_rule)
+        if how == "bias-corrected":
+            selection = bias_corrected(selection, one, data.y_n[one.part.rows], procedure)
+        elif how == "nested":
+            selection = nested(selection, one.part, [next(rest) for _ in group], (data, procedure))
+        n_fits = sum(len(procedure.trials) * part.n_folds + 1 for part in (one.part, *group))
+        results.append(_result((data, task, procedure), one, selection, n_fits))
+    return tuple(results)
+
+
+def _honesty_by_set(task: SweepTask, config: SweepConfig) -> list[Honesty]:
+    """Return how each training set's procedure is estimated; leaky folds can't be honest."""
+    sets = range(len(task.train_sets_SN)) if task.honest_sets is None else task.honest_sets
+    return [
+        config.honesty if s in sets and task.fold_labels == "grouped" else "none"
+        for s in range(len(task.train_sets_SN))
+    ]
 
 
 def _result(
-    context: tuple[SweepData, SweepTask, Family],
-    trials: Sequence[Trial],
-    tried: tuple[TrainingSet, OutOfFold, TrialScores],
-    outcome: tuple[int, Refit],
+    context: tuple[SweepData, SweepTask, Procedure], solved: Solved, selection: Selection, n_fits: int
 ) -> SweepResult:
     """Build the record of one training set."""
-    data, task, family = context
-    part, found, scores = tried
-    choice, refit = outcome
+    data, task, procedure = context
+    part = solved.part
     logit_NK = np.full((len(task.labels_N), data.n_classes), np.nan)
-    logit_NK[data.used[part.rows]] = found.logit_TnK[choice]
-    head = _head(data.embeddings, trials[choice], refit, (part, task.class_names, family.name))
-    auroc_T = ranking_scores(found, data.y_n[part.rows], part)
-    table = _trials_table(trials, scores, auroc_T, (found, choice, refit))
-    return SweepResult(head, table, logit_NK, n_fits=len(trials) * part.n_folds + 1)
+    logit_NK[data.used[part.rows]] = solved.found.logit_TnK[solved.choice]
+    head = _head(data.embeddings, solved, selection, (task.class_names, procedure))
+    auroc_T = ranking_scores(solved.found, data.y_n[part.rows], part)
+    return SweepResult(head, _trials_table(procedure.trials, solved, auroc_T), logit_NK, n_fits)
 
 
 def _head(
-    embeddings: Embeddings, trial: Trial, refit: Refit, context: tuple[TrainingSet, tuple[str, ...], str]
+    embeddings: Embeddings, solved: Solved, selection: Selection, context: tuple[tuple[str, ...], Procedure]
 ) -> Head:
     """Build the record of a refitted head."""
-    part, class_names, family = context
+    class_names, procedure = context
+    trial, refit, part = procedure.trials[solved.choice], solved.refit, solved.part
     return Head(
         weight_KD=refit.weight_KD,
         bias_K=refit.bias_K,
@@ -108,21 +126,19 @@ def _head(
         penalty=float(trial.settings().get("penalty", 0.0)),
         n_tiles=part.n_tiles,
         n_groups=part.n_groups,
-        train_groups=tuple(sorted(part.groups)),
+        train_groups=part.groups,
         hidden=refit.hidden,
-        family=family,
+        calibration=solved.calibration,
+        decision=solved.decision,
+        family=procedure.family.name,
+        selection=selection,
     )
 
 
-def _trials_table(
-    trials: Sequence[Trial],
-    scores: TrialScores,
-    auroc_T: NDArray[np.float64],
-    outcome: tuple[OutOfFold, int, Refit],
-) -> pl.DataFrame:
+def _trials_table(trials: Sequence[Trial], solved: Solved, auroc_T: NDArray[np.float64]) -> pl.DataFrame:
     """Return a row per trial."""
-    found, choice, refit = outcome
-    chosen_T = np.arange(len(trials)) == choice
+    found, refit, scores = solved.found, solved.refit, solved.scores
+    chosen_T = np.arange(len(trials)) == solved.choice
     settings = [trial.settings() for trial in trials]
     return pl.DataFrame(
         {

@@ -35,6 +35,8 @@ class SweepTask:
         fold_labels: ``grouped`` folds keep groups together; ``image`` folds deal single tiles, which leaks and is
             there to measure the price of leaking.
         default_pooling: Pooling to try where the config names none.
+        honest_sets: Numbers of the training sets whose procedure is itself estimated (see ``sweep.honesty``); None
+            estimates all. Sets whose heads are scored on held-out tiles anyway need no estimate.
     """
 
     labels_N: NDArray[np.int64]
@@ -43,6 +45,7 @@ class SweepTask:
     train_sets_SN: NDArray[np.bool_]
     fold_labels: FoldLabels = "grouped"
     default_pooling: tuple[str, ...] = ("pooled",)
+    honest_sets: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class TrainingSet:
         rows: Its tiles, as row numbers of the sweep's data (the tiles that any training set uses).
         fold_n: Inner fold of each of these tiles.
         group_n: Group of each of these tiles, as an index into ``groups``.
-        groups: Group keys.
+        groups: Group keys, sorted.
         n_folds: Number of inner folds.
     """
 
@@ -142,11 +145,11 @@ def training_set(tile_ids: Sequence[str], task: SweepTask, rows: tuple[Int, Int]
     tiles, used = rows
     labels_n = task.labels_N[tiles]
     groups = [task.groups[tile] for tile in tiles]
-    codes = {group: code for code, group in enumerate(dict.fromkeys(groups))}
+    codes = {group: code for code, group in enumerate(sorted(set(groups)))}  # so that row order changes nothing
     if plan.fold_labels == "grouped" and len(codes) < plan.n_folds:
         raise UserError(
             f"{plan.n_folds} folds need at least as many groups, and this training set holds {len(codes)}",
-            value=", ".join(sorted(codes)[:5]),
+            value=", ".join(list(codes)[:5]),
             fix=f"--set sweep.folds={max(len(codes), 2)}" if len(codes) > 1 else "train on more cases",
         )
     units = groups if plan.fold_labels == "grouped" else [f"tile {tile_ids[int(tile)]}" for tile in tiles]
