@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from histotune.cli import with_wandb_mode
+from histotune.cli_tracking import with_wandb_mode
 from histotune.tracking import read_trials
 from tests.conftest import CommandResult
 from tests.test_cli import assert_clear, run_breakhis

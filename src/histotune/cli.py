@@ -13,6 +13,7 @@ import typer
 from histotune.cli_backbones import backbones_app
 from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
+from histotune.cli_tracking import Wandb, trials, with_wandb_mode
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.add_typer(backbones_app, name="backbones")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
+app.command()(trials)
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
@@ -91,15 +93,6 @@ SetField = Annotated[
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
 ]
 DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
-Wandb = Annotated[
-    str | None,
-    typer.Option(
-        "--wandb",
-        metavar="[offline|online]",
-        help="Also write the run to Weights & Biases: offline (the default, no login, no network) or online.",
-        show_default=False,
-    ),
-]
 SplitName = Annotated[
     str | None,
     typer.Option(
@@ -260,19 +253,6 @@ def sweep(
 
 
 @app.command()
-def trials(
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.", show_default=False)] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.", show_default=False)] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many.")] = 20,
-    everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
-) -> None:
-    """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
-    from histotune.trial_commands import TrialFilter, trials_and_print
-
-    trials_and_print(TrialFilter(dataset, backbone, top, everything))
-
-
-@app.command()
 def evaluate(
     head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
     dataset: DatasetArgument,
@@ -377,16 +357,6 @@ def _join_ranks(command: str) -> bool:
                         allowed=", ".join(TOGETHER), fix="run it without torchrun (unset WORLD_SIZE)")  # fmt: skip
     see_own_gpu(rank)
     return rank.leads
-
-
-def with_wandb_mode(arguments: list[str]) -> list[str]:
-    """Return a command line on which ``--wandb`` alone means ``--wandb offline``."""
-    spelled = []
-    for place, word in enumerate(arguments):
-        spelled.append(word)
-        if word == "--wandb" and arguments[place + 1 : place + 2] not in (["offline"], ["online"], ["off"]):
-            spelled.append("offline")
-    return spelled
 
 
 def main() -> None:

@@ -167,8 +167,8 @@ def _swept_sets(run: RunToTrack, run_id: str, folder: Path) -> Iterator[SweptSet
 def _facts(swept: SweptSet, sweep: ArmSweep, one: tuple[str, SweepResult], config: ExperimentConfig) -> SweepFacts:
     training_set, result = one
     head = result.head
-    selection = getattr(head, "selection", None)
-    honest = selection.honest[0].value if selection is not None and selection.honest else None
+    selection = head.selection
+    honest = [] if selection is None else [score.value for score in selection.honest if score.name == "log_loss"]
     return SweepFacts(
         run_id=swept.run_id,
         data_set=swept.data_set,
@@ -181,7 +181,7 @@ def _facts(swept: SweptSet, sweep: ArmSweep, one: tuple[str, SweepResult], confi
         family=head.family,
         criterion=config.sweep.selection,
         honesty="none" if selection is None else selection.honesty,
-        honest_score=honest,
+        honest_score=honest[0] if honest and math.isfinite(honest[0]) else None,
         n_tiles=head.n_tiles,
         n_groups=head.n_groups,
         sweep_s=round(sweep.sweep_s, 3),
