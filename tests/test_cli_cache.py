@@ -152,3 +152,17 @@ def test_export_never_computes(histotune: Command, breakhis: Path, tmp_path: Pat
                      tmp_path / "x.npz", "--cache", tmp_path / "empty")  # fmt: skip
     assert done.code == 2 and "72 of 72 tiles have no embedding" in done.err
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_solved_fits_are_listed_and_removed(histotune: Command, embedded: Path, breakhis: Path, tmp_path: Path) -> None:
+    swept = histotune("sweep", "breakhis", "--data", breakhis, *HISTOGRAM, "--cache", embedded, "--out",
+                      tmp_path / "head", "--set", "sweep.folds=3", "--set", "sweep.penalties=[0.1,1]")  # fmt: skip
+    assert swept.code == 0, swept.err
+    assert "fits: 2 (solved fits of sweeps)" in histotune("cache", "ls", "--cache", embedded).out
+    assert "nothing to remove" in histotune("cache", "rm", "--older-than", "1h", "--yes", "--cache", embedded).out
+    nobody = histotune("cache", "rm", "fits", "--cache", embedded)
+    assert nobody.code == 2 and "2 solved fits" in nobody.out
+    removed = histotune("cache", "rm", "fits", "--yes", "--cache", embedded)
+    assert "2 solved fits" in removed.out
+    assert len(shards(embedded)) == 4
+    assert not list((embedded / "fits").glob("*.safetensors"))

@@ -21,15 +21,22 @@ if TYPE_CHECKING:
     from histotune.embeddings.inventory import Inventory, SpaceFacts
     from histotune.embeddings.store import Store
 
+FITS = "fits"
+
 
 @dataclass(frozen=True)
 class RemoveChoice:
-    """Which spaces to remove: those named, those not used for long, or everything."""
+    """Which spaces to remove: those named, those not used for long, or everything; ``fits`` names solved fits."""
 
     names: tuple[str, ...]
     older_than: str | None
     everything: bool
     yes: bool
+
+    @property
+    def takes_fits(self) -> bool:
+        """Whether solved fits go, too."""
+        return FITS in self.names or (self.older_than is not None and not self.names)
 
 
 @dataclass(frozen=True)
@@ -125,17 +132,22 @@ def remove_and_print(choice: RemoveChoice, cache: Path | None) -> None:
     Raises:
         UserError: Nothing or too much was chosen, nobody can be asked, or a running process holds a space.
     """
-    from histotune.embeddings.upkeep import remove_rest, remove_spaces
+    from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces, unused_fits
 
     root = _root(cache)
     found = _chosen(choice, root)
-    if not found and not choice.everything:
+    age_s = parse_age(choice.older_than) if choice.older_than else 0.0
+    fits = unused_fits(root, age_s) if choice.takes_fits else ()
+    if not found and not fits and not choice.everything:
         print("nothing to remove")
         return
+    if fits:
+        print(f"{len(fits):,} solved fits of sweeps; solved again when needed")
     _ask(found, choice)
-    n_removed = remove_spaces(found)
-    others = remove_rest(root) if choice.everything else ()
-    print(f"removed {n_removed:,} spaces" + (f" and {', '.join(others)}" if others else ""))
+    removed = [f"{remove_spaces(found):,} spaces"]
+    removed += [f"{remove_fits(fits):,} solved fits"] if fits else []
+    removed += remove_rest(root) if choice.everything else ()
+    print(f"removed {' and '.join(removed)}")
 
 
 def export_and_print(space: str | None, out: Path, coords: Path | None, **typed: Any) -> None:  # noqa: ANN401
@@ -241,11 +253,12 @@ def _chosen(choice: RemoveChoice, root: Path) -> tuple[Store, ...]:
     from histotune.embeddings.upkeep import parse_age
 
     if not (choice.names or choice.older_than or choice.everything):
-        raise UserError("what to remove?", allowed="SPACE..., --older-than 30d, or --all",
+        raise UserError("what to remove?", allowed="SPACE..., fits, --older-than 30d, or --all",
                         fix="histotune cache ls lists the spaces")  # fmt: skip
     if choice.everything and (choice.names or choice.older_than):
         raise UserError("--all removes everything, so nothing else goes with it", fix="leave out one of them")
-    found = find_stores(root, choice.names)
+    spaces = tuple(name for name in choice.names if name != FITS)
+    found = find_stores(root, spaces) if spaces or not choice.names else ()
     if choice.older_than is None:
         return found
     limit_s = time.time() - parse_age(choice.older_than)
@@ -261,7 +274,7 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
         again = "its files must be imported again" if facts.external else "computed again when needed"
         print(f"{facts.short_name}  {facts.backbone}, {facts.n_rows:,} rows, {readable_bytes(facts.n_bytes)}; {again}")
     if choice.everything:
-        print("and the content hashes, rendered cohorts and names of imports in this cache")
+        print("and the content hashes, rendered cohorts, solved fits and names of imports in this cache")
     if choice.yes:
         return
     if not sys.stdin.isatty():

@@ -13,6 +13,7 @@ import typer
 from histotune.cli_backbones import backbones_app
 from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
+from histotune.cli_tracking import Wandb, trials, with_wandb_mode
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.add_typer(backbones_app, name="backbones")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
+app.command()(trials)
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
@@ -148,6 +150,7 @@ def run(
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
     from_run: FromRun = None,
+    wandb: Wandb = None,
 ) -> None:
     """Run a whole experiment and write its report.
 
@@ -179,6 +182,7 @@ def run(
             cluster=cluster,
             on_bad_image=on_bad_image,
             from_run=from_run,
+            wandb=wandb,
         )
     )
 
@@ -223,6 +227,8 @@ def sweep(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
+    split: SplitName = None,
+    wandb: Wandb = None,
 ) -> None:
     """Choose a head by grouped cross-validation over the training cases and save it."""
     from histotune.commands import build_config, sweep_and_print
@@ -239,6 +245,8 @@ def sweep(
             cache=cache,
             settings=settings,
             on_bad_image=on_bad_image,
+            split=split,
+            wandb=wandb,
         ),
         out,
     )
@@ -355,6 +363,7 @@ def main() -> None:
     """Entry point: run a command; a mistake the user can mend is one message and exit code 2."""
     from histotune.errors import UserError
 
+    sys.argv = with_wandb_mode(sys.argv)
     try:
         app()
     except UserError as error:

@@ -30,7 +30,7 @@ Coords = Annotated[
 
 @cache_app.command("ls")
 def ls(cache: Cache = None) -> None:
-    """List embedding spaces, content hashes and rendered cohorts, with their sizes."""
+    """List embedding spaces, content hashes, solved fits and rendered cohorts, with their sizes."""
     from histotune.cache_commands import list_and_print
 
     list_and_print(cache)
@@ -59,11 +59,11 @@ def rm(
     older_than: Annotated[
         str | None, typer.Option("--older-than", help="Not used for so long: 12h, 30d, 2w.", show_default=False)
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All spaces, hashes and rendered cohorts.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All spaces, hashes, fits and rendered cohorts.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: Cache = None,
 ) -> None:
-    """Remove embedding spaces, never one that a running process holds."""
+    """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
     from histotune.cache_commands import RemoveChoice, remove_and_print
 
     remove_and_print(RemoveChoice(tuple(spaces or ()), older_than, everything, yes), cache)

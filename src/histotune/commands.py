@@ -107,8 +107,9 @@ def estimate_and_print(config: ExperimentConfig) -> None:
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
     from histotune.experiment import refuse_foreign_folder
+    from histotune.progress import live_line
     from histotune.report.choice import choice_lines
-    from histotune.report.trials import trials_table
+    from histotune.report.trials import BestSoFar, trials_table
     from histotune.workflow import embed_only, sweep_only
 
     if not process_rank().leads:
@@ -117,9 +118,10 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     config = config.model_copy(update={"out": out or Path("heads") / config.recipe})
     if not (config.out / "bundle.json").is_file():
         refuse_foreign_folder(config.out)
-    outcome = sweep_only(config)
-    _console().print(trials_table(outcome.result.trials))
+    with live_line() as show:
+        outcome = sweep_only(config, BestSoFar(show) if sys.stderr.isatty() else None)
     choice = outcome.choice
+    _console().print(trials_table(outcome.result.trials, choice.n_groups))
     print(
         f"chosen: {'+'.join(choice.pooling)}, penalty {choice.penalty:g}, from {choice.n_fits} fits on "
         f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
@@ -127,6 +129,9 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     for line in choice_lines(choice):
         print(line)
     print(f"head {choice.head_id} saved: {outcome.folder}")
+    print(f"plots: {outcome.folder / 'plots'}; every trial: histotune trials")
+    if outcome.tracked:
+        print(outcome.tracked)
 
 
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
@@ -223,6 +228,8 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
     for dataset in (data["source"], data["target"]):
         if dataset is not None and typed.get("on_bad_image") is not None:
             dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
+    if typed.get("wandb") is not None:
+        data["tracking"]["wandb"] = typed["wandb"]
     if typed.get("view") is not None:
         data["view"] = {**(data["view"] or {}), "name": check_view_name(typed["view"])}
     if typed.get("backbone") is not None:
@@ -253,6 +260,8 @@ def _print_run(result: RunResult) -> None:
     console.print(f"\n{inputs.findings.answer}\n", highlight=False)
     for count in inputs.ledger:
         console.print(str(count), highlight=False)
+    if result.tracked:
+        print(result.tracked)
     print(f"report: {result.folder / 'report.html'}")
 
 

@@ -18,6 +18,7 @@ from histotune.files import user_dir
 from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.statistics.config import IntervalConfig
+from histotune.tracking import TrackingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +42,10 @@ class ExperimentConfig(BaseModel):
         sweep: Which heads are tried.
         evaluation: What is scored.
         interval: How intervals are made.
+        tracking: Where a run is tracked besides the local table of trials.
         out: Run folder.
-        cache: Folder for embeddings and hashes; safe to delete.
-        ledger: Folder of the ledger of scorings; keep it.
+        cache: Folder for embeddings, hashes and solved fits; safe to delete.
+        ledger: Folder of the ledger of scorings and of the table of trials; keep it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class ExperimentConfig(BaseModel):
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     interval: IntervalConfig = Field(default_factory=IntervalConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     out: Path = Path("runs/run")
     cache: Path = Field(default_factory=lambda: user_dir("cache"))
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
@@ -69,7 +72,9 @@ class ExperimentConfig(BaseModel):
 
         The ledger counts choices under the hash of each split, and a split may be named by a path.
         """
-        data = self.model_dump(mode="json", exclude={"out", "cache", "ledger", "cohort_path", "loader", "embedding"})
+        aside = {"out", "cache", "ledger", "cohort_path", "loader", "embedding", "tracking"}
+        data = self.model_dump(mode="json", exclude=aside)
+        data["sweep"].pop("label_efficiency")
         for name in ("split", "allow_leaky"):
             data["evaluation"].pop(name)
         for name in ("source", "target"):

@@ -22,13 +22,20 @@ from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, Ledg
 from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json, lock
+from histotune.heads.families import SweepSupport
+from histotune.heads.fit_cache import FitCache
 from histotune.images.view_checks import check_view
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance
 from histotune.report.folder import save_run
+from histotune.report.growth_figures import growth_figure
 from histotune.report.page import write_report
 from histotune.report.records import ReportInputs
+from histotune.report.sweep_figures import sweep_figure
+from histotune.report.sweep_folder import save_plots
 from histotune.report.thumbnails import largest_errors
+from histotune.run_log import RunToTrack, join_trials, track_run
+from histotune.tracking import new_run_id, require_wandb
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,11 +60,13 @@ class RunResult:
         inputs: Everything its report was made from.
         folder: Where it was written.
         n_computed: Embeddings that needed a forward pass; 0 on a warm run.
+        tracked: Where else it is tracked, in words; empty where only the local table has it.
     """
 
     inputs: ReportInputs
     folder: Path
     n_computed: int
+    tracked: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,10 +101,12 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         UserError: Anything the user can mend; nothing is left half-written.
     """
     refuse_foreign_folder(config.out)
+    require_wandb(config.tracking)
     watch = Stopwatch()
     embedded = embed_experiment(config, watch)
     config, source_arms, target_arms = embedded.config, embedded.source_arms, embedded.target_arms
-    settings = StudySettings(config.evaluation, config.sweep, config.interval, embedded.target_split)
+    support = SweepSupport(FitCache.at(config.cache))
+    settings = StudySettings(config.evaluation, config.sweep, config.interval, embedded.target_split, support)
     studies = _study(settings, source_arms, target_arms, watch)
     findings = _findings(config, studies, source_arms, target_arms)
     ledger = _count_scorings(config, studies, findings)
@@ -290,6 +301,7 @@ def _report_inputs(
     scored = [item for study in present for item in study.scored]
     provenance = {
         **collect_provenance().as_dict(),
+        "run id": new_run_id(),
         "embeddings": [
             {
                 "data set": material.tiles.name,
@@ -309,9 +321,10 @@ def _report_inputs(
         ],
     }
     tiles = tuple(group[0].material.tiles for group in arms if group)
+    growth = studies.source.growth if studies.source else None
     return ReportInputs(
         findings=findings,
-        artifacts=Artifacts(_join_predictions(scored), _join_trials(studies)),
+        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth),
         provenance=provenance,
         stages=(),
         ledger=ledger,
@@ -325,26 +338,6 @@ def _join_predictions(scored: list[Scored]) -> pl.DataFrame:
     return pl.concat(
         item.predictions.table.with_columns(finding=pl.lit(item.finding), arm=pl.lit(item.arm)) for item in scored
     )
-
-
-def _join_trials(studies: Studies) -> pl.DataFrame:
-    """All trials of all arms, with what trained them."""
-    tables = []
-    for study, sweeps in (
-        (studies.source, studies.source.finals if studies.source else ()),
-        (studies.target, studies.target.direct if studies.target else ()),
-    ):
-        if study is None or study.choice is None:
-            continue
-        for sweep in sweeps:
-            tables.append(
-                sweep.result.trials.with_columns(
-                    trained_on=pl.lit(study.choice.trained_on),
-                    backbone=pl.lit(sweep.result.head.backbone),
-                    arm=pl.lit(sweep.arm),
-                )
-            )
-    return pl.concat(tables)
 
 
 def _write(
@@ -366,8 +359,13 @@ def _write(
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
+        save_plots(sweep_figure(inputs.findings, inputs.artifacts), "penalty", folder)
+        if inputs.artifacts.label_efficiency is not None:
+            growth = growth_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+            save_plots(growth, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for group in arms for arm in group)
-    return RunResult(inputs, config.out, n_computed)
+    tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
+    return RunResult(inputs, config.out, n_computed, tracked)
 
 
 def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:

@@ -63,6 +63,23 @@ def track_bytes(
         yield lambda n_bytes: bar.advance(task, n_bytes)
 
 
+@contextmanager
+def live_line() -> Iterator[Callable[[str], None]]:
+    """Show one line that changes on standard error while a person watches.
+
+    Yields:
+        A function to call with the line's new text; it does nothing where nobody watches.
+    """
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("sweeping") as status:
+        yield lambda text: status.update(Text(text))
+
+
 @dataclass(frozen=True)
 class StageTime:
     """Seconds spent in one stage of a run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,15 +21,22 @@ from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
 from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
-from histotune.evaluation.source import PROBE, describe_choice
+from histotune.evaluation.source import PROBE, ArmSweep, describe_choice
 from histotune.evaluation.target import part_rows
 from histotune.experiment import single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import space_note
+from histotune.heads.families import SweepSupport
+from histotune.heads.fit_cache import FitCache
+from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import SweepTask, sweep
 from histotune.images.config import ViewChoice
+from histotune.report.sweep_folder import save_sweep
+from histotune.run_log import SweptSet, rows_of, run_log, track_rows, with_origin
+from histotune.tracking import new_run_id, require_wandb
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,16 +46,25 @@ if TYPE_CHECKING:
     from histotune.embeddings.estimate import Estimate
     from histotune.evaluation.material import Material
     from histotune.evaluation.records import LedgerCount, SweepChoice
+    from histotune.heads.families import Tried
     from histotune.heads.records import SweepResult
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """A sweep over one data set's training tiles, saved."""
+    """A sweep over one data set's training tiles, saved.
+
+    Attributes:
+        result: What was tried.
+        choice: What was chosen.
+        folder: Where the head, the trials and the plots are.
+        tracked: Where else it is tracked, in words; empty where only the local table has it.
+    """
 
     result: SweepResult
     choice: SweepChoice
     folder: Path
+    tracked: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +110,7 @@ def estimate_only(config: ExperimentConfig) -> Estimate:
     return estimate(read_dataset(dataset), request)
 
 
-def sweep_only(config: ExperimentConfig) -> SweepOutcome:
+def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None = None) -> SweepOutcome:
     """Sweep heads over a data set's training tiles and save the chosen one.
 
     BreakHis trains on all cases at the training magnification, PatchCamelyon on its training part; a split named in
@@ -101,11 +118,13 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
 
     Args:
         config: Names one data set, a backbone, the sweep and the folder.
+        watch: Called whenever trials are finished.
 
     Returns:
         What was tried and chosen. The selected score is optimistic: it was the criterion.
     """
-    tiles, _ = with_parts(read_dataset(single_dataset(config)), config.evaluation)
+    require_wandb(config.tracking)
+    tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
     _sweep_rows(tiles, config)  # a mistake shows before anything is embedded
     material = _embed(config, tiles)
     tiles = material.tiles  # without those that can't be read
@@ -119,15 +138,35 @@ def sweep_only(config: ExperimentConfig) -> SweepOutcome:
         fold_labels="grouped",
         default_pooling=material.default_pooling,
     )
-    result = sweep(material.embeddings, task, config.sweep)[0]
+    support = SweepSupport(FitCache.at(config.cache), watch)
+    start = time.perf_counter()
+    result = sweep(material.embeddings, task, config.sweep, support)[0]
+    sweep_s = time.perf_counter() - start
+    growth = None
+    if config.sweep.label_efficiency.draws:
+        choice = (result.head, config.sweep)
+        growth = label_efficiency(material.embeddings, task, choice, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
         spec = find_backbone(config.backbone, config.cache)
         view = chosen_view(config.view, spec)
         backbone = pinned_config(config.backbone, spec)
         save_bundle(Bundle(result.head, backbone, view, config.embedding.precision), folder)
-        result.trials.write_parquet(folder / "trials.parquet")
-    return SweepOutcome(result, describe_choice(result, domain), config.out)
+        save_sweep(with_origin(result, domain, PROBE), growth, tiles, folder)
+    swept = SweptSet(new_run_id(), tiles.name, domain, split.split_hash if split else "", config.out,
+                     (ArmSweep(PROBE, result, sweep_s=sweep_s),))  # fmt: skip
+    choice = describe_choice(result, domain)
+    return SweepOutcome(result, choice, config.out, _track(swept, choice, config))
+
+
+def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> str:
+    """Add the trials to the table, and write the sweep to W&B where that was asked for."""
+    result = swept.sweeps[0].result
+    name = f"{result.head.backbone} on {swept.trained_on}"
+    scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
+    trials = with_origin(result, swept.trained_on, PROBE)
+    log = run_log(swept.run_id, name, config, trials, {"head": swept.folder}, scores)
+    return track_rows(tuple(rows_of(swept, config)), log, config)
 
 
 def _sweep_rows(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:

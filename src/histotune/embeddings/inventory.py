@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIN_DIGITS = 4  # of a space's key, to name it
+FITS_FOLDER = "fits"  # what the heads room keeps in a cache
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Inventory:
     Attributes:
         cache: Its root folder.
         spaces: Embedding spaces, the last used first.
-        others: Content hashes, rendered cohorts, records of imports.
+        others: Content hashes, rendered cohorts, solved fits, records of imports.
     """
 
     cache: Path
@@ -214,6 +215,10 @@ def _others(cache: Path) -> Iterator[FolderFacts]:
     if cohort.is_dir():
         n_files = sum(1 for path in cohort.rglob("*") if path.is_file())
         yield FolderFacts(cohort.name, "rendered cohort", n_files, folder_bytes(cohort))
+    fits = cache / FITS_FOLDER
+    if fits.is_dir():
+        n_fits = len(list(fits.glob("*.safetensors")))
+        yield FolderFacts(fits.name, "solved fits of sweeps", n_fits, folder_bytes(fits))
     external = cache / "external"
     if external.is_dir():
         yield FolderFacts(external.name, "names of imported embeddings", len(list(external.glob("*.json"))),

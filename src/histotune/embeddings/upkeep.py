@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.embeddings.mapped import MappedFile, read_seal
 from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError, collect, raise_together
@@ -154,7 +156,39 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
         if names.is_dir():
             shutil.rmtree(names)
             removed.append(names.name)
+    removed += [FITS_FOLDER] if remove_fits(unused_fits(cache)) else []
     return tuple(removed)
+
+
+def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
+    """Return the files of solved fits that were not used for so long.
+
+    Args:
+        cache: Root folder of the cache.
+        older_than_s: Seconds since the last use.
+    """
+    limit_s = time.time() - older_than_s
+    return tuple(
+        path for path in sorted((cache / FITS_FOLDER).glob("*.safetensors")) if path.stat().st_mtime <= limit_s
+    )
+
+
+def remove_fits(paths: Sequence[Path]) -> int:
+    """Remove solved fits; a sweep that needs them solves them again.
+
+    Args:
+        paths: From :func:`unused_fits`.
+
+    Returns:
+        Number of files removed.
+
+    Raises:
+        UserError: They can't be removed.
+    """
+    for path in paths:
+        with explained_os_errors(path):
+            path.unlink(missing_ok=True)
+    return len(paths)
 
 
 def parse_age(text: str) -> float:

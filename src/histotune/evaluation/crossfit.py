@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.material import Material
     from histotune.heads.config import SweepConfig
+    from histotune.heads.families import SweepSupport
     from histotune.heads.records import SweepResult
     from histotune.statistics.records import Predictions
 # N tiles, S training sets, K classes
@@ -50,19 +52,28 @@ class CrossFit:
         predictions: A row per scored tile.
         final: Sweep over all training tiles; its head is what gets saved and carried to other data sets. Where a
             part is scored, it is the head that scored it.
+        folds: Sweep of every outer fold, in order; the final one where a part is scored.
+        sweep_s: Seconds for all sweeps, solved together.
+        task: What was swept; its last training set is the final one.
     """
 
     predictions: Predictions
     final: SweepResult
+    folds: tuple[SweepResult, ...]
+    sweep_s: float
+    task: SweepTask
 
 
-def cross_fit(material: Material, plan: CrossFitPlan, config: SweepConfig) -> CrossFit:
+def cross_fit(
+    material: Material, plan: CrossFitPlan, config: SweepConfig, support: SweepSupport | None = None
+) -> CrossFit:
     """Sweep once per outer fold and once on all training tiles, all in one batch, and score every tile.
 
     Args:
         material: Tiles and embeddings.
         plan: Folds and training tiles.
         config: What is swept; chosen inside each fold's training groups only.
+        support: Solved fits to read and add to.
 
     Returns:
         Predictions and the final sweep.
@@ -82,10 +93,13 @@ def cross_fit(material: Material, plan: CrossFitPlan, config: SweepConfig) -> Cr
         default_pooling=material.default_pooling,
         honest_sets=(len(train_sets) - 1,),  # the heads of the folds are scored on tiles held out
     )
-    results = sweep(material.embeddings, task, config)
+    start = time.perf_counter()
+    results = sweep(material.embeddings, task, config, support)
+    sweep_s = time.perf_counter() - start
     fold_results, final = list(results[: len(folds)]), results[-1]
     rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
-    return CrossFit(_score_folds(material, plan, fold_results, rows_by_fold), final)
+    predictions = _score_folds(material, plan, fold_results, rows_by_fold)
+    return CrossFit(predictions, final, tuple(fold_results), sweep_s, task)
 
 
 def _score_folds(

@@ -189,10 +189,12 @@ class Artifacts:
     Attributes:
         predictions: Columns of ``Predictions`` plus ``finding``, ``arm``; a row per scored tile and arm.
         trials: Columns of ``SweepResult.trials`` plus ``trained_on`` and ``backbone``.
+        label_efficiency: Score against the number of training groups; None where it was not asked for.
     """
 
     predictions: pl.DataFrame
     trials: pl.DataFrame
+    label_efficiency: pl.DataFrame | None = None
 
 
 def findings_from_dict(data: dict[str, object]) -> Findings:

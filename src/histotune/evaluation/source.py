@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_
 from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
+from histotune.heads.families import SweepSupport
+from histotune.heads.label_efficiency import label_efficiency
 from histotune.statistics.compare import paired_difference
 
 if TYPE_CHECKING:
@@ -45,10 +47,19 @@ class ArmMaterial:
 
 @dataclass(frozen=True)
 class ArmSweep:
-    """The final sweep of one arm: the probe's, or a floor's own tuned probe."""
+    """The sweeps of one arm: the probe's, or a floor's own tuned probe.
+
+    Attributes:
+        arm: Its name.
+        result: The final sweep, on all training tiles.
+        folds: The sweep of every outer fold.
+        sweep_s: Seconds for all of them.
+    """
 
     arm: str
     result: SweepResult
+    folds: tuple[SweepResult, ...] = ()
+    sweep_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -60,12 +71,14 @@ class StudySettings:
         sweep: Which heads are tried.
         interval: How intervals are made.
         target_split: Split that fills the target's parts; None takes its official ones.
+        support: Solved fits to read and add to.
     """
 
     evaluation: EvaluationConfig
     sweep: SweepConfig
     interval: IntervalConfig
     target_split: Split | None = None
+    support: SweepSupport = field(default_factory=SweepSupport)
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,8 @@ class SourceStudy:
         split_hash: Hash of the split.
         scored_words: What was scored, for the ledger: "cross-fit", or a split's name and part.
         train_labels: Labels of the training tiles.
+        leaky: Sweeps over random image folds; None where the leak was not priced.
+        growth: Score against the number of training groups; None where it was not asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -89,6 +104,8 @@ class SourceStudy:
     split_hash: str
     scored_words: str
     train_labels: NDArray[np.int64]
+    leaky: ArmSweep | None = None
+    growth: pl.DataFrame | None = None
 
 
 def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> SourceStudy:
@@ -120,11 +137,13 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     return SourceStudy(
         findings=tuple(findings),
         scored=tuple(kept),
-        finals=tuple(ArmSweep(arm.arm, fit.final) for arm, fit in zip(arms, fits, strict=True)),
+        finals=tuple(_arm_sweep(arm.arm, fit) for arm, fit in zip(arms, fits, strict=True)),
         choice=describe_choice(fits[0].final, training_domain(tiles, train_N)),
         split_hash=plan.split.split_hash,
         scored_words=f"{plan.split.name} {plan.part}" if plan.part else "cross-fit",
         train_labels=tiles.labels_N[train_N],
+        leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
+        growth=_growth(arms[0].material, fits[0], settings),
     )
 
 
@@ -204,8 +223,21 @@ def _fit_arms(
     if priced:
         jobs.append((arms[0].material, _leaky_plan(arms[0].material, plan.fit, settings)))
     small = int(plan.fit.train_N.sum()) <= SMALL_ROWS
-    fits = map_small(lambda job: cross_fit(*job, settings.sweep), jobs, small)
+    fits = map_small(lambda job: cross_fit(*job, settings.sweep, settings.support), jobs, small)
     return fits[: len(arms)], fits[len(arms)] if priced else None
+
+
+def _growth(material: Material, fit: CrossFit, settings: StudySettings) -> pl.DataFrame | None:
+    if not settings.sweep.label_efficiency.draws or fit.task.fold_labels != "grouped":
+        return None
+    choice = (fit.final.head, settings.sweep)
+    return label_efficiency(material.embeddings, fit.task, choice, settings.interval, settings.support)
+
+
+def _arm_sweep(arm: str, fit: CrossFit) -> ArmSweep:
+    """An arm's sweeps; where one part is scored there is one sweep, and it is the final one."""
+    folds = tuple(result for result in fit.folds if result is not fit.final)
+    return ArmSweep(arm, fit.final, folds, fit.sweep_s)
 
 
 def _leaky_plan(material: Material, plan: CrossFitPlan, settings: StudySettings) -> CrossFitPlan:

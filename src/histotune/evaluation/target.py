@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from histotune.heads.sweep import SweepTask, sweep
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.records import Head, SweepResult
+    from histotune.heads.records import Head
     from histotune.statistics.records import Predictions
 
 
@@ -133,10 +134,10 @@ def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple
         return ()
     require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
     small = int(train_N.sum()) <= SMALL_ROWS
-    return tuple(map_small(lambda arm: ArmSweep(arm.arm, _sweep_once(arm, train_N, settings)), arms, small))
+    return tuple(map_small(lambda arm: _sweep_once(arm, train_N, settings), arms, small))
 
 
-def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySettings) -> SweepResult:
+def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySettings) -> ArmSweep:
     tiles = arm.material.tiles
     task = SweepTask(
         labels_N=tiles.labels_N,
@@ -146,7 +147,9 @@ def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySet
         fold_labels="grouped",
         default_pooling=arm.material.default_pooling,
     )
-    return sweep(arm.material.embeddings, task, settings.sweep)[0]
+    start = time.perf_counter()
+    result = sweep(arm.material.embeddings, task, settings.sweep, settings.support)[0]
+    return ArmSweep(arm.arm, result, sweep_s=time.perf_counter() - start)
 
 
 def _score_heads(

@@ -22,6 +22,23 @@ def default_penalties() -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in np.logspace(-4, 3, 16))
 
 
+class LabelEfficiencyConfig(BaseModel):
+    """Whether a sweep also tells how its score depends on the number of training groups.
+
+    Attributes:
+        draws: Random orders of the training groups, whose beginnings are the subsets; 0 leaves it out, since it takes
+            folds x draws x sizes x penalties more fits.
+        sizes: Numbers of training groups; empty takes 4, 8, 16, ... and all there are.
+        seed: Seed of the draws.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    draws: int = Field(0, ge=0)
+    sizes: tuple[int, ...] = ()
+    seed: int = 0
+
+
 class SweepConfig(BaseModel):
     """Which heads are tried and how one is chosen.
 
@@ -47,6 +64,7 @@ class SweepConfig(BaseModel):
         sgd: What the family ``sgd`` tries; it has no use for penalties.
         seed: Seed of the folds.
         max_iterations: Iterations after which a fit that has not converged is reported as such.
+        label_efficiency: Score against the number of training groups.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +83,7 @@ class SweepConfig(BaseModel):
     sgd: SgdConfig = SgdConfig()
     seed: int = 0
     max_iterations: int = Field(2000, ge=1)
+    label_efficiency: LabelEfficiencyConfig = Field(default_factory=LabelEfficiencyConfig)
 
     @model_validator(mode="before")
     @classmethod

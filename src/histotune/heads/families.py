@@ -9,15 +9,16 @@ it is told to train on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from histotune.errors import UserError
+from histotune.heads.fit_cache import FitCache
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,6 +51,40 @@ class Trial(Protocol):
 
 
 @dataclass(frozen=True)
+class Tried:
+    """Trials that a family has just finished on one training set; told to whoever watches.
+
+    Attributes:
+        part: The training set.
+        trials: The trials.
+        found: Their out-of-fold logits.
+        y_n: Label per tile of the set.
+        n_done: Trials finished so far on all training sets.
+        n_trials: Trials on all training sets.
+    """
+
+    part: TrainingSet
+    trials: Sequence[Trial]
+    found: OutOfFold
+    y_n: Int
+    n_done: int
+    n_trials: int
+
+
+@dataclass(frozen=True)
+class SweepSupport:
+    """What a sweep may use besides its data; nothing of it changes a result.
+
+    Attributes:
+        fits: Solved fits, kept.
+        watch: Called whenever trials are finished; None where nobody watches.
+    """
+
+    fits: FitCache = field(default_factory=FitCache)
+    watch: Callable[[Tried], None] | None = None
+
+
+@dataclass(frozen=True)
 class SweepData:
     """What all trials share.
 
@@ -58,12 +93,14 @@ class SweepData:
         used: Rows of the embeddings that any training set uses, sorted; ``n`` counts these.
         y_n: Label per used row.
         n_classes: Number of classes; 2 gives a binary task.
+        support: Solved fits, and who watches.
     """
 
     embeddings: Embeddings
     used: Int
     y_n: Int
     n_classes: int
+    support: SweepSupport = field(default_factory=SweepSupport)
 
     def matrix(self, pooling: tuple[str, ...]) -> NDArray[np.floating]:
         """Return the used rows and the columns of one pooling (n, D): a view where both are whole, else a copy."""
@@ -173,6 +210,31 @@ def make_family(config: SweepConfig) -> Family:
         return SgdFamily(config)
     raise UserError("this version can't sweep that family of heads", value=config.family, allowed="logistic, sgd",
                     fix="--set sweep.family=logistic")  # fmt: skip
+
+
+def tell(
+    data: SweepData,
+    parts: Sequence[TrainingSet],
+    trials: Sequence[Trial],
+    finished: tuple[Int, Sequence[OutOfFold]],
+    n_done: int,
+) -> None:
+    """Tell whoever watches that some trials are finished; families call it as they go.
+
+    Args:
+        data: Labels, and who watches.
+        parts: Training sets.
+        trials: All trials.
+        finished: Numbers of the trials just finished, and the out-of-fold logits of every training set.
+        n_done: Trials finished so far.
+    """
+    if data.support.watch is None:
+        return
+    members, found = finished
+    for part, one in zip(parts, found, strict=True):
+        some = OutOfFold(one.logit_TnK[members], one.converged_T[members], one.diverged_T[members])
+        chosen = [trials[t] for t in members]
+        data.support.watch(Tried(part, chosen, some, data.y_n[part.rows], n_done, len(trials)))
 
 
 def sample_weights(rows: Int, y_n: Int, class_weight: ClassWeight) -> Float:

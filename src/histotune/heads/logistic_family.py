@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.errors import UserError
-from histotune.heads.families import OutOfFold, Refit, full_logits, sample_weights, with_zero_class
-from histotune.heads.logistic import FitProblems, FitSettings, fit_batch
+from histotune.heads.families import OutOfFold, Refit, full_logits, sample_weights, tell, with_zero_class
+from histotune.heads.logistic import FitProblems, FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,9 +88,12 @@ class LogisticFamily:
             )
             for part in parts
         ]
+        n_done = 0
         for pooling in dict.fromkeys(trial.pooling for trial in trials):
             members = np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
             self._fill(data, parts, [trials[t] for t in members], (members, found))
+            n_done += len(members)
+            tell(data, parts, trials, (members, found), n_done)
         return found
 
     def _fill(
@@ -127,9 +130,16 @@ class LogisticFamily:
         refitted: dict[int, Refit] = {}
         for pooling in dict.fromkeys(trial.pooling for _, trial in chosen):
             members = [index for index, (_, trial) in enumerate(chosen) if trial.pooling == pooling]
-            masks = [sample_weights(chosen[i][0].rows, data.y_n, chosen[i][1].class_weight) for i in members]
+            masks: dict[tuple[int, str], tuple[int, NDArray[np.float64]]] = {}  # trials of one set share its mask
+            for index in members:
+                part, trial = chosen[index]
+                if (id(part), trial.class_weight) not in masks:
+                    weight_n = sample_weights(part.rows, data.y_n, trial.class_weight)
+                    masks[id(part), trial.class_weight] = (len(masks), weight_n)
+            mask_P = np.array([masks[id(chosen[i][0]), chosen[i][1].class_weight][0] for i in members])
             penalty_P = np.array([chosen[index][1].strength for index in members])
-            problems = FitProblems(np.stack(masks), np.arange(len(members)), penalty_P, data.n_classes)
+            mask_Fn = np.stack([weight_n for _, weight_n in masks.values()])
+            problems = FitProblems(mask_Fn, mask_P, penalty_P, data.n_classes)
             solution = self._solve(data.matrix(pooling), data, problems)
             for row, index in enumerate(members):
                 weight_KD, bias_K = with_zero_class(solution.weight_PKD[row], solution.bias_PK[row])
@@ -137,4 +147,5 @@ class LogisticFamily:
         return [refitted[index] for index in range(len(chosen))]
 
     def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems) -> FitSolution:
-        return fit_batch(x_nD, data.y_n, problems, FitSettings(max_iterations=self._config.max_iterations))
+        settings = FitSettings(max_iterations=self._config.max_iterations)
+        return data.support.fits.fit_batch(x_nD, data.y_n, problems, settings)

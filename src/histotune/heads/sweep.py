@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.heads.families import SweepData, make_family
+from histotune.heads.families import SweepData, SweepSupport, make_family
 from histotune.heads.honest import bias_corrected, nested, outer_parts
 from histotune.heads.records import Head, SweepResult
 from histotune.heads.select import describe_selection, ranking_scores
@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from histotune.heads.records import Selection
     from histotune.heads.solve import Solved
 
-__all__ = ["SweepTask", "sweep"]
+__all__ = ["SweepSupport", "SweepTask", "sweep"]
 
 
-def sweep(embeddings: Embeddings, task: SweepTask, config: SweepConfig) -> tuple[SweepResult, ...]:
+def sweep(
+    embeddings: Embeddings, task: SweepTask, config: SweepConfig, support: SweepSupport | None = None
+) -> tuple[SweepResult, ...]:
     """Choose and refit a head on every training set.
 
     The choice falls on the lowest out-of-fold log-loss, every group weighing the same; ties go to the stronger
@@ -41,6 +43,7 @@ def sweep(embeddings: Embeddings, task: SweepTask, config: SweepConfig) -> tuple
         embeddings: One row per tile of the task.
         task: Labels, groups and training sets.
         config: What is tried.
+        support: Solved fits to read and add to, and who watches; None keeps nothing.
 
     Returns:
         One result per training set, in order.
@@ -59,7 +62,7 @@ def sweep(embeddings: Embeddings, task: SweepTask, config: SweepConfig) -> tuple
     family = make_family(config)
     procedure = Procedure(family, tuple(family.trials(config.poolings or (task.default_pooling,))), config)
     used = np.flatnonzero(task.train_sets_SN.any(axis=0))
-    data = SweepData(embeddings, used, task.labels_N[used], len(task.class_names))
+    data = SweepData(embeddings, used, task.labels_N[used], len(task.class_names), support or SweepSupport())
     plan = FoldPlan(config.folds, config.seed, task.fold_labels)
     parts = [
         training_set(embeddings.tile_ids, task, (np.flatnonzero(train_N), used), plan) for train_N in task.train_sets_SN

@@ -1,13 +1,12 @@
-"""Predictions and trials to figures: ROC, calibration and the sweep's curves."""
+"""Predictions to figures: ROC and calibration."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.report.charts import Line, Look, Panel, reliability_panel, roc_panel, swatch, sweep_panel
+from histotune.report.charts import Line, Look, Panel, reliability_panel, roc_panel, swatch
 from histotune.report.curves import class_matrix, reliability_bins, roc_points
 from histotune.report.figures import LOOKS, MAJORITY, Figure
 from histotune.report.svg import AMBER, BLUE, GREEN, GREY, INK, PURPLE, VERMILLION
@@ -58,7 +57,7 @@ def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -
     by_arm = {arm: part for arm, part in by_arm.items() if part["y_true"].n_unique() > 1}
     if PROBE not in by_arm:
         return None
-    names = _class_names(findings, probe_row.domain, class_matrix(by_arm[PROBE], "probability").shape[1])
+    names = class_names_of(findings, probe_row.domain, class_matrix(by_arm[PROBE], "probability").shape[1])
     draw = _binary_curves if len(names) == 2 else _class_curves
     lines, legend = draw(by_arm, names)
     auroc = probe_row.score("auroc")
@@ -69,38 +68,6 @@ def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -
     roc = roc_panel(Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told}; {n}."), lines)
     calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
     return Figure((roc, calibration), legend, _ranking_caption(by_arm[PROBE], where, n, len(names)))
-
-
-def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
-    """Draw each sweep's log-loss against the penalty, one line per pooling.
-
-    Args:
-        findings: Which backbone is the run's own, and what was chosen.
-        artifacts: The trials.
-
-    Returns:
-        A panel per training set, or None without trials.
-    """
-    trials = artifacts.trials
-    if trials.is_empty():
-        return None
-    own = trials.filter(pl.col("backbone") == findings.backbone)
-    trials = (own if len(own) else trials).filter(pl.col("log_loss").is_finite() & (pl.col("penalty") > 0))
-    poolings = trials["pooling"].unique(maintain_order=True).to_list()
-    looks = {pooling: LINE_LOOKS[index % len(LINE_LOOKS)] for index, pooling in enumerate(poolings)}
-    panels = [
-        _sweep_panel(part, str(trained_on), looks, findings)
-        for (trained_on,), part in trials.group_by("trained_on", maintain_order=True)
-    ]
-    if not panels:
-        return None
-    caption = (
-        "Group-balanced out-of-fold log-loss against the L2 penalty, with a band of one standard error over groups on "
-        "either side. The ringed point was chosen; lower is better, and the lowest of many is optimistic."
-    )
-    unconverged = trials.filter(~pl.col("converged"))
-    caption += f" × marks {len(unconverged)} fits that did not converge." if len(unconverged) else ""
-    return Figure(tuple(panels), tuple((swatch(look, as_line=True), name) for name, look in looks.items()), caption)
 
 
 def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
@@ -171,35 +138,14 @@ def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int) -> 
     return caption
 
 
-def _sweep_panel(part: pl.DataFrame, trained_on: str, looks: dict[str, Look], findings: Findings) -> Markup:
-    lines = []
-    for (pooling,), rows in part.group_by("pooling", maintain_order=True):
-        lines.append(_sweep_line(rows.sort("penalty"), looks[str(pooling)]))
-    chosen = part.filter(pl.col("chosen"))
-    told = "; ".join(
-        f"{row['pooling']} at penalty {row['penalty']:.3g}, log-loss {row['log_loss']:.3f} ± {row['log_loss_se']:.3f}"
-        for row in chosen.iter_rows(named=True)
-    )
-    alt = f"Log-loss against penalty for {trained_on}, {len(part)} trials; chosen: {told or 'none'}."
-    n_classes = len(_class_names(findings, trained_on, 2))
-    return sweep_panel(Panel(trained_on, findings.synthetic, alt), lines, math.log(n_classes))
+def class_names_of(findings: Findings, domain: str, n_classes: int) -> tuple[str, ...]:
+    """Return the class names of the data set a domain belongs to; numbers where no data set fits.
 
-
-def _sweep_line(rows: pl.DataFrame, look: Look) -> Line:
-    points = [(math.log10(penalty), loss) for penalty, loss in rows.select("penalty", "log_loss").iter_rows()]
-    errors = rows["log_loss_se"].fill_nan(0.0).fill_null(0.0).to_list()
-    pairs = list(zip(points, errors, strict=True))
-    return Line(
-        points=tuple(points),
-        look=look,
-        band=tuple((x, y - error, y + error) for (x, y), error in pairs),
-        chosen=tuple(point for point, is_chosen in zip(points, rows["chosen"], strict=True) if is_chosen),
-        flagged=tuple(point for point, converged in zip(points, rows["converged"], strict=True) if not converged),
-    )
-
-
-def _class_names(findings: Findings, domain: str, n_classes: int) -> tuple[str, ...]:
-    """Class names of the data set a domain belongs to; numbers where no data set fits."""
+    Args:
+        findings: The data sets.
+        domain: Such as "breakhis 100X".
+        n_classes: How many classes there are at least.
+    """
     for dataset in findings.datasets:
         if domain == dataset.name or domain.startswith(f"{dataset.name} "):
             return dataset.class_names if len(dataset.class_names) >= n_classes else _numbered(n_classes)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FILES = ("scores.json", "predictions.parquet", "trials.parquet", "provenance.json", "config.json", "thumbnails.json")
 
+GROWTH_FILE = "label_efficiency.parquet"
+
 
 def save_run(inputs: ReportInputs, folder: Path) -> None:
     """Write everything a report is made from.
@@ -32,6 +34,8 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
     write_json(folder / "scores.json", inputs.findings.as_dict())
     inputs.artifacts.predictions.write_parquet(folder / "predictions.parquet")
     inputs.artifacts.trials.write_parquet(folder / "trials.parquet")
+    if inputs.artifacts.label_efficiency is not None:
+        inputs.artifacts.label_efficiency.write_parquet(folder / GROWTH_FILE)
     write_json(folder / "config.json", inputs.config)
     write_json(
         folder / "provenance.json",
@@ -67,7 +71,9 @@ def load_run(folder: Path) -> ReportInputs:
         return ReportInputs(
             findings=findings_from_dict(_read_json(folder / "scores.json")),
             artifacts=Artifacts(
-                pl.read_parquet(folder / "predictions.parquet"), pl.read_parquet(folder / "trials.parquet")
+                pl.read_parquet(folder / "predictions.parquet"),
+                pl.read_parquet(folder / "trials.parquet"),
+                pl.read_parquet(folder / GROWTH_FILE) if (folder / GROWTH_FILE).is_file() else None,
             ),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),
             ledger=tuple(LedgerCount(**count) for count in provenance.pop("ledger")),

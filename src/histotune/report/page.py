@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
 from histotune.report.choice import honest_scores, runners_up, selected_score, temperature, threshold
-from histotune.report.curve_figures import ranking_figure, sweep_figure
+from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
+from histotune.report.growth_figures import growth_figure
 from histotune.report.rows import ScoreTable, score_table
+from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ def render_page(inputs: ReportInputs) -> str:
         findings=inputs.findings,
         sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
         sweep=sweep_figure(inputs.findings, inputs.artifacts),
+        growth=_growth(inputs),
         galleries=tuple(_galleries(inputs)),
         credits=tuple(_credits(inputs)),
         command=redact(inputs.command),
@@ -165,6 +168,11 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
     return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks))
+
+
+def _growth(inputs: ReportInputs) -> Figure | None:
+    table = inputs.artifacts.label_efficiency
+    return None if table is None else growth_figure(table, synthetic=inputs.findings.synthetic)
 
 
 def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:

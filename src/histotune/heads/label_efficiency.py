@@ -1,0 +1,271 @@
+"""How a head gets better with more training groups: nested subsets of the groups, several draws, grouped folds.
+
+In every fold the groups outside it are put into a random order, and heads are trained on its first 4, 8, 16, ...
+groups, so that a larger subset holds the smaller ones. Each head is scored on the fold's own groups. The settings
+(penalty) of each subset size are chosen anew, on the other folds: a small training set wants another penalty than a
+large one.
+"""
+
+# n tiles of the training set, G groups, K classes, T trials, M draws, B resamples
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.errors import UserError
+from histotune.heads.families import SweepData, SweepSupport, full_logits, make_family
+from histotune.heads.select import group_means, tile_losses
+from histotune.heads.task import FoldPlan, TrainingSet, check_task, training_set
+from histotune.statistics.intervals import percentile_interval, resampling_units
+from histotune.statistics.resampling import Sample, class_signatures, draw_counts, make_evaluator
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.embeddings.records import Embeddings
+    from histotune.heads.config import SweepConfig
+    from histotune.heads.families import Family, Refit, Trial
+    from histotune.heads.records import Head
+    from histotune.heads.task import SweepTask
+    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.metrics import MetricName
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+SMALLEST = 4
+MAX_VALUES = 2**26
+"""Fits x tiles of one solver call."""
+METHOD = "percentile bootstrap over the scored groups and the draws together"
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Training groups of one head: the first ``size`` of a draw's order, without those of a fold."""
+
+    draw: int
+    size: int
+    fold: int
+    part: TrainingSet
+
+
+def label_efficiency(
+    embeddings: Embeddings,
+    task: SweepTask,
+    choice: tuple[Head, SweepConfig],
+    interval: IntervalConfig,
+    support: SweepSupport | None = None,
+) -> pl.DataFrame:
+    """Score heads trained on more and more groups.
+
+    Args:
+        embeddings: One row per tile of the task.
+        task: Labels and groups; its last training set counts.
+        choice: The head that the sweep chose, whose pooling is used, and what was swept.
+        interval: How intervals are made.
+        support: Solved fits to read and add to.
+
+    Returns:
+        A row per metric and number of groups: ``metric`` (``log_loss``, group-balanced; ``balanced_accuracy``;
+        ``auroc`` in binary tasks, within folds), ``n_groups``, ``n_tiles`` (mean), ``value`` (mean over draws),
+        ``low``, ``high`` (null where refused), ``n_draws``, ``method`` (or why there is no interval).
+
+    Raises:
+        UserError: Folds that hold single tiles, or too few groups for two sizes.
+    """
+    head, config = choice
+    check_task(len(embeddings), task)
+    if task.fold_labels != "grouped":
+        raise UserError("score against the number of groups needs folds that keep groups together")
+    rows = np.flatnonzero(task.train_sets_SN[-1])
+    data = SweepData(embeddings, rows, task.labels_N[rows], len(task.class_names), support or SweepSupport())
+    part = training_set(embeddings.tile_ids, task, (rows, rows), FoldPlan(config.folds, config.seed))
+    family = make_family(config)
+    trials = [trial for trial in family.trials((head.pooling,)) if trial.pooling == head.pooling]
+    subsets = _subsets(part, data, config)
+    logit_by_size = _out_of_fold(data, part, (family, trials), subsets)
+    by_metric = _metrics(data, part)
+    records = []
+    for size, logit_MnK in logit_by_size.items():
+        n_tiles = float(np.mean([one.part.n_tiles for one in subsets if one.size == size]))
+        samples = [_sample(logit_nK, data.y_n, part, task.class_names) for logit_nK in logit_MnK]
+        for name, evaluate in by_metric.items():
+            value, low, high, method = _with_interval(evaluate, samples, interval)
+            records.append((name, size, n_tiles, value, low, high, len(samples), method))
+    schema = {"metric": pl.String, "n_groups": pl.Int64, "n_tiles": pl.Float64, "value": pl.Float64,
+              "low": pl.Float64, "high": pl.Float64, "n_draws": pl.Int64, "method": pl.String}  # fmt: skip
+    return pl.DataFrame(records, schema=schema, orient="row").sort("metric", "n_groups", descending=[True, False])
+
+
+def nested_orders(holds_GK: NDArray[np.bool_], n_draws: int, rng: np.random.Generator) -> Int:
+    """Return random orders of the groups whose beginnings hold each kind of group in proportion.
+
+    Args:
+        holds_GK: Which classes each group holds.
+        n_draws: How many orders.
+        rng: Where the draws come from.
+
+    Returns:
+        Group numbers (n_draws, G).
+    """
+    _, kind_G = np.unique(holds_GK, axis=0, return_inverse=True)
+    kind_G = kind_G.ravel()
+    orders = []
+    for _ in range(n_draws):
+        place_G = np.empty(len(kind_G))
+        for kind in np.unique(kind_G):
+            members = np.flatnonzero(kind_G == kind)
+            place_G[rng.permutation(members)] = (np.arange(len(members)) + rng.random()) / len(members)
+        orders.append(np.argsort(place_G, kind="stable"))
+    return np.stack(orders)
+
+
+def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Subset]:
+    """Draw the nested subsets of every fold; sizes at which one lacks a class are left out."""
+    settings = config.label_efficiency
+    rng = np.random.Generator(np.random.PCG64([settings.seed, settings.draws]))
+    by_name = np.argsort(np.array(part.groups))  # the draw follows the names, so that row order changes nothing
+    rank_G = np.argsort(by_name)
+    y_n = data.y_n[part.rows]
+    holds_GK = class_signatures(y_n, rank_G[part.group_n], part.n_groups, data.n_classes)
+    fold_G = np.empty(part.n_groups, np.int64)
+    fold_G[rank_G[part.group_n]] = part.fold_n
+    orders = nested_orders(holds_GK, settings.draws, rng)
+    most = int(min((fold_G != fold).sum() for fold in range(part.n_folds)))
+    sizes = [size for size in settings.sizes or _default_sizes(most) if size <= most]
+    found = []
+    for size in sizes:
+        here = [
+            (draw, fold, order_G[fold_G[order_G] != fold][:size])
+            for draw, order_G in enumerate(orders)
+            for fold in range(part.n_folds)
+        ]
+        if all(holds_GK[groups].any(axis=0).sum() == data.n_classes for _, _, groups in here):
+            found += [Subset(draw, size, fold, _take(part, np.isin(rank_G[part.group_n], groups)))
+                      for draw, fold, groups in here]  # fmt: skip
+    if len({one.size for one in found}) < 2:
+        raise UserError("score against the number of training groups needs at least two sizes whose subsets hold every "
+                        "class", value=f"{most} training groups in a fold; sizes {sizes}",
+                        fix="--set sweep.label_efficiency.draws=0 leaves it out")  # fmt: skip
+    return found
+
+
+def _default_sizes(most: int) -> list[int]:
+    """4, 8, 16, ... and all there are."""
+    return sorted({most, *(2**power for power in range(2, 20) if SMALLEST <= 2**power < 0.8 * most)})
+
+
+def _take(part: TrainingSet, inside_n: NDArray[np.bool_]) -> TrainingSet:
+    """The tiles of some groups as a training set of its own, without folds."""
+    names = tuple(dict.fromkeys(part.groups[code] for code in part.group_n[inside_n]))
+    code = {name: number for number, name in enumerate(names)}
+    group_n = np.array([code[part.groups[old]] for old in part.group_n[inside_n]], np.int64)
+    return TrainingSet(part.rows[inside_n], np.zeros(int(inside_n.sum()), np.int64), group_n, names, 1)
+
+
+def _out_of_fold(
+    data: SweepData, part: TrainingSet, swept: tuple[Family, Sequence[Trial]], subsets: Sequence[Subset]
+) -> dict[int, Float]:
+    """Return logits (M, n, K) by size, each tile's from a head of its fold with the settings the other folds chose."""
+    family, trials = swept
+    n_draws = max(one.draw for one in subsets) + 1
+    logit_by_size: dict[int, Float] = {}
+    x_nD = data.matrix(trials[0].pooling)[part.rows]
+    for size in dict.fromkeys(one.size for one in subsets):
+        logit_MTnK = np.full((n_draws, len(trials), part.n_tiles, data.n_classes), np.nan)
+        for chunk in _chunks([one for one in subsets if one.size == size], len(trials) * part.n_tiles):
+            refits = iter(family.refit(data, [(one.part, trial) for one in chunk for trial in trials]))
+            for one in chunk:
+                held_n = part.fold_n == one.fold
+                for t in range(len(trials)):
+                    logit_MTnK[one.draw, t, held_n] = _logits(next(refits), x_nD[held_n])
+        logit_by_size[size] = np.stack([_cross_chosen(logit_TnK, data, part) for logit_TnK in logit_MTnK])
+    return logit_by_size
+
+
+def _chunks(subsets: Sequence[Subset], values_each: int) -> Iterator[Sequence[Subset]]:
+    """Yield as many subsets as one solver call takes."""
+    step = max(1, MAX_VALUES // values_each)
+    for start in range(0, len(subsets), step):
+        yield subsets[start : start + step]
+
+
+def _logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:
+    """Logits (n, K) of one refitted head; NaN where it diverged."""
+    from histotune.heads.apply import hidden_units
+
+    if refit.diverged:
+        return np.full((len(x_nD), len(refit.bias_K)), np.nan)
+    units = x_nD if refit.hidden is None else hidden_units(refit.hidden, x_nD.astype(np.float64))
+    return full_logits(refit.weight_KD[None], refit.bias_K[None], units)[0]
+
+
+def _cross_chosen(logit_TnK: Float, data: SweepData, part: TrainingSet) -> Float:
+    """Take each fold's logits from the trial with the lowest group-balanced loss on the other folds."""
+    loss_Tn = tile_losses(logit_TnK, data.y_n[part.rows])
+    chosen_nK = np.empty(logit_TnK.shape[1:])
+    for fold in range(part.n_folds):
+        others_n = part.fold_n != fold
+        _, group_n = np.unique(part.group_n[others_n], return_inverse=True)
+        loss_T = (loss_Tn[:, others_n] @ group_means(group_n, int(group_n.max()) + 1)).mean(axis=1)
+        loss_T = np.where(np.isfinite(loss_T), loss_T, np.inf)
+        chosen_nK[~others_n] = logit_TnK[int(loss_T.argmin()), ~others_n]
+    return chosen_nK
+
+
+def _sample(logit_nK: Float, y_n: Int, part: TrainingSet, class_names: tuple[str, ...]) -> Sample:
+    """The scored tiles as the metrics take them."""
+    from histotune.heads.apply import softmax
+
+    probability_nK = softmax(logit_nK)
+    score_nK = logit_nK - logit_nK[:, :1] if len(class_names) == 2 else probability_nK
+    return Sample(
+        y_N=y_n[part.rows], probability_NK=probability_nK, score_NK=score_nK, predicted_N=probability_nK.argmax(axis=1),
+        fold_N=part.fold_n, patient_N=None, group_N=part.group_n, class_names=class_names,
+        order=np.arange(part.n_tiles),
+    )  # fmt: skip
+
+
+def _metrics(data: SweepData, part: TrainingSet) -> dict[str, Callable[[Sample], Callable[[Float], Float]]]:
+    """Return each metric as a function of a draw's tiles that gives a function of group counts (B, G)."""
+
+    def library(name: MetricName) -> Callable[[Sample], Callable[[Float], Float]]:
+        return lambda sample: make_evaluator(name, sample, part.group_n, part.n_groups, within_folds=True)
+
+    def group_loss(sample: Sample) -> Callable[[Float], Float]:
+        loss_n = -np.log(np.maximum(sample.probability_NK[np.arange(len(sample.y_N)), sample.y_N], 1e-300))
+        loss_G = loss_n @ group_means(part.group_n, part.n_groups)
+        return lambda counts_BG: (counts_BG @ loss_G) / counts_BG.sum(axis=1)
+
+    found: dict[str, Callable[[Sample], Callable[[Float], Float]]] = {"log_loss": group_loss}
+    found["balanced_accuracy"] = library("balanced_accuracy")
+    if data.n_classes == 2:
+        found["auroc"] = library("auroc")
+    return found
+
+
+def _with_interval(
+    evaluate: Callable[[Sample], Callable[[Float], Float]], samples: Sequence[Sample], config: IntervalConfig
+) -> tuple[float, float | None, float | None, str]:
+    """Return the mean over draws and its interval: groups and draws are resampled together."""
+    units = resampling_units(samples[0], config)
+    evaluators = [evaluate(sample) for sample in samples]
+    value = float(np.mean([one(np.ones((1, units.n_units)))[0] for one in evaluators]))
+    if units.refusal or config.cluster != "group" or not np.isfinite(value):
+        return value, None, None, units.refusal or "intervals need groups"
+    first = samples[0]
+    holds_GK = class_signatures(first.y_N, units.unit_N, units.n_units, len(first.class_names))
+    counts = draw_counts(holds_GK, config.n_resamples, config.seed, len(first.y_N))
+    value_MB = np.concatenate([np.stack([one(counts_BG) for one in evaluators]) for counts_BG in counts], axis=1)
+    rng = np.random.Generator(np.random.PCG64([config.seed, len(samples)]))
+    drawn_MB = rng.integers(0, len(samples), value_MB.shape)
+    interval, reason = percentile_interval(np.take_along_axis(value_MB, drawn_MB, axis=0).mean(axis=0), config)
+    if interval is None:
+        return value, None, None, reason
+    return value, interval.low, interval.high, METHOD
