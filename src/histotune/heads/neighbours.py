@@ -174,7 +174,7 @@ def nearest_class_mean(x_ND: Matrix, y_N: Int, n_classes: int) -> tuple[Float, F
     mean_KD /= count_K[:, None]
     centre_D = mean_KD.mean(axis=0)  # measured from there, the biases don't drown the differences
     weight_KD = mean_KD - centre_D
-    return weight_KD, -0.5 * (weight_KD**2).sum(axis=1) - weight_KD @ centre_D
+    return weight_KD, np.asarray(-0.5 * (weight_KD**2).sum(axis=1) - weight_KD @ centre_D)
 
 
 def _centre(train_ND: Matrix) -> NDArray[np.float32]:
