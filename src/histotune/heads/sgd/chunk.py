@@ -1,0 +1,305 @@
+"""The training of one chunk, epoch by epoch."""
+
+# J jobs of a chunk, S streams, T jobs per stream, n training rows, B rows of a batch, V padded columns with the bias,
+# C classes, L = C - 1 relative logits, M curves
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.heads.sgd.chunk_record import ChunkRecord
+from histotune.heads.sgd.curves import HeldOut, measure
+from histotune.heads.sgd.initial import linear_layers, shuffled_order
+from histotune.heads.sgd.losses import LossSettings, loss_and_slope, make_targets
+from histotune.heads.sgd.optimisers import Decay, OptimiserState, new_state, take_step
+from histotune.heads.sgd.plan import batches_per_epoch, training_epochs, training_steps
+from histotune.heads.sgd.rows import padded_width
+from histotune.heads.sgd.schedules import Clock, lr_factor
+from histotune.heads.sgd.stack import make_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from histotune.heads.sgd.records import Job, Layer, TrainData, TrainOptions
+    from histotune.heads.sgd.rows import SplitRows
+    from histotune.heads.sgd.stack import Stack
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+
+@dataclass
+class _Batch:
+    """Buffers of a batch.
+
+    Attributes:
+        x_SBV: Rows.
+        one_hot_SCB: Labels.
+    """
+
+    x_SBV: Tensor
+    one_hot_SCB: Tensor
+
+
+class ChunkRun:
+    """One chunk's training; :attr:`record` holds what is known of its jobs.
+
+    Args:
+        data: Columns, labels, splits.
+        jobs_ST: Jobs; those of a stream share split and seed.
+        options: Metrics, stopping, device, order, initial weights.
+        rows: Rows by split.
+    """
+
+    def __init__(
+        self, data: TrainData, jobs_ST: Sequence[Sequence[Job]], options: TrainOptions, rows: dict[int, SplitRows]
+    ) -> None:
+        self._data, self._options, self._rows = data, options, rows
+        self._jobs = [job for stream in jobs_ST for job in stream]
+        self._settings = self._jobs[0].settings
+        self._alive_ST = np.arange(len(self._jobs)).reshape(len(jobs_ST), -1)
+        self._n_rows = len(data.splits[self._jobs[0].split].train_rows)
+        self._held = {split: _held_out(data, split, options.device) for split in rows}
+        self._one_hot = {split: _one_hot(data, split, options.device) for split in rows}
+        self._set_jobs(self._initial())
+        end_epoch_J = np.array([training_epochs(job.settings, self._n_rows) for job in self._jobs])
+        self.record = ChunkRecord.start(end_epoch_J, self._stack.scaled)
+        self._moments = new_state(self._stack.scaled, self._settings)
+        self._batch: _Batch | None = None
+
+    def is_training(self) -> bool:
+        """Return whether any job has epochs left."""
+        return not self.record.done_J.all()
+
+    def state(self) -> dict[str, Tensor]:
+        """Return weights, moments and who is still in the batch, to be kept."""
+        import torch
+
+        parts = {"scaled": self._stack.scaled, "first": self._moments.first, "second": self._moments.second}
+        tensors = {f"{name}.{layer}": part for name, layers in parts.items() for layer, part in enumerate(layers)}
+        return tensors | {"alive": torch.from_numpy(self._alive_ST), "n_steps": torch.tensor(self._moments.n_steps)}
+
+    def resume(self, record: ChunkRecord, state: dict[str, Tensor]) -> None:
+        """Go on from what was kept.
+
+        Args:
+            record: As it was then.
+            state: Of :meth:`state`.
+        """
+        device = self._options.device
+        layers = {
+            name: [state[f"{name}.{layer}"].to(device) for layer in range(2) if f"{name}.{layer}" in state]
+            for name in ("scaled", "first", "second")
+        }
+        self.record = record
+        self.record.kept = [part.to(device) for part in record.kept]
+        self._alive_ST = state["alive"].numpy().copy()
+        self._set_jobs(layers["scaled"])
+        self._moments = OptimiserState(layers["first"], layers["second"], int(state["n_steps"]))
+
+    def train_epoch(self) -> None:
+        """Train one epoch, measure, keep the best weights, let finished jobs go."""
+        epoch = len(self.record.curve_EMJ)
+        per_epoch = batches_per_epoch(self._settings, self._n_rows)
+        n_batches = min(per_epoch, training_steps(self._settings, self._n_rows) - epoch * per_epoch)
+        if self._settings.max_steps is None:
+            n_batches = per_epoch
+        loss_ST = self._take_steps(epoch, n_batches)
+        metric_MST = self._measure() if n_batches == per_epoch else np.full(self._metric_shape(), np.nan)
+        self._close(np.concatenate([loss_ST[None], metric_MST]), n_batches)
+
+    def _initial(self) -> list[Tensor]:
+        """Return stacked initial weights; jobs of one seed and shape draw the same."""
+        import torch
+
+        drawn: dict[int, tuple[Layer, ...]] = {}
+        make = self._options.initial
+        parts: list[list[Float]] = []
+        n_columns = self._data.x_ND.shape[1]
+        for job in self._jobs:
+            if make is None and job.seed not in drawn:
+                drawn[job.seed] = linear_layers(job, n_columns, self._data.n_classes)
+            layers = drawn[job.seed] if make is None else make(job)
+            parts.append(
+                [_with_bias(layer, padded_width(n_columns) if k == 0 else 0) for k, layer in enumerate(layers)]
+            )
+        shape = self._alive_ST.shape
+        lr_ST = self._per_job([job.settings.lr for job in self._jobs])
+        stacked = [torch.from_numpy(np.stack(layer)).to(self._options.device) for layer in zip(*parts, strict=True)]
+        return [part.view(*shape, *part.shape[1:]) / lr_ST[:, :, None, None] for part in stacked]
+
+    def _set_jobs(self, scaled: list[Tensor]) -> None:
+        """Set everything that belongs to the jobs still in the batch."""
+        jobs = [self._jobs[j] for j in self._alive_ST.ravel()]
+        lr_ST = self._per_job([job.settings.lr for job in jobs])
+        self._stack: Stack = make_stack(scaled, lr_ST, self._settings.activation)
+        rate_ST = self._per_job([job.settings.lr * job.settings.weight_decay for job in jobs])
+        kind = "decoupled" if self._settings.optimizer == "AdamW" else "gradient"
+        self._decay = Decay(kind, rate_ST, bool((rate_ST > 0).any()))  # type: ignore[arg-type]
+        weight_JC = np.stack([_class_weights(self._data, job) for job in jobs])
+        plain = not any(job.settings.label_smoothing or job.settings.class_weight != "none" for job in jobs)
+        self._loss = LossSettings(
+            self._per_job([job.settings.label_smoothing for job in jobs]), self._per_job(weight_JC), plain
+        )
+
+    def _per_job(self, values: Sequence[float] | Float) -> Tensor:
+        import torch
+
+        array = np.asarray(values, np.float32)
+        tensor = torch.from_numpy(array).to(self._options.device)
+        return tensor.view(*self._alive_ST.shape, *array.shape[1:])
+
+    def _streams(self) -> list[Job]:
+        """Return one job of every stream still in the batch."""
+        return [self._jobs[j] for j in self._alive_ST[:, 0]]
+
+    def _take_steps(self, epoch: int, n_batches: int) -> Float:
+        """Take an epoch's steps and return the mean training loss (S, T)."""
+        import torch
+
+        order = self._options.order or shuffled_order
+        order_Sn = torch.from_numpy(
+            np.stack([order(job.seed, epoch, self._n_rows) for job in self._streams()]).astype(np.int64)
+        ).to(self._options.device)
+        per_epoch = batches_per_epoch(self._settings, self._n_rows)
+        n_epochs = training_epochs(self._settings, self._n_rows)
+        loss_ST = torch.zeros_like(self._stack.lr_ST)
+        for number in range(n_batches):
+            first = number * self._settings.batch_size
+            index_SB = order_Sn[:, first : first + self._settings.batch_size]
+            clock = Clock(epoch * per_epoch + number, epoch, n_epochs * per_epoch, n_epochs)
+            if self._settings.max_steps is not None:
+                clock = Clock(clock.step, epoch, self._settings.max_steps, n_epochs)
+            loss_ST += self._step(self._gather(index_SB), lr_factor(self._settings.schedule, clock))
+        return np.asarray((loss_ST / n_batches).double().cpu().numpy())
+
+    def _step(self, batch: _Batch, factor: float) -> Tensor:
+        stack = self._stack
+        z_STLB = stack.logits(batch.x_SBV)
+        loss_ST, slope_STLB = loss_and_slope(z_STLB, make_targets(batch.one_hot_SCB, self._loss))
+        gradients = stack.gradients(slope_STLB, batch.x_SBV)
+        self._decay.apply(stack.scaled, gradients, factor)
+        take_step(stack.scaled, gradients, self._moments, self._settings, factor)
+        return loss_ST
+
+    def _gather(self, index_SB: Tensor) -> _Batch:
+        """Read every stream's rows into the buffers."""
+        import torch
+
+        n_streams, n_batch = index_SB.shape
+        if self._batch is None or self._batch.x_SBV.shape[:2] != index_SB.shape:
+            width = padded_width(self._data.x_ND.shape[1])
+            self._batch = _Batch(
+                torch.empty(n_streams, n_batch, width, device=self._options.device),
+                torch.empty(n_streams, self._data.n_classes, n_batch, device=self._options.device),
+            )
+        for stream, job in enumerate(self._streams()):
+            self._rows[job.split].batch(index_SB[stream], self._batch.x_SBV[stream])
+            torch.index_select(self._one_hot[job.split], 1, index_SB[stream], out=self._batch.one_hot_SCB[stream])
+        return self._batch
+
+    def _metric_shape(self) -> tuple[int, int, int]:
+        return (len(self._options.measured()), *self._alive_ST.shape)
+
+    def _measure(self) -> Float:
+        """Return the metrics (M, S, T) on every stream's held-out rows; NaN where there are none."""
+        import torch
+
+        values = np.full(self._metric_shape(), np.nan)
+        metrics = self._options.measured()
+        for stream, job in enumerate(self._streams()):
+            if not metrics or not len(self._data.splits[job.split].held_rows):
+                continue
+            part = slice(stream, stream + 1)
+            one = make_stack([w[part] for w in self._stack.scaled], self._stack.lr_ST[part], self._settings.activation)
+            z_TLn = torch.cat([one.logits(block[None])[0] for block in self._rows[job.split].held_blocks()], dim=2)
+            values[:, stream] = measure(z_TLn, self._held[job.split], metrics).double().cpu().numpy()
+        return values
+
+    def _close(self, curve_MST: Float, n_batches: int) -> None:
+        """Note the epoch, keep weights that are the best or the last, and shrink the batch."""
+        active_ST = ~self.record.done_J[self._alive_ST]
+        jobs = self._alive_ST[active_ST]
+        largest_ST = self._largest_weights()
+        self.record.close_epoch(jobs, curve_MST[:, active_ST], largest_ST[active_ST], n_batches)
+        if self._options.stopping.monitor is not None:
+            number = 1 + self._options.measured().index(self._options.stopping.monitor)
+            self._keep(self.record.judge(jobs, curve_MST[number][active_ST], self._options.stopping))
+        self._keep(jobs[self.record.done_J[jobs] & (self.record.kept_epoch_J[jobs] == 0)])
+        self._shrink()
+
+    def _largest_weights(self) -> Float:
+        import torch
+
+        largest = [part.flatten(2).abs().amax(2) for part in self._stack.scaled]
+        return np.asarray((torch.stack(largest).amax(0) * self._stack.lr_ST).cpu().double().numpy())
+
+    def _keep(self, jobs: Int) -> None:
+        """Keep some jobs' weights as they are now."""
+        import torch
+
+        if not len(jobs):
+            return
+        place = {int(j): divmod(at, self._alive_ST.shape[1]) for at, j in enumerate(self._alive_ST.ravel())}
+        s, t = (torch.tensor([place[int(j)][axis] for j in jobs]).to(self._options.device) for axis in (0, 1))
+        target = torch.from_numpy(np.asarray(jobs)).to(self._options.device)
+        for kept, part in zip(self.record.kept, self._stack.scaled, strict=True):
+            kept[target] = part[s, t] * self._stack.lr_ST[s, t][:, None, None]
+        self.record.kept_epoch_J[jobs] = self.record.n_epochs_J[jobs]
+
+    def _shrink(self) -> None:
+        """Take finished jobs out; one that shares a row and a column with others stays along and is not recorded."""
+        import torch
+
+        busy_ST = ~self.record.done_J[self._alive_ST]
+        rows, columns = busy_ST.any(axis=1), busy_ST.any(axis=0)
+        if not busy_ST.any() or (rows.all() and columns.all()):
+            return
+        index = np.ix_(np.flatnonzero(rows), np.flatnonzero(columns))
+        where = tuple(torch.from_numpy(axis).to(self._options.device) for axis in index)
+        self._alive_ST = self._alive_ST[index]
+        self._moments = OptimiserState(
+            [part[where] for part in self._moments.first], [part[where] for part in self._moments.second],
+            self._moments.n_steps,
+        )  # fmt: skip
+        self._batch = None
+        self._set_jobs([part[where] for part in self._stack.scaled])
+
+
+def _with_bias(layer: Layer, width: int) -> Float:
+    """Return weights with the bias as the last of the real columns, zeros up to ``width``."""
+    joined = np.concatenate([layer.weight_OI, layer.bias_O[:, None]], axis=1).astype(np.float32)
+    return np.asarray(np.pad(joined, ((0, 0), (0, max(0, width - joined.shape[1])))))
+
+
+def _class_weights(data: TrainData, job: Job) -> Float:
+    if job.settings.class_weight == "none":
+        return np.ones(data.n_classes)
+    counts = np.bincount(data.y_N[data.splits[job.split].train_rows], minlength=data.n_classes)
+    return np.where(counts > 0, counts.sum() / np.maximum(counts, 1) / np.count_nonzero(counts), 0.0)
+
+
+def _one_hot(data: TrainData, split: int, device: str) -> Tensor:
+    """Return the labels of the training rows (C, n)."""
+    import torch
+
+    y_n = torch.from_numpy(data.y_N[data.splits[split].train_rows].astype(np.int64))
+    return torch.nn.functional.one_hot(y_n, data.n_classes).T.contiguous().float().to(device)
+
+
+def _held_out(data: TrainData, split: int, device: str) -> HeldOut:
+    import torch
+
+    part = data.splits[split]
+    weight_n = np.ones(len(part.held_rows)) if part.held_weight_n is None else part.held_weight_n
+    weight_n = weight_n / weight_n.sum() if len(weight_n) else weight_n
+    return HeldOut(
+        torch.from_numpy(data.y_N[part.held_rows].astype(np.int64)).to(device),
+        torch.from_numpy(weight_n.astype(np.float32)).to(device), data.n_classes,
+    )  # fmt: skip
