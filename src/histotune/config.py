@@ -16,6 +16,7 @@ from histotune.errors import UserError, closest_name, raise_together
 from histotune.evaluation.config import EvaluationConfig
 from histotune.files import user_dir
 from histotune.heads.config import SweepConfig
+from histotune.heads.protocols.config import ProtocolConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.statistics.config import IntervalConfig
 
@@ -41,6 +42,7 @@ class ExperimentConfig(BaseModel):
         sweep: Which heads are tried.
         evaluation: What is scored.
         interval: How intervals are made.
+        protocol: A published protocol to repeat in place of a study of our own.
         out: Run folder.
         cache: Folder for embeddings and hashes; safe to delete.
         ledger: Folder of the ledger of scorings; keep it.
@@ -60,6 +62,7 @@ class ExperimentConfig(BaseModel):
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     interval: IntervalConfig = Field(default_factory=IntervalConfig)
+    protocol: ProtocolConfig | None = None
     out: Path = Path("runs/run")
     cache: Path = Field(default_factory=lambda: user_dir("cache"))
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
@@ -72,6 +75,8 @@ class ExperimentConfig(BaseModel):
         data = self.model_dump(mode="json", exclude={"out", "cache", "ledger", "cohort_path", "loader", "embedding"})
         for name in ("split", "allow_leaky"):
             data["evaluation"].pop(name)
+        if data["protocol"] is None:
+            data.pop("protocol")
         for name in ("source", "target"):
             if data[name] is not None:
                 for place in ("path", "slides_from", "code"):
