@@ -15,8 +15,12 @@ from histotune.datasets.splits.published import published_patients
 from tests.conftest import CommandResult
 
 COLOURS = {"TA": (200, 120, 160), "MC": (120, 160, 210), "F": (190, 190, 120), "DC": (110, 110, 160)}
-KINDS = {"TA": ("benign", "tubular_adenoma"), "F": ("benign", "fibroadenoma"), "MC": ("malignant", "mucinous_carcinoma"),
-         "DC": ("malignant", "ductal_carcinoma")}  # fmt: skip
+KINDS = {
+    "TA": ("benign", "tubular_adenoma"),
+    "F": ("benign", "fibroadenoma"),
+    "MC": ("malignant", "mucinous_carcinoma"),
+    "DC": ("malignant", "ductal_carcinoma"),
+}
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def test_eva_breakhis_prints_its_weakness_beside_its_number(
     histotune: Callable[..., CommandResult], published_breakhis: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    done = run(histotune, "eva-breakhis", published_breakhis, out, "--set", "protocol.max_steps=60",
+    done = run(histotune, "eva-breakhis", published_breakhis, out, "--set", "protocol.max_steps=40",
                "--set", "protocol.runs=3")  # fmt: skip
     assert done.code == 0, done.err
     words = " ".join(done.out.split())
@@ -88,7 +92,8 @@ def test_uni_and_eva_on_patch_camelyon(histotune: Callable[..., CommandResult], 
                "--set", "protocol.shots=[2]")  # fmt: skip
     assert done.code == 0, done.err
     row = json.loads((tmp_path / "a/protocol.json").read_text())["rows"][0]
-    assert row["name"] == "logistic regression" and row["interval"]["low"] <= row["mean"] <= row["interval"]["high"]
+    assert row["name"] == "logistic regression" and row["n_groups"] == 10 and row["mean"] > 0.6
+    assert (row["interval"] is None) == bool(row["reason"])
     shots = run(histotune, "eva-pcam-10shot", pcam, tmp_path / "b", "--final", "--set", "protocol.runs=2",
                 "--set", "protocol.max_steps=30")  # fmt: skip
     assert shots.code == 0, shots.err
