@@ -46,10 +46,10 @@ SPEED = Claim(
     "x",
     100.0,
     "at least",
-    f"{SETTING}, synthetic. Peer: its trainer and head module reading its own embedding files with four workers, as its "
-    f"configuration does; seconds per step over steps {WARM_STEPS} to {PEER_STEPS}, validation of those epochs included, "
-    f"start-up left out. Ours: all five runs together over {OUR_STEPS:,} steps. Both are extrapolated to {FULL_STEPS:,} "
-    f"steps of five runs; in turns, median of {REPEATS}.",
+    f"{SETTING}, synthetic. Peer: its trainer and head module reading its own embedding files with four workers, as "
+    f"its configuration does; seconds per step over steps {WARM_STEPS} to {PEER_STEPS}, validation of those epochs "
+    f"included, start-up left out. Ours: all five runs together over {OUR_STEPS:,} steps. Both are extrapolated to "
+    f"{FULL_STEPS:,} steps of five runs; in turns, median of {REPEATS}.",
 )
 LOGITS = Claim(
     "eva_heads_logits",
@@ -57,8 +57,9 @@ LOGITS = Claim(
     "logits",
     1e-4,
     "at most",
-    f"{SETTING}; the same embeddings, initial weights and batch order, fp32; both stop early (patience {SHORT_PATIENCE} "
-    "epochs) and must stop after the same step with the same balanced accuracy, or there is no value. Three seeds.",
+    f"{SETTING}; the same embeddings, initial weights and batch order, fp32; both stop early (patience "
+    f"{SHORT_PATIENCE} epochs) and must stop after the same step with the same balanced accuracy, or there is no "
+    "value. Three seeds.",
 )
 SCORES = Claim(
     "eva_heads_scores",
@@ -168,8 +169,8 @@ def _logits(peer: Peer) -> Result:
         (stopped,) = _train(peer.cohort, [seed], SHORT_STEPS, SHORT_PATIENCE)
         score = float(stopped.curve(METRIC).max())
         if stopped.n_steps != int(found["n_steps"]) or abs(score - float(found["score"])) > 1e-6:
-            raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}; kaiko-eva after {found['n_steps']} at "
-                               f"{found['score']}")  # fmt: skip
+            theirs = f"kaiko-eva after {found['n_steps']} at {found['score']}"
+            raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}, {theirs}")
         x_val = peer.cohort.arrays()["x_val"]
         for steps, theirs in (
             (1, found["logits_1"]),
