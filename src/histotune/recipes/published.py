@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def eva_breakhis(data: RecipeData) -> ExperimentConfig:
     """Eva's BreakHis (kaiko-eva 0.4.5): 40X, four classes, five runs, stopped and scored on the same 339 images.
 
-    Expect: published values in docs/protocols.md; not measured here on the whole data set.
+    Expect: the published values (`histotune leaderboard`); not measured here on the whole data set.
     Hardware: any; a minute on two cores once the embeddings are there. Seed 0.
 
     Command: ``histotune run eva-breakhis --data BreaKHis_v1 --backbone midnight``
@@ -36,7 +36,7 @@ def eva_breakhis(data: RecipeData) -> ExperimentConfig:
 def eva_pcam(data: RecipeData) -> ExperimentConfig:
     """Eva's PatchCamelyon: five runs, patience 3 epochs, the epoch chosen on the valid part.
 
-    Expect: published values in docs/protocols.md; not measured here on the whole data set.
+    Expect: the published values (`histotune leaderboard`); not measured here on the whole data set.
     Hardware: a GPU for the embeddings of a large backbone. Seed 0.
 
     Command: ``histotune run eva-pcam --data PCAM --backbone midnight --final``
@@ -53,7 +53,7 @@ def eva_pcam(data: RecipeData) -> ExperimentConfig:
 def eva_pcam_10shot(data: RecipeData) -> ExperimentConfig:
     """Eva's PatchCamelyon with ten tiles per class: 50 runs, the valid part checked every tenth epoch.
 
-    Expect: published values in docs/protocols.md; not measured here on the whole data set.
+    Expect: the published values (`histotune leaderboard`); not measured here on the whole data set.
     Hardware: a GPU for the embeddings of a large backbone. Seed 0.
 
     Command: ``histotune run eva-pcam-10shot --data PCAM --backbone midnight --final``
@@ -71,7 +71,7 @@ def eva_pcam_10shot(data: RecipeData) -> ExperimentConfig:
 def thunder_breakhis(data: RecipeData) -> ExperimentConfig:
     """THUNDER's BreakHis (thunder-bench 0.2.2): nine linear heads, kNN and SimpleShot; eva's patients are the test.
 
-    Expect: published values in docs/protocols.md; not measured here on the whole data set.
+    Expect: the published values (`histotune leaderboard`); not measured here on the whole data set.
     Hardware: any; a minute on two cores once the embeddings are there. Seed 0.
 
     Command: ``histotune run thunder-breakhis --data BreaKHis_v1 --backbone midnight --final``
@@ -88,7 +88,7 @@ def thunder_breakhis(data: RecipeData) -> ExperimentConfig:
 def thunder_pcam(data: RecipeData) -> ExperimentConfig:
     """THUNDER's PatchCamelyon: nine linear heads, kNN and SimpleShot on the official parts.
 
-    Expect: published values in docs/protocols.md; not measured here on the whole data set.
+    Expect: the published values (`histotune leaderboard`); not measured here on the whole data set.
     Hardware: a GPU; 200 epochs over 262,144 embeddings. Seed 0.
 
     Command: ``histotune run thunder-pcam --data PCAM --backbone midnight --final``

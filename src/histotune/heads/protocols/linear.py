@@ -49,5 +49,5 @@ def linear_logits(data: ProtocolData, head: TrainedHead) -> NDArray[np.float64]:
     out_nK = np.empty((len(data.scored_rows), len(bias_K)))
     for start in range(0, len(out_nK), BLOCK_ROWS):
         rows = data.scored_rows[start : start + BLOCK_ROWS]
-        out_nK[start : start + len(rows)] = data.x_ND[rows].astype(np.float64) @ weight_KD.T + bias_K
+        out_nK[start : start + len(rows)] = data.take(rows).astype(np.float64) @ weight_KD.T + bias_K
     return out_nK

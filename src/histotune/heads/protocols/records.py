@@ -39,6 +39,11 @@ class ProtocolData:
     valid_rows: Int
     scored_rows: Int
 
+    def take(self, rows: Int) -> NDArray[np.floating[Any]]:
+        """Return embeddings of some rows: a view where they lie together, so that a mapped file stays on disk."""
+        together = len(rows) > 0 and bool((np.diff(rows) == 1).all())
+        return self.x_ND[rows[0] : rows[-1] + 1] if together else self.x_ND[rows]
+
 
 @dataclass(frozen=True)
 class ProtocolRun:

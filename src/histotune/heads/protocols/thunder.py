@@ -33,10 +33,6 @@ WEAKNESSES = (
     "On a CPU thunder-bench 0.2.2 keeps the weights of the last epoch for those of the best one (its copy shares "
     "memory); here, as on a GPU, the best epoch's weights are kept.",
 )
-BREAKHIS_TUNING = (
-    "THUNDER's BreakHis tunes on ten of the authors' patients (196 images); block letters are cut off here, so that "
-    "accessions shared between its parts are found and named above."
-)
 
 
 def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:

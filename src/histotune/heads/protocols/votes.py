@@ -40,10 +40,10 @@ def best_k(data: ProtocolData, k_grid: Sequence[int], metric: ProtocolMetric, de
     Returns:
         One run.
     """
-    train_ND, y_N = data.x_ND[data.train_rows], data.y_N[data.train_rows]
+    train_ND, y_N = data.take(data.train_rows), data.y_N[data.train_rows]
 
     def shares(rows: Int, grid: Sequence[int]) -> NDArray[np.float64]:
-        found = nearest_neighbours(data.x_ND[rows], train_ND, max(grid), device=device)
+        found = nearest_neighbours(data.take(rows), train_ND, max(grid), device=device)
         return vote(found, y_N, data.n_classes, grid)
 
     y_V = data.y_N[data.valid_rows]
@@ -72,9 +72,9 @@ def few_shot_draws(
     Returns:
         A prediction per draw and scored tile.
     """
-    train_ND, y_N = data.x_ND[data.train_rows], data.y_N[data.train_rows]
+    train_ND, y_N = data.take(data.train_rows), data.y_N[data.train_rows]
     support_BKS = draw_shots(y_N, shots, n_draws, rng)
-    return predict_draws(data.x_ND[data.scored_rows], train_ND, support_BKS, prototypes, device)
+    return predict_draws(data.take(data.scored_rows), train_ND, support_BKS, prototypes, device)
 
 
 def voted_draws(data: ProtocolData, found: FewShotPredictions, shots: int, metric: ProtocolMetric) -> ProtocolArm:
