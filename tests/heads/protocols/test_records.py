@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from histotune.heads.protocols.records import ProtocolArm, ProtocolRun, decided, metric_of_counts, metric_value
+from histotune.heads.protocols.records import (
+    ProtocolArm,
+    ProtocolData,
+    ProtocolRun,
+    decided,
+    metric_of_counts,
+    metric_value,
+)
 
 
 def test_metrics_of_counts_equal_scikit_learn() -> None:
@@ -35,3 +42,12 @@ def test_mean_and_spread() -> None:
     assert (arm.mean, arm.sd) == (pytest.approx(0.7), pytest.approx(0.2))
     assert np.isnan(ProtocolArm("a", "macro_f1", runs[:1]).sd)
     assert np.isnan(ProtocolArm("a", "macro_f1", (*runs, ProtocolRun(float("nan"), np.zeros((1, 2))))).mean)
+
+
+def test_rows_that_lie_together_are_a_view() -> None:
+    x = np.arange(20.0, dtype=np.float32).reshape(10, 2)
+    none = np.zeros(0, np.int64)
+    data = ProtocolData(x, np.zeros(10, np.int64), 2, none, none, none)
+    assert np.shares_memory(data.take(np.arange(3, 7)), x)
+    for rows in (np.array([3, 4, 6]), np.array([4, 3]), none):
+        assert (data.take(rows) == x[rows]).all() and not np.shares_memory(data.take(rows), x)
