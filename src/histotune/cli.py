@@ -103,7 +103,12 @@ SplitName = Annotated[
 ]
 AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split that leaks; every row is marked LEAKY.")]
 RecipeName = Annotated[
-    str | None, typer.Argument(help="demo, breakhis, pcam, midnight, tiles, or my_dataset.py.", show_default=False)
+    str | None,
+    typer.Argument(
+        help="demo, breakhis, pcam, midnight, tiles, my_dataset.py, or a published protocol: eva-breakhis, eva-pcam, "
+        "eva-pcam-10shot, thunder-breakhis, thunder-pcam, uni-breakhis, uni-pcam.",
+        show_default=False,
+    ),
 ]
 FromRun = Annotated[
     Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)

@@ -13,7 +13,7 @@ from histotune.errors import UserError
 from histotune.files import readable_bytes
 from histotune.images.config import check_view_name
 from histotune.recipes.records import RecipeData
-from histotune.recipes.registry import RECIPES, find_recipe
+from histotune.recipes.registry import find_recipe, recipe_names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
         config = load_config(typed["from_run"])
         _check_repeat(config, recipe)
     elif recipe is None:
-        raise UserError("a recipe is needed", allowed=", ".join(known.__name__ for known in RECIPES),
+        raise UserError("a recipe is needed", allowed=", ".join(recipe_names()),
                         fix="histotune run breakhis --data DIR")  # fmt: skip
     else:
         config = find_recipe(recipe)(RecipeData(_folder(typed.get("data")), _folder(typed.get("pcam"))))
@@ -52,6 +52,9 @@ def run_and_print(config: ExperimentConfig) -> None:
     Args:
         config: The experiment.
     """
+    if config.protocol is not None:
+        protocol_and_print(config)
+        return
     from histotune.experiment import embed_experiment, run_experiment
     from histotune.progress import Stopwatch
 
@@ -59,6 +62,19 @@ def run_and_print(config: ExperimentConfig) -> None:
         embed_experiment(config, Stopwatch())
         return
     _print_run(run_experiment(config, " ".join(["histotune", *sys.argv[1:]])))
+
+
+def protocol_and_print(config: ExperimentConfig) -> None:
+    """Repeat a published protocol; print its table and what weakens it. Ranks other than 0 leave after embedding."""
+    from histotune.protocol_run import embed_protocol, run_protocol
+    from histotune.report.protocol_table import ProtocolTable
+
+    if not process_rank().leads:
+        embed_protocol(config)
+        return
+    outcome = run_protocol(config, " ".join(["histotune", *sys.argv[1:]]))
+    _console().print(ProtocolTable(outcome.study))
+    print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
 
 
 def embed_and_print(config: ExperimentConfig) -> None:
@@ -186,7 +202,7 @@ def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
     from histotune.files import canonical_json
 
     placeholder = Path("DATA")
-    if recipe in {known.__name__ for known in RECIPES} or recipe.endswith(".py") or not Path(recipe).exists():
+    if recipe in recipe_names() or recipe.endswith(".py") or not Path(recipe).exists():
         config = find_recipe(recipe)(RecipeData(placeholder, None))
     else:
         config = load_config(Path(recipe))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -16,6 +17,7 @@ from histotune.errors import UserError, closest_name, raise_together
 from histotune.evaluation.config import EvaluationConfig
 from histotune.files import user_dir
 from histotune.heads.config import SweepConfig
+from histotune.heads.protocols.config import ProtocolConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.statistics.config import IntervalConfig
 from histotune.tracking import TrackingConfig
@@ -43,6 +45,7 @@ class ExperimentConfig(BaseModel):
         evaluation: What is scored.
         interval: How intervals are made.
         tracking: Where a run is tracked besides the local table of trials.
+        protocol: A published protocol to repeat in place of a study of our own.
         out: Run folder.
         cache: Folder for embeddings, hashes and solved fits; safe to delete.
         ledger: Folder of the ledger of scorings and of the table of trials; keep it.
@@ -63,6 +66,7 @@ class ExperimentConfig(BaseModel):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     interval: IntervalConfig = Field(default_factory=IntervalConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    protocol: ProtocolConfig | None = None
     out: Path = Path("runs/run")
     cache: Path = Field(default_factory=lambda: user_dir("cache"))
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
@@ -77,6 +81,8 @@ class ExperimentConfig(BaseModel):
         data["sweep"].pop("label_efficiency")
         for name in ("split", "allow_leaky"):
             data["evaluation"].pop(name)
+        if data["protocol"] is None:
+            data.pop("protocol")
         for name in ("source", "target"):
             if data[name] is not None:
                 for place in ("path", "slides_from", "code"):
@@ -157,7 +163,7 @@ def _assign(data: dict[str, Any], assignment: str) -> UserError | None:
     for depth, part in enumerate(parents):
         if part not in model.model_fields:
             return _unknown(name, part, ".".join(parents[:depth]), model)
-        inner = _inner_model(model.model_fields[part])
+        inner = _inner_model(model.model_fields[part], place.get(part))
         if depth == len(parents) - 1:
             place[part] = _parse(text)
         elif inner is None:
@@ -188,12 +194,19 @@ def _all_fields(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
-def _inner_model(field: FieldInfo) -> type[BaseModel] | None:
-    """The config class of a field, through ``X | None``; None for plain values."""
-    for candidate in (field.annotation, *get_args(field.annotation)):
-        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-            return candidate
-    return None
+def _inner_model(field: FieldInfo, value: object = None) -> type[BaseModel] | None:
+    """The config class of a field, through ``X | None``; among several the one that ``value`` names; None otherwise."""
+    models = _models_in(field.annotation)
+    name = value.get("name") if isinstance(value, dict) else None
+    named = [model for model in models if len(models) > 1 and model.model_fields["name"].default == name]
+    return (named or models or [None])[0]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    inside = get_args(annotation) if get_origin(annotation) in (Annotated, Union, UnionType) else ()
+    return [model for argument in inside for model in _models_in(argument)]
 
 
 def _parse(text: str) -> object:

@@ -11,6 +11,15 @@ from histotune.recipes.breakhis import breakhis
 from histotune.recipes.demo import demo
 from histotune.recipes.midnight import midnight
 from histotune.recipes.pcam import pcam
+from histotune.recipes.published import (
+    eva_breakhis,
+    eva_pcam,
+    eva_pcam_10shot,
+    thunder_breakhis,
+    thunder_pcam,
+    uni_breakhis,
+    uni_pcam,
+)
 from histotune.recipes.tiles import python_file, tiles
 
 if TYPE_CHECKING:
@@ -19,7 +28,13 @@ if TYPE_CHECKING:
     from histotune.config import ExperimentConfig
     from histotune.recipes.records import RecipeData
 
-RECIPES = (demo, breakhis, pcam, midnight, tiles)
+PROTOCOLS = (eva_breakhis, eva_pcam, eva_pcam_10shot, thunder_breakhis, thunder_pcam, uni_breakhis, uni_pcam)
+RECIPES = (demo, breakhis, pcam, midnight, tiles, *PROTOCOLS)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Return the recipes' names as they are typed."""
+    return tuple(recipe.__name__.replace("_", "-") for recipe in RECIPES)
 
 
 def find_recipe(name: str) -> Callable[[RecipeData], ExperimentConfig]:
@@ -36,7 +51,7 @@ def find_recipe(name: str) -> Callable[[RecipeData], ExperimentConfig]:
     """
     if name.endswith(".py"):
         return partial(python_file, Path(name).expanduser())
-    by_name = {recipe.__name__: recipe for recipe in RECIPES}
+    by_name = dict(zip(recipe_names(), RECIPES, strict=True))
     if name not in by_name:
         raise UserError("unknown recipe", value=name, allowed=", ".join(by_name), closest=closest_name(name, by_name))
     return by_name[name]

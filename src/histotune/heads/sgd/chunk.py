@@ -115,8 +115,9 @@ class ChunkRun:
         if self._settings.max_steps is None:
             n_batches = per_epoch
         loss_ST = self._take_steps(epoch, n_batches)
-        metric_MST = self._measure() if n_batches == per_epoch else np.full(self._metric_shape(), np.nan)
-        self._close(np.concatenate([loss_ST[None], metric_MST]), n_batches)
+        checks = n_batches == per_epoch and (epoch + 1) % self._options.stopping.check_every == 0
+        metric_MST = self._measure() if checks else np.full(self._metric_shape(), np.nan)
+        self._close(np.concatenate([loss_ST[None], metric_MST]), n_batches, checks)
 
     def _initial(self) -> list[Tensor]:
         """Return stacked initial weights; jobs of one seed and shape draw the same."""
@@ -226,13 +227,13 @@ class ChunkRun:
             values[:, stream] = measure(z_TLn, self._held[job.split], metrics).double().cpu().numpy()
         return values
 
-    def _close(self, curve_MST: Float, n_batches: int) -> None:
+    def _close(self, curve_MST: Float, n_batches: int, checks: bool) -> None:
         """Note the epoch, keep weights that are the best or the last, and shrink the batch."""
         active_ST = ~self.record.done_J[self._alive_ST]
         jobs = self._alive_ST[active_ST]
         largest_ST = self._largest_weights()
         self.record.close_epoch(jobs, curve_MST[:, active_ST], largest_ST[active_ST], n_batches)
-        if self._options.stopping.monitor is not None:
+        if checks and self._options.stopping.monitor is not None:
             number = 1 + self._options.measured().index(self._options.stopping.monitor)
             self._keep(self.record.judge(jobs, curve_MST[number][active_ST], self._options.stopping))
         self._keep(jobs[self.record.done_J[jobs] & (self.record.kept_epoch_J[jobs] == 0)])

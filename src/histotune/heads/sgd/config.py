@@ -120,13 +120,15 @@ class Stopping(_Config):
 
     Attributes:
         monitor: Metric on the held-out tiles whose best epoch is kept; the first of equal ones.
-        patience: Epochs in a row without a better value after which a trial stops; None trains to the end.
+        patience: Checks in a row without a better value after which a trial stops; None trains to the end.
         min_delta: By how much a value must be better to count.
+        check_every: Epochs from one check of the held-out tiles to the next; in between curves are NaN.
     """
 
     monitor: CurveMetric | None = None
     patience: int | None = Field(None, ge=1)
     min_delta: float = Field(0.0, ge=0)
+    check_every: int = Field(1, ge=1)
 
     @model_validator(mode="after")
     def _check_monitor(self) -> Stopping:

@@ -1,0 +1,156 @@
+"""Fit heads with kaiko-eva itself: ``PYTHON eva_head.py INPUT.npz OUTPUT.npz MODE``, run by eva's own Python.
+
+INPUT holds x_train, y_train, x_val, y_val, max_steps, patience, and, for MODE ``given``, weight, bias and order_EN
+(rows of every epoch); for MODE ``seeds``, seeds. MODE ``speed`` reads embeddings from files as eva's configurations do
+and times the steps between ``warm_steps`` and ``max_steps``. eva's trainer, head module, metrics, early stopping and
+checkpoint are used as its BreakHis configuration (0.4.5) sets them.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from eva.core import trainers
+from eva.core.data import dataloaders, datamodules, datasets
+from eva.core.data.datamodules import schemas
+from eva.core.metrics import AverageLoss, MulticlassClassificationMetrics, structs
+from eva.core.models import modules
+from eva.core.trainers import functional
+from lightning.pytorch import callbacks
+
+N_WORKERS = 4  # as in eva's configurations
+
+
+class Rows(torch.utils.data.Dataset):
+    """Embeddings in memory."""
+
+    def __init__(self, x, y):
+        self.x, self.y = torch.tensor(x), torch.tensor(y)
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, row):
+        return self.x[row], self.y[row]
+
+
+class GivenOrder(torch.utils.data.Sampler):
+    """The rows of every epoch as they were given."""
+
+    def __init__(self, order_EN):
+        self.order_EN, self.epoch = order_EN, 0
+
+    def __len__(self):
+        return self.order_EN.shape[1]
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter(self.order_EN[self.epoch - 1].tolist())
+
+
+class Recorder(callbacks.Callback):
+    """Logits on the valid rows after chosen steps, the time of every step, and when the run stopped."""
+
+    def __init__(self, x_val, at_steps, out):
+        self.x_val, self.at_steps, self.out = torch.tensor(x_val), at_steps, out
+        self.found, self.times = {}, []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.times.append(time.perf_counter())
+        if trainer.global_step in self.at_steps:
+            self.found[f"logits_{trainer.global_step}"] = self._logits(module)
+
+    def on_train_end(self, trainer, module):
+        self.found["logits_last"] = self._logits(module)
+        self.found |= {"n_steps": trainer.global_step, "times_s": np.array(self.times)}
+        np.savez(self.out, **self.found)
+
+    def _logits(self, module):
+        with torch.no_grad():
+            return module.head(self.x_val).numpy().copy()
+
+
+def run(data, datamodule, head, out, at_steps=(1, 100)):
+    """One fit and validation, as one of eva's runs; returns the reported balanced accuracy."""
+    n_classes = int(data["y_train"].max()) + 1
+    recorder = Recorder(data["x_val"], set(at_steps), out)
+    monitor = {"monitor": "val/MulticlassAccuracy", "mode": "max"}
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainers.Trainer(
+            default_root_dir=folder, n_runs=1, max_steps=int(data["max_steps"]), accelerator="cpu", logger=False,
+            enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[
+                callbacks.ModelCheckpoint(filename="best", save_top_k=1, dirpath=folder, **monitor),
+                callbacks.EarlyStopping(min_delta=0, patience=int(data["patience"]), **monitor),
+                recorder,
+            ],
+        )  # fmt: skip
+        module = modules.HeadModule(
+            head=head, criterion=torch.nn.CrossEntropyLoss(), optimizer=functools.partial(torch.optim.AdamW, lr=3e-4),
+            metrics=structs.MetricsSchema(common=[AverageLoss(), MulticlassClassificationMetrics(n_classes)]),
+        )  # fmt: skip
+        scores, _ = functional.run_evaluation(
+            trainer, module, datamodule, run_id=0, stages=["fit", "validate"], verbose=False
+        )
+    return float(scores[0]["val/MulticlassAccuracy"])
+
+
+def in_memory(data, sampler=None):
+    loader = functools.partial(dataloaders.DataLoader, batch_size=256, num_workers=0, pin_memory=False,
+                               persistent_workers=False, prefetch_factor=None)  # fmt: skip
+    return datamodules.DataModule(
+        datasets=schemas.DatasetsSchema(Rows(data["x_train"], data["y_train"]), Rows(data["x_val"], data["y_val"])),
+        dataloaders=schemas.DataloadersSchema(train=loader(shuffle=sampler is None), val=loader()),
+        samplers=schemas.SamplersSchema(train=sampler),
+    )
+
+
+def from_files(data, folder):
+    """Embeddings as eva stores them: a file each and a manifest."""
+    rows = []
+    for split in ("train", "val"):
+        for number, (x, y) in enumerate(zip(data[f"x_{split}"], data[f"y_{split}"], strict=True)):
+            torch.save(torch.tensor(x), folder / f"{split}-{number}.pt")
+            rows.append((f"{split}-{number}.pt", int(y), split))
+    pd.DataFrame(rows, columns=["embeddings", "target", "split"]).to_csv(folder / "manifest.csv", index=False)
+    parts = [datasets.EmbeddingsClassificationDataset(str(folder), "manifest.csv", split) for split in ("train", "val")]
+    loader = functools.partial(dataloaders.DataLoader, batch_size=256, num_workers=N_WORKERS)
+    return datamodules.DataModule(
+        datasets=schemas.DatasetsSchema(*parts),
+        dataloaders=schemas.DataloadersSchema(train=loader(shuffle=True), val=loader()),
+    )
+
+
+def main():
+    source, out, mode = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    data = dict(np.load(source))
+    n_classes, dim = int(data["y_train"].max()) + 1, data["x_train"].shape[1]
+    if mode == "given":
+        head = torch.nn.Linear(dim, n_classes)
+        head.load_state_dict({"weight": torch.tensor(data["weight"]), "bias": torch.tensor(data["bias"])})
+        score = run(data, in_memory(data, GivenOrder(data["order_EN"])), head, out)
+        np.savez(out, **np.load(out), score=score)
+    elif mode == "seeds":
+        scores, steps = [], []
+        for seed in data["seeds"]:
+            torch.manual_seed(int(seed))
+            scores.append(run(data, in_memory(data), torch.nn.Linear(dim, n_classes), out))
+            steps.append(int(np.load(out)["n_steps"]))
+        np.savez(out, scores=np.array(scores), n_steps=np.array(steps))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            run(data, from_files(data, Path(folder)), torch.nn.Linear(dim, n_classes), out)
+        times = np.load(out)["times_s"]
+        warm = int(data["warm_steps"])
+        np.savez(out, step_s=(times[-1] - times[warm - 1]) / (len(times) - warm), n_steps=len(times))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""A trained linear layer on the scored tiles."""
+
+# n scored tiles, D columns, K classes
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.heads.protocols.records import ProtocolRun, metric_value, softmax
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.heads.protocols.records import ProtocolData, ProtocolMetric
+    from histotune.heads.sgd.records import TrainedHead
+
+BLOCK_ROWS = 8192
+
+
+def linear_run(data: ProtocolData, head: TrainedHead, metric: ProtocolMetric, chosen: str) -> ProtocolRun:
+    """Score a trained layer.
+
+    Args:
+        data: Labels and scored tiles.
+        head: Of one linear layer; a single output is the logit of class 1.
+        metric: What the protocol reports.
+        chosen: What the protocol chose, in words.
+
+    Returns:
+        The run; NaN where the head diverged.
+    """
+    if head.diverged:
+        nothing_nK = np.full((len(data.scored_rows), data.n_classes), np.nan)
+        return ProtocolRun(float("nan"), nothing_nK, f"diverged after {head.n_steps:,} steps")
+    logit_nK = linear_logits(data, head)
+    value = metric_value(metric, data.y_N[data.scored_rows], logit_nK.argmax(axis=1), data.n_classes)
+    return ProtocolRun(value, softmax(logit_nK), chosen)
+
+
+def linear_logits(data: ProtocolData, head: TrainedHead) -> NDArray[np.float64]:
+    """Return logits (n, K) of the scored tiles; 0 for class 0 where the layer has a single output."""
+    (layer,) = head.layers
+    weight_KD, bias_K = layer.weight_OI.astype(np.float64), layer.bias_O.astype(np.float64)
+    if len(weight_KD) == 1:
+        weight_KD = np.concatenate([np.zeros_like(weight_KD), weight_KD])
+        bias_K = np.concatenate([np.zeros(1), bias_K])
+    out_nK = np.empty((len(data.scored_rows), len(bias_K)))
+    for start in range(0, len(out_nK), BLOCK_ROWS):
+        rows = data.scored_rows[start : start + BLOCK_ROWS]
+        out_nK[start : start + len(rows)] = data.take(rows).astype(np.float64) @ weight_KD.T + bias_K
+    return out_nK
