@@ -1,9 +1,9 @@
 """Fit heads with kaiko-eva itself: ``PYTHON eva_head.py INPUT.npz OUTPUT.npz MODE``, run by eva's own Python.
 
-INPUT holds x_train, y_train, x_val, y_val, max_steps, patience, and, for MODE ``given``, weight, bias and order_EN
-(rows of every epoch); for MODE ``seeds``, seeds. MODE ``speed`` reads embeddings from files as eva's configurations do
-and times the steps between ``warm_steps`` and ``max_steps``. eva's trainer, head module, metrics, early stopping and
-checkpoint are used as its BreakHis configuration (0.4.5) sets them.
+INPUT holds x_train, y_train, x_val, y_val, max_steps, patience. MODE ``given`` adds weight, bias and order_EN (rows of
+every epoch). MODE ``seeds`` adds seeds of eva's own batch orders, with weight_SKD and bias_SK. MODE ``speed`` reads
+embeddings from files as eva's configurations do and times the steps between ``warm_steps`` and ``max_steps``. eva's
+trainer, head module, metrics, early stopping and checkpoint are used as its BreakHis configuration (0.4.5) sets them.
 """
 
 from __future__ import annotations
@@ -139,9 +139,11 @@ def main():
         np.savez(out, **np.load(out), score=score)
     elif mode == "seeds":
         scores, steps = [], []
-        for seed in data["seeds"]:
+        for seed, weight, bias in zip(data["seeds"], data["weight_SKD"], data["bias_SK"], strict=True):
             torch.manual_seed(int(seed))
-            scores.append(run(data, in_memory(data), torch.nn.Linear(dim, n_classes), out))
+            head = torch.nn.Linear(dim, n_classes)
+            head.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+            scores.append(run(data, in_memory(data), head, out))
             steps.append(int(np.load(out)["n_steps"]))
         np.savez(out, scores=np.array(scores), n_steps=np.array(steps))
     else:
