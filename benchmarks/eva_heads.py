@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -36,7 +36,7 @@ N_TRAIN, N_VALID, DIM, N_CLASSES = 1132, 339, 1536, 4
 SHIFT = 0.09  # balanced accuracy near 0.91
 FULL_STEPS, OUR_STEPS, PEER_STEPS = 12_500, 1000, 50
 SHORT_STEPS, SHORT_PATIENCE, PATIENCE, N_SEEDS = 500, 10, 30, 20
-METRIC = "balanced_accuracy"
+METRIC: Final = "balanced_accuracy"
 VARIABLE = "HISTOTUNE_BENCH_EVA_PYTHON"
 INSTALL = (
     "kaiko-eva is not at hand: python -m venv EVA && EVA/bin/pip install 'kaiko-eva[vision]==0.4.5' "
@@ -50,8 +50,8 @@ SPEED = Claim(
     100.0,
     "at least",
     f"{SETTING}, synthetic. Peer: its trainer and head module reading its own embedding files with four workers, as "
-    f"its configuration does; segments of {PEER_STEPS} steps, validation of their epochs included, start-up and a first "
-    f"segment left out. Ours: all five runs together over {OUR_STEPS:,} steps. Both are extrapolated to "
+    f"its configuration does; segments of {PEER_STEPS} steps, validation of their epochs included, start-up and a "
+    f"first segment left out. Ours: all five runs together over {OUR_STEPS:,} steps. Both are extrapolated to "
     f"{FULL_STEPS:,} steps of five runs; in turns, median of {REPEATS}.",
 )
 LOGITS = Claim(
@@ -202,8 +202,8 @@ def _logits(peer: Peer) -> Result:
         (stopped,) = _train(peer.cohort, [seed], SHORT_STEPS, SHORT_PATIENCE)
         score = float(stopped.curve(METRIC).max())
         if stopped.n_steps != int(found["n_steps"]) or abs(score - float(found["score"])) > 1e-6:
-            theirs = f"kaiko-eva after {found['n_steps']} at {found['score']}"
-            raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}, {theirs}")
+            peer_words = f"kaiko-eva after {found['n_steps']} at {found['score']}"
+            raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}, {peer_words}")
         x_val = peer.cohort.arrays()["x_val"]
         for steps, theirs in (
             (1, found["logits_1"]),
