@@ -123,6 +123,7 @@ def estimate_and_print(config: ExperimentConfig) -> None:
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
     from histotune.experiment import refuse_foreign_folder
+    from histotune.report.choice import choice_lines
     from histotune.report.trials import trials_table
     from histotune.workflow import embed_only, sweep_only
 
@@ -137,9 +138,11 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     choice = outcome.choice
     print(
         f"chosen: {'+'.join(choice.pooling)}, penalty {choice.penalty:g}, from {choice.n_fits} fits on "
-        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups (the selected log-loss {choice.log_loss:.3f} is "
-        f"optimistic)\nhead {choice.head_id} saved: {outcome.folder}"
+        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
     )
+    for line in choice_lines(choice):
+        print(line)
+    print(f"head {choice.head_id} saved: {outcome.folder}")
 
 
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from histotune.errors import UserError
 from histotune.heads import apply
-from histotune.heads.apply import class_probabilities, head_logits, space_note
-from histotune.heads.records import Head
+from histotune.heads.apply import class_probabilities, decide, head_logits, space_note
+from histotune.heads.records import Calibration, Decision, Head, HiddenLayer
 from histotune.heads.untuned import untuned_logits
 from histotune.statistics.metrics import auroc
 from tests.heads.samples import make_embeddings, make_task
@@ -37,9 +38,33 @@ def test_probabilities_sum_to_one_and_follow_the_temperature() -> None:
     logit = np.array([[1000.0, 0.0, -1000.0], [1.0, 2.0, 3.0]])
     p = class_probabilities(head, logit)
     np.testing.assert_allclose(p.sum(axis=1), 1.0)
-    softer = class_probabilities(dataclasses.replace(head, temperature=10.0), logit)
+    softer = class_probabilities(dataclasses.replace(head, calibration=Calibration(10.0)), logit)
     assert softer[1, 2] < p[1, 2]
     np.testing.assert_allclose(softer[1], np.exp(logit[1] / 10) / np.exp(logit[1] / 10).sum())
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_hidden_units_are_those_of_torch(activation: Literal["relu", "gelu"]) -> None:
+    import torch
+
+    rng = np.random.default_rng(0)
+    layer = HiddenLayer(rng.standard_normal((5, 3)), rng.standard_normal(5), activation)
+    head = dataclasses.replace(make_head(), weight_KD=rng.standard_normal((3, 5)), hidden=layer)
+    embeddings = make_embeddings(rng.standard_normal((20, 6)))
+    x = torch.tensor(embeddings.matrix_ND[:, [4, 5, 1]], dtype=torch.float64)
+    units = getattr(torch.nn.functional, activation)(x @ torch.tensor(layer.weight_HD).T + torch.tensor(layer.bias_H))
+    expected = units @ torch.tensor(head.weight_KD).T + torch.tensor(head.bias_K)
+    np.testing.assert_allclose(head_logits(head, embeddings), expected.numpy(), rtol=1e-12)
+
+
+def test_vector_scaling_and_threshold_decide() -> None:
+    logit = np.array([[0.0, 1.0], [0.0, -0.1]])
+    head = dataclasses.replace(make_head(2), calibration=Calibration(scale_K=(1.0, 2.0), shift_K=(0.5, 0.0)))
+    p = class_probabilities(head, logit)
+    np.testing.assert_allclose(p[:, 1], 1 / (1 + np.exp(0.5 - 2 * logit[:, 1])))
+    assert decide(head, p).tolist() == [1, 0]
+    assert decide(dataclasses.replace(head, decision=Decision(0.3)), p).tolist() == [1, 1]
+    assert decide(make_head(3), np.array([[0.2, 0.5, 0.3]])).tolist() == [1]
 
 
 def test_another_space_is_refused() -> None:

@@ -9,8 +9,10 @@ import pytest
 
 from histotune.errors import UserError
 from histotune.heads.apply import head_logits
+from histotune.heads.records import Calibration, Decision, HiddenLayer
 from histotune.heads.save import load_head, save_head
 from histotune.heads.sweep import sweep
+from histotune.statistics.records import Interval
 from tests.heads.samples import make_task
 from tests.heads.test_sweep import CONFIG
 
@@ -27,7 +29,11 @@ def head() -> Head:
 
 
 def test_a_saved_head_comes_back_bit_for_bit(head: Head, tmp_path: Path) -> None:
-    head = dataclasses.replace(head, temperature=1.7, threshold=0.31)
+    head = dataclasses.replace(
+        head,
+        calibration=Calibration(1.7, Interval(1.2, 2.4, 0.95, "group jackknife"), nll_before=0.5, nll_after=0.4),
+        decision=Decision(0.31, "balanced-accuracy", None, "too few groups"),
+    )
     save_head(head, tmp_path / "deep" / "head")
     loaded = load_head(tmp_path / "deep" / "head")
     assert loaded.head_id == head.head_id
@@ -37,6 +43,34 @@ def test_a_saved_head_comes_back_bit_for_bit(head: Head, tmp_path: Path) -> None
         assert np.array_equal(left, right)
     embeddings, _ = make_task(n_classes=3)
     np.testing.assert_array_equal(head_logits(loaded, embeddings), head_logits(head, embeddings))
+
+
+def test_a_small_mlp_comes_back_with_its_calibration(head: Head, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    layer = HiddenLayer(rng.standard_normal((7, len(head.columns))), rng.standard_normal(7), "gelu")
+    scaled = Calibration(scale_K=(1.0, 0.5, 2.0), shift_K=(0.0, 0.1, -0.1))
+    mlp = dataclasses.replace(head, weight_KD=rng.standard_normal((3, 7)), hidden=layer, calibration=scaled)
+    save_head(mlp, tmp_path)
+    loaded = load_head(tmp_path)
+    assert loaded.head_id == mlp.head_id != head.head_id
+    assert loaded.calibration == scaled
+    embeddings, _ = make_task(n_classes=3)
+    np.testing.assert_array_equal(head_logits(loaded, embeddings), head_logits(mlp, embeddings))
+    edit(tmp_path, calibration={"scale_K": [1.0, 2.0], "shift_K": [0.0, 0.0]})
+    with pytest.raises(UserError, match="calibration does not fit"):
+        load_head(tmp_path)
+
+
+def test_a_head_of_format_2_is_read(head: Head, tmp_path: Path) -> None:
+    save_head(dataclasses.replace(head, calibration=Calibration(1.7), decision=Decision(0.31)), tmp_path)
+    gone = dict.fromkeys(("family", "activation", "calibration", "decision", "selection"))
+    edit(tmp_path, format_version=2, temperature=1.7, threshold=0.31, **gone)
+    old = load_head(tmp_path)
+    assert (old.temperature, old.threshold, old.decision.rule, old.family) == (1.7, 0.31, "0.5", "logistic")
+    np.testing.assert_array_equal(old.weight_KD, head.weight_KD)
+    edit(tmp_path, temperature=None)
+    with pytest.raises(UserError, match="lacks calibration"):
+        load_head(tmp_path)
 
 
 def test_saving_again_replaces_the_head_and_leaves_other_files(head: Head, tmp_path: Path) -> None:
@@ -50,8 +84,8 @@ def test_saving_again_replaces_the_head_and_leaves_other_files(head: Head, tmp_p
 def edit(folder: Path, **changes: object) -> None:
     path = folder / "head.json"
     facts = json.loads(path.read_text(encoding="utf-8"))
-    facts.update(changes)
-    path.write_text(json.dumps({k: v for k, v in facts.items() if v is not None}), encoding="utf-8")
+    facts = {k: v for k, v in {**facts, **changes}.items() if k not in changes or v is not None}
+    path.write_text(json.dumps(facts), encoding="utf-8")
 
 
 def test_what_is_no_head_is_refused(head: Head, tmp_path: Path) -> None:
@@ -68,7 +102,15 @@ def test_what_is_no_head_is_refused(head: Head, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"penalty": None}, {"columns": [1, 2]}, {"temperature": 2.0}, {"class_names": ["a", "b"]}, {"pooling": 3}],
+    [
+        {"penalty": None},
+        {"columns": [1, 2]},
+        {"calibration": {"temperature": 2.0}},
+        {"decision": {"threshold": "high"}},
+        {"activation": "relu"},
+        {"class_names": ["a", "b"]},
+        {"pooling": 3},
+    ],
 )
 def test_facts_that_do_not_fit_are_refused(head: Head, tmp_path: Path, changes: dict[str, object]) -> None:
     save_head(head, tmp_path)

@@ -160,7 +160,7 @@ def test_balanced_classes_move_the_bias() -> None:
     )  # fmt: skip
     heavy = SweepConfig(penalties=(1e3,), folds=4)
     plain = sweep(embeddings.take(rare), part, heavy)[0].head
-    balanced = sweep(embeddings.take(rare), part, heavy.model_copy(update={"class_weight": "balanced"}))[0].head
+    balanced = sweep(embeddings.take(rare), part, heavy.model_copy(update={"class_weights": ("balanced",)}))[0].head
     x = embeddings.matrix_ND[rare].astype(np.float64)
     assert abs((x @ balanced.weight_KD[1] + balanced.bias_K[1]).mean()) < 0.1
     assert (x @ plain.weight_KD[1] + plain.bias_K[1]).mean() < -0.5

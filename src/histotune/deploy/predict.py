@@ -12,7 +12,7 @@ from histotune.backbones.catalog import find_backbone
 from histotune.datasets.loose import read_loose_images
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.files import atomic_path
-from histotune.heads.apply import class_probabilities, head_logits, space_note
+from histotune.heads.apply import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
     if note := space_note(bundle.head, embeddings):
         LOG.info(note)
     probability_NK = class_probabilities(bundle.head, logit_NK)
-    if len(bundle.head.class_names) == 2:
-        predicted = (probability_NK[:, 1] >= bundle.head.threshold).astype(int)
-    else:
-        predicted = probability_NK.argmax(axis=1)
+    predicted = decide(bundle.head, probability_NK)
     names = bundle.head.class_names
     found = pl.DataFrame(
         {

@@ -39,6 +39,6 @@ def head_predictions(material: Material, rows: NDArray[np.int64], head: Head, sp
         fold_N=np.zeros(len(rows), dtype=np.int64),
         seed=0,
         split_hash=split_hash,
-        threshold=head.threshold,
+        threshold_N=np.full(len(rows), head.threshold),
     )
     return build_predictions(material, scored)

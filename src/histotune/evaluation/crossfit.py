@@ -80,6 +80,7 @@ def cross_fit(material: Material, plan: CrossFitPlan, config: SweepConfig) -> Cr
         train_sets_SN=np.stack(train_sets),
         fold_labels=plan.fold_labels,
         default_pooling=material.default_pooling,
+        honest_sets=(len(train_sets) - 1,),  # the heads of the folds are scored on tiles held out
     )
     results = sweep(material.embeddings, task, config)
     fold_results, final = list(results[: len(folds)]), results[-1]
@@ -91,12 +92,13 @@ def _score_folds(
     material: Material, plan: CrossFitPlan, results: list[SweepResult], rows_by_fold: list[NDArray[np.int64]]
 ) -> Predictions:
     """Score each fold's tiles with the head that excluded them."""
-    logits, probabilities, head_ids = [], [], []
+    logits, probabilities, head_ids, thresholds = [], [], [], []
     for result, rows in zip(results, rows_by_fold, strict=True):
         logit_NK = head_logits(result.head, material.embeddings.take(rows))
         logits.append(logit_NK)
         probabilities.append(class_probabilities(result.head, logit_NK))
         head_ids += [result.head.head_id] * len(rows)
+        thresholds.append(np.full(len(rows), result.head.threshold))
     rows = np.concatenate(rows_by_fold)
     scored = ScoredRows(
         rows,
@@ -106,5 +108,6 @@ def _score_folds(
         plan.fold_N[rows],
         plan.seed,
         plan.split_hash,
+        np.concatenate(thresholds),
     )
     return build_predictions(material, scored)

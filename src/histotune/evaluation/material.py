@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from histotune.statistics.records import PREDICTION_COLUMNS, Predictions
@@ -12,7 +13,6 @@ from histotune.statistics.records import PREDICTION_COLUMNS, Predictions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from histotune.datasets.records import TileSet
@@ -66,7 +66,8 @@ class ScoredRows:
         fold_N: Fold per scored tile; 0 where there are none.
         seed: Seed of the folds.
         split_hash: Hash of the split the head was trained on.
-        threshold: Probability of class 1 from which class 1 is predicted in binary tasks.
+        threshold_N: Probability of class 1 from which class 1 is predicted in binary tasks, per scored tile; None
+            predicts the most probable class.
     """
 
     rows: NDArray[np.int64]
@@ -76,7 +77,7 @@ class ScoredRows:
     fold_N: NDArray[np.int64]
     seed: int
     split_hash: str
-    threshold: float = 0.5
+    threshold_N: NDArray[np.float64] | None = None
 
 
 def domains_of(tiles: TileSet) -> list[str]:
@@ -115,5 +116,6 @@ def build_predictions(material: Material, scored: ScoredRows) -> Predictions:
         pl.lit(scored.split_hash).alias("split_hash"),
         pl.lit(material.view).alias("view"),
         pl.Series("input_mpp", material.input_mpp_N[scored.rows]),
+        pl.Series("threshold", np.full(len(tiles), 0.5) if scored.threshold_N is None else scored.threshold_N),
     )
-    return Predictions(table.select(PREDICTION_COLUMNS).sort("tile_id"), tiles.class_names, scored.threshold)
+    return Predictions(table.select(*PREDICTION_COLUMNS, "threshold").sort("tile_id"), tiles.class_names)

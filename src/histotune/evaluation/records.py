@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from histotune.heads.records import Calibration, Decision, Selection
 from histotune.statistics.records import Score  # noqa: TC001  (pydantic rebuilds findings from these annotations)
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
     from histotune.statistics.records import Predictions
 
+MAY_BE_NONE = {"interval", "selection", "nll_before", "nll_after", "difference_se", "standard_error"}
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
 
 
@@ -84,7 +86,23 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class SweepChoice:
-    """The head a sweep chose, for people."""
+    """The head a sweep chose, for people.
+
+    Attributes:
+        trained_on: Domain of the training tiles.
+        head_id: The head.
+        pooling: Column blocks.
+        penalty: L2 penalty.
+        log_loss: Group-balanced out-of-fold log-loss, optimistic: it was the criterion.
+        log_loss_se: Its standard error over groups.
+        n_fits: Fits solved.
+        n_tiles: Training tiles.
+        n_groups: Training groups.
+        calibration: The head's temperature or vector scaling.
+        decision: The head's threshold.
+        selection: Rule, runners-up and the honest estimate of the procedure; None where unknown.
+        is_binary: Whether the threshold counts.
+    """
 
     trained_on: str
     head_id: str
@@ -95,6 +113,10 @@ class SweepChoice:
     n_fits: int
     n_tiles: int
     n_groups: int
+    calibration: Calibration = field(default_factory=Calibration)
+    decision: Decision = field(default_factory=Decision)
+    selection: Selection | None = None
+    is_binary: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,9 +210,11 @@ def findings_from_dict(data: dict[str, object]) -> Findings:
 
 
 def _nan_for_null(value: object) -> object:
-    """Return the value with null numbers as NaN; only a refused interval stays None."""
+    """Return the value with null numbers as NaN; what may be missing (an interval, a selection) stays None."""
     if isinstance(value, dict):
-        return {key: None if key == "interval" and item is None else _nan_for_null(item) for key, item in value.items()}
+        return {
+            key: None if key in MAY_BE_NONE and item is None else _nan_for_null(item) for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_nan_for_null(item) for item in value]
     return float("nan") if value is None else value

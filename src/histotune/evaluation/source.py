@@ -142,6 +142,10 @@ def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
         n_fits=result.n_fits,
         n_tiles=head.n_tiles,
         n_groups=head.n_groups,
+        calibration=head.calibration,
+        decision=head.decision,
+        selection=head.selection,
+        is_binary=len(head.class_names) == 2,
     )
 
 

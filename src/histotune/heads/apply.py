@@ -1,6 +1,6 @@
 """Apply a head to embeddings of its own space."""
 
-# N tiles, K classes
+# N tiles, n tiles of a block, K classes, D columns, H hidden units
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.embeddings.records import Embeddings
-    from histotune.heads.records import Head
+    from histotune.heads.records import Calibration, Head, HiddenLayer
 
 BLOCK_ROWS = 8192
 
@@ -46,8 +46,27 @@ def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
     out_NK = np.empty((len(embeddings), len(head.class_names)))
     for start in range(0, len(embeddings), BLOCK_ROWS):
         block_nD = embeddings.matrix_ND[start : start + BLOCK_ROWS][:, columns].astype(np.float64)
-        out_NK[start : start + BLOCK_ROWS] = block_nD @ head.weight_KD.T + head.bias_K
+        features_n = block_nD if head.hidden is None else hidden_units(head.hidden, block_nD)
+        out_NK[start : start + BLOCK_ROWS] = features_n @ head.weight_KD.T + head.bias_K
     return out_NK
+
+
+def hidden_units(layer: HiddenLayer, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the activations of a hidden layer.
+
+    Args:
+        layer: The layer.
+        x_nD: Raw columns of the pooling.
+
+    Returns:
+        float64, (n, H).
+    """
+    z_nH = x_nD @ layer.weight_HD.T + layer.bias_H
+    if layer.activation == "relu":
+        return np.maximum(z_nH, 0.0)
+    from scipy.special import ndtr  # the exact GELU (Hendrycks & Gimpel 2016): z times the normal distribution at z
+
+    return np.asarray(z_nH * ndtr(z_nH))
 
 
 def space_note(head: Head, embeddings: Embeddings) -> str:
@@ -71,15 +90,41 @@ def space_note(head: Head, embeddings: Embeddings) -> str:
 
 
 def class_probabilities(head: Head, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the softmax of logits divided by the head's temperature.
+    """Return calibrated probabilities: the softmax of logits after the head's temperature or vector scaling.
 
     Args:
-        head: Whose temperature to use.
+        head: Whose calibration to use.
         logit_NK: Logits of :func:`head_logits`.
 
     Returns:
         float64, (n_tiles, n_classes); rows sum to 1.
     """
-    scaled_NK = logit_NK / head.temperature
-    e_NK = np.exp(scaled_NK - scaled_NK.max(axis=1, keepdims=True))
-    return np.asarray(e_NK / e_NK.sum(axis=1, keepdims=True))
+    return softmax(calibrated_logits(head.calibration, logit_NK))
+
+
+def calibrated_logits(calibration: Calibration, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logits after temperature or vector scaling; a softmax makes probabilities of them."""
+    if calibration.scale_K:
+        return np.asarray(logit_NK * np.array(calibration.scale_K) + np.array(calibration.shift_K))
+    return np.asarray(logit_NK / calibration.temperature)
+
+
+def softmax(logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the softmax over the last axis."""
+    e_NK = np.exp(logit_NK - logit_NK.max(axis=-1, keepdims=True))
+    return np.asarray(e_NK / e_NK.sum(axis=-1, keepdims=True))
+
+
+def decide(head: Head, probability_NK: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the class index that a head says.
+
+    Args:
+        head: Whose threshold to use in binary tasks.
+        probability_NK: Calibrated probabilities.
+
+    Returns:
+        int64 (n_tiles,): class 1 from the threshold on in binary tasks, the most probable class otherwise.
+    """
+    if len(head.class_names) == 2:
+        return np.asarray(probability_NK[:, 1] >= head.threshold).astype(np.int64)
+    return np.asarray(probability_NK.argmax(axis=1))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
+from histotune.report.choice import honest_scores, runners_up, selected_score, temperature, threshold
 from histotune.report.curve_figures import ranking_figure, sweep_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.rows import ScoreTable, score_table
@@ -141,6 +142,8 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(count=count, group_count=group_count, number=number)
+    for words in (selected_score, honest_scores, temperature, threshold, runners_up):
+        environment.filters[words.__name__] = words
     return environment
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from histotune.images.decode import read_pixels
@@ -13,7 +14,6 @@ from histotune.report.records import Thumbnail
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from histotune.datasets.records import TileSet
@@ -60,10 +60,10 @@ def largest_errors(
 
 def _worst(item: Scored, n: int) -> pl.DataFrame:
     """Wrong predictions by falling confidence, one per group."""
-    probability_NK = item.predictions.probability_NK
+    probability_NK, predicted_N = item.predictions.probability_NK, item.predictions.predicted_N
     table = item.predictions.table.select("tile_id", "domain", "group_id", "y_true").with_columns(
-        pl.Series("predicted", probability_NK.argmax(axis=1)),
-        pl.Series("confidence", probability_NK.max(axis=1)),
+        pl.Series("predicted", predicted_N),
+        pl.Series("confidence", probability_NK[np.arange(len(predicted_N)), predicted_N]),
     )
     wrong = table.filter(pl.col("predicted") != pl.col("y_true"))
     ordered = wrong.sort(["confidence", "tile_id"], descending=[True, False])

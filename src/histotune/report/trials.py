@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
@@ -20,11 +20,22 @@ def trials_table(trials: pl.DataFrame) -> Table:
     """
     from rich.table import Table
 
-    table = Table(title="Trials: group-balanced log-loss, out of fold (lower is better)")
-    for name in ("pooling", "penalty", "log-loss", "SE over groups", "AUROC", ""):
-        table.add_column(name, justify="left" if name in {"pooling", ""} else "right")
-    for trial in trials.sort("pooling", "penalty").iter_rows(named=True):
-        remark = "chosen" if trial["chosen"] else "" if trial["converged"] else "not converged"
+    table = Table(title="Trials: group-balanced log-loss, out of fold (lower is better; the chosen one is optimistic)")
+    weighted = "class_weight" in trials.columns and trials["class_weight"].n_unique() > 1
+    names = ("pooling", *(["classes"] if weighted else []), "penalty", "log-loss", "SE over groups", "AUROC", "")
+    for name in names:
+        table.add_column(name, justify="left" if name in {"pooling", "classes", ""} else "right")
+    for trial in trials.sort("pooling", *(["class_weight"] if weighted else []), "penalty").iter_rows(named=True):
+        remark = "chosen" if trial["chosen"] else _trouble(trial)
         numbers = (f"{trial[name]:.3f}" for name in ("log_loss", "log_loss_se", "auroc"))
-        table.add_row(trial["pooling"], f"{trial['penalty']:.4g}", *numbers, remark, style="bold" * trial["chosen"])
+        classes = [trial["class_weight"]] if weighted else []
+        cells = (trial["pooling"], *classes, f"{trial['penalty']:.4g}", *numbers, remark)
+        table.add_row(*cells, style="bold" * trial["chosen"])
     return table
+
+
+def _trouble(trial: dict[str, Any]) -> str:
+    """Return what went wrong in a trial; empty where nothing did."""
+    if trial.get("diverged"):
+        return "diverged"
+    return "" if trial["converged"] else "not converged"

@@ -28,7 +28,8 @@ class Predictions:
         table: Columns :data:`PREDICTION_COLUMNS`; ``logit`` and ``probability`` are Array(Float64, K); ``fold`` and
             ``seed`` are Int32; ``domain`` says where the tile comes from ("breakhis 100X", "pcam test").
         class_names: Names by label index; index 1 is the positive class in binary tasks.
-        threshold: Probability of class 1 from which class 1 is predicted in binary tasks.
+        threshold: Probability of class 1 from which class 1 is predicted in binary tasks, where the table has no
+            column ``threshold`` of its own (cross-fitted heads each have theirs).
     """
 
     table: pl.DataFrame
@@ -59,6 +60,16 @@ class Predictions:
     def probability_NK(self) -> NDArray[np.float64]:
         """Probability per tile and class."""
         return _matrix(self.table["probability"], len(self.class_names))
+
+    @property
+    def predicted_N(self) -> NDArray[np.int64]:
+        """Predicted label index per tile: by threshold in binary tasks, the most probable class otherwise."""
+        probability_NK = self.probability_NK
+        if len(self.class_names) != 2:
+            return np.asarray(probability_NK.argmax(axis=1))
+        own = "threshold" in self.table.columns
+        threshold_N = self.table["threshold"].to_numpy() if own else self.threshold
+        return np.asarray(probability_NK[:, 1] >= threshold_N).astype(np.int64)
 
     @property
     def has_groups(self) -> bool:

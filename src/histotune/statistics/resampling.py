@@ -88,15 +88,11 @@ def read_sample(predictions: Predictions) -> Sample:
     if not np.isfinite(probability_NK).all():
         raise UserError("some predicted probabilities are not finite", fix="check the embeddings of these tiles")
     logit_NK = predictions.logit_NK[order]
-    binary = len(predictions.class_names) == 2
-    predicted_N = (
-        (probability_NK[:, 1] >= predictions.threshold).astype(np.int64) if binary else probability_NK.argmax(axis=1)
-    )
     return Sample(
         y_N=predictions.y_true_N[order],
         probability_NK=probability_NK,
         score_NK=_ranking_scores(logit_NK, probability_NK),
-        predicted_N=predicted_N,
+        predicted_N=predictions.predicted_N[order],
         fold_N=table["fold"].fill_null(-1).to_numpy()[order].astype(np.int64),
         patient_N=_codes(table["source_patient_id"], order),
         group_N=_codes(table["group_id"], order),

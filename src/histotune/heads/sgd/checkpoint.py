@@ -102,7 +102,7 @@ def plan_key(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> str
             "rows": hash_bytes(np.ascontiguousarray(data.x_ND[::stride]).tobytes(), data.y_N.tobytes()),
             "shape": [*data.x_ND.shape, data.n_classes, data.standardise],
             "splits": splits,
-            "jobs": [[job.settings.model_dump(mode="json"), job.split, job.seed] for job in jobs],
+            "jobs": [[job.settings.model_dump(mode="json"), job.split, job.seed, job.stop_after] for job in jobs],
             "options": [options.measured(), options.stopping.model_dump(mode="json"), options.device],
         }
     )

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
+MAX_EPOCHS = 2**31
+
 
 @dataclass
 class _Batch:
@@ -68,7 +70,9 @@ class ChunkRun:
         self._held = {split: _held_out(data, split, options.device) for split in rows}
         self._one_hot = {split: _one_hot(data, split, options.device) for split in rows}
         self._set_jobs(self._initial())
-        end_epoch_J = np.array([training_epochs(job.settings, self._n_rows) for job in self._jobs])
+        end_epoch_J = np.array(
+            [min(training_epochs(job.settings, self._n_rows), job.stop_after or MAX_EPOCHS) for job in self._jobs]
+        )
         self.record = ChunkRecord.start(end_epoch_J, self._stack.scaled)
         self._moments = new_state(self._stack.scaled, self._settings)
         self._batch: _Batch | None = None

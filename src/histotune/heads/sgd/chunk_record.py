@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -45,14 +45,14 @@ class ChunkRecord:
 
     end_epoch_J: Int
     kept: list[Tensor]
-    curve_EMJ: list[Float] = field(default_factory=list)
-    best_J: Float = field(default_factory=lambda: np.zeros(0))
-    stale_J: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    kept_epoch_J: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    n_epochs_J: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    n_steps_J: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    done_J: Bool = field(default_factory=lambda: np.zeros(0, bool))
-    diverged_J: Bool = field(default_factory=lambda: np.zeros(0, bool))
+    curve_EMJ: list[Float]
+    best_J: Float
+    stale_J: Int
+    kept_epoch_J: Int
+    n_epochs_J: Int
+    n_steps_J: Int
+    done_J: Bool
+    diverged_J: Bool
 
     @classmethod
     def start(cls, end_epoch_J: Int, scaled: Sequence[Tensor]) -> ChunkRecord:
@@ -62,9 +62,22 @@ class ChunkRecord:
             end_epoch_J: Epochs each job may begin.
             scaled: Stacked weights (S, T, ...), for their shapes.
         """
-        n, counts = len(end_epoch_J), [np.zeros(len(end_epoch_J), np.int64) for _ in range(4)]
-        kept = [part.flatten(0, 1).clone() for part in scaled]
-        return cls(end_epoch_J, kept, [], np.full(n, np.nan), *counts, np.zeros(n, bool), np.zeros(n, bool))
+
+        def nothing(dtype: type = np.int64) -> NDArray[Any]:
+            return np.zeros(len(end_epoch_J), dtype)
+
+        return cls(
+            end_epoch_J,
+            kept=[part.flatten(0, 1).clone() for part in scaled],
+            curve_EMJ=[],
+            best_J=np.full(len(end_epoch_J), np.nan),
+            stale_J=nothing(),
+            kept_epoch_J=nothing(),
+            n_epochs_J=nothing(),
+            n_steps_J=nothing(),
+            done_J=nothing(bool),
+            diverged_J=nothing(bool),
+        )
 
     def close_epoch(self, jobs: Int, curve_MJ: Float, largest_J: Float, n_steps: int) -> None:
         """Note an epoch of the jobs still training, and who has diverged or come to the end.

@@ -192,6 +192,7 @@ class SgdConfig(_Config):
         seed: Seed of the search.
         training_seed: Seed of initial weights and batch order, the same for all trials.
         standardise: Whether columns are standardised on the training tiles; folded into the head.
+        device: Where heads are trained; ``auto`` takes a GPU that can be used.
     """
 
     method: Literal["grid", "random", "sobol"] = "sobol"
@@ -202,3 +203,4 @@ class SgdConfig(_Config):
     seed: int = Field(0, ge=0)
     training_seed: int = Field(0, ge=0)
     standardise: bool = True
+    device: Literal["auto", "cpu", "cuda"] = "auto"

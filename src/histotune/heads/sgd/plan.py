@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     Int = NDArray[np.int64]
 
-CHUNK_BYTES = {"cpu": 3 * 2**20, "cuda": 2**29}
-"""Weights of one chunk: on a CPU they, their gradients and moments stay in cache from step to step."""
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2**29}
+"""Weights of one chunk: on a CPU they, their gradients and moments stay near the cores from step to step."""
 MAX_STREAMS = 64
 
 
@@ -33,11 +33,9 @@ class Chunk:
 
     Attributes:
         job_ST: Job numbers; the jobs of a row share split and seed, and so their batches.
-        n_rows: Training rows of every stream.
     """
 
     job_ST: Int
-    n_rows: int
 
 
 def plan_chunks(data: TrainData, jobs: Sequence[Job], device: str) -> list[Chunk]:
@@ -51,22 +49,22 @@ def plan_chunks(data: TrainData, jobs: Sequence[Job], device: str) -> list[Chunk
     Returns:
         Chunks, those of one split one after another.
     """
-    streams: dict[tuple[object, ...], list[int]] = {}
+    streams: dict[tuple[SgdSettings, int, int, int], list[int]] = {}
     for number, job in enumerate(jobs):
         n_rows = len(data.splits[job.split].train_rows)
         streams.setdefault((_stepping(job.settings), n_rows, job.split, job.seed), []).append(number)
-    chunks = []
-    by_shape: dict[tuple[object, ...], list[list[int]]] = {}
+    chunks: list[Chunk] = []
+    by_shape: dict[tuple[SgdSettings, int, int, int], list[list[int]]] = {}
     for key, members in streams.items():
         limit = max(1, CHUNK_BYTES[device] // _job_bytes(data, jobs[members[0]].settings))
         for start in range(0, len(members), limit):
             part = members[start : start + limit]
-            by_shape.setdefault((key[0], key[1], len(part), limit), []).append(part)
-    for (_, n_rows, width, limit), parts in by_shape.items():
-        assert isinstance(n_rows, int) and isinstance(width, int) and isinstance(limit, int)
-        together = min(max(1, limit // width), MAX_STREAMS)
-        for start in range(0, len(parts), together):
-            chunks.append(Chunk(np.array(parts[start : start + together], np.int64), n_rows))
+            together = min(max(1, limit // len(part)), MAX_STREAMS)
+            by_shape.setdefault((key[0], key[1], len(part), together), []).append(part)
+    for (_, _, _, together), parts in by_shape.items():
+        chunks += [
+            Chunk(np.array(parts[start : start + together], np.int64)) for start in range(0, len(parts), together)
+        ]
     return sorted(chunks, key=lambda chunk: jobs[chunk.job_ST[0, 0]].split)
 
 

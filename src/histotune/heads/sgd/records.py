@@ -65,11 +65,13 @@ class Job:
         settings: How.
         split: On which split.
         seed: Of its initial weights and its batch order: jobs of one seed share both.
+        stop_after: Epochs after which it ends, its schedule notwithstanding; None trains to the end.
     """
 
     settings: SgdSettings
     split: int = 0
     seed: int = 0
+    stop_after: int | None = None
 
 
 @dataclass(frozen=True)

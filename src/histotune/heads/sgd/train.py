@@ -39,25 +39,25 @@ def train_heads(data: TrainData, jobs: Sequence[Job], options: TrainOptions | No
 
     Raises:
         UserError: A one-logit head of more than two classes.
-        ValueError: Shapes or split numbers that don't fit.
+        ValueError: Shapes or split numbers that don't fit, or nothing held out to monitor.
 
     Example:
         >>> data = TrainData(x_ND, y_N, 2, (Split(train_rows, held_rows),))  # doctest: +SKIP
         >>> heads = train_heads(data, [Job(SgdSettings(lr=lr)) for lr in (1e-4, 1e-3)])  # doctest: +SKIP
     """
     options = options or TrainOptions()
-    _check(data, jobs)
+    _check(data, jobs, options)
     checkpoint = None
     if options.checkpoint is not None:
         checkpoint = Checkpoint(options.checkpoint, plan_key(data, jobs, options), options.checkpoint_every_s)
     heads: dict[int, TrainedHead] = {}
     rows: dict[int, SplitRows] = {}
     for number, chunk in enumerate(plan_chunks(data, jobs, options.device)):
-        needed = dict.fromkeys(jobs[job].split for job in chunk.job_ST[:, 0])
+        needed = dict.fromkeys(jobs[int(job)].split for job in chunk.job_ST[:, 0])
         rows = {split: rows.get(split) or SplitRows(data, split, options.device) for split in needed}
-        record = _train_chunk(number, ChunkRun(data, [[jobs[j] for j in part] for part in chunk.job_ST], options, rows),
-                              checkpoint)  # fmt: skip
-        heads |= _by_job(chunk, trained_heads(record, rows, [jobs[j] for j in chunk.job_ST.ravel()], options))
+        members = [[jobs[int(job)] for job in stream] for stream in chunk.job_ST]
+        record = _train_chunk(number, ChunkRun(data, members, options, rows), checkpoint)
+        heads |= _by_job(chunk, trained_heads(record, rows, [job for stream in members for job in stream], options))
     return [heads[job] for job in range(len(jobs))]
 
 
@@ -85,7 +85,7 @@ def _by_job(chunk: Chunk, heads: Sequence[TrainedHead]) -> dict[int, TrainedHead
     return dict(zip(chunk.job_ST.ravel().tolist(), heads, strict=True))
 
 
-def _check(data: TrainData, jobs: Sequence[Job]) -> None:
+def _check(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> None:
     if data.y_N.shape != (len(data.x_ND),):
         raise ValueError(f"{len(data.x_ND)} rows and {data.y_N.shape} labels")
     for part in data.splits:
@@ -95,6 +95,8 @@ def _check(data: TrainData, jobs: Sequence[Job]) -> None:
     for job in jobs:
         if not 0 <= job.split < len(data.splits):
             raise ValueError(f"there is no split {job.split}")
+        if options.stopping.monitor is not None and not len(data.splits[job.split].held_rows):
+            raise ValueError(f"split {job.split} has no held-out rows to monitor {options.stopping.monitor} on")
         if job.settings.one_logit and data.n_classes != 2:
             raise UserError("a head with one logit tells two classes apart", value=f"{data.n_classes} classes",
                             fix="leave one_logit out")  # fmt: skip

@@ -1,0 +1,233 @@
+"""Turn logits into probabilities: one temperature, or vector scaling, from cross-fitted logits.
+
+Every group weighs the same. Nothing is changed unless it lowers the log-loss of folds that took no part in the fit
+(Guo et al., ICML 2017, fit both on one held-out set; here every training tile is held out once).
+"""
+
+# n tiles, K classes, G groups, B rows of weights
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.heads.apply import calibrated_logits, softmax
+from histotune.heads.jackknife import MIN_GROUPS, group_chunks, group_interval, jackknife_interval
+from histotune.heads.records import Calibration
+from histotune.heads.select import group_means, tile_losses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from histotune.heads.config import CalibrationKind
+    from histotune.statistics.records import Interval
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+MAX_TEMPERATURE = 20.0
+MAX_STEPS = 60
+STEP_TOLERANCE = 1e-9
+VECTOR_GROUPS = 50
+"""Vector scaling has 2 K - 1 numbers to fit, and needs this many groups."""
+SCALE_BOUNDS = (0.05, 20.0)
+"""A negative scale would turn the ranking of a class around."""
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """Logits of a training set's tiles, each by a head that never saw its group.
+
+    Attributes:
+        logit_nK: The logits.
+        y_n: Label per tile.
+        group_n: Group number per tile.
+        n_groups: Number of groups.
+        fold_n: Fold per tile.
+    """
+
+    logit_nK: Float
+    y_n: Int
+    group_n: Int
+    n_groups: int
+    fold_n: Int
+
+    def tile_weights(self) -> Float:
+        """Return weights (n,) under which every group weighs the same; they sum to 1."""
+        return np.asarray(1.0 / (np.bincount(self.group_n, minlength=self.n_groups)[self.group_n] * self.n_groups))
+
+    def log_loss(self, logit_nK: Float) -> float:
+        """Return the group-balanced log-loss of other logits for the same tiles, nats."""
+        return float((tile_losses(logit_nK[None], self.y_n)[0] @ group_means(self.group_n, self.n_groups)).mean())
+
+
+def calibrate(found: CrossFitted, kind: CalibrationKind) -> Calibration:
+    """Fit a calibration and keep it only where it improves the cross-validated log-loss.
+
+    Args:
+        found: Cross-fitted logits.
+        kind: What to fit.
+
+    Returns:
+        The calibration, with the log-losses that decided and the reason in words.
+    """
+    if kind == "none":
+        return Calibration(reason="not calibrated: switched off")
+    before = found.log_loss(found.logit_nK)
+    after = found.log_loss(found.logit_nK / _fold_temperatures(found)[found.fold_n, None])
+    plain = Calibration(1.0, None, (), (), before, after, _kept(before, after))
+    if after < before:
+        plain = _with_temperature(found, before, after)
+    if kind == "temperature":
+        return plain
+    if found.n_groups < VECTOR_GROUPS:
+        few = f"; vector scaling needs {VECTOR_GROUPS} groups and has {found.n_groups}"
+        return replace(plain, reason=plain.reason + few)
+    return _vector(found, plain, min(before, after))
+
+
+def _kept(before: float, after: float) -> str:
+    return f"T = 1: a temperature would move the cross-validated log-loss from {before:.4f} to {after:.4f}"
+
+
+def _with_temperature(found: CrossFitted, before: float, after: float) -> Calibration:
+    """Return the temperature over all folds with its jackknife interval."""
+    temperature = float(fit_temperatures(found.logit_nK, found.y_n, found.tile_weights()[None])[0])
+    reason = f"the temperature takes the cross-validated log-loss from {before:.4f} to {after:.4f}"
+    return Calibration(temperature, _temperature_interval(found, temperature), (), (), before, after, reason)
+
+
+def _temperature_interval(found: CrossFitted, temperature: float) -> Interval | None:
+    """Return the group-jackknife t interval on the log scale; None with too few groups."""
+    if found.n_groups < MIN_GROUPS:
+        return None
+    weight_n, left_out_G = found.tile_weights(), np.empty(found.n_groups)
+    for groups in group_chunks(found.n_groups, found.logit_nK.size):
+        weight_Bn = weight_n * (found.group_n != groups[:, None])
+        left_out_G[groups] = fit_temperatures(found.logit_nK, found.y_n, weight_Bn, temperature)
+    low, high = np.exp(jackknife_interval(float(np.log(temperature)), np.log(left_out_G)))
+    return group_interval((float(low), float(high)), found.n_groups)
+
+
+def _fold_temperatures(found: CrossFitted) -> Float:
+    """Return each fold's temperature, fitted on the other folds."""
+    n_folds = int(found.fold_n.max()) + 1
+    weight_Bn = found.tile_weights() * (found.fold_n != np.arange(n_folds)[:, None])
+    return fit_temperatures(found.logit_nK, found.y_n, weight_Bn)
+
+
+def fit_temperatures(logit_nK: Float, y_n: Int, weight_Bn: Float, start: float = 1.0) -> Float:
+    """Return the temperature of least weighted log-loss for every row of weights.
+
+    The loss is convex in 1 / T; Newton steps, kept inside a shrinking bracket.
+
+    Args:
+        logit_nK: Logits.
+        y_n: Labels.
+        weight_Bn: Weights, at least 0, of any scale.
+        start: Temperature to start from.
+
+    Returns:
+        float64 (B,), between 1 / 20 and 20.
+
+    Example:
+        >>> logits, labels = np.array([[0.0, 4.0]] * 4), np.array([1, 1, 1, 0])
+        >>> fit_temperatures(logits, labels, np.ones((1, 4))).round(3)  # 4 / T is the log-odds of 3 in 4
+        array([3.641])
+    """
+    derivatives = _derivatives(logit_nK, y_n, weight_Bn)
+    low_B = np.full(len(weight_Bn), 1.0 / MAX_TEMPERATURE)
+    high_B = np.full(len(weight_Bn), MAX_TEMPERATURE)
+    beta_B = np.full(len(weight_Bn), 1.0 / start)
+    for _ in range(MAX_STEPS):
+        slope_B, bend_B = derivatives(beta_B)
+        low_B, high_B = np.where(slope_B < 0, beta_B, low_B), np.where(slope_B > 0, beta_B, high_B)
+        step_B = np.divide(slope_B, bend_B, out=np.full_like(slope_B, np.inf), where=bend_B > 0)
+        newton_B = beta_B - step_B
+        inside_B = (newton_B >= low_B) & (newton_B <= high_B)
+        new_B = np.where(slope_B == 0, beta_B, np.where(inside_B, newton_B, (low_B + high_B) / 2.0))
+        moved = np.abs(new_B - beta_B).max()
+        beta_B = new_B
+        if moved < STEP_TOLERANCE:
+            break
+    return np.asarray(1.0 / beta_B)
+
+
+def _derivatives(logit_nK: Float, y_n: Int, weight_Bn: Float) -> Callable[[Float], tuple[Float, Float]]:
+    """Return a function from 1 / T (B,) to the first and second derivative of the loss by it."""
+    if logit_nK.shape[1] == 2:
+        margin_n = (logit_nK[:, 1] - logit_nK[:, 0]) * np.where(y_n == 1, 1.0, -1.0)
+
+        def binary(beta_B: Float) -> tuple[Float, Float]:
+            wrong_Bn = 1.0 / (1.0 + np.exp(np.clip(beta_B[:, None] * margin_n, -700.0, 700.0)))
+            slope_B = -np.einsum("bn,bn,n->b", weight_Bn, wrong_Bn, margin_n)
+            return slope_B, np.einsum("bn,bn,n->b", weight_Bn, wrong_Bn * (1.0 - wrong_Bn), margin_n**2)
+
+        return binary
+    centred_nK = logit_nK - logit_nK[np.arange(len(y_n)), y_n, None]
+
+    def several(beta_B: Float) -> tuple[Float, Float]:
+        p_BnK = softmax(beta_B[:, None, None] * centred_nK)
+        mean_Bn = np.einsum("bnk,nk->bn", p_BnK, centred_nK)
+        square_Bn = np.einsum("bnk,nk->bn", p_BnK, centred_nK**2)
+        return (weight_Bn * mean_Bn).sum(axis=1), (weight_Bn * (square_Bn - mean_Bn**2)).sum(axis=1)
+
+    return several
+
+
+def _vector(found: CrossFitted, plain: Calibration, best: float) -> Calibration:
+    """Return vector scaling where it beats the temperature on held-out folds, else the temperature."""
+    weight_n, held_nK = found.tile_weights(), np.empty_like(found.logit_nK)
+    for fold in np.unique(found.fold_n):
+        outside = found.fold_n != fold
+        scaled = fit_vector(found.logit_nK[outside], found.y_n[outside], weight_n[outside])
+        held_nK[~outside] = calibrated_logits(scaled, found.logit_nK[~outside])
+    after = found.log_loss(held_nK)
+    if after >= best:
+        return replace(plain, reason=f"{plain.reason}; vector scaling would give {after:.4f}")
+    whole = fit_vector(found.logit_nK, found.y_n, weight_n)
+    reason = f"vector scaling takes the cross-validated log-loss from {plain.nll_before:.4f} to {after:.4f}"
+    return Calibration(1.0, None, whole.scale_K, whole.shift_K, plain.nll_before, after, reason)
+
+
+def fit_vector(logit_nK: Float, y_n: Int, weight_n: Float) -> Calibration:
+    """Fit a scale and a shift per class by weighted log-loss; class 0's shift is 0, in binary tasks its scale 1.
+
+    Args:
+        logit_nK: Logits; zeros for class 0 in binary tasks, where this is Platt scaling.
+        y_n: Labels.
+        weight_n: Weights.
+
+    Returns:
+        The calibration.
+    """
+    from scipy.optimize import minimize
+
+    n_classes = logit_nK.shape[1]
+    first = 1 if n_classes == 2 else 0
+    n_scales = n_classes - first
+    total = weight_n.sum()
+
+    def unpack(values: Float) -> tuple[Float, Float]:
+        return np.r_[np.ones(first), values[:n_scales]], np.r_[0.0, values[n_scales:]]
+
+    def loss(values: Float) -> tuple[float, Float]:
+        scale_K, shift_K = unpack(values)
+        p_nK = softmax(logit_nK * scale_K + shift_K)
+        p_n = p_nK[np.arange(len(y_n)), y_n]
+        p_nK[np.arange(len(y_n)), y_n] -= 1.0
+        by_shift_K = (weight_n @ p_nK) / total
+        by_scale_K = (weight_n @ (p_nK * logit_nK)) / total
+        value = -float(weight_n @ np.log(np.maximum(p_n, 1e-300))) / total
+        return value, np.r_[by_scale_K[first:], by_shift_K[1:]]
+
+    start = np.r_[np.ones(n_scales), np.zeros(n_classes - 1)]
+    bounds = [SCALE_BOUNDS] * n_scales + [(None, None)] * (n_classes - 1)
+    options = {"maxiter": 500, "ftol": 1e-14, "gtol": 1e-10}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    scale_K, shift_K = unpack(found.x)
+    return Calibration(scale_K=tuple(scale_K.tolist()), shift_K=tuple(shift_K.tolist()))

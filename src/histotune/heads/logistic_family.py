@@ -1,0 +1,140 @@
+"""Logistic regression as a family: (class weighting x training set x fold x penalty) of a pooling in one call."""
+
+# n rows, D columns, K classes, T trials, P fits, F masks
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import UserError
+from histotune.heads.families import OutOfFold, Refit, full_logits, sample_weights, with_zero_class
+from histotune.heads.logistic import FitProblems, FitSettings, fit_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.heads.config import ClassWeight, SweepConfig
+    from histotune.heads.families import SweepData, Trial
+    from histotune.heads.logistic import FitSolution
+    from histotune.heads.task import TrainingSet
+
+
+@dataclass(frozen=True)
+class PenaltyTrial:
+    """One pooling, class weighting and L2 penalty."""
+
+    pooling: tuple[str, ...]
+    class_weight: ClassWeight
+    penalty: float
+
+    @property
+    def strength(self) -> float:
+        """The penalty."""
+        return self.penalty
+
+    def settings(self) -> dict[str, float | int | str]:
+        """Return the penalty."""
+        return {"penalty": self.penalty}
+
+
+def penalty_trials(config: SweepConfig, poolings: Sequence[tuple[str, ...]]) -> tuple[PenaltyTrial, ...]:
+    """Return (pooling x class weighting x penalty), the penalty running fastest.
+
+    Args:
+        config: Weightings and penalties.
+        poolings: Sets of column blocks.
+
+    Returns:
+        All trials of a penalised family.
+
+    Raises:
+        UserError: A penalty is not positive.
+    """
+    for penalty in config.penalties:
+        if not penalty > 0:
+            raise UserError("a penalty must be positive", value=penalty, fix="--set sweep.penalties=[0.01,0.1,1]")
+    return tuple(
+        PenaltyTrial(pooling, class_weight, penalty)
+        for pooling in poolings
+        for class_weight in config.class_weights
+        for penalty in config.penalties
+    )
+
+
+class LogisticFamily:
+    """L2 logistic regression, solved exactly."""
+
+    name = "logistic"
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+
+    def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[PenaltyTrial, ...]:
+        """See :class:`~histotune.heads.families.Family`."""
+        return penalty_trials(self._config, poolings)
+
+    def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
+        """See :class:`~histotune.heads.families.Family`."""
+        found = [
+            OutOfFold(
+                np.empty((len(trials), part.n_tiles, data.n_classes)),
+                np.ones(len(trials), bool),
+                np.zeros(len(trials), bool),
+            )
+            for part in parts
+        ]
+        for pooling in dict.fromkeys(trial.pooling for trial in trials):
+            members = np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
+            self._fill(data, parts, [trials[t] for t in members], (members, found))
+        return found
+
+    def _fill(
+        self,
+        data: SweepData,
+        parts: Sequence[TrainingSet],
+        trials: Sequence[Trial],
+        where: tuple[NDArray[np.int64], list[OutOfFold]],
+    ) -> None:
+        """Solve the trials of one pooling on all folds in one call, and write their logits."""
+        members, found = where
+        x_nD = data.matrix(trials[0].pooling)
+        weightings = tuple(dict.fromkeys(trial.class_weight for trial in trials))
+        folds = [(part, fold) for part in parts for fold in range(part.n_folds)]
+        masks = [
+            sample_weights(part.fold_train_rows(fold), data.y_n, weighting)
+            for part, fold in folds
+            for weighting in weightings
+        ]
+        of_trial_T = np.array([weightings.index(trial.class_weight) for trial in trials])
+        mask_P = (np.arange(len(folds))[:, None] * len(weightings) + of_trial_T).ravel()
+        penalty_P = np.tile([trial.strength for trial in trials], len(folds))
+        solution = self._solve(x_nD, data, FitProblems(np.stack(masks), mask_P, penalty_P, data.n_classes))
+        fits, of_part = slice(0, 0), {id(part): out for part, out in zip(parts, found, strict=True)}
+        for part, fold in folds:
+            fits = slice(fits.stop, fits.stop + len(trials))
+            out, held = of_part[id(part)], np.flatnonzero(part.fold_n == fold)
+            logit_TnK = full_logits(solution.weight_PKD[fits], solution.bias_PK[fits], x_nD[part.rows[held]])
+            out.logit_TnK[np.ix_(members, held)] = logit_TnK
+            out.converged_T[members] &= solution.converged_P[fits]
+
+    def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
+        """See :class:`~histotune.heads.families.Family`; all sets that chose one pooling are solved together."""
+        refitted: dict[int, Refit] = {}
+        for pooling in dict.fromkeys(trial.pooling for _, trial in chosen):
+            members = [index for index, (_, trial) in enumerate(chosen) if trial.pooling == pooling]
+            masks = [sample_weights(chosen[i][0].rows, data.y_n, chosen[i][1].class_weight) for i in members]
+            penalty_P = np.array([chosen[index][1].strength for index in members])
+            problems = FitProblems(np.stack(masks), np.arange(len(members)), penalty_P, data.n_classes)
+            solution = self._solve(data.matrix(pooling), data, problems)
+            for row, index in enumerate(members):
+                weight_KD, bias_K = with_zero_class(solution.weight_PKD[row], solution.bias_PK[row])
+                refitted[index] = Refit(weight_KD, bias_K, bool(solution.converged_P[row]))
+        return [refitted[index] for index in range(len(chosen))]
+
+    def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems) -> FitSolution:
+        return fit_batch(x_nD, data.y_n, problems, FitSettings(max_iterations=self._config.max_iterations))

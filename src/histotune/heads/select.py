@@ -1,0 +1,188 @@
+"""Choose a trial by its out-of-fold loss, every group weighing the same."""
+
+# n tiles of one training set, K classes, T trials, G groups
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import UserError
+from histotune.heads.lbfgs import loss_terms
+from histotune.heads.records import Selection, TrialRecord
+from histotune.statistics.metrics import auroc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.heads.config import SelectionRule
+    from histotune.heads.families import OutOfFold, Trial
+    from histotune.heads.task import TrainingSet
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrialScores:
+    """What selection knows about the trials of one training set.
+
+    Attributes:
+        loss_TG: Mean out-of-fold log-loss of each group, nats; NaN where a trial diverged.
+        log_loss_T: Mean over groups: the criterion.
+        log_loss_se_T: Its standard error over groups; NaN with one group.
+        usable_T: Which trials may be chosen.
+    """
+
+    loss_TG: Float
+    log_loss_T: Float
+    log_loss_se_T: Float
+    usable_T: NDArray[np.bool_]
+
+
+def score_trials(found: OutOfFold, y_n: Int, part: TrainingSet) -> TrialScores:
+    """Return the group-balanced out-of-fold log-loss of every trial.
+
+    Args:
+        found: Out-of-fold logits.
+        y_n: Label per tile of the training set.
+        part: The training set.
+
+    Returns:
+        Losses by group, their means and standard errors.
+    """
+    loss_Tn = tile_losses(found.logit_TnK, y_n)
+    loss_TG = loss_Tn @ group_means(part.group_n, part.n_groups)
+    loss_T = loss_TG.mean(axis=1)
+    spread_T = loss_TG.std(axis=1, ddof=1) if part.n_groups > 1 else np.full(len(loss_TG), np.nan)
+    usable_T = ~found.diverged_T & np.isfinite(loss_T)
+    return TrialScores(loss_TG, loss_T, spread_T / np.sqrt(part.n_groups), usable_T)
+
+
+def tile_losses(logit_TnK: Float, y_n: Int) -> Float:
+    """Return the log-loss of every trial and tile (T, n), nats."""
+    z_TKn = logit_TnK.transpose(0, 2, 1)
+    if z_TKn.shape[1] == 2:
+        z_TKn = z_TKn[:, 1:] - z_TKn[:, :1]
+    return loss_terms(z_TKn, np.broadcast_to(y_n, (len(logit_TnK), len(y_n))))
+
+
+def group_means(group_n: Int, n_groups: int) -> Float:
+    """Return the matrix (n, G) that takes values per tile to their mean per group."""
+    of_group_nG = np.zeros((len(group_n), n_groups))
+    of_group_nG[np.arange(len(group_n)), group_n] = 1.0
+    return np.asarray(of_group_nG / of_group_nG.sum(axis=0))
+
+
+def ranking_scores(found: OutOfFold, y_n: Int, part: TrainingSet) -> Float:
+    """Return each trial's AUROC within inner folds (T,); NaN outside binary tasks and where a trial diverged."""
+    if found.logit_TnK.shape[2] != 2:
+        return np.full(len(found.logit_TnK), np.nan)
+    return np.array([
+        auroc(y_n, logit_nK, part.fold_n) if np.isfinite(logit_nK).all() else np.nan for logit_nK in found.logit_TnK
+    ])  # fmt: skip
+
+
+def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRule) -> int:
+    """Return the trial that a rule chooses.
+
+    Args:
+        scores: Losses by trial.
+        trials: Their settings.
+        rule: ``best``: the lowest loss; ties go to the stronger regularisation, then to the first named.
+            ``one-se``: the strongest regularisation, within the best trial's pooling and weighting, whose loss lies
+            above the best one's by at most one standard error of their difference, paired by group (Breiman et al.
+            1984 with a paired difference); the jackknife's standard error of a mean over groups is the usual one.
+
+    Returns:
+        Index of the trial.
+
+    Raises:
+        UserError: Every trial diverged.
+    """
+    usable = [t for t, usable in enumerate(scores.usable_T) if usable]
+    if not usable:
+        raise UserError(
+            "every trial diverged, so there is no head to choose",
+            value=f"{len(trials)} trials",
+            fix="try smaller learning rates or stronger penalties, and check the embeddings' scale",
+        )
+    best = min(usable, key=lambda t: (float(scores.log_loss_T[t]), -trials[t].strength, t))
+    if rule == "best":
+        return best
+    difference_T, se_T = paired_differences(scores.loss_TG, best)
+    rivals = [t for t in usable if _kin(trials[t], trials[best]) and (t == best or difference_T[t] <= se_T[t])]
+    return min(rivals, key=lambda t: (-trials[t].strength, float(scores.log_loss_T[t]), t))
+
+
+def paired_differences(loss_TG: Float, best: int, count_G: Float | None = None) -> tuple[Float, Float]:
+    """Return each trial's mean loss above the best one's, paired by group, and its standard error.
+
+    Args:
+        loss_TG: Loss by trial and group.
+        best: The trial to compare with.
+        count_G: How often each group counts (a resample); None counts each once.
+
+    Returns:
+        Differences (T,) and standard errors (T,), NaN with one group.
+    """
+    count_G = np.ones(loss_TG.shape[1]) if count_G is None else count_G
+    n = count_G.sum()
+    gap_TG = loss_TG - loss_TG[best]
+    mean_T = gap_TG @ count_G / n
+    if n < 2:
+        return mean_T, np.full(len(loss_TG), np.nan)
+    return mean_T, np.sqrt((gap_TG - mean_T[:, None]) ** 2 @ count_G / (n - 1) / n)
+
+
+def _kin(one: Trial, other: Trial) -> bool:
+    return one.pooling == other.pooling and one.class_weight == other.class_weight
+
+
+def describe_selection(
+    scores: TrialScores, trials: Sequence[Trial], choice: int, rule: SelectionRule, n_runners_up: int = 5
+) -> Selection:
+    """Return the record of a choice with its runners-up, the next best by loss.
+
+    Args:
+        scores: Losses by trial.
+        trials: Their settings.
+        choice: The chosen trial.
+        rule: Which rule chose it.
+        n_runners_up: How many other trials to name.
+
+    Returns:
+        The record, without honest estimates.
+    """
+    usable = np.flatnonzero(scores.usable_T)
+    best = int(usable[np.argmin(scores.log_loss_T[usable])])
+    difference_T, se_T = paired_differences(scores.loss_TG, best)
+
+    def record(t: int) -> TrialRecord:
+        settings = ", ".join(
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in trials[t].settings().items()
+        )
+        return TrialRecord(
+            trials[t].pooling, trials[t].class_weight, settings, float(scores.log_loss_T[t]),
+            _finite(scores.log_loss_se_T[t]), float(difference_T[t]), _finite(se_T[t]),
+        )  # fmt: skip
+
+    others = sorted((int(t) for t in usable if t != choice), key=lambda t: (float(scores.log_loss_T[t]), t))
+    return Selection(
+        criterion="group-balanced out-of-fold log-loss",
+        rule=rule,
+        honesty="none",
+        n_trials=len(trials),
+        n_diverged=int((~scores.usable_T).sum()),
+        chosen=record(choice),
+        runners_up=tuple(record(t) for t in others[:n_runners_up]),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

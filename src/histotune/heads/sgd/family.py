@@ -1,0 +1,220 @@
+"""SGD heads as a family: (training set x fold x trial) of a pooling in one batched training."""
+
+# n rows, D columns, K classes, T trials, H hidden units
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.devices import find_device
+from histotune.heads.families import OutOfFold, Refit, full_logits
+from histotune.heads.records import HiddenLayer
+from histotune.heads.sgd.outcome import head_logits
+from histotune.heads.sgd.records import Job, Split, TrainData, TrainOptions
+from histotune.heads.sgd.search import draw_trials
+from histotune.heads.sgd.train import train_heads
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from histotune.heads.config import ClassWeight, SweepConfig
+    from histotune.heads.families import SweepData, Trial
+    from histotune.heads.sgd.config import SgdSettings
+    from histotune.heads.sgd.records import TrainedHead
+    from histotune.heads.task import TrainingSet
+
+    Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SgdTrial:
+    """One pooling and one way to train."""
+
+    pooling: tuple[str, ...]
+    training: SgdSettings
+
+    @property
+    def class_weight(self) -> ClassWeight:
+        """How classes weigh in the training loss."""
+        return self.training.class_weight
+
+    @property
+    def strength(self) -> float:
+        """The weight decay."""
+        return self.training.weight_decay
+
+    def settings(self) -> dict[str, float | int | str]:
+        """Return the settings a search may vary; an SGD head has no penalty of the mean loss, so that is 0."""
+        varied = self.training.model_dump(
+            include={
+                "optimizer", "lr", "weight_decay", "momentum", "epochs", "batch_size", "label_smoothing",
+                "hidden_units", "activation",
+            }
+        )  # fmt: skip
+        return {"penalty": 0.0, **varied}
+
+
+class SgdFamily:
+    """Linear heads and small MLPs trained by AdamW, Adam or SGD.
+
+    With a monitored metric every fold keeps its own best epoch, chosen on the fold's held-out tiles, so that the
+    out-of-fold scores are more optimistic than a penalty's; the refit then trains for the median of those epochs.
+
+    Args:
+        config: ``config.sgd`` says what is tried.
+        checkpoint: Folder of the state to go on from; None keeps none.
+    """
+
+    name = "sgd"
+
+    def __init__(self, config: SweepConfig, checkpoint: Path | None = None) -> None:
+        self._config, self._checkpoint = config, checkpoint
+        self._kept_epochs: dict[tuple[SgdTrial, bytes], int] = {}
+
+    def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[SgdTrial, ...]:
+        """See :class:`~histotune.heads.families.Family`; the class weightings of the sweep cross the search's draws."""
+        drawn = draw_trials(self._config.sgd)
+        if "class_weight" not in self._config.sgd.space:
+            drawn = tuple(
+                each.model_copy(update={"class_weight": weighting})
+                for weighting in self._config.class_weights
+                for each in drawn
+            )
+        return tuple(SgdTrial(pooling, each) for pooling in poolings for each in drawn)
+
+    def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
+        """See :class:`~histotune.heads.families.Family`."""
+        found = [
+            OutOfFold(
+                np.full((len(trials), part.n_tiles, data.n_classes), np.nan),
+                np.ones(len(trials), bool),
+                np.zeros(len(trials), bool),
+            )
+            for part in parts
+        ]
+        own = [_own(trial) for trial in trials]
+        for pooling in dict.fromkeys(trial.pooling for trial in own):
+            members = np.array([t for t, trial in enumerate(own) if trial.pooling == pooling])
+            self._fill(data, parts, [own[t] for t in members], (members, found))
+        return found
+
+    def _fill(
+        self,
+        data: SweepData,
+        parts: Sequence[TrainingSet],
+        trials: Sequence[SgdTrial],
+        where: tuple[NDArray[np.int64], list[OutOfFold]],
+    ) -> None:
+        """Train the trials of one pooling on all folds together, and write their logits."""
+        members, found = where
+        x_nD = data.matrix(trials[0].pooling)
+        folds = [(number, fold) for number, part in enumerate(parts) for fold in range(part.n_folds)]
+        splits = tuple(_fold_split(parts[number], fold) for number, fold in folds)
+        jobs = [
+            Job(trial.training, split, self._config.sgd.training_seed)
+            for split in range(len(splits))
+            for trial in trials
+        ]
+        heads = self._train(x_nD, data, splits, jobs)
+        kept = np.array([head.kept_epoch for head in heads]).reshape(len(folds), len(trials))
+        for split, (number, fold) in enumerate(folds):
+            fold_heads = heads[split * len(trials) : (split + 1) * len(trials)]
+            held = np.flatnonzero(parts[number].fold_n == fold)
+            logit_TnK = _logits(fold_heads, trials, x_nD[splits[split].held_rows], data.n_classes)
+            found[number].logit_TnK[np.ix_(members, held)] = logit_TnK
+            found[number].diverged_T[members] |= [head.diverged for head in fold_heads]
+        for number, part in enumerate(parts):
+            found[number].logit_TnK[found[number].diverged_T] = np.nan
+            of_part = kept[[split for split, fold in enumerate(folds) if fold[0] == number]]
+            for trial, epochs in zip(trials, np.median(of_part, axis=0), strict=True):
+                self._kept_epochs[trial, part.rows.tobytes()] = max(1, round(float(epochs)))
+
+    def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
+        """See :class:`~histotune.heads.families.Family`; all sets that chose one pooling are trained together."""
+        refitted: dict[int, Refit] = {}
+        own = [(part, _own(trial)) for part, trial in chosen]
+        for pooling in dict.fromkeys(trial.pooling for _, trial in own):
+            members = [index for index, (_, trial) in enumerate(own) if trial.pooling == pooling]
+            splits = tuple(Split(own[index][0].rows) for index in members)
+            jobs = [
+                Job(own[index][1].training, split, self._config.sgd.training_seed, self._epochs(data, *own[index]))
+                for split, index in enumerate(members)
+            ]
+            heads = self._train(data.matrix(pooling), data, splits, jobs)
+            refitted |= {
+                index: _refit(head, own[index][1].training, data.n_classes)
+                for index, head in zip(members, heads, strict=True)
+            }
+        return [refitted[index] for index in range(len(chosen))]
+
+    def _epochs(self, data: SweepData, part: TrainingSet, trial: SgdTrial) -> int | None:
+        """Return after how many epochs a refit stops: None, or where the folds' best epochs lay."""
+        if self._config.sgd.stopping.monitor is None:
+            return None
+        key = trial, part.rows.tobytes()
+        if key not in self._kept_epochs:
+            self.out_of_fold(data, [part], [trial])
+        return self._kept_epochs[key]
+
+    def _train(
+        self, x_nD: NDArray[np.floating], data: SweepData, splits: tuple[Split, ...], jobs: Sequence[Job]
+    ) -> list[TrainedHead]:
+        """Train; a refit has no held-out tiles, and so nothing to stop by."""
+        sgd = self._config.sgd
+        options = TrainOptions(metrics=(), device=find_device(sgd.device).kind, checkpoint=self._checkpoint)
+        if len(splits[0].held_rows):
+            options = replace(options, stopping=sgd.stopping)
+        return train_heads(TrainData(x_nD, data.y_n, data.n_classes, splits, sgd.standardise), jobs, options)
+
+
+def _own(trial: Trial) -> SgdTrial:
+    if not isinstance(trial, SgdTrial):
+        raise TypeError(f"{trial} is no trial of an SGD head")
+    return trial
+
+
+def _fold_split(part: TrainingSet, fold: int) -> Split:
+    """Return one fold; held-out groups weigh the same in the monitored log-loss, as they do in the choice."""
+    held = np.flatnonzero(part.fold_n == fold)
+    sizes = np.bincount(part.group_n[held], minlength=part.n_groups)
+    return Split(part.fold_train_rows(fold), part.rows[held], 1.0 / sizes[part.group_n[held]])
+
+
+def _logits(
+    heads: Sequence[TrainedHead], trials: Sequence[SgdTrial], x_nD: NDArray[np.floating], n_classes: int
+) -> Float:
+    """Return logits (T, n, K); those of linear heads of one shape are one product."""
+    out_TnK = np.full((len(heads), len(x_nD), n_classes), np.nan)
+    for one_logit in (False, True):
+        linear = [t for t, head in enumerate(heads)
+                  if len(head.layers) == 1 and trials[t].training.one_logit == one_logit]  # fmt: skip
+        if linear:
+            weight_TKD = np.stack([heads[t].layers[0].weight_OI for t in linear])
+            out_TnK[linear] = full_logits(weight_TKD, np.stack([heads[t].layers[0].bias_O for t in linear]), x_nD)
+    for t, head in enumerate(heads):
+        if len(head.layers) == 2:
+            logit_nO = head_logits(head, x_nD, trials[t].training.activation)
+            out_TnK[t] = np.pad(logit_nO, ((0, 0), (n_classes - logit_nO.shape[1], 0)))
+    return out_TnK - out_TnK[:, :, :1] if n_classes == 2 else out_TnK
+
+
+def _refit(head: TrainedHead, training: SgdSettings, n_classes: int) -> Refit:
+    """Return a head's weights, relative to class 0 in binary tasks."""
+    output = head.layers[-1]
+    missing = n_classes - len(output.bias_O)
+    weight_KD = np.pad(output.weight_OI.astype(np.float64), ((missing, 0), (0, 0)))
+    bias_K = np.pad(output.bias_O.astype(np.float64), (missing, 0))
+    if n_classes == 2:
+        weight_KD, bias_K = weight_KD - weight_KD[0], bias_K - bias_K[0]
+    hidden = None
+    if len(head.layers) == 2:
+        first = head.layers[0]
+        weight_HD, bias_H = first.weight_OI.astype(np.float64), first.bias_O.astype(np.float64)
+        hidden = HiddenLayer(weight_HD, bias_H, training.activation)
+    return Refit(weight_KD, bias_K, converged=not head.diverged, hidden=hidden, diverged=head.diverged)
