@@ -136,9 +136,9 @@ def train_plainly(data: TrainData, job: Job) -> NDArray[np.float32]:
         optimizer = kind(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
     for epoch in range(settings.epochs):
         order_N = torch.from_numpy(shuffled_order(job.seed, epoch, N_TILES))
-        for index_B in order_N.split(settings.batch_size):
+        for index_B in order_N.split(settings.batch_size):  # type: ignore[no-untyped-call]
             optimizer.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(model(x_ND[index_B]), y_N[index_B]).backward()
+            torch.nn.functional.cross_entropy(model(x_ND[index_B]), y_N[index_B]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     with torch.no_grad():
         return np.asarray(model(x_ND).numpy())

@@ -1,9 +1,10 @@
 """Fit heads with kaiko-eva itself: ``PYTHON eva_head.py INPUT.npz OUTPUT.npz MODE``, run by eva's own Python.
 
-INPUT holds x_train, y_train, x_val, y_val, max_steps, patience, and, for MODE ``given``, weight, bias and order_EN
-(rows of every epoch); for MODE ``seeds``, seeds. MODE ``speed`` reads embeddings from files as eva's configurations do
-and times the steps between ``warm_steps`` and ``max_steps``. eva's trainer, head module, metrics, early stopping and
-checkpoint are used as its BreakHis configuration (0.4.5) sets them.
+INPUT holds x_train, y_train, x_val, y_val, max_steps, patience. MODE ``given`` adds weight, bias and order_EN (rows of
+every epoch). MODE ``seeds`` adds seeds of eva's own batch orders, with weight_SKD and bias_SK. MODE ``speed`` reads
+embeddings from files as eva's configurations do; after every ``segment_steps`` steps it prints their seconds and waits
+for a line, so that another program can take turns with it. eva's
+trainer, head module, metrics, early stopping and checkpoint are used as its BreakHis configuration (0.4.5) sets them.
 """
 
 from __future__ import annotations
@@ -56,20 +57,19 @@ class GivenOrder(torch.utils.data.Sampler):
 
 
 class Recorder(callbacks.Callback):
-    """Logits on the valid rows after chosen steps, the time of every step, and when the run stopped."""
+    """Logits on the valid rows after chosen steps, and when the run stopped."""
 
     def __init__(self, x_val, at_steps, out):
         self.x_val, self.at_steps, self.out = torch.tensor(x_val), at_steps, out
-        self.found, self.times = {}, []
+        self.found = {}
 
     def on_train_batch_end(self, trainer, module, *_):
-        self.times.append(time.perf_counter())
         if trainer.global_step in self.at_steps:
             self.found[f"logits_{trainer.global_step}"] = self._logits(module)
 
     def on_train_end(self, trainer, module):
         self.found["logits_last"] = self._logits(module)
-        self.found |= {"n_steps": trainer.global_step, "times_s": np.array(self.times)}
+        self.found |= {"n_steps": trainer.global_step}
         np.savez(self.out, **self.found)
 
     def _logits(self, module):
@@ -77,10 +77,23 @@ class Recorder(callbacks.Callback):
             return module.head(self.x_val).numpy().copy()
 
 
-def run(data, datamodule, head, out, at_steps=(1, 100)):
+class Turns(callbacks.Callback):
+    """Says how long each segment took, its validation included, and waits to be told to go on."""
+
+    def __init__(self, segment_steps):
+        self.segment_steps, self.start_s = segment_steps, time.perf_counter()
+
+    def on_train_epoch_end(self, trainer, module):
+        if trainer.global_step % self.segment_steps == 0:
+            print(f"segment {time.perf_counter() - self.start_s}", flush=True)
+            sys.stdin.readline()
+            self.start_s = time.perf_counter()
+
+
+def run(data, datamodule, head, out, more=()):
     """One fit and validation, as one of eva's runs; returns the reported balanced accuracy."""
     n_classes = int(data["y_train"].max()) + 1
-    recorder = Recorder(data["x_val"], set(at_steps), out)
+    recorder = Recorder(data["x_val"], {1, 100}, out)
     monitor = {"monitor": "val/MulticlassAccuracy", "mode": "max"}
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainers.Trainer(
@@ -90,6 +103,7 @@ def run(data, datamodule, head, out, at_steps=(1, 100)):
                 callbacks.ModelCheckpoint(filename="best", save_top_k=1, dirpath=folder, **monitor),
                 callbacks.EarlyStopping(min_delta=0, patience=int(data["patience"]), **monitor),
                 recorder,
+                *more,
             ],
         )  # fmt: skip
         module = modules.HeadModule(
@@ -139,17 +153,17 @@ def main():
         np.savez(out, **np.load(out), score=score)
     elif mode == "seeds":
         scores, steps = [], []
-        for seed in data["seeds"]:
+        for seed, weight, bias in zip(data["seeds"], data["weight_SKD"], data["bias_SK"], strict=True):
             torch.manual_seed(int(seed))
-            scores.append(run(data, in_memory(data), torch.nn.Linear(dim, n_classes), out))
+            head = torch.nn.Linear(dim, n_classes)
+            head.load_state_dict({"weight": torch.tensor(weight), "bias": torch.tensor(bias)})
+            scores.append(run(data, in_memory(data), head, out))
             steps.append(int(np.load(out)["n_steps"]))
         np.savez(out, scores=np.array(scores), n_steps=np.array(steps))
     else:
         with tempfile.TemporaryDirectory() as folder:
-            run(data, from_files(data, Path(folder)), torch.nn.Linear(dim, n_classes), out)
-        times = np.load(out)["times_s"]
-        warm = int(data["warm_steps"])
-        np.savez(out, step_s=(times[-1] - times[warm - 1]) / (len(times) - warm), n_steps=len(times))
+            turns = Turns(int(data["segment_steps"]))
+            run(data, from_files(data, Path(folder)), torch.nn.Linear(dim, n_classes), out, (turns,))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ batch order, and its logging is silenced.
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
 import tempfile
 import types
@@ -15,8 +16,9 @@ import numpy as np
 import torch
 
 # thunder-bench 0.2.2 imports torchaudio for a task that is not run here; its builds lag behind torch's.
-sys.modules.setdefault("torchaudio", types.ModuleType("torchaudio"))
-sys.modules.setdefault("torchaudio.functional", types.ModuleType("torchaudio.functional"))
+for name in ("torchaudio", "torchaudio.functional"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
 
 from omegaconf import OmegaConf
 from thunder.models.task_specific_models import GridSearchClassificationHead

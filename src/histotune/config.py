@@ -199,7 +199,7 @@ def _inner_model(field: FieldInfo, value: object = None) -> type[BaseModel] | No
     models = _models_in(field.annotation)
     name = value.get("name") if isinstance(value, dict) else None
     named = [model for model in models if len(models) > 1 and model.model_fields["name"].default == name]
-    return (named or models or [None])[0]
+    return next(iter(named or models), None)
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

@@ -144,7 +144,7 @@ def vote(
             if min(k, n_kept) == place + 1:
                 out_GQK[position] = total_QK
     sum_GQ1 = out_GQK.sum(axis=2, keepdims=True)
-    return np.divide(out_GQK, sum_GQ1, out=np.full_like(out_GQK, np.nan), where=sum_GQ1 > 0)
+    return np.asarray(np.divide(out_GQK, sum_GQ1, out=np.full_like(out_GQK, np.nan), where=sum_GQ1 > 0))
 
 
 def nearest_class_mean(x_ND: Matrix, y_N: Int, n_classes: int) -> tuple[Float, Float]:

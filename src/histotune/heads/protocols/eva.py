@@ -9,7 +9,7 @@ learning rate at a third for the first five epochs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from histotune.heads.protocols.config import EvaConfig
     from histotune.heads.protocols.records import ProtocolData
 
-METRIC = "balanced_accuracy"
+METRIC: Final = "balanced_accuracy"
 WEAKNESSES = (
     "Runs differ in initial weights and batch order only: their SD says nothing about other cases.",
     "Columns are not standardised and the learning rate is one for all backbones; in the first 5 epochs it is a third "

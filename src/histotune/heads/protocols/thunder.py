@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from histotune.heads.protocols.records import ProtocolData
     from histotune.heads.sgd.records import TrainedHead
 
-METRIC = "macro_f1"
+METRIC: Final = "macro_f1"
 WEAKNESSES = (
     "One run of one seed: nothing says how far another start or batch order would move the number.",
     "THUNDER's own interval resamples single tiles (3,000 times): tiles of one case are not independent, so that it is "

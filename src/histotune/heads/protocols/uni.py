@@ -9,7 +9,7 @@ its square, and training and tuning tiles are joined.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
-METRIC = "balanced_accuracy"
+METRIC: Final = "balanced_accuracy"
 WEAKNESSES = (
     "Nothing is tuned: one penalty, lambda = 100 / (columns x classes), one k, for every backbone; columns are not "
     "standardised, so that the same penalty means something else for each backbone's scale.",
@@ -90,9 +90,9 @@ def uni_logistic(
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
-        loss = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, weight, bias), y)
-        loss = loss + strength * 0.5 * weight.norm()
-        loss.backward()  # type: ignore[no-untyped-call]
+        fit = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, weight, bias), y)
+        loss: torch.Tensor = fit + strength * 0.5 * weight.norm()
+        loss.backward()
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]

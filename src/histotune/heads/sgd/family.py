@@ -215,5 +215,6 @@ def _refit(head: TrainedHead, training: SgdSettings, n_classes: int) -> Refit:
     hidden = None
     if len(head.layers) == 2:
         first = head.layers[0]
-        hidden = HiddenLayer(np.ascontiguousarray(first.weight_OI), first.bias_O.copy(), training.activation)
+        weight_HD, bias_H = first.weight_OI.astype(np.float64), first.bias_O.astype(np.float64)
+        hidden = HiddenLayer(weight_HD, bias_H, training.activation)
     return Refit(weight_KD, bias_K, converged=not head.diverged, hidden=hidden, diverged=head.diverged)
