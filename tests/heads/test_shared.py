@@ -70,7 +70,8 @@ def test_solution_has_no_gradient_and_sklearns_objective(n: int, dim: int, n_cla
     assert_solved(x, y, problems, solution)
     first = FitProblems(problems.mask_FN, problems.mask_index_P[:4], problems.penalty_P[:4], n_classes)
     start = FitSolution(*(getattr(solution, name)[:4] for name in (
-        "weight_PKD", "bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P")))  # fmt: skip
+        "weight_PKD", "bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P", "weight_norm_P")),
+        passes=solution.passes)  # fmt: skip
     assert_as_good_as_sklearn(x, y, first, start)
 
 
@@ -228,6 +229,14 @@ def test_tiles_outside_every_mask_are_never_read() -> None:
     unlabelled[150:] = -1
     clean = fit_batch(x[:150], y[:150], problems_over(masks[:, :150]))
     np.testing.assert_array_equal(fit_batch(spoiled, unlabelled, problems_over(masks)).weight_PKD, clean.weight_PKD)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    x, y = make_data(100, 10)
+    x[3, 2] = value
+    with pytest.raises(ValueError, match="not finite"):
+        fit_batch(x, y, problems_over(fold_masks(100, 2)))
 
 
 def test_the_gradient_is_verified_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:

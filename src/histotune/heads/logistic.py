@@ -61,10 +61,13 @@ def fit_batch(
     """
     settings = settings or FitSettings()
     weight_FN = np.asarray(problems.mask_FN, dtype=np.float64)
-    check_problems(x_ND, y_N, problems, weight_FN)
+    check_problems(y_N, problems, weight_FN)
     n_used, n_columns = int((weight_FN > 0).sum(axis=1).max()), x_ND.shape[1]
     if settings.device != "cpu" or not is_small(n_used, n_columns, len(weight_FN)):
         return _fit_shared(x_ND, y_N, weight_FN, problems, settings)
+    used_N = (weight_FN > 0).any(axis=0)
+    if not np.isfinite(x_ND.sum(axis=0, dtype=np.float64)).all() and not np.isfinite(x_ND[used_N]).all():
+        raise ValueError("the embedding matrix holds values that are not finite")
     if problems.columns:
         return _fit_sets(x_ND, y_N, problems, settings)
     order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
@@ -75,7 +78,7 @@ def fit_batch(
     back_P = np.argsort(order_P)
     return FitSolution(
         weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P,
-        int(record.iterations_P.max()) + 1,
+        record.size_P, int(record.iterations_P.max()) + 1,
     )  # fmt: skip
 
 
@@ -87,8 +90,9 @@ def _fit_shared(
 
     fit = SharedFit(x_ND, y_N, weight_FN, problems, settings)
     return FitSolution(
-        fit.weight_PKD, fit.bias_PK, fit.objective_P, fit.norm_P, fit.evaluations_P, fit.converged_P, fit.passes
-    )
+        fit.weight_PKD, fit.bias_PK, fit.objective_P, fit.norm_P, fit.evaluations_P, fit.converged_P,
+        fit.size_P, fit.passes,
+    )  # fmt: skip
 
 
 def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, settings: FitSettings) -> FitSolution:
@@ -98,7 +102,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     n_logits = 1 if problems.n_classes == 2 else problems.n_classes
     out = FitSolution(
         np.zeros((n_problems, n_logits, x_ND.shape[1])), np.zeros((n_problems, n_logits)), np.zeros(n_problems),
-        np.zeros(n_problems), np.zeros(n_problems, np.int64), np.zeros(n_problems, bool),
+        np.zeros(n_problems), np.zeros(n_problems, np.int64), np.zeros(n_problems, bool), np.zeros(n_problems), 0,
     )  # fmt: skip
     passes = 0
     for number, columns in enumerate(problems.columns):
@@ -110,7 +114,8 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
         )
         found = fit_batch(x_ND[:, columns], y_N, part, settings)
         out.weight_PKD[which[:, None, None], np.arange(n_logits)[:, None], columns] = found.weight_PKD
-        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P"):
+        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P",
+                     "weight_norm_P"):  # fmt: skip
             getattr(out, name)[which] = getattr(found, name)
         passes += found.passes
     return replace(out, passes=passes)
@@ -144,6 +149,7 @@ class _Record:
     def __init__(self, n_problems: int) -> None:
         self.objective_P = np.empty(n_problems)
         self.norm_P = np.empty(n_problems)
+        self.size_P = np.empty(n_problems)
         self.iterations_P = np.zeros(n_problems, np.int64)
         self.converged_P = np.zeros(n_problems, bool)
 
@@ -160,6 +166,7 @@ class _Record:
         self.objective_P[index] = np.einsum("an,an->a", batch.weight_AN[which_A], loss) + penalty
         self.norm_P[index], self.converged_P[index] = norm_A[which_A], done_A[which_A]
         self.iterations_P[index] = iteration
+        self.size_P[index] = np.sqrt(np.einsum("akv,akv->a", theta[:, :, :-1], theta[:, :, :-1]))
 
 
 def _finished(batch: Batch, settings: FitSettings) -> tuple[Float, NDArray[np.bool_]]:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
-CHECK_ROWS = 8192
-
 
 @dataclass(frozen=True)
 class FitProblems:
@@ -67,6 +65,7 @@ class FitSolution:
         gradient_norm_P: Norm of the gradient at the solution.
         iterations_P: Iterations used.
         converged_P: Whether the tolerance was met.
+        weight_norm_P: Norm |w| of the weights on standardised columns.
         passes: Passes over the shared matrix, each with one product forth and one back for all running problems.
     """
 
@@ -76,21 +75,20 @@ class FitSolution:
     gradient_norm_P: Float
     iterations_P: Int
     converged_P: NDArray[np.bool_]
-    passes: int = 0
+    weight_norm_P: Float
+    passes: int
 
 
-def check_problems(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
+def check_problems(y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
     """Refuse what has no solution.
 
     Args:
-        x_ND: Raw columns.
         y_N: Labels.
         problems: What is to be solved.
         weight_FN: Its masks as sample weights.
 
     Raises:
-        ValueError: A penalty is not positive, a mask is empty, negative or trains on a label out of range, or the
-            matrix holds a value that is not finite.
+        ValueError: A penalty is not positive, a mask is empty, negative or trains on a label out of range.
     """
     if not (np.asarray(problems.penalty_P) > 0).all():
         raise ValueError("every penalty must be positive: without one, separable classes have no solution")
@@ -100,9 +98,3 @@ def check_problems(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, 
     labels = np.asarray(y_N)[used_N]
     if labels.min() < 0 or labels.max() >= problems.n_classes:
         raise ValueError(f"training labels must lie in 0..{problems.n_classes - 1}")
-    used = np.flatnonzero(used_N)
-    for start in range(0, len(used), CHECK_ROWS):
-        rows = used[start : start + CHECK_ROWS]
-        block_nD = x_ND[rows[0] : rows[-1] + 1] if rows[-1] - rows[0] == len(rows) - 1 else x_ND[rows]
-        if not np.isfinite(block_nD).all():
-            raise ValueError("the embedding matrix holds values that are not finite")

@@ -84,13 +84,13 @@ def fit_ridge(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems) -> Fi
         (2, 1, 1)
     """
     weight_FN = np.asarray(problems.mask_FN, np.float64)
-    check_problems(x_ND, y_N, problems, weight_FN)
+    check_problems(y_N, problems, weight_FN)
     stream = RowStream(x_ND, np.asarray(y_N, np.int64), weight_FN, ArrayKit())
     n_problems, n_columns = len(problems.penalty_P), x_ND.shape[1]
     n_targets = 1 if problems.n_classes == 2 else problems.n_classes
     out = FitSolution(
         np.zeros((n_problems, n_targets, n_columns)), np.zeros((n_problems, n_targets)), np.zeros(n_problems),
-        np.zeros(n_problems), np.ones(n_problems, np.int64), np.ones(n_problems, bool), 1,
+        np.zeros(n_problems), np.ones(n_problems, np.int64), np.ones(n_problems, bool), np.zeros(n_problems), 1,
     )  # fmt: skip
     moments = _moments(stream, n_targets)
     sets = problems.columns or (np.arange(n_columns),)
@@ -163,4 +163,5 @@ def _solve_mask(
     out.weight_PKD[which[:, None, None], np.arange(len(target_K))[:, None], columns] = weight_AKC
     out.bias_PK[which] = target_K - weight_AKC @ shift_C
     out.objective_P[which] = 0.5 * (fit_A + penalty_A * squares_A)
+    out.weight_norm_P[which] = np.sqrt(squares_A)
     out.gradient_norm_P[which] = np.sqrt(np.einsum("akc,akc->a", gradient_AKC, gradient_AKC))

@@ -46,6 +46,7 @@ class SharedFit:
         norm_P: Norm of the gradient, by float64 products.
         evaluations_P: Evaluations of each problem.
         converged_P: Whether the tolerance was met.
+        size_P: Norm of the weights on standardised columns.
         passes: Evaluations of the batch: passes with a product forth and one back.
     """
 
@@ -60,7 +61,7 @@ class SharedFit:
         n_logits = 1 if binary else problems.n_classes
         self.weight_PKD = np.zeros((n_problems, n_logits, x_ND.shape[1]))
         self.bias_PK = np.zeros((n_problems, n_logits))
-        self.objective_P, self.norm_P = np.zeros(n_problems), np.zeros(n_problems)
+        self.objective_P, self.norm_P, self.size_P = (np.zeros(n_problems) for _ in range(3))
         self.evaluations_P, self.converged_P = np.zeros(n_problems, np.int64), np.zeros(n_problems, bool)
         before = self._stream.passes
         batches = self._batches()
@@ -106,21 +107,26 @@ class SharedFit:
         )
 
     def _norms(self, batch: Batch) -> tuple[Float, Float]:
-        """Return each gradient's norm and the largest norm that counts as converged."""
+        """Return the norms of each problem's gradient and weights."""
         assert batch.values is not None
-        gradient_AKV, weight_AKC = batch.values.gradient_AKV, batch.theta_AKV[:, :, :-1]
-        norm_A, size_A = (
-            np.sqrt(self._kit.host((array * array).sum(axis=(1, 2)))) for array in (gradient_AKV, weight_AKC)
-        )
-        return norm_A, self._settings.tolerance * np.sqrt(np.minimum(batch.penalty_A, 1.0)) * np.maximum(1.0, size_A)
+        arrays = (batch.values.gradient_AKV, batch.theta_AKV[:, :, :-1])
+        norm_A, size_A = (np.sqrt(self._kit.host((array * array).sum(axis=(1, 2)))) for array in arrays)
+        return norm_A, size_A
+
+    def _bound(self, batch: Batch, size_A: Float) -> Float:
+        """Return the largest gradient norm that counts as converged."""
+        strictness_A = np.sqrt(np.minimum(batch.penalty_A, 1.0))
+        return np.asarray(self._settings.tolerance * strictness_A * np.maximum(1.0, size_A))
 
     def _stopped(self, batch: Batch, precision: Precision) -> Int:
         """Return which problems are as good as the products' precision lets them become, or as was asked for."""
-        norm_A, bound_A = self._norms(batch)
+        norm_A, size_A = self._norms(batch)
         assert batch.values is not None
         n_coordinates = batch.theta_AKV[0].numel() if not self._kit.is_numpy else batch.theta_AKV[0].size
         noise_A = ROUNDING[precision] * np.sqrt(n_coordinates) * batch.values.residual_A
-        stopped_A = (norm_A <= np.maximum(bound_A, noise_A)) | (batch.refused_A >= STALLED_AFTER[precision])
+        stopped_A = (norm_A <= np.maximum(self._bound(batch, size_A), noise_A)) | (
+            batch.refused_A >= STALLED_AFTER[precision]
+        )
         return np.flatnonzero(stopped_A | (batch.evaluations_A > self._settings.max_iterations))
 
     def _park(self, batch: Batch) -> Int:
@@ -139,10 +145,11 @@ class SharedFit:
     def _note(self, batch: Batch, which_A: Int) -> None:
         if not len(which_A) or batch.values is None:
             return
-        norm_A, bound_A = self._norms(batch)
+        norm_A, size_A = self._norms(batch)
         index, stream = batch.index_A[which_A], self._stream
         self.objective_P[index], self.norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
-        self.converged_P[index] = norm_A[which_A] <= bound_A[which_A]
+        self.converged_P[index] = (norm_A <= self._bound(batch, size_A))[which_A]
+        self.size_P[index] = size_A[which_A]
         self.evaluations_P[index] = batch.evaluations_A[which_A]
         columns = np.concatenate([np.arange(run.start, run.stop) for run in batch.runs])
         theta_aKV = self._kit.host(batch.theta_AKV[which_A])

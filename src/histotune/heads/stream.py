@@ -35,6 +35,7 @@ BLOCK_ROWS, DEVICE_BLOCK_ROWS = 2048, 16384
 CENTRE_ROWS = 4096
 COVARIANCE_ROWS_PER_COLUMN = 4
 MAX_PATTERNS = 64
+PRECISIONS: tuple[Precision, ...] = ("float32", "float64")
 LOST_DIGITS = 1e-7
 """A variance below this share of its second moment lost half its digits to the subtraction, and is computed anew."""
 
@@ -76,6 +77,7 @@ class RowStream:
         self.n_columns = x_ND.shape[1]
         self._rows = np.flatnonzero((weight_FN > 0).any(axis=0))
         self._held: Array = None
+        self._buffers: dict[Precision, tuple[Array, Array]] = {}
         self._stored: Array = None
         self._fits = len(self._rows) * self.n_columns * 4 <= HELD_BYTES
         if self._fits and kit.is_numpy:
@@ -85,9 +87,15 @@ class RowStream:
         self.weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
         self.y_N = np.asarray(y_N)[self._rows]
         self._blocks = _cut(self.weight_FN > 0, BLOCK_ROWS if kit.is_numpy else DEVICE_BLOCK_ROWS)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused with the moments
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Fix the centre, hold what fits, and take each mask's moments."""
+        kit = self.kit
         self.centre_D, self.scale_D = self._centre_and_scale()
-        self._centre_by_type = {kind: kit.array(self.centre_D, kind) for kind in ("float32", "float64")}
-        self._scale_by_type = {kind: kit.array(self.scale_D, kind) for kind in ("float32", "float64")}
+        self._centre_by_type = {kind: kit.array(self.centre_D, kind) for kind in PRECISIONS}
+        self._scale_by_type = {kind: kit.array(self.scale_D, kind) for kind in PRECISIONS}
         if self._fits and kit.is_numpy:
             self._hold()
         elif not kit.is_numpy and self._fits_device():
@@ -161,8 +169,24 @@ class RowStream:
             return self.kit.array(raw_nD - self.centre_D, precision)
         if not self.kit.is_numpy:
             return self.kit.cast(self.kit.array(np.ascontiguousarray(raw_nD)), precision) - centre_D
-        wide_nD = raw_nD.astype(precision) if self._fits else _from_half(raw_nD, precision)
+        if self._fits or raw_nD.dtype != np.float16:
+            wide_nD = raw_nD.astype(precision)
+        else:
+            wide_nD = self._from_half(raw_nD, precision)
         wide_nD -= centre_D
+        return wide_nD
+
+    def _from_half(self, raw_nD: NDArray[np.floating], precision: Precision) -> NDArray[np.floating]:
+        """Widen float16 with torch, ten times faster than NumPy, into memory that the next block takes over."""
+        import torch
+
+        if precision not in self._buffers:
+            shape = (max(block.part.stop - block.part.start for block in self._blocks), self.n_columns)
+            self._buffers[precision] = (torch.empty(shape, dtype=torch.float16),
+                                        torch.empty(shape, dtype=getattr(torch, precision)))  # fmt: skip
+        half, wide = (buffer[: len(raw_nD)] for buffer in self._buffers[precision])
+        np.copyto(half.numpy(), raw_nD)  # torch refuses memory that can't be written, such as a file's
+        wide_nD: NDArray[np.floating] = wide.copy_(half).numpy()
         return wide_nD
 
     def _centre_and_scale(self) -> tuple[Float, Float]:
@@ -204,6 +228,8 @@ class RowStream:
             sums_FD += weight_FN[:, block.part] @ x_nD
             squares_FD += weight_FN[:, block.part] @ (x_nD * x_nD)
         mean_FD, square_FD = kit.host(sums_FD), kit.host(squares_FD)
+        if not np.isfinite(square_FD).all():
+            raise ValueError("the embedding matrix holds values that are not finite")
         variance_FD = square_FD - mean_FD**2
         lost = np.flatnonzero((variance_FD < LOST_DIGITS * square_FD).any(axis=0))
         if len(lost):
@@ -245,14 +271,3 @@ def _cut(used_FN: NDArray[np.bool_], n_rows: int) -> list[Block]:
         cuts = np.linspace(low, high, n_parts + 1).round().astype(int).tolist()
         parts += [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
     return [Block(part, used_FN[:, part].any(axis=1)) for part in parts]
-
-
-def _from_half(raw_nD: NDArray[np.floating], precision: Precision) -> NDArray[np.floating]:
-    """Widen float16 with torch, which does it ten times faster than NumPy; other types with NumPy."""
-    if raw_nD.dtype != np.float16:
-        return raw_nD.astype(precision)
-    import torch
-
-    own_nD = np.array(raw_nD)  # torch refuses memory that can't be written
-    wide: NDArray[np.floating] = torch.from_numpy(own_nD).to(getattr(torch, precision)).numpy()
-    return wide
