@@ -210,8 +210,9 @@ def _logits(peer: Peer) -> Result:
             (100, found["logits_100"]),
             (stopped.n_steps, found["logits_last"]),
         ):
+            theirs_NK = np.asarray(theirs, np.float64)
             (head,) = _train(peer.cohort, [seed], steps, None, keep_last=True)
-            differences.append(float(np.abs(head_logits(head, x_val) - theirs).max()))  # type: ignore[arg-type]
+            differences.append(float(np.abs(head_logits(head, x_val) - theirs_NK).max()))
     return measured(LOGITS, [max(differences[3 * seed : 3 * seed + 3]) for seed in range(3)], threads=N_CORES)
 
 

@@ -203,7 +203,7 @@ def _logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:
     if refit.diverged:
         return np.full((len(x_nD), len(refit.bias_K)), np.nan)
     units = x_nD if refit.hidden is None else hidden_units(refit.hidden, x_nD.astype(np.float64))
-    return full_logits(refit.weight_KD[None], refit.bias_K[None], units)[0]
+    return np.asarray(full_logits(refit.weight_KD[None], refit.bias_K[None], units)[0])
 
 
 def _cross_chosen(logit_TnK: Float, data: SweepData, part: TrainingSet) -> Float:

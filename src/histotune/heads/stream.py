@@ -270,4 +270,4 @@ def _cut(used_FN: NDArray[np.bool_], n_rows: int) -> list[Block]:
         n_parts = -(-(high - low) // n_rows)
         cuts = np.linspace(low, high, n_parts + 1).round().astype(int).tolist()
         parts += [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
-    return [Block(part, used_FN[:, part].any(axis=1)) for part in parts]
+    return [Block(part, np.asarray(used_FN[:, part].any(axis=1))) for part in parts]
