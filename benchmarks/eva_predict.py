@@ -37,6 +37,7 @@ from benchmarks.harness import (
     measured,
     missing_hardware,
     not_measured,
+    save,
 )
 from histotune.files import write_json
 
@@ -165,10 +166,10 @@ def judged(rounds: list[Round]) -> tuple[Result, Result]:
     """Turn rounds into results.
 
     Args:
-        rounds: At least seven.
+        rounds: What was measured, one or more.
 
     Returns:
-        The overhead and the speed.
+        The overhead and the speed; "not measured" with what was seen where there are fewer than seven rounds.
     """
     names = ("bare_fp32", "bare_bf16", "histotune_fp32", "histotune_bf16", "eva")
     medians = [Part(f"{name}, s", statistics.median(asdict(one)[name] for one in rounds)) for name in names]
@@ -180,6 +181,13 @@ def judged(rounds: list[Round]) -> tuple[Result, Result]:
     same = Part("in fp32, x", statistics.median(one.eva / one.histotune_fp32 for one in rounds))
     overhead = [one.histotune_fp32 - one.bare_fp32 for one in rounds]
     speed = [one.eva / one.histotune_bf16 for one in rounds]
+    if (n := len(rounds)) < BOUND_REPEATS:
+        few = f"{n} of {BOUND_REPEATS} rounds"
+        values = ", ".join(f"{part.name} {part.value:.3g}" for part in (eva_over, bf16_over, same, *medians, apart))
+        return (
+            not_measured(OVERHEAD, f"{few}: {', '.join(f'{one:.1f}' for one in overhead)} s (medians: {values})"),
+            not_measured(SPEED, f"{few}: {', '.join(f'{one:.2f}' for one in speed)} x (medians: {values})"),
+        )
     return (
         measured(OVERHEAD, overhead, [eva_over, bf16_over, *medians, apart], N_CORES),
         measured(SPEED, speed, [same, *medians, apart], N_CORES),
@@ -385,6 +393,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="keeps tiles, weights and rounds")
     parser.add_argument("--eva-python", type=Path, default=os.environ.get(EVA_PYTHON), help=f"default: {EVA_PYTHON}")
     parser.add_argument("--rounds", type=int, default=1, help="rounds to add")
+    parser.add_argument("--results", type=Path, help="record what all kept rounds say in this folder")
     parser.add_argument("--images", type=int, default=N_IMAGES, help="tiles; the claims speak of 2,000")
     options = parser.parse_args()
     if options.eva_python is None:
@@ -394,6 +403,9 @@ def main() -> None:
         found = measure_round(material, len(kept_rounds(material)))
         keep_round(material, found)
         print(found)
+    if options.results is not None and (rounds := kept_rounds(material)):
+        for result in judged(rounds):
+            save(result, options.results)
 
 
 if __name__ == "__main__":
