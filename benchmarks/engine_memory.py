@@ -26,8 +26,8 @@ CLAIM = Claim(
     "x",
     1.05,
     "at most",
-    f"{METHOD} Ratio of the largest resident sets less the matrix, which is the result; a second matrix, or what a patch"
-    " leaves behind, would show; in turns, median and 95 % bound of 7 pairs.",
+    f"{METHOD} Ratio of the largest resident sets less the matrix, which is the result; a second matrix, or what a"
+    " patch leaves behind, would show; in turns, median and 95 % bound of 7 pairs.",
     by_bound=True,
 )
 PEAK = Claim("engine_memory_peak", f"peak memory of embedding {MANY:,} patches", "MiB", 1024.0, "at most",
@@ -61,11 +61,8 @@ def measure() -> tuple[Result, ...]:
         runs = [(embedded(folder, FEW), embedded(folder, MANY)) for _ in range(BOUND_REPEATS)]
     ratios = [_beyond_matrix(many) / _beyond_matrix(few) for few, many in runs]
     parts = [
-        Part(
-            f"{n_rows:,} patches, the matrix included, MiB",
-            sorted(pair[place]["peak_mib"] for pair in runs)[len(runs) // 2],
-        )
-        for place, n_rows in enumerate((FEW, MANY))
+        Part(f"{n_rows:,} patches, the matrix included, MiB", statistics.median(run["peak_mib"] for run in alike))
+        for n_rows, alike in zip((FEW, MANY), zip(*runs, strict=True), strict=True)
     ]
     loaded = Part("interpreter, torch and the network, MiB", runs[0][1]["loaded_mib"])
     return (

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig
 from histotune.backbones.lanes import lane_ranges
-from histotune.backbones.network import build_network
+from histotune.backbones.network import Network, build_network
 from histotune.backbones.records import BackboneSpec
 
 Pixels = NDArray[np.uint8]
@@ -225,6 +226,31 @@ def test_what_a_lane_raises_is_raised_when_the_batch_is_collected(
     pending = engine.submit(pixels)
     with pytest.raises(torch.OutOfMemoryError, match="full"):
         engine.collect(pending)
+
+
+def test_the_network_for_fp32_is_built_while_no_lane_runs(threads: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("random/timm/resnet10t")
+    images = np.random.default_rng(1).integers(0, 256, (64, 56, 56, 3), dtype=np.uint8)
+    expected_BD, engine, original = engine_of(spec)(images), engine_of(spec, "bf16"), Engine._run
+    running: list[int] = []
+
+    def overflowing(runner: Engine, network: Network, x_BCSS: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        running.append(1)
+        time.sleep(0.05)
+        result_BD = original(runner, network, x_BCSS, dtype)
+        running.pop()
+        return result_BD if dtype == torch.float32 else result_BD * float("inf")
+
+    def build() -> Network:
+        assert not running
+        return build_network(spec)
+
+    monkeypatch.setattr(Engine, "_run", overflowing)
+    monkeypatch.setattr(engine, "_build", build)
+    first, second = engine.submit(images), engine.submit(images)
+    assert np.array_equal(engine.collect(first), expected_BD)
+    assert np.array_equal(engine.collect(second), expected_BD)
+    assert engine.reruns.n_batches == 2
 
 
 @given(st.integers(1, 300), st.integers(1, 8), st.sampled_from([14, 96, 224, 518, 2048]))

@@ -325,6 +325,8 @@ class Engine:
         if self._full is None:
             self._full = self._network
             if self._dtype != torch.float32:
+                if self._lanes is not None:
+                    self._lanes.rest()  # folding traces the network, which disturbs whatever runs in other threads
                 self._full = self._build()
                 self._place(self._full, torch.float32)
         result_BD, done = self._start(self._full, x_BSSC, torch.float32)
