@@ -72,7 +72,7 @@ SPEED = Claim(
     "x",
     2.2,
     "at least",
-    "eva's wall time (fp32, all it offers on a processor by its configuration) over that of the command with"
+    "eva's wall time (fp32, as its published configuration has it) over that of the command with"
     " embedding.precision=bf16, which pays for its check of the precision on 64 tiles." + METHOD,
     by_bound=True,
 )

@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from benchmarks import eva_predict
 from benchmarks.eva_predict import EVA_PYTHON, Material, Round, judged, keep_round, kept_rounds, measure
 
