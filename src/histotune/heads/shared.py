@@ -178,9 +178,9 @@ def _basis(kit: ArrayKit, correlation_DD: Array, columns: Int) -> Basis:
 
 def _joined(kit: ArrayKit, batches: Sequence[Batch]) -> list[Batch]:
     """Return one batch per set of columns, without what was known at the points."""
-    sets: dict[tuple[slice, ...], list[Batch]] = {}
+    sets: dict[tuple[tuple[int, int], ...], list[Batch]] = {}
     for batch in batches:
-        sets.setdefault(tuple((run.start, run.stop) for run in batch.runs), []).append(batch)  # type: ignore[arg-type]
+        sets.setdefault(tuple((run.start, run.stop) for run in batch.runs), []).append(batch)
     out = []
     for parts in sets.values():
         index_A = np.concatenate([part.index_A for part in parts])
