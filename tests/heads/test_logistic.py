@@ -8,7 +8,6 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from histotune.heads import features as features_module
 from histotune.heads.features import GramFeatures, SharedFeatures, make_features
 from histotune.heads.logistic import FitProblems, FitSettings, FitSolution, fit_batch
 
@@ -190,18 +189,6 @@ def test_gram_and_shared_coordinates_give_one_solution() -> None:
     np.testing.assert_allclose(found[0].objective_P, found[1].objective_P, rtol=1e-9)
     scale = np.abs(found[0].weight_PKD).max()
     np.testing.assert_allclose(found[0].weight_PKD, found[1].weight_PKD, atol=1e-5 * scale)
-
-
-def test_large_matrices_are_widened_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = make_data(500, 20)
-    x = x.astype(np.float16)
-    problems = problems_over(fold_masks(500, 3))
-    in_memory = fit_batch(x, y, problems)
-    monkeypatch.setattr(features_module, "FLOAT64_BYTES", 0)
-    monkeypatch.setattr(features_module, "BLOCK_ROWS", 64)
-    by_block = fit_batch(x, y, problems)
-    np.testing.assert_allclose(by_block.objective_P, in_memory.objective_P, rtol=1e-9)
-    assert_as_good_as_sklearn(x, y, problems, by_block)
 
 
 def test_the_cheaper_coordinates_are_chosen() -> None:

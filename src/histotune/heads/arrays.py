@@ -99,6 +99,21 @@ class ArrayKit:
             return np.zeros(shape, precision)
         return self.xp.zeros(shape, dtype=getattr(self.xp, precision), device=self._place)
 
+    def dot(self, a: Array, b: Array) -> Array:
+        """Return the inner products of two arrays along all axes but the first.
+
+        Args:
+            a: A device array.
+            b: Another of its shape and type.
+
+        Returns:
+            One value per entry of the first axis.
+        """
+        if self.is_numpy:
+            axes = "abcd"[: a.ndim]
+            return np.einsum(f"{axes},{axes}->a", a, b)
+        return (a * b).flatten(1).sum(1)  # torch's einsum would be a batch of products of one row each
+
     def eigh(self, symmetric: Array) -> tuple[Array, Array]:
         """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix.
 

@@ -104,9 +104,9 @@ def _binary(kit: ArrayKit, z_A1n: Array, weight_An: Array, sign_1n: Array) -> tu
     loss_An += size_An
     weighted_An = weight_An * wrong_An
     residual_A = weighted_An.sum(axis=1)
-    curvature_A = residual_A - xp.einsum("an,an->a", weighted_An, wrong_An)
+    curvature_A = residual_A - kit.dot(weighted_An, wrong_An)
     weighted_An *= -sign_1n
-    return xp.einsum("an,an->a", weight_An, loss_An), weighted_An[:, None], curvature_A, residual_A
+    return kit.dot(weight_An, loss_An), weighted_An[:, None], curvature_A, residual_A
 
 
 def _softmax(kit: ArrayKit, z_AKn: Array, weight_An: Array, sign_Kn: Array) -> tuple[Array, Array, Array, Array]:
@@ -121,7 +121,7 @@ def _softmax(kit: ArrayKit, z_AKn: Array, weight_An: Array, sign_Kn: Array) -> t
     curvature_A = (weighted_AKn - weighted_AKn * p_AKn).sum(axis=(1, 2)) / len(hit_Kn)
     weighted_AKn -= weight_An[:, None] * hit_Kn
     residual_A = xp.abs(weighted_AKn).sum(axis=(1, 2)) / len(hit_Kn)
-    return xp.einsum("an,an->a", weight_An, loss_An), weighted_AKn, curvature_A, residual_A
+    return kit.dot(weight_An, loss_An), weighted_AKn, curvature_A, residual_A
 
 
 class _Sums:
@@ -184,7 +184,7 @@ class _Sums:
         gradient_AKV[:, :, :-1] = self.gradient_AKC
         gradient_AKV[:, :, -1] = self.total_AK
         loss_A, curvature_A, residual_A = (kit.host(row).copy() for row in self.scalars_3A)
-        squares_A = kit.host(kit.xp.einsum("akc,akc->a", weight_AKC, weight_AKC))
+        squares_A = kit.host(kit.dot(weight_AKC, weight_AKC))
         return Values(loss_A + 0.5 * points.penalty_A * squares_A, gradient_AKV, curvature_A, residual_A)
 
 

@@ -24,11 +24,8 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
-FLOAT64_BYTES = 2**30
-"""Up to this size the matrix is held in float64; beyond it keeps its storage and is widened block by block."""
 SMALL_CURVATURE = 50_000_000
 """Up to this many products (rows x columns^2) a problem's exact curvature costs less than the iterations it saves."""
-BLOCK_ROWS = 4096
 COVARIANCE_ROWS_PER_COLUMN = 4
 NULL_EIGENVALUE = 1e-13
 EPSILON = float(np.finfo(np.float64).eps)
@@ -189,7 +186,7 @@ class GramFeatures:
 
 
 class SharedFeatures:
-    """One pooled-standardised matrix for all masks; each mask's own mean and SD enter as an affine map."""
+    """One pooled-standardised matrix for all masks, in float64; each mask's own mean and SD enter as an affine map."""
 
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
         used = np.flatnonzero((weight_FN > 0).any(axis=0))
@@ -198,45 +195,26 @@ class SharedFeatures:
         self.weight_FN = np.ascontiguousarray(weight_FN[:, used])
         self.y_FN = np.broadcast_to(y_N[used], (n_masks, self.n_rows))
         self.pooled = self._pooled()
-        self._hat_ND: Float | None = None
-        if self.x_ND.shape[0] * self.x_ND.shape[1] * 8 <= FLOAT64_BYTES:
-            self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
+        self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
         # With several logits the blocks on the Hessian's diagonal fit worse than the memory of past steps.
         few_products = self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
-        self.small = self._hat_ND is not None and few_products and int(self.y_FN.max()) <= 1
+        self.small = few_products and int(self.y_FN.max()) <= 1
         self.mean_FD, self.std_FD = self._mask_moments()
         eigen_R, self.q_DR = self._eigenbasis()
         self.curvature_FR = np.broadcast_to(eigen_R, (n_masks, len(eigen_R)))
 
-    def _blocks(self) -> Iterator[tuple[slice, Float]]:
-        """Yield pooled-standardised float64 rows."""
-        for start in range(0, self.n_rows, BLOCK_ROWS):
-            part = slice(start, min(start + BLOCK_ROWS, self.n_rows))
-            if self._hat_ND is not None:
-                yield part, self._hat_ND[part]
-            else:
-                yield part, (self.x_ND[part].astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
-
     def _pooled(self) -> Standardisation:
-        total_D = np.zeros(self.x_ND.shape[1])
-        for start in range(0, self.n_rows, BLOCK_ROWS):
-            total_D += self.x_ND[start : start + BLOCK_ROWS].sum(axis=0, dtype=np.float64)
-        mean_D = total_D / self.n_rows
-        square_D = np.zeros_like(mean_D)
-        for start in range(0, self.n_rows, BLOCK_ROWS):
-            square_D += ((self.x_ND[start : start + BLOCK_ROWS].astype(np.float64) - mean_D) ** 2).sum(axis=0)
-        return Standardisation(mean_D, _safe_std(square_D / self.n_rows, mean_D, self.n_rows))
+        mean_D = self.x_ND.mean(axis=0, dtype=np.float64)
+        variance_D = ((self.x_ND.astype(np.float64) - mean_D) ** 2).mean(axis=0)
+        return Standardisation(mean_D, _safe_std(variance_D, mean_D, self.n_rows))
 
     def _mask_moments(self) -> tuple[Float, Float]:
         """Return each mask's mean and SD in pooled-standardised columns, by two passes."""
-        n_masks, n_columns = len(self.weight_FN), self.x_ND.shape[1]
-        mean_FD, var_FD = np.zeros((n_masks, n_columns)), np.zeros((n_masks, n_columns))
-        for part, hat_nD in self._blocks():
-            mean_FD += self.weight_FN[:, part] @ hat_nD
-        for part, hat_nD in self._blocks():
-            for mask, weight_N in enumerate(self.weight_FN):
-                rows = np.flatnonzero(weight_N[part] > 0)
-                var_FD[mask] += weight_N[part][rows] @ (hat_nD[rows] - mean_FD[mask]) ** 2
+        mean_FD = self.weight_FN @ self._hat_ND
+        var_FD = np.zeros_like(mean_FD)
+        for mask, weight_N in enumerate(self.weight_FN):
+            rows = np.flatnonzero(weight_N > 0)
+            var_FD[mask] = weight_N[rows] @ (self._hat_ND[rows] - mean_FD[mask]) ** 2
         # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
         terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
         std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
@@ -245,13 +223,8 @@ class SharedFeatures:
     def _eigenbasis(self) -> tuple[Float, Float]:
         """Return eigenvalues and eigenvectors of the pooled covariance over at most four rows per column."""
         n_columns = self.x_ND.shape[1]
-        stride = max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * n_columns))
-        covariance_DD, n_used = np.zeros((n_columns, n_columns)), 0
-        for _, hat_nD in self._blocks():
-            sample = hat_nD[::stride]
-            covariance_DD += sample.T @ sample
-            n_used += len(sample)
-        eigen_R, q_DR = np.linalg.eigh(covariance_DD / n_used)
+        sample_nD = self._hat_ND[:: max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * n_columns))]
+        eigen_R, q_DR = np.linalg.eigh(sample_nD.T @ sample_nD / len(sample_nD))
         return np.maximum(eigen_R, 0.0), q_DR
 
     def _columns_weight(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
@@ -263,18 +236,11 @@ class SharedFeatures:
     def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
         """Return logits (A, K, N) of each problem on all rows."""
         v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
-        out = np.empty((*offset_AK.shape, self.n_rows))
-        for part, hat_nD in self._blocks():
-            out[:, :, part] = _flat_product(v_AKD, hat_nD.T)
-        out += offset_AK[:, :, None]
-        return out
+        return np.asarray(_flat_product(v_AKD, self._hat_ND.T) + offset_AK[:, :, None])
 
     def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
         """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
-        n_problems, n_logits, _ = residual_AKN.shape
-        gradient_AKD = np.zeros((n_problems, n_logits, self.x_ND.shape[1]))
-        for part, hat_nD in self._blocks():
-            gradient_AKD += _flat_product(residual_AKN[:, :, part], hat_nD)
+        gradient_AKD = _flat_product(residual_AKN, self._hat_ND)
         total_AK = residual_AKN.sum(axis=2)
         gradient_AKD -= total_AK[:, :, None] * self.mean_FD[mask_A][:, None, :]
         gradient_AKD /= self.std_FD[mask_A][:, None, :]
@@ -293,8 +259,7 @@ class SharedFeatures:
         out = np.empty((n_problems, n_logits, width, width))
         for mask, part in _runs(mask_A):
             phi_NV = np.ones((self.n_rows, width))
-            for rows, hat_nD in self._blocks():
-                phi_NV[rows, :-1] = ((hat_nD - self.mean_FD[mask]) / self.std_FD[mask]) @ self.q_DR
+            phi_NV[:, :-1] = ((self._hat_ND - self.mean_FD[mask]) / self.std_FD[mask]) @ self.q_DR
             for problem in range(part.start, part.stop):
                 for logit in range(n_logits):
                     out[problem, logit] = (weight_AKN[problem, logit][:, None] * phi_NV).T @ phi_NV

@@ -158,7 +158,7 @@ def _settle(kit: ArrayKit, batch: Batch, found: Values, precision: Precision) ->
         batch.values, batch.turned_AKV = found, turned_AKV
         batch.refused_A, batch.length_A, batch.slope_A = np.zeros(n, np.int64), np.ones(n), np.zeros(n)
         return
-    slope_A = kit.host(kit.xp.einsum("akv,akv->a", found.gradient_AKV, batch.step_AKV))
+    slope_A = kit.host(kit.dot(found.gradient_AKV, batch.step_AKV))
     fell_A = found.objective_A <= old.objective_A + SLACK[precision] * np.abs(old.objective_A)
     taken_A = fell_A & (slope_A <= OVERSHOOT * np.abs(batch.slope_A))
     length_A = np.where(taken_A, batch.length_A, 0.0)
@@ -198,7 +198,7 @@ def _turn(kit: ArrayKit, batch: Batch) -> None:
         turned_AKV = _where(kit, moved_A, turned_AKV, batch.turned_step_AKV)
     batch.turned_step_AKV = turned_AKV
     batch.step_AKV = kit.cast(_product(turned_AKV, batch.basis.vectors_CC.T), "float64")
-    batch.slope_A = kit.host(kit.xp.einsum("akv,akv->a", values.gradient_AKV, batch.step_AKV))
+    batch.slope_A = kit.host(kit.dot(values.gradient_AKV, batch.step_AKV))
 
 
 def _direction(kit: ArrayKit, batch: Batch) -> Array:
@@ -253,4 +253,4 @@ def _column(values_A: Float, like_AKV: Array) -> Array:
 
 def _dot(kit: ArrayKit, a_AKV: Array, b_AKV: Array) -> Float:
     """Return the inner product per problem."""
-    return kit.host(kit.xp.einsum("akv,akv->a", a_AKV, b_AKV)).astype(np.float64)
+    return kit.host(kit.dot(a_AKV, b_AKV)).astype(np.float64)

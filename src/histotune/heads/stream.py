@@ -80,13 +80,14 @@ class RowStream:
         self._buffers: dict[Precision, tuple[Array, Array]] = {}
         self._stored: Array = None
         self._fits = len(self._rows) * self.n_columns * 4 <= HELD_BYTES
-        if self._fits and kit.is_numpy:
+        in_order = self._fits and kit.is_numpy
+        if in_order:
             self._rows = self._rows[_by_pattern(weight_FN[:, self._rows] > 0)]
         self._every_row = len(self._rows) == len(x_ND) and bool((np.diff(self._rows) == 1).all())
         weight_FN = weight_FN[:, self._rows]
         self.weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
         self.y_N = np.asarray(y_N)[self._rows]
-        self._blocks = _cut(self.weight_FN > 0, BLOCK_ROWS if kit.is_numpy else DEVICE_BLOCK_ROWS)
+        self._blocks = _cut(self.weight_FN > 0, BLOCK_ROWS if kit.is_numpy else DEVICE_BLOCK_ROWS, in_order)
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused with the moments
             self._prepare()
 
@@ -260,11 +261,11 @@ def _by_pattern(used_FN: NDArray[np.bool_]) -> Int:
     return order if n_patterns <= MAX_PATTERNS else np.arange(used_FN.shape[1])
 
 
-def _cut(used_FN: NDArray[np.bool_], n_rows: int) -> list[Block]:
-    """Cut rows into blocks; where few patterns of masks lie together, also between them."""
+def _cut(used_FN: NDArray[np.bool_], n_rows: int, in_order: bool) -> list[Block]:
+    """Cut rows into blocks; where those that the same masks use lie together, also between them."""
     n = used_FN.shape[1]
     changes = 1 + np.flatnonzero((used_FN[:, 1:] != used_FN[:, :-1]).any(axis=0))
-    edges = [0, *(changes.tolist() if len(changes) < MAX_PATTERNS else []), n]
+    edges = [0, *(changes.tolist() if in_order and len(changes) < MAX_PATTERNS else []), n]
     parts = []
     for low, high in itertools.pairwise(edges):
         n_parts = -(-(high - low) // n_rows)
