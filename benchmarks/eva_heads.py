@@ -204,7 +204,7 @@ def _logits(peer: Peer) -> Result:
         if stopped.n_steps != int(found["n_steps"]) or abs(score - float(found["score"])) > 1e-6:
             peer_words = f"kaiko-eva after {found['n_steps']} at {found['score']}"
             raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}, {peer_words}")
-        x_val = peer.cohort.arrays()["x_val"]
+        x_val = np.asarray(peer.cohort.arrays()["x_val"], np.float32)
         for steps, theirs in (
             (1, found["logits_1"]),
             (100, found["logits_100"]),

@@ -372,7 +372,7 @@ def _distance(material: Material) -> float:
     embeddings = embed_only(config).embeddings
     if embeddings.n_computed:
         raise RuntimeError("the embeddings that were timed are not in the cache")
-    ours_ND = np.asarray(embeddings.matrix_ND[:, :384])
+    ours_ND = np.asarray(embeddings.matrix_ND[:, :384], np.float32)
     theirs_ND = np.stack([_eva_row(material, tile_id) for tile_id in embeddings.tile_ids])
     return float(np.abs(ours_ND - theirs_ND).max() / np.abs(theirs_ND).max())
 
