@@ -20,13 +20,13 @@ def trials_table(trials: pl.DataFrame) -> Table:
     """
     from rich.table import Table
 
-    table = Table(title="Trials: group-balanced log-loss, out of fold (lower is better; the chosen one is optimistic)")
+    table = Table(title="Trials: group-balanced log-loss, out of fold (lower is better)")
     weighted = "class_weight" in trials.columns and trials["class_weight"].n_unique() > 1
     names = ("pooling", *(["classes"] if weighted else []), "penalty", "log-loss", "SE over groups", "AUROC", "")
     for name in names:
         table.add_column(name, justify="left" if name in {"pooling", "classes", ""} else "right")
     for trial in trials.sort("pooling", *(["class_weight"] if weighted else []), "penalty").iter_rows(named=True):
-        remark = "chosen" if trial["chosen"] else _trouble(trial)
+        remark = "chosen, optimistic" if trial["chosen"] else _trouble(trial)
         numbers = (f"{trial[name]:.3f}" for name in ("log_loss", "log_loss_se", "auroc"))
         classes = [trial["class_weight"]] if weighted else []
         cells = (trial["pooling"], *classes, f"{trial['penalty']:.4g}", *numbers, remark)
