@@ -56,7 +56,7 @@ class SourcePlan:
         inside = (
             f"{len(sweep.penalties)} penalties chosen by {sweep.folds}-fold "
             f"{'image' if self.fit.fold_labels == 'image' else 'grouped'} cross-validation on group-balanced log-loss "
-            f"(seed {sweep.seed})"
+            f"(seed {sweep.seed}), {_finish(sweep)}"
         )
         leak = " LEAKY: tiles of one case stand, or may stand, on both sides." if self.split.leaky else ""
         if self.part:
@@ -235,3 +235,10 @@ def _require_training(tiles: TileSet, train_N: NDArray[np.bool_], split: Split, 
             fix=f"--train-magnification {present[0]}" if present else None,
         )
     require_classes(tiles.take(np.flatnonzero(train_N)), f"training with the split {split.name}")
+
+
+def _finish(sweep: SweepConfig) -> str:
+    """Return what else comes from the out-of-fold logits, in words."""
+    scaled = "no calibration" if sweep.calibration == "none" else f"{sweep.calibration} scaling"
+    rule = "the most probable class" if sweep.threshold == "0.5" else f"a threshold for {sweep.threshold}"
+    return f"{scaled} and {rule} from the same out-of-fold logits"

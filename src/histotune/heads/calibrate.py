@@ -142,6 +142,7 @@ def fit_temperatures(logit_nK: Float, y_n: Int, weight_Bn: Float, start: float =
     derivatives = _derivatives(logit_nK, y_n, weight_Bn)
     low_B = np.full(len(weight_Bn), 1.0 / MAX_TEMPERATURE)
     high_B = np.full(len(weight_Bn), MAX_TEMPERATURE)
+    beyond_B, short_B = derivatives(high_B)[0] < 0, derivatives(low_B)[0] > 0  # the optimum lies outside the bounds
     beta_B = np.full(len(weight_Bn), 1.0 / start)
     for _ in range(MAX_STEPS):
         slope_B, bend_B = derivatives(beta_B)
@@ -154,7 +155,8 @@ def fit_temperatures(logit_nK: Float, y_n: Int, weight_Bn: Float, start: float =
         beta_B = new_B
         if moved < STEP_TOLERANCE:
             break
-    return np.asarray(1.0 / beta_B)
+    ends_B = np.where(beyond_B, MAX_TEMPERATURE, 1.0 / MAX_TEMPERATURE)
+    return np.asarray(1.0 / np.where(beyond_B | short_B, ends_B, beta_B))
 
 
 def _derivatives(logit_nK: Float, y_n: Int, weight_Bn: Float) -> Callable[[Float], tuple[Float, Float]]:
