@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -16,9 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from histotune.embeddings.records import ColumnBlock
 from histotune.heads import fit_cache
+from histotune.heads.config import SweepConfig
 from histotune.heads.fit_cache import FitCache, fit_key, hash_array
 from histotune.heads.logistic import FitProblems, FitSettings, FitSolution
+from histotune.heads.sweep import SweepSupport, sweep
+from tests.heads.samples import make_task
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 6)).astype(np.float32)
@@ -101,8 +104,8 @@ def test_changed_code_misses(tmp_path: Path, calls: list[int], monkeypatch: pyte
     assert len(calls) == 2
 
 
-@given(st.integers(1, 50), st.integers(1, 5), st.sampled_from(["<f4", "<f8", "<i8", "|b1"]), st.integers(8, 400))
-@settings(max_examples=30)
+@given(st.integers(1, 50), st.integers(1, 5), st.sampled_from(["<f4", "<f8", "<i8", "|b1"]), st.integers(64, 400))
+@settings(max_examples=30, deadline=None)
 def test_the_hash_sees_values_and_not_their_layout(n: int, d: int, kind: str, block: int) -> None:
     values = np.random.default_rng(n * 7 + d).integers(0, 9, (n, d)).astype(kind)
     with pytest.MonkeyPatch.context() as patch:
@@ -171,45 +174,35 @@ def test_a_cache_that_cant_be_written_costs_no_sweep(tmp_path: Path, caplog: pyt
     assert "not kept" in caplog.text
 
 
-KILLED = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from histotune.heads.config import SweepConfig
-from histotune.heads.fit_cache import FitCache
-from histotune.heads import fit_cache
-from histotune.heads.sweep import SweepSupport, sweep
-from histotune.embeddings.records import ColumnBlock
-from tests.heads.samples import make_task
-import os, signal
-real, solved = fit_cache.fit_batch, []
-def count(*arguments):
-    solved.append(1)
-    if len(solved) > int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-fit_cache.fit_batch = count
-embeddings, task = make_task(dim=30)
-blocks = (ColumnBlock("a", 0, 10), ColumnBlock("b", 10, 20), ColumnBlock("c", 20, 30))
-embeddings = replace(embeddings, blocks=blocks)
-config = SweepConfig(penalties=(0.01, 0.1, 1.0), folds=4, poolings=(("a",), ("b",), ("c",)))
-results = sweep(embeddings, task, config, SweepSupport(FitCache(Path(sys.argv[1]) if sys.argv[1] else None)))
-print(len(solved), [result.head.head_id for result in results], [result.trials.rows() for result in results])
-"""
+def sweep_three(folder: Path | None, kill_after: int) -> tuple[int, str]:
+    """Sweep three poolings; the process kills itself when one more call of the solver would follow."""
+    real, n_solved = fit_cache.fit_batch, 0
 
+    def count(*arguments: object) -> FitSolution:
+        nonlocal n_solved
+        n_solved += 1
+        if n_solved > kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)  # type: ignore[arg-type]
 
-def run_killed(folder: Path | str, kill_after: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), str(folder), str(kill_after)], text=True,
-                          capture_output=True, cwd=Path(__file__).parents[2], check=False)  # fmt: skip
+    embeddings, task = make_task(dim=30)
+    blocks = tuple(ColumnBlock(name, 10 * i, 10 * i + 10) for i, name in enumerate("abc"))
+    config = SweepConfig(penalties=(0.01, 0.1, 1.0), folds=4, poolings=(("a",), ("b",), ("c",)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_cache, "fit_batch", count)
+        results = sweep(replace(embeddings, blocks=blocks), task, config, SweepSupport(FitCache(folder)))
+    return n_solved, repr([(result.head.head_id, result.trials.rows()) for result in results])
 
 
 def test_a_sweep_killed_between_poolings_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    killed = run_killed(tmp_path, 2)
+    code = (
+        f"from pathlib import Path\nfrom tests.heads.test_fit_cache import *\nsweep_three(Path({str(tmp_path)!r}), 2)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob("*.safetensors"))) == 2
-    resumed, whole = run_killed(tmp_path, 99), run_killed("", 99)
-    assert resumed.returncode == whole.returncode == 0, resumed.stderr + whole.stderr
-    n_resumed, _, found = resumed.stdout.partition(" ")
-    n_whole, _, expected = whole.stdout.partition(" ")
-    assert found == expected
-    assert int(n_resumed) == int(n_whole) - 2
+    n_resumed, resumed = sweep_three(tmp_path, 99)
+    n_whole, whole = sweep_three(None, 99)
+    assert resumed == whole
+    assert n_resumed == n_whole - 2
+    assert sweep_three(tmp_path, 0) == (0, whole)  # nothing is left to solve

@@ -111,12 +111,21 @@ def test_fits_in_small_calls_are_the_same(monkeypatch: pytest.MonkeyPatch) -> No
                                rtol=1e-5)  # fmt: skip
 
 
-def test_too_few_groups_and_few_groups_per_class_are_said() -> None:
-    embeddings, task = make_task(n_groups=5, n=60)
-    head = sweep(embeddings, task, SweepConfig(folds=2, penalties=(0.1,)))[-1].head
-    config = SweepConfig(folds=2, penalties=(0.1,), label_efficiency=LabelEfficiencyConfig(draws=1))
-    with pytest.raises(UserError, match="at least two sizes"):
-        label_efficiency(embeddings, task, (head, config), INTERVAL)
-    few = config.model_copy(update={"label_efficiency": LabelEfficiencyConfig(draws=1, sizes=(1, 2))})
-    with pytest.raises(UserError, match="hold every class"):
+def test_sizes_whose_subsets_lack_a_class_are_left_out_and_too_few_sizes_are_said() -> None:
+    embeddings, task = make_task(n_groups=12, n=80)
+    config = CONFIG.model_copy(update={"folds": 3, "label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(1, 4, 6))})
+    head = sweep(embeddings, task, config)[-1].head
+    table = label_efficiency(embeddings, task, (head, config), INTERVAL)
+    assert set(table["n_groups"]) == {4, 6}
+    few = config.model_copy(update={"label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(1, 6))})
+    with pytest.raises(UserError, match="two sizes whose subsets hold every class"):
         label_efficiency(embeddings, task, (head, few), INTERVAL)
+
+
+def test_intervals_are_refused_with_the_reason_below_five_groups_per_class() -> None:
+    embeddings, task = make_task(n_groups=8, n=60)
+    config = CONFIG.model_copy(update={"folds": 2, "label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(2, 4))})
+    head = sweep(embeddings, task, config)[-1].head
+    table = label_efficiency(embeddings, task, (head, config), INTERVAL)
+    assert table["low"].null_count() == len(table)
+    assert all("has 4 groups" in reason for reason in table["method"])

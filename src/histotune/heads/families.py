@@ -1,4 +1,4 @@
-"""A family of heads: what a sweep asks of logistic regression, ridge and SGD heads alike.
+"""A family of heads: what a sweep asks of logistic regression and SGD heads alike.
 
 A family lists its trials, gives the out-of-fold logits of all of them, and refits the chosen ones. It sees embeddings,
 labels, training sets and their folds; it never chooses. Everything it fits (standardisation too) it fits on the rows
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.heads.fit_cache import FitCache
 
 if TYPE_CHECKING:
@@ -196,20 +195,14 @@ def make_family(config: SweepConfig) -> Family:
 
     Returns:
         The family, ready to list its trials.
-
-    Raises:
-        UserError: This version can't train that family.
     """
     if config.family == "logistic":
         from histotune.heads.logistic_family import LogisticFamily
 
         return LogisticFamily(config)
-    if config.family == "sgd":
-        from histotune.heads.sgd.family import SgdFamily
+    from histotune.heads.sgd.family import SgdFamily
 
-        return SgdFamily(config)
-    raise UserError("this version can't sweep that family of heads", value=config.family, allowed="logistic, sgd",
-                    fix="--set sweep.family=logistic")  # fmt: skip
+    return SgdFamily(config)
 
 
 def tell(

@@ -241,7 +241,7 @@ def _metrics(data: SweepData, part: TrainingSet) -> dict[str, Callable[[Sample],
     def group_loss(sample: Sample) -> Callable[[Float], Float]:
         loss_n = -np.log(np.maximum(sample.probability_NK[np.arange(len(sample.y_N)), sample.y_N], 1e-300))
         loss_G = loss_n @ group_means(part.group_n, part.n_groups)
-        return lambda counts_BG: (counts_BG @ loss_G) / counts_BG.sum(axis=1)
+        return lambda counts_BG: np.asarray((counts_BG @ loss_G) / counts_BG.sum(axis=1))
 
     found: dict[str, Callable[[Sample], Callable[[Float], Float]]] = {"log_loss": group_loss}
     found["balanced_accuracy"] = library("balanced_accuracy")

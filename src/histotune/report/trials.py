@@ -36,7 +36,7 @@ def trials_table(trials: pl.DataFrame, n_groups: int, top: int = TOP) -> Table:
 
     ranked = trials.sort("log_loss", nulls_last=True, maintain_order=True).with_row_index("rank", 1)
     shown = ranked.filter((ranked["rank"] <= top) | ranked["chosen"])
-    names = setting_names(trials)
+    names = [name for name in setting_names(trials) if name != "class_weight" or trials[name].n_unique() > 1]
     table = Table(
         title=f"Trials: group-balanced log-loss, out of fold, lower is better ({len(shown)} of {len(trials)})"
     )

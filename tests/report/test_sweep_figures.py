@@ -1,0 +1,94 @@
+"""Plots of a sweep: every line is there, diverged trials are not, and saved pictures stand alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+
+import polars as pl
+
+from histotune.evaluation.records import Artifacts
+from histotune.report.folder import load_run, save_run
+from histotune.report.growth_figures import growth_figure
+from histotune.report.page import render_page
+from histotune.report.sweep_figures import TrainedOn, penalty_figure
+from histotune.report.sweep_folder import save_plots
+from tests.report.made_up import made_inputs, made_predictions, made_trials
+
+KNOWN = {"breakhis 100X": TrainedOn(True, 2), "pcam train": TrainedOn(False, 2)}
+
+
+def made_growth(*, refused: bool = False) -> pl.DataFrame:
+    rows = [
+        (metric, n, 6.0 * n, value, None if refused else value - 0.05, None if refused else value + 0.04, 5,
+         "class 'benign' has 2 groups; an interval needs 5" if refused else "percentile bootstrap")
+        for metric, start, step in (("auroc", 0.6, 0.05), ("balanced_accuracy", 0.55, 0.05), ("log_loss", 0.7, -0.04))
+        for n, value in ((n, start + step * k) for k, n in enumerate((4, 8, 16, 22)))
+    ]  # fmt: skip
+    names = ("metric", "n_groups", "n_tiles", "value", "low", "high", "n_draws", "method")
+    return pl.DataFrame(rows, schema=names, orient="row", schema_overrides={"low": pl.Float64, "high": pl.Float64})
+
+
+def test_a_line_per_pooling_and_weighting_and_a_panel_per_training_set() -> None:
+    trials = made_trials().with_columns(class_weight=pl.lit("none"))
+    both = pl.concat([trials, trials.with_columns(class_weight=pl.lit("balanced"), chosen=pl.lit(False))])
+    figure = penalty_figure(both, KNOWN)
+    assert figure is not None
+    assert len(figure.panels) == 2
+    assert [panel.count("<polyline") for panel in figure.panels] == [4, 4]
+    assert [name for _, name in figure.legend] == [
+        f"{pooling}, classes {how}" for how in ("as they are", "balanced") for pooling in ("pooled", "stage4")
+    ]
+    assert "optimistic" in figure.caption
+
+
+def test_diverged_trials_are_not_drawn_and_families_without_a_penalty_have_no_plot() -> None:
+    trials = made_trials().head(9).with_columns(trained_on=pl.lit("pcam train"))
+    broken = trials.with_columns(log_loss=pl.when(pl.col("penalty") < 1e-3).then(math.nan).otherwise("log_loss"))
+    figure = penalty_figure(broken, KNOWN)
+    assert figure is not None
+    assert "nan" not in figure.panels[0].lower()
+    assert "6 trials" in figure.panels[0]
+    assert penalty_figure(trials.drop("penalty"), KNOWN) is None
+    assert penalty_figure(trials.with_columns(log_loss=pl.lit(math.nan)), KNOWN) is None
+
+
+def test_growth_has_a_panel_per_metric_with_every_number_in_words() -> None:
+    figure = growth_figure(made_growth(), synthetic=True)
+    assert figure is not None
+    assert len(figure.panels) == 3
+    assert "22 groups: 0.750 [0.700, 0.790]" in figure.panels[0]
+    assert all("SYNTHETIC" in panel for panel in figure.panels)
+    assert "5 draws" in figure.caption and "percentile bootstrap" in figure.caption
+    assert figure.panels[0].count('class="whisker"') == 4
+
+
+def test_growth_says_why_there_is_no_interval() -> None:
+    figure = growth_figure(made_growth(refused=True), synthetic=False)
+    assert figure is not None
+    assert "needs 5" in figure.caption and "band" not in figure.panels[0]
+    assert growth_figure(made_growth().clear(), synthetic=False) is None
+
+
+def test_the_page_and_the_run_folder_keep_the_growth(tmp_path: Path) -> None:
+    inputs = made_inputs(artifacts=Artifacts(made_predictions(), made_trials(), made_growth()))
+    save_run(inputs, tmp_path)
+    again = load_run(tmp_path)
+    assert again.artifacts.label_efficiency is not None
+    assert again.artifacts.label_efficiency.equals(made_growth())
+    assert render_page(again) == render_page(inputs)
+    assert "What more training groups would bring" in render_page(inputs)
+    assert "What more training groups would bring" not in render_page(made_inputs())
+
+
+def test_saved_plots_open_by_themselves(tmp_path: Path) -> None:
+    save_plots(penalty_figure(made_trials(), KNOWN), "penalty", tmp_path)
+    save_plots(None, "nothing", tmp_path)
+    files = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert files == ["penalty-2.svg", "penalty.svg"]
+    root = ElementTree.fromstring((tmp_path / "plots" / "penalty.svg").read_text(encoding="utf-8"))
+    (style,) = root.findall("{http://www.w3.org/2000/svg}style")
+    used = {name for item in root.iter() for name in item.get("class", "").split()}
+    assert {"curve", "tick", "band"} <= used
+    assert all(f".{name} " in (style.text or "") for name in ("curve", "tick", "band", "axis"))
