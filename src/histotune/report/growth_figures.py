@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TITLES = {
-    "auroc": "AUROC (higher is better)",
-    "balanced_accuracy": "Balanced accuracy (higher is better)",
-    "log_loss": "Group-balanced log-loss (lower is better)",
+    "auroc": ("AUROC", "higher is better"),
+    "balanced_accuracy": ("Balanced accuracy", "higher is better"),
+    "log_loss": ("Group-balanced log-loss", "lower is better"),
 }
 LOOK = Look(BLUE, "disc")
 MIN_GAP_PX = 24.0
@@ -54,14 +54,14 @@ def growth_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
     if table.is_empty():
         return None
     panels = []
-    for metric, title in TITLES.items():
+    for metric, (title, direction) in TITLES.items():
         rows = table.filter((pl.col("metric") == metric) & pl.col("value").is_finite()).sort("n_groups")
         if len(rows) > 1:
-            panels.append(_panel(rows, title, synthetic=synthetic))
+            panels.append(_panel(rows, title, direction, synthetic=synthetic))
     return Figure(tuple(panels), (), _caption(table)) if panels else None
 
 
-def _panel(rows: pl.DataFrame, title: str, *, synthetic: bool) -> Markup:
+def _panel(rows: pl.DataFrame, title: str, direction: str, *, synthetic: bool) -> Markup:
     points = [(math.log2(n), value) for n, value in rows.select("n_groups", "value").iter_rows()]
     limits = [(x, low, high) for (x, _), low, high in zip(points, rows["low"], rows["high"], strict=True)
               if low is not None and high is not None]  # fmt: skip
@@ -72,7 +72,7 @@ def _panel(rows: pl.DataFrame, title: str, *, synthetic: bool) -> Markup:
         + ("" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]")
         for row in rows.iter_rows(named=True)
     )
-    parts = [heading(title, synthetic), y_axis(frame, ticks, [f"{tick:.2f}" for tick in ticks], "")]
+    parts = [heading(title, synthetic), y_axis(frame, ticks, [f"{tick:.2f}" for tick in ticks], direction)]
     if limits:
         upper = [(frame.x(x), frame.y(high)) for x, _, high in limits]
         lower = [(frame.x(x), frame.y(low)) for x, low, _ in limits]
@@ -87,7 +87,7 @@ def _panel(rows: pl.DataFrame, title: str, *, synthetic: bool) -> Markup:
     missing = rows.filter(pl.col("low").is_null())
     if len(missing):
         parts.append(text(frame.right_px, frame.top_px + 12, "no interval where none is drawn", "small", anchor="end"))
-    alt = f"{title} against the number of training groups. {told}."
+    alt = f"{title} ({direction}) against the number of training groups. {told}."
     return drawing(frame.bottom_px + 44, Panel(title, synthetic, alt).words, parts)
 
 
