@@ -205,13 +205,10 @@ def _logits(peer: Peer) -> Result:
             peer_words = f"kaiko-eva after {found['n_steps']} at {found['score']}"
             raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}, {peer_words}")
         x_val = peer.cohort.arrays()["x_val"]
-        for steps, theirs in (
-            (1, found["logits_1"]),
-            (100, found["logits_100"]),
-            (stopped.n_steps, found["logits_last"]),
-        ):
+        for steps, name in ((1, "logits_1"), (100, "logits_100"), (stopped.n_steps, "logits_last")):
             (head,) = _train(peer.cohort, [seed], steps, None, keep_last=True)
-            differences.append(float(np.abs(head_logits(head, x_val) - theirs).max()))  # type: ignore[arg-type]
+            theirs_NK = np.asarray(found[name], np.float64)
+            differences.append(float(np.abs(head_logits(head, x_val) - theirs_NK).max()))
     return measured(LOGITS, [max(differences[3 * seed : 3 * seed + 3]) for seed in range(3)], threads=N_CORES)
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "histotune"
 TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
-    "deploy", "config", "recipes", "arms", "experiment", "workflow", "doctor", "commands",
+    "deploy", "config", "recipes", "arms", "experiment", "workflow", "doctor", "protocol_run", "commands",
     "data_commands", "backbone_commands", "cache_commands", "leaderboard_commands", "cli_data", "cli_backbones",
     "cli_cache", "cli", "__main__",
 )  # fmt: skip

@@ -92,7 +92,7 @@ def uni_logistic(
         optimiser.zero_grad()
         fit = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, weight, bias), y)
         loss: torch.Tensor = fit + strength * 0.5 * weight.norm()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
