@@ -204,14 +204,10 @@ def _logits(peer: Peer) -> Result:
         if stopped.n_steps != int(found["n_steps"]) or abs(score - float(found["score"])) > 1e-6:
             peer_words = f"kaiko-eva after {found['n_steps']} at {found['score']}"
             raise RuntimeError(f"stopped after {stopped.n_steps} steps at {score}, {peer_words}")
-        x_val = np.asarray(peer.cohort.arrays()["x_val"], np.float32)
-        for steps, theirs in (
-            (1, found["logits_1"]),
-            (100, found["logits_100"]),
-            (stopped.n_steps, found["logits_last"]),
-        ):
-            theirs_NK = np.asarray(theirs, np.float64)
+        x_val = peer.cohort.x_ND[N_TRAIN:]
+        for steps, name in ((1, "logits_1"), (100, "logits_100"), (stopped.n_steps, "logits_last")):
             (head,) = _train(peer.cohort, [seed], steps, None, keep_last=True)
+            theirs_NK = np.asarray(found[name], np.float64)
             differences.append(float(np.abs(head_logits(head, x_val) - theirs_NK).max()))
     return measured(LOGITS, [max(differences[3 * seed : 3 * seed + 3]) for seed in range(3)], threads=N_CORES)
 

@@ -49,9 +49,8 @@ def test_a_kept_solution_is_the_solved_one_to_the_last_bit(tmp_path: Path, calls
     read = FitCache(tmp_path).fit_batch(X, Y, PROBLEMS, SETTINGS)
     assert len(calls) == 2
     assert same(fresh, solved) and same(solved, read)
-    assert [getattr(read, item.name).dtype for item in fields(FitSolution)] == [
-        getattr(solved, item.name).dtype for item in fields(FitSolution)
-    ]
+    arrays = [item.name for item in fields(FitSolution) if item.name != "passes"]
+    assert [getattr(read, name).dtype for name in arrays] == [getattr(solved, name).dtype for name in arrays]
 
 
 def changed_label() -> np.ndarray:

@@ -78,9 +78,12 @@ class FitCache:
             "mask_index_P": np.asarray(problems.mask_index_P, np.int64),
             "penalty_P": np.asarray(problems.penalty_P, np.float64),
         }  # fmt: skip
+        if problems.columns_index_P is not None:
+            inputs["columns_index_P"] = np.asarray(problems.columns_index_P, np.int64)
+        inputs |= {f"columns {number}": np.asarray(one, np.int64) for number, one in enumerate(problems.columns)}
         facts = {"solver": "logistic", "n_classes": problems.n_classes, **asdict(settings)}
         found: dict[str, Any] = self.recall(inputs, facts, lambda: vars(fit_batch(x_ND, y_N, problems, settings)))
-        return FitSolution(**found)
+        return FitSolution(**{**found, "passes": int(np.asarray(found["passes"]).item())})
 
     def recall(
         self,

@@ -74,7 +74,7 @@ def eva_by_hand(data: ProtocolData, config: EvaConfig, seed: int) -> tuple[np.nd
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_eva_equals_plain_torch(n_classes: int) -> None:
     data = data_of(n_classes)
-    config = EvaConfig(runs=3, max_steps=240, batch_size=32, patience=9, lr=3e-3, seed=7)
+    config = EvaConfig(runs=2, max_steps=100, batch_size=32, patience=6, lr=3e-3, seed=7)
     (arm,) = eva(data, config, "cpu")
     for number, run in enumerate(arm.runs):
         predicted, kept, trained = eva_by_hand(data, config, 7 + number)
