@@ -17,16 +17,14 @@ LayerScale, residual sums and the SwiGLU's product between the matrix products.
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 import statistics
 from collections import deque
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from benchmarks.gpu_command import run_gpu_script
 from benchmarks.harness import Arm, Claim, Part, Result, alternate, measured, not_measured, ratios
 
 if TYPE_CHECKING:
@@ -369,17 +367,9 @@ def _empty_cache(plan: Plan) -> None:
 
 def main() -> None:
     """Measure everything and write one JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_midnight")
-    parser.add_argument("--out", type=Path, help="file to write; printed where left out")
-    parser.add_argument("--smoke", action="store_true", help="a tiny network on the CPU: every step, no claim")
-    options = parser.parse_args()
     plan = Plan(TINY, "cpu", "bf16", 2, n_check=8, matmul_side=128)
-    data: object = asdict(study(plan)) if options.smoke else [result.as_dict() for result in measure()]
-    text = json.dumps(data, indent=1)
-    if options.out is None:
-        print(text)
-    else:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    run_gpu_script("gpu_midnight", measure, lambda: asdict(study(plan)),
+                   "a tiny network on the CPU: every step, no claim")  # fmt: skip
 
 
 if __name__ == "__main__":

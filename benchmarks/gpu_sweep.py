@@ -11,16 +11,14 @@ problems; TF32 is never used, because half of float32's digits would be missing 
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.gpu_command import run_gpu_script
 from benchmarks.harness import Claim, Part, Result, measured, not_measured
 
 if TYPE_CHECKING:
@@ -195,16 +193,8 @@ def _peak_gb(device: str) -> float | None:
 
 def main() -> None:
     """Measure everything and write one JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_sweep")
-    parser.add_argument("--out", type=Path, help="file to write; printed where left out")
-    parser.add_argument("--smoke", action="store_true", help="tiny sweeps with torch on the CPU: every step, no claim")
-    options = parser.parse_args()
-    data: object = asdict(study(TINY, "torch:cpu")) if options.smoke else [result.as_dict() for result in measure()]
-    text = json.dumps(data, indent=1)
-    if options.out is None:
-        print(text)
-    else:
-        options.out.write_text(text + "\n", encoding="utf-8")
+    run_gpu_script("gpu_sweep", measure, lambda: asdict(study(TINY, "torch:cpu")),
+                   "tiny sweeps with torch on the CPU: every step, no claim")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from eva.core.data.datamodules import schemas
 from eva.core.metrics import AverageLoss, MulticlassClassificationMetrics, structs
 from eva.core.models import modules
 from eva.core.trainers import functional
+from given_order import GivenOrder
 from lightning.pytorch import callbacks
 
 N_WORKERS = 4  # as in eva's configurations
@@ -40,20 +41,6 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, row):
         return self.x[row], self.y[row]
-
-
-class GivenOrder(torch.utils.data.Sampler):
-    """The rows of every epoch as they were given."""
-
-    def __init__(self, order_EN):
-        self.order_EN, self.epoch = order_EN, 0
-
-    def __len__(self):
-        return self.order_EN.shape[1]
-
-    def __iter__(self):
-        self.epoch += 1
-        return iter(self.order_EN[self.epoch - 1].tolist())
 
 
 class Recorder(callbacks.Callback):

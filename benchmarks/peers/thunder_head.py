@@ -20,6 +20,7 @@ for name in ("torchaudio", "torchaudio.functional"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__spec__ = importlib.machinery.ModuleSpec(name, None)
 
+from given_order import GivenOrder
 from omegaconf import OmegaConf
 from thunder.models.task_specific_models import GridSearchClassificationHead
 from thunder.tasks import train_eval_probe
@@ -38,20 +39,6 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, row):
         return {"emb": self.x[row], "label": self.y[row]}
-
-
-class GivenOrder(torch.utils.data.Sampler):
-    """The rows of every epoch as they were given."""
-
-    def __init__(self, order_EN):
-        self.order_EN, self.epoch = order_EN, 0
-
-    def __len__(self):
-        return self.order_EN.shape[1]
-
-    def __iter__(self):
-        self.epoch += 1
-        return iter(self.order_EN[self.epoch - 1].tolist())
 
 
 def main():

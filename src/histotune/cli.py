@@ -159,11 +159,7 @@ def run(
 ) -> None:
     """Run a whole experiment and write its report.
 
-    histotune run breakhis --data BreaKHis_v1 --train-magnification 100X
-
     histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
-
-    histotune run tiles --data my_tiles.csv
 
     histotune run --from runs/breakhis --out runs/again
     """

@@ -149,12 +149,16 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
             LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
             crew.leave_out(found, error.tiles)
         except CompilationError as error:
-            if request.rank.world_size > 1:
-                raise UserError(f"torch.compile failed on {request.rank}: {error}", fix="run again with --set "
-                                "embedding.compile=off, on all ranks") from error  # fmt: skip
-            LOG.warning("torch.compile failed, going on without it: %s", error)
-            not_compiled = f"; not compiled: {error}"
-            request = replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
+            request, not_compiled = _without_compiling(request, error), f"; not compiled: {error}"
+
+
+def _without_compiling(request: EmbedRequest, error: CompilationError) -> EmbedRequest:
+    """Return the request for the plain network; several ranks must agree on it, so there it is the user's to say."""
+    if request.rank.world_size > 1:
+        raise UserError(f"torch.compile failed on {request.rank}: {error}",
+                        fix="run again with --set embedding.compile=off, on all ranks") from error  # fmt: skip
+    LOG.warning("torch.compile failed, going on without it: %s", error)
+    return replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
 
 
 def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:

@@ -61,8 +61,12 @@ def hidden_units(layer: HiddenLayer, x_nD: NDArray[np.float64]) -> NDArray[np.fl
     Returns:
         float64, (n, H).
     """
-    z_nH = x_nD @ layer.weight_HD.T + layer.bias_H
-    if layer.activation == "relu":
+    return activated(x_nD @ layer.weight_HD.T + layer.bias_H, layer.activation)
+
+
+def activated(z_nH: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
+    """Return ``relu`` or ``gelu`` of hidden units."""
+    if activation == "relu":
         return np.maximum(z_nH, 0.0)
     from scipy.special import ndtr  # the exact GELU (Hendrycks & Gimpel 2016): z times the normal distribution at z
 

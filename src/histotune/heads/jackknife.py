@@ -47,9 +47,24 @@ def jackknife_interval(value: float, left_out_G: Float, level: float = LEVEL) ->
     Returns:
         Both ends, on that scale.
     """
+    return t_interval(value, jackknife_se(left_out_G), len(left_out_G), level)
+
+
+def t_interval(value: float, standard_error: float, n_groups: int, level: float = LEVEL) -> tuple[float, float]:
+    """Return value -+ t(G - 1) * standard error.
+
+    Args:
+        value: A statistic.
+        standard_error: Its standard error over groups.
+        n_groups: Their number.
+        level: Nominal coverage.
+
+    Returns:
+        Both ends.
+    """
     from scipy.special import stdtrit
 
-    half = float(stdtrit(len(left_out_G) - 1, 0.5 + level / 2.0)) * jackknife_se(left_out_G)
+    half = float(stdtrit(n_groups - 1, 0.5 + level / 2.0)) * standard_error
     return value - half, value + half
 
 

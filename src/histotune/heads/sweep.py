@@ -76,14 +76,19 @@ def sweep(
     rest = iter(solved[len(parts) :])
     results = []
     for one, how, group in zip(solved[: len(parts)], honesty, outer, strict=True):
-        selection = describe_selection(one.scores, procedure.trials, one.choice, config.selection_rule)
-        if how == "bias-corrected":
-            selection = bias_corrected(selection, one, data.y_n[one.part.rows], procedure)
-        elif how == "nested":
-            selection = nested(selection, one.part, [next(rest) for _ in group], (data, procedure))
+        selection = _selection((data, procedure), one, how, [next(rest) for _ in group])
         n_fits = sum(len(procedure.trials) * part.n_folds + 1 for part in (one.part, *group))
         results.append(_result((data, task, procedure), one, selection, n_fits))
     return tuple(results)
+
+
+def _selection(context: tuple[SweepData, Procedure], one: Solved, how: Honesty, outer: Sequence[Solved]) -> Selection:
+    """Describe a choice, with an estimate of the whole procedure where one is asked for."""
+    data, procedure = context
+    selection = describe_selection(one.scores, procedure.trials, one.choice, procedure.config.selection_rule)
+    if how == "bias-corrected":
+        return bias_corrected(selection, one, data.y_n[one.part.rows], procedure)
+    return nested(selection, one.part, outer, context) if how == "nested" else selection
 
 
 def _honesty_by_set(task: SweepTask, config: SweepConfig) -> list[Honesty]:

@@ -165,16 +165,20 @@ def load_views(
         tiles = _in_order(pool, decode, wanted, ahead, find_all_bad)
         with closing(tiles):
             for size in batch_sizes:
-                batch = list(islice(tiles, size))
-                if len({tile.plan for tile in batch}) > 1:
-                    on_device.stop()
-                    batch = [_made(tile, view) for tile in batch]
-                yield Views(
-                    np.concatenate([tile.inputs_KSSC for tile in batch]),
-                    tuple(tile.content for tile in batch),
-                    tuple(len(tile.inputs_KSSC) for tile in batch),
-                    batch[0].plan if batch else None,
-                )
+                yield _together(list(islice(tiles, size)), view, on_device)
+
+
+def _together(batch: list[_Tile], view: ViewConfig, on_device: DeviceViews) -> Views:
+    """Return the tiles of a batch as one array; where they differ in size, the device gets finished inputs."""
+    if len({tile.plan for tile in batch}) > 1:
+        on_device.stop()
+        batch = [_made(tile, view) for tile in batch]
+    return Views(
+        np.concatenate([tile.inputs_KSSC for tile in batch]),
+        tuple(tile.content for tile in batch),
+        tuple(len(tile.inputs_KSSC) for tile in batch),
+        batch[0].plan,
+    )
 
 
 def _made(tile: _Tile, view: ViewConfig) -> _Tile:

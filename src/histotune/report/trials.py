@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from histotune.heads.jackknife import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
 from histotune.tracking import CONTEXT, OUTCOME
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from histotune.heads.families import Tried
 
 TOP = 10
-MIN_GROUPS = 5
 OPTIMISTIC = "optimistic: the lowest of several was selected"
 
 
@@ -85,10 +85,8 @@ def interval_words(value: float, standard_error: float | None, n_groups: int) ->
     """
     if standard_error is None or not math.isfinite(standard_error) or n_groups < MIN_GROUPS:
         return "-"
-    from scipy.special import stdtrit
-
-    half = float(stdtrit(n_groups - 1, 0.975)) * standard_error
-    return f"[{max(0.0, value - half):.3f}, {value + half:.3f}]"
+    low, high = t_interval(value, standard_error, n_groups)
+    return f"[{max(0.0, low):.3f}, {high:.3f}]"
 
 
 class BestSoFar:

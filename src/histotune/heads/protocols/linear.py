@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.protocols.records import ProtocolRun, metric_value, softmax
+from histotune.heads.apply import BLOCK_ROWS, softmax
+from histotune.heads.protocols.records import ProtocolRun, metric_value
+from histotune.heads.sgd.outcome import head_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.protocols.records import ProtocolData, ProtocolMetric
     from histotune.heads.sgd.records import TrainedHead
-
-BLOCK_ROWS = 8192
 
 
 def linear_run(data: ProtocolData, head: TrainedHead, metric: ProtocolMetric, chosen: str) -> ProtocolRun:
@@ -41,13 +41,9 @@ def linear_run(data: ProtocolData, head: TrainedHead, metric: ProtocolMetric, ch
 
 def linear_logits(data: ProtocolData, head: TrainedHead) -> NDArray[np.float64]:
     """Return logits (n, K) of the scored tiles; 0 for class 0 where the layer has a single output."""
-    (layer,) = head.layers
-    weight_KD, bias_K = layer.weight_OI.astype(np.float64), layer.bias_O.astype(np.float64)
-    if len(weight_KD) == 1:
-        weight_KD = np.concatenate([np.zeros_like(weight_KD), weight_KD])
-        bias_K = np.concatenate([np.zeros(1), bias_K])
-    out_nK = np.empty((len(data.scored_rows), len(bias_K)))
-    for start in range(0, len(out_nK), BLOCK_ROWS):
-        rows = data.scored_rows[start : start + BLOCK_ROWS]
-        out_nK[start : start + len(rows)] = data.take(rows).astype(np.float64) @ weight_KD.T + bias_K
-    return out_nK
+    rows = data.scored_rows
+    parts = [
+        head_logits(head, data.take(rows[start : start + BLOCK_ROWS])) for start in range(0, len(rows), BLOCK_ROWS)
+    ]
+    logit_nO = np.concatenate(parts)
+    return np.pad(logit_nO, ((0, 0), (1, 0))) if logit_nO.shape[1] == 1 else logit_nO

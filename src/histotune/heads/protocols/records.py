@@ -96,12 +96,6 @@ class ProtocolArm:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
 
 
-def softmax(logit_nK: Float) -> Float:
-    """Return class probabilities."""
-    e_nK = np.exp(logit_nK - logit_nK.max(axis=1, keepdims=True))
-    return np.asarray(e_nK / e_nK.sum(axis=1, keepdims=True))
-
-
 def decided(share_nK: Float) -> Float:
     """Return shares whose ties go to the lower class, as the argmax of a vote does, whatever reads them later."""
     n_classes = share_nK.shape[1]

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from histotune.heads.apply import softmax
 from histotune.heads.few_shots import uni_shot
 from histotune.heads.neighbours import nearest_neighbours, vote
-from histotune.heads.protocols.records import ProtocolArm, ProtocolRun, metric_value, softmax
+from histotune.heads.protocols.records import ProtocolArm, ProtocolRun, metric_value
 from histotune.heads.protocols.votes import averaged_draws, few_shot_draws, one_run
 
 if TYPE_CHECKING:

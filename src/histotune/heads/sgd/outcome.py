@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.heads.apply import activated
 from histotune.heads.sgd.records import Curve, Layer, TrainedHead
 
 if TYPE_CHECKING:
@@ -69,11 +70,9 @@ def head_logits(head: TrainedHead, x_nD: NDArray[np.floating], activation: str =
     Returns:
         float64 (n, outputs).
     """
-    from scipy.special import erf
-
     out = x_nD.astype(np.float64)
     for number, layer in enumerate(head.layers):
         if number:
-            out = np.maximum(out, 0.0) if activation == "relu" else out * 0.5 * (1.0 + erf(out / np.sqrt(2.0)))
+            out = activated(out, activation)
         out = out @ layer.weight_OI.T + layer.bias_O
     return np.asarray(out)
