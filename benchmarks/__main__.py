@@ -12,7 +12,7 @@ from rich.console import Console
 from benchmarks.harness import RESULTS, save
 from benchmarks.table import recorded, results_table
 
-NOT_SCRIPTS = {"__init__", "__main__", "harness", "sweep_data", "table"}
+NOT_SCRIPTS = {"__init__", "__main__", "gpu_command", "harness", "sweep_data", "table"}
 
 
 def scripts() -> list[str]:

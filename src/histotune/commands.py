@@ -124,7 +124,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
     from histotune.experiment import refuse_foreign_folder
     from histotune.progress import live_line
-    from histotune.report.choice import choice_lines
+    from histotune.report.choice import choice_lines, chosen_trial
     from histotune.report.trials import BestSoFar, trials_table
     from histotune.workflow import embed_only, sweep_only
 
@@ -139,7 +139,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     choice = outcome.choice
     _console().print(trials_table(outcome.result.trials, choice.n_groups))
     print(
-        f"chosen: {'+'.join(choice.pooling)}, penalty {choice.penalty:g}, from {choice.n_fits} fits on "
+        f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on "
         f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
     )
     for line in choice_lines(choice):

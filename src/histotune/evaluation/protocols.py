@@ -135,8 +135,12 @@ def protocol_part(tiles: TileSet, evaluation: EvaluationConfig) -> str:
         raise UserError("a protocol needs parts, and these tiles have none", value=tiles.name,
                         fix="--split eva, thunder or pcam-official")  # fmt: skip
     part = scored_part(evaluation) if "test" in set(tiles.table["split"]) else "valid"
-    for name in {"train", "valid", part}:
-        part_rows(tiles, name)
+    there = tiles.table.filter(tiles.labels_N >= 0)["split"].drop_nulls()
+    missing = [name for name in dict.fromkeys(("train", "valid", part)) if name not in set(there)]
+    if missing:
+        raise UserError(f"a published protocol needs every part of its split, and {tiles.name} has no labelled "
+                        f"tiles in {' and '.join(missing)}", value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
+                        fix="give the whole data set: the parts are made of the published case ids")  # fmt: skip
     return part
 
 

@@ -102,13 +102,15 @@ def _with_temperature(found: CrossFitted, before: float, after: float) -> Calibr
 
 
 def _temperature_interval(found: CrossFitted, temperature: float) -> Interval | None:
-    """Return the group-jackknife t interval on the log scale; None with too few groups."""
+    """Return the group-jackknife t interval on the log scale; None with too few groups, or where nothing moves it."""
     if found.n_groups < MIN_GROUPS:
         return None
     weight_n, left_out_G = found.tile_weights(), np.empty(found.n_groups)
     for groups in group_chunks(found.n_groups, found.logit_nK.size):
         weight_Bn = weight_n * (found.group_n != groups[:, None])
         left_out_G[groups] = fit_temperatures(found.logit_nK, found.y_n, weight_Bn, temperature)
+    if np.ptp(left_out_G) == 0:  # at a bound: its error is not to be told
+        return None
     low, high = np.exp(jackknife_interval(float(np.log(temperature)), np.log(left_out_G)))
     return group_interval((float(low), float(high)), found.n_groups)
 

@@ -80,7 +80,7 @@ class TrialRecord:
     Attributes:
         pooling: Column blocks.
         class_weight: Class weighting.
-        settings: The family's settings in words, "penalty 0.1".
+        settings: The family's settings in words, "penalty 0.1"; without those that all trials share.
         log_loss: Group-balanced out-of-fold log-loss.
         standard_error: Its standard error over groups.
         difference: Log-loss above the lowest of all trials, paired by group.

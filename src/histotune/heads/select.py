@@ -162,13 +162,11 @@ def describe_selection(
     best = int(usable[np.argmin(scores.log_loss_T[usable])])
     difference_T, se_T = paired_differences(scores.loss_TG, best)
 
+    told = _differing(trials)
+
     def record(t: int) -> TrialRecord:
-        settings = ", ".join(
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, value in trials[t].settings().items()
-        )
         return TrialRecord(
-            trials[t].pooling, trials[t].class_weight, settings, float(scores.log_loss_T[t]),
+            trials[t].pooling, trials[t].class_weight, told[t], float(scores.log_loss_T[t]),
             _finite(scores.log_loss_se_T[t]), float(difference_T[t]), _finite(se_T[t]),
         )  # fmt: skip
 
@@ -182,6 +180,16 @@ def describe_selection(
         chosen=record(choice),
         runners_up=tuple(record(t) for t in others[:n_runners_up]),
     )
+
+
+def _differing(trials: Sequence[Trial]) -> list[str]:
+    """Return each trial's settings in words, those that all trials share left out; all of them for a single trial."""
+    settings = [trial.settings() for trial in trials]
+    names = [name for name in settings[0] if len(trials) == 1 or len({one[name] for one in settings}) > 1]
+    return [
+        ", ".join(f"{name} {one[name]:g}" if isinstance(one[name], float) else f"{name} {one[name]}" for name in names)
+        for one in settings
+    ]
 
 
 def _finite(value: float) -> float | None:

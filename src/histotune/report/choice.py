@@ -14,6 +14,13 @@ if TYPE_CHECKING:
 RULES = {"best": "lowest log-loss", "one-se": "strongest penalty within one standard error of the lowest log-loss"}
 
 
+def chosen_trial(choice: SweepChoice) -> str:
+    """Return what was chosen, "cls, penalty 0.1"; only the settings in which trials differ."""
+    selection = choice.selection
+    settings = f"penalty {choice.penalty:g}" if selection is None else selection.chosen.settings
+    return ", ".join(part for part in ("+".join(choice.pooling), settings) if part)
+
+
 def selected_score(choice: SweepChoice) -> str:
     """Return the score that was the criterion, "0.480 ± 0.040 (optimistic)"."""
     return f"{number(choice.log_loss)} ± {number(choice.log_loss_se)} (optimistic)"
@@ -86,4 +93,5 @@ def _beside(interval: Interval | None) -> str:
 def _rival(trial: TrialRecord) -> str:
     weighting = "" if trial.class_weight == "none" else f", {trial.class_weight} classes"
     error = "" if trial.difference_se is None else f" ± {number(trial.difference_se)}"
-    return f"{'+'.join(trial.pooling)}, {trial.settings}{weighting}: {number(trial.difference, signed=True)}{error}"
+    settings = f", {trial.settings}" if trial.settings else ""
+    return f"{'+'.join(trial.pooling)}{settings}{weighting}: {number(trial.difference, signed=True)}{error}"

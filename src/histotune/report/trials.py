@@ -36,7 +36,8 @@ def trials_table(trials: pl.DataFrame, n_groups: int, top: int = TOP) -> Table:
 
     ranked = trials.sort("log_loss", nulls_last=True, maintain_order=True).with_row_index("rank", 1)
     shown = ranked.filter((ranked["rank"] <= top) | ranked["chosen"])
-    names = [name for name in setting_names(trials) if name != "class_weight" or trials[name].n_unique() > 1]
+    names = [name for name in setting_names(trials)
+             if name == "pooling" or len(trials) == 1 or trials[name].n_unique() > 1]  # fmt: skip
     table = Table(
         title=f"Trials: group-balanced log-loss, out of fold, lower is better ({len(shown)} of {len(trials)})"
     )
