@@ -139,7 +139,8 @@ def protocol_part(tiles: TileSet, evaluation: EvaluationConfig) -> str:
     missing = [name for name in dict.fromkeys(("train", "valid", part)) if name not in set(there)]
     if missing:
         raise UserError(f"a published protocol needs every part of its split, and {tiles.name} has no labelled "
-                        f"tiles in {' and '.join(missing)}", value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
+                        f"tiles in {' and '.join(missing)}",
+                        value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
                         fix="give the whole data set: the parts are made of the published case ids")  # fmt: skip
     return part
 
