@@ -1,9 +1,10 @@
 """Simulated cohorts whose true scores are known.
 
-A tile's score is x = mu y + group effect + noise, with variance 1 within a class; the group effect has the share ``icc``
-of it. One-class cohorts are like BreakHis: every group holds one class, 60 % of them positive. Mixed cohorts are like
-PatchCamelyon's slides: every group holds both classes, in shares from Beta(2, 2); half of the group effect is shared by
-its two classes. Groups hold 10 to 40 tiles. The head's logit is 1.5 times the true log-odds: it is overconfident.
+A tile's score is x = mu y + group effect + noise, with variance 1 within a class; the group effect has the share
+``icc`` of it. One-class cohorts are like BreakHis: every group holds one class, 60 % of them positive (10 and 14
+groups: 5 and 8, so that five negative ones are there). Mixed cohorts are like PatchCamelyon's slides: every group holds
+both classes, in shares from Beta(2, 2); half of the group effect is shared by its two classes. Groups hold 10 to 40
+tiles. The head's logit is 1.5 times the true log-odds: it is overconfident.
 
 True values are those of a population of infinitely many groups. They depend on the distribution of (x, y) of a single
 tile alone, which is a normal mixture, so they have closed forms or one-dimensional integrals.
@@ -157,6 +158,7 @@ def true_values(spec: CellSpec) -> dict[str, float]:
     mcc = (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return {
         "accuracy": tp + tn,
+        "patient_recognition_rate": tp + tn,
         "balanced_accuracy": 0.5 * (sens + spec_),
         "macro_f1": float(f1),
         "mcc": float(mcc),

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,8 +14,15 @@ from scipy.special import expit
 from benchmarks.coverage.cohort import HELD, CellSpec, Cohorts, holds_classes, simulate, true_values
 from histotune.statistics import bounds, sums
 from histotune.statistics.evaluators import PairsEvaluator, SumsEvaluator, ThresholdEvaluator
-from histotune.statistics.intervals import metric_scale
-from histotune.statistics.methods import METHODS, Evidence, clustered_variance, method_bounds
+from histotune.statistics.methods import (
+    METHODS,
+    Evidence,
+    agreed_bounds,
+    all_agree,
+    method_bounds,
+    metric_scale,
+    structural_components,
+)
 from histotune.statistics.resampling import draw_counts
 from histotune.statistics.tables import threshold_evaluator, win_matrix
 
@@ -25,17 +33,20 @@ if TYPE_CHECKING:
 
     from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.methods import Method
+    from histotune.statistics.metrics import MetricName
 
     Float = NDArray[np.float64]
 
 LEVEL = 0.95
-BLOCK = 100
+BLOCK = 20
+"""Cohorts that share how often each group was drawn."""
 STUDENTISED_THRESHOLDS = 50
 """Up to this many groups the studentised bootstrap of AUPRC is judged: its slopes cost four more products."""
-SUM_METRICS = (
+SUM_METRICS: tuple[MetricName, ...] = (
     "accuracy", "balanced_accuracy", "macro_f1", "mcc", "log_loss", "brier", "ece", "ece_debiased",
+    "patient_recognition_rate",
 )  # fmt: skip
-THRESHOLD_METRICS = ("auprc", "sensitivity_at_95_specificity")
+THRESHOLD_METRICS: tuple[MetricName, ...] = ("auprc", "sensitivity_at_95_specificity")
 
 
 @dataclass
@@ -69,7 +80,8 @@ def judge_cell(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> d
         A tally per metric and method.
     """
     rng = np.random.default_rng([seed, *spec.name.encode()])
-    truths, tallies = true_values(spec), {}
+    truths = true_values(spec)
+    tallies: dict[tuple[str, Method], Tally] = {}
     strata = bounds.Strata.of(holds_classes(spec))
     for start in range(0, n_repeats, BLOCK):
         n = min(BLOCK, n_repeats - start)
@@ -86,41 +98,55 @@ def judge_cell(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> d
     return tallies
 
 
-def _with_flat(name, found, evidence, strata, prevalence):  # noqa: ANN001, ANN202
-    return found
+def _with_flat(
+    name: MetricName, found: tuple[Float, Float], evidence: Evidence, strata: bounds.Strata, prevalence: float
+) -> tuple[Float, Float]:
+    """Put the exact bound where every group agrees, as the package does."""
+    agree_R = all_agree(evidence)
+    exact = agreed_bounds(name, evidence.point_x, strata, LEVEL, np.asarray(prevalence), metric_scale(name))
+    low_R, high_R = (np.where(agree_R, ours, theirs) for ours, theirs in zip(exact, found, strict=True))
+    return low_R, high_R
 
 
 def _given(method: Method, evidence: Evidence) -> bool:
     if method == "studentised":
-        return evidence.drawn is not None and np.isfinite(evidence.drawn.se_xB).any()
-    return method != "obuchowski-t" or evidence.obuchowski_x is not None
+        return evidence.drawn is not None and bool(np.isfinite(evidence.drawn.se_xB).any())
+    return method != "obuchowski-t" or evidence.components_xG is not None
 
 
 def _evidence(
     cohorts: Cohorts, n_repeats: int, counts_BG: Float, strata: bounds.Strata
-) -> Iterator[tuple[str, Evidence]]:
+) -> Iterator[tuple[MetricName, Evidence]]:
     """Yield every metric's evidence over the repeats."""
     ones_1G = np.ones((1, counts_BG.shape[1]))
     for name, evaluator in _batched(cohorts, n_repeats, counts_BG.shape[1]):
         drawn = bounds.Resampled(evaluator(counts_BG), _errors(evaluator, counts_BG, strata))
-        yield name, Evidence(
-            evaluator(ones_1G)[..., 0], evaluator.without_each(), drawn, clustered_variance(evaluator, strata)
+        yield (
+            name,
+            Evidence(
+                evaluator(ones_1G)[..., 0],
+                evaluator.without_each(),
+                drawn,
+                structural_components(evaluator, counts_BG.shape[1]),
+            ),
         )
-    rows = np.flatnonzero(np.r_[True, np.diff(cohorts.repeat_N) > 0, True])
-    rows[-1] = len(cohorts.repeat_N)
-    for name in THRESHOLD_METRICS:
-        specificity = None if name == "auprc" else HELD
-        parts = [_thresholds(cohorts, slice(a, b), counts_BG, strata, specificity) for a, b in zip(rows, rows[1:], strict=False)]
-        yield name, Evidence(
-            np.array([part.point_x for part in parts]),
-            np.stack([part.without_xG for part in parts]),
-            bounds.Resampled(
-                np.stack([part.drawn.values_xB for part in parts]), np.stack([part.drawn.se_xB for part in parts])
+    starts = np.searchsorted(cohorts.repeat_N, np.arange(n_repeats + 1))
+    found = [_thresholds(cohorts, slice(*ends), counts_BG, strata) for ends in pairwise(starts.tolist())]
+    for metric, parts in zip(THRESHOLD_METRICS, zip(*found, strict=True), strict=True):
+        yield (
+            metric,
+            Evidence(
+                np.stack([part.point_x for part in parts]),
+                np.stack([part.without_xG for part in parts if part.without_xG is not None]),
+                bounds.Resampled(
+                    np.stack([part.drawn.values_xB for part in parts if part.drawn is not None]),
+                    np.stack([part.drawn.se_xB for part in parts if part.drawn is not None]),
+                ),
             ),
         )
 
 
-def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[str, Evaluator]]:
+def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[MetricName, Evaluator]]:
     """Yield the evaluators of sums and pairs, with the repeats as the first axis."""
     p_N = expit(cohorts.logit_N)
     p_N2, decided_N = np.stack([1.0 - p_N, p_N], axis=1), (p_N >= 0.5).astype(np.int64)
@@ -136,9 +162,10 @@ def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[
             "brier": lambda: sums.brier_sums(y_N, p_N2),
             "ece": lambda: sums.ece_sums(y_N, p_N2),
             "ece_debiased": lambda: sums.ece_debiased_sums(y_N, p_N2),
+            "patient_recognition_rate": lambda: sums.patient_recognition_sums(y_N, decided_N, unit_N),
         }[name]()
         columns = [np.bincount(unit_N, weights=c, minlength=n_repeats * n_groups) for c in tiles.addend_NM.T]
-        addend_RGM = np.stack(columns, axis=1).reshape(n_repeats, n_groups, -1)
+        addend_RGM = np.stack(columns, axis=1).reshape(n_repeats, n_groups, -1).astype(np.float64)
         yield name, SumsEvaluator(addend_RGM, tiles.finish, tiles.gradient)
     tables = [
         win_matrix(y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
@@ -147,21 +174,29 @@ def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[
     yield "auroc", PairsEvaluator((np.stack([w for w, _ in tables]),), (np.stack([p for _, p in tables]),))
 
 
-def _thresholds(
-    cohorts: Cohorts, rows: slice, counts_BG: Float, strata: bounds.Strata, specificity: float | None
-) -> Evidence:
-    """Return the evidence of one repeat, in single precision: counts are exact in it."""
+def _thresholds(cohorts: Cohorts, rows: slice, counts_BG: Float, strata: bounds.Strata) -> tuple[Evidence, ...]:
+    """Return the evidence of one repeat for AUPRC and sensitivity, in single precision: counts are exact in it."""
     n_groups = counts_BG.shape[1]
-    evaluator = threshold_evaluator(
-        cohorts.y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups, specificity
+    tables = threshold_evaluator(cohorts.y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
+    if not isinstance(tables, ThresholdEvaluator):
+        raise TypeError("a cohort too large for tables")
+    single = replace(
+        tables,
+        gained_GU=tables.gained_GU.astype(np.float32),
+        positives_above_GU=tables.positives_above_GU.astype(np.float32),
+        above_GU=tables.above_GU.astype(np.float32),
     )
-    if isinstance(evaluator, ThresholdEvaluator):
-        single = [getattr(evaluator, part).astype(np.float32) for part in ("gained_GU", "positives_above_GU", "above_GU")]
-        evaluator = ThresholdEvaluator(*single, evaluator.negatives_G, specificity)
-    values_B = evaluator(counts_BG)
-    few = n_groups <= STUDENTISED_THRESHOLDS
-    se_B = _errors(evaluator, counts_BG, strata) if few else np.full(len(counts_BG), np.nan)
-    return Evidence(evaluator(np.ones((1, n_groups)))[0], evaluator.without_each(), bounds.Resampled(values_B, se_B))
+    above = single.above(np.vstack([np.ones(n_groups), counts_BG]))
+    negatives_B = np.vstack([np.ones(n_groups), counts_BG]) @ tables.negatives_G
+    studied = n_groups <= STUDENTISED_THRESHOLDS
+    none_B = np.full(len(counts_BG), np.nan)
+    evidence = []
+    for evaluator in (single, replace(single, specificity=HELD)):
+        values = evaluator.finish(*above, negatives_B)
+        se_B = _errors(evaluator, counts_BG, strata) if studied and evaluator.smooth else none_B
+        drawn = bounds.Resampled(values[1:], se_B)
+        evidence.append(Evidence(values[0], evaluator.without_each(), drawn))
+    return tuple(evidence)
 
 
 def _errors(evaluator: Evaluator, counts_BG: Float, strata: bounds.Strata) -> Float:

@@ -180,8 +180,8 @@ def jackknife_variance(without_xG: Float, strata: Strata) -> tuple[Float, Float]
         Variance and degrees of freedom, each (...).
     """
     pull_xG = without_xG - strata.centres(without_xG)
-    part_xG = pull_xG**2 * strata.others_G / (strata.others_G + 1.0)
-    return np.asarray(part_xG.sum(axis=-1)), degrees_of_freedom(strata, np.asarray(part_xG.sum(axis=-1)))
+    variance_x = (pull_xG**2 * strata.others_G / (strata.others_G + 1.0)).sum(axis=-1)
+    return np.asarray(variance_x), degrees_of_freedom(pull_xG, strata)
 
 
 def obuchowski_variance(positive_xG: Float, negative_xG: Float, strata: Strata) -> Float:
@@ -205,9 +205,29 @@ def obuchowski_variance(positive_xG: Float, negative_xG: Float, strata: Strata) 
     return np.asarray(np.maximum(own + 2.0 * shared, 0.0))
 
 
-def degrees_of_freedom(strata: Strata, like_x: Float) -> Float:
-    """Return the least number of units over classes, less one, in the shape of ``like_x``."""
-    return np.full(like_x.shape, float(strata.per_class_K.min() - 1))
+def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
+    """Return Satterthwaite's degrees of freedom, at most the least number of units over classes, less one.
+
+    A variance V that sums V_h over kinds has 2 V^2 / var(V) degrees of freedom (Satterthwaite, Biometrics Bulletin
+    1946). var(V_h) follows from the kurtosis of the units' pulls: where a few units carry the variance, as they do for
+    scores near 1, it is known worse than the number of units says, and the interval must be wider.
+
+    Args:
+        pull_xG: What each unit does to the value, centred within its kind.
+        strata: Kinds of units.
+
+    Returns:
+        Degrees of freedom (...).
+    """
+    total_x, spread_x = np.zeros(pull_xG.shape[:-1]), np.zeros(pull_xG.shape[:-1])
+    for kind, size in enumerate(strata.size_H):
+        square_xg = pull_xG[..., strata.stratum_G == kind] ** 2
+        sum_x = square_xg.sum(axis=-1)
+        total_x += sum_x
+        spread_x += np.maximum((square_xg**2).sum(axis=-1) - sum_x**2 / size, 0.0)
+    most = float(strata.per_class_K.min() - 1)
+    found_x = np.nan_to_num(ratio(2.0 * total_x**2, spread_x), nan=most)
+    return np.asarray(np.clip(found_x, 1.0, most))
 
 
 def slope_se(slope_xBG: Float, counts_BG: Float, strata: Strata) -> Float:

@@ -161,13 +161,17 @@ class ThresholdEvaluator:
 
     def __call__(self, weights_BG: Float) -> Float:
         """Return the values."""
+        return self.finish(*self.above(weights_BG), weights_BG @ self.negatives_G)
+
+    def above(self, weights_BG: Float) -> tuple[Float, Float]:
+        """Return the weight of positive and of all tiles at each score or better, in the precision of the tables."""
         weights = weights_BG.astype(self.above_GU.dtype, copy=False)
-        positives_above_BU = weights @ self.positives_above_GU
-        above_BU = weights @ self.above_GU
+        return weights @ self.positives_above_GU, weights @ self.above_GU
+
+    def finish(self, positives_above_BU: Float, above_BU: Float, negatives_B: Float) -> Float:
+        """Return the values from the weights above each threshold."""
         if self.specificity is None:
-            gained_BU = np.diff(positives_above_BU, axis=1, prepend=0)
-            return ranking.average_precision_from_blocks(gained_BU, positives_above_BU, above_BU)
-        negatives_B = weights_BG @ self.negatives_G
+            return ranking.average_precision_from_blocks(positives_above_BU, above_BU)
         return ranking.sensitivity_from_blocks(positives_above_BU, above_BU, negatives_B, self.specificity)
 
     def slope(self, weights_BG: Float) -> Float:
@@ -188,7 +192,9 @@ class ThresholdEvaluator:
 
     def without_each(self) -> Float:
         """Return the values without each unit."""
-        return without_each_by_weights(self, len(self.negatives_G))
+        positives_GU, all_GU = self.positives_above_GU, self.above_GU
+        rest_G = self.negatives_G.sum() - self.negatives_G
+        return self.finish(positives_GU.sum(axis=0) - positives_GU, all_GU.sum(axis=0) - all_GU, rest_G)
 
 
 @dataclass(frozen=True)

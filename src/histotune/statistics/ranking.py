@@ -1,4 +1,4 @@
-"""Metrics that rank tiles: AUROC, average precision, operating points; ties counted correctly, weights for resamples."""
+"""Metrics that rank tiles: AUROC, average precision, operating points; ties counted correctly, weighted."""
 
 # N tiles, K classes, B resamples, U distinct scores
 
@@ -56,24 +56,26 @@ def weighted_average_precision(positive_N: Bool, score_N: Float, weights_BN: Flo
     return average_precision_from_blocks(*_blocks(positive_N, score_N, weights_BN))
 
 
-def average_precision_from_blocks(positive_BU: Float, positives_above_BU: Float, above_BU: Float) -> Float:
+def average_precision_from_blocks(positives_above_BU: Float, above_BU: Float) -> Float:
     """Return sum over thresholds of precision times the recall gained.
 
     Args:
-        positive_BU: Positive weight at each distinct score, best score first.
-        positives_above_BU: Positive weight at this score or better.
+        positives_above_BU: Positive weight at this score or better, best score first, down to the last positive.
         above_BU: Weight at this score or better.
 
     Returns:
-        Values (B,).
+        Values (B,); NaN without positive weight.
     """
     precision_BU = np.divide(positives_above_BU, above_BU, out=np.zeros_like(above_BU), where=above_BU > 0)
-    return ratio(np.einsum("bu,bu->b", positive_BU, precision_BU), positive_BU.sum(axis=1))
+    # Abel's summation: the gains of one row times its precision, without an array of gains
+    last_B = positives_above_BU[:, -1]
+    kept_B = np.einsum("bu,bu->b", positives_above_BU[:, :-1], precision_BU[:, :-1] - precision_BU[:, 1:])
+    return ratio(kept_B + last_B * precision_BU[:, -1], last_B)
 
 
 def weighted_sensitivity(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float) -> Float:
     """Return, for every row of weights, the best sensitivity of a threshold whose specificity is at least the given."""
-    _, positives_above_BU, above_BU = _blocks(positive_N, score_N, weights_BN)
+    positives_above_BU, above_BU = _blocks(positive_N, score_N, weights_BN)
     negatives_B = above_BU[:, -1] - positives_above_BU[:, -1]
     return sensitivity_from_blocks(positives_above_BU, above_BU, negatives_B, specificity)
 
@@ -106,13 +108,13 @@ def fold_rows(fold_N: Int | None, n_tiles: int) -> list[Int]:
     return [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
 
 
-def _blocks(positive_N: Bool, score_N: Float, weights_BN: Float) -> tuple[Float, Float, Float]:
-    """Return positive weight at each distinct score, best first, and positive and all weight down to it."""
+def _blocks(positive_N: Bool, score_N: Float, weights_BN: Float) -> tuple[Float, Float]:
+    """Return positive and all weight down to each distinct score, best first."""
     order, starts = tie_blocks(-score_N)
     weights_BN = weights_BN[:, order]
     positive_BU = np.add.reduceat(weights_BN * positive_N[order], starts, axis=1)
     all_BU = np.add.reduceat(weights_BN, starts, axis=1)
-    return positive_BU, np.cumsum(positive_BU, axis=1), np.cumsum(all_BU, axis=1)
+    return np.cumsum(positive_BU, axis=1), np.cumsum(all_BU, axis=1)
 
 
 def _weighted_wins(positive_N: Bool, score_N: Float, weights_BN: Float) -> tuple[Float, Float]:

@@ -39,6 +39,7 @@ class Sample:
         group_N: Group number per tile, groups numbered by their first tile; None where one is unknown.
         class_names: Names by label.
         order: Row of the table behind each tile.
+        tile_ids: Id per tile.
     """
 
     y_N: Int
@@ -50,6 +51,7 @@ class Sample:
     group_N: Int | None
     class_names: tuple[str, ...]
     order: Int
+    tile_ids: pl.Series
 
     @property
     def n_classes(self) -> int:
@@ -97,6 +99,7 @@ def read_sample(predictions: Predictions) -> Sample:
         group_N=_codes(table["group_id"], order),
         class_names=predictions.class_names,
         order=order,
+        tile_ids=table["tile_id"].gather(order),
     )
 
 

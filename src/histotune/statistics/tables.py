@@ -174,13 +174,15 @@ def threshold_evaluator(
         return TileEvaluator(
             unit_N, n_units, lambda weights: ranking.weighted_sensitivity(positive_N, score_N, weights, specificity)
         )
-    positive_GU, negative_GU = _tables(positive_N, -score_N, unit_N, n_units)
-    gains = positive_GU.any(axis=0)
-    positives_above_GU = np.cumsum(positive_GU, axis=1)[:, gains]
-    above_GU = positives_above_GU + np.cumsum(negative_GU, axis=1)[:, gains]
-    return ThresholdEvaluator(
-        positive_GU[:, gains], positives_above_GU, above_GU, negative_GU.sum(axis=1), specificity
-    )
+    distinct, rank_P = np.unique(-score_N[positive_N], return_inverse=True)
+    if not len(distinct):
+        distinct = np.zeros(1)
+    gained_GU = _counts(unit_N[positive_N], rank_P, n_units, len(distinct))
+    first_Q = np.searchsorted(distinct, -score_N[~positive_N])
+    negatives_above_GU = np.cumsum(_counts(unit_N[~positive_N], first_Q, n_units, len(distinct) + 1), axis=1)
+    positives_above_GU = np.cumsum(gained_GU, axis=1)
+    above_GU = positives_above_GU + negatives_above_GU[:, :-1]
+    return ThresholdEvaluator(gained_GU, positives_above_GU, above_GU, negatives_above_GU[:, -1], specificity)
 
 
 def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:
@@ -196,13 +198,7 @@ def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | No
     return PairsEvaluator(tuple(wins for wins, _ in tables), tuple(pairs for _, pairs in tables))
 
 
-def _tables(positive_N: Bool, score_N: Float, unit_N: Int, n_units: int) -> tuple[Float, Float]:
-    """Return positive and negative tiles per unit and distinct score, scores ascending."""
-    distinct, rank_N = np.unique(score_N, return_inverse=True)
-    cell_N = unit_N * len(distinct) + rank_N
-    shape = (n_units, len(distinct))
-    tables = [
-        np.bincount(cell_N, weights=which.astype(np.float64), minlength=n_units * len(distinct)).reshape(shape)
-        for which in (positive_N, ~positive_N)
-    ]
-    return np.asarray(tables[0], np.float64), np.asarray(tables[1], np.float64)
+def _counts(unit_N: Int, place_N: Int, n_units: int, n_places: int) -> Float:
+    """Count tiles by unit and place."""
+    cells = np.bincount(unit_N * n_places + place_N, minlength=n_units * n_places)
+    return cells.reshape(n_units, n_places).astype(np.float64)
