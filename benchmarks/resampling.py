@@ -31,9 +31,9 @@ METRICS: tuple[MetricName, ...] = (
 N_TILES, N_SLIDES, N_RESAMPLES, N_PEER = 32_768, 100, 10_000, 10
 CLASSES = (2, 4, 8)
 METHOD = (
-    f"Accuracy, balanced accuracy, macro-F1, MCC, AUROC, AUPRC, log-loss and ECE of {N_TILES:,} tiles of {N_SLIDES} slides "
-    f"on {N_RESAMPLES:,} resamples of whole slides, two cores, from arrays in memory to every value; AUROC and AUPRC of "
-    "more than two classes are means of one-vs-rest."
+    f"Accuracy, balanced accuracy, macro-F1, MCC, AUROC, AUPRC, log-loss and ECE of {N_TILES:,} tiles of {N_SLIDES} "
+    f"slides on {N_RESAMPLES:,} resamples of whole slides, two cores, from arrays in memory to every value; AUROC and "
+    "AUPRC of more than two classes are means of one-vs-rest."
 )
 SECONDS = Claim(
     "resampling", f"{N_RESAMPLES:,} resamples of 100 slides, eight metrics, two classes", "s", 5.0, "at most",
@@ -41,8 +41,8 @@ SECONDS = Claim(
 )  # fmt: skip
 RATIO = Claim(
     "resampling_ratio", "resampling whole slides, against a loop over scikit-learn", "x", 100.0, "at least",
-    f"{METHOD} The loop gathers the rows of each resample and calls scikit-learn (ECE: numpy); it runs {N_PEER} resamples "
-    f"and is extrapolated in proportion. Values agree. In turns, median of 5 after 1 warm-up.",
+    f"{METHOD} The loop gathers the rows of each resample and calls scikit-learn (ECE: numpy); it runs {N_PEER} "
+    f"resamples and is extrapolated in proportion. Values agree. In turns, median of 5 after 1 warm-up.",
 )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ class Work:
 
     def theirs(self) -> Float:
         """Return every metric on the first resamples, by scikit-learn, (N_PEER, metrics)."""
-        counts_BG = next(draw_counts(self.units.strata.holds_GK, N_RESAMPLES, self.config.seed, len(self.sample.y_N)))
+        counts_BG = next(draw_counts(self.units.strata.holds_GK, N_RESAMPLES, self.config.seed))
         rows_G = [np.flatnonzero(self.units.unit_N == unit) for unit in range(self.units.n_units)]
         found = []
         for count_G in counts_BG[:N_PEER].astype(np.int64):

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from histotune.statistics.methods import (
     metric_scale,
     structural_components,
 )
+from histotune.statistics.ranking import ThresholdWalk
 from histotune.statistics.resampling import draw_counts
 from histotune.statistics.tables import threshold_evaluator, win_matrix
 
@@ -86,7 +87,7 @@ def judge_cell(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> d
     for start in range(0, n_repeats, BLOCK):
         n = min(BLOCK, n_repeats - start)
         cohorts = simulate(spec, n, rng)
-        draws = draw_counts(strata.holds_GK, n_resamples, int(rng.integers(2**31)), spec.n_groups)
+        draws = draw_counts(strata.holds_GK, n_resamples, int(rng.integers(2**31)))
         counts_BG = np.concatenate(list(draws))
         for name, evidence in _evidence(cohorts, n, counts_BG, strata):
             for method in METHODS:
@@ -175,27 +176,25 @@ def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[
 
 
 def _thresholds(cohorts: Cohorts, rows: slice, counts_BG: Float, strata: bounds.Strata) -> tuple[Evidence, ...]:
-    """Return the evidence of one repeat for AUPRC and sensitivity, in single precision: counts are exact in it."""
+    """Return the evidence of one repeat for AUPRC and sensitivity, which share their products."""
     n_groups = counts_BG.shape[1]
     tables = threshold_evaluator(cohorts.y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
     if not isinstance(tables, ThresholdEvaluator):
         raise TypeError("a cohort too large for tables")
-    single = replace(
-        tables,
-        gained_GU=tables.gained_GU.astype(np.float32),
-        positives_above_GU=tables.positives_above_GU.astype(np.float32),
-        above_GU=tables.above_GU.astype(np.float32),
-    )
-    above = single.above(np.vstack([np.ones(n_groups), counts_BG]))
-    negatives_B = np.vstack([np.ones(n_groups), counts_BG]) @ tables.negatives_G
-    studied = n_groups <= STUDENTISED_THRESHOLDS
-    none_B = np.full(len(counts_BG), np.nan)
+    weights_WG = np.vstack([np.ones(n_groups), counts_BG, 1.0 - np.eye(n_groups)])
+    single_WG = weights_WG.astype(np.float32)  # whole numbers: exact
+    positives_WU, all_WU = single_WG @ tables.positives_above_GU, single_WG @ tables.above_GU
+    se_B = np.full(len(counts_BG), np.nan)
     evidence = []
-    for evaluator in (single, replace(single, specificity=HELD)):
-        values = evaluator.finish(*above, negatives_B)
-        se_B = _errors(evaluator, counts_BG, strata) if studied and evaluator.smooth else none_B
-        drawn = bounds.Resampled(values[1:], se_B)
-        evidence.append(Evidence(values[0], evaluator.without_each(), drawn))
+    for specificity in (None, HELD):
+        walk = ThresholdWalk(weights_WG @ tables.negatives_G, specificity)
+        walk.step(positives_WU, all_WU)
+        values_W = walk.value()
+        if specificity is None and n_groups <= STUDENTISED_THRESHOLDS:
+            se_B = _errors(tables, counts_BG, strata)
+        drawn = bounds.Resampled(values_W[1:-n_groups], se_B)
+        evidence.append(Evidence(values_W[0], values_W[-n_groups:], drawn))
+        se_B = np.full(len(counts_BG), np.nan)
     return tuple(evidence)
 
 

@@ -90,7 +90,7 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
     ]
     values = dict(zip(names, bootstrap_values(evaluators, sample, units, config), strict=True))
     holds = class_signatures(sample.y_N, units.unit_N, units.n_units, n_classes)
-    counts = np.concatenate(list(draw_counts(holds, config.n_resamples, config.seed, len(sample.y_N))))
+    counts = np.concatenate(list(draw_counts(holds, config.n_resamples, config.seed)))
     for b in range(0, config.n_resamples, 7):
         rows = resampled_rows(counts[b], units.unit_N)
         y, p, predicted = sample.y_N[rows], sample.probability_NK[rows], sample.predicted_N[rows]
@@ -120,15 +120,15 @@ def slow_auroc(y: np.ndarray, score: np.ndarray, fold: np.ndarray) -> float:
 
 def test_resamples_keep_the_number_of_groups_of_every_kind() -> None:
     holds = np.array([[1, 0]] * 6 + [[0, 1]] * 7 + [[1, 1]] * 3, dtype=bool)
-    counts = np.concatenate(list(draw_counts(holds, 300, seed=0, n_tiles=40)))
+    counts = np.concatenate(list(draw_counts(holds, 300, seed=0)))
     assert counts.shape == (300, 16)
     np.testing.assert_array_equal(counts[:, :6].sum(axis=1), 6)
     np.testing.assert_array_equal(counts[:, 6:13].sum(axis=1), 7)
     np.testing.assert_array_equal(counts[:, 13:].sum(axis=1), 3)
     np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.3)
-    again = np.concatenate(list(draw_counts(holds, 300, seed=0, n_tiles=40)))
+    again = np.concatenate(list(draw_counts(holds, 300, seed=0)))
     np.testing.assert_array_equal(counts, again)
-    assert (counts != np.concatenate(list(draw_counts(holds, 300, seed=1, n_tiles=40)))).any()
+    assert (counts != np.concatenate(list(draw_counts(holds, 300, seed=1)))).any()
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])

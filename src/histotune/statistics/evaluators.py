@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 JACKKNIFE_CHUNK = 2**24
+TILE_CHUNK = 2**21
+COLUMNS = 1024
+"""Thresholds of a block."""
+EXACT_SINGLE = 2**24
+"""Whole numbers up to here are exact in single precision."""
 
 
 class Evaluator(Protocol):
@@ -140,17 +145,20 @@ class PairsEvaluator:
 class ThresholdEvaluator:
     """Metrics along the thresholds where positive tiles lie, from cumulative counts per unit.
 
+    Counts and sums of counts below 2**24 are exact in single precision, so the tables and, for whole-number weights,
+    their products are; everything after that is double.
+
     Attributes:
-        gained_GU: Positive tiles of each unit at each score that a positive tile has, best score first.
-        positives_above_GU: Positive tiles at this score or better.
-        above_GU: Tiles at this score or better.
+        gained_GU: Positive tiles of each unit at each score that a positive tile has, best score first; float32.
+        positives_above_GU: Positive tiles at this score or better; float32.
+        above_GU: Tiles at this score or better; float32.
         negatives_G: Negative tiles of each unit.
         specificity: None for average precision, else the least specificity of a sensitivity.
     """
 
-    gained_GU: Float
-    positives_above_GU: Float
-    above_GU: Float
+    gained_GU: NDArray[np.float32]
+    positives_above_GU: NDArray[np.float32]
+    above_GU: NDArray[np.float32]
     negatives_G: Float
     specificity: float | None = None
 
@@ -160,41 +168,42 @@ class ThresholdEvaluator:
         return self.specificity is None
 
     def __call__(self, weights_BG: Float) -> Float:
-        """Return the values."""
-        return self.finish(*self.above(weights_BG), weights_BG @ self.negatives_G)
-
-    def above(self, weights_BG: Float) -> tuple[Float, Float]:
-        """Return the weight of positive and of all tiles at each score or better, in the precision of the tables."""
-        weights = weights_BG.astype(self.above_GU.dtype, copy=False)
-        return weights @ self.positives_above_GU, weights @ self.above_GU
-
-    def finish(self, positives_above_BU: Float, above_BU: Float, negatives_B: Float) -> Float:
-        """Return the values from the weights above each threshold."""
-        if self.specificity is None:
-            return ranking.average_precision_from_blocks(positives_above_BU, above_BU)
-        return ranking.sensitivity_from_blocks(positives_above_BU, above_BU, negatives_B, self.specificity)
+        """Return the values; the thresholds pass in blocks that stay in the processor's cache."""
+        weights_BG = self._precise(weights_BG)
+        walk = ranking.ThresholdWalk(weights_BG @ self.negatives_G, self.specificity)
+        for start in range(0, self.above_GU.shape[1], COLUMNS):
+            columns = slice(start, start + COLUMNS)
+            walk.step(weights_BG @ self.positives_above_GU[:, columns], weights_BG @ self.above_GU[:, columns])
+        return walk.value()
 
     def slope(self, weights_BG: Float) -> Float:
         """Return the derivative of the average precision by each unit's weight."""
         if self.specificity is not None:
             raise ValueError("this metric has kinks")
-        gained_BU, above_BU = weights_BG @ self.gained_GU, weights_BG @ self.above_GU
-        positives_above_BU = weights_BG @ self.positives_above_GU
-        over_BU = ratio(np.ones(()), above_BU)
-        over_BU[~(above_BU > 0)] = 0.0
-        precision_BU = positives_above_BU * over_BU
-        total_B1 = gained_BU.sum(axis=1, keepdims=True)
-        value_B1 = ratio((gained_BU * precision_BU).sum(axis=1, keepdims=True), total_B1)
-        by_gain_BG = precision_BU @ self.gained_GU.T
-        by_positives_BG = (gained_BU * over_BU) @ self.positives_above_GU.T
-        by_all_BG = (gained_BU * precision_BU * over_BU) @ self.above_GU.T
-        return ratio(by_gain_BG + by_positives_BG - by_all_BG - value_B1 * self.gained_GU.sum(axis=1), total_B1)
+        weights_BG = self._precise(weights_BG)
+        by_unit_BG, total_B1 = np.zeros(weights_BG.shape), weights_BG @ self.gained_GU.sum(axis=1)[:, None]
+        value_B1 = self(weights_BG)[:, None]
+        for start in range(0, self.above_GU.shape[1], COLUMNS):
+            gained_GU, positives_GU, above_GU = (
+                table[:, start : start + COLUMNS] for table in (self.gained_GU, self.positives_above_GU, self.above_GU)
+            )
+            gained_BU, above_BU = weights_BG @ gained_GU, weights_BG @ above_GU
+            over_BU = np.divide(1.0, above_BU, out=np.zeros_like(above_BU), where=above_BU > 0)
+            precision_BU = (weights_BG @ positives_GU) * over_BU
+            by_unit_BG += precision_BU @ gained_GU.T + (gained_BU * over_BU) @ positives_GU.T
+            by_unit_BG -= (gained_BU * precision_BU * over_BU) @ above_GU.T
+        return ratio(by_unit_BG - value_B1 * self.gained_GU.sum(axis=1), total_B1)
 
     def without_each(self) -> Float:
         """Return the values without each unit."""
-        positives_GU, all_GU = self.positives_above_GU, self.above_GU
-        rest_G = self.negatives_G.sum() - self.negatives_G
-        return self.finish(positives_GU.sum(axis=0) - positives_GU, all_GU.sum(axis=0) - all_GU, rest_G)
+        return without_each_by_weights(self, len(self.negatives_G))
+
+    def _precise(self, weights_BG: Float) -> Float:
+        """Return the weights in single precision where the products with counts are exact in it, else in double."""
+        largest = weights_BG.sum(axis=1).max(initial=0.0) * self.above_GU[:, -1].max(initial=0.0)
+        if largest < EXACT_SINGLE and (weights_BG == np.rint(weights_BG)).all():
+            return weights_BG.astype(np.float32)  # type: ignore[return-value]
+        return weights_BG
 
 
 @dataclass(frozen=True)
@@ -262,8 +271,10 @@ class TileEvaluator:
     smooth: bool = False
 
     def __call__(self, weights_BG: Float) -> Float:
-        """Return the values."""
-        return self.score(weights_BG[:, self.unit_N])
+        """Return the values, as many rows at a time as fit in memory."""
+        rows = max(1, TILE_CHUNK // len(self.unit_N))
+        parts = [weights_BG[start : start + rows] for start in range(0, len(weights_BG), rows)]
+        return np.concatenate([self.score(part_BG[:, self.unit_N]) for part_BG in parts])
 
     def slope(self, weights_BG: Float) -> Float:
         """Refuse: tables of units hold what a slope needs."""
@@ -271,21 +282,20 @@ class TileEvaluator:
 
     def without_each(self) -> Float:
         """Return the values without each unit."""
-        return without_each_by_weights(self, self.n_units, len(self.unit_N))
+        return without_each_by_weights(self, self.n_units)
 
 
-def without_each_by_weights(evaluate: Callable[[Float], Float], n_units: int, n_tiles: int = 0) -> Float:
+def without_each_by_weights(evaluate: Callable[[Float], Float], n_units: int) -> Float:
     """Return the metric without each unit in turn by giving it the weight 0.
 
     Args:
         evaluate: The metric.
         n_units: Number of units G.
-        n_tiles: Number of tiles where rows of weights become rows of tiles, which sets how many fit in memory.
 
     Returns:
         Values (G,).
     """
-    chunk = max(1, JACKKNIFE_CHUNK // max(n_units, n_tiles))
+    chunk = max(1, JACKKNIFE_CHUNK // n_units)
     parts = []
     for start in range(0, n_units, chunk):
         units = np.arange(start, min(start + chunk, n_units))

@@ -141,7 +141,7 @@ def bootstrap_values(
     with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
         chunks = [
             [evaluate(counts_BG) for evaluate in evaluators]
-            for counts_BG in draw_counts(units.strata.holds_GK, config.n_resamples, config.seed, len(sample.y_N))
+            for counts_BG in draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)
         ]
     return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 
@@ -163,7 +163,7 @@ def _draw(
     if not wanted:
         return []
     chunks = []
-    for counts_BG in draw_counts(units.strata.holds_GK, config.n_resamples, config.seed, len(sample.y_N)):
+    for counts_BG in draw_counts(units.strata.holds_GK, config.n_resamples, config.seed):
         parts = []
         for estimate, method in wanted:
             se_B = np.full(len(counts_BG), np.nan)

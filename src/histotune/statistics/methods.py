@@ -125,10 +125,10 @@ def independent_units(name: MetricName, strata: b.Strata) -> int:
     Returns:
         Units, or tuples of units.
     """
-    n_units, n_classes = strata.holds_GK.shape[0], strata.holds_GK.shape[1]
+    n_units, n_classes = len(strata.stratum_G), len(strata.per_class_K)
     if metric_kind(name).needs_every_class or name == "mcc":
         return min(int(strata.per_class_K.min()), n_units // n_classes)
-    return int(n_units)
+    return n_units
 
 
 def agreed_bounds(

@@ -53,52 +53,52 @@ def weighted_auroc(y_N: Int, score_NK: Float, weights_BN: Float, fold_N: Int | N
 
 def weighted_average_precision(positive_N: Bool, score_N: Float, weights_BN: Float) -> Float:
     """Return the average precision for every row of weights (B,); NaN without positive weight."""
-    return average_precision_from_blocks(*_blocks(positive_N, score_N, weights_BN))
-
-
-def average_precision_from_blocks(positives_above_BU: Float, above_BU: Float) -> Float:
-    """Return sum over thresholds of precision times the recall gained.
-
-    Args:
-        positives_above_BU: Positive weight at this score or better, best score first, down to the last positive.
-        above_BU: Weight at this score or better.
-
-    Returns:
-        Values (B,); NaN without positive weight.
-    """
-    precision_BU = np.divide(positives_above_BU, above_BU, out=np.zeros_like(above_BU), where=above_BU > 0)
-    # Abel's summation: the gains of one row times its precision, without an array of gains
-    last_B = positives_above_BU[:, -1]
-    kept_B = np.einsum("bu,bu->b", positives_above_BU[:, :-1], precision_BU[:, :-1] - precision_BU[:, 1:])
-    return ratio(kept_B + last_B * precision_BU[:, -1], last_B)
+    return _walk(positive_N, score_N, weights_BN, None)
 
 
 def weighted_sensitivity(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float) -> Float:
     """Return, for every row of weights, the best sensitivity of a threshold whose specificity is at least the given."""
-    positives_above_BU, above_BU = _blocks(positive_N, score_N, weights_BN)
-    negatives_B = above_BU[:, -1] - positives_above_BU[:, -1]
-    return sensitivity_from_blocks(positives_above_BU, above_BU, negatives_B, specificity)
+    return _walk(positive_N, score_N, weights_BN, specificity)
 
 
-def sensitivity_from_blocks(
-    positives_above_BU: Float, above_BU: Float, negatives_B: Float, specificity: float
-) -> Float:
-    """Return the best sensitivity among thresholds whose specificity is at least the given.
+class ThresholdWalk:
+    """Average precision, or the sensitivity at a specificity, gathered along thresholds from the best score down."""
 
-    Args:
-        positives_above_BU: Positive weight at this score or better, best score first, down to the last positive.
-        above_BU: Weight at this score or better.
-        negatives_B: Weight of all negative tiles.
-        specificity: Least specificity.
+    def __init__(self, negatives_B: Float, specificity: float | None) -> None:
+        """Begin above the best score.
 
-    Returns:
-        Values (B,): 0 where even the best score lets too many negatives through; NaN without positive or negative
-        weight.
-    """
-    allowed_B1 = (1.0 - specificity + SLACK) * negatives_B[:, None]
-    kept_BU = np.where(above_BU - positives_above_BU <= allowed_B1, positives_above_BU, 0.0)
-    value_B = ratio(kept_BU.max(axis=1), positives_above_BU[:, -1])
-    return np.where(negatives_B > 0, value_B, np.nan)
+        Args:
+            negatives_B: Weight of all negative tiles.
+            specificity: Least specificity of a sensitivity; None for the average precision.
+        """
+        self._negatives_B = np.asarray(negatives_B, dtype=np.float64)
+        self._specificity = specificity
+        self._gathered_B = np.zeros(len(negatives_B))
+        self._positives_B = np.zeros(len(negatives_B))
+
+    def step(self, positives_above_BU: NDArray[np.floating], above_BU: NDArray[np.floating]) -> None:
+        """Pass some thresholds.
+
+        Args:
+            positives_above_BU: Positive weight at this score or better.
+            above_BU: Weight at this score or better.
+        """
+        positives_BU = positives_above_BU.astype(np.float64, copy=False)
+        all_BU = above_BU.astype(np.float64, copy=False)
+        if self._specificity is None:
+            gained_BU = np.diff(positives_BU, axis=1, prepend=self._positives_B[:, None])
+            precision_BU = np.divide(positives_BU, all_BU, out=np.zeros_like(all_BU), where=all_BU > 0)
+            self._gathered_B += np.einsum("bu,bu->b", gained_BU, precision_BU)
+        else:
+            allowed_B1 = (1.0 - self._specificity + SLACK) * self._negatives_B[:, None]
+            kept_BU = np.where(all_BU - positives_BU <= allowed_B1, positives_BU, 0.0)
+            self._gathered_B = np.maximum(self._gathered_B, kept_BU.max(axis=1))
+        self._positives_B = positives_BU[:, -1].copy()
+
+    def value(self) -> Float:
+        """Return the values (B,); a sensitivity is 0 where even the best score lets too many negatives through."""
+        value_B = ratio(self._gathered_B, self._positives_B)
+        return value_B if self._specificity is None else np.where(self._negatives_B > 0, value_B, np.nan)
 
 
 def fold_rows(fold_N: Int | None, n_tiles: int) -> list[Int]:
@@ -108,13 +108,15 @@ def fold_rows(fold_N: Int | None, n_tiles: int) -> list[Int]:
     return [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
 
 
-def _blocks(positive_N: Bool, score_N: Float, weights_BN: Float) -> tuple[Float, Float]:
-    """Return positive and all weight down to each distinct score, best first."""
+def _walk(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float | None) -> Float:
+    """Walk down the distinct scores, tile by tile."""
     order, starts = tie_blocks(-score_N)
     weights_BN = weights_BN[:, order]
     positive_BU = np.add.reduceat(weights_BN * positive_N[order], starts, axis=1)
     all_BU = np.add.reduceat(weights_BN, starts, axis=1)
-    return np.cumsum(positive_BU, axis=1), np.cumsum(all_BU, axis=1)
+    walk = ThresholdWalk((all_BU - positive_BU).sum(axis=1), specificity)
+    walk.step(np.cumsum(positive_BU, axis=1), np.cumsum(all_BU, axis=1))
+    return walk.value()
 
 
 def _weighted_wins(positive_N: Bool, score_N: Float, weights_BN: Float) -> tuple[Float, Float]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 CHUNK_VALUES = 2**18
+CHUNK_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def class_signatures(y_N: Int, unit_N: Int, n_units: int, n_classes: int) -> NDA
     return holds
 
 
-def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int, n_tiles: int) -> Iterator[Float]:
+def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int) -> Iterator[Float]:
     """Yield how often each unit was drawn, in chunks of resamples.
 
     Units are drawn with replacement within strata of equal class signature, so that every resample holds as many
@@ -138,7 +139,6 @@ def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int, n_tile
         holds_GK: Which classes each unit holds.
         n_resamples: Number of resamples.
         seed: Seed of the draws.
-        n_tiles: Number of tiles, which sets the size of a chunk.
 
     Yields:
         Counts (b, G).
@@ -147,7 +147,7 @@ def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int, n_tile
     n_units = len(holds_GK)
     _, stratum_G = np.unique(holds_GK, axis=0, return_inverse=True)
     strata = [np.flatnonzero(stratum_G.ravel() == code) for code in range(int(stratum_G.max()) + 1)]
-    chunk = int(np.clip(CHUNK_VALUES // max(n_tiles, n_units), 16, n_resamples))
+    chunk = int(np.clip(CHUNK_VALUES // n_units, 16, min(CHUNK_ROWS, n_resamples)))
     for start in range(0, n_resamples, chunk):
         n = min(chunk, n_resamples - start)
         flat = [
