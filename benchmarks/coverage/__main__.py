@@ -10,12 +10,16 @@ import csv
 import io
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.coverage.cohort import CellSpec, all_cells, true_values
 from benchmarks.coverage.judge import judge_cell
+from benchmarks.coverage.markdown import fill
 from histotune.files import write_json, write_text
+from histotune.statistics.coverage import studied_cells
 from histotune.statistics.methods import METHODS
 
 if TYPE_CHECKING:
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage.csv"
 SETTING = ("metric", "design", "n_groups", "auroc", "icc", "truth")
+PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
 TABLE = Path(__file__).parents[2] / "src" / "histotune" / "statistics" / "coverage.csv"
 
 
@@ -33,24 +38,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes; give each one BLAS thread")
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin no further cell after this")
     options = parser.parse_args()
     if options.command == "run":
-        start = time.perf_counter()
-        for spec in all_cells():
-            if time.perf_counter() - start < options.stop_after_s:
-                run_cell(spec, options)
+        with ProcessPoolExecutor(options.workers) as pool:
+            list(
+                pool.map(partial(run_cell, options=options, until=time.monotonic() + options.stop_after_s), all_cells())
+            )
         return
     rows = finished_rows(options.cells)
     write_text(RESULTS, long_table(rows))
     write_text(TABLE, wide_table(rows))
+    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), studied_cells()))
 
 
-def run_cell(spec: CellSpec, options: argparse.Namespace) -> None:
-    """Judge one setting unless it is there already."""
+def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
+    """Judge one setting unless it is there already, or time is up."""
     path = options.cells / f"{spec.name}.json"
-    if path.exists():
+    if path.exists() or time.monotonic() > until:
         return
     start = time.perf_counter()
     tallies = judge_cell(spec, options.repeats, options.resamples, options.seed)

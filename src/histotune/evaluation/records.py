@@ -190,7 +190,10 @@ def findings_from_dict(data: dict[str, object]) -> Findings:
 def _nan_for_null(value: object) -> object:
     """Return the value with null numbers as NaN; only a refused interval stays None."""
     if isinstance(value, dict):
-        return {key: None if key == "interval" and item is None else _nan_for_null(item) for key, item in value.items()}
+        return {
+            key: None if key in ("interval", "coverage") and item is None else _nan_for_null(item)
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_nan_for_null(item) for item in value]
     return float("nan") if value is None else value

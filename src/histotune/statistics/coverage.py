@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,14 +45,16 @@ class StudiedCell:
         metric: The metric.
         design: ``one-class``: every group holds one class; ``mixed``: every group holds both.
         n_groups: Number of groups.
+        auroc: True AUROC of the setting.
         icc: Share of the group effect in a score's variance.
         truth: The metric's true value.
         coverage: By method; a method that was not judged is missing.
     """
 
-    metric: str
+    metric: MetricName
     design: str
     n_groups: int
+    auroc: float
     icc: float
     truth: float
     coverage: dict[str, float]
@@ -65,7 +67,8 @@ def studied_cells() -> tuple[StudiedCell, ...]:
     fixed = ("metric", "design", "n_groups", "auroc", "icc", "truth")
     return tuple(
         StudiedCell(
-            row["metric"], row["design"], int(row["n_groups"]), float(row["icc"]), float(row["truth"]),
+            cast("MetricName", row["metric"]), row["design"], int(row["n_groups"]), float(row["auroc"]),
+            float(row["icc"]), float(row["truth"]),
             {name: float(value) for name, value in row.items() if name not in fixed and value},
         )
         for row in csv.DictReader(text.splitlines())
@@ -88,6 +91,8 @@ def simulated_coverage(name: MetricName, method: Method, value: float, holds_GK:
         A share; None where the study did not judge this metric with this method.
     """
     design = "one-class" if (holds_GK.sum(axis=1) == 1).mean() >= 0.5 else "mixed"
+    if name == "specificity_at_95_sensitivity":
+        name = "sensitivity_at_95_specificity"  # its mirror image
     cells = [
         cell for cell in studied_cells() if cell.metric == name and cell.design == design and method in cell.coverage
     ]

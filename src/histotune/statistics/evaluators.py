@@ -202,7 +202,7 @@ class ThresholdEvaluator:
         """Return the weights in single precision where the products with counts are exact in it, else in double."""
         largest = weights_BG.sum(axis=1).max(initial=0.0) * self.above_GU[:, -1].max(initial=0.0)
         if largest < EXACT_SINGLE and (weights_BG == np.rint(weights_BG)).all():
-            return weights_BG.astype(np.float32)  # type: ignore[return-value]
+            return weights_BG.astype(np.float32)
         return weights_BG
 
 

@@ -16,6 +16,8 @@ PREDICTION_COLUMNS = (
     "y_true", "logit", "probability", "head_id", "split_hash", "view", "input_mpp",
 )  # fmt: skip
 
+FULL_COVERAGE = 0.93
+"""Simulated coverage below this is printed beside a nominal 95 % interval."""
 Weighting = Literal["tile", "group"]
 # N tiles, K classes
 

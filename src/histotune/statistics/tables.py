@@ -182,8 +182,13 @@ def threshold_evaluator(
     negatives_above_GU = np.cumsum(_counts(unit_N[~positive_N], first_Q, n_units, len(distinct) + 1), axis=1)
     positives_above_GU = np.cumsum(gained_GU, axis=1)
     above_GU = positives_above_GU + negatives_above_GU[:, :-1]
-    single = (table.astype(np.float32) for table in (gained_GU, positives_above_GU, above_GU))
-    return ThresholdEvaluator(*single, negatives_above_GU[:, -1], specificity)
+    return ThresholdEvaluator(
+        gained_GU.astype(np.float32),
+        positives_above_GU.astype(np.float32),
+        above_GU.astype(np.float32),
+        negatives_above_GU[:, -1],
+        specificity,
+    )
 
 
 def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:
