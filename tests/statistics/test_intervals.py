@@ -170,6 +170,15 @@ def test_studentised_and_t_intervals_of_a_mean_by_hand() -> None:
     np.testing.assert_allclose(bounds.t_bounds(point, np.asarray(0.03), df, bounds.Scale(), 0.95), expected)
 
 
+@pytest.mark.parametrize("share", [0.75, 0.9, 0.975, 0.995, 0.9995])
+def test_quantiles_of_t_equal_scipys(share: float) -> None:
+    df = np.r_[1.0, 2.0, 2.7, np.arange(3.0, 60.0, 1.7), 199.0, 5000.0]
+    np.testing.assert_allclose(bounds.t_quantile(df, share), scipy.stats.t.ppf(share, df), rtol=1e-9)
+    between = scipy.stats.t.ppf(share, 1.3)  # the integrand has a root at the end there
+    assert bounds.t_quantile(np.asarray(1.3), share) == pytest.approx(between, rel=1e-5)
+    assert bounds.t_quantile(np.asarray(9.0), share) == pytest.approx(scipy.stats.t.ppf(share, 9))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_holds_the_value_and_stays_in_range(method) -> None:  # noqa: ANN001
     predictions = random_predictions(n=300, n_groups=24)
