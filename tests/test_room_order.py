@@ -12,8 +12,8 @@ TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
     "deploy", "config", "recipes", "arms", "experiment", "workflow", "doctor", "commands",
-    "data_commands", "backbone_commands", "cache_commands", "cli_data", "cli_backbones", "cli_cache", "cli",
-    "__main__",
+    "data_commands", "backbone_commands", "cache_commands", "leaderboard_commands", "cli_data", "cli_backbones",
+    "cli_cache", "cli", "__main__",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

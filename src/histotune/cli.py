@@ -286,6 +286,24 @@ def predict(
 
 
 @app.command()
+def leaderboard(
+    dataset: Annotated[str, typer.Option("--dataset", help="BreakHis, PCam, ...")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", help="eva, thunder-linear, ..., or their beginning.")] = "",
+    model: Annotated[str, typer.Option("--model", help="Part of a backbone's name.")] = "",
+    pooling: Annotated[str, typer.Option("--pooling", help="CLS, CLS+mean patch, ...")] = "",
+    split: Annotated[str, typer.Option("--split", help="val, test, ...")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
+    style: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
+) -> None:
+    """Published scores, one table per protocol, with what weakens them; without options an overview."""
+    from histotune.evaluation.leaderboard.published import Query
+    from histotune.leaderboard_commands import show_leaderboard
+
+    show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out)
+
+
+@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[

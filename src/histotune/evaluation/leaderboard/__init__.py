@@ -1,0 +1,1 @@
+"""Published scores, and a user's own beside those of the same protocol."""

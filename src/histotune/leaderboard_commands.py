@@ -1,0 +1,77 @@
+"""What ``histotune leaderboard`` does: scores of one protocol in one table, printed or saved."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from histotune.evaluation.leaderboard.boards import Board
+    from histotune.evaluation.leaderboard.published import Query
+
+Format = Literal["table", "markdown", "csv"]
+FORMATS: tuple[Format, ...] = ("table", "markdown", "csv")
+
+
+def show_leaderboard(query: Query, style: str, out: Path | None) -> None:
+    """Print or save the boards that a query asks for; an overview where nothing is asked.
+
+    Args:
+        query: Which scores.
+        style: ``table``, ``markdown`` or ``csv``.
+        out: File to write; None prints. Its ending decides where the style is ``table``.
+
+    Raises:
+        UserError: Unknown names or style.
+    """
+    from histotune.evaluation.leaderboard.boards import make_boards
+    from histotune.evaluation.leaderboard.published import published_scores, select
+
+    style = _style(style, out)
+    boards = make_boards(select(published_scores(), query))
+    if out is not None:
+        _save(boards, style, out)
+    elif style == "table":
+        _print(boards, query)
+    else:
+        sys.stdout.write(_text(boards, style))
+
+
+def _style(style: str, out: Path | None) -> str:
+    from histotune.errors import UserError, closest_name
+
+    if style not in FORMATS:
+        raise UserError("unknown format", value=style, allowed=", ".join(FORMATS), closest=closest_name(style, FORMATS))
+    if out is not None and style == "table":
+        return "csv" if out.suffix == ".csv" else "markdown"
+    return style
+
+
+def _text(boards: tuple[Board, ...], style: str) -> str:
+    from histotune.report.leaderboard import boards_csv, boards_markdown
+
+    return boards_csv(boards) if style == "csv" else boards_markdown(boards)
+
+
+def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:
+    from histotune.files import write_text
+
+    write_text(out, _text(boards, style))
+    print(f"{sum(len(board.rows) for board in boards)} scores of {len(boards)} protocols: {out}")
+
+
+def _print(boards: tuple[Board, ...], query: Query) -> None:
+    from rich.console import Console
+
+    from histotune.evaluation.leaderboard.published import Query
+    from histotune.report.leaderboard import board_notes, board_table, boards_overview
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if query == Query():
+        console.print(boards_overview(boards))
+        return
+    for board in boards:
+        console.print(board_table(board))
+        console.print("\n".join(board_notes(board)), markup=False, highlight=False)
