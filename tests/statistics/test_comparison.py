@@ -134,6 +134,7 @@ def test_a_better_head_is_found() -> None:
     assert found.p_adjusted == found.p_value
     assert (found.correction, found.n_family, found.exact) == ("none", 1, False)
     assert found.smallest_p == 0.001
+    assert found.in_words().endswith("(smallest attainable 0.001; 999 swaps drawn)")
     assert found.difference.interval is not None
     assert found.difference.interval.high < 0
 
@@ -165,6 +166,7 @@ def test_pairs_on_different_tiles_are_adjusted_by_holm() -> None:
     config = ComparisonConfig(family=(("a", "b"), ("x", "y")), n_permutations=499)
     found = compare_arms(arms, "auroc", config, CONFIG)
     assert {c.correction for c in found} == {"Holm"}
+    assert "adjusted by Holm over 2 comparisons: p = " in found[0].in_words()
     assert [c.p_adjusted for c in found] == pytest.approx(holm([c.p_value for c in found]))
 
 
@@ -219,5 +221,6 @@ def test_what_can_not_be_compared_is_refused_or_said() -> None:
     (found,) = compare_arms({"a": few, "b": noisy(few, 1)}, "auroc", ComparisonConfig(), CONFIG)
     assert np.isnan(found.p_value)
     assert "needs 5" in found.difference.reason
+    assert found.in_words().startswith("no p value: class 'class0' has 4 groups")
     (same,) = compare_arms({"a": a, "b": a}, "auroc", ComparisonConfig(), CONFIG)
     assert (same.p_value, same.smallest_p) == (1.0, 1.0)

@@ -55,6 +55,21 @@ class Comparison:
     n_permutations: int
     exact: bool
 
+    def in_words(self) -> str:
+        """Return the p value with the smallest attainable one, and how it was adjusted.
+
+        Example:
+            >>> found.in_words()  # doctest: +SKIP
+            'p = 0.031 (smallest attainable 0.0001; 9,999 swaps drawn); adjusted by max-T over 3 comparisons: p = 0.068'
+        """
+        if np.isnan(self.p_value):
+            return f"no p value: {self.difference.reason}"
+        how = "all swaps listed" if self.exact else f"{self.n_permutations:,} swaps drawn"
+        text = f"p = {self.p_value:.2g} (smallest attainable {self.smallest_p:.2g}; {how})"
+        if self.correction == "none":
+            return text
+        return f"{text}; adjusted by {self.correction} over {self.n_family} comparisons: p = {self.p_adjusted:.2g}"
+
 
 @dataclass(frozen=True)
 class _Pair:
