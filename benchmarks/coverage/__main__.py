@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.coverage.judge import Tally
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage.csv"
+COUNTED = ("repeats", "coverage", "truth_below", "mean_width")
 SETTING = ("metric", "design", "n_groups", "auroc", "icc", "truth")
 PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
 TABLE = Path(__file__).parents[2] / "src" / "histotune" / "statistics" / "coverage.csv"
@@ -94,7 +95,7 @@ def finished_rows(folder: Path) -> list[dict[str, str | float | int]]:
 def long_table(rows: list[dict[str, str | float | int]]) -> str:
     """Return a line per metric, setting and method, with everything that was counted."""
     out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(out, [*SETTING, "method", *COUNTED], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
