@@ -15,7 +15,7 @@ from histotune.statistics.metrics import MetricName
 from histotune.statistics.permutation import Swaps, draw_swaps, holm, least_p, max_t, moved_groups, permute
 from histotune.statistics.records import Predictions
 from histotune.statistics.resampling import read_sample
-from histotune.statistics.scores import score_predictions
+from histotune.statistics.scores import RANKING, score_predictions
 from tests.statistics.samples import make_predictions, random_predictions
 
 CONFIG = IntervalConfig(n_resamples=100)
@@ -96,7 +96,8 @@ def test_false_positives_at_the_null(metric: MetricName) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "log_loss", "macro_f1", "auprc"])
 def test_false_positives_at_the_null_over_many_sets(metric: MetricName) -> None:
-    assert 0.03 <= rejection_rate(metric, 2000, 10_000) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
+    ranked = 0.01 if metric in RANKING else 0.0  # ranks within an arm make the test approximate: docs/intervals.md
+    assert 0.03 <= rejection_rate(metric, 2000, 10_000) <= 0.05 + ranked + 3 * np.sqrt(0.05 * 0.95 / 2000)
 
 
 @pytest.mark.slow

@@ -150,6 +150,8 @@ def _method_of(estimate: Estimate, units: Units, config: IntervalConfig) -> m.Me
     """Return the method asked for, or the one that the coverage study gives this metric."""
     if config.cluster == "tile" and config.method == "auto":
         return "percentile"  # leaving out one of very many tiles costs more and says no more
+    if estimate.scale.linear and config.method == "auto":
+        return "jackknife-t"  # a paired difference is nearly symmetric: nothing for the study's bootstrap to mend
     method = default_method(estimate.name, units.n_units) if config.method == "auto" else config.method
     if method == "studentised" and not estimate.evaluator.smooth:
         return "jackknife-t"
