@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from histotune.devices import one_blas_thread
+from histotune.devices import map_small, one_blas_thread
 from histotune.statistics import bounds as b
 from histotune.statistics import methods as m
 from histotune.statistics.coverage import default_method, simulated_coverage
@@ -17,7 +17,7 @@ from histotune.statistics.records import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 MAX_UNDEFINED_SHARE = 0.05
 SMALL_TILES = 5000
 """Up to this many tiles the bootstrap runs on one thread."""
+MAX_COUNTS = 2**24
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -138,12 +140,16 @@ def bootstrap_values(
     Returns:
         Values (B,) per evaluator.
     """
-    with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
-        chunks = [
-            [evaluate(counts_BG) for evaluate in evaluators]
-            for counts_BG in draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)
-        ]
+    chunks = _over_resamples(lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], sample, units, config)
     return [np.concatenate(values) for values in zip(*chunks, strict=True)]
+
+
+def _over_resamples(function: Callable[[Float], T], sample: Sample, units: Units, config: IntervalConfig) -> list[T]:
+    """Apply a function to chunks of resamples, side by side on one BLAS thread each where all counts fit in memory."""
+    counts = draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)
+    if len(sample.y_N) <= SMALL_TILES or config.n_resamples * units.n_units > MAX_COUNTS:
+        return [function(counts_BG) for counts_BG in counts]
+    return map_small(function, list(counts), small=True)
 
 
 def _method_of(estimate: Estimate, units: Units, config: IntervalConfig) -> m.Method:
@@ -164,15 +170,17 @@ def _draw(
     """Return values, and errors where the method needs them, on shared resamples."""
     if not wanted:
         return []
-    chunks = []
-    for counts_BG in draw_counts(units.strata.holds_GK, config.n_resamples, config.seed):
+
+    def draw(counts_BG: Float) -> list[tuple[Float, Float]]:
         parts = []
         for estimate, method in wanted:
             se_B = np.full(len(counts_BG), np.nan)
             if method == "studentised":
                 se_B = b.slope_se(estimate.evaluator.slope(counts_BG), counts_BG, units.strata)
             parts.append((estimate.evaluator(counts_BG), se_B))
-        chunks.append(parts)
+        return parts
+
+    chunks = _over_resamples(draw, sample, units, config)
     return [
         b.Resampled(np.concatenate([values for values, _ in parts]), np.concatenate([se for _, se in parts]))
         for parts in zip(*chunks, strict=True)

@@ -100,8 +100,8 @@ def permute(
 
     Where the heads are alike, the predictions of a group could as well have come from the other arm; tiles of a group
     move together because they are not independent. Ranking metrics compare ranks within each arm, because two heads'
-    scores share no scale (Bandos, Rockette & Gur, Stat. Med. 2005). Ranks depend on their whole arm, so that the test is
-    exact for the other metrics and approximate for these: slightly too small p values with few groups.
+    scores share no scale (Bandos, Rockette & Gur, Stat. Med. 2005). Ranks depend on their whole arm, so the test is
+    exact for the other metrics and approximate for these: p values are slightly too small with few groups.
 
     Args:
         metric: What is compared.
