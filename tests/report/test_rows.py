@@ -22,7 +22,7 @@ def test_missing_intervals_print_their_reason() -> None:
 
 def test_the_usual_method_stands_once_and_others_are_footnotes() -> None:
     table = score_table(cross_magnification())
-    assert table.intervals == f"95 % intervals: {METHOD}"
+    assert table.intervals == f"95 % intervals: {METHOD}; conditional on the trained heads"
     assert SPREAD in dict(table.footnotes).values()
 
 

@@ -15,6 +15,16 @@ def test_a_score_is_written_with_its_interval() -> None:
     assert format_score(score) == "0.842 [0.751, 0.912]"
 
 
+def test_a_short_coverage_stands_beside_the_interval() -> None:
+    short = Score("auroc", 0.98, Interval(0.9, 0.99, 0.95, METHOD, 0.912), 10, 5)
+    arm = ScoredArm("probe", "d 40X", "d 40X", 0.5, (short,), ())
+    assert score_cell(arm, short, (0.95, METHOD), Footnotes()).beside == (
+        "nominal 95\u00a0%, simulated coverage 91\u00a0%",
+    )
+    full = Score("auroc", 0.98, Interval(0.9, 0.99, 0.95, METHOD, 0.95), 10, 5)
+    assert score_cell(arm, full, (0.95, METHOD), Footnotes()).beside == ()
+
+
 def test_a_refused_interval_says_why() -> None:
     text = format_score(Score("auroc", 0.842, None, 10, 2, reason=REASON))
     assert text == f"0.842 (interval not estimable: {REASON})"

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from histotune.statistics import metrics as m
+from histotune.statistics import ranking, sums
 
 
 def sample(seed: int, n: int = 80, n_classes: int = 2, decimals: int = 1):  # noqa: ANN201
@@ -58,8 +59,8 @@ def test_ranking_metrics_equal_sklearns(seed: int, decimals: int) -> None:
     assert m.auroc(y, p) == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0]), abs=1e-12)
     assert m.auprc(y == 1, p[:, 1]) == pytest.approx(sk.average_precision_score(y, p[:, 1]), abs=1e-12)
     weights = np.stack([rng.integers(0, 4, len(y)), rng.uniform(0, 2, len(y))]).astype(float)
-    areas = m.weighted_auroc(y, p, weights)
-    precisions = m.weighted_average_precision(y == 1, p[:, 1], weights)
+    areas = ranking.weighted_auroc(y, p, weights)
+    precisions = ranking.weighted_average_precision(y == 1, p[:, 1], weights)
     for weight, area, precision in zip(weights, areas, precisions, strict=True):
         assert area == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0], sample_weight=weight), abs=1e-12)
         expected = sk.average_precision_score(y, p[:, 1], sample_weight=weight)
@@ -76,20 +77,20 @@ def test_multiclass_auroc_is_the_mean_over_classes_of_one_against_the_rest(n_cla
 def test_weighted_sums_equal_sklearns_with_sample_weights(name: str) -> None:
     y, p, rng = sample(2, n_classes=3)
     predicted = p.argmax(axis=1)
-    sums, reference = {
-        "accuracy": (m.accuracy_sums(y, predicted), lambda w: sk.accuracy_score(y, predicted, sample_weight=w)),
+    found, reference = {
+        "accuracy": (sums.accuracy_sums(y, predicted), lambda w: sk.accuracy_score(y, predicted, sample_weight=w)),
         "balanced_accuracy": (
-            m.balanced_accuracy_sums(y, predicted, 3),
+            sums.balanced_accuracy_sums(y, predicted, 3),
             lambda w: sk.balanced_accuracy_score(y, predicted, sample_weight=w),
         ),
         "macro_f1": (
-            m.macro_f1_sums(y, predicted, 3),
+            sums.macro_f1_sums(y, predicted, 3),
             lambda w: sk.f1_score(y, predicted, average="macro", sample_weight=w),
         ),
-        "log_loss": (m.log_loss_sums(y, p), lambda w: sk.log_loss(y, p, sample_weight=w)),
+        "log_loss": (sums.log_loss_sums(y, p), lambda w: sk.log_loss(y, p, sample_weight=w)),
     }[name]
     weights = rng.integers(0, 4, (5, len(y))).astype(float)
-    np.testing.assert_allclose(sums.value(weights), [reference(weight) for weight in weights], atol=1e-12)
+    np.testing.assert_allclose(found.value(weights), [reference(weight) for weight in weights], atol=1e-12)
 
 
 def test_fold_wise_auroc_pools_the_pairs_of_every_fold() -> None:
@@ -116,8 +117,8 @@ def test_heads_with_different_scales_do_not_spoil_fold_wise_auroc() -> None:
 def test_patient_recognition_rate_by_hand() -> None:
     y, predicted = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 0, 1])
     patient = np.array([0, 0, 0, 1, 1, 2])
-    sums = m.patient_recognition_sums(y, predicted, patient)
-    assert sums.value()[0] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
+    found = sums.patient_recognition_sums(y, predicted, patient)
+    assert found.value()[0] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
 def test_undefined_is_nan_and_never_zero() -> None:
@@ -127,7 +128,7 @@ def test_undefined_is_nan_and_never_zero() -> None:
     assert np.isnan(m.auprc(one_class == 1, p[:, 1]))
     assert np.isnan(m.balanced_accuracy(one_class, one_class, 2))
     assert np.isnan(m.macro_f1(one_class, one_class, 2))
-    assert np.isnan(m.weighted_auroc(np.array([0, 1]), p[:2], np.array([[1.0, 0.0]]))[0])
+    assert np.isnan(ranking.weighted_auroc(np.array([0, 1]), p[:2], np.array([[1.0, 0.0]]))[0])
 
 
 @settings(max_examples=60, deadline=None)
@@ -147,3 +148,73 @@ def test_ranking_metrics_are_bounded_symmetric_and_blind_to_order(pairs: list[tu
     random.shuffle(order)
     assert m.auroc(y[order], scores[order]) == pytest.approx(area, abs=1e-12)
     assert m.auprc(y[order] == 1, score[order]) == pytest.approx(m.auprc(y == 1, score), abs=1e-12)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("seed", range(3))
+def test_mcc_equals_sklearns(n_classes: int, seed: int) -> None:
+    y, p, rng = sample(seed, n_classes=n_classes)
+    predicted = p.argmax(axis=1)
+    assert m.mcc(y, predicted, n_classes) == pytest.approx(sk.matthews_corrcoef(y, predicted), abs=1e-12)
+    weights = rng.integers(0, 4, (5, len(y))).astype(float)
+    expected = [sk.matthews_corrcoef(y, predicted, sample_weight=weight) for weight in weights]
+    np.testing.assert_allclose(sums.mcc_sums(y, predicted, n_classes).value(weights), expected, atol=1e-12)
+    assert np.isnan(m.mcc(y, np.zeros_like(y), n_classes))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 6], ids=["many ties", "ties", "no ties"])
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.95])
+def test_operating_points_equal_sklearns_roc_curve(decimals: int, rate: float) -> None:
+    y, p, rng = sample(7, n=120, decimals=decimals)
+    score = p[:, 1]
+    for weight in (np.ones(len(y)), rng.integers(0, 4, len(y)).astype(float)):
+        fpr, tpr, _ = sk.roc_curve(y, score, sample_weight=weight, drop_intermediate=False)
+        expected = tpr[fpr <= 1 - rate + 1e-9].max()
+        assert ranking.weighted_sensitivity(y == 1, score, weight[None], rate)[0] == pytest.approx(expected, abs=1e-12)
+        reverse = 1 - fpr[tpr >= rate - 1e-9].min()
+        found = ranking.weighted_sensitivity(y == 0, -score, weight[None], rate)[0]
+        assert found == pytest.approx(reverse, abs=1e-12)
+    assert m.specificity_at(y == 1, score, rate) == m.sensitivity_at(y == 0, -score, rate)
+
+
+def test_operating_points_at_the_ends() -> None:
+    assert m.sensitivity_at(np.array([True, False]), np.array([0.0, 1.0])) == 0.0
+    assert m.sensitivity_at(np.array([True, False]), np.array([1.0, 0.0])) == 1.0
+    assert np.isnan(m.sensitivity_at(np.array([True, True]), np.array([1.0, 0.0])))
+
+
+def test_debiased_ece_subtracts_the_mean_of_drawn_noise() -> None:
+    rng = np.random.default_rng(0)
+    p = np.round(rng.uniform(size=400), 3)
+    y = (rng.random(400) < np.clip(1.6 * p - 0.3, 0, 1)).astype(np.int64)
+    probability = np.stack([1 - p, p], axis=1)
+    index = np.minimum((p * 15).astype(int), 14)
+    plain = noisy = 0.0
+    for b in np.unique(index):
+        inside = index == b
+        gap, share, n = p[inside].mean() - y[inside].mean(), y[inside].mean(), inside.sum()
+        plain += n / 400 * abs(gap)
+        drawn = gap + rng.standard_normal(400_000) * np.sqrt(share * (1 - share) / n)
+        noisy += n / 400 * np.abs(drawn).mean()
+    assert m.ece(y, probability) == pytest.approx(plain, abs=1e-12)
+    assert m.ece_debiased(y, probability) == pytest.approx(plain - (noisy - plain), abs=2e-4)
+
+
+def test_debiased_ece_of_a_calibrated_head_is_nearer_to_nothing() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.uniform(size=(200, 300))
+    y = (rng.random((200, 300)) < p).astype(np.int64)
+    pairs = [
+        (m.ece(a, np.stack([1 - b, b], 1)), m.ece_debiased(a, np.stack([1 - b, b], 1)))
+        for a, b in zip(y, p, strict=True)
+    ]
+    plain, debiased = np.mean(pairs, axis=0)
+    assert debiased < 0.65 * plain
+
+
+@pytest.mark.parametrize("n_classes", [3, 4])
+def test_multiclass_auprc_is_the_mean_over_classes_of_one_against_the_rest(n_classes: int) -> None:
+    y, p, _ = sample(2, n_classes=n_classes)
+    expected = sk.average_precision_score(np.eye(n_classes)[y], p, average="macro")
+    found = np.mean([m.auprc(y == k, p[:, k]) for k in range(n_classes)])
+    assert found == pytest.approx(expected, abs=1e-12)

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.errors import UserError
-from histotune.statistics import resampling
+from histotune.statistics import tables
 from histotune.statistics.compare import paired_difference
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.intervals import bootstrap_values, resampling_units
-from histotune.statistics.metrics import METRIC_NAMES, MetricName
+from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
 from histotune.statistics.records import Predictions
-from histotune.statistics.resampling import class_signatures, draw_counts, make_evaluator, read_sample
+from histotune.statistics.resampling import class_signatures, draw_counts, read_sample
 from histotune.statistics.scores import score_predictions
+from histotune.statistics.tables import make_evaluator
 from tests.statistics.samples import make_predictions, random_predictions
 
 CONFIG = IntervalConfig(n_resamples=200)
@@ -45,7 +46,9 @@ def test_values_equal_sklearns() -> None:
         assert score.value == pytest.approx(expected[score.name], abs=1e-12)
         assert score.interval is not None
         assert score.interval.low <= score.value <= score.interval.high
-        assert score.interval.method == "percentile bootstrap over groups, 200 resamples, class-stratified"
+        assert score.interval.method == (
+            "t interval from leaving out one group at a time (jackknife), class-stratified"
+        )
         assert (score.n_tiles, score.n_groups, score.reason) == (120, 16, "")
 
 
@@ -71,7 +74,7 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
     monkeypatch: pytest.MonkeyPatch, dense: bool, n_classes: int, within_folds: bool
 ) -> None:
     if not dense:
-        monkeypatch.setattr(resampling, "MAX_DENSE", 0)
+        monkeypatch.setattr(tables, "MAX_DENSE", 0)
     config = IntervalConfig(n_resamples=100)
     sample = read_sample(random_predictions(n_classes=n_classes))
     units = resampling_units(sample, config)
@@ -87,7 +90,7 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
     ]
     values = dict(zip(names, bootstrap_values(evaluators, sample, units, config), strict=True))
     holds = class_signatures(sample.y_N, units.unit_N, units.n_units, n_classes)
-    counts = np.concatenate(list(draw_counts(holds, config.n_resamples, config.seed, len(sample.y_N))))
+    counts = np.concatenate(list(draw_counts(holds, config.n_resamples, config.seed)))
     for b in range(0, config.n_resamples, 7):
         rows = resampled_rows(counts[b], units.unit_N)
         y, p, predicted = sample.y_N[rows], sample.probability_NK[rows], sample.predicted_N[rows]
@@ -117,15 +120,15 @@ def slow_auroc(y: np.ndarray, score: np.ndarray, fold: np.ndarray) -> float:
 
 def test_resamples_keep_the_number_of_groups_of_every_kind() -> None:
     holds = np.array([[1, 0]] * 6 + [[0, 1]] * 7 + [[1, 1]] * 3, dtype=bool)
-    counts = np.concatenate(list(draw_counts(holds, 300, seed=0, n_tiles=40)))
+    counts = np.concatenate(list(draw_counts(holds, 300, seed=0)))
     assert counts.shape == (300, 16)
     np.testing.assert_array_equal(counts[:, :6].sum(axis=1), 6)
     np.testing.assert_array_equal(counts[:, 6:13].sum(axis=1), 7)
     np.testing.assert_array_equal(counts[:, 13:].sum(axis=1), 3)
     np.testing.assert_allclose(counts.mean(axis=0), 1.0, atol=0.3)
-    again = np.concatenate(list(draw_counts(holds, 300, seed=0, n_tiles=40)))
+    again = np.concatenate(list(draw_counts(holds, 300, seed=0)))
     np.testing.assert_array_equal(counts, again)
-    assert (counts != np.concatenate(list(draw_counts(holds, 300, seed=1, n_tiles=40)))).any()
+    assert (counts != np.concatenate(list(draw_counts(holds, 300, seed=1)))).any()
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
@@ -133,7 +136,7 @@ def test_row_order_changes_no_bit(n_classes: int) -> None:
     predictions = random_predictions(n_classes=n_classes)
     order = np.random.default_rng(1).permutation(len(predictions))
     shuffled = dataclasses.replace(predictions, table=predictions.table[order])
-    metrics = [name for name in ALL if name != "auprc" or n_classes == 2]
+    metrics = [name for name in ALL if n_classes == 2 or not metric_kind(name).binary_only]
     for within_folds in (False, True):
         before = score_predictions(predictions, metrics, CONFIG, within_folds=within_folds)
         after = score_predictions(shuffled, metrics, CONFIG, within_folds=within_folds)
@@ -159,7 +162,8 @@ def test_wider_level_gives_wider_interval_and_seed_decides() -> None:
     assert narrow is not None
     assert wide is not None
     assert wide.low < narrow.low < narrow.high < wide.high
-    assert one(predictions, "auroc", IntervalConfig(seed=1)).interval != one(predictions, "auroc").interval
+    drawn = [one(predictions, "auroc", IntervalConfig(method="percentile", seed=seed)).interval for seed in (0, 1, 0)]
+    assert drawn[0] == drawn[2] != drawn[1]
 
 
 def test_groups_widen_intervals_where_tiles_of_a_group_agree() -> None:
@@ -200,13 +204,34 @@ def test_too_few_groups_of_a_class_refuse_the_interval() -> None:
     assert one(random_predictions(n_groups=10, mixed=0.0), "auroc").interval is not None
 
 
-def test_a_perfect_score_gets_no_interval_of_zero_width() -> None:
+@pytest.mark.parametrize("method", ["auto", "percentile", "bca", "studentised", "obuchowski-t"])
+def test_a_perfect_score_gets_an_exact_bound_over_groups(method) -> None:  # noqa: ANN001
     y = np.arange(40) % 2
     predictions = make_predictions(y, np.stack([np.zeros(40), 2.0 * y - 1], axis=1), [f"g{i % 20}" for i in range(40)])
-    for score in score_predictions(predictions, ["auroc", "auprc", "accuracy"], CONFIG):
-        assert score.value == 1.0
-        assert score.interval is None
-        assert "degenerate" in score.reason
+    config = IntervalConfig(n_resamples=100, method=method)
+    auroc, auprc, accuracy, mcc = score_predictions(predictions, ["auroc", "auprc", "accuracy", "mcc"], config)
+    share_10, share_20 = 1 - 0.05 ** (1 / 10), 1 - 0.05 ** (1 / 20)
+    assert (auroc.value, auroc.interval.low, auroc.interval.high) == (1.0, pytest.approx(1 - share_10), 1.0)
+    assert (accuracy.value, accuracy.interval.low) == (1.0, pytest.approx(1 - share_20))
+    assert mcc.interval.low == pytest.approx(1 - 2 * share_10)
+    assert auprc.interval.low == pytest.approx(1 - share_10 * np.log((1 + share_10) / share_10))
+    assert "10 independent groups" in auroc.interval.method
+    assert "20 independent groups" in accuracy.interval.method
+
+
+def test_a_constant_head_gets_no_interval_where_its_value_holds_by_construction() -> None:
+    predictions = random_predictions()
+    constant = make_predictions(predictions.y_true_N, np.zeros((120, 2)), predictions.table["group_id"].to_list())
+    auroc, balanced, accuracy, mcc = score_predictions(
+        constant, ["auroc", "balanced_accuracy", "accuracy", "mcc"], CONFIG
+    )
+    assert (auroc.value, balanced.value) == (0.5, 0.5)
+    assert auroc.interval is None
+    assert balanced.interval is None
+    assert "by construction" in auroc.reason
+    assert accuracy.interval is not None
+    assert np.isnan(mcc.value)
+    assert "same decision" in mcc.reason
 
 
 def test_a_missing_class_is_nan_with_the_reason() -> None:
@@ -265,7 +290,7 @@ def test_what_can_not_be_scored_is_refused() -> None:
     unlabelled = predictions.table.with_columns(y_true=pl.lit(None, dtype=pl.Int32))
     with pytest.raises(UserError, match="without a label"):
         one(dataclasses.replace(predictions, table=unlabelled), "auroc")
-    assert "two classes" in one(random_predictions(n_classes=3), "auprc").reason
+    assert "two classes" in one(random_predictions(n_classes=3), "sensitivity_at_95_specificity").reason
 
 
 def test_paired_difference_equals_the_difference_and_is_narrower_for_similar_heads() -> None:
@@ -292,8 +317,9 @@ def test_paired_difference_aligns_rows_and_says_when_nothing_differs() -> None:
     shuffled = dataclasses.replace(a, table=a.table[np.random.default_rng(0).permutation(len(a))])
     same = paired_difference(a, shuffled, "auroc", CONFIG, within_folds=True)
     assert same.value == 0.0
-    assert same.interval is None
-    assert "degenerate" in same.reason
+    assert same.interval is not None
+    assert same.interval.low == -same.interval.high < 0
+    assert "exact bound" in same.interval.method
 
 
 def test_paired_difference_refuses_other_tiles_or_labels() -> None:

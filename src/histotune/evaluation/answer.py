@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from histotune.evaluation.floors import RANDOM_WEIGHTS
 from histotune.evaluation.scoring import LEAKY
 from histotune.evaluation.source import DIFFERENCE, PROBE, RANDOM_SPLIT
+from histotune.statistics.records import FULL_COVERAGE
 
 if TYPE_CHECKING:
     from histotune.evaluation.records import Finding, ScoredArm
@@ -52,7 +53,9 @@ def in_words(score: Score) -> str:
     if score.interval is None:
         return f"{score.value:.3f} (no interval: {score.reason})"
     interval = score.interval
-    return f"{score.value:.3f} ({interval.level:.0%} interval {interval.low:.3f} to {interval.high:.3f})"
+    short = interval.coverage is not None and interval.coverage < FULL_COVERAGE
+    note = f"; simulated coverage {interval.coverage:.0%}" if short else ""
+    return f"{score.value:.3f} ({interval.level:.0%} interval {interval.low:.3f} to {interval.high:.3f}{note})"
 
 
 def _in_domain(finding: Finding) -> str:

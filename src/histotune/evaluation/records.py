@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from histotune.statistics.records import Predictions
 
-MAY_BE_NONE = {"interval", "selection", "nll_before", "nll_after", "difference_se", "standard_error"}
+MAY_BE_NONE = {"interval", "coverage", "selection", "nll_before", "nll_after", "difference_se", "standard_error"}
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
 
 

@@ -19,9 +19,10 @@ from histotune.heads.jackknife import MIN_GROUPS, group_chunks, group_interval, 
 from histotune.heads.records import HonestScore
 from histotune.heads.select import group_means, paired_differences, tile_losses
 from histotune.heads.task import FoldPlan, training_set
-from histotune.statistics.metrics import balanced_accuracy_sums, weighted_auroc
+from histotune.statistics.ranking import weighted_auroc
 from histotune.statistics.records import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
+from histotune.statistics.sums import balanced_accuracy_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Pr
         return replace(selection, note=f"no honest estimate: {part.n_groups} groups, and {MIN_GROUPS} are needed")
     n_classes = solved.found.logit_TnK.shape[2]
     holds_GK = class_signatures(y_n, part.group_n, part.n_groups, n_classes)
-    count_BG = np.concatenate(list(draw_counts(holds_GK, N_RESAMPLES, config.seed, part.n_groups)))
+    count_BG = np.concatenate(list(draw_counts(holds_GK, N_RESAMPLES, config.seed)))
     count_BG = count_BG[(count_BG == 0).any(axis=1)]
     choice_B = resample_choices(solved, procedure.trials, config.selection_rule, count_BG)
     out_BG = (count_BG == 0).astype(np.float64)

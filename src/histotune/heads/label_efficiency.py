@@ -20,8 +20,9 @@ from histotune.errors import UserError
 from histotune.heads.families import SweepData, SweepSupport, full_logits, make_family
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.task import FoldPlan, TrainingSet, check_task, training_set
-from histotune.statistics.intervals import percentile_interval, resampling_units
-from histotune.statistics.resampling import Sample, class_signatures, draw_counts, make_evaluator
+from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
+from histotune.statistics.resampling import Sample, class_signatures, draw_counts
+from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,7 +95,7 @@ def label_efficiency(
     records = []
     for size, logit_MnK in logit_by_size.items():
         n_tiles = float(np.mean([one.part.n_tiles for one in subsets if one.size == size]))
-        samples = [_sample(logit_nK, data.y_n, part, task.class_names) for logit_nK in logit_MnK]
+        samples = [_sample(logit_nK, data, part, task.class_names) for logit_nK in logit_MnK]
         for name, evaluate in by_metric.items():
             value, low, high, method = _with_interval(evaluate, samples, interval)
             records.append((name, size, n_tiles, value, low, high, len(samples), method))
@@ -219,17 +220,24 @@ def _cross_chosen(logit_TnK: Float, data: SweepData, part: TrainingSet) -> Float
     return chosen_nK
 
 
-def _sample(logit_nK: Float, y_n: Int, part: TrainingSet, class_names: tuple[str, ...]) -> Sample:
+def _sample(logit_nK: Float, data: SweepData, part: TrainingSet, class_names: tuple[str, ...]) -> Sample:
     """The scored tiles as the metrics take them."""
     from histotune.heads.apply import softmax
 
     probability_nK = softmax(logit_nK)
     score_nK = logit_nK - logit_nK[:, :1] if len(class_names) == 2 else probability_nK
     return Sample(
-        y_N=y_n[part.rows], probability_NK=probability_nK, score_NK=score_nK, predicted_N=probability_nK.argmax(axis=1),
-        fold_N=part.fold_n, patient_N=None, group_N=part.group_n, class_names=class_names,
+        y_N=data.y_n[part.rows],
+        probability_NK=probability_nK,
+        score_NK=score_nK,
+        predicted_N=probability_nK.argmax(axis=1),
+        fold_N=part.fold_n,
+        patient_N=None,
+        group_N=part.group_n,
+        class_names=class_names,
         order=np.arange(part.n_tiles),
-    )  # fmt: skip
+        tile_ids=pl.Series("tile_id", data.embeddings.tile_ids).gather(data.used[part.rows]),
+    )
 
 
 def _metrics(data: SweepData, part: TrainingSet) -> dict[str, Callable[[Sample], Callable[[Float], Float]]]:
@@ -261,11 +269,15 @@ def _with_interval(
         return value, None, None, units.refusal or "intervals need groups"
     first = samples[0]
     holds_GK = class_signatures(first.y_N, units.unit_N, units.n_units, len(first.class_names))
-    counts = draw_counts(holds_GK, config.n_resamples, config.seed, len(first.y_N))
+    counts = draw_counts(holds_GK, config.n_resamples, config.seed)
     value_MB = np.concatenate([np.stack([one(counts_BG) for one in evaluators]) for counts_BG in counts], axis=1)
     rng = np.random.Generator(np.random.PCG64([config.seed, len(samples)]))
     drawn_MB = rng.integers(0, len(samples), value_MB.shape)
-    interval, reason = percentile_interval(np.take_along_axis(value_MB, drawn_MB, axis=0).mean(axis=0), config)
-    if interval is None:
-        return value, None, None, reason
-    return value, interval.low, interval.high, METHOD
+    mean_B = np.take_along_axis(value_MB, drawn_MB, axis=0).mean(axis=0)
+    defined = mean_B[np.isfinite(mean_B)]
+    if len(defined) < (1.0 - MAX_UNDEFINED_SHARE) * len(mean_B):
+        return value, None, None, f"undefined on {len(mean_B) - len(defined)} of {len(mean_B)} resamples"
+    low, high = np.quantile(defined, [(1.0 - config.level) / 2.0, (1.0 + config.level) / 2.0])
+    if low == high:
+        return value, None, None, "degenerate: every resample gives the same value, which says nothing about its error"
+    return value, float(low), float(high), METHOD

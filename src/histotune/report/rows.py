@@ -104,10 +104,14 @@ def score_table(finding: Finding) -> ScoreTable:
         groups=groups,
         trained_on=trained_on,
         exceptions=any(group.trained_on for group in groups),
-        intervals=f"{common[0] * 100:g} % intervals: {common[1]}" if common else "",
+        intervals=_interval_words(*common) if common else "",
         footnotes=notes.items(),
         group_weighted=tuple(metric_label(name) for name in names if name in weighted),
     )
+
+
+def _interval_words(level: float, method: str) -> str:
+    return f"{level * 100:g} % intervals: {method}; conditional on the trained heads"
 
 
 def _origin(trained_on: str) -> str:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from histotune.statistics.records import FULL_COVERAGE
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,7 +21,13 @@ METRIC_LABELS = {
     "accuracy": "Accuracy",
     "macro_f1": "Macro-F1",
     "patient_recognition_rate": "Patient recognition rate",
+    "mcc": "MCC",
+    "sensitivity_at_95_specificity": "Sensitivity at 95\u00a0% specificity",
+    "specificity_at_95_sensitivity": "Specificity at 95\u00a0% sensitivity",
     "log_loss": "Log-loss",
+    "brier": "Brier score",
+    "ece": "ECE",
+    "ece_debiased": "ECE, debiased",
 }
 DIFFERENCE = " difference"
 SYNTHETIC = "SYNTHETIC"
@@ -160,6 +168,21 @@ def score_cell(arm: ScoredArm, score: Score, common: tuple[float, str] | None, n
     return Cell(value, format_interval(score.interval), beside, note)
 
 
+def coverage_text(interval: Interval) -> str:
+    """Return the simulated coverage where it falls short of the nominal one; empty elsewhere.
+
+    Args:
+        interval: The interval.
+
+    Example:
+        >>> coverage_text(Interval(0.7, 0.9, 0.95, "jackknife", 0.91))  # doctest: +SKIP
+        'nominal 95 %, simulated coverage 91 %'
+    """
+    if interval.coverage is None or interval.coverage >= FULL_COVERAGE:
+        return ""
+    return f"nominal {interval.level:.0%}, simulated coverage {interval.coverage:.0%}".replace("%", "\u00a0%")
+
+
 def is_spread(interval: Interval) -> bool:
     """Whether the interval is a spread of draws, which must not be read as a confidence interval."""
     return "not a confidence interval" in interval.method
@@ -168,6 +191,8 @@ def is_spread(interval: Interval) -> bool:
 def _beside(arm: ScoredArm, score: Score) -> Iterator[str]:
     if score.name == "auprc" and math.isfinite(score.chance) and not is_difference(arm):
         yield f"prevalence {number(score.chance)}"
+    if score.interval is not None and (coverage := coverage_text(score.interval)):
+        yield coverage
     n_tiles, n_groups = sample_size(arm)
     if score.n_tiles != n_tiles:
         yield f"{count(score.n_tiles)} tiles"

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from histotune.errors import UserError
-from histotune.statistics.intervals import bootstrap_values, resampling_units
+from histotune.statistics.bounds import Scale
+from histotune.statistics.evaluators import DifferenceEvaluator
+from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
+from histotune.statistics.metrics import metric_kind
 from histotune.statistics.records import Score
-from histotune.statistics.resampling import make_evaluator, read_sample
-from histotune.statistics.scores import check_metric, interval_of, interval_refusal, point_value, undefined_reason
+from histotune.statistics.resampling import read_sample
+from histotune.statistics.scores import (
+    check_metric,
+    interval_refusal,
+    point_value,
+    undefined_reason,
+    undefined_value,
+)
+from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
@@ -20,7 +31,7 @@ if TYPE_CHECKING:
 def paired_difference(
     a: Predictions, b: Predictions, metric: MetricName, interval: IntervalConfig, *, within_folds: bool = False
 ) -> Score:
-    """Return metric(a) - metric(b) with an interval from drawing the same groups for both.
+    """Return metric(a) - metric(b) with an interval over the same groups for both.
 
     Args:
         a: Predictions of the first head.
@@ -37,27 +48,28 @@ def paired_difference(
     """
     check_metric(metric)
     sample_a, sample_b = read_sample(a), read_sample(b)
-    _check_same_tiles(a, b, sample_a, sample_b)
+    check_same_tiles(a, b, sample_a, sample_b)
     name, n_tiles = f"{metric} difference", len(sample_a.y_N)
     units = resampling_units(sample_a, interval)
     reason = undefined_reason(metric, sample_a) or undefined_reason(metric, sample_b)
     if reason:
         return Score(name, float("nan"), None, n_tiles, sample_a.n_groups, reason=reason, chance=0.0)
-    evaluators = [
+    first, second = (
         make_evaluator(metric, sample, units.unit_N, units.n_units, within_folds=within_folds)
         for sample in (sample_a, sample_b)
-    ]
-    value = point_value(evaluators[0], units) - point_value(evaluators[1], units)
-    values_B = None
-    if not interval_refusal(metric, sample_a, units, interval):
-        values_a, values_b = bootstrap_values(evaluators, sample_a, units, interval)
-        values_B = values_a - values_b
-    found, reason = interval_of(metric, value, values_B, (sample_a, units, interval))
+    )
+    evaluator, kind = DifferenceEvaluator(first, second), metric_kind(metric, sample_a.n_classes)
+    width = kind.high - kind.low
+    value, found = point_value(evaluator, units), None
+    reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, sample_a, units, interval)
+    if not reason:
+        estimate = Estimate(metric, evaluator, value, Scale(-width, width, linear=True))
+        found, reason = make_intervals([estimate], sample_a, units, interval)[0]
     weighting: Weighting = "group" if metric == "patient_recognition_rate" else "tile"
     return Score(name, value, found, n_tiles, sample_a.n_groups, weighting, reason, chance=0.0)
 
 
-def _check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b: Sample) -> None:
+def check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b: Sample) -> None:
     """Refuse arms that do not describe the same tiles."""
     ids_a, ids_b = a.table["tile_id"].gather(sample_a.order), b.table["tile_id"].gather(sample_b.order)
     if ids_a.n_unique() != len(ids_a) or ids_b.n_unique() != len(ids_b):

@@ -1,52 +1,79 @@
-"""Percentile bootstrap over groups, and the reasons to refuse one."""
+"""Which interval a metric gets, over which units, and the reasons to refuse one."""
 
 # N tiles, G units (groups, or tiles where asked), B resamples
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from histotune.devices import one_blas_thread
+from histotune.devices import map_small, one_blas_thread
+from histotune.statistics import bounds as b
+from histotune.statistics import methods as m
+from histotune.statistics.coverage import default_method, simulated_coverage
 from histotune.statistics.records import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.resampling import Evaluator, Sample
+    from histotune.statistics.evaluators import Evaluator
+    from histotune.statistics.metrics import MetricName
+    from histotune.statistics.resampling import Sample
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
 MAX_UNDEFINED_SHARE = 0.05
-MIN_WIDTH = 1e-12
 SMALL_TILES = 5000
 """Up to this many tiles the bootstrap runs on one thread."""
+MAX_COUNTS = 2**24
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Units:
-    """What is resampled.
+    """What is resampled or left out.
 
     Attributes:
         unit_N: Unit per tile.
         n_units: Number of units.
+        strata: Kinds of units by the classes they hold.
         refusal: Why no interval can be given; empty where one can.
     """
 
     unit_N: Int
     n_units: int
+    strata: b.Strata
     refusal: str = ""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A value that wants an interval.
+
+    Attributes:
+        name: The metric, or the metric whose difference it is.
+        evaluator: The value as a function of unit weights.
+        value: The value on the tiles as they are.
+        scale: Its range, and the scale of t intervals.
+        constant: By construction every unit agrees, as for a head that gives every tile the same score.
+    """
+
+    name: MetricName
+    evaluator: Evaluator
+    value: float
+    scale: b.Scale
+    constant: bool = False
+
+
 def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
-    """Return the units of the bootstrap, with the reason where there can't be one.
+    """Return the units, with the reason where there can be no interval.
 
     Args:
         sample: The scored tiles.
@@ -55,24 +82,48 @@ def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
     Returns:
         Groups, or tiles with ``cluster="tile"``.
     """
-    tiles = np.arange(len(sample.y_N))
-    if config.cluster == "tile":
-        units = Units(tiles, len(tiles))
-    elif sample.group_N is None:
-        return Units(tiles, len(tiles), "group ids are missing for some tiles, so an interval would be too narrow; "
-                                        "--cluster tile gives one, marked TOO NARROW")  # fmt: skip
+    refusal = ""
+    if config.cluster == "tile" or sample.group_N is None:
+        unit_N, n_units = np.arange(len(sample.y_N)), len(sample.y_N)
     else:
-        units = Units(sample.group_N, sample.n_groups)
-    holds = class_signatures(sample.y_N, units.unit_N, units.n_units, sample.n_classes)
-    per_class = holds.sum(axis=0)
-    if (per_class >= config.min_groups_per_class).all():
-        return units
-    short = "; ".join(
-        f"class {name!r} has {count} {config.cluster}s"
-        for name, count in zip(sample.class_names, per_class.tolist(), strict=True)
-        if count < config.min_groups_per_class
-    )
-    return Units(units.unit_N, units.n_units, f"{short}; an interval needs {config.min_groups_per_class}")
+        unit_N, n_units = sample.group_N, sample.n_groups
+    strata = b.Strata.of(class_signatures(sample.y_N, unit_N, n_units, sample.n_classes))
+    if config.cluster == "group" and sample.group_N is None:
+        refusal = ("group ids are missing for some tiles, so an interval would be too narrow; "
+                   "--cluster tile gives one, marked TOO NARROW")  # fmt: skip
+    elif (strata.per_class_K < config.min_groups_per_class).any():
+        short = "; ".join(
+            f"class {name!r} has {count} {config.cluster}s"
+            for name, count in zip(sample.class_names, strata.per_class_K.tolist(), strict=True)
+            if count < config.min_groups_per_class
+        )
+        refusal = f"{short}; an interval needs {config.min_groups_per_class}"
+    return Units(unit_N, n_units, strata, refusal)
+
+
+def make_intervals(
+    estimates: Sequence[Estimate], sample: Sample, units: Units, config: IntervalConfig
+) -> list[tuple[Interval | None, str]]:
+    """Return the interval of each value, or None and why there is none; bootstraps share their resamples.
+
+    Args:
+        estimates: Defined values whose interval is not refused.
+        sample: The scored tiles.
+        units: What is resampled or left out.
+        config: Method, level, number of resamples and seed.
+
+    Returns:
+        (interval, "") or (None, reason) per value.
+    """
+    methods = [_method_of(estimate, units, config) for estimate in estimates]
+    resampled = [number for number, method in enumerate(methods) if method in m.BOOTSTRAPS]
+    with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
+        drawn = dict(zip(resampled, _draw([(estimates[n], methods[n]) for n in resampled], sample, units, config),
+                         strict=True))  # fmt: skip
+        return [
+            _interval(estimate, (method, drawn.get(number)), sample, units, config)
+            for number, (estimate, method) in enumerate(zip(estimates, methods, strict=True))
+        ]
 
 
 def bootstrap_values(
@@ -89,41 +140,109 @@ def bootstrap_values(
     Returns:
         Values (B,) per evaluator.
     """
-    holds = class_signatures(sample.y_N, units.unit_N, units.n_units, sample.n_classes)
-    with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
-        chunks = [
-            [evaluate(counts_BG) for evaluate in evaluators]
-            for counts_BG in draw_counts(holds, config.n_resamples, config.seed, len(sample.y_N))
-        ]
+    chunks = _over_resamples(lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], sample, units, config)
     return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 
 
-def percentile_interval(values_B: Float, config: IntervalConfig) -> tuple[Interval | None, str]:
-    """Return the central quantiles of the resampled values, or None and the reason.
+def _over_resamples(function: Callable[[Float], T], sample: Sample, units: Units, config: IntervalConfig) -> list[T]:
+    """Apply a function to chunks of resamples, side by side on one BLAS thread each where all counts fit in memory."""
+    counts = draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)
+    if len(sample.y_N) <= SMALL_TILES or config.n_resamples * units.n_units > MAX_COUNTS:
+        return [function(counts_BG) for counts_BG in counts]
+    return map_small(function, list(counts), small=True)
 
-    Args:
-        values_B: The metric on every resample; NaN where undefined.
-        config: Level, number of resamples and cluster.
 
-    Returns:
-        (interval, "") or (None, reason).
-    """
-    defined = values_B[np.isfinite(values_B)]
-    n_undefined = len(values_B) - len(defined)
-    if n_undefined > MAX_UNDEFINED_SHARE * len(values_B):
-        return None, f"undefined on {n_undefined} of {len(values_B)} resamples"
-    tail = (1.0 - config.level) / 2.0
-    low, high = np.quantile(defined, [tail, 1.0 - tail])
-    if high - low <= MIN_WIDTH:
+def _method_of(estimate: Estimate, units: Units, config: IntervalConfig) -> m.Method:
+    """Return the method asked for, or the one that the coverage study gives this metric."""
+    if config.cluster == "tile" and config.method == "auto":
+        return "percentile"  # leaving out one of very many tiles costs more and says no more
+    if estimate.scale.linear and config.method == "auto":
+        return "jackknife-t"  # a paired difference is nearly symmetric: nothing for the study's bootstrap to mend
+    method = default_method(estimate.name, units.n_units) if config.method == "auto" else config.method
+    if method == "studentised" and not estimate.evaluator.smooth:
+        return "jackknife-t"
+    return method
+
+
+def _draw(
+    wanted: Sequence[tuple[Estimate, m.Method]], sample: Sample, units: Units, config: IntervalConfig
+) -> list[b.Resampled]:
+    """Return values, and errors where the method needs them, on shared resamples."""
+    if not wanted:
+        return []
+
+    def draw(counts_BG: Float) -> list[tuple[Float, Float]]:
+        parts = []
+        for estimate, method in wanted:
+            se_B = np.full(len(counts_BG), np.nan)
+            if method == "studentised":
+                se_B = b.slope_se(estimate.evaluator.slope(counts_BG), counts_BG, units.strata)
+            parts.append((estimate.evaluator(counts_BG), se_B))
+        return parts
+
+    chunks = _over_resamples(draw, sample, units, config)
+    return [
+        b.Resampled(np.concatenate([values for values, _ in parts]), np.concatenate([se for _, se in parts]))
+        for parts in zip(*chunks, strict=True)
+    ]
+
+
+def _interval(
+    estimate: Estimate, how: tuple[m.Method, b.Resampled | None], sample: Sample, units: Units, config: IntervalConfig
+) -> tuple[Interval | None, str]:
+    method, drawn = how
+    n_undefined = 0 if drawn is None else int((~np.isfinite(drawn.values_xB)).sum())
+    if drawn is not None and n_undefined > MAX_UNDEFINED_SHARE * len(drawn.values_xB):
+        return None, f"undefined on {n_undefined} of {len(drawn.values_xB)} resamples"
+    without_G = None if method == "percentile" else estimate.evaluator.without_each()
+    if without_G is not None and not np.isfinite(without_G).all():
+        return None, "undefined without one of the groups"
+    components = m.structural_components(estimate.evaluator, units.n_units) if method == "obuchowski-t" else None
+    evidence = m.Evidence(np.asarray(estimate.value), without_G, drawn, components)
+    if bool(m.all_agree(evidence)):
+        return _agreed(estimate, sample, units, config)
+    low, high = m.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
+    text = method_text(method if components or method != "obuchowski-t" else "jackknife-t", config, n_undefined)
+    return Interval(float(low), float(high), config.level, text, _coverage(estimate, method, sample, units, config)), ""
+
+
+def _agreed(estimate: Estimate, sample: Sample, units: Units, config: IntervalConfig) -> tuple[Interval | None, str]:
+    """Return the exact bound where all units agree, or why there is none."""
+    if estimate.constant:
+        return None, "degenerate: every tile gets the same score or decision, so the value holds by construction"
+    if np.isinf(estimate.scale.high):
         return None, "degenerate: (nearly) every resample gives the same value, which says nothing about its error"
-    return Interval(float(low), float(high), config.level, method_text(config, n_undefined)), ""
+    prevalence = np.asarray((sample.y_N == 1).mean() if sample.n_classes == 2 else 1.0 / sample.n_classes)
+    value = np.asarray(estimate.value)
+    low, high = m.agreed_bounds(estimate.name, value, units.strata, config.level, prevalence, estimate.scale)
+    n = m.independent_units(estimate.name, units.strata)
+    text = f"exact bound over {n} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
+    return Interval(float(low), float(high), config.level, text + _narrow(config)), ""
 
 
-def method_text(config: IntervalConfig, n_undefined: int = 0) -> str:
+def _coverage(
+    estimate: Estimate, method: m.Method, sample: Sample, units: Units, config: IntervalConfig
+) -> float | None:
+    """Return what the study simulated nearest to this case; None outside what it covers."""
+    studied = sample.n_classes == 2 and config.cluster == "group" and config.level == 0.95
+    if not studied or estimate.scale.linear:
+        return None
+    return simulated_coverage(estimate.name, method, estimate.value, units.strata.holds_GK)
+
+
+def method_text(method: m.Method, config: IntervalConfig, n_undefined: int = 0) -> str:
     """Return the method in words, as every table prints it."""
-    text = f"percentile bootstrap over {config.cluster}s, {config.n_resamples} resamples, class-stratified"
+    names = {"percentile": "percentile", "bca": "BCa (bias-corrected, accelerated)", "studentised": "studentised"}
+    if method in names:
+        text = f"{names[method]} bootstrap over {config.cluster}s, {config.n_resamples} resamples, class-stratified"
+    elif method == "jackknife-t":
+        text = f"t interval from leaving out one {config.cluster} at a time (jackknife), class-stratified"
+    else:
+        text = f"t interval from DeLong's components summed by {config.cluster} (Obuchowski 1997)"
     if n_undefined:
         text += f", {n_undefined} undefined resamples left out"
-    if config.cluster == "tile":
-        text += "; TOO NARROW: tiles of one case are not independent"
-    return text
+    return text + _narrow(config)
+
+
+def _narrow(config: IntervalConfig) -> str:
+    return "; TOO NARROW: tiles of one case are not independent" if config.cluster == "tile" else ""

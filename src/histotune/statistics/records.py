@@ -16,6 +16,8 @@ PREDICTION_COLUMNS = (
     "y_true", "logit", "probability", "head_id", "split_hash", "view", "input_mpp",
 )  # fmt: skip
 
+FULL_COVERAGE = 0.93
+"""Simulated coverage below this is printed beside a nominal 95 % interval."""
 Weighting = Literal["tile", "group"]
 # N tiles, K classes
 
@@ -83,12 +85,22 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval and how it was made."""
+    """A confidence interval and how it was made.
+
+    Attributes:
+        low: Lower bound.
+        high: Upper bound.
+        level: Nominal coverage.
+        method: How it was made, in words.
+        coverage: Share of simulated data sets nearest to this case whose interval held the truth; None where none
+            were simulated.
+    """
 
     low: float
     high: float
     level: float
     method: str
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)

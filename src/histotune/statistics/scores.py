@@ -9,23 +9,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.errors import UserError, closest_name
-from histotune.statistics.intervals import bootstrap_values, percentile_interval, resampling_units
-from histotune.statistics.metrics import METRIC_NAMES, MetricName
+from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
+from histotune.statistics.methods import metric_scale
+from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
+from histotune.statistics.ranking import fold_rows
 from histotune.statistics.records import Score
-from histotune.statistics.resampling import make_evaluator, read_sample
+from histotune.statistics.resampling import read_sample
+from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
-
     from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.records import Interval, Predictions, Weighting
-    from histotune.statistics.resampling import Evaluator, Sample
+    from histotune.statistics.resampling import Sample
 
 __all__ = ["METRIC_NAMES", "MetricName", "score_predictions"]
-NEEDS_EVERY_CLASS = ("balanced_accuracy", "macro_f1", "auroc", "auprc")
+RANKING = ("auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
+DECIDING = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "patient_recognition_rate")
 
 
 def score_predictions(
@@ -35,11 +38,14 @@ def score_predictions(
     *,
     within_folds: bool = False,
 ) -> tuple[Score, ...]:
-    """Return one score per metric, with intervals from resampling whole groups.
+    """Return one score per metric, with intervals over whole groups.
+
+    An interval is conditional on the trained head: it says how the value varies with the groups that are scored, not
+    with those that trained the head.
 
     Args:
         predictions: The scored tiles; every one labelled.
-        metrics: What to compute. AUPRC is defined for two classes.
+        metrics: What to compute.
         interval: How intervals are made.
         within_folds: The predictions are cross-fitted: AUROC compares only tiles that one head scored (same ``fold``),
             because scores of different heads share no scale; other metrics pool all tiles.
@@ -59,46 +65,40 @@ def score_predictions(
         check_metric(name)
     sample = read_sample(predictions)
     units = resampling_units(sample, interval)
-    reasons = [undefined_reason(name, sample) for name in metrics]
-    evaluators = {
-        name: make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds)
-        for name, reason in zip(metrics, reasons, strict=True)
-        if not reason
-    }
-    context = (sample, units, interval)
-    resampled = [name for name in evaluators if not interval_refusal(name, sample, units, interval)]
-    drawn = bootstrap_values([evaluators[name] for name in resampled], sample, units, interval) if resampled else []
-    values_B = dict(zip(resampled, drawn, strict=True))
-    scores = []
-    for name, undefined in zip(metrics, reasons, strict=True):
-        if undefined:
-            scores.append(make_score(name, float("nan"), (None, undefined), sample))
-            continue
-        value = point_value(evaluators[name], units)
-        scores.append(make_score(name, value, interval_of(name, value, values_B.get(name), context), sample))
-    return tuple(scores)
+    estimates, refusals = [], []
+    for name in metrics:
+        reason, estimate = undefined_reason(name, sample), None
+        if not reason:
+            estimate = _estimate(name, sample, units, within_folds=within_folds)
+            reason = (
+                undefined_value(name) if np.isnan(estimate.value) else interval_refusal(name, sample, units, interval)
+            )
+        estimates.append(estimate)
+        refusals.append(reason)
+    wanted = [e for e, reason in zip(estimates, refusals, strict=True) if e is not None and not reason]
+    made = iter(make_intervals(wanted, sample, units, interval))
+    return tuple(
+        make_score(name, float("nan") if estimate is None else estimate.value,
+                   (None, reason) if reason else next(made), sample)
+        for name, estimate, reason in zip(metrics, estimates, refusals, strict=True)
+    )  # fmt: skip
 
 
-def interval_of(
-    name: MetricName, value: float, values_B: NDArray[np.float64] | None, context: tuple[Sample, Units, IntervalConfig]
-) -> tuple[Interval | None, str]:
-    """Return the interval, or None and why there is none.
+def _estimate(name: MetricName, sample: Sample, units: Units, *, within_folds: bool) -> Estimate:
+    evaluator = make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds)
+    scale = metric_scale(name, sample.n_classes)
+    constant = _is_constant(name, sample, within_folds=within_folds)
+    return Estimate(name, evaluator, point_value(evaluator, units), scale, constant)
 
-    Args:
-        name: The metric.
-        value: Its value.
-        values_B: Its values on the resamples; None where it was not resampled.
-        context: The tiles, what is resampled, and how.
 
-    Returns:
-        (interval, "") or (None, reason).
-    """
-    sample, units, config = context
-    if np.isnan(value):
-        return None, "no positive and negative tile of one fold can be compared"
-    if values_B is None:
-        return None, interval_refusal(name, sample, units, config)
-    return percentile_interval(values_B, config)
+def _is_constant(name: MetricName, sample: Sample, *, within_folds: bool) -> bool:
+    """Whether every tile that is compared with another gets the same score or decision."""
+    if name in DECIDING:
+        return bool((sample.predicted_N == sample.predicted_N[0]).all())
+    if name not in RANKING:
+        return False
+    folds = fold_rows(sample.fold_N if within_folds and name == "auroc" else None, len(sample.y_N))
+    return all(bool((sample.score_NK[rows] == sample.score_NK[rows[0]]).all()) for rows in folds)
 
 
 def check_metric(name: str) -> None:
@@ -123,14 +123,22 @@ def undefined_reason(name: MetricName, sample: Sample) -> str:
         return "no tiles"
     if name == "patient_recognition_rate" and sample.patient_N is None:
         return "the authors' patient ids are missing for some tiles"
-    if name == "auprc" and sample.n_classes != 2:
-        return f"AUPRC is defined for two classes, not {sample.n_classes}"
-    if name in NEEDS_EVERY_CLASS:
+    kind = metric_kind(name, sample.n_classes)
+    if kind.binary_only and sample.n_classes != 2:
+        return f"{name} is defined for two classes, not {sample.n_classes}"
+    if kind.needs_every_class:
         counts = np.bincount(sample.y_N, minlength=sample.n_classes)
         missing = [label for label, count in zip(sample.class_names, counts, strict=True) if count == 0]
         if missing:
             return f"no tile of class {', '.join(repr(label) for label in missing)}"
     return ""
+
+
+def undefined_value(name: MetricName) -> str:
+    """Return why a metric came out as NaN although every class it needs is there."""
+    if name == "mcc":
+        return "every tile has the same label, or gets the same decision"
+    return "no positive and negative tile of one fold can be compared"
 
 
 def interval_refusal(name: MetricName, sample: Sample, units: Units, interval: IntervalConfig) -> str:
@@ -150,10 +158,10 @@ def chance_level(name: MetricName, sample: Sample) -> float:
     """Return what a random ranking or a constant decision gets; NaN where there is no such level."""
     if not len(sample.y_N):
         return float("nan")
-    if name == "auroc":
-        return 0.5
-    if name == "auprc" and sample.n_classes == 2:
-        return float((sample.y_N == 1).mean())
+    if name in ("auroc", "mcc"):
+        return 0.5 if name == "auroc" else 0.0
+    if name == "auprc":
+        return float((sample.y_N == 1).mean()) if sample.n_classes == 2 else 1.0 / sample.n_classes
     if name == "balanced_accuracy":
         return 1.0 / sample.n_classes
     if name == "accuracy":

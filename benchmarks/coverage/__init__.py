@@ -1,0 +1,1 @@
+"""The coverage study: how often each interval holds the truth, by simulation."""

@@ -1,0 +1,118 @@
+"""``python -m benchmarks.coverage run`` simulates, cell by cell; ``write`` makes the table that the package reads.
+
+A cell that was finished is never run again; each is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.coverage.cohort import CellSpec, all_cells, true_values
+from benchmarks.coverage.judge import judge_cell
+from benchmarks.coverage.markdown import fill
+from histotune.files import write_json, write_text
+from histotune.statistics.coverage import studied_cells
+from histotune.statistics.methods import METHODS
+
+if TYPE_CHECKING:
+    from benchmarks.coverage.judge import Tally
+
+RESULTS = Path(__file__).parents[1] / "results" / "coverage.csv"
+COUNTED = ("repeats", "coverage", "truth_below", "mean_width")
+SETTING = ("metric", "design", "n_groups", "auroc", "icc", "truth")
+PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
+TABLE = Path(__file__).parents[2] / "src" / "histotune" / "statistics" / "coverage.csv"
+
+
+def main() -> None:
+    """Run or write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("command", choices=["run", "write"])
+    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2, help="processes; give each one BLAS thread")
+    parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
+    parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin no further cell after this")
+    options = parser.parse_args()
+    if options.command == "run":
+        with ProcessPoolExecutor(options.workers) as pool:
+            list(
+                pool.map(partial(run_cell, options=options, until=time.monotonic() + options.stop_after_s), all_cells())
+            )
+        return
+    rows = finished_rows(options.cells)
+    write_text(RESULTS, long_table(rows))
+    write_text(TABLE, wide_table(rows))
+    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), studied_cells()))
+
+
+def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
+    """Judge one setting unless it is there already, or time is up."""
+    path = options.cells / f"{spec.name}.json"
+    if path.exists() or time.monotonic() > until:
+        return
+    start = time.perf_counter()
+    tallies = judge_cell(spec, options.repeats, options.resamples, options.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    truths = true_values(spec)
+    rows = [_row(spec, metric, truths[metric], method, tally) for (metric, method), tally in tallies.items()]
+    settings = {"repeats": options.repeats, "resamples": options.resamples, "seed": options.seed}
+    write_json(path, {**settings, "seconds": round(time.perf_counter() - start, 1), "rows": rows})
+    print(f"{spec.name}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+def _row(spec: CellSpec, metric: str, truth: float, method: str, tally: Tally) -> dict[str, str | float | int]:
+    return {
+        "metric": metric, "design": spec.design, "n_groups": spec.n_groups, "auroc": spec.auroc, "icc": spec.icc,
+        "truth": round(truth, 4), "method": method, "repeats": tally.n, "coverage": round(tally.n_held / tally.n, 4),
+        "truth_below": round(tally.n_below / tally.n, 4), "mean_width": round(tally.width / tally.n, 4),
+    }  # fmt: skip
+
+
+def finished_rows(folder: Path) -> list[dict[str, str | float | int]]:
+    """Return the rows of every cell, sorted by metric and setting.
+
+    Args:
+        folder: Finished cells; all must be there.
+
+    Returns:
+        A row per metric, setting and method.
+    """
+    texts = [(folder / f"{spec.name}.json").read_text(encoding="utf-8") for spec in all_cells()]
+    rows = [row for text in texts for row in json.loads(text)["rows"]]
+    return sorted(rows, key=lambda row: [row[name] for name in SETTING] + [METHODS.index(row["method"])])
+
+
+def long_table(rows: list[dict[str, str | float | int]]) -> str:
+    """Return a line per metric, setting and method, with everything that was counted."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, [*SETTING, "method", *COUNTED], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def wide_table(rows: list[dict[str, str | float | int]]) -> str:
+    """Return a line per metric and setting with the coverage of every method; empty where one was not judged."""
+    found: dict[tuple[str | float | int, ...], dict[str | float | int, str | float | int]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[name] for name in SETTING), {})[row["method"]] = row["coverage"]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*SETTING, *METHODS])
+    for setting, by_method in found.items():
+        writer.writerow([*setting, *(by_method.get(method, "") for method in METHODS)])
+    return out.getvalue()
+
+
+if __name__ == "__main__":
+    main()

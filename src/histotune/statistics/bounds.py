@@ -1,0 +1,347 @@
+"""Interval kernels: percentile, BCa, studentised, t on a transformed scale, and the exact bound for a perfect score.
+
+All work on arrays with any axes in front, so that a simulation judges many data sets at once.
+"""
+
+# G units, B resamples, H strata; x any axes in front
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.statistics.arrays import ratio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+FLAT = 1e-12
+"""Values closer than this are the same value."""
+T_NODES, T_STEPS = 40, 12
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where a value can lie, and the scale on which its error is taken to be symmetric.
+
+    The scale is the logit of the value's place between its ends, the logarithm where there is no upper end, and the
+    value itself for differences.
+
+    Attributes:
+        low: Least value.
+        high: Largest value; may be infinite.
+        linear: Take the value itself.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    linear: bool = False
+
+    def forward(self, value_x: Float) -> Float:
+        """Return the values on the scale; infinite at the ends."""
+        if self.linear:
+            return value_x
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if np.isinf(self.high):
+                return np.asarray(np.log(value_x - self.low))
+            return np.asarray(np.log(value_x - self.low) - np.log(self.high - value_x))
+
+    def back(self, scaled_x: Float) -> Float:
+        """Return values from the scale."""
+        if self.linear:
+            return np.clip(scaled_x, self.low, self.high)
+        if np.isinf(self.high):
+            return np.asarray(self.low + np.exp(scaled_x))
+        return np.asarray(self.low + (self.high - self.low) * 0.5 * (1.0 + np.tanh(0.5 * scaled_x)))
+
+    def slope(self, value_x: Float) -> Float:
+        """Return the derivative of :meth:`forward`; NaN at the ends."""
+        if self.linear:
+            return np.ones_like(value_x)
+        if np.isinf(self.high):
+            return ratio(np.ones(()), value_x - self.low)
+        return ratio(np.asarray(self.high - self.low), (value_x - self.low) * (self.high - value_x))
+
+
+@dataclass(frozen=True)
+class Strata:
+    """Kinds of units: those of one kind hold the same classes.
+
+    Attributes:
+        stratum_G: Kind per unit, from 0.
+        holds_GK: Which classes each unit holds.
+    """
+
+    stratum_G: Int
+    holds_GK: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, holds_GK: NDArray[np.bool_]) -> Strata:
+        """Read the kinds off the classes each unit holds."""
+        codes = holds_GK @ (1 << np.arange(holds_GK.shape[1]))
+        return cls(np.unique(codes, return_inverse=True)[1].ravel(), holds_GK)
+
+    @property
+    def size_H(self) -> Int:
+        """Units of each kind."""
+        return np.bincount(self.stratum_G)
+
+    @property
+    def per_class_K(self) -> Int:
+        """Units that hold each class."""
+        return np.asarray(self.holds_GK.sum(axis=0), dtype=np.int64)
+
+    def centres(self, value_xG: Float, weight_xG: Float | None = None) -> Float:
+        """Return each unit's centre: the mean of its kind, or of all units where it is the only one of its kind."""
+        weight_xG = np.ones(value_xG.shape[-1]) if weight_xG is None else weight_xG
+        kind_GH = (self.stratum_G[:, None] == np.arange(len(self.size_H))).astype(np.float64)
+        mean_xH = (value_xG * weight_xG) @ kind_GH / self.size_H
+        if (self.size_H == 1).any():
+            overall_x1 = (value_xG * weight_xG).mean(axis=-1, keepdims=True)
+            mean_xH = np.where(self.size_H == 1, overall_x1, mean_xH)
+        return np.asarray(mean_xH[..., self.stratum_G])
+
+    @property
+    def others_G(self) -> Float:
+        """How many other units share a unit's centre."""
+        size_G = self.size_H[self.stratum_G]
+        return np.where(size_G == 1, len(self.stratum_G) - 1, size_G - 1).astype(np.float64)
+
+
+def percentile_bounds(values_xB: Float, level: float) -> tuple[Float, Float]:
+    """Return the central quantiles of the resampled values, NaN left out."""
+    tail = (1.0 - level) / 2.0
+    quantile = np.nanquantile if np.isnan(values_xB).any() else np.quantile
+    low_x, high_x = quantile(values_xB, [tail, 1.0 - tail], axis=-1)
+    return np.asarray(low_x), np.asarray(high_x)
+
+
+def bca_bounds(
+    values_xB: Float, point_x: Float, without_xG: Float, strata: Strata, level: float
+) -> tuple[Float, Float]:
+    """Return bias-corrected and accelerated quantiles (Efron, JASA 1987; stratified as Davison & Hinkley 1997, 5.4).
+
+    Args:
+        values_xB: The value on every resample.
+        point_x: The value itself.
+        without_xG: The value without each unit.
+        strata: Kinds of units.
+        level: Nominal coverage.
+
+    Returns:
+        Lower and upper bounds.
+    """
+    from scipy.special import ndtr, ndtri
+
+    ordered_xB = np.sort(values_xB, axis=-1)
+    n_x = np.isfinite(ordered_xB).sum(axis=-1)
+    below_x = (values_xB < point_x[..., None]).sum(axis=-1) + 0.5 * (values_xB == point_x[..., None]).sum(axis=-1)
+    bias_x = ndtri(np.clip(below_x / np.maximum(n_x, 1), 1.0 / (n_x + 1), n_x / (n_x + 1)))
+    pull_xG = (strata.centres(without_xG) - without_xG) * strata.others_G / (strata.others_G + 1.0)
+    acceleration_x = np.nan_to_num(ratio((pull_xG**3).sum(axis=-1), 6.0 * (pull_xG**2).sum(axis=-1) ** 1.5))
+    bounds = []
+    for tail in ((1.0 - level) / 2.0, (1.0 + level) / 2.0):
+        shifted_x = bias_x + ndtri(tail)
+        room_x = np.maximum(1.0 - acceleration_x * shifted_x, 1e-6)
+        bounds.append(row_quantile(ordered_xB, n_x, ndtr(bias_x + shifted_x / room_x)))
+    return bounds[0], bounds[1]
+
+
+def row_quantile(ordered_xB: Float, n_x: Int, share_x: Float) -> Float:
+    """Return a quantile of its own for each row, linear between order statistics.
+
+    Args:
+        ordered_xB: Rows ascending, NaN last.
+        n_x: Finite values per row.
+        share_x: The quantile of each row.
+    """
+    place_x = np.clip(share_x, 0.0, 1.0) * np.maximum(n_x - 1, 0)
+    lower_x = np.floor(place_x).astype(np.int64)
+    upper_x = np.minimum(lower_x + 1, np.maximum(n_x - 1, 0))
+    low_x = np.take_along_axis(ordered_xB, lower_x[..., None], axis=-1)[..., 0]
+    high_x = np.take_along_axis(ordered_xB, upper_x[..., None], axis=-1)[..., 0]
+    return np.asarray(low_x + (place_x - lower_x) * (high_x - low_x))
+
+
+def jackknife_variance(without_xG: Float, strata: Strata) -> tuple[Float, Float]:
+    """Return the delete-one-unit variance and its degrees of freedom (stratified; Efron & Tibshirani 1993, 11).
+
+    Args:
+        without_xG: The value without each unit.
+        strata: Kinds of units; the sum runs over kinds, (n_h - 1) / n_h times the squares within each.
+
+    Returns:
+        Variance and degrees of freedom, each (...).
+    """
+    pull_xG = without_xG - strata.centres(without_xG)
+    variance_x = (pull_xG**2 * strata.others_G / (strata.others_G + 1.0)).sum(axis=-1)
+    return np.asarray(variance_x), degrees_of_freedom(pull_xG, strata)
+
+
+def obuchowski_variance(positive_xG: Float, negative_xG: Float, strata: Strata) -> Float:
+    """Return the variance of an AUROC from clustered structural components (Obuchowski, Biometrics 1997).
+
+    DeLong's components of the tiles are summed by cluster; clusters are independent, tiles inside them are not.
+
+    Args:
+        positive_xG: Sum over a unit's positive tiles of (component - AUROC), over the number of positive tiles.
+        negative_xG: The same of its negative tiles.
+        strata: Gives the number of units that hold each class, and of all units.
+
+    Returns:
+        Variance (...).
+    """
+    n_units = len(strata.stratum_G)
+    n_negative, n_positive = (int(n) for n in strata.per_class_K)
+    own = n_positive / (n_positive - 1.0) * (positive_xG**2).sum(axis=-1)
+    own = own + n_negative / (n_negative - 1.0) * (negative_xG**2).sum(axis=-1)
+    shared = n_units / (n_units - 1.0) * (positive_xG * negative_xG).sum(axis=-1)
+    return np.asarray(np.maximum(own + 2.0 * shared, 0.0))
+
+
+def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
+    """Return Satterthwaite's degrees of freedom, at most the least number of units over classes, less one.
+
+    A variance V that sums V_h over kinds has 2 V^2 / var(V) degrees of freedom (Satterthwaite, Biometrics Bulletin
+    1946). var(V_h) follows from the kurtosis of the units' pulls: where a few units carry the variance, as they do for
+    scores near 1, it is known worse than the number of units says, and the interval must be wider.
+
+    Args:
+        pull_xG: What each unit does to the value, centred within its kind.
+        strata: Kinds of units.
+
+    Returns:
+        Degrees of freedom (...).
+    """
+    total_x, spread_x = np.zeros(pull_xG.shape[:-1]), np.zeros(pull_xG.shape[:-1])
+    for kind, size in enumerate(strata.size_H):
+        square_xg = pull_xG[..., strata.stratum_G == kind] ** 2
+        sum_x = square_xg.sum(axis=-1)
+        total_x += sum_x
+        spread_x += np.maximum((square_xg**2).sum(axis=-1) - sum_x**2 / size, 0.0)
+    most = float(strata.per_class_K.min() - 1)
+    found_x = np.nan_to_num(ratio(2.0 * total_x**2, spread_x), nan=most)
+    return np.asarray(np.clip(found_x, 1.0, most))
+
+
+def slope_se(slope_xBG: Float, counts_BG: Float, strata: Strata) -> Float:
+    """Return the standard error on every resample from the slopes there (infinitesimal jackknife).
+
+    Args:
+        slope_xBG: Derivative of the value by each unit's weight, at each resample.
+        counts_BG: How often each unit was drawn.
+        strata: Kinds of units.
+
+    Returns:
+        Standard errors (..., B).
+    """
+    pull_xBG = slope_xBG - strata.centres(slope_xBG, counts_BG)
+    factor_G = (strata.others_G + 1.0) / strata.others_G
+    return np.asarray(np.sqrt((counts_BG * factor_G * pull_xBG**2).sum(axis=-1)))
+
+
+def t_bounds(point_x: Float, se_x: Float, df_x: Float, scale: Scale, level: float) -> tuple[Float, Float]:
+    """Return a t interval on the scale, mapped back.
+
+    Args:
+        point_x: Values.
+        se_x: Their standard errors, on the values' own scale.
+        df_x: Degrees of freedom.
+        scale: Where the error is symmetric.
+        level: Nominal coverage.
+
+    Returns:
+        Lower and upper bounds; NaN at the ends of the scale.
+    """
+    reach_x = t_quantile(df_x, (1.0 + level) / 2.0) * se_x * scale.slope(point_x)
+    centre_x = scale.forward(point_x)
+    return scale.back(centre_x - reach_x), scale.back(centre_x + reach_x)
+
+
+def t_quantile(df_x: Float, share: float) -> Float:
+    """Return a quantile of Student's t; scipy's import would cost a warm run more than all its intervals.
+
+    With t = sqrt(df) tan(a) the distribution function is 1/2 + c times the integral of cos(a)^(df - 1), which is smooth
+    and concave: Newton's steps from the normal quantile approach the root from one side.
+
+    Args:
+        df_x: Degrees of freedom, at least 1.
+        share: Above one half.
+
+    Returns:
+        Quantiles in the shape of ``df_x``.
+    """
+    node_L, weight_L = np.polynomial.legendre.leggauss(T_NODES)
+    df_x = np.asarray(df_x, dtype=np.float64)
+    log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
+    scale_x = np.exp(log_gamma((df_x + 1.0) / 2.0) - log_gamma(df_x / 2.0)) / math.sqrt(math.pi)
+    angle_x = np.arctan(NormalDist().inv_cdf(share) / np.sqrt(df_x))
+    for _ in range(T_STEPS):
+        inside_xL = np.cos(0.5 * angle_x[..., None] * (node_L + 1.0)) ** (df_x[..., None] - 1.0)
+        reached_x = scale_x * 0.5 * angle_x * (inside_xL @ weight_L)
+        angle_x = angle_x + (share - 0.5 - reached_x) / (scale_x * np.cos(angle_x) ** (df_x - 1.0))
+    return np.asarray(np.sqrt(df_x) * np.tan(angle_x))
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Values and standard errors on resamples, (..., B) each."""
+
+    values_xB: Float
+    se_xB: Float
+
+
+def studentised_bounds(
+    point_x: Float, se_x: Float, drawn: Resampled, scale: Scale, level: float
+) -> tuple[Float, Float]:
+    """Return the bootstrap-t interval on the scale (Efron & Tibshirani 1993, 12.5).
+
+    Resamples without error or at an end of the scale have no t and are left out.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        shift_xB = scale.forward(drawn.values_xB) - scale.forward(point_x)[..., None]
+        t_xB = shift_xB / (drawn.se_xB * scale.slope(drawn.values_xB))
+    t_xB = np.where(np.isfinite(t_xB) & (drawn.se_xB > FLAT), t_xB, np.nan)
+    t_xB = np.where(np.isnan(t_xB).all(axis=-1, keepdims=True), 0.0, t_xB)
+    low_t_x, high_t_x = percentile_bounds(t_xB, level)
+    unit_x, centre_x = se_x * scale.slope(point_x), scale.forward(point_x)
+    return scale.back(centre_x - high_t_x * unit_x), scale.back(centre_x - low_t_x * unit_x)
+
+
+def flat_bounds(value_x: Float, n_units: int, scale: Scale, level: float) -> tuple[Float, Float]:
+    """Return the exact bound where every unit agrees, such as for a perfect score.
+
+    Let d be the share of units (or of disjoint tuples with a unit of every class) that would not agree. All n
+    independent ones agree with probability (1 - d)^n, so d is below 1 - (1 - level)^(1/n), about 3 / n at 95 %: the
+    one-sided bound of Clopper and Pearson (Biometrika 1934), the rule of three. A value that lies anywhere in its range
+    on a share d of units, and at ``value`` on the others, lies within d times the room on each side. Units count as
+    equally large.
+
+    Args:
+        value_x: The value that all units share.
+        n_units: Independent units or tuples.
+        scale: Gives the range, which must be finite.
+        level: Coverage.
+
+    Returns:
+        Lower and upper bounds.
+    """
+    share = 1.0 - (1.0 - level) ** (1.0 / n_units)
+    return value_x - share * (value_x - scale.low), value_x + share * (scale.high - value_x)
+
+
+def flat_average_precision(share: float, prevalence_x: Float) -> Float:
+    """Return the average precision of a perfect ranking but for a share of the negatives above every positive.
+
+    Of all ways to lose that share of the pairs this costs the average precision most: at recall r the precision is
+    r / (r + c) with c = share (1 - prevalence) / prevalence, whose mean over r is 1 - c log((1 + c) / c).
+    """
+    c_x = np.maximum(share * (1.0 - prevalence_x) / prevalence_x, 1e-12)
+    return np.asarray(1.0 - c_x * np.log((1.0 + c_x) / c_x))
