@@ -163,8 +163,20 @@ def test_a_magnification_with_one_class_is_not_estimable_and_the_others_are(mate
     assert np.isnan(matrix.cell("100X", "40X").scores[0].value)
     assert np.isfinite(matrix.cell("100X", "400X").scores[0].value)
     assert matrix.cell("100X", "40X").differences == ()
-    with pytest.raises(UserError, match="no row of the matrix can be trained"):
-        matrix_of(data, "equal")
+    equal = matrix_of(data, "equal")
+    assert equal.rows == ("40X", "100X", "400X", "all")
+    assert "malignant" in equal.cell("40X", "400X").scores[0].reason
+    assert np.isfinite(equal.cell("all", "400X").scores[0].value)
+
+
+def test_where_no_group_has_all_magnifications_every_equal_cell_says_so(material: MakeMaterial) -> None:
+    even = pl.col("group_id").str.slice(1).cast(pl.Int64) % 4 < 2
+    at_100 = pl.col("magnification") == "100X"
+    matrix = matrix_of(without(material(n_groups=32), (even & at_100) | (~even & ~at_100)), "equal")
+    assert {cell.scores[0].reason for cell in matrix.cells} == {
+        "no group has tiles at every magnification, so training sizes can't be equalised by group"
+    }
+    assert matrix_answer([matrix]).endswith("not estimable.")
 
 
 def test_matched_views_hold_what_they_promise_and_say_what_it_costs(material: MakeMaterial) -> None:

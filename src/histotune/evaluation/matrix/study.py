@@ -14,7 +14,7 @@ from histotune.datasets.splits.records import tile_groups
 from histotune.errors import UserError
 from histotune.evaluation.crossfit import CrossFitPlan, score_folds
 from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell
-from histotune.evaluation.matrix.training_sets import magnifications_of, training_sets
+from histotune.evaluation.matrix.training_sets import TrainingTiles, magnifications_of, training_sets
 from histotune.heads.sweep import sweep
 from histotune.heads.task import FoldPlan, SweepTask, training_set
 from histotune.statistics.compare import paired_difference
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.material import Material
     from histotune.evaluation.matrix.records import Experiment, SeenScale, TrainingSize
-    from histotune.evaluation.matrix.training_sets import TrainingTiles
     from histotune.evaluation.source import StudySettings
     from histotune.heads.records import SweepResult
     from histotune.statistics.records import Predictions
@@ -73,11 +72,17 @@ def magnification_matrix(
         Every row scored at every magnification by heads whose training and selection excluded the tile's group.
 
     Raises:
-        UserError: No group can train every row equally.
+        UserError: The tiles have fewer than two magnifications.
     """
-    sets = training_sets(material.tiles, size, settings.evaluation.seed)
-    rows = _cross_fit_rows(material, plan, sets, settings)
-    names = magnifications_of(material.tiles)
+    names, seed = magnifications_of(material.tiles), settings.evaluation.seed
+    untrainable = _untrainable(material, plan, settings)
+    trainable = tuple(name for name in names if name not in untrainable)
+    try:
+        sets = training_sets(material.tiles, size, seed, trainable)
+    except UserError as error:  # no group has them all: every row says so
+        sets = tuple(TrainingTiles(name, np.zeros(len(material.tiles), bool)) for name in names)
+        untrainable = {name: untrainable.get(name, error.what) for name in names}
+    rows = _cross_fit_rows(material, plan, sets, (settings, untrainable))
     by_tile = dict(zip(material.tiles.tile_ids, material.tiles.table["magnification"].to_list(), strict=True))
     cells = []
     for row in rows:
@@ -88,25 +93,48 @@ def magnification_matrix(
                                (*_size_notes(material, sets, size), *seen.notes))  # fmt: skip
 
 
+def _untrainable(material: Material, plan: CrossFitPlan, settings: StudySettings) -> dict[str, str]:
+    """Return why a magnification's own tiles can't train a head, for those that can't."""
+    names = magnifications_of(material.tiles)
+    singles = [one for one in training_sets(material.tiles, "all data", 0) if one.name in names]
+    masks = _masks(plan, singles)
+    task = _task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold])
+    reasons = {name: _why_not(material, task, of_fold, settings) for name, of_fold in masks.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _folds(plan: CrossFitPlan) -> list[int]:
+    return sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
+
+
+def _masks(plan: CrossFitPlan, sets: Sequence[TrainingTiles]) -> dict[str, list[NDArray[np.bool_]]]:
+    """Return each set's training tiles without every fold."""
+    return {
+        one.name: [one.train_N & (plan.fold_N >= 0) & (plan.fold_N != fold) for fold in _folds(plan)] for one in sets
+    }
+
+
+def _task(material: Material, masks: Sequence[NDArray[np.bool_]]) -> SweepTask:
+    return SweepTask(
+        labels_N=material.tiles.labels_N, groups=tuple(tile_groups(material.tiles)),
+        class_names=material.tiles.class_names, train_sets_SN=np.stack(masks), fold_labels="grouped",
+        default_pooling=material.default_pooling, honest_sets=(),  # these heads are scored on held-out tiles
+    )  # fmt: skip
+
+
 def _cross_fit_rows(
-    material: Material, plan: CrossFitPlan, sets: Sequence[TrainingTiles], settings: StudySettings
+    material: Material, plan: CrossFitPlan, sets: Sequence[TrainingTiles], context: tuple[StudySettings, dict[str, str]]
 ) -> list[Row]:
     """Sweep every training set without every fold, all in one batch."""
-    folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
-    masks = {one.name: [one.train_N & (plan.fold_N >= 0) & (plan.fold_N != fold) for fold in folds] for one in sets}
-    task = SweepTask(
-        labels_N=material.tiles.labels_N, groups=tuple(tile_groups(material.tiles)),
-        class_names=material.tiles.class_names, train_sets_SN=np.stack([m for ms in masks.values() for m in ms]),
-        fold_labels="grouped", default_pooling=material.default_pooling, honest_sets=(),
-    )  # fmt: skip
-    reasons = {name: _why_not(material, task, ms, settings) for name, ms in masks.items()}
-    able = [name for name in masks if not reasons[name]]
-    if not able:
-        raise UserError("no row of the matrix can be trained", value=next(iter(reasons.values())),
-                        fix="fewer folds: --set sweep.folds=2, or --set evaluation.outer_folds=3")  # fmt: skip
-    kept = np.stack([mask for name in able for mask in masks[name]])
-    task = SweepTask(task.labels_N, task.groups, task.class_names, kept, "grouped", task.default_pooling, ())
-    results = iter(sweep(material.embeddings, task, settings.sweep, settings.support))
+    settings, untrainable = context
+    folds, masks = _folds(plan), _masks(plan, sets)
+    task = _task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold])
+    reasons = {
+        name: untrainable.get(name) or _why_not(material, task, of_fold, settings) for name, of_fold in masks.items()
+    }
+    kept = [mask_N for name, of_fold in masks.items() if not reasons[name] for mask_N in of_fold]
+    swept = sweep(material.embeddings, _task(material, kept), settings.sweep, settings.support) if kept else ()
+    results = iter(swept)
     rows = []
     for name, of_fold in masks.items():
         n_tiles = int(np.median([mask_N.sum() for mask_N in of_fold]))
@@ -168,6 +196,9 @@ def _size_notes(material: Material, sets: Sequence[TrainingTiles], size: Trainin
         return ("Rows differ in how many tiles and groups train them, so they don't compare by magnification alone.",)
     groups = np.array(tile_groups(material.tiles))
     labelled_N = material.tiles.labels_N >= 0
-    n_all, n_kept = len(set(groups[labelled_N])), len(set(groups[sets[0].train_N]))
+    largest = max(sets, key=lambda one: int(one.train_N.sum()))
+    n_all, n_kept = len(set(groups[labelled_N])), len(set(groups[largest.train_N]))
+    if not n_kept:
+        return ("Training sizes can't be equalised here.",)
     left_out = f" {n_all - n_kept} of {n_all} groups lack a magnification and train nothing." if n_kept < n_all else ""
-    return (f"Every group gives every row as many tiles, {int(sets[0].train_N.sum()):,} in all.{left_out}",)
+    return (f"Every group gives every row as many tiles, {int(largest.train_N.sum()):,} in all.{left_out}",)

@@ -59,7 +59,9 @@ def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
     return names
 
 
-def training_sets(tiles: TileSet, size: TrainingSize, seed: int) -> tuple[TrainingTiles, ...]:
+def training_sets(
+    tiles: TileSet, size: TrainingSize, seed: int, trainable: tuple[str, ...] | None = None
+) -> tuple[TrainingTiles, ...]:
     """Return the tiles that train each row.
 
     Args:
@@ -68,25 +70,32 @@ def training_sets(tiles: TileSet, size: TrainingSize, seed: int) -> tuple[Traini
             groups that lack a magnification train nowhere. A row of several magnifications takes them in turn.
             ``all data``: every labelled tile.
         seed: Seed of the draw.
+        trainable: Magnifications among which sizes are equalised, so that one with a handful of tiles does not starve
+            the others; it is scored and trains nothing. None takes all.
 
     Returns:
-        One magnification each, all but one each, all. With two magnifications "all but one" is the other one, and is
-        left out.
+        One magnification each, all but one each, all. Where "all but one" would be a single one, it is left out.
 
     Raises:
-        UserError: Fewer than two magnifications, or no group has them all.
+        UserError: Fewer than two magnifications, or no group has all that are equalised.
     """
     names = magnifications_of(tiles)
+    members_of_all = names if trainable is None or size == "all data" else trainable
     rows: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in names]
-    if len(names) > 2:
-        rows += [(f"all but {name}", tuple(other for other in names if other != name)) for name in names]
-    rows.append((ALL, names))
+    if len(members_of_all) > 2:
+        rows += [(f"all but {name}", tuple(o for o in members_of_all if o != name)) for name in members_of_all]
+    rows.append((ALL, members_of_all))
     of_tile = tiles.table["magnification"].fill_null("").to_numpy()
     labelled_N = tiles.labels_N >= 0
     if size == "all data":
         return tuple(TrainingTiles(name, labelled_N & np.isin(of_tile, members)) for name, members in rows)
-    drawn = _draw_per_group(tiles, names, seed)
-    return tuple(TrainingTiles(name, _take_in_turn(len(tiles), drawn, members)) for name, members in rows)
+    drawn = _draw_per_group(tiles, members_of_all, seed)
+    nothing_N = np.zeros(len(tiles), bool)
+    return tuple(
+        TrainingTiles(name, _take_in_turn(len(tiles), drawn, members) if set(members) <= set(members_of_all)
+                      else nothing_N)
+        for name, members in rows
+    )  # fmt: skip
 
 
 def _draw_per_group(tiles: TileSet, names: tuple[str, ...], seed: int) -> list[dict[str, Int]]:
