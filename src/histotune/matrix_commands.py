@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: bool) -> None:
-    """Fill the cross-magnification matrices and print those with equal training sizes.
+    """Fill the cross-magnification matrices and print them.
 
     Args:
         config: The data set, backbone, sweep.
@@ -21,16 +21,18 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
     from rich.console import Console
 
     from histotune.matrix_run import run_matrix
-    from histotune.report.matrix_folder import matrix_table
+    from histotune.report.matrix_folder import matrix_table, reasons_of
 
     config = config.model_copy(update={"out": out or Path("runs") / f"{config.recipe}-matrix"})
     study, ledger = run_matrix(config, " ".join(["histotune", *sys.argv[1:]]), matched=matched)
     console = Console(width=None if sys.stdout.isatty() else 160)
     for matrix in study.matrices:
+        console.print(matrix_table(matrix, study.marks), highlight=False, markup=False)
+        for reason in reasons_of(matrix):
+            print(f"  n. e. or no interval, {reason}")
         if matrix.training_size == "equal":
-            console.print(matrix_table(matrix, study.marks), highlight=False, markup=False)
             for scale in matrix.scales:
-                console.print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{_price(scale.lost)}", markup=False)
+                print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{_price(scale.lost)}")
     print(f"\n{study.answer}\n\n{ledger}\nsaved: {config.out}")
 
 

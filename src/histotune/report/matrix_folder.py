@@ -11,7 +11,7 @@ from histotune.files import write_json, write_text
 from histotune.report.matrix_figures import difference_panel, matrix_panel
 from histotune.report.matrix_page import render_matrix_page
 from histotune.report.sweep_folder import standalone
-from histotune.report.wording import format_score
+from histotune.report.wording import format_score, number
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixStudy
+    from histotune.statistics.records import Score
 
 COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric", "value", "low", "high", "difference",
            "difference_low", "difference_high", "n_tiles", "n_groups", "n_train_tiles", "n_train_groups", "input_mpp",
@@ -40,11 +41,11 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
     (folder / "plots").mkdir(exist_ok=True)
     synthetic = "SYNTHETIC" in study.marks
-    for number, matrix in enumerate(study.matrices, 1):
-        write_text(folder / "plots" / f"matrix-{number}.svg", standalone(matrix_panel(matrix, synthetic)))
+    for place, matrix in enumerate(study.matrices, 1):
+        write_text(folder / "plots" / f"matrix-{place}.svg", standalone(matrix_panel(matrix, synthetic)))
         differences = difference_panel(matrix, synthetic)
         if differences is not None:
-            write_text(folder / "plots" / f"differences-{number}.svg", standalone(differences))
+            write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
 
 
 def cells_csv(study: MatrixStudy) -> str:
@@ -81,15 +82,32 @@ def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:
     marked = f" ({', '.join(marks)})" if marks else ""
     table = Table(title=f"AUROC{marked}: {matrix.experiment}, {matrix.training_size} training size")
     table.add_column("trained at")
-    table.add_column("n trained", justify="right")
+    table.add_column("n (tiles of groups)", justify="right")
     for name in matrix.columns:
         n = matrix.cell(matrix.rows[0], name).scores[0]
-        table.add_column(f"scored at {name}\n{n.n_tiles:,} tiles, {n.n_groups} groups")
+        table.add_column(f"scored at {name}\nn = {n.n_tiles:,} of {n.n_groups}")
     for row in matrix.rows:
         cells = [matrix.cell(row, name) for name in matrix.columns]
         size = f"{cells[0].n_train_tiles:,} of {cells[0].n_train_groups}"
-        table.add_row(row, size, *(format_score(cell.scores[0]) for cell in cells))
+        table.add_row(row, size, *(_terminal_cell(cell.scores[0]) for cell in cells))
     return table
+
+
+def reasons_of(matrix: MagnificationMatrix) -> tuple[str, ...]:
+    """Return why rows or cells are not estimable, each reason once with the rows it holds for."""
+    rows: dict[str, list[str]] = {}
+    for cell in matrix.cells:
+        score = cell.scores[0]
+        for reason in [score.reason] if math.isnan(score.value) or score.interval is None else []:
+            if cell.trained_on not in rows.setdefault(reason, []):
+                rows[reason].append(cell.trained_on)
+    return tuple(f"trained at {', '.join(names)}: {reason}" for reason, names in rows.items())
+
+
+def _terminal_cell(score: Score) -> str:
+    if math.isnan(score.value):
+        return "n. e."
+    return number(score.value) if score.interval is None else format_score(score)
 
 
 def _known(value: float) -> str:

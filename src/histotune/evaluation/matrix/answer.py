@@ -22,7 +22,7 @@ def matrix_answer(matrices: Sequence[MagnificationMatrix]) -> str:
     Returns:
         A few sentences.
     """
-    first = matrices[0]
+    first = next((matrix for matrix in matrices if _estimable(matrix)), matrices[0])
     diagonal = [cell for cell in first.cells if cell.on_diagonal and not math.isnan(cell.scores[0].value)]
     if not diagonal:
         return "No magnification can be scored by heads trained at it: not estimable."
@@ -39,8 +39,16 @@ def matrix_answer(matrices: Sequence[MagnificationMatrix]) -> str:
         f" {in_words(worst.scores[0])}, a difference of {in_words(worst.differences[0])} to heads trained there,"
         " on the same tiles."
     )
-    sentences += [_matched(worst, other) for other in matrices[1:] if other.training_size == first.training_size]
+    sentences += [
+        _matched(worst, other)
+        for other in matrices
+        if other.training_size == first.training_size and other.experiment != first.experiment
+    ]
     return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _estimable(matrix: MagnificationMatrix) -> bool:
+    return any(cell.on_diagonal and not math.isnan(cell.scores[0].value) for cell in matrix.cells)
 
 
 def _single(matrix: MagnificationMatrix) -> list[MatrixCell]:

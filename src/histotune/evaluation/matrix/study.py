@@ -48,6 +48,14 @@ class Row:
 
 
 @dataclass(frozen=True)
+class ScoredTiles:
+    """The magnification of every tile, and how many tiles and groups each column scores."""
+
+    by_tile: dict[str, str | None]
+    sizes: dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
 class Seen:
     """Which experiment it is, and what its view shows of each magnification."""
 
@@ -83,14 +91,24 @@ def magnification_matrix(
         sets = tuple(TrainingTiles(name, np.zeros(len(material.tiles), bool)) for name in names)
         untrainable = {name: untrainable.get(name, error.what) for name in names}
     rows = _cross_fit_rows(material, plan, sets, (settings, untrainable))
-    by_tile = dict(zip(material.tiles.tile_ids, material.tiles.table["magnification"].to_list(), strict=True))
+    scored = _scored_tiles(material, plan)
     cells = []
     for row in rows:
         for name in names:
             diagonal = next(one for one in rows if one.name == name)
-            cells.append(_cell(row, diagonal, name, settings, by_tile))
+            cells.append(_cell(row, diagonal, name, settings, scored))
     return MagnificationMatrix(seen.experiment, size, material.view, tuple(cells), seen.scales,
                                (*_size_notes(material, sets, size), *seen.notes))  # fmt: skip
+
+
+def _scored_tiles(material: Material, plan: CrossFitPlan) -> ScoredTiles:
+    of_tile = material.tiles.table["magnification"].to_list()
+    groups, known_N = np.array(tile_groups(material.tiles)), (plan.fold_N >= 0) & (material.tiles.labels_N >= 0)
+    sizes = {}
+    for name in magnifications_of(material.tiles):
+        here_N = known_N & np.array([one == name for one in of_tile])
+        sizes[name] = (int(here_N.sum()), len(set(groups[here_N])))
+    return ScoredTiles(dict(zip(material.tiles.tile_ids, of_tile, strict=True)), sizes)
 
 
 def _untrainable(material: Material, plan: CrossFitPlan, settings: StudySettings) -> dict[str, str]:
@@ -166,13 +184,12 @@ def _predict(material: Material, plan: CrossFitPlan, results: list[SweepResult],
     return score_folds(material, plan, results, rows_by_fold)
 
 
-def _cell(
-    row: Row, diagonal: Row, magnification: str, settings: StudySettings, by_tile: dict[str, str | None]
-) -> MatrixCell:
+def _cell(row: Row, diagonal: Row, magnification: str, settings: StudySettings, scored: ScoredTiles) -> MatrixCell:
     """Score one row at one magnification, and against the heads that were trained there."""
     sizes = (row.n_train_tiles, row.n_train_groups)
+    sizes_scored, by_tile = scored.sizes[magnification], scored.by_tile
     if row.predictions is None:
-        missing = tuple(Score(name, float("nan"), None, 0, 0, reason=row.reason) for name in METRICS)
+        missing = tuple(Score(name, float("nan"), None, *sizes_scored, reason=row.reason) for name in METRICS)
         return MatrixCell(row.name, magnification, missing, (), *sizes)
     here = _at(row.predictions, magnification, by_tile)
     scores = score_predictions(here, METRICS, settings.interval, within_folds=True)
