@@ -12,8 +12,9 @@ TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
     "deploy", "config", "recipes", "arms", "run_log", "experiment", "workflow", "doctor", "protocol_run",
-    "commands", "data_commands", "backbone_commands", "cache_commands", "leaderboard_commands", "trial_commands",
-    "cli_data", "cli_backbones", "cli_cache", "cli_tracking", "cli", "__main__",
+    "transfer_views", "transfer_run", "commands", "transfer_commands",
+    "data_commands", "backbone_commands", "cache_commands", "leaderboard_commands", "trial_commands",
+    "cli_data", "cli_backbones", "cli_cache", "cli_tracking", "cli_transfer", "cli", "__main__",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.evaluation.transfer.recalibrate import sigmoid
 from histotune.evaluation.transfer.records import DecisionPart
 from histotune.heads.thresholds import BinaryTiles, choose_threshold
-from histotune.evaluation.transfer.recalibrate import sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,6 +70,7 @@ def decision_parts(steps: DecisionSteps, contrasts: Contrasts, level: float | No
     Returns:
         Prevalence, threshold, calibration.
     """
+
     def part(before: Arm, after: Arm) -> Score:
         return contrasts.score("log_loss", ((1.0, before), (-1.0, after)), level)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from histotune.evaluation.transfer.decision import threshold_arm
 from histotune.evaluation.transfer.records import FewShotPoint, OracleRow
+from histotune.evaluation.transfer.remedies import METRICS
 from histotune.heads.logistic import fit_batch
 from histotune.heads.problems import FitProblems
 from histotune.statistics.scores import score_predictions
@@ -43,11 +44,11 @@ def oracle_rows(bench: Workbench, interval: IntervalConfig) -> tuple[OracleRow, 
     arms: list[tuple[str, Arm]] = [
         ("best threshold", threshold_arm(bench, plain_N)),
         ("best shift and scale", bench.arm(bench.recalibrated(plain_N, scale=True), fitted=True)),
-        ("head trained on the target", bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_N), 0.5))),
+        ("head trained on the target",
+         bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_N), 0.5))),
     ]  # fmt: skip
-    metrics = ("auroc", "balanced_accuracy", "log_loss")
     return tuple(
-        OracleRow(name, score_predictions(arm.predictions, metrics, interval, within_folds=arm.fitted))
+        OracleRow(name, score_predictions(arm.predictions, METRICS, interval, within_folds=arm.fitted))
         for name, arm in arms
     )
 

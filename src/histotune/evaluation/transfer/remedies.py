@@ -30,7 +30,7 @@ ASSUMPTIONS = {
     "scale": "the stated um/px of both data sets are right, and tissue looks the same at the same um/px",
     "stain": "colour differs by the laboratory, not by the disease",
     "mean": "both data sets hold the same mix of classes and tissues; only the mean of the embeddings moved",
-    ALIGNMENT: "both data sets hold the same mix of classes and tissues; mean and covariance moved, the classes did not",
+    ALIGNMENT: "both data sets hold the same mix of classes and tissues; both moments moved, the classes did not",
     "prior correction (EM)": "only the prevalence differs, and the head is calibrated on the source",
     "prevalence from labels": "only the prevalence differs; needs labels of other target groups",
     "threshold from labels": "needs labels of other target groups",
@@ -90,7 +90,7 @@ def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
     margins[ALIGNMENT] = bench.covariance_aligned(views[frozenset()])
     full = frozenset(causes)
     alone = {name: bench.arm(margins[name], fitted=name == ALIGNMENT) for name in (*causes, ALIGNMENT)}
-    without = {
+    without: dict[str, Arm] = {
         cause: bench.arm(bench.covariance_aligned(views[full - {cause}]), fitted=True) for cause in causes
     }
     without[ALIGNMENT] = bench.arm(bench.margins(views[full]))

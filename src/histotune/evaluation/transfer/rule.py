@@ -1,8 +1,9 @@
 """The rule that names the first cause, or says that it can't be told.
 
 Ranking comes first: no threshold mends a ranking. It is lost where held-out groups of the source rank better than the
-target, or, which shows sooner because it is paired, where a remedy ranks the target better than the head does. A cause is named only where its interval excludes 0 at a level that
-is corrected for the tests of the rule, where it is large enough to matter, and where it can be told from its rivals.
+target, or, which shows sooner because it is paired, where a remedy ranks the target better than the head does. A cause
+is named only where its interval excludes 0 at a level that is corrected for the tests of the rule, where it is large
+enough to matter, and where it can be told from its rivals.
 """
 
 from __future__ import annotations
@@ -77,6 +78,9 @@ def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> V
     back = {name: _auroc_gain(evidence, arms, name, "") for name in arms.alone}
     if losing(gap, evidence.config.min_auroc) or any(_helps(evidence, score, gap) for score in back.values()):
         return _ranking_cause(evidence, arms, (gap, back), candidate)
+    if gap.interval.high >= evidence.config.open_auroc:
+        reason = f"a ranking loss is not shown, but one of {gap.interval.high:.3f} AUROC can't be excluded"
+        return Verdict(UNTOLD, "", reason, candidate=candidate)
     steps = decision_steps(evidence.bench, arms.margins[""])
     parts = decision_parts(steps, evidence.contrasts, evidence.level)
     found = _named(parts, evidence.config.min_log_loss)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.splits.folds import assign_group_folds
 from histotune.evaluation.transfer.arms import side_predictions
 from histotune.evaluation.transfer.records import HeadMap, Shift, Side
-from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.logistic import fit_batch
 from histotune.heads.problems import FitProblems
 from histotune.statistics.scores import score_predictions

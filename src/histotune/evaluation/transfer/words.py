@@ -98,7 +98,9 @@ def _limit(found: Diagnosis) -> str:
     own = next((row for row in found.oracles if row.name == "head trained on the target"), None)
     if own is None or math.isnan(own.scores[0].value):
         return ""
-    return f"A head trained on the target's own labels, the limit of any remedy, reaches AUROC {in_words(own.scores[0])}."
+    return (
+        f"A head trained on the target's own labels, the limit of any remedy, reaches AUROC {in_words(own.scores[0])}."
+    )
 
 
 def _shift(found: Diagnosis) -> str:
