@@ -65,7 +65,7 @@ def markdown(tables: dict[str, dict[Case, Counter[str]]], n_seeds: int) -> str:
         "study is simulated at the level of embeddings: classes, group effects and causes are drawn in a space of 24 "
         "dimensions, and a remedied view is what the generator gives with the cause undone, up to noise. No image is "
         "rendered and no network runs, so it tests the rule and its intervals, not whether stain normalisation or "
-        "another view undoes a real shift. Rows: the true cause; columns: the first cause named; right answers in bold.",
+        "another view undoes a real shift. Rows: the true cause; columns: the cause named first; right in bold.",
     ]
     words = {
         "held-out": "Strengths from ranges above those the rule was written with, 60 to 80 groups a side",
