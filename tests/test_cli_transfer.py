@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -23,12 +25,12 @@ def test_the_command_explains_itself() -> None:
     assert "--no-images" in result.output
 
 
-def test_a_head_without_held_out_scores_is_refused_with_the_command_that_makes_them(tmp_path) -> None:
+def test_a_head_without_held_out_scores_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="held-out scores of the source"):
         _run_folder(tmp_path)
 
 
-def test_the_page_holds_every_table_and_escapes_names(tmp_path) -> None:
+def test_the_page_holds_every_table_and_escapes_names(tmp_path: Path) -> None:
     case = make_transfer()
     found = diagnose(case, TransferConfig(draws=2), IntervalConfig())
     write_transfer_page(found, "histotune transfer <b>", "scored once", tmp_path / "transfer.html")
@@ -59,7 +61,7 @@ def test_stain_normalisation_brings_colours_closer_and_keeps_glass(method: str) 
     assert StainNormaliser(method, [reference])(np.full((32, 32, 3), 245, np.uint8)) is None  # type: ignore[arg-type]
 
 
-def test_without_torchstain_the_install_line_is_named(monkeypatch) -> None:
+def test_without_torchstain_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from histotune.images import stain_transfer
 
     monkeypatch.setattr(stain_transfer, "has_torchstain", lambda: False)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from histotune.evaluation.transfer.arms import make_workbench
 from histotune.evaluation.transfer.contrast import Contrasts, independent_difference
+from histotune.evaluation.transfer.records import TransferCase
 from histotune.statistics.compare import paired_difference
 from histotune.statistics.config import IntervalConfig
+from histotune.statistics.metrics import MetricName
 
+Transfers = Callable[..., TransferCase]
 INTERVAL = IntervalConfig()
 
 
 @pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "log_loss"])
-def test_two_arms_equal_the_paired_difference(transfer, metric) -> None:
+def test_two_arms_equal_the_paired_difference(transfer: Transfers, metric: MetricName) -> None:
     bench = make_workbench(transfer(), 4, 0)
     margin = bench.margins(bench.case.target.x_ND)
     noise = np.random.default_rng(0).normal(size=len(margin))
@@ -25,7 +30,7 @@ def test_two_arms_equal_the_paired_difference(transfer, metric) -> None:
     assert (found.interval.low, found.interval.high) == pytest.approx((peer.interval.low, peer.interval.high))
 
 
-def test_differences_of_differences_add_up(transfer) -> None:
+def test_differences_of_differences_add_up(transfer: Transfers) -> None:
     bench = make_workbench(transfer(), 4, 0)
     margin = bench.margins(bench.case.target.x_ND)
     arms = [bench.arm(scale * margin) for scale in (1.0, 2.0, 4.0)]
@@ -35,7 +40,7 @@ def test_differences_of_differences_add_up(transfer) -> None:
     assert whole.value == pytest.approx(sum(parts))
 
 
-def test_an_independent_difference_covers_no_difference_about_as_often_as_it_says(transfer) -> None:
+def test_an_independent_difference_covers_no_difference_about_as_often_as_it_says(transfer: Transfers) -> None:
     inside = 0
     for seed in range(60):
         case = transfer(seed=seed)
@@ -46,7 +51,7 @@ def test_an_independent_difference_covers_no_difference_about_as_often_as_it_say
     assert inside >= 52  # 95 % of 60, less three standard errors
 
 
-def test_too_few_groups_refuse_the_interval_and_say_so(transfer) -> None:
+def test_too_few_groups_refuse_the_interval_and_say_so(transfer: Transfers) -> None:
     case = transfer(target_labels=[0, 0, 0, 1, 1, 1])
     bench = make_workbench(case, 4, 0)
     target = bench.arm(bench.margins(case.target.x_ND)).predictions

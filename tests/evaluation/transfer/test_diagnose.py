@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,20 +13,21 @@ import pytest
 from histotune.errors import UserError
 from histotune.evaluation.transfer.config import TransferConfig
 from histotune.evaluation.transfer.diagnose import diagnose, verdict_only
-from histotune.evaluation.transfer.records import HeadMap, RemedyView, Verdict
+from histotune.evaluation.transfer.records import HeadMap, RemedyView, TransferCase, Verdict
 from histotune.evaluation.transfer.rule import join_candidates
 from histotune.statistics.config import IntervalConfig
 from tests.evaluation.transfer.conftest import SIGNAL
 
+Transfers = Callable[..., TransferCase]
 CONFIG, INTERVAL = TransferConfig(draws=3), IntervalConfig()
 FEW_POSITIVE = [1] * 10 + [0] * 60
 
 
-def blurred(x_ND, rng):
+def blurred(x_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return x_ND + 2.5 * rng.normal(size=(len(x_ND), 1)) * SIGNAL / np.linalg.norm(SIGNAL)
 
 
-def moved(x_ND, _rng):
+def moved(x_ND: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     return x_ND + 1.2 * SIGNAL / np.linalg.norm(SIGNAL)
 
 
@@ -42,11 +45,11 @@ def moved(x_ND, _rng):
         ({"change": moved, "target_labels": [0, 0, 0, 1, 1, 1]}, "can't be told"),
     ],
 )
-def test_first_cause(transfer, changes, first) -> None:
+def test_first_cause(transfer: Transfers, changes: dict[str, Any], first: str) -> None:
     assert verdict_only(transfer(**changes), CONFIG, INTERVAL).first == first
 
 
-def test_the_paragraph_never_says_caused_and_the_record_is_json(transfer) -> None:
+def test_the_paragraph_never_says_caused_and_the_record_is_json(transfer: Transfers) -> None:
     found = diagnose(transfer(change=blurred, undone=("stain",)), CONFIG, INTERVAL)
     assert "consistent with another stain" in found.paragraph
     assert "caused" not in found.paragraph
@@ -57,13 +60,13 @@ def test_the_paragraph_never_says_caused_and_the_record_is_json(transfer) -> Non
     assert not stain.uses_labels
 
 
-def test_parts_of_the_decision_loss_add_up_to_the_recalibrations_recovery(transfer) -> None:
+def test_parts_of_the_decision_loss_add_up_to_the_recalibrations_recovery(transfer: Transfers) -> None:
     found = diagnose(transfer(change=moved, target_labels=FEW_POSITIVE), CONFIG, INTERVAL)
     whole = next(row for row in found.remedies if row.name == "recalibration").recovery("log_loss").alone.value
     assert sum(part.loss.value for part in found.parts) == pytest.approx(whole)
 
 
-def test_a_conclusion_that_flips_with_the_scale_is_not_told(transfer) -> None:
+def test_a_conclusion_that_flips_with_the_scale_is_not_told(transfer: Transfers) -> None:
     case = transfer(change=blurred, undone=("scale",))
     right = replace(case.views[0], candidate="0.5 um/px")
     wrong = RemedyView(right.undone, case.target.x_ND, "1 um/px")
@@ -74,7 +77,7 @@ def test_a_conclusion_that_flips_with_the_scale_is_not_told(transfer) -> None:
     assert join_candidates([same, replace(same, candidate="1 um/px")]).first == "stain"
 
 
-def test_the_order_of_tiles_changes_nothing(transfer) -> None:
+def test_the_order_of_tiles_changes_nothing(transfer: Transfers) -> None:
     case = transfer(change=blurred, undone=("stain",))
     order = np.random.default_rng(0).permutation(len(case.target))
     target = replace(
@@ -92,7 +95,7 @@ def test_the_order_of_tiles_changes_nothing(transfer) -> None:
             assert first.alone.value == pytest.approx(second.alone.value, abs=1e-9)
 
 
-def test_label_free_remedies_ignore_the_targets_labels(transfer) -> None:
+def test_label_free_remedies_ignore_the_targets_labels(transfer: Transfers) -> None:
     """Flipped labels of the target turn the scores around, never the margins that a label-free remedy makes."""
     from histotune.evaluation.transfer.arms import make_workbench
 
@@ -105,7 +108,7 @@ def test_label_free_remedies_ignore_the_targets_labels(transfer) -> None:
         np.testing.assert_array_equal(one(bench), one(flipped))
 
 
-def test_a_remedy_never_learns_from_the_group_it_scores(transfer) -> None:
+def test_a_remedy_never_learns_from_the_group_it_scores(transfer: Transfers) -> None:
     from histotune.evaluation.transfer.arms import make_workbench
 
     case = transfer(change=moved)
@@ -120,7 +123,7 @@ def test_a_remedy_never_learns_from_the_group_it_scores(transfer) -> None:
         assert len(set(bench.fold_N[rows])) == 1
 
 
-def test_heads_of_several_classes_and_targets_of_one_are_refused(transfer) -> None:
+def test_heads_of_several_classes_and_targets_of_one_are_refused(transfer: Transfers) -> None:
     case = transfer()
     several = HeadMap(case.head.margin, 0.5, 0.1, ("a", "b", "c"), "x")
     with pytest.raises(UserError, match="two classes"):
@@ -130,7 +133,7 @@ def test_heads_of_several_classes_and_targets_of_one_are_refused(transfer) -> No
         diagnose(replace(case, target=one_class), CONFIG, INTERVAL)
 
 
-def test_unknown_groups_refuse_intervals_and_name_no_cause(transfer) -> None:
+def test_unknown_groups_refuse_intervals_and_name_no_cause(transfer: Transfers) -> None:
     case = transfer(change=blurred, undone=("stain",))
     found = verdict_only(replace(case, target=replace(case.target, has_groups=False)), CONFIG, INTERVAL)
     assert found.first == "can't be told"
