@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.evaluation.transfer.contrast import UNCHANGED
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -82,7 +84,7 @@ def score_text(score: Score, *, signed: bool = False) -> str:
         return "not estimable"
     sign = "+" if signed else ""
     if score.interval is None:
-        return f"{score.value:{sign}.3f} (no interval)"
+        return "unchanged" if score.reason == UNCHANGED else f"{score.value:{sign}.3f} (no interval)"
     return f"{score.value:{sign}.3f} [{score.interval.low:{sign}.3f}, {score.interval.high:{sign}.3f}]"
 
 

@@ -58,3 +58,11 @@ def test_too_few_groups_refuse_the_interval_and_say_so(transfer: Transfers) -> N
     found = independent_difference(case.source_predictions, target, "auroc", INTERVAL, folds=(False, False))
     assert found.interval is None
     assert "on the target" in found.reason
+
+
+def test_arms_that_rank_alike_get_no_interval_but_the_reason(transfer: Transfers) -> None:
+    bench = make_workbench(transfer(), 4, 0)
+    margin = bench.margins(bench.case.target.x_ND)
+    found = Contrasts(INTERVAL).score("auroc", ((1.0, bench.arm(margin + 1.0)), (-1.0, bench.arm(margin))))
+    assert (found.value, found.interval) == (0.0, None)
+    assert found.reason.startswith("unchanged")

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
 
+UNCHANGED = "unchanged: with or without any group the arms give the same"
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -109,6 +111,8 @@ class Contrasts:
         width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
         value, found = point_value(evaluator, units), None
         reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, first, units, config)
+        if not reason and np.abs(np.r_[value, evaluator.without_each()]).max() <= b.FLAT:
+            reason = UNCHANGED
         if not reason:
             estimate = Estimate(metric, evaluator, value, b.Scale(-width, width, linear=True))
             found, reason = make_intervals([estimate], first, units, config)[0]
