@@ -15,6 +15,7 @@ from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
 from histotune.cli_matrix import matrix
 from histotune.cli_tracking import Wandb, trials, with_wandb_mode
+from histotune.cli_transfer import transfer
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 app.command()(trials)
 app.command()(matrix)
+app.command()(transfer)
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)

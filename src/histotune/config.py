@@ -15,6 +15,7 @@ from histotune.datasets.synthetic.config import SyntheticConfig
 from histotune.embeddings.config import EmbeddingConfig
 from histotune.errors import UserError, closest_name, raise_together
 from histotune.evaluation.config import EvaluationConfig
+from histotune.evaluation.transfer.config import TransferConfig
 from histotune.files import user_dir
 from histotune.heads.config import SweepConfig
 from histotune.heads.protocols.config import ProtocolConfig
@@ -44,6 +45,7 @@ class ExperimentConfig(BaseModel):
         sweep: Which heads are tried.
         evaluation: What is scored.
         interval: How intervals are made.
+        transfer: How ``histotune transfer`` diagnoses; a run does not use it.
         tracking: Where a run is tracked besides the local table of trials.
         protocol: A published protocol to repeat in place of a study of our own.
         out: Run folder.
@@ -65,6 +67,7 @@ class ExperimentConfig(BaseModel):
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     interval: IntervalConfig = Field(default_factory=IntervalConfig)
+    transfer: TransferConfig = Field(default_factory=TransferConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     protocol: ProtocolConfig | None = None
     out: Path = Path("runs/run")
@@ -76,7 +79,7 @@ class ExperimentConfig(BaseModel):
 
         The ledger counts choices under the hash of each split, and a split may be named by a path.
         """
-        aside = {"out", "cache", "ledger", "cohort_path", "loader", "embedding", "tracking"}
+        aside = {"out", "cache", "ledger", "cohort_path", "loader", "embedding", "tracking", "transfer"}
         data = self.model_dump(mode="json", exclude=aside)
         data["sweep"].pop("label_efficiency")
         for name in ("split", "allow_leaky"):

@@ -46,9 +46,22 @@ def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
     out_NK = np.empty((len(embeddings), len(head.class_names)))
     for start in range(0, len(embeddings), BLOCK_ROWS):
         block_nD = embeddings.matrix_ND[start : start + BLOCK_ROWS][:, columns].astype(np.float64)
-        features_n = block_nD if head.hidden is None else hidden_units(head.hidden, block_nD)
-        out_NK[start : start + BLOCK_ROWS] = features_n @ head.weight_KD.T + head.bias_K
+        out_NK[start : start + BLOCK_ROWS] = column_logits(head, block_nD)
     return out_NK
+
+
+def column_logits(head: Head, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logits of columns, whatever space they come from: the caller answers for their meaning.
+
+    Args:
+        head: A trained head.
+        x_nD: The columns of its pooling.
+
+    Returns:
+        float64 (n, K); the temperature is not applied.
+    """
+    features_n = x_nD if head.hidden is None else hidden_units(head.hidden, x_nD)
+    return np.asarray(features_n @ head.weight_KD.T + head.bias_K)
 
 
 def hidden_units(layer: HiddenLayer, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,0 +1,166 @@
+"""Ways to use the head on the target: as it is, with something undone, with something learned from other groups."""
+
+# N tiles, n tuning tiles of a fold, D columns
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.datasets.splits.folds import assign_group_folds
+from histotune.evaluation.transfer.alignment import Coral, moments
+from histotune.evaluation.transfer.contrast import Arm
+from histotune.evaluation.transfer.recalibrate import estimate_prevalence, fit_affine, log_odds, sigmoid
+from histotune.statistics.records import PREDICTION_COLUMNS, Predictions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from histotune.evaluation.transfer.records import HeadMap, Side, TransferCase
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+    Bool = NDArray[np.bool_]
+
+    Fit = Callable[[Float, Bool], Float]
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A case with the target's folds.
+
+    Attributes:
+        case: The case.
+        fold_N: Fold of every target tile; groups stay together.
+    """
+
+    case: TransferCase
+    fold_N: Int
+
+    @cached_property
+    def coral(self) -> Coral:
+        """Alignment to the source's mean and covariance."""
+        return Coral(moments(self.case.source.x_ND))
+
+    @property
+    def source_prevalence(self) -> float:
+        """Share of class 1 among the source's tiles."""
+        return float((self.case.source.y_N == 1).mean())
+
+    def margins(self, x_ND: Float) -> Float:
+        """Return log-odds of class 1."""
+        return self.case.head.margin(x_ND)
+
+    def per_fold(self, margin_N: Float, fit: Fit) -> Float:
+        """Correct margins fold by fold.
+
+        Args:
+            margin_N: Margins of the target.
+            fit: From all margins and which tiles are tuning tiles of this fold to corrected margins of all tiles.
+
+        Returns:
+            Every tile's margin as corrected by the fit of its own fold, which excluded its group.
+        """
+        out_N = np.empty(len(margin_N))
+        for fold in np.unique(self.fold_N):
+            inside_N = self.fold_N == fold
+            out_N[inside_N] = fit(margin_N, ~inside_N)[inside_N]
+        return out_N
+
+    def mean_aligned(self, x_ND: Float) -> Float:
+        """Return margins after the mean was aligned, label-free, on tuning groups."""
+        source_D = self.case.source.x_ND.mean(axis=0)
+        return self._aligned(x_ND, lambda x_nD, tune_nD: x_nD - tune_nD.mean(axis=0) + source_D)
+
+    def covariance_aligned(self, x_ND: Float) -> Float:
+        """Return margins after mean and covariance were aligned, label-free, on tuning groups."""
+        return self._aligned(x_ND, lambda x_nD, tune_nD: self.coral(x_nD, moments(tune_nD)))
+
+    def _aligned(self, x_ND: Float, align: Callable[[Float, Float], Float]) -> Float:
+        out_N = np.empty(len(x_ND))
+        for fold in np.unique(self.fold_N):
+            inside_N = self.fold_N == fold
+            out_N[inside_N] = self.margins(align(x_ND[inside_N], x_ND[~inside_N]))
+        return out_N
+
+    def prior_corrected(self, margin_N: Float, *, labels: bool) -> Float:
+        """Return margins at the target's prevalence: estimated without labels, or counted on tuning groups."""
+        source, y_N = self.source_prevalence, self.case.target.y_N
+
+        def fit(margin_N: Float, tune_N: Bool) -> Float:
+            share = float((y_N[tune_N] == 1).mean()) if labels else estimate_prevalence(margin_N[tune_N], source)
+            return margin_N + log_odds(share) - log_odds(source)
+
+        return self.per_fold(margin_N, fit)
+
+    def recalibrated(self, margin_N: Float, *, scale: bool) -> Float:
+        """Return margins with the best shift, or shift and scale, on labels of tuning groups."""
+        y_N = self.case.target.y_N
+        return self.per_fold(
+            margin_N, lambda z_N, tune_N: fit_affine(z_N[tune_N], y_N[tune_N], scale=scale)(z_N)
+        )  # fmt: skip
+
+    def arm(self, margin_N: Float, *, fitted: bool = False, threshold_N: Float | None = None) -> Arm:
+        """Return margins on the target as an arm."""
+        threshold_N = np.full(len(margin_N), self.case.head.threshold) if threshold_N is None else threshold_N
+        return Arm(side_predictions(self.case.target, self.case.head, margin_N, (self.fold_N, threshold_N)), fitted)
+
+
+def make_workbench(case: TransferCase, folds: int, seed: int) -> Workbench:
+    """Deal the target's groups into folds, classes even.
+
+    Args:
+        case: The case.
+        folds: Folds wanted; no more than there are groups.
+        seed: Seed of the deal.
+
+    Returns:
+        The workbench.
+    """
+    groups = case.target.groups
+    wanted = min(folds, len(set(groups)))
+    fold_by_group = assign_group_folds(groups, case.target.y_N, 2, wanted, seed)
+    return Workbench(case, np.array([fold_by_group[group] for group in groups], np.int64))
+
+
+def side_predictions(side: Side, head: HeadMap, margin_N: Float, how: tuple[Int, Float]) -> Predictions:
+    """Return margins as predictions.
+
+    Args:
+        side: The tiles.
+        head: Names and id.
+        margin_N: Log-odds of class 1.
+        how: Fold and threshold per tile.
+
+    Returns:
+        A row per tile.
+    """
+    p_N = sigmoid(margin_N)
+    table = pl.DataFrame(
+        {
+            "tile_id": side.tile_ids,
+            "group_id": side.groups if side.has_groups else [None] * len(side),
+            "y_true": side.y_N.astype(np.int32),
+            "input_mpp": np.full(len(side), side.input_mpp),
+            "threshold": how[1],
+        },
+        schema_overrides={"group_id": pl.String},
+    ).with_columns(
+        pl.lit(None, pl.String).alias("source_patient_id"),
+        pl.lit(None, pl.String).alias("slide_id"),
+        pl.lit(side.domain).alias("domain"),
+        pl.Series("fold", how[0], dtype=pl.Int32),
+        pl.lit(0, pl.Int32).alias("seed"),
+        pl.Series("logit", np.stack([np.zeros_like(margin_N), margin_N], axis=1), dtype=pl.Array(pl.Float64, 2)),
+        pl.Series("probability", np.stack([1.0 - p_N, p_N], axis=1), dtype=pl.Array(pl.Float64, 2)),
+        pl.lit(head.head_id).alias("head_id"),
+        pl.lit("").alias("split_hash"),
+        pl.lit("").alias("view"),
+    )
+    return Predictions(table.select(*PREDICTION_COLUMNS, "threshold"), head.class_names, head.threshold)

@@ -1,0 +1,161 @@
+"""The target embedded again: at the source's scale, in the source's colours, and both."""
+
+# N tiles
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.arms import embed_dataset
+from histotune.backbones.catalog import find_backbone
+from histotune.evaluation.transfer.records import RemedyPlan, RemedyView
+from histotune.experiment import single_dataset
+from histotune.images.restain import restain
+from histotune.images.stain_transfer import INSTALL, has_torchstain
+
+if TYPE_CHECKING:
+    from histotune.config import ExperimentConfig
+    from histotune.datasets.records import TileSet
+    from histotune.deploy.bundle import Bundle
+    from histotune.evaluation.material import Material
+    from histotune.evaluation.transfer.records import Physical
+
+SAME_SCALE = 1.05
+"""Scales closer than this factor are matched already."""
+
+
+@dataclass(frozen=True)
+class ViewRequest:
+    """What the remedies that need images work on.
+
+    Attributes:
+        config: Names the target; holds the head's view.
+        bundle: The head.
+        source_tiles: Training tiles.
+        source: The same, embedded.
+        target: The target, embedded as it is.
+    """
+
+    config: ExperimentConfig
+    bundle: Bundle
+    source_tiles: TileSet
+    source: Material
+    target: Material
+
+
+@dataclass(frozen=True)
+class Remedied:
+    """The target embedded again.
+
+    Attributes:
+        views: What could be made.
+        plans: What could not, and what it needs.
+        notes: What a reader must know.
+    """
+
+    views: tuple[RemedyView, ...] = ()
+    plans: tuple[RemedyPlan, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
+    """Return which versions of the target the remedies need.
+
+    Args:
+        request: Source, target and head.
+
+    Returns:
+        Plans; those with ``needs`` can't be done here, and say what is missing.
+    """
+    source_mpp, target_mpp = (_median(material.input_mpp_N) for material in (request.source, request.target))
+    scales = _scale_plans(source_mpp, target_mpp, _factor(request.target.tiles))
+    method = request.config.transfer.stain
+    stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
+                       "" if has_torchstain() else INSTALL)  # fmt: skip
+    plans = [*scales, stain]
+    if not stain.needs:
+        plans += [
+            replace(plan, undone=plan.undone | stain.undone, what=f"{plan.what}; {stain.what}")
+            for plan in scales
+            if not plan.needs
+        ]
+    return tuple(plans)
+
+
+def remedy_views(request: ViewRequest) -> Remedied:
+    """Embed the target again for every plan that can be done.
+
+    Args:
+        request: Source, target and head.
+
+    Returns:
+        Views, plans that could not be done, and notes.
+    """
+    plans = plan_views(request)
+    views, notes = [], []
+    restained = None
+    if any("stain" in plan.undone and not plan.needs for plan in plans):
+        how = (request.config.transfer.stain, request.config.loader)
+        restained = restain(request.target.tiles, request.source_tiles, how, request.config.cache)  # type: ignore[arg-type]
+        if restained.n_kept:
+            notes.append(f"{restained.n_kept:,} of {len(request.target.tiles):,} target tiles hold too little tissue "
+                         "for stain normalisation and keep their colours.")  # fmt: skip
+    for plan in plans:
+        if plan.needs:
+            continue
+        tiles = restained.tiles if restained is not None and "stain" in plan.undone else request.target.tiles
+        views.append(_embed(plan, tiles, request))
+    notes += [f"Not tried: {plan.what}; it needs {plan.needs}." for plan in plans if plan.needs]
+    if any("scale" in plan.undone for plan in plans if not plan.needs):
+        notes.append("At another scale a tile's label may speak about another part of what the network sees.")
+    return Remedied(tuple(views), tuple(plan for plan in plans if plan.needs), tuple(notes))
+
+
+def _scale_plans(source_mpp: float, target_mpp: float, factor: float) -> list[RemedyPlan]:
+    """Return a plan per candidate scale of the target, the stated one first."""
+    scale: frozenset[Physical] = frozenset({"scale"})
+    if np.isnan(source_mpp) or np.isnan(target_mpp):
+        return [RemedyPlan(scale, "an mpp-matched view", "the um/px of both data sets (--set source.mpp=...)")]
+    factors = (1.0, factor, 1.0 / factor) if factor > SAME_SCALE else (1.0,)
+    plans = [
+        RemedyPlan(
+            scale,
+            f"a view in which the target reaches the network at {source_mpp:.3g} um/px, as the source does",
+            "",
+            f"{target_mpp * one:.3g} um/px" if len(factors) > 1 else "",
+            one,
+        )
+        for one in factors
+    ]
+    ratio = source_mpp / target_mpp
+    if len(factors) == 1 and 1.0 / SAME_SCALE < ratio < SAME_SCALE:
+        return []  # the scales agree already
+    return plans
+
+
+def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> RemedyView:
+    config = request.config
+    if "scale" in plan.undone:
+        table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
+        tiles = replace(tiles, table=table, pixel_fingerprint=None)
+        update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
+        assert config.view is not None
+        config = config.model_copy(update={"view": config.view.model_copy(update=update)})
+    spec = find_backbone(config.backbone, config.cache)
+    material = embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
+    columns = np.asarray(request.bundle.head.columns)
+    return RemedyView(plan.undone, np.asarray(material.embeddings.matrix_ND[:, columns], np.float64), plan.candidate)
+
+
+def _median(mpp_N: object) -> float:
+    known = np.asarray(mpp_N)[np.isfinite(np.asarray(mpp_N))]
+    return float(np.round(np.median(known), 4)) if len(known) else float("nan")
+
+
+def _factor(tiles: TileSet) -> float:
+    value = tiles.table["mpp_factor"].drop_nulls().drop_nans().median()
+    return 1.0 if value is None else float(value)  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""Each cause is named, none is invented, and what can't be told is not told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from histotune.errors import UserError
+from histotune.evaluation.transfer.config import TransferConfig
+from histotune.evaluation.transfer.diagnose import diagnose, verdict_only
+from histotune.evaluation.transfer.records import HeadMap, RemedyView, TransferCase, Verdict
+from histotune.evaluation.transfer.rule import join_candidates
+from histotune.statistics.config import IntervalConfig
+from tests.evaluation.transfer.conftest import SIGNAL
+
+Transfers = Callable[..., TransferCase]
+CONFIG, INTERVAL = TransferConfig(draws=3), IntervalConfig()
+FEW_POSITIVE = [1] * 10 + [0] * 60
+
+
+def blurred(x_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return x_ND + 2.5 * rng.normal(size=(len(x_ND), 1)) * SIGNAL / np.linalg.norm(SIGNAL)
+
+
+def moved(x_ND: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+    return x_ND + 1.2 * SIGNAL / np.linalg.norm(SIGNAL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({}, "none"),
+        ({"change": blurred, "undone": ("scale",)}, "scale"),
+        ({"change": blurred, "undone": ("stain",)}, "stain"),
+        ({"change": blurred, "undone": ("scale", "stain")}, "can't be told"),
+        ({"change": blurred}, "other"),
+        ({"change": moved}, "threshold"),
+        ({"target_labels": FEW_POSITIVE}, "prevalence"),
+        ({"change": lambda x_ND, _: 4.0 * x_ND}, "calibration"),
+        ({"change": moved, "target_labels": [0, 0, 0, 1, 1, 1]}, "can't be told"),
+    ],
+)
+def test_first_cause(transfer: Transfers, changes: dict[str, Any], first: str) -> None:
+    assert verdict_only(transfer(**changes), CONFIG, INTERVAL).first == first
+
+
+def test_the_paragraph_never_says_caused_and_the_record_is_json(transfer: Transfers) -> None:
+    found = diagnose(transfer(change=blurred, undone=("stain",)), CONFIG, INTERVAL)
+    assert "consistent with another stain" in found.paragraph
+    assert "caused" not in found.paragraph
+    assert json.loads(json.dumps(found.as_dict()))["verdict"]["first"] == "stain"
+    stain = next(row for row in found.remedies if row.name == "stain")
+    assert stain.recovery("auroc").alone.value > 0.1
+    assert stain.recovery("auroc").left_out.value > 0.0
+    assert not stain.uses_labels
+
+
+def test_parts_of_the_decision_loss_add_up_to_the_recalibrations_recovery(transfer: Transfers) -> None:
+    found = diagnose(transfer(change=moved, target_labels=FEW_POSITIVE), CONFIG, INTERVAL)
+    whole = next(row for row in found.remedies if row.name == "recalibration").recovery("log_loss").alone.value
+    assert sum(part.loss.value for part in found.parts) == pytest.approx(whole)
+
+
+def test_a_conclusion_that_flips_with_the_scale_is_not_told(transfer: Transfers) -> None:
+    case = transfer(change=blurred, undone=("scale",))
+    right = replace(case.views[0], candidate="0.5 um/px")
+    wrong = RemedyView(right.undone, case.target.x_ND, "1 um/px")
+    found = verdict_only(replace(case, views=(right, wrong)), CONFIG, INTERVAL)
+    assert found.first == "can't be told"
+    assert "scale can't be attributed" in found.reason
+    same = Verdict("stain", "ranking", "")
+    assert join_candidates([same, replace(same, candidate="1 um/px")]).first == "stain"
+
+
+def test_the_order_of_tiles_changes_nothing(transfer: Transfers) -> None:
+    case = transfer(change=blurred, undone=("stain",))
+    order = np.random.default_rng(0).permutation(len(case.target))
+    target = replace(
+        case.target,
+        x_ND=case.target.x_ND[order],
+        y_N=case.target.y_N[order],
+        groups=tuple(case.target.groups[row] for row in order),
+        tile_ids=tuple(case.target.tile_ids[row] for row in order),
+    )
+    views = tuple(replace(view, x_ND=view.x_ND[order]) for view in case.views)
+    one, other = (diagnose(each, CONFIG, INTERVAL) for each in (case, replace(case, target=target, views=views)))
+    assert one.verdict == other.verdict
+    for a, b in zip(one.remedies, other.remedies, strict=True):
+        for first, second in zip(a.recoveries, b.recoveries, strict=True):
+            assert first.alone.value == pytest.approx(second.alone.value, abs=1e-9)
+
+
+def test_label_free_remedies_ignore_the_targets_labels(transfer: Transfers) -> None:
+    """Flipped labels of the target turn the scores around, never the margins that a label-free remedy makes."""
+    from histotune.evaluation.transfer.arms import make_workbench
+
+    case = transfer(change=moved)
+    bench = make_workbench(case, 4, 0)
+    flipped = replace(bench, case=replace(case, target=replace(case.target, y_N=1 - case.target.y_N)))
+    plain = bench.margins(case.target.x_ND)
+    for one in (lambda b: b.covariance_aligned(case.target.x_ND), lambda b: b.mean_aligned(case.target.x_ND),
+                lambda b: b.prior_corrected(plain, labels=False)):  # fmt: skip
+        np.testing.assert_array_equal(one(bench), one(flipped))
+
+
+def test_a_remedy_never_learns_from_the_group_it_scores(transfer: Transfers) -> None:
+    from histotune.evaluation.transfer.arms import make_workbench
+
+    case = transfer(change=moved)
+    bench = make_workbench(case, 4, 0)
+    inside = bench.fold_N == 0
+    spoiled = case.target.x_ND.copy()
+    spoiled[inside] += 100.0
+    clean, changed = bench.mean_aligned(case.target.x_ND), bench.mean_aligned(spoiled)
+    np.testing.assert_allclose(changed[inside] - clean[inside], 100.0 * SIGNAL.sum() / 1.04)
+    for group in set(case.target.groups):
+        rows = [row for row, name in enumerate(case.target.groups) if name == group]
+        assert len(set(bench.fold_N[rows])) == 1
+
+
+def test_heads_of_several_classes_and_targets_of_one_are_refused(transfer: Transfers) -> None:
+    case = transfer()
+    several = HeadMap(case.head.margin, 0.5, 0.1, ("a", "b", "c"), "x")
+    with pytest.raises(UserError, match="two classes"):
+        diagnose(replace(case, head=several), CONFIG, INTERVAL)
+    one_class = replace(case.target, y_N=np.zeros_like(case.target.y_N))
+    with pytest.raises(UserError, match="no tile of one class"):
+        diagnose(replace(case, target=one_class), CONFIG, INTERVAL)
+
+
+def test_unknown_groups_refuse_intervals_and_name_no_cause(transfer: Transfers) -> None:
+    case = transfer(change=blurred, undone=("stain",))
+    found = verdict_only(replace(case, target=replace(case.target, has_groups=False)), CONFIG, INTERVAL)
+    assert found.first == "can't be told"
+    assert "group ids are missing" in found.reason
