@@ -43,8 +43,8 @@ class SweepConfig(BaseModel):
     """Which heads are tried and how one is chosen.
 
     Attributes:
-        family: Kind of head: ``logistic`` (L2 logistic regression), ``ridge`` (least squares on -1 and 1, closed form, its
-            scores scaled to logits out of fold) or ``sgd``.
+        family: Kind of head: ``logistic`` (L2 logistic regression), ``ridge`` (least squares on -1 and 1, in closed
+            form, scores scaled to logits out of fold) or ``sgd``.
         penalties: L2 penalties lambda; the objective is mean log-loss + lambda / 2 * |w|^2 on standardised columns,
             so scikit-learn's C is 1 / (n * lambda). For ``ridge`` half the mean squared error stands for the
             log-loss, so alpha is n * lambda.

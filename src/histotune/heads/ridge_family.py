@@ -1,8 +1,8 @@
 """Ridge classification as a family: closed form, its scores turned into logits by one factor per trial.
 
 Scores of least squares on -1 and 1 are no log-odds, and the choice among trials goes by log-loss. So every trial's
-scores are multiplied by one positive factor of least group-balanced log-loss: a fold's factor comes from the out-of-fold
-scores of the other folds, the refit's from those of all folds. It changes no ranking within a fold.
+scores are multiplied by one positive factor of least group-balanced log-loss: a fold's factor comes from the
+out-of-fold scores of the other folds, the refit's from those of all folds. It changes no ranking within a fold.
 """
 
 # n tiles of a training set, K classes, T trials, B rows of weights (one per fold, then all folds)
