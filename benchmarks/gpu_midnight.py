@@ -55,8 +55,9 @@ SPEEDUP = Claim("midnight_speedup", "Midnight's shape on a GPU: images/s over a 
 MEMORY = Claim("midnight_memory", "Midnight's shape in fp16: peak GPU memory", "GB", CAP_GB, "at most",
                "Engine and two batches in flight, the process capped at the target; what torch reserved.")  # fmt: skip
 PRECISION = Claim("midnight_precision", "Midnight's shape in fp16: error against fp32 over what is allowed", "x", 1.0,
-                  "at most", "Larger of median / 0.01 and 99th percentile / 0.05 of each dimension's RMS error over its"
-                  " spread between 64 smooth images; parts: also bf16, and noise.")  # fmt: skip
+                  "at most", "Largest of median / 0.01 and 99th percentile / 0.05 of each dimension's RMS error over"
+                  " its spread between 64 smooth images, and the change of a probe's scores over their spread / 0.005;"
+                  " parts: also bf16, and noise.")  # fmt: skip
 # B batch, S side, C channels, N images, D columns
 
 
@@ -179,7 +180,7 @@ def results(plan: Plan, found: Study) -> tuple[Result, ...]:
     Returns:
         Four results.
     """
-    from histotune.embeddings.precision import MEDIAN_LIMIT, P99_LIMIT
+    from histotune.embeddings.precision import MEDIAN_LIMIT, P99_LIMIT, PROBE_LIMIT
 
     ours = "compiled engine" if "compiled engine" in found.seconds else "engine"
     n_images = plan.batch_size * BATCHES_PER_ROUND
@@ -190,14 +191,16 @@ def results(plan: Plan, found: Study) -> tuple[Result, ...]:
     parts = [Part(f"{arm}, images/s", statistics.median(values)) for arm, values in rates.items()]
     parts.append(Part(f"matmul {plan.precision}, TFLOP/s", statistics.median(found.matmul_flop_s) / 1e12))
     checks = [Part(f"{name}, {part}", value) for name, check in found.checks.items()
-              for part, value in (("median", check.median_error), ("p99", check.p99_error))]  # fmt: skip
+              for part, value in (("median", check.median_error), ("p99", check.p99_error),
+                                  ("probe", check.probe_error))]  # fmt: skip
     fp16 = found.checks["fp16, smooth"]
+    share = max(fp16.median_error / MEDIAN_LIMIT, fp16.p99_error / P99_LIMIT, fp16.probe_error / PROBE_LIMIT)
     memory = not_measured(MEMORY, NO_GPU) if found.peak_gb is None else measured(MEMORY, [found.peak_gb])
     return (
         measured(SHARE, shares, [*parts, Part("lower bound", lower_bound(shares))]),
         measured(SPEEDUP, speedups, [*parts, Part("lower bound", lower_bound(speedups))]),
         memory,
-        measured(PRECISION, [max(fp16.median_error / MEDIAN_LIMIT, fp16.p99_error / P99_LIMIT)], checks),
+        measured(PRECISION, [share], checks),
     )
 
 

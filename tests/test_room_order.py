@@ -11,9 +11,10 @@ PACKAGE = Path(__file__).parents[1] / "src" / "histotune"
 TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
-    "deploy", "config", "recipes", "arms", "run_log", "experiment", "workflow", "doctor", "protocol_run",
+    "deploy", "config", "recipes", "arms", "run_log", "experiment", "workflow", "doctor", "protocol_run", "matrix_run",
     "commands", "data_commands", "backbone_commands", "cache_commands", "leaderboard_commands", "trial_commands",
-    "cli_data", "cli_backbones", "cli_cache", "cli_tracking", "cli", "__main__",
+    "matrix_commands",
+    "cli_data", "cli_backbones", "cli_cache", "cli_tracking", "cli_matrix", "cli", "__main__",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -13,6 +13,7 @@ import typer
 from histotune.cli_backbones import backbones_app
 from histotune.cli_cache import cache_app
 from histotune.cli_data import data_app
+from histotune.cli_matrix import matrix
 from histotune.cli_tracking import Wandb, trials, with_wandb_mode
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
@@ -34,6 +35,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 app.command()(trials)
+app.command()(matrix)
 
 Data = Annotated[
     Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.devices import ComputeDevice
-from histotune.embeddings.precision import candidates, choose_by_check, compare_precision, spread_rows
+from histotune.embeddings.precision import (
+    MEDIAN_LIMIT,
+    P99_LIMIT,
+    candidates,
+    choose_by_check,
+    compare_precision,
+    spread_rows,
+)
+from histotune.embeddings.probe_error import probe_error
 
 NAN = float("nan")
 
@@ -58,6 +66,40 @@ def test_dimensions_without_spread() -> None:
     wrong_ND = reference_ND.copy()
     wrong_ND[:, :20] += 1e-3
     assert compare_precision("bf16", reference_ND, wrong_ND).p99_error == np.inf
+
+
+def test_an_error_in_directions_where_tiles_hardly_differ_fails_by_the_probe() -> None:
+    rng = np.random.default_rng(0)
+    shared_NT, own_ND = rng.normal(size=(64, 8)), rng.normal(size=(64, 200))
+    reference_ND = shared_NT @ rng.normal(size=(8, 200)) + 0.02 * own_ND
+    wrong_ND = reference_ND + 0.02 * rng.normal(size=(64, 200))
+    check = compare_precision("bf16", reference_ND, wrong_ND)
+    assert check.median_error <= MEDIAN_LIMIT
+    assert check.p99_error <= P99_LIMIT
+    assert not check.passed
+    assert "of a probe's scores' spread (allowed 0.005)" in str(check)
+
+
+def test_the_error_of_a_probe_equals_that_of_scikit_learns_ridge() -> None:
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(0)
+    reference_ND = rng.normal(size=(40, 60)) * rng.uniform(0.1, 10, 60)
+    other_ND = reference_ND + rng.normal(size=(40, 60)) * 0.01
+    a_ND, b_ND = ((x - reference_ND.mean(0)) / reference_ND.std(0) for x in (reference_ND, other_ND))
+    same = np.random.Generator(np.random.PCG64(7))
+    squares = spread = 0.0
+    for _ in range(32):
+        train_n, held_n = np.array_split(same.permutation(40), 2)
+        target_nT = same.normal(size=(20, 8))
+        scores = []
+        for x_ND in (a_ND, b_ND):
+            centred = x_ND[train_n] - x_ND[train_n].mean(0)
+            alpha = 0.001 * (centred**2).sum() / 20
+            scores.append(Ridge(alpha=alpha).fit(x_ND[train_n], target_nT).predict(x_ND[held_n]) - target_nT.mean(0))
+        squares += ((scores[1] - scores[0]) ** 2).sum()
+        spread += ((scores[0] - scores[0].mean(0)) ** 2).sum()
+    assert probe_error(reference_ND, other_ND, seed=7) == pytest.approx(np.sqrt(squares / spread), rel=1e-8)
 
 
 @settings(max_examples=25, deadline=None)

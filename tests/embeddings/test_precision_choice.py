@@ -77,6 +77,7 @@ def test_a_precision_that_passes_is_used(
 ) -> None:
     monkeypatch.setattr("histotune.embeddings.precision.MEDIAN_LIMIT", 1.0)
     monkeypatch.setattr("histotune.embeddings.precision.P99_LIMIT", 100.0)
+    monkeypatch.setattr("histotune.embeddings.precision.PROBE_LIMIT", 10.0)
     result = embed(write_tiles(tmp_path / "tiles", 20), request_auto)
     assert loaded == ["fp32", "bf16", "bf16"]
     assert result.space.precision == "bf16"

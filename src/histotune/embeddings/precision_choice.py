@@ -12,8 +12,11 @@ import numpy as np
 
 from histotune.devices import choose_precision
 from histotune.embeddings.precision import (
+    CHECK_TILES,
     MEDIAN_LIMIT,
     P99_LIMIT,
+    PROBE_LIMIT,
+    WISH_TILES,
     Computed,
     PrecisionCheck,
     PrecisionChoice,
@@ -99,7 +102,9 @@ def _check(
 ) -> PrecisionChoice:
     tried = _tried(request, device)
     keys = list(dict.fromkeys(rows.keys))
-    sample = [rows[keys[place]].wanted for place in spread_rows(len(keys))]
+    # an explicit wish is granted in any case: fewer tiles say whether to warn
+    n_tiles = CHECK_TILES if request.embedding.precision == "auto" else WISH_TILES
+    sample = [rows[keys[place]].wanted for place in spread_rows(len(keys), n_tiles)]
     batches = _views(request, reader, sample)
     choice = choose_by_check(tried, lambda precision: _embed(request, device, batches, precision), len(sample))
     if request.embedding.precision != "auto" and choice.precision != tried[0]:
@@ -125,7 +130,7 @@ def _tried(request: EmbedRequest, device: ComputeDevice) -> tuple[Computed, ...]
 def _record(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> Path:
     """Return where the answer is kept: by everything that decides it but the tiles."""
     space = embedding_space(request.spec, request.view, device, "fp32", index)
-    question = f"check of {', '.join(_tried(request, device))} within {MEDIAN_LIMIT:g} and {P99_LIMIT:g}"
+    question = f"check of {', '.join(_tried(request, device))} within {MEDIAN_LIMIT:g}, {P99_LIMIT:g}, {PROBE_LIMIT:g}"
     return request.cache / "precision" / f"{with_key(replace(space, precision=question)).key[:32]}.json"
 
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.floors import RANDOM_WEIGHTS
+from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM
 from histotune.evaluation.scoring import LEAKY
 from histotune.evaluation.source import DIFFERENCE, PROBE, RANDOM_SPLIT
 from histotune.statistics.records import FULL_COVERAGE
@@ -79,7 +80,14 @@ def _leak(finding: Finding) -> str:
     gap = difference.scores[0] if difference is not None else None
     if leaky is None or gap is None:
         return ""
-    return f"A random image split of the same tiles would have claimed {leaky.value:.3f}: {in_words(gap)} more."
+    sentence = f"A random image split of the same tiles would have claimed {leaky.value:.3f}: {in_words(gap)} more."
+    null = [_auroc(finding.row(name)) for name in (NULL_GROUPED, NULL_RANDOM)]
+    if null[0] is None or null[1] is None:
+        return sentence
+    return (
+        f"{sentence} With labels permuted among cases the same two splits give {null[0].value:.3f} and"
+        f" {null[1].value:.3f}."
+    )
 
 
 def _magnifications(finding: Finding) -> str:

@@ -24,6 +24,8 @@ class EvaluationConfig(BaseModel):
         floors: What stands beside the probe in every table.
         untuned_draws: Random heads drawn for the "untuned head" floor.
         leak_price: Also measure what a random image split would have claimed.
+        leak_null_draws: Permutations of the labels among groups that both arms of the leak's price are repeated with;
+            0 leaves the null control out.
         final: Score the test split; without it only the tuning split is scored. Every scoring is counted.
         seed: Seed of folds and draws.
     """
@@ -37,5 +39,6 @@ class EvaluationConfig(BaseModel):
     floors: tuple[Floor, ...] = ("majority", "random-weights", "colour-histogram", "untuned")
     untuned_draws: int = Field(100, ge=10)
     leak_price: bool = True
+    leak_null_draws: int = Field(3, ge=0)
     final: bool = False
     seed: int = 0

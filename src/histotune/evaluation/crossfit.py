@@ -98,14 +98,24 @@ def cross_fit(
     sweep_s = time.perf_counter() - start
     fold_results, final = list(results[: len(folds)]), results[-1]
     rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
-    predictions = _score_folds(material, plan, fold_results, rows_by_fold)
+    predictions = score_folds(material, plan, fold_results, rows_by_fold)
     return CrossFit(predictions, final, tuple(fold_results), sweep_s, task)
 
 
-def _score_folds(
+def score_folds(
     material: Material, plan: CrossFitPlan, results: list[SweepResult], rows_by_fold: list[NDArray[np.int64]]
 ) -> Predictions:
-    """Score each fold's tiles with the head that excluded them."""
+    """Score each fold's tiles with the head that excluded them.
+
+    Args:
+        material: Tiles and embeddings.
+        plan: Folds, seed and split.
+        results: The sweep of each fold.
+        rows_by_fold: The tiles that each scores.
+
+    Returns:
+        A row per scored tile.
+    """
     logits, probabilities, head_ids, thresholds = [], [], [], []
     for result, rows in zip(results, rows_by_fold, strict=True):
         logit_NK = head_logits(result.head, material.embeddings.take(rows))

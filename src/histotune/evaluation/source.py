@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
+from histotune.evaluation.leak_null import NullPlan, null_arms
 from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
@@ -132,7 +133,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:
-        findings.append(_leak_price(fits[0], leaky, settings, marks_of(tiles, plan.split)))
+        findings.append(_leak_price((fits[0], leaky), (arms[0].material, plan), settings))
         kept.append(Scored("leak-price", RANDOM_SPLIT, leaky.predictions))
     return SourceStudy(
         findings=tuple(findings),
@@ -251,7 +252,11 @@ def _leaky_plan(material: Material, plan: CrossFitPlan, settings: StudySettings)
     return CrossFitPlan(plan.train_N, fold_N, f"{plan.split_hash}:random-images", "image", plan.seed)
 
 
-def _leak_price(grouped: CrossFit, leaky: CrossFit, settings: StudySettings, marks: tuple[str, ...]) -> Finding:
+def _leak_price(
+    fits: tuple[CrossFit, CrossFit], context: tuple[Material, SourcePlan], settings: StudySettings
+) -> Finding:
+    (grouped, leaky), (material, plan) = fits, context
+    marks = marks_of(material.tiles, plan.split)
     honest = grouped.predictions.where(pl.col("tile_id").is_in(leaky.predictions.table["tile_id"].implode()))
     trained_on = "the same tiles"
     rows = [
@@ -268,11 +273,21 @@ def _leak_price(grouped: CrossFit, leaky: CrossFit, settings: StudySettings, mar
             DIFFERENCE, rows[0].domain, trained_on, rows[0].input_mpp, differences, (*_with_leaky(marks), *narrow)
         )
     )
+    if settings.evaluation.leak_null_draws:
+        rows += null_arms(material, _null_plan(material, plan, settings), (rows[0], rows[1]))
     protocol = (
         "Both arms: the same tiles, the same fold sizes and class counts, the same sweep and selection rule; only in "
-        "the random arm tiles of one case stand on both sides. Differences are paired by tile and resampled by case."
+        "the random arm tiles of one case stand on both sides. Differences are paired by tile, intervals are over "
+        "cases. Null control: the same two arms with labels permuted among cases, so that only the case can be learned."
     )
     return Finding("leak-price", "What a random image split would have claimed", protocol, tuple(rows))
+
+
+def _null_plan(material: Material, plan: SourcePlan, settings: StudySettings) -> NullPlan:
+    leaky = _leaky_plan(material, plan.fit, settings)
+    grouped = replace(plan.fit, fold_N=np.where(plan.fit.train_N, plan.fit.fold_N, -1))
+    draws, seed = settings.evaluation.leak_null_draws, settings.evaluation.seed
+    return NullPlan(grouped, leaky, settings.sweep, draws, seed, settings.support)
 
 
 def _majority(material: Material, plan: CrossFitPlan, probe: Predictions) -> Predictions:

@@ -1,0 +1,1 @@
+"""Every magnification trains, every magnification is scored."""

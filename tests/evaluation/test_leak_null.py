@@ -1,0 +1,62 @@
+"""The null control: labels permuted among groups leave nothing to learn but the group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histotune.datasets.splits.records import tile_groups
+from histotune.evaluation.answer import write_answer
+from histotune.evaluation.config import EvaluationConfig
+from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM, permuted_labels
+from histotune.evaluation.material import Material
+from histotune.evaluation.records import Finding
+from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
+from histotune.heads.config import SweepConfig
+from histotune.statistics.config import IntervalConfig
+from tests.evaluation.conftest import Cohort, make_material
+
+MakeMaterial = Callable[..., Material]
+
+
+def leak_price(material: Material, draws: int = 3) -> Finding:
+    evaluation = EvaluationConfig(train_magnification="100X", outer_folds=4, leak_null_draws=draws, floors=())
+    settings = StudySettings(evaluation, SweepConfig(penalties=(0.01, 0.1), folds=3), IntervalConfig(n_resamples=200))
+    study = study_source((ArmMaterial(PROBE, material),), settings)
+    return next(finding for finding in study.findings if finding.id == "leak-price")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000))
+def test_groups_exchange_their_classes_whole(seed: int) -> None:
+    tiles = make_material(Cohort(n_groups=10, tiles_per_group=4)).tiles
+    drawn_N = permuted_labels(tiles, np.random.default_rng(seed))
+    groups = np.array(tile_groups(tiles))
+    of_group = [set(drawn_N[groups == group].tolist()) for group in sorted(set(groups))]
+    assert all(len(one) == 1 for one in of_group)
+    assert sum(one == {1} for one in of_group) == 5
+
+
+def test_row_order_does_not_change_the_draw(material: MakeMaterial) -> None:
+    tiles = material().tiles
+    order = np.random.default_rng(1).permutation(len(tiles))
+    drawn = dict(zip(tiles.tile_ids, permuted_labels(tiles, np.random.default_rng(3)), strict=True))
+    mixed = tiles.take(order)
+    assert dict(zip(mixed.tile_ids, permuted_labels(mixed, np.random.default_rng(3)), strict=True)) == drawn
+
+
+def test_only_the_random_split_scores_well_where_nothing_but_the_group_can_be_learned(material: MakeMaterial) -> None:
+    finding = leak_price(material(n_groups=40, group_effect=2.0, class_effect=0.8))
+    grouped, leaky = (finding.row(name).score("auroc") for name in (NULL_GROUPED, NULL_RANDOM))
+    assert grouped.value == pytest.approx(0.5, abs=0.15)
+    assert leaky.value > 0.9
+    assert "not a confidence interval" in leaky.interval.method
+    assert f"labels permuted among cases the same two splits give {grouped.value:.3f} and" in write_answer((finding,))
+
+
+def test_the_control_can_be_left_out(material: MakeMaterial) -> None:
+    assert leak_price(material(), draws=0).row(NULL_GROUPED) is None
