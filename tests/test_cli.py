@@ -128,8 +128,12 @@ def test_embed_then_nothing_left_to_do(histotune: Histotune, breakhis: Path) -> 
     assert "no forward pass was needed" in second.out
 
 
-def test_sweep_evaluate_and_predict(histotune: Histotune, breakhis: Path, pcam: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["logistic", "ridge"])
+def test_sweep_evaluate_and_predict(
+    histotune: Histotune, breakhis: Path, pcam: Path, tmp_path: Path, family: str
+) -> None:
     head, quick = tmp_path / "head", ("--set", "sweep.penalties=[0.1,1]", "--set", "sweep.folds=3")
+    quick += ("--set", f"sweep.family={family}")
     swept = histotune("sweep", "breakhis", "--data", breakhis, "--train-magnification", "100X", "--backbone",
                       "colour-histogram", "--out", head, *quick)  # fmt: skip
     assert swept.code == 0, swept.err

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from histotune.heads.sgd.config import SgdConfig
 
 ClassWeight = Literal["none", "balanced"]
-FamilyName = Literal["logistic", "sgd"]
+FamilyName = Literal["logistic", "ridge", "sgd"]
 SelectionRule = Literal["best", "one-se"]
 Honesty = Literal["none", "nested", "bias-corrected"]
 CalibrationKind = Literal["none", "temperature", "vector"]
@@ -43,9 +43,11 @@ class SweepConfig(BaseModel):
     """Which heads are tried and how one is chosen.
 
     Attributes:
-        family: Kind of head: ``logistic`` (L2 logistic regression) or ``sgd``.
+        family: Kind of head: ``logistic`` (L2 logistic regression), ``ridge`` (least squares on -1 and 1, in closed
+            form, scores scaled to logits out of fold) or ``sgd``.
         penalties: L2 penalties lambda; the objective is mean log-loss + lambda / 2 * |w|^2 on standardised columns,
-            so scikit-learn's C is 1 / (n * lambda).
+            so scikit-learn's C is 1 / (n * lambda). For ``ridge`` half the mean squared error stands for the
+            log-loss, so alpha is n * lambda.
         poolings: Sets of column blocks; empty tries the backbone's default pooling.
         class_weights: Class weightings to try: ``none``, ``balanced`` (classes weigh the same in the training loss),
             or both.

@@ -200,6 +200,10 @@ def make_family(config: SweepConfig) -> Family:
         from histotune.heads.logistic_family import LogisticFamily
 
         return LogisticFamily(config)
+    if config.family == "ridge":
+        from histotune.heads.ridge_family import RidgeFamily
+
+        return RidgeFamily(config)
     from histotune.heads.sgd.family import SgdFamily
 
     return SgdFamily(config)

@@ -24,6 +24,7 @@ from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.errors import UserError
 from histotune.files import atomic_path, hash_bytes, hash_json
 from histotune.heads.logistic import FitSettings, FitSolution, fit_batch
+from histotune.heads.ridge import fit_ridge
 from histotune.provenance import cpu_count, library_version
 
 if TYPE_CHECKING:
@@ -73,6 +74,30 @@ class FitCache:
         Returns:
             The solution, the same bytes whether solved or read.
         """
+        facts = {"solver": "logistic", "n_classes": problems.n_classes, **asdict(settings)}
+        return self._solution((x_ND, y_N, problems), facts, lambda: fit_batch(x_ND, y_N, problems, settings))
+
+    def fit_ridge(self, x_ND: NDArray[np.floating], y_N: NDArray[np.int64], problems: FitProblems) -> FitSolution:
+        """Solve ridge problems as :func:`~histotune.heads.ridge.fit_ridge` does, or read the same solution.
+
+        Args:
+            x_ND: Raw columns.
+            y_N: Labels.
+            problems: Masks and penalties.
+
+        Returns:
+            The solution, the same bytes whether solved or read.
+        """
+        facts = {"solver": "ridge", "n_classes": problems.n_classes}
+        return self._solution((x_ND, y_N, problems), facts, lambda: fit_ridge(x_ND, y_N, problems))
+
+    def _solution(
+        self,
+        asked: tuple[NDArray[np.floating], NDArray[np.int64], FitProblems],
+        facts: Mapping[str, object],
+        solve: Callable[[], FitSolution],
+    ) -> FitSolution:
+        x_ND, y_N, problems = asked
         inputs = {
             "x_ND": x_ND, "y_N": np.asarray(y_N, np.int64), "mask_FN": np.asarray(problems.mask_FN),
             "mask_index_P": np.asarray(problems.mask_index_P, np.int64),
@@ -81,8 +106,7 @@ class FitCache:
         if problems.columns_index_P is not None:
             inputs["columns_index_P"] = np.asarray(problems.columns_index_P, np.int64)
         inputs |= {f"columns {number}": np.asarray(one, np.int64) for number, one in enumerate(problems.columns)}
-        facts = {"solver": "logistic", "n_classes": problems.n_classes, **asdict(settings)}
-        found: dict[str, Any] = self.recall(inputs, facts, lambda: vars(fit_batch(x_ND, y_N, problems, settings)))
+        found: dict[str, Any] = self.recall(inputs, facts, lambda: vars(solve()))
         return FitSolution(**{**found, "passes": int(np.asarray(found["passes"]).item())})
 
     def recall(

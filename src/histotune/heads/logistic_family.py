@@ -92,6 +92,7 @@ class LogisticFamily:
         for pooling in dict.fromkeys(trial.pooling for trial in trials):
             members = np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
             self._fill(data, parts, [trials[t] for t in members], (members, found))
+            self._finish(data, parts, [trials[t] for t in members], (members, found))
             n_done += len(members)
             tell(data, parts, trials, (members, found), n_done)
         return found
@@ -145,6 +146,15 @@ class LogisticFamily:
                 weight_KD, bias_K = with_zero_class(solution.weight_PKD[row], solution.bias_PK[row])
                 refitted[index] = Refit(weight_KD, bias_K, bool(solution.converged_P[row]))
         return [refitted[index] for index in range(len(chosen))]
+
+    def _finish(
+        self,
+        data: SweepData,
+        parts: Sequence[TrainingSet],
+        trials: Sequence[Trial],
+        where: tuple[NDArray[np.int64], list[OutOfFold]],
+    ) -> None:
+        """Make logits of the scores of one pooling's trials; those of logistic regression are logits."""
 
     def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems) -> FitSolution:
         settings = FitSettings(max_iterations=self._config.max_iterations)
