@@ -7,7 +7,8 @@ import pytest
 
 from histotune.heads.apply import head_logits as apply_head
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import make_family
+from histotune.heads.families import SweepSupport, make_family
+from histotune.heads.fit_cache import FitCache
 from histotune.heads.save import load_head, save_head
 from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping
 from histotune.heads.sgd.family import SgdFamily, SgdTrial
@@ -102,16 +103,68 @@ def test_class_weightings_cross_the_draws() -> None:
     assert trials[0] == SgdTrial(("cls",), trials[0].training) and len(set(trials)) == 24
 
 
-def test_an_interrupted_sweep_goes_on(tmp_path) -> None:  # noqa: ANN001
-    from histotune.heads.families import SweepData
-    from histotune.heads.task import FoldPlan, training_set
+def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
+    from histotune.heads.sgd import kept
 
     embeddings, task = make_task()
-    config, used = sgd_sweep(), np.arange(len(embeddings))
-    part = training_set(embeddings.tile_ids, task, (used, used), FoldPlan(3, 0))
-    data = SweepData(embeddings, used, task.labels_N, 2)
-    trials = SgdFamily(config).trials([("pooled",)])
-    first = SgdFamily(config, tmp_path).out_of_fold(data, [part], trials)[0]
-    again = SgdFamily(config, tmp_path).out_of_fold(data, [part], trials)[0]
-    np.testing.assert_array_equal(first.logit_TnK, again.logit_TnK)
-    assert list(tmp_path.glob("*/chunk-*.safetensors"))
+    monkeypatch.setattr(kept, "CHUNK_JOBS", 8)
+    whole = sweep(embeddings, task, sgd_sweep())
+    original, trained = kept.train_heads, []
+
+    def killed_at_the_third(data: TrainData, jobs: list[Job], options: object) -> object:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(len(jobs))
+        return original(data, jobs, options)
+
+    monkeypatch.setattr(kept, "train_heads", killed_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
+    seen = []
+
+    def counting(data: TrainData, jobs: list[Job], options: object) -> object:
+        seen.append(len(jobs))
+        return original(data, jobs, options)
+
+    monkeypatch.setattr(kept, "train_heads", counting)
+    resumed = sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
+    n_chunks = len(seen)
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one.head.weight_KD, other.head.weight_KD)
+        np.testing.assert_array_equal(one.out_of_fold_logit_NK, other.out_of_fold_logit_NK)
+    again = sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
+    assert len(seen) == n_chunks
+    assert [one.head.head_id for one in again] == [one.head.head_id for one in whole]
+    changed = sgd_sweep(base=BASE.model_copy(update={"label_smoothing": 0.1}))
+    sweep(embeddings, task, changed, SweepSupport(FitCache.at(tmp_path)))
+    assert len(seen) > n_chunks
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_kept_heads_are_the_trained_ones_whole(hidden: int, tmp_path) -> None:  # noqa: ANN001
+    from histotune.heads.sgd.kept import train_kept
+    from histotune.heads.sgd.records import TrainOptions
+
+    embeddings, task = make_task()
+    split = Split(np.arange(0, len(embeddings), 2), np.arange(1, len(embeddings), 2))
+    data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (split,))
+    jobs = [Job(BASE.model_copy(update={"hidden_units": hidden, "lr": lr})) for lr in (1e-3, 1e-2)]
+    options = TrainOptions(stopping=Stopping(monitor="log_loss"))
+    expected = train_heads(data, jobs, options)
+    for _ in range(2):
+        for one, other in zip(train_kept(data, jobs, options, FitCache.at(tmp_path)), expected, strict=True):
+            assert (one.kept_epoch, one.n_epochs, one.n_steps, one.diverged) == (
+                other.kept_epoch, other.n_epochs, other.n_steps, other.diverged)  # fmt: skip
+            assert [curve.metric for curve in one.curves] == [curve.metric for curve in other.curves]
+            for a, b in zip(one.curves, other.curves, strict=True):
+                np.testing.assert_array_equal(a.value_E, b.value_E)
+            for a, b in zip(one.layers, other.layers, strict=True):
+                np.testing.assert_array_equal(a.weight_OI, b.weight_OI)
+                np.testing.assert_array_equal(a.bias_O, b.bias_O)
+
+
+def test_whoever_watches_hears_of_finished_poolings() -> None:
+    embeddings, task = make_task()
+    heard = []
+    sweep(embeddings, task, sgd_sweep(), SweepSupport(watch=heard.append))
+    assert heard and heard[-1].n_done == heard[-1].n_trials == 6

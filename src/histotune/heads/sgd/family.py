@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.devices import find_device
-from histotune.heads.families import OutOfFold, Refit, full_logits
+from histotune.heads.families import OutOfFold, Refit, full_logits, tell
 from histotune.heads.records import HiddenLayer
+from histotune.heads.sgd.kept import train_kept
 from histotune.heads.sgd.outcome import head_logits
 from histotune.heads.sgd.records import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.search import draw_trials
-from histotune.heads.sgd.train import train_heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -68,13 +67,12 @@ class SgdFamily:
 
     Args:
         config: ``config.sgd`` says what is tried.
-        checkpoint: Folder of the state to go on from; None keeps none.
     """
 
     name = "sgd"
 
-    def __init__(self, config: SweepConfig, checkpoint: Path | None = None) -> None:
-        self._config, self._checkpoint = config, checkpoint
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
         self._kept_epochs: dict[tuple[SgdTrial, bytes], int] = {}
 
     def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[SgdTrial, ...]:
@@ -98,10 +96,12 @@ class SgdFamily:
             )
             for part in parts
         ]
-        own = [_own(trial) for trial in trials]
+        own, n_done = [_own(trial) for trial in trials], 0
         for pooling in dict.fromkeys(trial.pooling for trial in own):
             members = np.array([t for t, trial in enumerate(own) if trial.pooling == pooling])
             self._fill(data, parts, [own[t] for t in members], (members, found))
+            n_done += len(members)
+            tell(data, parts, trials, (members, found), n_done)
         return found
 
     def _fill(
@@ -167,10 +167,11 @@ class SgdFamily:
     ) -> list[TrainedHead]:
         """Train; a refit has no held-out tiles, and so nothing to stop by."""
         sgd = self._config.sgd
-        options = TrainOptions(metrics=(), device=find_device(sgd.device).kind, checkpoint=self._checkpoint)
+        options = TrainOptions(metrics=(), device=find_device(sgd.device).kind)
         if len(splits[0].held_rows):
             options = replace(options, stopping=sgd.stopping)
-        return train_heads(TrainData(x_nD, data.y_n, data.n_classes, splits, sgd.standardise), jobs, options)
+        train_data = TrainData(x_nD, data.y_n, data.n_classes, splits, sgd.standardise)
+        return train_kept(train_data, jobs, options, data.support.fits)
 
 
 def _own(trial: Trial) -> SgdTrial:
