@@ -22,6 +22,16 @@ def config() -> ExperimentConfig:
     return find_recipe("breakhis")(RecipeData(Path("DATA"), Path("PCAM")))
 
 
+def test_a_search_is_taken_by_its_name_and_then_changed() -> None:
+    changed = override(config(), ["sweep.family=sgd", "sweep.sgd=common-wandb", "sweep.sgd.n_trials=7"])
+    assert changed.sweep.sgd.n_trials == 7
+    assert changed.sweep.sgd.space["optimizer"].values == ("AdamW", "Adam", "SGD")
+    assert (changed.sweep.sgd.space["lr"].low, changed.sweep.sgd.space["lr"].high) == (1e-7, 1e-3)
+    assert override(config(), ["sweep.sgd=common-wandb"]).sweep.sgd.n_trials == 100
+    with pytest.raises(UserError, match="no search with a name: common-wandb"):
+        override(config(), ["sweep.sgd=comon-wandb"])
+
+
 def test_set_reaches_nested_fields_with_their_types() -> None:
     changed = override(
         config(),

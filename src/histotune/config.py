@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
@@ -172,9 +173,17 @@ def _assign(data: dict[str, Any], assignment: str) -> UserError | None:
         elif inner is None:
             return UserError("this field has no fields of its own", value=name, allowed=".".join(parents[: depth + 1]))
         else:
-            place[part] = place[part] if place[part] is not None else {}
+            place[part] = _fields_of(place[part], inner)
             place, model = place[part], inner
     return None
+
+
+def _fields_of(value: object, model: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields to change one of: those there, or those behind a name such as ``sweep.sgd=common-wandb``."""
+    if isinstance(value, str):
+        with suppress(ValidationError):  # an unknown name is told when the whole config is read
+            return model.model_validate(value).model_dump(mode="json")
+    return value if isinstance(value, dict) else {}
 
 
 def _unknown(name: str, part: str, parent: str, model: type[BaseModel]) -> UserError:

@@ -181,7 +181,7 @@ def default_space() -> dict[Searchable, Distribution]:
 
 
 class SgdConfig(_Config):
-    """Which trials a sweep of SGD heads tries.
+    """Which trials a sweep of SGD heads tries; ``sweep.sgd=common-wandb`` takes a whole search by its name.
 
     Attributes:
         method: ``grid`` (every combination; choices only), ``random``, or ``sobol`` (evenly spread).
@@ -204,3 +204,16 @@ class SgdConfig(_Config):
     training_seed: int = Field(0, ge=0)
     standardise: bool = True
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_a_named_search(cls, data: object) -> object:
+        """Read the name of a search in place of its fields."""
+        if not isinstance(data, str):
+            return data
+        from histotune.heads.sgd.search import named_searches
+
+        searches = named_searches()
+        if data not in searches:
+            raise ValueError(f"{data!r} is no search with a name: {', '.join(searches)}")
+        return searches[data].model_dump()

@@ -82,6 +82,15 @@ def common_wandb_search(n_trials: int = 100, seed: int = 0) -> SgdConfig:
     )
 
 
+def named_searches() -> dict[str, SgdConfig]:
+    """Return the searches that ``--set sweep.sgd=NAME`` takes.
+
+    Returns:
+        By name.
+    """
+    return {"common-wandb": common_wandb_search()}
+
+
 def _grid(names: Sequence[str], distributions: Sequence[Distribution]) -> list[tuple[float | int | str, ...]]:
     values = []
     for name, distribution in zip(names, distributions, strict=True):
