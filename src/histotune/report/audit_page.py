@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.files import write_text
-from histotune.report.page import page_environment, trusted_style
+from histotune.report.page import page_environment, render_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,18 +71,16 @@ def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: s
     """
     environment = page_environment()
     environment.filters["cell"] = cell_text
-    sheets = [environment.get_template(name).render().strip() for name in ("style.css", "audit.css")]
-    style = "\n".join(sheets)
-    page = environment.get_template("audit.html.j2").render(
-        style=trusted_style(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    return render_template(
+        environment,
+        "audit.html.j2",
+        ("style.css", "audit.css"),
         audit=audit,
         shown=tuple(_shown(finding, pictures) for finding in audit.findings),
         has_pictures=bool(pictures),
         command=command,
         max_rows=MAX_ROWS,
     )
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def cell_text(value: Cell) -> str:

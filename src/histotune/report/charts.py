@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from histotune.report.curves import ReliabilityBin
     from histotune.report.svg import Marker
+    from histotune.statistics.records import Score
 
 FEW_TILES = 10
 MAX_LABEL = 26
@@ -46,6 +47,13 @@ class Estimate:
     value: float
     low: float = math.nan
     high: float = math.nan
+
+    @classmethod
+    def of(cls, score: Score) -> Estimate:
+        """Return a score's value with its limits."""
+        if score.interval is None:
+            return cls(score.value)
+        return cls(score.value, score.interval.low, score.interval.high)
 
     def __str__(self) -> str:
         """Return ``0.842 [0.751, 0.912]``, or what is missing."""

@@ -236,11 +236,7 @@ def _forest_alt(what: str, rows: Sequence[ForestRow]) -> str:
 
 def _estimate(row: ScoredArm, metric: str) -> Estimate:
     score = metric_score(row, metric)
-    if score is None:
-        return Estimate(math.nan)
-    if score.interval is None:
-        return Estimate(score.value)
-    return Estimate(score.value, score.interval.low, score.interval.high)
+    return Estimate(math.nan) if score is None else Estimate.of(score)
 
 
 def _finite(estimate: Estimate) -> list[float]:

@@ -55,7 +55,7 @@ def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | N
     if not cells:
         return None
     rows = [
-        ForestRow(f"{cell.trained_on} → {cell.magnification}", _n(cell.scores[0]), _estimate(cell.differences[0]),
+        ForestRow(f"{cell.trained_on} → {cell.magnification}", _n(cell.scores[0]), Estimate.of(cell.differences[0]),
                   Look(VERMILLION, "diamond"), strong=cell.trained_on in matrix.columns)
         for cell in cells
     ]  # fmt: skip
@@ -90,14 +90,8 @@ def _shade(value: float) -> str:
 
 
 def _alt(matrix: MagnificationMatrix, synthetic: bool) -> str:
-    told = "; ".join(f"{c.trained_on} on {c.magnification} {_estimate(c.scores[0])}" for c in matrix.cells)
+    told = "; ".join(f"{c.trained_on} on {c.magnification} {Estimate.of(c.scores[0])}" for c in matrix.cells)
     return Panel("", synthetic, f"AUROC by training and scored magnification, {matrix.experiment}: {told}.").words
-
-
-def _estimate(score: Score) -> Estimate:
-    if score.interval is None:
-        return Estimate(score.value)
-    return Estimate(score.value, score.interval.low, score.interval.high)
 
 
 def _n(score: Score) -> str:

@@ -79,8 +79,9 @@ def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:
     """
     from rich.table import Table
 
+    size = "equal training size" if matrix.training_size == "equal" else "all data"
     marked = f" ({', '.join(marks)})" if marks else ""
-    table = Table(title=f"AUROC{marked}: {matrix.experiment}, {matrix.training_size} training size")
+    table = Table(title=f"AUROC{marked}: {matrix.experiment}, {size}")
     table.add_column("trained at")
     table.add_column("n (tiles of groups)", justify="right")
     for name in matrix.columns:

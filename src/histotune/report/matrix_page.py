@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.provenance import redact
 from histotune.report.matrix_figures import difference_panel, matrix_panel
-from histotune.report.page import page_environment, trusted_style
+from histotune.report.page import page_environment, render_template
 from histotune.report.wording import coverage_text, format_score
 
 if TYPE_CHECKING:
@@ -39,19 +38,17 @@ def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
     """
     environment = page_environment()
     environment.filters["score"] = score_text
-    style = environment.get_template("style.css").render().strip()
     synthetic = "SYNTHETIC" in study.marks
-    page = environment.get_template("matrix.html.j2").render(
-        style=trusted_style(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    return render_template(
+        environment,
+        "matrix.html.j2",
         study=study,
         synthetic=synthetic,
         shown=tuple(_shown(matrix, synthetic) for matrix in study.matrices),
         methods=tuple(sorted(_methods(study))),
-        command=command,
+        command=redact(command),
         ledger=ledger,
     )
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def score_text(score: Score, *, signed: bool = False) -> str:

@@ -88,11 +88,9 @@ def render_page(inputs: ReportInputs) -> str:
     Returns:
         A whole HTML document in valid Unicode.
     """
-    environment = page_environment()
-    style = environment.get_template("style.css").render().strip()
-    page = environment.get_template("report.html.j2").render(
-        style=trusted_style(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    return render_template(
+        page_environment(),
+        "report.html.j2",
         inputs=inputs,
         findings=inputs.findings,
         sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
@@ -106,8 +104,6 @@ def render_page(inputs: ReportInputs) -> str:
         machine=tuple(_machine(inputs.provenance)),
         total_s=sum(stage.seconds_s for stage in inputs.stages),
     )
-    # File names may hold bytes that are not UTF-8; Python keeps them as lone surrogates, which no file can store.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -148,6 +144,30 @@ def page_environment() -> Environment:
     for words in (selected_score, honest_scores, temperature, threshold, runners_up):
         environment.filters[words.__name__] = words
     return environment
+
+
+def render_template(
+    environment: Environment,
+    template: str,
+    sheets: tuple[str, ...] = ("style.css",),
+    **values: object,
+) -> str:
+    """Return a page that loads nothing: its styles inside, allowed by their hash alone.
+
+    Args:
+        environment: From :func:`page_environment`.
+        template: Its name; it takes ``style`` and ``style_hash`` besides the values.
+        sheets: Style sheets, in order.
+        **values: What it shows.
+
+    Returns:
+        A whole HTML document in valid Unicode.
+    """
+    style = "\n".join(environment.get_template(name).render().strip() for name in sheets)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    page = environment.get_template(template).render(style=trusted_style(style), style_hash=digest, **values)
+    # File names may hold bytes that are not UTF-8; Python keeps them as lone surrogates, which no file can store.
+    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def trusted_style(style: str) -> object:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from typing import TYPE_CHECKING
 
 from histotune.files import write_text
+from histotune.provenance import redact
 from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel
-from histotune.report.page import page_environment, trusted_style
+from histotune.report.page import page_environment, render_template
 from histotune.report.transfer_table import METRIC_WORDS, plain_tables
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from histotune.evaluation.transfer.records import Diagnosis
-    from histotune.statistics.records import Score
 
 PROBE_LOOK, ORACLE_LOOK = Look("#0b5fa5", "circle"), Look("#6b6b6b", "square")
 
@@ -35,18 +33,16 @@ def write_transfer_page(found: Diagnosis, command: str, ledger: str, path: Path)
     Raises:
         UserError: The disk is full or the folder can't be written.
     """
-    environment = page_environment()
-    style = environment.get_template("style.css").render().strip()
-    page = environment.get_template("transfer.html.j2").render(
-        style=trusted_style(style),
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+    page = render_template(
+        page_environment(),
+        "transfer.html.j2",
         found=found,
         tables=plain_tables(found),
         figures=tuple(_forests(found)),
-        command=command,
+        command=redact(command),
         ledger=ledger,
     )
-    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_text(path, page)
 
 
 def _forests(found: Diagnosis) -> list[Markup]:
@@ -59,7 +55,7 @@ def _forests(found: Diagnosis) -> list[Markup]:
             if recovery is not None and not math.isnan(recovery.alone.value):
                 look = ORACLE_LOOK if remedy.uses_labels else PROBE_LOOK
                 label = f"{remedy.name} (needs labels)" if remedy.uses_labels else remedy.name
-                rows.append(ForestRow(label, f"{recovery.alone.n_groups} groups", _estimate(recovery.alone), look,
+                rows.append(ForestRow(label, f"{recovery.alone.n_groups} groups", Estimate.of(recovery.alone), look,
                                       not remedy.uses_labels))  # fmt: skip
         if rows:
             ends = [value for row in rows for value in (row.estimate.value, row.estimate.low, row.estimate.high, 0.0)
@@ -71,9 +67,3 @@ def _forests(found: Diagnosis) -> list[Markup]:
             panel = Panel(title, "SYNTHETIC" in found.marks, f"{title}: {words}.")
             pictures.append(forest_panel(panel, rows, (low - pad, high + pad), 0.0, signed=True))
     return pictures
-
-
-def _estimate(score: Score) -> Estimate:
-    if score.interval is None:
-        return Estimate(score.value)
-    return Estimate(score.value, score.interval.low, score.interval.high)

@@ -65,16 +65,8 @@ def score_predictions(
         check_metric(name)
     sample = read_sample(predictions)
     units = resampling_units(sample, interval)
-    estimates, refusals = [], []
-    for name in metrics:
-        reason, estimate = undefined_reason(name, sample), None
-        if not reason:
-            estimate = _estimate(name, sample, units, within_folds=within_folds)
-            reason = (
-                undefined_value(name) if np.isnan(estimate.value) else interval_refusal(name, sample, units, interval)
-            )
-        estimates.append(estimate)
-        refusals.append(reason)
+    found = [_estimate_or_reason(name, sample, units, interval, within_folds=within_folds) for name in metrics]
+    estimates, refusals = [estimate for estimate, _ in found], [reason for _, reason in found]
     wanted = [e for e, reason in zip(estimates, refusals, strict=True) if e is not None and not reason]
     made = iter(make_intervals(wanted, sample, units, interval))
     return tuple(
@@ -82,6 +74,18 @@ def score_predictions(
                    (None, reason) if reason else next(made), sample)
         for name, estimate, reason in zip(metrics, estimates, refusals, strict=True)
     )  # fmt: skip
+
+
+def _estimate_or_reason(
+    name: MetricName, sample: Sample, units: Units, interval: IntervalConfig, *, within_folds: bool
+) -> tuple[Estimate | None, str]:
+    """Return a metric's value, and why it or its interval is missing; empty where neither is."""
+    if reason := undefined_reason(name, sample):
+        return None, reason
+    estimate = _estimate(name, sample, units, within_folds=within_folds)
+    if np.isnan(estimate.value):
+        return estimate, undefined_value(name)
+    return estimate, interval_refusal(name, sample, units, interval)
 
 
 def _estimate(name: MetricName, sample: Sample, units: Units, *, within_folds: bool) -> Estimate:
