@@ -217,5 +217,6 @@ def _size_notes(material: Material, sets: Sequence[TrainingTiles], size: Trainin
     n_all, n_kept = len(set(groups[labelled_N])), len(set(groups[largest.train_N]))
     if not n_kept:
         return ("Training sizes can't be equalised here.",)
-    left_out = f" {n_all - n_kept} of {n_all} groups lack a magnification and train nothing." if n_kept < n_all else ""
+    missing = f" {n_all - n_kept} of {n_all} groups lack one of the equalised magnifications and train nothing."
+    left_out = missing if n_kept < n_all else ""
     return (f"Every group gives every row as many tiles, {int(largest.train_N.sum()):,} in all.{left_out}",)
