@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.records import ScoredArm
+from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import score_predictions
+from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
@@ -63,6 +65,18 @@ def score_domains(
         scores = score_predictions(part, metrics_for(part), interval, within_folds=within_folds)
         rows.append(ScoredArm(arm, domain, trained_on, median_mpp(part), scores, marks))
     return tuple(rows)
+
+
+def plain_value(predictions: Predictions, name: MetricName) -> float:
+    """Return a metric's value alone, without an interval; AUROC within folds.
+
+    Args:
+        predictions: What is scored.
+        name: The metric.
+    """
+    sample = read_sample(predictions)
+    evaluator = make_evaluator(name, sample, np.zeros(len(sample.y_N), np.int64), 1, within_folds=True)
+    return float(evaluator(np.ones((1, 1)))[0])
 
 
 def median_mpp(predictions: Predictions) -> float:
