@@ -31,14 +31,17 @@ def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
         predictions: What is scored.
 
     Returns:
-        Metric names; AUPRC in binary tasks only, patient recognition rate where the authors' ids are known.
+        Metric names; AUPRC and operating points in binary tasks only, patient recognition rate where the authors' ids
+        are known (their image recognition rate is the accuracy).
     """
-    metrics: list[MetricName] = ["auroc", "balanced_accuracy", "accuracy", "macro_f1"]
-    if len(predictions.class_names) == 2:
+    metrics: list[MetricName] = ["auroc", "balanced_accuracy", "accuracy", "macro_f1", "mcc"]
+    binary = len(predictions.class_names) == 2
+    if binary:
         metrics.insert(1, "auprc")
     if predictions.table["source_patient_id"].null_count() == 0:
         metrics.append("patient_recognition_rate")
-    return (*metrics, "log_loss")
+    points: tuple[MetricName, ...] = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
+    return (*metrics, "log_loss", "brier", "ece_debiased", *(points if binary else ()))
 
 
 def score_domains(
