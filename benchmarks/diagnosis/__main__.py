@@ -1,8 +1,8 @@
 """Does the rule name the right first cause?
 
 Run it as ``python -m benchmarks.diagnosis``: every case on 40 seeds that no development saw, strengths from held-out
-ranges above and below those of development, and once more with weak causes on few groups. The confusion tables go to ``results/diagnosis.csv`` and
-``docs/transfer-study.md``.
+ranges above and below those of development, and once more with weak causes on few groups. The confusion tables go to
+``results/diagnosis.csv`` and ``docs/transfer-study.md``.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def _summary(by_case: dict[Case, Counter[str]], n_seeds: int) -> list[str]:
         "",
         f"With a cause: right {right / total:.1%}, another cause named {wrong / total:.1%} of {total}. "
         f"False alarms without one: {alarms / n_seeds:.1%} of {n_seeds}. "
-        + " ".join(f'"{case}" answers "can\'t be told": {by_case[case][TRUTH[case]] / n_seeds:.1%}.' for case in untold)
+        + " ".join(
+            f'"{case}" answers "can\'t be told": {by_case[case][TRUTH[case]] / n_seeds:.1%}.' for case in untold
+        ),
     ]
 
 

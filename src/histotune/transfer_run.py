@@ -108,6 +108,7 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
         UserError: No finished run there, a target without labels, or a head of several classes.
     """
     from histotune.report.transfer_page import write_transfer_page
+    from histotune.report.transfer_pictures import cross_gallery
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
@@ -119,7 +120,8 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     facts = {"command": command, "ledger": str(ledger), "settings": config.transfer.model_dump(mode="json"),
              "provenance": collect_provenance().as_dict()}  # fmt: skip
     write_json(config.out / "transfer.json", {**found.as_dict(), **facts})
-    write_transfer_page(found, command, str(ledger), config.out / "transfer.html")
+    gallery = cross_gallery(found, source.material.tiles, target.material.tiles, config.loader) if images else None
+    write_transfer_page(found, command, str(ledger), config.out / "transfer.html", gallery)
     return TransferOutcome(found, ledger, config.out)
 
 

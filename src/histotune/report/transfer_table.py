@@ -130,7 +130,7 @@ def _oracles(found: Diagnosis) -> PlainTable:
 
 def _few_shot(found: Diagnosis) -> PlainTable:
     rows = tuple(
-        (str(point.groups_per_class), f"{point.auroc:.3f}", f"{point.sd:.3f}", str(point.n_draws))
+        (str(point.groups_per_class), score_text(point.auroc), f"{point.sd:.3f}", str(point.n_draws))
         for point in found.few_shot
     )
     columns = ("labelled groups per class", "AUROC", "SD over draws", "draws")

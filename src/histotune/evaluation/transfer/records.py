@@ -189,15 +189,45 @@ class FewShotPoint:
 
     Attributes:
         groups_per_class: Labelled groups of each class.
-        auroc: Mean over draws, on all other groups.
-        sd: Standard deviation over draws; no interval.
+        auroc: Mean over draws, on all other groups, with an interval over groups and draws.
+        sd: Standard deviation over draws.
         n_draws: Draws that could be scored.
     """
 
     groups_per_class: int
-    auroc: float
+    auroc: Score
     sd: float
     n_draws: int
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A tile that is shown: its id, its group, and the name of its true class."""
+
+    tile_id: str
+    group_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class NeighbourRow:
+    """A target tile and the source tiles that lie nearest to it.
+
+    Attributes:
+        why: Why this tile: one of the most confident errors, or picked without looking.
+        tile: The target tile.
+        predicted: What the head, as it is, says.
+        probability: Probability of what it says.
+        nearest: Source tiles, nearest first.
+        cosines: Cosine of each to the target tile, in the head's columns.
+    """
+
+    why: Literal["confident error", "picked blindly"]
+    tile: Neighbour
+    predicted: str
+    probability: float
+    nearest: tuple[Neighbour, ...]
+    cosines: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -265,6 +295,7 @@ class Diagnosis:
         oracles: Limits that need labels.
         few_shot: The few-shot curve.
         shift: How far apart the embeddings lie.
+        neighbours: A few target tiles with their nearest source tiles.
         verdict: The first cause.
         by_candidate: The verdict under every candidate scale of the target.
         paragraph: All of it in plain words.
@@ -287,6 +318,7 @@ class Diagnosis:
     oracles: tuple[OracleRow, ...]
     few_shot: tuple[FewShotPoint, ...]
     shift: Shift
+    neighbours: tuple[NeighbourRow, ...]
     verdict: Verdict
     by_candidate: tuple[Verdict, ...]
     paragraph: str = ""
