@@ -20,7 +20,7 @@ from histotune.deploy.bundle import load_bundle
 from histotune.errors import UserError
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
-from histotune.evaluation.scoring import LEAKY, TOO_NARROW
+from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.source import PROBE
 from histotune.evaluation.target import part_rows
 from histotune.evaluation.transfer.diagnose import diagnose
@@ -139,10 +139,10 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
         source.predictions,
         _side(material, head, target.name),
         remedied.views,
-        (*remedied.notes, *_facts(target, shared)),
+        (*remedied.notes, *_facts(source, target, shared)),
     )
     found = diagnose(case, config.transfer, config.interval)
-    marks = (*target.marks, *((LEAKY,) if shared else ()),
+    marks = (*target.marks, *((SYNTHETIC,) if source.tiles.synthetic else ()), *((LEAKY,) if shared else ()),
              *((TOO_NARROW,) if config.interval.cluster == "tile" else ()))  # fmt: skip
     found = replace(found, marks=tuple(dict.fromkeys(marks)), plans=remedied.plans)
     if not images:
@@ -265,10 +265,10 @@ def _head_map(head: Head) -> HeadMap:
     return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
 
 
-def _facts(target: _Target, shared: set[str]) -> tuple[str, ...]:
-    """Return what a reader must know about the target."""
+def _facts(source: _Source, target: _Target, shared: set[str]) -> tuple[str, ...]:
+    """Return what a reader must know about both sides."""
     tiles = target.material.tiles
-    notes = list(tiles.notes)
+    notes = [f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes]
     if shared:
         notes.append("Some of the target's groups trained this head: these are no held-out scores.")
     if len(tiles) + tiles.n_skipped < target.n_tiles:

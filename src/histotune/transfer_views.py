@@ -72,7 +72,10 @@ def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
         Plans; those with ``needs`` can't be done here, and say what is missing.
     """
     source_mpp, target_mpp = (_median(material.input_mpp_N) for material in (request.source, request.target))
-    scales = _scale_plans(source_mpp, target_mpp, _factor(request.target.tiles))
+    factors = (_factor(request.source.tiles), _factor(request.target.tiles))
+    if request.source.tiles.name == request.target.tiles.name:
+        factors = (1.0, 1.0)  # two magnifications of one data set are wrong by the same factor, and their ratio is not
+    scales = scale_plans((source_mpp, target_mpp), factors)
     method = request.config.transfer.stain
     stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
                        "" if has_torchstain() else INSTALL)  # fmt: skip
@@ -108,36 +111,53 @@ def remedy_views(request: ViewRequest) -> Remedied:
         if plan.needs:
             continue
         tiles = restained.tiles if restained is not None and "stain" in plan.undone else request.target.tiles
-        views.append(_embed(plan, tiles, request))
+        view, material = _embed(plan, tiles, request)
+        views.append(view)
+        notes += _view_notes(plan, material, request.target)
     notes += [f"Not tried: {plan.what}; it needs {plan.needs}." for plan in plans if plan.needs]
     if any("scale" in plan.undone for plan in plans if not plan.needs):
         notes.append("At another scale a tile's label may speak about another part of what the network sees.")
     return Remedied(tuple(views), tuple(plan for plan in plans if plan.needs), tuple(notes))
 
 
-def _scale_plans(source_mpp: float, target_mpp: float, factor: float) -> list[RemedyPlan]:
-    """Return a plan per candidate scale of the target, the stated one first."""
+def scale_plans(mpp: tuple[float, float], factors: tuple[float, float]) -> list[RemedyPlan]:
+    """Return a plan per candidate pair of scales, the stated one first.
+
+    Only the ratio of the two scales matters to the view, so that the candidates are the stated ratio and the ends of
+    what both uncertainties together allow.
+
+    Args:
+        mpp: Median input_mpp of source and target, um/px; NaN where unknown.
+        factors: Multiplicative uncertainty of the um/px of source and target, 1 = exact.
+
+    Returns:
+        Plans; none where the scales agree already.
+    """
     scale: frozenset[Physical] = frozenset({"scale"})
+    (source_mpp, target_mpp), (source_factor, target_factor) = mpp, factors
+    factor = source_factor * target_factor
     if np.isnan(source_mpp) or np.isnan(target_mpp):
         return [RemedyPlan(scale, "an mpp-matched view", "the um/px of both data sets (--set source.mpp=...)")]
-    factors = (1.0, factor, 1.0 / factor) if factor > SAME_SCALE else (1.0,)
+    signs = (0, 1, -1) if factor > SAME_SCALE else (0,)
     plans = [
         RemedyPlan(
             scale,
             f"a view in which the target reaches the network at {source_mpp:.3g} um/px, as the source does",
             "",
-            f"{target_mpp * one:.3g} um/px" if len(factors) > 1 else "",
-            one,
+            f"source {source_mpp * source_factor**-sign:.3g}, target {target_mpp * target_factor**sign:.3g} um/px"
+            if len(signs) > 1
+            else "",
+            factor**sign,
         )
-        for one in factors
+        for sign in signs
     ]
     ratio = source_mpp / target_mpp
-    if len(factors) == 1 and 1.0 / SAME_SCALE < ratio < SAME_SCALE:
+    if len(signs) == 1 and 1.0 / SAME_SCALE < ratio < SAME_SCALE:
         return []  # the scales agree already
     return plans
 
 
-def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> RemedyView:
+def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[RemedyView, Material]:
     config = request.config
     if "scale" in plan.undone:
         table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
@@ -148,7 +168,20 @@ def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> RemedyView
     spec = find_backbone(config.backbone, config.cache)
     material = embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
     columns = np.asarray(request.bundle.head.columns)
-    return RemedyView(plan.undone, np.asarray(material.embeddings.matrix_ND[:, columns], np.float64), plan.candidate)
+    x_ND = np.asarray(material.embeddings.matrix_ND[:, columns], np.float64)
+    return RemedyView(plan.undone, x_ND, plan.candidate), material
+
+
+def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[str]:
+    """Return what a scale view pads, cuts or enlarges beyond what the head's own view does."""
+    if plan.undone != frozenset({"scale"}):
+        return []
+    where = f" ({plan.candidate})" if plan.candidate else ""
+    return [
+        f"Scale undone{where}: {note} What the remedy gives back or takes is then not the scale's alone."
+        for note in material.tiles.notes
+        if note.startswith("The view ") and note not in plain.tiles.notes
+    ]
 
 
 def _median(mpp_N: object) -> float:

@@ -26,7 +26,7 @@ from histotune.report.svg import (
     y_axis,
 )
 from histotune.report.transfer_table import METRIC_WORDS
-from histotune.report.wording import SYNTHETIC, group_count
+from histotune.report.wording import SYNTHETIC
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,9 +71,12 @@ def few_shot_figure(found: Diagnosis) -> Figure | None:
     lines = _reference_lines(found)
     legend = [(swatch(CURVE_LOOK), "heads trained on so many target groups of each class")]
     legend += [(swatch(look, as_line=True), f"{name}: AUROC {Estimate.of(score)}") for name, score, look in lines]
-    method = next((point.auroc.interval.method for point in points if point.auroc.interval), "")
+    method, level = next(
+        ((point.auroc.interval.method, point.auroc.interval.level) for point in points if point.auroc.interval),
+        ("", 0.0),
+    )
     why = next((point.auroc.reason for point in points if point.auroc.reason), "")
-    how = f"Bands: 95 % intervals, {method}." if method else ""
+    how = f"Bands: {level:.0%} intervals, {method}." if method else ""
     caption = (
         f"What labels of the target buy: mean of {points[0].n_draws} draws of groups, each scored on all groups it did "
         f"not draw, with the penalty of the carried head. {how}{f' Missing intervals: {why}.' if why else ''} The head "
@@ -89,9 +92,10 @@ def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
         for row in found.remedies
         if (recovery := row.recovery(metric)) is not None and recovery.left_out is not None
     ]
+    name = METRIC_WORDS[metric][0].upper() + METRIC_WORDS[metric][1:]
     rows_by_title = {
-        f"{METRIC_WORDS[metric]} back, alone": _forest_rows(alone),
-        f"{METRIC_WORDS[metric]}, left out of all": _forest_rows(left_out),
+        f"{name} back, alone": _forest_rows(alone),
+        f"{name}, left out of all": _forest_rows(left_out),
     }
     rows_by_title = {title: rows for title, rows in rows_by_title.items() if rows}
     if not rows_by_title:
@@ -100,8 +104,8 @@ def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
     panels = tuple(_forest(title, rows, axis, SYNTHETIC in found.marks) for title, rows in rows_by_title.items())
     legend = ((swatch(FREE_LOOK), "without labels of the target"), (swatch(LABEL_LOOK), "needs labels of the target"))
     caption = (
-        f"{METRIC_WORDS[metric]} that each remedy gives back, right of the dashed line is better; 95 % intervals, "
-        "paired by group. Alone: the remedy less the head as it is. Left out of all: all of them together less all but "
+        f"{name} that each remedy gives back, right of the dashed line is better; bars are "
+        "intervals paired by group. Alone: the remedy less the head as it is. Left out of all: all of them together less all but "
         "this one, which is small where another remedy does the same."
     )
     return Figure(panels, legend, caption)
@@ -111,7 +115,7 @@ def _forest_rows(pairs: Sequence[tuple[RemedyRow, Score]]) -> list[ForestRow]:
     return [
         ForestRow(
             remedy.name,
-            group_count(score.n_groups) + " groups",
+            f"{score.n_groups} groups" if score.n_groups else "unknown groups",
             Estimate.of(score),
             LABEL_LOOK if remedy.uses_labels else FREE_LOOK,
             not remedy.uses_labels,

@@ -109,7 +109,7 @@ def check_case(case: TransferCase) -> None:
 
 
 def _verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
-    """Return the verdict under every candidate scale of the target, the stated one first."""
+    """Return the verdict under every candidate scale, the stated one first."""
     candidates = tuple(dict.fromkeys(view.candidate for view in evidence.bench.case.views if "scale" in view.undone))
     return tuple(
         first_cause(evidence, ranking_arms(evidence.bench, candidate), candidate) for candidate in candidates or ("",)

@@ -51,7 +51,7 @@ def cross_neighbours(case: TransferCase) -> tuple[NeighbourRow, ...]:
     nearest_nK, cosine_nK = _nearest(target.x_ND[rows], case.source)
     return tuple(
         NeighbourRow(
-            why="confident error" if place < len(errors) else "picked blindly",
+            why="surest error" if place < len(errors) else "picked blindly",
             tile=_named(target, row, head.class_names),
             predicted=head.class_names[said_N[row]],
             probability=float(sure_N[row]),

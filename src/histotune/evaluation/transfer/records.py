@@ -84,7 +84,7 @@ class RemedyView:
     Attributes:
         undone: What was undone: the scale, the stain, or both.
         x_ND: The head's columns.
-        candidate: Under which candidate scale of the target; empty for the only one.
+        candidate: Under which candidate scale; empty for the only one.
     """
 
     undone: frozenset[Physical]
@@ -121,7 +121,7 @@ class RemedyPlan:
         undone: What it undoes.
         what: How, in words.
         needs: What must be known or installed; empty where everything is there.
-        candidate: Candidate scale of the target; empty for the only one.
+        candidate: Candidate scale; empty for the only one.
         mpp_factor: What the target's stored mpp is multiplied with under this candidate.
     """
 
@@ -214,7 +214,7 @@ class NeighbourRow:
     """A target tile and the source tiles that lie nearest to it.
 
     Attributes:
-        why: Why this tile: one of the most confident errors, or picked without looking.
+        why: Why this tile: one of the errors the head is surest of, or picked without looking.
         tile: The target tile.
         predicted: What the head, as it is, says.
         probability: Probability of what it says.
@@ -222,7 +222,7 @@ class NeighbourRow:
         cosines: Cosine of each to the target tile, in the head's columns.
     """
 
-    why: Literal["confident error", "picked blindly"]
+    why: Literal["surest error", "picked blindly"]
     tile: Neighbour
     predicted: str
     probability: float
@@ -264,7 +264,7 @@ class Verdict:
         kind: Whether it lies in the ranking or in the decision; empty for neither.
         reason: Why, in one clause.
         beside: A further decision cause after the first was undone; empty without one.
-        candidate: Under which candidate scale of the target.
+        candidate: Under which candidate scale.
         rivals: Causes that can't be told apart.
     """
 
@@ -297,7 +297,7 @@ class Diagnosis:
         shift: How far apart the embeddings lie.
         neighbours: A few target tiles with their nearest source tiles.
         verdict: The first cause.
-        by_candidate: The verdict under every candidate scale of the target.
+        by_candidate: The verdict under every candidate scale.
         paragraph: All of it in plain words.
         plans: Remedies that were not tried, and what they need.
         notes: Caveats.
