@@ -13,6 +13,7 @@ import polars as pl
 from histotune.arms import embed_dataset
 from histotune.backbones.catalog import find_backbone
 from histotune.evaluation.transfer.records import RemedyPlan, RemedyView
+from histotune.evaluation.transfer.scales import scale_candidates, scale_readings
 from histotune.experiment import single_dataset
 from histotune.images.restain import restain
 from histotune.images.stain_transfer import INSTALL, has_torchstain
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.evaluation.material import Material
     from histotune.evaluation.transfer.records import Physical
-
-SAME_SCALE = 1.05
-"""Scales closer than this factor are matched already."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +69,7 @@ def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
     Returns:
         Plans; those with ``needs`` can't be done here, and say what is missing.
     """
-    source_mpp, target_mpp = (_median(material.input_mpp_N) for material in (request.source, request.target))
-    factors = (_factor(request.source.tiles), _factor(request.target.tiles))
-    if request.source.tiles.name == request.target.tiles.name:
-        factors = (1.0, 1.0)  # two magnifications of one data set are wrong by the same factor, and their ratio is not
-    scales = scale_plans((source_mpp, target_mpp), factors)
+    scales = _scale_plans(request)
     method = request.config.transfer.stain
     stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
                        "" if has_torchstain() else INSTALL)  # fmt: skip
@@ -120,46 +114,32 @@ def remedy_views(request: ViewRequest) -> Remedied:
     return Remedied(tuple(views), tuple(plan for plan in plans if plan.needs), tuple(notes))
 
 
-def scale_plans(mpp: tuple[float, float], factors: tuple[float, float]) -> list[RemedyPlan]:
-    """Return a plan per candidate pair of scales, the stated one first.
-
-    Only the ratio of the two scales matters to the view, so that the candidates are the stated ratio and the ends of
-    what both uncertainties together allow.
-
-    Args:
-        mpp: Median input_mpp of source and target, um/px; NaN where unknown.
-        factors: Multiplicative uncertainty of the um/px of source and target, 1 = exact.
-
-    Returns:
-        Plans; none where the scales agree already.
-    """
+def _scale_plans(request: ViewRequest) -> list[RemedyPlan]:
+    """Return a plan per candidate pair of scales, the stated one first; none where the scales agree for sure."""
     scale: frozenset[Physical] = frozenset({"scale"})
-    (source_mpp, target_mpp), (source_factor, target_factor) = mpp, factors
-    factor = source_factor * target_factor
-    if np.isnan(source_mpp) or np.isnan(target_mpp):
+    readings = [scale_readings(side.tiles, side.input_mpp_N) for side in (request.source, request.target)]
+    if any(np.isnan(side[0].input_mpp) for side in readings):
         return [RemedyPlan(scale, "an mpp-matched view", "the um/px of both data sets (--set source.mpp=...)")]
-    signs = (0, 1, -1) if factor > SAME_SCALE else (0,)
-    plans = [
+    one_data_set = request.source.tiles.name == request.target.tiles.name
+    found = scale_candidates(readings[0], readings[1], one_data_set=one_data_set)
+    if all(candidate.matched for candidate in found):
+        return []
+    return [
         RemedyPlan(
             scale,
-            f"a view in which the target reaches the network at {source_mpp:.3g} um/px, as the source does",
+            f"a view in which the target reaches the network at {candidate.source_mpp:.3g} um/px, as the source does",
             "",
-            f"source {source_mpp * source_factor**-sign:.3g}, target {target_mpp * target_factor**sign:.3g} um/px"
-            if len(signs) > 1
-            else "",
-            factor**sign,
+            candidate.words,
+            candidate.mpp_factor,
+            candidate.matched,
         )
-        for sign in signs
+        for candidate in found
     ]
-    ratio = source_mpp / target_mpp
-    if len(signs) == 1 and 1.0 / SAME_SCALE < ratio < SAME_SCALE:
-        return []  # the scales agree already
-    return plans
 
 
 def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[RemedyView, Material]:
     config = request.config
-    if "scale" in plan.undone:
+    if "scale" in plan.undone and not plan.matched:
         table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
         tiles = replace(tiles, table=table, pixel_fingerprint=None)
         update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
@@ -176,6 +156,8 @@ def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[s
     """Return what a scale view pads, cuts or enlarges beyond what the head's own view does."""
     if plan.undone != frozenset({"scale"}):
         return []
+    if plan.matched:
+        return [f"At {plan.candidate} the scales agree already: there the scale remedy changes nothing."]
     where = f" ({plan.candidate})" if plan.candidate else ""
     return [
         f"Scale undone{where}: {note} What the remedy gives back or takes is then not the scale's alone."
@@ -187,8 +169,3 @@ def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[s
 def _median(mpp_N: object) -> float:
     known = np.asarray(mpp_N)[np.isfinite(np.asarray(mpp_N))]
     return float(np.round(np.median(known), 4)) if len(known) else float("nan")
-
-
-def _factor(tiles: TileSet) -> float:
-    value = tiles.table["mpp_factor"].drop_nulls().drop_nans().median()
-    return 1.0 if value is None else float(value)  # type: ignore[arg-type]

@@ -123,6 +123,7 @@ class RemedyPlan:
         needs: What must be known or installed; empty where everything is there.
         candidate: Candidate scale; empty for the only one.
         mpp_factor: What the target's stored mpp is multiplied with under this candidate.
+        matched: Under this candidate the scales agree already, and the view is the head's own.
     """
 
     undone: frozenset[Physical]
@@ -130,6 +131,7 @@ class RemedyPlan:
     needs: str = ""
     candidate: str = ""
     mpp_factor: float = 1.0
+    matched: bool = False
 
 
 @dataclass(frozen=True)
