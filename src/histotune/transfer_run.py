@@ -139,7 +139,7 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
         source.predictions,
         _side(material, head, target.name),
         remedied.views,
-        (*remedied.notes, *_facts(source, target, shared)),
+        (*remedied.notes, *_facts(source, target, shared, config.interval.cluster)),
     )
     found = diagnose(case, config.transfer, config.interval)
     marks = (*target.marks, *((SYNTHETIC,) if source.tiles.synthetic else ()), *((LEAKY,) if shared else ()),
@@ -265,7 +265,7 @@ def _head_map(head: Head) -> HeadMap:
     return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
 
 
-def _facts(source: _Source, target: _Target, shared: set[str]) -> tuple[str, ...]:
+def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> tuple[str, ...]:
     """Return what a reader must know about both sides."""
     tiles = target.material.tiles
     notes = [f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes]
@@ -274,6 +274,6 @@ def _facts(source: _Source, target: _Target, shared: set[str]) -> tuple[str, ...
     if len(tiles) + tiles.n_skipped < target.n_tiles:
         notes.append(f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
                      "(--set transfer.max_tiles=0 takes all).")  # fmt: skip
-    if not tiles.has_groups:
+    if not tiles.has_groups and cluster == "group":
         notes.append("Groups of the target are unknown, so group intervals are refused and no cause is named.")
     return tuple(notes)

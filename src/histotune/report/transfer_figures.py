@@ -104,9 +104,9 @@ def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
     panels = tuple(_forest(title, rows, axis, SYNTHETIC in found.marks) for title, rows in rows_by_title.items())
     legend = ((swatch(FREE_LOOK), "without labels of the target"), (swatch(LABEL_LOOK), "needs labels of the target"))
     caption = (
-        f"{name} that each remedy gives back, right of the dashed line is better; bars are "
-        "intervals paired by group. Alone: the remedy less the head as it is. Left out of all: all of them together less all but "
-        "this one, which is small where another remedy does the same."
+        f"{name} that each remedy gives back; right of the dashed line is better, and bars are intervals paired by "
+        "group. Alone: the remedy less the head as it is. Left out of all: all of them together less all but this one, "
+        "which is small where another remedy does the same."
     )
     return Figure(panels, legend, caption)
 

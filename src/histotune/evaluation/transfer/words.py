@@ -110,9 +110,7 @@ def _limit(found: Diagnosis) -> str:
         return ""
     reached = f"A head trained on other groups of the target with their labels reaches AUROC {in_words(own.scores[0])}"
     if own.scores[0].value <= found.target_scores[0].value:
-        return (
-            f"{reached}, no more than the carried head: with so few groups it is no limit of what remedies can reach."
-        )
+        return f"{reached}, no more than the carried head: with so few groups it bounds no remedy."
     return f"{reached}: about the most that remedies can hope for."
 
 
