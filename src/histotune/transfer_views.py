@@ -12,11 +12,14 @@ import polars as pl
 
 from histotune.arms import embed_dataset
 from histotune.backbones.catalog import find_backbone
+from histotune.embeddings.choice import chosen_view
+from histotune.errors import UserError
 from histotune.evaluation.transfer.records import RemedyPlan, RemedyView
 from histotune.evaluation.transfer.scales import scale_candidates, scale_readings
 from histotune.experiment import single_dataset
 from histotune.images.restain import restain
 from histotune.images.stain_transfer import INSTALL, has_torchstain
+from histotune.images.view_checks import check_view
 
 if TYPE_CHECKING:
     from histotune.config import ExperimentConfig
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.evaluation.material import Material
     from histotune.evaluation.transfer.records import Physical
+    from histotune.images.config import ViewChoice
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
     Returns:
         Plans; those with ``needs`` can't be done here, and say what is missing.
     """
-    scales = _scale_plans(request)
+    scales = [_possible(plan, request) for plan in _scale_plans(request)]
     method = request.config.transfer.stain
     stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
                        "" if has_torchstain() else INSTALL)  # fmt: skip
@@ -108,7 +112,11 @@ def remedy_views(request: ViewRequest) -> Remedied:
         view, material = _embed(plan, tiles, request)
         views.append(view)
         notes += _view_notes(plan, material, request.target)
-    notes += [f"Not tried: {plan.what}; it needs {plan.needs}." for plan in plans if plan.needs]
+    notes += [
+        f"Not tried: {plan.what}{f' ({plan.candidate})' if plan.candidate else ''}; it needs {plan.needs}."
+        for plan in plans
+        if plan.needs
+    ]
     if any("scale" in plan.undone for plan in plans if not plan.needs):
         notes.append("At another scale a tile's label may speak about another part of what the network sees.")
     return Remedied(tuple(views), tuple(plan for plan in plans if plan.needs), tuple(notes))
@@ -140,16 +148,33 @@ def _scale_plans(request: ViewRequest) -> list[RemedyPlan]:
 def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[RemedyView, Material]:
     config = request.config
     if "scale" in plan.undone and not plan.matched:
-        table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
-        tiles = replace(tiles, table=table, pixel_fingerprint=None)
-        update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
-        assert config.view is not None
-        config = config.model_copy(update={"view": config.view.model_copy(update=update)})
+        tiles, view = _matched_view(plan, tiles, request)
+        config = config.model_copy(update={"view": view})
     spec = find_backbone(config.backbone, config.cache)
     material = embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
     columns = np.asarray(request.bundle.head.columns)
     x_ND = np.asarray(material.embeddings.matrix_ND[:, columns], np.float64)
     return RemedyView(plan.undone, x_ND, plan.candidate), material
+
+
+def _matched_view(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[TileSet, ViewChoice]:
+    """Return the target at the scale of this candidate, and the view that shows it at the source's."""
+    table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
+    assert request.config.view is not None
+    update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
+    return replace(tiles, table=table, pixel_fingerprint=None), request.config.view.model_copy(update=update)
+
+
+def _possible(plan: RemedyPlan, request: ViewRequest) -> RemedyPlan:
+    """Return the plan, with what is in its way where these tiles can't be shown at that scale."""
+    if plan.needs or plan.matched:
+        return plan
+    tiles, view = _matched_view(plan, request.target.tiles, request)
+    try:
+        check_view(tiles, chosen_view(view, find_backbone(request.config.backbone, request.config.cache)))
+    except UserError as problem:
+        return replace(plan, needs=f"larger tiles or another scale ({str(problem).splitlines()[0]})")
+    return plan
 
 
 def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[str]:
@@ -162,7 +187,7 @@ def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[s
     return [
         f"Scale undone{where}: {note} What the remedy gives back or takes is then not the scale's alone."
         for note in material.tiles.notes
-        if note.startswith("The view ") and note not in plain.tiles.notes
+        if note.startswith(("The view ", "LABEL MOVED")) and note not in plain.tiles.notes
     ]
 
 

@@ -105,7 +105,12 @@ def _point(draws: _Draws, scored: tuple[Sample, Units], target: Side, interval: 
     n_groups = len(set(target.groups)) - 2 * draws.size if target.has_groups else 0
     plain = Score("auroc", float(value_F.mean()), None, n_rest, n_groups, chance=0.5)
     sd = float(value_F.std(ddof=1))
-    found, reason = _interval(MeanEvaluator(tuple(parts)), (plain.value, sd**2 / len(parts)), units, interval)
+    if units.refusal:
+        found, reason = None, units.refusal
+    elif sd <= b.FLAT and plain.value in (0.0, 1.0):
+        found, reason = _agreed(plain.value, draws.size, units, interval), ""
+    else:
+        found, reason = _interval(MeanEvaluator(tuple(parts)), (plain.value, sd**2 / len(parts)), units, interval)
     return FewShotPoint(draws.size, replace(plain, interval=found, reason=reason), sd, len(parts))
 
 
@@ -114,10 +119,6 @@ def _interval(
 ) -> tuple[Interval | None, str]:
     """Return a t interval of a mean over draws, or why there is none."""
     value, draw_variance = found
-    if units.refusal:
-        return None, units.refusal
-    if not 0.0 < value < 1.0:
-        return None, "every draw ranks all tiles alike, so its error can't be told"
     without_G = evaluator.without_each()
     if not np.isfinite(without_G).all():
         return None, "undefined without one of the groups"
@@ -127,3 +128,11 @@ def _interval(
         return None, "degenerate: neither groups nor draws change the value"
     low, high = b.t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), b.Scale(), interval.level)
     return Interval(float(low), float(high), interval.level, METHOD.format(interval.cluster)), ""
+
+
+def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> Interval:
+    """Return the exact bound where every draw ranks perfectly: never zero width."""
+    n = int(units.strata.per_class_K.min()) - size
+    low, high = b.flat_bounds(np.asarray(value), n, b.Scale(), interval.level)
+    text = f"exact bound over {n} independent {interval.cluster}s that all agree (Clopper-Pearson, rule of three)"
+    return Interval(float(low), float(high), interval.level, text)
