@@ -184,10 +184,15 @@ def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[s
     if plan.matched:
         return [f"At {plan.candidate} the scales agree already: there the scale remedy changes nothing."]
     where = f" ({plan.candidate})" if plan.candidate else ""
-    return [
-        f"Scale undone{where}: {note} What the remedy gives back or takes is then not the scale's alone."
+    found = [
+        note
         for note in material.tiles.notes
         if note.startswith(("The view ", "LABEL MOVED")) and note not in plain.tiles.notes
+    ]
+    if not found:
+        return []
+    return [
+        f"Scale undone{where}: {' '.join(found)} What the remedy gives back or takes is then not the scale's alone."
     ]
 
 

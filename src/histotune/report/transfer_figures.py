@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from histotune.evaluation.transfer.contrast import UNCHANGED
 from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel, swatch
 from histotune.report.figures import Figure
 from histotune.report.svg import (
@@ -86,7 +87,11 @@ def few_shot_figure(found: Diagnosis) -> Figure | None:
 
 
 def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
-    alone = [(row, recovery.alone) for row in found.remedies if (recovery := row.recovery(metric)) is not None]
+    alone = [
+        (row, recovery.alone)
+        for row in found.remedies
+        if (recovery := row.recovery(metric)) is not None and recovery.alone.reason != UNCHANGED
+    ]
     left_out = [
         (row, recovery.left_out)
         for row in found.remedies
@@ -106,7 +111,7 @@ def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
     caption = (
         f"{name} that each remedy gives back; right of the dashed line is better, and bars are intervals paired by "
         "group. Alone: the remedy less the head as it is. Left out of all: all of them together less all but this one, "
-        "which is small where another remedy does the same."
+        "which is small where another remedy does the same. Remedies that change nothing alone are left out there."
     )
     return Figure(panels, legend, caption)
 
