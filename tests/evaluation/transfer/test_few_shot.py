@@ -15,8 +15,10 @@ from sklearn.metrics import roc_auc_score
 from histotune.evaluation.transfer.arms import make_workbench
 from histotune.evaluation.transfer.config import TransferConfig
 from histotune.evaluation.transfer.few_shot import _draw_groups, few_shot_curve
+from histotune.evaluation.transfer.oracles import fit_masks
 from histotune.evaluation.transfer.records import Side, TransferCase
 from histotune.statistics.config import IntervalConfig
+from tests.evaluation.transfer.conftest import draw_side
 
 Transfers = Callable[..., TransferCase]
 CONFIG, INTERVAL = TransferConfig(few_shot=(2, 4), draws=3), IntervalConfig()
@@ -73,6 +75,27 @@ def test_a_perfect_ranking_gets_an_exact_bound_not_zero_width(transfer: Transfer
         assert point.auroc.value == 1.0
         assert point.auroc.interval is not None
         assert point.auroc.interval.low == pytest.approx(0.05 ** (1 / (20 - point.groups_per_class)))  # rule of three
+
+
+@pytest.mark.slow
+def test_the_interval_covers_the_mean_over_all_draws_about_as_often_as_it_says(transfer: Transfers) -> None:
+    """20 groups; the truth is what heads of one group per class get on a large population, on average."""
+    config = TransferConfig(few_shot=(1,), draws=10)
+    case, rng = transfer(), np.random.default_rng(1)
+    people = draw_side("people", [0, 1] * 500, rng)
+    truths = []
+    for _ in range(100):
+        few = draw_side("few", [0, 1], rng)
+        both = replace(people, x_ND=np.concatenate([few.x_ND, people.x_ND]), y_N=np.concatenate([few.y_N, people.y_N]))
+        margin_N = fit_masks(both, (np.arange(len(both)) < len(few))[None], case.head.penalty)[0]
+        truths.append(roc_auc_score(people.y_N, margin_N[len(few) :]))
+    inside = 0
+    for seed in range(200):
+        drawn = make_workbench(transfer(target_labels=[0, 1] * 10, seed=1000 + seed), 4, 0)
+        (point,) = few_shot_curve(drawn, config.model_copy(update={"seed": seed}), INTERVAL)
+        assert point.auroc.interval is not None
+        inside += point.auroc.interval.low <= np.mean(truths) <= point.auroc.interval.high
+    assert inside >= 176  # 93 % of 200, less three standard errors
 
 
 def _curve(case: TransferCase) -> tuple[object, ...]:
