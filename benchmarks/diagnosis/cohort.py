@@ -82,6 +82,8 @@ DEVELOPMENT = Strengths((0.55, 0.65), (2.8, 3.4), (1.3, 1.5), (2.0, 2.4), (0.14,
 """The rule was written looking at these."""
 HELD_OUT = Strengths((0.65, 0.85), (3.4, 5.0), (1.5, 1.9), (2.4, 3.4), (0.10, 0.14), (3.6, 5.0))
 """The published table was drawn from these."""
+MODERATE = Strengths((0.4, 0.55), (2.0, 2.8), (1.0, 1.3), (1.4, 2.0), (0.16, 0.22), (2.4, 3.2), (45, 60))
+"""Weaker than those the rule was written with, on fewer groups: drawn after the rule was fixed."""
 WEAK = Strengths((0.15, 0.35), (0.8, 1.6), (0.5, 0.9), (0.5, 1.2), (0.25, 0.4), (1.4, 2.2), (30, 40))
 """Weak causes on few groups: what the rule says where it can know little."""
 

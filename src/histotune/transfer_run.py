@@ -20,7 +20,7 @@ from histotune.deploy.bundle import load_bundle
 from histotune.errors import UserError
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
-from histotune.evaluation.scoring import LEAKY, TOO_NARROW
+from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.source import PROBE
 from histotune.evaluation.target import part_rows
 from histotune.evaluation.transfer.diagnose import diagnose
@@ -108,6 +108,7 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
         UserError: No finished run there, a target without labels, or a head of several classes.
     """
     from histotune.report.transfer_page import write_transfer_page
+    from histotune.report.transfer_pictures import cross_gallery
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
@@ -119,7 +120,8 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     facts = {"command": command, "ledger": str(ledger), "settings": config.transfer.model_dump(mode="json"),
              "provenance": collect_provenance().as_dict()}  # fmt: skip
     write_json(config.out / "transfer.json", {**found.as_dict(), **facts})
-    write_transfer_page(found, command, str(ledger), config.out / "transfer.html")
+    gallery = cross_gallery(found, source.material.tiles, target.material.tiles, config.loader) if images else None
+    write_transfer_page(found, command, str(ledger), config.out / "transfer.html", gallery)
     return TransferOutcome(found, ledger, config.out)
 
 
@@ -137,10 +139,10 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
         source.predictions,
         _side(material, head, target.name),
         remedied.views,
-        (*remedied.notes, *_facts(target, shared)),
+        (*remedied.notes, *_facts(source, target, shared, config.interval.cluster)),
     )
     found = diagnose(case, config.transfer, config.interval)
-    marks = (*target.marks, *((LEAKY,) if shared else ()),
+    marks = (*target.marks, *((SYNTHETIC,) if source.tiles.synthetic else ()), *((LEAKY,) if shared else ()),
              *((TOO_NARROW,) if config.interval.cluster == "tile" else ()))  # fmt: skip
     found = replace(found, marks=tuple(dict.fromkeys(marks)), plans=remedied.plans)
     if not images:
@@ -263,15 +265,15 @@ def _head_map(head: Head) -> HeadMap:
     return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
 
 
-def _facts(target: _Target, shared: set[str]) -> tuple[str, ...]:
-    """Return what a reader must know about the target."""
+def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> tuple[str, ...]:
+    """Return what a reader must know about both sides."""
     tiles = target.material.tiles
-    notes = list(tiles.notes)
+    notes = [f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes]
     if shared:
         notes.append("Some of the target's groups trained this head: these are no held-out scores.")
     if len(tiles) + tiles.n_skipped < target.n_tiles:
         notes.append(f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
                      "(--set transfer.max_tiles=0 takes all).")  # fmt: skip
-    if not tiles.has_groups:
+    if not tiles.has_groups and cluster == "group":
         notes.append("Groups of the target are unknown, so group intervals are refused and no cause is named.")
     return tuple(notes)

@@ -12,10 +12,14 @@ import polars as pl
 
 from histotune.arms import embed_dataset
 from histotune.backbones.catalog import find_backbone
+from histotune.embeddings.choice import chosen_view
+from histotune.errors import UserError
 from histotune.evaluation.transfer.records import RemedyPlan, RemedyView
+from histotune.evaluation.transfer.scales import scale_candidates, scale_readings
 from histotune.experiment import single_dataset
 from histotune.images.restain import restain
 from histotune.images.stain_transfer import INSTALL, has_torchstain
+from histotune.images.view_checks import check_view
 
 if TYPE_CHECKING:
     from histotune.config import ExperimentConfig
@@ -23,9 +27,7 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.evaluation.material import Material
     from histotune.evaluation.transfer.records import Physical
-
-SAME_SCALE = 1.05
-"""Scales closer than this factor are matched already."""
+    from histotune.images.config import ViewChoice
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,7 @@ def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
     Returns:
         Plans; those with ``needs`` can't be done here, and say what is missing.
     """
-    source_mpp, target_mpp = (_median(material.input_mpp_N) for material in (request.source, request.target))
-    scales = _scale_plans(source_mpp, target_mpp, _factor(request.target.tiles))
+    scales = [_possible(plan, request) for plan in _scale_plans(request)]
     method = request.config.transfer.stain
     stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
                        "" if has_torchstain() else INSTALL)  # fmt: skip
@@ -108,54 +109,93 @@ def remedy_views(request: ViewRequest) -> Remedied:
         if plan.needs:
             continue
         tiles = restained.tiles if restained is not None and "stain" in plan.undone else request.target.tiles
-        views.append(_embed(plan, tiles, request))
-    notes += [f"Not tried: {plan.what}; it needs {plan.needs}." for plan in plans if plan.needs]
+        view, material = _embed(plan, tiles, request)
+        views.append(view)
+        notes += _view_notes(plan, material, request.target)
+    notes += [
+        f"Not tried: {plan.what}{f' ({plan.candidate})' if plan.candidate else ''}; it needs {plan.needs}."
+        for plan in plans
+        if plan.needs
+    ]
     if any("scale" in plan.undone for plan in plans if not plan.needs):
         notes.append("At another scale a tile's label may speak about another part of what the network sees.")
     return Remedied(tuple(views), tuple(plan for plan in plans if plan.needs), tuple(notes))
 
 
-def _scale_plans(source_mpp: float, target_mpp: float, factor: float) -> list[RemedyPlan]:
-    """Return a plan per candidate scale of the target, the stated one first."""
+def _scale_plans(request: ViewRequest) -> list[RemedyPlan]:
+    """Return a plan per candidate pair of scales, the stated one first; none where the scales agree for sure."""
     scale: frozenset[Physical] = frozenset({"scale"})
-    if np.isnan(source_mpp) or np.isnan(target_mpp):
+    readings = [scale_readings(side.tiles, side.input_mpp_N) for side in (request.source, request.target)]
+    if any(np.isnan(side[0].input_mpp) for side in readings):
         return [RemedyPlan(scale, "an mpp-matched view", "the um/px of both data sets (--set source.mpp=...)")]
-    factors = (1.0, factor, 1.0 / factor) if factor > SAME_SCALE else (1.0,)
-    plans = [
+    one_data_set = request.source.tiles.name == request.target.tiles.name
+    found = scale_candidates(readings[0], readings[1], one_data_set=one_data_set)
+    if all(candidate.matched for candidate in found):
+        return []
+    return [
         RemedyPlan(
             scale,
-            f"a view in which the target reaches the network at {source_mpp:.3g} um/px, as the source does",
+            f"a view in which the target reaches the network at {candidate.source_mpp:.3g} um/px, as the source does",
             "",
-            f"{target_mpp * one:.3g} um/px" if len(factors) > 1 else "",
-            one,
+            candidate.words,
+            candidate.mpp_factor,
+            candidate.matched,
         )
-        for one in factors
+        for candidate in found
     ]
-    ratio = source_mpp / target_mpp
-    if len(factors) == 1 and 1.0 / SAME_SCALE < ratio < SAME_SCALE:
-        return []  # the scales agree already
-    return plans
 
 
-def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> RemedyView:
+def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[RemedyView, Material]:
     config = request.config
-    if "scale" in plan.undone:
-        table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
-        tiles = replace(tiles, table=table, pixel_fingerprint=None)
-        update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
-        assert config.view is not None
-        config = config.model_copy(update={"view": config.view.model_copy(update=update)})
+    if "scale" in plan.undone and not plan.matched:
+        tiles, view = _matched_view(plan, tiles, request)
+        config = config.model_copy(update={"view": view})
     spec = find_backbone(config.backbone, config.cache)
     material = embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
     columns = np.asarray(request.bundle.head.columns)
-    return RemedyView(plan.undone, np.asarray(material.embeddings.matrix_ND[:, columns], np.float64), plan.candidate)
+    x_ND = np.asarray(material.embeddings.matrix_ND[:, columns], np.float64)
+    return RemedyView(plan.undone, x_ND, plan.candidate), material
+
+
+def _matched_view(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[TileSet, ViewChoice]:
+    """Return the target at the scale of this candidate, and the view that shows it at the source's."""
+    table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
+    assert request.config.view is not None
+    update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
+    return replace(tiles, table=table, pixel_fingerprint=None), request.config.view.model_copy(update=update)
+
+
+def _possible(plan: RemedyPlan, request: ViewRequest) -> RemedyPlan:
+    """Return the plan, with what is in its way where these tiles can't be shown at that scale."""
+    if plan.needs or plan.matched:
+        return plan
+    tiles, view = _matched_view(plan, request.target.tiles, request)
+    try:
+        check_view(tiles, chosen_view(view, find_backbone(request.config.backbone, request.config.cache)))
+    except UserError as problem:
+        return replace(plan, needs=f"larger tiles or another scale ({str(problem).splitlines()[0]})")
+    return plan
+
+
+def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[str]:
+    """Return what a scale view pads, cuts or enlarges beyond what the head's own view does."""
+    if plan.undone != frozenset({"scale"}):
+        return []
+    if plan.matched:
+        return [f"At {plan.candidate} the scales agree already: there the scale remedy changes nothing."]
+    where = f" ({plan.candidate})" if plan.candidate else ""
+    found = [
+        note
+        for note in material.tiles.notes
+        if note.startswith(("The view ", "LABEL MOVED")) and note not in plain.tiles.notes
+    ]
+    if not found:
+        return []
+    return [
+        f"Scale undone{where}: {' '.join(found)} What the remedy gives back or takes is then not the scale's alone."
+    ]
 
 
 def _median(mpp_N: object) -> float:
     known = np.asarray(mpp_N)[np.isfinite(np.asarray(mpp_N))]
     return float(np.round(np.median(known), 4)) if len(known) else float("nan")
-
-
-def _factor(tiles: TileSet) -> float:
-    value = tiles.table["mpp_factor"].drop_nulls().drop_nans().median()
-    return 1.0 if value is None else float(value)  # type: ignore[arg-type]

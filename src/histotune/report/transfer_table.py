@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.transfer.contrast import UNCHANGED
+from histotune.report.wording import number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -82,10 +83,11 @@ def score_text(score: Score, *, signed: bool = False) -> str:
     """
     if math.isnan(score.value):
         return "not estimable"
-    sign = "+" if signed else ""
+    value = number(score.value, signed=signed)
     if score.interval is None:
-        return "unchanged" if score.reason == UNCHANGED else f"{score.value:{sign}.3f} (no interval)"
-    return f"{score.value:{sign}.3f} [{score.interval.low:{sign}.3f}, {score.interval.high:{sign}.3f}]"
+        return "unchanged" if score.reason == UNCHANGED else f"{value} (no interval)"
+    low, high = (number(end, signed=signed) for end in (score.interval.low, score.interval.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _lost(found: Diagnosis) -> PlainTable:
@@ -94,7 +96,8 @@ def _lost(found: Diagnosis) -> PlainTable:
         for source, target, gap in zip(found.source_scores, found.target_scores, found.gaps, strict=True)
     )
     n = found.target_scores[0]
-    title = f"As it is: {found.source} -> {found.target} ({n.n_tiles:,} tiles, {n.n_groups} groups)"
+    groups = f"{n.n_groups} groups" if n.n_groups else "groups unknown"
+    title = f"As it is: {found.source} -> {found.target} ({n.n_tiles:,} tiles, {groups})"
     return PlainTable(title, ("metric", "source, held out", "target", "lost"), rows)
 
 
@@ -130,7 +133,7 @@ def _oracles(found: Diagnosis) -> PlainTable:
 
 def _few_shot(found: Diagnosis) -> PlainTable:
     rows = tuple(
-        (str(point.groups_per_class), f"{point.auroc:.3f}", f"{point.sd:.3f}", str(point.n_draws))
+        (str(point.groups_per_class), score_text(point.auroc), f"{point.sd:.3f}", str(point.n_draws))
         for point in found.few_shot
     )
     columns = ("labelled groups per class", "AUROC", "SD over draws", "draws")
@@ -155,7 +158,7 @@ def _shift(found: Diagnosis) -> PlainTable:
 
 def _candidates(found: Diagnosis) -> PlainTable:
     rows = tuple((verdict.candidate, verdict.first, verdict.reason) for verdict in found.by_candidate)
-    return PlainTable("Under every candidate scale of the target", ("scale", "first cause", "why"), rows)
+    return PlainTable("Under every candidate scale", ("scale", "first cause", "why"), rows)
 
 
 def _number(value: float) -> str:

@@ -152,8 +152,8 @@ def independent_difference(
     (value_a, variance_a, df_a, why_a), (value_b, variance_b, df_b, why_b) = sides
     plain = Score(f"{metric} difference", value_a - value_b, None, len(a) + len(b_), 0, chance=0.0)
     if why_a or why_b:
-        where = " on the source" if why_a else " on the target"
-        return replace(plain, reason=(why_a or why_b) + where)
+        refused = a if why_a else b_
+        return replace(plain, reason=f"{refused.table['domain'][0]}: {why_a or why_b}")
     variance = variance_a + variance_b
     if variance <= b.FLAT**2:
         return replace(plain, reason="degenerate: no group changes either value")

@@ -9,7 +9,9 @@ from histotune.errors import UserError
 from histotune.evaluation.transfer.arms import make_workbench
 from histotune.evaluation.transfer.contrast import Contrasts, independent_difference
 from histotune.evaluation.transfer.decision import decision_parts, decision_steps, threshold_arm
-from histotune.evaluation.transfer.oracles import few_shot_curve, oracle_rows
+from histotune.evaluation.transfer.few_shot import few_shot_curve
+from histotune.evaluation.transfer.neighbours import cross_neighbours
+from histotune.evaluation.transfer.oracles import oracle_rows
 from histotune.evaluation.transfer.records import Diagnosis
 from histotune.evaluation.transfer.remedies import METRICS, gain, ranking_arms, remedy_rows
 from histotune.evaluation.transfer.rule import Evidence, first_cause, join_candidates
@@ -61,8 +63,9 @@ def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfi
         parts=decision_parts(decision_steps(bench, plain_N), contrasts),
         remedies=remedy_rows(bench, arms, contrasts),
         oracles=oracle_rows(bench, interval),
-        few_shot=few_shot_curve(bench, config),
+        few_shot=few_shot_curve(bench, config, interval),
         shift=measure_shift(case.source, case.target, config, interval),
+        neighbours=cross_neighbours(case),
         verdict=join_candidates(by_candidate),
         by_candidate=by_candidate if len(by_candidate) > 1 else (),
         notes=case.notes,
@@ -106,7 +109,7 @@ def check_case(case: TransferCase) -> None:
 
 
 def _verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
-    """Return the verdict under every candidate scale of the target, the stated one first."""
+    """Return the verdict under every candidate scale, the stated one first."""
     candidates = tuple(dict.fromkeys(view.candidate for view in evidence.bench.case.views if "scale" in view.undone))
     return tuple(
         first_cause(evidence, ranking_arms(evidence.bench, candidate), candidate) for candidate in candidates or ("",)

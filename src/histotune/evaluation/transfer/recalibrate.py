@@ -49,7 +49,8 @@ def estimate_prevalence(margin_n: Float, source: float) -> float:
     """Return the prevalence of class 1 without labels, by expectation maximisation.
 
     Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002: only the prevalence differs, and the
-    probabilities are calibrated at the source's.
+    probabilities are calibrated at the source's. The source's prevalence counts as one more tile, since a head that
+    says nearly the same of every tile would otherwise let the estimate run to 0 or 1.
 
     Args:
         margin_n: Log-odds of class 1 of unlabelled tiles.
@@ -65,7 +66,8 @@ def estimate_prevalence(margin_n: Float, source: float) -> float:
     """
     share = source
     for _ in range(1000):
-        new = float(sigmoid(margin_n + log_odds(share) - log_odds(source)).mean())
+        said_n = sigmoid(margin_n + log_odds(share) - log_odds(source))
+        new = float((said_n.sum() + PRIOR * source) / (len(said_n) + PRIOR))
         new = min(max(new, EDGE), 1.0 - EDGE)
         if abs(new - share) < 1e-7:
             break

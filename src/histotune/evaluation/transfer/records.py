@@ -84,7 +84,7 @@ class RemedyView:
     Attributes:
         undone: What was undone: the scale, the stain, or both.
         x_ND: The head's columns.
-        candidate: Under which candidate scale of the target; empty for the only one.
+        candidate: Under which candidate scale; empty for the only one.
     """
 
     undone: frozenset[Physical]
@@ -121,8 +121,9 @@ class RemedyPlan:
         undone: What it undoes.
         what: How, in words.
         needs: What must be known or installed; empty where everything is there.
-        candidate: Candidate scale of the target; empty for the only one.
+        candidate: Candidate scale; empty for the only one.
         mpp_factor: What the target's stored mpp is multiplied with under this candidate.
+        matched: Under this candidate the scales agree already, and the view is the head's own.
     """
 
     undone: frozenset[Physical]
@@ -130,6 +131,7 @@ class RemedyPlan:
     needs: str = ""
     candidate: str = ""
     mpp_factor: float = 1.0
+    matched: bool = False
 
 
 @dataclass(frozen=True)
@@ -189,15 +191,45 @@ class FewShotPoint:
 
     Attributes:
         groups_per_class: Labelled groups of each class.
-        auroc: Mean over draws, on all other groups.
-        sd: Standard deviation over draws; no interval.
+        auroc: Mean over draws, on all other groups, with an interval over groups and draws.
+        sd: Standard deviation over draws.
         n_draws: Draws that could be scored.
     """
 
     groups_per_class: int
-    auroc: float
+    auroc: Score
     sd: float
     n_draws: int
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A tile that is shown: its id, its group, and the name of its true class."""
+
+    tile_id: str
+    group_id: str
+    label: str
+
+
+@dataclass(frozen=True)
+class NeighbourRow:
+    """A target tile and the source tiles that lie nearest to it.
+
+    Attributes:
+        why: Why this tile: one of the errors the head is surest of, or picked without looking.
+        tile: The target tile.
+        predicted: What the head, as it is, says.
+        probability: Probability of what it says.
+        nearest: Source tiles, nearest first.
+        cosines: Cosine of each to the target tile, in the head's columns.
+    """
+
+    why: Literal["surest error", "picked blindly"]
+    tile: Neighbour
+    predicted: str
+    probability: float
+    nearest: tuple[Neighbour, ...]
+    cosines: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -234,7 +266,7 @@ class Verdict:
         kind: Whether it lies in the ranking or in the decision; empty for neither.
         reason: Why, in one clause.
         beside: A further decision cause after the first was undone; empty without one.
-        candidate: Under which candidate scale of the target.
+        candidate: Under which candidate scale.
         rivals: Causes that can't be told apart.
     """
 
@@ -265,8 +297,9 @@ class Diagnosis:
         oracles: Limits that need labels.
         few_shot: The few-shot curve.
         shift: How far apart the embeddings lie.
+        neighbours: A few target tiles with their nearest source tiles.
         verdict: The first cause.
-        by_candidate: The verdict under every candidate scale of the target.
+        by_candidate: The verdict under every candidate scale.
         paragraph: All of it in plain words.
         plans: Remedies that were not tried, and what they need.
         notes: Caveats.
@@ -287,6 +320,7 @@ class Diagnosis:
     oracles: tuple[OracleRow, ...]
     few_shot: tuple[FewShotPoint, ...]
     shift: Shift
+    neighbours: tuple[NeighbourRow, ...]
     verdict: Verdict
     by_candidate: tuple[Verdict, ...]
     paragraph: str = ""

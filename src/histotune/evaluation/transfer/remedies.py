@@ -78,7 +78,7 @@ def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
 
     Args:
         bench: The workbench.
-        candidate: Candidate scale of the target.
+        candidate: Candidate scale.
 
     Returns:
         The arms; alignment is fitted per fold, on tuning groups without their labels.

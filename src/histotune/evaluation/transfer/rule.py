@@ -59,7 +59,7 @@ class Evidence:
 
 
 def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> Verdict:
-    """Name the first cause under one candidate scale of the target.
+    """Name the first cause under one candidate scale.
 
     Args:
         evidence: What the rule looks at.
@@ -99,7 +99,7 @@ def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> V
 
 
 def join_candidates(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict over all candidate scales of the target.
+    """Return the verdict over all candidate scales.
 
     Args:
         verdicts: One per candidate.
@@ -112,7 +112,7 @@ def join_candidates(verdicts: Sequence[Verdict]) -> Verdict:
         return first
     named = tuple(dict.fromkeys(name for verdict in verdicts for name in (verdict.rivals or (verdict.first,))))
     words = "; ".join(f"at {verdict.candidate} it is {verdict.first}" for verdict in verdicts)
-    reason = f"scale can't be attributed, as the conclusion depends on the target's unknown scale ({words})"
+    reason = f"scale can't be attributed, as the conclusion depends on scales that are not known well enough ({words})"
     return Verdict(UNTOLD, first.kind, reason, rivals=named)
 
 

@@ -32,12 +32,17 @@ def write_paragraph(found: Diagnosis) -> str:
     Returns:
         One paragraph.
     """
-    return " ".join(
-        sentence
-        for sentence in (_loss(found), _split(found), conclusion(found.verdict), _label_free(found), _limit(found),
-                         _shift(found))
-        if sentence
-    )  # fmt: skip
+    sentences = (
+        _loss(found),
+        _split(found),
+        conclusion(found.verdict),
+        _label_free(found),
+        _limit(found),
+        _shift(found),
+    )
+    scores = (*found.source_scores, *found.target_scores, found.threshold_loss, *(part.loss for part in found.parts))
+    reasons = tuple(dict.fromkeys(score.reason for score in scores if score.reason))
+    return _told_once(" ".join(sentence for sentence in sentences if sentence), reasons, found.target)
 
 
 def conclusion(verdict: Verdict) -> str:
@@ -65,9 +70,14 @@ def conclusion(verdict: Verdict) -> str:
 
 def _loss(found: Diagnosis) -> str:
     source, target = found.source_scores[0], found.target_scores[0]
+    gap = found.gaps[0]
+    lost = "no loss: the difference is" if gap.value <= 0 else "a ranking loss of"
+    chance = ""
+    if source.interval is not None and source.interval.low <= source.chance:
+        chance = " On the source itself it is not shown to rank better than chance, so that there is little to lose."
     return (
         f"Carried over as it is, the head ranks {found.target} with AUROC {in_words(target)}, against "
-        f"{in_words(source)} on held-out groups of {found.source}: a ranking loss of {in_words(found.gaps[0])}."
+        f"{in_words(source)} on held-out groups of {found.source}: {lost} {in_words(gap)}.{chance}"
     )
 
 
@@ -98,9 +108,10 @@ def _limit(found: Diagnosis) -> str:
     own = next((row for row in found.oracles if row.name == "head trained on the target"), None)
     if own is None or math.isnan(own.scores[0].value):
         return ""
-    return (
-        f"A head trained on the target's own labels, the limit of any remedy, reaches AUROC {in_words(own.scores[0])}."
-    )
+    reached = f"A head trained on other groups of the target with their labels reaches AUROC {in_words(own.scores[0])}"
+    if own.scores[0].value <= found.target_scores[0].value:
+        return f"{reached}, no more than the carried head: with so few groups it bounds no remedy."
+    return f"{reached}: about the most that remedies can hope for."
 
 
 def _shift(found: Diagnosis) -> str:
@@ -115,6 +126,17 @@ def _shift(found: Diagnosis) -> str:
         f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}.{words}"
         f"{scale if known else ''} A shift says that they differ, not that the difference matters."
     )
+
+
+def _told_once(text: str, reasons: tuple[str, ...], target: str) -> str:
+    """Leave out a reason for a missing interval where it was given before."""
+    for reason in reasons:
+        told = f"no interval: {reason}"
+        before, found, after = text.partition(told)
+        for again in (told, f"no interval: {target}: {reason}"):
+            after = after.replace(again, "no interval")
+        text = before + found + after
+    return text
 
 
 def _sure(score: Score) -> bool:
