@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.records import DatasetFacts, Finding, FindingId
     from histotune.report.records import ReportInputs, Thumbnail
+    from histotune.statistics.config import IntervalConfig
 
 
 SHORT_TITLES: dict[FindingId, str] = {
@@ -197,9 +198,17 @@ def _growth(inputs: ReportInputs) -> Figure | None:
 
 def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:
     if finding.id == "in-domain":
-        return ranking_figure(finding, inputs.findings, inputs.artifacts)
+        return ranking_figure(finding, inputs.findings, inputs.artifacts, _interval_settings(inputs))
     draw = {"cross-magnification": magnification_figure, "leak-price": leak_figure}.get(finding.id, external_figure)
     return draw(finding, inputs.findings)
+
+
+def _interval_settings(inputs: ReportInputs) -> IntervalConfig:
+    """Return how the run's intervals were made."""
+    from histotune.statistics.config import IntervalConfig
+
+    saved = inputs.config.get("interval")
+    return IntervalConfig.model_validate(saved if isinstance(saved, dict) else {})
 
 
 def _galleries(inputs: ReportInputs) -> Iterator[Gallery]:
