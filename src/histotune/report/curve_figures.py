@@ -181,7 +181,7 @@ def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int, ban
             "where groups are few."
         )
     if n_classes == 2:
-        caption += " Dashed: a random ranking; in the middle panel, the prevalence."
+        caption += " Dashed: a random ranking; in precision-recall, the prevalence."
     caption += " Calibration: hollow points hold fewer than 10 tiles; tiles of one group are not independent."
     if n_classes > 2:
         caption += " With several classes, calibration is of the predicted class."
