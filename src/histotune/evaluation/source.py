@@ -13,6 +13,7 @@ from histotune.devices import SMALL_ROWS, map_small
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.leak_null import NullPlan, null_arms
+from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
@@ -130,7 +131,10 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
     rows = _score_all(arms[0].material, scored, settings, plan)
-    findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, plan, settings)]
+    in_domain = _in_domain(rows, tiles, plan, settings)
+    probes = [row for row in in_domain.rows if row.arm == arms[0].arm]
+    in_domain = replace(in_domain, parts=score_parts(scored[0][1], tiles, settings.interval, probes))
+    findings = [in_domain, *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:
         findings.append(_leak_price((fits[0], leaky), (arms[0].material, plan), settings))

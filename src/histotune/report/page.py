@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from histotune.files import canonical_json, write_text
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from histotune.evaluation.records import DatasetFacts, Finding, FindingId
+    from histotune.evaluation.records import DatasetFacts, Finding, FindingId, PartTable
     from histotune.report.records import ReportInputs, Thumbnail
     from histotune.statistics.config import IntervalConfig
 
@@ -38,6 +38,16 @@ SHORT_TITLES: dict[FindingId, str] = {
 
 
 @dataclass(frozen=True)
+class PartSection:
+    """A finding's probe by site, scanner or stain; ``table`` is None where ``note`` says why there is none."""
+
+    title: str
+    finding: Finding
+    table: ScoreTable | None
+    note: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A finding as the page shows it."""
 
@@ -46,6 +56,7 @@ class Section:
     figure: Figure | None
     table: ScoreTable
     marks: tuple[str, ...]
+    parts: tuple[PartSection, ...]
 
 
 @dataclass(frozen=True)
@@ -188,7 +199,14 @@ def trusted_style(style: str) -> object:
 def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
-    return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks))
+    parts = tuple(_part_section(finding, part) for part in finding.parts)
+    return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks), parts)
+
+
+def _part_section(finding: Finding, part: PartTable) -> PartSection:
+    """Return the probe's rows by site, scanner or stain as a table like the finding's own."""
+    shown = replace(finding, title=f"{finding.title}: the probe by {part.column}", rows=part.rows, parts=())
+    return PartSection(f"By {part.column}", shown, score_table(shown) if part.rows else None, part.note)
 
 
 def _growth(inputs: ReportInputs) -> Figure | None:
