@@ -13,7 +13,7 @@ from histotune.report.choice import honest_scores, runners_up, selected_score, t
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.growth_figures import growth_figure
-from histotune.report.rows import ScoreTable, score_table
+from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
 
@@ -39,11 +39,11 @@ SHORT_TITLES: dict[FindingId, str] = {
 
 @dataclass(frozen=True)
 class PartSection:
-    """A finding's probe by site, scanner or stain; ``table`` is None where ``note`` says why there is none."""
+    """A finding's probe by site, scanner or stain; no tables where ``note`` says why there are none."""
 
     title: str
     finding: Finding
-    table: ScoreTable | None
+    tables: tuple[ScoreTable, ...]
     note: str
 
 
@@ -54,7 +54,7 @@ class Section:
     finding: Finding
     short: str
     figure: Figure | None
-    table: ScoreTable
+    tables: tuple[ScoreTable, ...]
     marks: tuple[str, ...]
     parts: tuple[PartSection, ...]
 
@@ -200,13 +200,13 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
     parts = tuple(_part_section(finding, part) for part in finding.parts)
-    return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks), parts)
+    return Section(finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks), parts)
 
 
 def _part_section(finding: Finding, part: PartTable) -> PartSection:
-    """Return the probe's rows by site, scanner or stain as a table like the finding's own."""
+    """Return the probe's rows by site, scanner or stain as tables like the finding's own."""
     shown = replace(finding, title=f"{finding.title}: the probe by {part.column}", rows=part.rows, parts=())
-    return PartSection(f"By {part.column}", shown, score_table(shown) if part.rows else None, part.note)
+    return PartSection(f"By {part.column}", shown, score_tables(shown) if part.rows else (), part.note)
 
 
 def _growth(inputs: ReportInputs) -> Figure | None:
