@@ -68,7 +68,9 @@ def test_a_table_with_groups_is_cross_fitted_by_group(histotune: Histotune, tabl
     assert (probe["n_tiles"], probe["n_groups"]) == (36, 12)
     low, high = (probe["interval"][end] for end in ("low", "high"))
     assert low <= probe["value"] <= high
-    assert (tmp_path / "run" / "report.html").is_file()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "AUROC: probe − floor" in page and "Balanced accuracy, probe less majority class" in page
+    assert "swaps" in page
 
 
 def test_folders_without_groups_are_marked_leaky_and_get_no_interval(

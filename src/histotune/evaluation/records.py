@@ -60,6 +60,23 @@ class PartTable:
 
 
 @dataclass(frozen=True)
+class PairedDifference:
+    """The probe less another arm on the same tiles and groups.
+
+    Attributes:
+        domain: Which tiles.
+        against: The other arm.
+        difference: With its paired interval.
+        p_words: Its permutation p value in words, or why there is none.
+    """
+
+    domain: str
+    against: str
+    difference: Score
+    p_words: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """One table of the report.
 
@@ -70,6 +87,7 @@ class Finding:
         rows: The scored arms, the probe first, floors last.
         notes: Caveats, one sentence each.
         parts: The probe by site, scanner and stain, where at least two of them are known.
+        paired: The probe less each floor.
     """
 
     id: FindingId
@@ -78,6 +96,7 @@ class Finding:
     rows: tuple[ScoredArm, ...]
     notes: tuple[str, ...] = ()
     parts: tuple[PartTable, ...] = ()
+    paired: tuple[PairedDifference, ...] = ()
 
     def row(self, arm: str, domain: str | None = None) -> ScoredArm | None:
         """Return the first row of an arm (on a domain), or None."""

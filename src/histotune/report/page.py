@@ -13,6 +13,7 @@ from histotune.report.choice import honest_scores, runners_up, selected_score, t
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.growth_figures import growth_figure
+from histotune.report.paired_figures import paired_figure, paired_lines
 from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
@@ -57,6 +58,8 @@ class Section:
     tables: tuple[ScoreTable, ...]
     marks: tuple[str, ...]
     parts: tuple[PartSection, ...]
+    paired: Figure | None
+    paired_lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,10 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
     parts = tuple(_part_section(finding, part) for part in finding.parts)
-    return Section(finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks), parts)
+    return Section(
+        finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks), parts,
+        paired_figure(finding, synthetic=inputs.findings.synthetic), paired_lines(finding),
+    )  # fmt: skip
 
 
 def _part_section(finding: Finding, part: PartTable) -> PartSection:
