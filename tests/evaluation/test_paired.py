@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import polars as pl
 import pytest
 from pydantic import ValidationError
 
@@ -36,7 +37,7 @@ def test_each_floor_is_compared_on_the_same_tiles(material: Callable[..., Materi
     inside, across = study.findings
     assert across.paired == ()
     found = {(pair.against, pair.difference.name): pair for pair in inside.paired}
-    assert [key for key in found] == [
+    assert list(found) == [
         (arm, f"{metric} difference")
         for metric in ("auroc", "balanced_accuracy") for arm in ("twin", "majority class")
     ]  # fmt: skip
@@ -46,7 +47,7 @@ def test_each_floor_is_compared_on_the_same_tiles(material: Callable[..., Materi
         values = [score.value for score in scores if score is not None]
         assert pair.domain == "toy 100X" and pair.difference.value == pytest.approx(values[0] - values[1])
     predictions = {one.arm: one.predictions for one in study.scored}
-    here = {arm: part.where(paired.pl.col("domain") == "toy 100X") for arm, part in predictions.items()}
+    here = {arm: part.where(pl.col("domain") == "toy 100X") for arm, part in predictions.items()}
     config = ComparisonConfig(family=(("probe", "twin"), ("probe", "majority class")), n_permutations=199, seed=0)
     direct = compare_arms(here, "balanced_accuracy", config, INTERVAL, within_folds=True)
     assert found["twin", "balanced_accuracy difference"].p_words == direct[0].in_words()
