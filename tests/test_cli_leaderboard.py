@@ -91,7 +91,9 @@ def test_a_run_stands_among_the_scores_of_its_protocol(
     assert "(yours: " in words and "Left out: linear probe, best of 9" in words and "LEAKY" in words
     page = tmp_path / "board.md"
     assert histotune("leaderboard", "--run", out, "--out", page).code == 0
-    assert "**colour-histogram (yours" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "**colour-histogram (yours" in text and "What weakens every number here:" in text
+    assert "91 of 339 tiles of test come from groups" in own["thunder-knn"]["caveat"] and "91 of 339" in text
     other = histotune("leaderboard", "--run", out, "--protocol", "eva")
     assert other.code == 2 and "none of these runs shares its protocol" in " ".join(other.err.split())
 
@@ -110,7 +112,7 @@ def test_own_runs_find_their_tables(tmp_path: Path) -> None:
     ]  # fmt: skip
     first, fork = found.scores[:2]
     assert (first.value, first.seed_sd, first.low, first.high) == (0.8, 0.01, 0.7, 0.88)
-    assert first.caveat == "LEAKY; It is weak" and "early stopping off" in fork.caveat
+    assert first.caveat == "LEAKY" and first.weaknesses == ("It is weak.",) and "early stopping off" in fork.caveat
 
 
 def test_thunder_rows_take_the_backbones_own_columns_and_view(tmp_path: Path) -> None:

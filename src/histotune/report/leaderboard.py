@@ -95,8 +95,12 @@ def boards_csv(boards: Sequence[Board]) -> str:
     writer.writerow([*names, "rank", "model", "value", "own", "spread", "caveat", "source"])
     for board in boards:
         for row in board.rows:
+            caveat = "; ".join(
+                text.rstrip(".") for text in (row.caveat, *(board.weaknesses if row.own else ())) if text
+            )
             writer.writerow([*(getattr(board.protocol, name) for name in names), row.rank, row.model, row.value,
-                             "yes" if row.own else "no", row.spread, row.caveat, row.source])  # fmt: skip
+                             "yes" if row.own else "no", row.spread, caveat if row.own else row.caveat,
+                             row.source])  # fmt: skip
     return stream.getvalue()
 
 
@@ -125,6 +129,8 @@ def board_notes(board: Board) -> list[str]:
     notes = [f"{number}: {caveat.rstrip('.')}." for number, caveat in enumerate(board.caveats, 1)]
     if board.protocol.metric in LOWER_IS_BETTER:
         notes.append("Lower is better.")
+    if board.weaknesses:
+        notes += ["What weakens every number here:", *(f"- {text}" for text in board.weaknesses)]
     if any(not row.own for row in board.rows):
         notes.append("Published without an interval over cases; ranks within a few points mean nothing.")
     return notes

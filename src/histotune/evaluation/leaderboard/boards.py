@@ -27,6 +27,7 @@ class OwnScore:
         high: Upper end of it.
         source: The run it was read from.
         caveat: What weakens it, or why there is no interval.
+        weaknesses: What weakens every number of its protocol, published ones included.
     """
 
     model: str
@@ -37,6 +38,7 @@ class OwnScore:
     high: float = math.nan
     source: str = ""
     caveat: str = ""
+    weaknesses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,12 @@ class Board:
     Attributes:
         protocol: What all of them share.
         rows: Best first.
+        weaknesses: What weakens all of them, as the user's runs of the protocol say.
     """
 
     protocol: Protocol
     rows: tuple[BoardRow, ...]
+    weaknesses: tuple[str, ...] = ()
 
     @property
     def caveats(self) -> tuple[str, ...]:
@@ -105,7 +109,8 @@ def _board(protocol: Protocol, published: Sequence[PublishedScore], own: Sequenc
 
     rows = [BoardRow(rank(one.value), one.model, one.value, False, "", one.caveat, one.source) for one in published]
     rows += [BoardRow(rank(one.value), one.model, one.value, True, _spread(one), one.caveat, one.source) for one in own]
-    return Board(protocol, tuple(sorted(rows, key=lambda row: (sign * row.value, row.model))))
+    weaknesses = tuple(dict.fromkeys(text for one in own for text in one.weaknesses))
+    return Board(protocol, tuple(sorted(rows, key=lambda row: (sign * row.value, row.model))), weaknesses)
 
 
 def _spread(one: OwnScore) -> str:

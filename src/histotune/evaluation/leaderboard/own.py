@@ -167,9 +167,10 @@ def _rules(study: _Study, row: _Row) -> tuple[Rule, ...]:
 
 
 def _score(study: _Study, row: _Row, folder: Path, rule: Rule) -> OwnScore:
-    weak = [rule.caveat, ", ".join(study.marks), row.note, *study.weaknesses]
+    weak = [rule.caveat, ", ".join(study.marks), row.note]
     if row.interval is None and row.reason:
         weak.append(f"no interval: {row.reason}")
     low, high = (row.interval.low, row.interval.high) if row.interval else (math.nan, math.nan)
     caveat = "; ".join(text.rstrip(".") for text in weak if text)
-    return OwnScore(study.conditions.backbone, row.mean, rule.protocol, row.sd, low, high, str(folder), caveat)
+    return OwnScore(study.conditions.backbone, row.mean, rule.protocol, row.sd, low, high, str(folder), caveat,
+                    study.weaknesses)  # fmt: skip
