@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from histotune.errors import UserError
 from histotune.evaluation.leaderboard.boards import OwnScore, make_boards
 from histotune.evaluation.leaderboard.published import Protocol, PublishedScore, Query, published_scores, select
-from histotune.report.leaderboard import boards_csv, boards_markdown
+from histotune.report.leaderboard import board_table, boards_csv, boards_markdown
 
 Histotune = Callable[..., "object"]
 EVA = Protocol("BreakHis", "eva", "CLS", "val", "balanced_accuracy")
@@ -76,6 +77,13 @@ def test_exports_hold_every_score_and_its_caveat() -> None:
     assert any("4 accession numbers" in row["caveat"] for row in rows)
     text = boards_markdown(boards)
     assert "mine \\| x (yours)" in text and text.count("### ") == len(boards)
+
+
+def test_square_brackets_of_a_folder_are_no_markup() -> None:
+    (board,) = make_boards(published(EVA, a=0.8), [OwnScore("lite0", 0.7, EVA, source="runs/[bold]x")])
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(board_table(board))
+    assert "lite0 (yours: runs/[bold]x)" in console.export_text()
 
 
 def test_the_command_prints_and_saves(histotune: Histotune, tmp_path: Path) -> None:

@@ -51,12 +51,14 @@ def board_table(board: Board) -> Table:
         A table to print.
     """
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=board.protocol.title, title_justify="left", pad_edge=False)
     for name in _columns(board):
         table.add_column(name, justify="right" if name in ("rank", board.protocol.metric) else "left", overflow="fold")
     for row in board.rows:
-        table.add_row(*_cells(board, row), style="bold" if row.own else "")
+        cells = (Text(cell) for cell in _cells(board, row))  # a folder's name may hold square brackets
+        table.add_row(*cells, style="bold" if row.own else "")
     return table
 
 
@@ -95,13 +97,16 @@ def boards_csv(boards: Sequence[Board]) -> str:
     writer.writerow([*names, "rank", "model", "value", "own", "spread", "caveat", "source"])
     for board in boards:
         for row in board.rows:
-            caveat = "; ".join(
-                text.rstrip(".") for text in (row.caveat, *(board.weaknesses if row.own else ())) if text
-            )
             writer.writerow([*(getattr(board.protocol, name) for name in names), row.rank, row.model, row.value,
-                             "yes" if row.own else "no", row.spread, caveat if row.own else row.caveat,
+                             "yes" if row.own else "no", row.spread, _full_caveat(board, row),
                              row.source])  # fmt: skip
     return stream.getvalue()
+
+
+def _full_caveat(board: Board, row: BoardRow) -> str:
+    """Return what weakens a row; of one's own also what weakens the protocol, which published rows are silent about."""
+    shared = board.weaknesses if row.own else ()
+    return "; ".join(text.rstrip(".") for text in (row.caveat, *shared) if text) if shared else row.caveat
 
 
 def _columns(board: Board) -> list[str]:
