@@ -326,11 +326,14 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", help="Where to write the page. Default: RUN/report.html.")
     ] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option("--add", help="Folder of histotune transfer or matrix: a section of its own.")
+    ] = None,
 ) -> None:
-    """Draw a finished run's report again."""
+    """Draw a finished run's report again, with other studies of its head in it."""
     from histotune.commands import report_and_print
 
-    report_and_print(run_folder, out)
+    report_and_print(run_folder, out, add)
 
 
 @config_app.command("show")

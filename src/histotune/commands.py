@@ -191,11 +191,15 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
         print(f"{table.height:,} predictions: {out}")
 
 
-def report_and_print(run_folder: Path, out: Path | None) -> None:
-    """Draw a report again from its run folder."""
+def report_and_print(run_folder: Path, out: Path | None, studies: Sequence[Path] | None = None) -> None:
+    """Draw a report again from its run folder, with studies added to it."""
+    from histotune.report.added import add_study
     from histotune.report.folder import load_run
     from histotune.report.page import write_report
 
+    findings = load_run(run_folder).findings
+    for study in studies or ():
+        add_study(run_folder, findings, study)
     path = out or run_folder / "report.html"
     write_report(load_run(run_folder), path)
     print(f"report: {path}")

@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
     from histotune.statistics.records import Predictions
 
-MAY_BE_NONE = {"interval", "coverage", "selection", "nll_before", "nll_after", "difference_se", "standard_error"}
+MAY_BE_NONE = {
+    "left_out",
+    "interval",
+    "coverage",
+    "selection",
+    "nll_before",
+    "nll_after",
+    "difference_se",
+    "standard_error",
+}
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
 
 
@@ -244,15 +253,17 @@ def findings_from_dict(data: dict[str, object]) -> Findings:
     """
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Findings).validate_python(_nan_for_null(data))
+    return TypeAdapter(Findings).validate_python(nan_for_null(data))
 
 
-def _nan_for_null(value: object) -> object:
-    """Return the value with null numbers as NaN; what may be missing (an interval, a selection) stays None."""
+def nan_for_null(value: object) -> object:
+    """Return JSON's value with null numbers as NaN; what may be missing (an interval, a selection) stays None.
+
+    Args:
+        value: A parsed file, or a part of one.
+    """
     if isinstance(value, dict):
-        return {
-            key: None if key in MAY_BE_NONE and item is None else _nan_for_null(item) for key, item in value.items()
-        }
+        return {key: None if key in MAY_BE_NONE and item is None else nan_for_null(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_nan_for_null(item) for item in value]
+        return [nan_for_null(item) for item in value]
     return float("nan") if value is None else value

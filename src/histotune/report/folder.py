@@ -11,6 +11,7 @@ from histotune.errors import UserError
 from histotune.evaluation.records import Artifacts, LedgerCount, findings_from_dict
 from histotune.files import write_json
 from histotune.progress import StageTime
+from histotune.report.added import load_added
 from histotune.report.records import ReportInputs, Thumbnail
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ def load_run(folder: Path) -> ReportInputs:
             config=_read_json(folder / "config.json"),
             thumbnails=_load_thumbnails(folder),
             command=provenance.pop("command"),
+            added=load_added(folder),
             provenance=provenance,
         )
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel
@@ -17,6 +18,25 @@ if TYPE_CHECKING:
 
 LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0
 PALE, DEEP = (255, 255, 255), (0x7F, 0xB8, 0xDA)  # black text stays readable on both
+
+
+@dataclass(frozen=True)
+class ShownMatrix:
+    """A matrix with its pictures."""
+
+    matrix: MagnificationMatrix
+    panels: tuple[Markup, ...]
+
+
+def show_matrix(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
+    """Draw a matrix, and its differences to the diagonal where there are any.
+
+    Args:
+        matrix: Which.
+        synthetic: Whether its tiles are rendered.
+    """
+    panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
+    return ShownMatrix(matrix, tuple(panel for panel in panels if panel is not None))
 
 
 def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
@@ -76,7 +96,7 @@ def _draw_cell(cell: MatrixCell, corner: tuple[float, float], width_px: float) -
         return [*parts, text(middle, corner[1] + ROW_PX / 2 + 4, "n. e.", "small")]
     parts.append(text(middle, corner[1] + 20, number(score.value), "tick"))
     if score.interval is not None:
-        limits = f"{score.interval.low:.2f} to {score.interval.high:.2f}"
+        limits = f"{score.interval.low:.2f}–{score.interval.high:.2f}"
         parts.append(text(middle, corner[1] + 35, limits, "small"))
     return parts
 

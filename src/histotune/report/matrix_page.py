@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.provenance import redact
-from histotune.report.matrix_figures import difference_panel, matrix_panel
+from histotune.report.matrix_figures import show_matrix
 from histotune.report.page import page_environment, render_template
-from histotune.report.wording import coverage_text, format_score
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
-    from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixStudy
-    from histotune.statistics.records import Score
-
-
-@dataclass(frozen=True)
-class ShownMatrix:
-    """A matrix with its pictures."""
-
-    matrix: MagnificationMatrix
-    panels: tuple[Markup, ...]
+    from histotune.evaluation.matrix.records import MatrixStudy
 
 
 def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
@@ -36,31 +23,17 @@ def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
     Returns:
         A whole HTML document that loads nothing and runs no script.
     """
-    environment = page_environment()
-    environment.filters["score"] = score_text
     synthetic = "SYNTHETIC" in study.marks
     return render_template(
-        environment,
+        page_environment(),
         "matrix.html.j2",
         study=study,
         synthetic=synthetic,
-        shown=tuple(_shown(matrix, synthetic) for matrix in study.matrices),
+        shown=tuple(show_matrix(matrix, synthetic) for matrix in study.matrices),
         methods=tuple(sorted(_methods(study))),
         command=redact(command),
         ledger=ledger,
     )
-
-
-def score_text(score: Score, *, signed: bool = False) -> str:
-    """Return a score with its interval, and its simulated coverage where that falls short."""
-    text = format_score(score, signed=signed)
-    short = "" if score.interval is None else coverage_text(score.interval)
-    return f"{text} ({short})" if short else text
-
-
-def _shown(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
-    panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
-    return ShownMatrix(matrix, tuple(panel for panel in panels if panel is not None))
 
 
 def _methods(study: MatrixStudy) -> set[str]:

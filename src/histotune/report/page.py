@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
+from histotune.report.added_sections import show_added
 from histotune.report.choice import honest_scores, runners_up, selected_score, temperature, threshold
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
@@ -16,7 +17,7 @@ from histotune.report.growth_figures import growth_figure
 from histotune.report.paired_figures import paired_figure, paired_lines
 from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
-from histotune.report.wording import SYNTHETIC, count, group_count, number
+from histotune.report.wording import SYNTHETIC, count, covered_score, group_count, number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -111,6 +112,7 @@ def render_page(inputs: ReportInputs) -> str:
         sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
         sweep=sweep_figure(inputs.findings, inputs.artifacts),
         growth=_growth(inputs),
+        added=show_added(inputs.added),
         galleries=tuple(_galleries(inputs)),
         credits=tuple(_credits(inputs)),
         command=redact(inputs.command),
@@ -155,7 +157,7 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=count, group_count=group_count, number=number)
+    environment.filters.update(count=count, group_count=group_count, number=number, score=covered_score)
     for words in (selected_score, honest_scores, temperature, threshold, runners_up):
         environment.filters[words.__name__] = words
     return environment

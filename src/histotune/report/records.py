@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from histotune.report.added import Added
 
 if TYPE_CHECKING:
     from histotune.evaluation.records import Artifacts, Findings, LedgerCount
@@ -48,6 +50,7 @@ class ReportInputs:
         config: The resolved config, nested by room.
         thumbnails: The largest errors.
         command: One command that repeats the run.
+        added: Studies that were added to the run.
     """
 
     findings: Findings
@@ -58,3 +61,4 @@ class ReportInputs:
     config: dict[str, object]
     thumbnails: tuple[Thumbnail, ...]
     command: str
+    added: Added = field(default_factory=Added)

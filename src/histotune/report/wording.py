@@ -95,6 +95,13 @@ def format_score(score: Score, *, signed: bool = False) -> str:
     return f"{value} {format_interval(score.interval)}"
 
 
+def covered_score(score: Score, *, signed: bool = False) -> str:
+    """Return a score with its interval, and its simulated coverage where that falls short."""
+    text = format_score(score, signed=signed)
+    short = "" if score.interval is None else coverage_text(score.interval)
+    return f"{text} ({short})" if short else text
+
+
 def format_interval(interval: Interval) -> str:
     """Return an interval as ``[0.751, 0.912]``."""
     return f"[{number(interval.low)}, {number(interval.high)}]"

@@ -8,13 +8,15 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from histotune.statistics.records import Score  # noqa: TC001  (pydantic rebuilds a diagnosis from these annotations)
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from histotune.statistics.records import Predictions, Score
+    from histotune.statistics.records import Predictions
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
