@@ -89,3 +89,26 @@ def test_a_sweep_on_wandb_stays_offline(histotune: Histotune, breakhis: Path, tm
     assert done.code == 0, done.err
     assert "nothing was uploaded" in done.out
     assert len(list((tmp_path / "xdg-state/histotune/wandb").glob("offline-run-*/*.wandb"))) == 1
+
+
+def test_curves_follow_what_a_family_varies() -> None:
+    from types import SimpleNamespace
+
+    import numpy as np
+
+    from histotune.run_log import _curves, refit_curves
+
+    solved = pl.DataFrame({"pooling": ["cls"] * 3, "penalty": [1.0, 0.1, 10.0], "log_loss": [0.5, None, 0.7]})
+    (curve,) = _curves("breakhis 100X", solved)
+    assert (curve.x_name, curve.points) == ("penalty", ((1.0, 0.5), (10.0, 0.7)))
+    trained = pl.DataFrame(
+        {"pooling": ["cls"] * 3, "penalty": [0.0] * 3, "lr": [1e-3, 1e-4, 1e-2], "optimizer": ["adam", "adam", "sgd"],
+         "log_loss": [0.5, 0.6, float("nan")]}  # the last diverged
+    )  # fmt: skip
+    adam, sgd = _curves("breakhis 100X", trained)
+    assert (adam.name, adam.x_name, adam.points) == ("breakhis 100X: cls, adam", "lr", ((1e-4, 0.6), (1e-3, 0.5)))
+    assert sgd.points == ()
+    chosen = SimpleNamespace(refit_loss_E=np.array([0.9, 0.4, np.nan]))
+    (loss,) = refit_curves("breakhis 100X", chosen)  # type: ignore[arg-type]
+    assert loss.points == ((1.0, 0.9), (2.0, 0.4))
+    assert refit_curves("breakhis 100X", SimpleNamespace(refit_loss_E=None)) == ()  # type: ignore[arg-type]

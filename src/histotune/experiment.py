@@ -31,7 +31,7 @@ from histotune.report.folder import save_run
 from histotune.report.growth_figures import growth_figure
 from histotune.report.page import write_report
 from histotune.report.records import ReportInputs
-from histotune.report.sweep_figures import sweep_figure
+from histotune.report.sweep_figures import plot_name, sweep_figure
 from histotune.report.sweep_folder import save_plots
 from histotune.report.thumbnails import largest_errors
 from histotune.run_log import RunToTrack, join_trials, track_run
@@ -359,7 +359,7 @@ def _write(
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
-        save_plots(sweep_figure(inputs.findings, inputs.artifacts), "penalty", folder)
+        save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         if inputs.artifacts.label_efficiency is not None:
             growth = growth_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
             save_plots(growth, "training-groups", folder)

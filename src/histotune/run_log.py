@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -74,8 +74,11 @@ def track_run(run: RunToTrack, config: ExperimentConfig) -> str:
     findings = run.inputs.findings
     rows = [row for swept in _swept_sets(run, run_id, config.out) for row in rows_of(swept, config)]
     heads = {name: config.out / name for name in ("head", "head-direct") if (config.out / name).is_dir()}
-    return track_rows(rows, run_log(run_id, findings.title, config, run.inputs.artifacts.trials, heads,
-                                    dict(_scores(findings))), config)  # fmt: skip
+    log = run_log(run_id, findings.title, config, run.inputs.artifacts.trials, heads, dict(_scores(findings)))
+    chosen = ((swept.trained_on, sweep.result) for swept in _swept_sets(run, run_id, config.out)
+              for sweep in swept.sweeps if sweep.arm == PROBE)  # fmt: skip
+    more = tuple(curve for trained_on, result in chosen for curve in refit_curves(trained_on, result))
+    return track_rows(rows, replace(log, curves=(*log.curves, *more)), config)
 
 
 def track_rows(rows: Sequence[TrialRow], log: RunLog, config: ExperimentConfig) -> str:
@@ -201,12 +204,29 @@ def _scores(findings: Findings) -> Iterator[tuple[str, float]]:
                     yield f"{name} high", score.interval.high
 
 
+def refit_curves(trained_on: str, result: SweepResult) -> tuple[Curve, ...]:
+    """Return the training loss of a chosen head by epoch; none where it was solved in closed form or exactly.
+
+    Args:
+        trained_on: The training tiles in words.
+        result: The sweep.
+    """
+    if result.refit_loss_E is None:
+        return ()
+    points = ((float(epoch), float(loss)) for epoch, loss in enumerate(result.refit_loss_E, start=1))
+    finite = tuple(point for point in points if math.isfinite(point[1]))
+    return (Curve(f"{trained_on}: chosen head", "epoch", "train_loss", finite),)
+
+
 def _curves(trained_on: str, trials: pl.DataFrame) -> Iterator[Curve]:
-    """Yield log-loss against penalty, a curve per pooling and weighting."""
-    if "penalty" not in trials.columns:
+    """Yield log-loss against penalty, or learning rate for trained heads: a curve per pooling, weighting, optimizer."""
+    x_name, lines = "penalty", line_names(trials)
+    if "lr" in trials.columns:
+        x_name = "lr"
+        lines = [f"{line}, {optimizer}" for line, optimizer in zip(lines, trials["optimizer"], strict=True)]
+    if x_name not in trials.columns:
         return
-    named = trials.with_columns(line=pl.Series(line_names(trials)))
-    for (line,), part in named.group_by("line", maintain_order=True):
-        points = part.sort("penalty").select("penalty", "log_loss").iter_rows()
+    for (line,), part in trials.with_columns(line=pl.Series(lines)).group_by("line", maintain_order=True):
+        points = part.sort(x_name).select(x_name, "log_loss").iter_rows()
         finite = tuple((x, y) for x, y in points if y is not None and math.isfinite(y))
-        yield Curve(f"{trained_on}: {line}", "penalty", "log_loss", finite)
+        yield Curve(f"{trained_on}: {line}", x_name, "log_loss", finite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +32,7 @@ from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import SweepTask, sweep
 from histotune.images.config import ViewChoice
 from histotune.report.sweep_folder import save_sweep
-from histotune.run_log import SweptSet, rows_of, run_log, track_rows, with_origin
+from histotune.run_log import SweptSet, refit_curves, rows_of, run_log, track_rows, with_origin
 from histotune.tracking import new_run_id, require_wandb
 
 if TYPE_CHECKING:
@@ -166,6 +166,7 @@ def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> st
     scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
     trials = with_origin(result, swept.trained_on, PROBE)
     log = run_log(swept.run_id, name, config, trials, {"head": swept.folder}, scores)
+    log = replace(log, curves=(*log.curves, *refit_curves(swept.trained_on, result)))
     return track_rows(tuple(rows_of(swept, config)), log, config)
 
 

@@ -202,3 +202,44 @@ def test_what_can_not_be_learned_from_is_refused() -> None:
         sweep(embeddings, task, CONFIG.model_copy(update={"poolings": (("cls",),)}))
     with pytest.raises(ValueError, match="must describe the 120 embedded tiles"):
         sweep(embeddings, dataclasses.replace(task, groups=task.groups[:-1]), CONFIG)
+
+
+def test_exact_fits_ask_for_a_gpu_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from histotune.heads import logistic_family
+    from histotune.heads.problems import FitProblems
+
+    asked: list[str] = []
+
+    def find(choice: str) -> SimpleNamespace:
+        asked.append(choice)
+        return SimpleNamespace(kind="cuda")
+
+    monkeypatch.setattr(logistic_family, "find_device", find)
+    small = FitProblems(np.ones((1, 50), bool), np.zeros(1, int), np.ones(1), 2)
+    large = FitProblems(np.ones((1, 20_000), bool), np.zeros(1, int), np.ones(1), 2)
+    assert logistic_family.solver_device("auto", (50, 100), small) == "cpu"
+    assert logistic_family.solver_device("cpu", (20_000, 1536), large) == "cpu"
+    assert asked == []
+    assert logistic_family.solver_device("auto", (20_000, 1536), large) == "cuda"
+    assert logistic_family.solver_device("cuda", (50, 100), small) == "cuda"
+    assert asked == ["auto", "cuda"]
+
+
+def test_a_sweep_on_the_solvers_device_gives_the_same_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from histotune.heads import logistic_family
+
+    embeddings, task = make_task(n_classes=2, dim=20)
+    expected = sweep(embeddings, task, CONFIG)
+    monkeypatch.setattr(logistic_family, "solver_device", lambda *_: "torch:cpu")
+    for ours, theirs in zip(sweep(embeddings, task, CONFIG), expected, strict=True):
+        assert ours.head.penalty == theirs.head.penalty
+        np.testing.assert_allclose(ours.head.weight_KD, theirs.head.weight_KD, atol=1e-4)
+        np.testing.assert_allclose(ours.trials["log_loss"], theirs.trials["log_loss"], atol=1e-5)
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    embeddings, task = make_task(n_classes=2, dim=20)
+    with pytest.raises(UserError, match="no such device can be used here"):
+        sweep(embeddings, task, CONFIG.model_copy(update={"device": "cuda"}))

@@ -16,6 +16,7 @@ import pytest
 from histotune.errors import UserError
 from histotune.evaluation.records import Artifacts
 from histotune.report.page import flat_settings, render_page, write_report
+from histotune.report.rows import score_tables
 from tests.report.made_up import (
     REASON,
     made_findings,
@@ -171,7 +172,9 @@ def test_every_row_of_scores_shows_n_tiles_and_n_groups(page: Page) -> None:
             scored += row[1:3] in (["96", "24"], ["21", "4"])
         elif columns and row[0].startswith("Trained on"):
             columns = 0
-    assert scored == sum(len(finding.rows) for finding in made_findings().findings)
+    tables = [table for finding in made_findings().findings for table in score_tables(finding)]
+    assert scored == sum(len(group.rows) for table in tables for group in table.groups)
+    assert len(tables) > len(made_findings().findings)
 
 
 def test_missing_intervals_print_their_reason_on_the_page(page: Page) -> None:
@@ -210,7 +213,9 @@ def test_synthetic_is_said_in_the_banner_every_caption_and_every_picture() -> No
     page = Page(render_page(made_inputs(findings=made_findings(synthetic=True))))
     html = render_page(made_inputs(findings=made_findings(synthetic=True)))
     captions = re.findall(r"<(?:fig)?caption>(.*?)</(?:fig)?caption>", html, re.DOTALL)
-    assert len(captions) == 6 + 6
+    n_more = sum(len(score_tables(finding)) - 1 for finding in made_findings().findings)
+    assert n_more > 0
+    assert len(captions) == 6 + 6 + n_more
     assert all("SYNTHETIC" in caption for caption in captions)
     assert all("SYNTHETIC" in (svg["aria-label"] or "") for svg in page.all("svg") if svg.get("role") == "img")
     assert "Rendered tissue, not patients" in page.text

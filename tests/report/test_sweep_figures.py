@@ -12,7 +12,7 @@ from histotune.evaluation.records import Artifacts
 from histotune.report.folder import load_run, save_run
 from histotune.report.growth_figures import growth_figure
 from histotune.report.page import render_page
-from histotune.report.sweep_figures import TrainedOn, penalty_figure
+from histotune.report.sweep_figures import TrainedOn, plot_name, trials_figure
 from histotune.report.sweep_folder import save_plots
 from tests.report.made_up import made_inputs, made_predictions, made_trials
 
@@ -33,7 +33,7 @@ def made_growth(*, refused: bool = False) -> pl.DataFrame:
 def test_a_line_per_pooling_and_weighting_and_a_panel_per_training_set() -> None:
     trials = made_trials().with_columns(class_weight=pl.lit("none"))
     both = pl.concat([trials, trials.with_columns(class_weight=pl.lit("balanced"), chosen=pl.lit(False))])
-    figure = penalty_figure(both, KNOWN)
+    figure = trials_figure(both, KNOWN)
     assert figure is not None
     assert len(figure.panels) == 2
     assert [panel.count("<polyline") for panel in figure.panels] == [4, 4]
@@ -46,12 +46,31 @@ def test_a_line_per_pooling_and_weighting_and_a_panel_per_training_set() -> None
 def test_diverged_trials_are_not_drawn_and_families_without_a_penalty_have_no_plot() -> None:
     trials = made_trials().head(9).with_columns(trained_on=pl.lit("pcam train"))
     broken = trials.with_columns(log_loss=pl.when(pl.col("penalty") < 1e-3).then(math.nan).otherwise("log_loss"))
-    figure = penalty_figure(broken, KNOWN)
+    figure = trials_figure(broken, KNOWN)
     assert figure is not None
     assert "nan" not in figure.panels[0].lower()
     assert "6 trials" in figure.panels[0]
-    assert penalty_figure(trials.drop("penalty"), KNOWN) is None
-    assert penalty_figure(trials.with_columns(log_loss=pl.lit(math.nan)), KNOWN) is None
+    assert trials_figure(trials.drop("penalty"), KNOWN) is None
+    assert trials_figure(trials.with_columns(log_loss=pl.lit(math.nan)), KNOWN) is None
+
+
+def test_trained_heads_are_points_over_their_learning_rates() -> None:
+    n = 6
+    trials = pl.DataFrame(
+        {"pooling": ["cls"] * n, "class_weight": ["none"] * n, "penalty": [0.0] * n, "converged": [True] * n,
+         "lr": [10.0 ** -k for k in range(1, n + 1)], "optimizer": ["adamw", "sgd"] * 3,
+         "trained_on": ["pcam train"] * n,
+         "log_loss": [math.nan, 0.6, 0.5, 0.61, 0.52, 0.69], "log_loss_se": [math.nan, *[0.02] * 5],
+         "chosen": [False, False, True, False, False, False]}
+    )  # fmt: skip
+    figure = trials_figure(trials, KNOWN)
+    assert figure is not None
+    assert "polyline" not in figure.panels[0]
+    assert [name for _, name in figure.legend] == ["cls, sgd", "cls, adamw"]
+    assert "cls, adamw at learning rate 0.001, log-loss 0.500 ± 0.020" in figure.panels[0]
+    assert "Learning rate" in figure.panels[0] and "5 trials" in figure.panels[0]
+    assert "Not drawn: 1 that diverged" in figure.caption
+    assert plot_name(trials) == "learning-rate"
 
 
 def test_growth_has_a_panel_per_metric_with_every_number_in_words() -> None:
@@ -83,7 +102,7 @@ def test_the_page_and_the_run_folder_keep_the_growth(tmp_path: Path) -> None:
 
 
 def test_saved_plots_open_by_themselves(tmp_path: Path) -> None:
-    save_plots(penalty_figure(made_trials(), KNOWN), "penalty", tmp_path)
+    save_plots(trials_figure(made_trials(), KNOWN), "penalty", tmp_path)
     save_plots(None, "nothing", tmp_path)
     files = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert files == ["penalty-2.svg", "penalty.svg"]

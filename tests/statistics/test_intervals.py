@@ -267,3 +267,17 @@ def test_a_small_study_covers() -> None:
     percentile = tallies["auroc", "percentile"]
     assert percentile.n_held < jackknife.n_held
     assert len(all_cells()) == 60
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(METRIC_NAMES))
+def test_no_interval_has_zero_width(seed: int, name: MetricName) -> None:
+    rng = np.random.default_rng(seed)
+    group_N = np.repeat(np.arange(14), 6)
+    y_N = (group_N % 2).astype(np.int64)
+    # nearly the same score everywhere: a debiased calibration error is then clipped at zero in most resamples
+    logit_N2 = np.stack([np.zeros(len(y_N)), 4e-3 * rng.standard_normal(len(y_N))], axis=1)
+    predictions = make_predictions(y_N, logit_N2, [f"g{group}" for group in group_N])
+    (score,) = score_predictions(predictions, [name], IntervalConfig(n_resamples=200))
+    assert score.interval is None or score.interval.high > score.interval.low
+    assert name != "ece_debiased" or score.value > 0 or "cut off at 0" in score.reason

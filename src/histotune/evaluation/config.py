@@ -20,6 +20,8 @@ class EvaluationConfig(BaseModel):
         split: A split in their place: a name such as "grouped-5-seed0", "holdout-20-seed0" or "eva", or a file written
             by ``histotune data split``. Folds are held out in turn; of parts, train trains and valid (with ``final``
             test) is scored. It speaks of the source, or of the target where there is no source.
+        repeats: Times that the whole cross-fit is made again over other folds, for the variability due to who trains,
+            stated apart from the interval; 0 leaves it out. Each costs what the first one cost, embedding excepted.
         allow_leaky: Take a split that puts tiles of one group on two sides; every row is then marked LEAKY.
         floors: What stands beside the probe in every table.
         untuned_draws: Random heads drawn for the "untuned head" floor.
@@ -35,6 +37,7 @@ class EvaluationConfig(BaseModel):
     train_magnification: str | None = None
     outer_folds: int = Field(5, ge=2)
     split: str | None = None
+    repeats: int = Field(0, ge=0)
     allow_leaky: bool = False
     floors: tuple[Floor, ...] = ("majority", "random-weights", "colour-histogram", "untuned")
     untuned_draws: int = Field(100, ge=10)

@@ -15,9 +15,8 @@ from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
 from histotune.evaluation.crossfit import cross_fit
 from histotune.evaluation.records import ScoredArm
+from histotune.evaluation.scoring import plain_value
 from histotune.statistics.records import Interval, Score
-from histotune.statistics.resampling import read_sample
-from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from histotune.heads.config import SweepConfig
     from histotune.heads.families import SweepSupport
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.records import Predictions
 
 NULL_GROUPED, NULL_RANDOM = "null control", "null control, random image split"
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy")
@@ -122,14 +120,7 @@ def _scores(material: Material, fit: CrossFitPlan, plan: NullPlan, domain: pl.Ex
         predictions = cross_fit(material, fit, plan.sweep, plan.support).predictions.where(domain)
     except UserError:
         return None
-    return tuple(_value(predictions, name) for name in METRICS)
-
-
-def _value(predictions: Predictions, name: MetricName) -> float:
-    sample = read_sample(predictions)
-    every_N = np.arange(len(sample.y_N))
-    evaluator = make_evaluator(name, sample, np.zeros_like(every_N), 1, within_folds=True)
-    return float(evaluator(np.ones((1, 1)))[0])
+    return tuple(plain_value(predictions, name) for name in METRICS)
 
 
 def _row(name: str, arm: ScoredArm, values: list[tuple[float, ...]]) -> ScoredArm:

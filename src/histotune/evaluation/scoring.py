@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.records import ScoredArm
+from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import score_predictions
+from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
@@ -29,14 +31,17 @@ def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
         predictions: What is scored.
 
     Returns:
-        Metric names; AUPRC in binary tasks only, patient recognition rate where the authors' ids are known.
+        Metric names; AUPRC and operating points in binary tasks only, patient recognition rate where the authors' ids
+        are known (their image recognition rate is the accuracy).
     """
-    metrics: list[MetricName] = ["auroc", "balanced_accuracy", "accuracy", "macro_f1"]
-    if len(predictions.class_names) == 2:
+    metrics: list[MetricName] = ["auroc", "balanced_accuracy", "accuracy", "macro_f1", "mcc"]
+    binary = len(predictions.class_names) == 2
+    if binary:
         metrics.insert(1, "auprc")
     if predictions.table["source_patient_id"].null_count() == 0:
         metrics.append("patient_recognition_rate")
-    return (*metrics, "log_loss")
+    points: tuple[MetricName, ...] = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
+    return (*metrics, "log_loss", "brier", "ece_debiased", *(points if binary else ()))
 
 
 def score_domains(
@@ -63,6 +68,18 @@ def score_domains(
         scores = score_predictions(part, metrics_for(part), interval, within_folds=within_folds)
         rows.append(ScoredArm(arm, domain, trained_on, median_mpp(part), scores, marks))
     return tuple(rows)
+
+
+def plain_value(predictions: Predictions, name: MetricName) -> float:
+    """Return a metric's value alone, without an interval; AUROC within folds.
+
+    Args:
+        predictions: What is scored.
+        name: The metric.
+    """
+    sample = read_sample(predictions)
+    evaluator = make_evaluator(name, sample, np.zeros(len(sample.y_N), np.int64), 1, within_folds=True)
+    return float(evaluator(np.ones((1, 1)))[0])
 
 
 def median_mpp(predictions: Predictions) -> float:

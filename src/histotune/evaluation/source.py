@@ -15,6 +15,7 @@ from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_
 from histotune.evaluation.leak_null import NullPlan, null_arms
 from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
+from histotune.evaluation.repeats import repeat_plans, repeated_arm
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
 from histotune.heads.families import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
@@ -130,7 +131,8 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
     rows = _score_all(arms[0].material, scored, settings, plan)
-    findings = [_in_domain(rows, tiles, plan, settings), *_cross_magnification(rows, tiles, plan, settings)]
+    inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
+    findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:
         findings.append(_leak_price((fits[0], leaky), (arms[0].material, plan), settings))
@@ -198,6 +200,21 @@ def _in_domain(rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, se
         tuple(row for row in rows if row.domain in inside),
         plan.notes(settings.evaluation.leak_price),
     )
+
+
+def _with_repeats(finding: Finding, material: Material, plan: SourcePlan, settings: StudySettings) -> Finding:
+    """Add how the probe's scores move when other cases train, or why that can't be told."""
+    evaluation, probe = settings.evaluation, finding.row(PROBE)
+    if not evaluation.repeats or probe is None:
+        return finding
+    if evaluation.split is not None or not plan.prices_leak:
+        why = "Training-set variability is not measured: other folds can't be drawn where a split is given."
+        return replace(finding, notes=(*finding.notes, why))
+    plans = repeat_plans(material, plan.fit, evaluation)
+    row = repeated_arm(material, plans, (settings.sweep, settings.support), probe)
+    if row is None:
+        return replace(finding, notes=(*finding.notes, "Training-set variability: other folds could not be trained."))
+    return replace(finding, rows=(finding.rows[0], row, *finding.rows[1:]))
 
 
 def _cross_magnification(

@@ -66,6 +66,8 @@ class SweepConfig(BaseModel):
         sgd: What the family ``sgd`` tries; it has no use for penalties.
         seed: Seed of the folds.
         max_iterations: Iterations after which a fit that has not converged is reported as such.
+        device: Where logistic regression is solved; ``auto`` takes a GPU that can be used, for problems large enough
+            to gain from it. Ridge is one decomposition per training set and stays on the processor.
         label_efficiency: Score against the number of training groups.
     """
 
@@ -85,6 +87,7 @@ class SweepConfig(BaseModel):
     sgd: SgdConfig = SgdConfig()
     seed: int = 0
     max_iterations: int = Field(2000, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     label_efficiency: LabelEfficiencyConfig = Field(default_factory=LabelEfficiencyConfig)
 
     @model_validator(mode="before")

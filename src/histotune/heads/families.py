@@ -5,7 +5,7 @@ labels, training sets and their folds; it never chooses. Everything it fits (sta
 it is told to train on.
 """
 
-# n rows of the data, D columns of a pooling, K classes, T trials, H hidden units
+# n rows of the data, D columns of a pooling, K classes, T trials, H hidden units, E epochs
 
 from __future__ import annotations
 
@@ -137,6 +137,7 @@ class Refit:
         converged: Whether the fit met its tolerance.
         hidden: Hidden layer on raw columns; None for linear heads.
         diverged: Whether the fit diverged.
+        loss_E: Training loss after every epoch; None where nothing is trained in epochs.
     """
 
     weight_KD: Float
@@ -144,6 +145,7 @@ class Refit:
     converged: bool = True
     hidden: HiddenLayer | None = None
     diverged: bool = False
+    loss_E: Float | None = None
 
 
 class Family(Protocol):

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from histotune.devices import find_device
 from histotune.errors import UserError
 from histotune.heads.families import OutOfFold, Refit, full_logits, sample_weights, tell, with_zero_class
+from histotune.heads.features import is_small
 from histotune.heads.logistic import FitProblems, FitSettings
 
 if TYPE_CHECKING:
@@ -157,5 +159,28 @@ class LogisticFamily:
         """Make logits of the scores of one pooling's trials; those of logistic regression are logits."""
 
     def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems) -> FitSolution:
-        settings = FitSettings(max_iterations=self._config.max_iterations)
+        device = solver_device(self._config.device, x_nD.shape, problems)
+        settings = FitSettings(max_iterations=self._config.max_iterations, device=device)
         return data.support.fits.fit_batch(x_nD, data.y_n, problems, settings)
+
+
+def solver_device(choice: Literal["auto", "cpu", "cuda"], shape: tuple[int, ...], problems: FitProblems) -> str:
+    """Return where some problems are solved.
+
+    Args:
+        choice: ``auto`` leaves small problems to the processor, and asks for no GPU then.
+        shape: Rows and columns of the matrix.
+        problems: The problems.
+
+    Returns:
+        ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: ``cuda`` was asked for and none can be used.
+    """
+    if choice == "cpu":
+        return "cpu"
+    n_rows = int(np.asarray(problems.mask_FN, dtype=np.bool_).sum(axis=1).max())
+    if choice == "auto" and is_small(n_rows, shape[1], len(problems.mask_FN)):
+        return "cpu"
+    return find_device(choice).kind

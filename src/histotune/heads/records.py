@@ -214,9 +214,11 @@ class SweepResult:
         out_of_fold_logit_NK: Logits of the chosen trial for the training tiles, each from folds that excluded its
             group; NaN for tiles outside the training set.
         n_fits: Fits solved.
+        refit_loss_E: Training loss of the chosen head after every epoch; None where it was solved, not trained.
     """
 
     head: Head
     trials: pl.DataFrame
     out_of_fold_logit_NK: NDArray[np.float64]
     n_fits: int
+    refit_loss_E: NDArray[np.float64] | None = None

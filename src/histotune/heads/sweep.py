@@ -110,7 +110,8 @@ def _result(
     logit_NK[data.used[part.rows]] = solved.found.logit_TnK[solved.choice]
     head = _head(data.embeddings, solved, selection, (task.class_names, procedure))
     auroc_T = ranking_scores(solved.found, data.y_n[part.rows], part)
-    return SweepResult(head, _trials_table(procedure.trials, solved, auroc_T), logit_NK, n_fits)
+    trials = _trials_table(procedure.trials, solved, auroc_T)
+    return SweepResult(head, trials, logit_NK, n_fits, solved.refit.loss_E)
 
 
 def _head(

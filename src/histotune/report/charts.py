@@ -115,13 +115,14 @@ class ForestRow:
 
 @dataclass(frozen=True)
 class Line:
-    """One curve in data units, with an optional band and marked points."""
+    """One curve in data units, with an optional band and marked points; ``joined=False`` leaves points apart."""
 
     points: tuple[tuple[float, float], ...]
     look: Look
     band: tuple[tuple[float, float, float], ...] = ()  # x, low, high
     chosen: tuple[tuple[float, float], ...] = ()
     flagged: tuple[tuple[float, float], ...] = ()
+    joined: bool = True
 
 
 def bar_panel(panel: Panel, bars: Sequence[Bar], chance: float) -> Markup:
@@ -231,13 +232,14 @@ def reliability_panel(panel: Panel, bins: Sequence[ReliabilityBin], event: str) 
     return drawing(counts.bottom_px + 24, panel.words, parts)
 
 
-def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float) -> Markup:
+def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float, x_label: str = "L2 penalty") -> Markup:
     """Draw log-loss against penalty on a logarithmic axis, with bands, chosen point and unconverged fits.
 
     Args:
         panel: Heading and words.
         lines: One per pooling, x = log10 of the penalty.
         guessing: Log-loss of guessing all classes alike; where it is in sight a dashed line marks it.
+        x_label: What lies along the axis.
 
     Returns:
         The picture.
@@ -256,7 +258,7 @@ def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float) -> Markup:
     for item in lines:
         parts += _draw_sweep_line(frame, item)
     parts.append(line((frame.left_px, frame.bottom_px), (frame.right_px, frame.bottom_px)))
-    parts.append(x_axis(frame, whole, [_power(tick) for tick in whole], "L2 penalty"))
+    parts.append(x_axis(frame, whole, [_power(tick) for tick in whole], x_label))
     return drawing(frame.bottom_px + 44, panel.words, parts)
 
 
@@ -358,12 +360,27 @@ def _unit_axes(frame: Frame, panel: Panel, x_title: str, y_title: str) -> list[M
 
 
 def _draw_sweep_line(frame: Frame, item: Line) -> list[Markup]:
+    if not item.joined:
+        return [clipped(frame, _apart(frame, item)), *_chosen_points(frame, item)]
     upper = [(frame.x(x), frame.y(high)) for x, _, high in item.band]
     lower = [(frame.x(x), frame.y(low)) for x, low, _ in item.band]
     parts = [area([*upper, *reversed(lower)], item.look.colour)] if item.band else []
     parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
     parts += [text(frame.x(x), frame.y(y) + 4, "×", "flag-mark") for x, y in item.flagged]
-    parts = [clipped(frame, parts)]
+    return [clipped(frame, parts), *_chosen_points(frame, item)]
+
+
+def _apart(frame: Frame, item: Line) -> list[Markup]:
+    """Points of their own, each with a pale stroke for its error."""
+    parts = []
+    for x, low, high in item.band:
+        left, right, top, bottom = frame.x(x) - 1, frame.x(x) + 1, frame.y(high), frame.y(low)
+        parts.append(area([(left, top), (right, top), (right, bottom), (left, bottom)], item.look.colour))
+    return [*parts, *(marker(frame.x(x), frame.y(y), item.look.shape, item.look.colour, 3.0) for x, y in item.points)]
+
+
+def _chosen_points(frame: Frame, item: Line) -> list[Markup]:
+    parts = []
     for x, y in item.chosen:
         parts.append(marker(frame.x(x), frame.y(y), "circle", INK, 7.0))
         parts.append(marker(frame.x(x), frame.y(y), "disc", item.look.colour, 3.6))

@@ -13,7 +13,7 @@ from histotune.report.choice import honest_scores, runners_up, selected_score, t
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.growth_figures import growth_figure
-from histotune.report.rows import ScoreTable, score_table
+from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
 
@@ -43,7 +43,7 @@ class Section:
     finding: Finding
     short: str
     figure: Figure | None
-    table: ScoreTable
+    tables: tuple[ScoreTable, ...]
     marks: tuple[str, ...]
 
 
@@ -187,7 +187,7 @@ def trusted_style(style: str) -> object:
 def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
-    return Section(finding, SHORT_TITLES[finding.id], figure, score_table(finding), tuple(marks))
+    return Section(finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks))
 
 
 def _growth(inputs: ReportInputs) -> Figure | None:

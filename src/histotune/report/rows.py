@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from histotune.report.wording import (
     FLOORS,
     METRIC_LABELS,
+    PROBABILITY_METRICS,
     SYNTHETIC,
     Cell,
     Footnotes,
@@ -64,6 +65,7 @@ class ScoreTable:
         intervals: How most intervals were made; empty where there are none.
         footnotes: Letter and text: reasons for what is missing, and intervals made differently.
         group_weighted: Labels of metrics in which each group counts once.
+        title: What it shows; empty for the finding's main table.
     """
 
     metrics: tuple[str, ...]
@@ -73,17 +75,35 @@ class ScoreTable:
     intervals: str
     footnotes: tuple[tuple[str, str], ...]
     group_weighted: tuple[str, ...]
+    title: str = ""
 
 
-def score_table(finding: Finding) -> ScoreTable:
-    """Return a finding as text for the page.
+def score_tables(finding: Finding) -> tuple[ScoreTable, ...]:
+    """Return a finding as text for the page: ranking and decisions, then probabilities and operating points.
 
     Args:
         finding: Scored arms.
 
     Returns:
-        Every row with its n tiles and n groups; every missing number or interval with a footnote saying why.
+        One table or two; every row with its n tiles and n groups; every missing number or interval with a footnote
+        saying why.
     """
+    tables = []
+    for title, wanted in (("", False), ("Probabilities and operating points", True)):
+        parts = [_only(arm, probabilities=wanted) for arm in finding.rows]
+        rows = tuple(part for part in parts if part.scores)
+        if rows:
+            tables.append(replace(_score_table(replace(finding, rows=rows)), title=title))
+    return tuple(tables)
+
+
+def _only(arm: ScoredArm, *, probabilities: bool) -> ScoredArm:
+    """Return an arm with the scores of one table."""
+    scores = (score for score in arm.scores if (metric_of(score) in PROBABILITY_METRICS) == probabilities)
+    return replace(arm, scores=tuple(scores))
+
+
+def _score_table(finding: Finding) -> ScoreTable:
     names = _metric_names(finding.rows)
     common = _common_interval(finding.rows)
     notes = Footnotes()

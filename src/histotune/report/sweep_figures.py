@@ -1,4 +1,4 @@
-"""Trials to figures: log-loss against penalty, a line per pooling and class weighting."""
+"""Trials to figures: log-loss against the penalty, or against the learning rate for trained heads."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class TrainedOn:
 
 
 def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
-    """Draw each sweep's log-loss against the penalty.
+    """Draw each sweep's log-loss against the penalty, or the learning rate.
 
     Args:
         findings: Which backbone is the run's own, and what was chosen.
         artifacts: The trials.
 
     Returns:
-        A panel per training set, or None without trials that have a penalty.
+        A panel per training set, or None without trials that have either.
     """
     trials = artifacts.trials
     if trials.is_empty():
@@ -51,54 +51,89 @@ def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
         str(name): TrainedOn(findings.synthetic, len(class_names_of(findings, str(name), 2)))
         for name in trials["trained_on"].unique()
     }
-    return penalty_figure(trials, known)
+    return trials_figure(trials, known)
 
 
-def penalty_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure | None:
-    """Draw log-loss against the penalty, a panel per training set, a line per pooling and class weighting.
+def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure | None:
+    """Draw log-loss against what the family varies, a panel per training set.
 
     Args:
         trials: Columns of ``SweepResult.trials`` plus ``trained_on``.
         known: What each panel must say, by ``trained_on``.
 
     Returns:
-        The figure, or None where no trial has a penalty or all diverged.
+        Lines over penalties, a line per pooling and class weighting; points over learning rates for trained heads, in
+        the optimizer's look. None where no trial has either or all diverged.
     """
-    if "penalty" not in trials.columns:
+    axis = _axis(trials)
+    if axis is None:
         return None
-    trials = trials.filter(pl.col("log_loss").is_finite() & (pl.col("penalty") > 0))
-    trials = trials.with_columns(line=pl.Series(line_names(trials), dtype=pl.String))
-    names = trials["line"].unique(maintain_order=True).to_list()
-    looks = {name: LINE_LOOKS[index % len(LINE_LOOKS)] for index, name in enumerate(names)}
+    n_tried = len(trials)
+    trials = trials.filter(pl.col("log_loss").is_finite() & (pl.col(axis.column) > 0))
+    names = line_names(trials)
+    if not axis.joined:
+        names = [f"{name}, {optimizer}" for name, optimizer in zip(names, trials["optimizer"], strict=True)]
+    trials = trials.with_columns(line=pl.Series(names, dtype=pl.String))
+    looks = {str(name): LINE_LOOKS[index % len(LINE_LOOKS)]
+             for index, name in enumerate(trials["line"].unique(maintain_order=True))}  # fmt: skip
     panels = [
-        _panel(part, str(trained_on), looks, known[str(trained_on)])
+        _panel(part, axis, looks, known[str(trained_on)])
         for (trained_on,), part in trials.group_by("trained_on", maintain_order=True)
     ]
     if not panels:
         return None
+    error = "band" if axis.joined else "stroke"
     caption = (
-        "Group-balanced out-of-fold log-loss against the L2 penalty, with a band of one standard error over groups on "
-        "either side. The ringed point was chosen; lower is better, and the lowest of many is optimistic."
+        f"Group-balanced out-of-fold log-loss against the {axis.words}, with a {error} of one standard error over "
+        "groups on either side. The ringed point was chosen; lower is better, and the lowest of many is optimistic."
     )
     unconverged = trials.filter(~pl.col("converged"))
-    caption += f" × marks {len(unconverged)} fits that did not converge." if len(unconverged) else ""
-    return Figure(tuple(panels), tuple((swatch(look, as_line=True), name) for name, look in looks.items()), caption)
+    if axis.joined:
+        caption += f" × marks {len(unconverged)} fits that did not converge." if len(unconverged) else ""
+    elif n_tried > len(trials):
+        caption += f" Not drawn: {n_tried - len(trials)} that diverged, which have no score."
+    keys = tuple((swatch(look, as_line=axis.joined), name) for name, look in looks.items())
+    return Figure(tuple(panels), keys, caption)
 
 
-def _panel(part: pl.DataFrame, trained_on: str, looks: dict[str, Look], known: TrainedOn) -> Markup:
+def plot_name(trials: pl.DataFrame) -> str:
+    """Return the name of a saved plot of these trials: ``penalty``, or ``learning-rate`` for trained heads."""
+    return "learning-rate" if "lr" in trials.columns else "penalty"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """What lies along the horizontal axis."""
+
+    column: str
+    label: str
+    words: str
+    joined: bool
+
+
+def _axis(trials: pl.DataFrame) -> _Axis | None:
+    if "lr" in trials.columns:
+        return _Axis("lr", "Learning rate", "learning rate", joined=False)
+    return _Axis("penalty", "L2 penalty", "L2 penalty", joined=True) if "penalty" in trials.columns else None
+
+
+def _panel(part: pl.DataFrame, axis: _Axis, looks: dict[str, Look], known: TrainedOn) -> Markup:
     lines = [
-        _line(rows.sort("penalty"), looks[str(name)]) for (name,), rows in part.group_by("line", maintain_order=True)
+        _line(rows.sort(axis.column), axis, looks[str(name)])
+        for (name,), rows in part.group_by("line", maintain_order=True)
     ]
+    trained_on = str(part["trained_on"][0])
     told = "; ".join(
-        f"{row['line']} at penalty {row['penalty']:.3g}, log-loss {row['log_loss']:.3f} ± {row['log_loss_se']:.3f}"
+        f"{row['line']} at {axis.label.removeprefix('L2 ').lower()} {row[axis.column]:.3g}, "
+        f"log-loss {row['log_loss']:.3f} ± {row['log_loss_se']:.3f}"
         for row in part.filter(pl.col("chosen")).iter_rows(named=True)
     )
-    alt = f"Log-loss against penalty for {trained_on}, {len(part)} trials; chosen: {told or 'none'}."
-    return sweep_panel(Panel(trained_on, known.synthetic, alt), lines, math.log(known.n_classes))
+    alt = f"Log-loss against {axis.words} for {trained_on}, {len(part)} trials; chosen: {told or 'none'}."
+    return sweep_panel(Panel(trained_on, known.synthetic, alt), lines, math.log(known.n_classes), axis.label)
 
 
-def _line(rows: pl.DataFrame, look: Look) -> Line:
-    points = [(math.log10(penalty), loss) for penalty, loss in rows.select("penalty", "log_loss").iter_rows()]
+def _line(rows: pl.DataFrame, axis: _Axis, look: Look) -> Line:
+    points = [(math.log10(x), loss) for x, loss in rows.select(axis.column, "log_loss").iter_rows()]
     errors = rows["log_loss_se"].fill_nan(0.0).fill_null(0.0).to_list()
     pairs = list(zip(points, errors, strict=True))
     return Line(
@@ -107,4 +142,5 @@ def _line(rows: pl.DataFrame, look: Look) -> Line:
         band=tuple((x, y - error, y + error) for (x, y), error in pairs),
         chosen=tuple(point for point, is_chosen in zip(points, rows["chosen"], strict=True) if is_chosen),
         flagged=tuple(point for point, converged in zip(points, rows["converged"], strict=True) if not converged),
+        joined=axis.joined,
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from histotune.report.folder import GROWTH_FILE
 from histotune.report.growth_figures import growth_figure
 from histotune.report.page import page_environment
-from histotune.report.sweep_figures import TrainedOn, penalty_figure
+from histotune.report.sweep_figures import TrainedOn, plot_name, trials_figure
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +33,7 @@ def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet
     """
     trials.write_parquet(folder / "trials.parquet")
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
-    save_plots(penalty_figure(trials, known), "penalty", folder)
+    save_plots(trials_figure(trials, known), plot_name(trials), folder)
     if growth is not None:
         growth.write_parquet(folder / GROWTH_FILE)
         save_plots(growth_figure(growth, synthetic=tiles.synthetic), "training-groups", folder)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.evaluation.repeats import REPEATED
 from histotune.report.wording import (
     FLOORS,
     PROBE,
@@ -99,6 +100,9 @@ def _probe_rows(
         if arm.arm != PROBE or arm.domain in skip:
             continue
         yield SummaryRow(label + _without_prefix(arm.domain, label), arm)
+        repeated = finding.row(REPEATED, arm.domain) if finding else None
+        if repeated is not None:
+            yield SummaryRow("  ± SD, other training cases", repeated)
         best = _best_floor(finding.rows if finding else (), arm.domain) if floor else None
         if best is not None:
             yield SummaryRow(f"  floor: {SHORT_FLOORS[best.arm]}", best)

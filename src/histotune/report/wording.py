@@ -29,6 +29,10 @@ METRIC_LABELS = {
     "ece": "ECE",
     "ece_debiased": "ECE, debiased",
 }
+PROBABILITY_METRICS = (
+    "log_loss", "brier", "ece", "ece_debiased", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity",
+)  # fmt: skip
+"""What a table of its own shows: how good the probabilities are, and the ends of the ROC curve."""
 DIFFERENCE = " difference"
 SYNTHETIC = "SYNTHETIC"
 PROBE = "probe"

@@ -36,6 +36,9 @@ MAX_COUNTS = 2**24
 T = TypeVar("T")
 
 
+SAME = "degenerate: (nearly) every resample gives the same value, which says nothing about its error"
+
+
 @dataclass(frozen=True)
 class Units:
     """What is resampled or left out.
@@ -202,6 +205,8 @@ def _interval(
     if bool(m.all_agree(evidence)):
         return _agreed(estimate, sample, units, config)
     low, high = m.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
+    if not high > low:  # a debiased error clipped at zero, say
+        return None, SAME
     text = method_text(method if components or method != "obuchowski-t" else "jackknife-t", config, n_undefined)
     return Interval(float(low), float(high), config.level, text, _coverage(estimate, method, sample, units, config)), ""
 
@@ -211,7 +216,7 @@ def _agreed(estimate: Estimate, sample: Sample, units: Units, config: IntervalCo
     if estimate.constant:
         return None, "degenerate: every tile gets the same score or decision, so the value holds by construction"
     if np.isinf(estimate.scale.high):
-        return None, "degenerate: (nearly) every resample gives the same value, which says nothing about its error"
+        return None, SAME
     prevalence = np.asarray((sample.y_N == 1).mean() if sample.n_classes == 2 else 1.0 / sample.n_classes)
     value = np.asarray(estimate.value)
     low, high = m.agreed_bounds(estimate.name, value, units.strata, config.level, prevalence, estimate.scale)

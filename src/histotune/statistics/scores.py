@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRIC_NAMES", "MetricName", "score_predictions"]
 RANKING = ("auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
+CLIPPED = "no more than chance alone adds, so it is cut off at 0, where leaving out groups tells nothing of its error"
 DECIDING = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "patient_recognition_rate")
 
 
@@ -85,6 +86,8 @@ def _estimate_or_reason(
     estimate = _estimate(name, sample, units, within_folds=within_folds)
     if np.isnan(estimate.value):
         return estimate, undefined_value(name)
+    if name == "ece_debiased" and estimate.value == 0.0:
+        return estimate, CLIPPED
     return estimate, interval_refusal(name, sample, units, interval)
 
 

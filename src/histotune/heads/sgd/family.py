@@ -218,4 +218,7 @@ def _refit(head: TrainedHead, training: SgdSettings, n_classes: int) -> Refit:
         first = head.layers[0]
         weight_HD, bias_H = first.weight_OI.astype(np.float64), first.bias_O.astype(np.float64)
         hidden = HiddenLayer(weight_HD, bias_H, training.activation)
-    return Refit(weight_KD, bias_K, converged=not head.diverged, hidden=hidden, diverged=head.diverged)
+    return Refit(
+        weight_KD, bias_K, converged=not head.diverged, hidden=hidden, diverged=head.diverged,
+        loss_E=head.curve("train_loss"),
+    )  # fmt: skip
