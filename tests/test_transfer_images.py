@@ -100,3 +100,13 @@ def test_a_source_with_parts_is_compared_by_its_scored_part(histotune: Command, 
     assert source["n_groups"] == 12 - len(trained)
     assert source["n_tiles"] == 3 * source["n_groups"]
     assert "not estimable" not in found["paragraph"]
+
+
+def test_a_target_of_several_classes_is_refused_before_it_is_embedded(histotune: Command, tmp_path: Path) -> None:
+    run = train(histotune, tmp_path)
+    result = histotune("transfer", run, "breakhis", "--data", tmp_path / "breakhis", "--out", tmp_path / "transfer",
+                       "--cache", tmp_path / "cache", "--set", "source.labels=all8")  # fmt: skip
+    assert result.code == 2
+    assert "needs a target of two classes" in result.err
+    assert "embedding" not in result.err
+    assert not (tmp_path / "transfer").exists()

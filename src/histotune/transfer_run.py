@@ -23,7 +23,7 @@ from histotune.evaluation.plan import marks_of, scored_part, training_domain, tr
 from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.source import PROBE
 from histotune.evaluation.target import part_rows
-from histotune.evaluation.transfer.diagnose import diagnose
+from histotune.evaluation.transfer.diagnose import check_two_classes, diagnose
 from histotune.evaluation.transfer.records import HeadMap, Side, TransferCase
 from histotune.experiment import single_dataset
 from histotune.files import hash_bytes, write_json
@@ -112,6 +112,7 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
+    check_two_classes(bundle.head.class_names, "head")
     config = _as_head(config, bundle)
     target = _read_target(config)
     source = _read_source(run, bundle, config)
@@ -155,6 +156,7 @@ def _read_target(config: ExperimentConfig) -> _Target:
     """Read and embed the scored part of the target, or a sample of it."""
     dataset, part = single_dataset(config), scored_part(config.evaluation)
     tiles, split = with_parts(read_dataset(dataset), config.evaluation)
+    check_two_classes(tiles.class_names, "target")
     tiles, name = _scored_tiles(tiles, part)
     kept = _spread(tiles, config.transfer.max_tiles)
     spec = find_backbone(config.backbone, config.cache)
