@@ -110,3 +110,15 @@ def test_a_target_of_several_classes_is_refused_before_it_is_embedded(histotune:
     assert "needs a target of two classes" in result.err
     assert "embedding" not in result.err
     assert not (tmp_path / "transfer").exists()
+
+
+def test_groups_that_trained_the_head_are_said_first(histotune: Command, tmp_path: Path) -> None:
+    run = train(histotune, tmp_path)
+    result = histotune("transfer", run, "breakhis", "--data", tmp_path / "breakhis", "--out", tmp_path / "transfer",
+                       "--cache", tmp_path / "cache", "--no-images")  # fmt: skip
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "transfer/transfer.json").read_text(encoding="utf-8"))
+    assert found["marks"] == ["LEAKY"]
+    assert found["target"] == "breakhis 40X"
+    assert found["paragraph"].startswith("LEAKY: 12 of the target's groups trained this head")
+    assert len(found["notes"]) == len(set(found["notes"]))
