@@ -31,9 +31,9 @@ def train(histotune: Command, folder: Path, *more: object) -> Path:
 
 
 def transfer(histotune: Command, folder: Path, *more: object) -> tuple[CommandResult, dict[str, Any], str]:
-    pcam = write_pcam(folder / "pcam", n_per_part=40)
+    pcam = write_pcam(folder / "pcam", n_per_part=20)
     result = histotune("transfer", folder / "run", "pcam", "--data", pcam, "--final", "--out", folder / "transfer",
-                       "--cache", folder / "cache", "--set", "transfer.draws=3", *more)  # fmt: skip
+                       "--cache", folder / "cache", "--set", "transfer.draws=3", "--set", "transfer.folds=2", *more)  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads((folder / "transfer/transfer.json").read_text(encoding="utf-8"))
     return result, found, (folder / "transfer/transfer.html").read_text(encoding="utf-8")
@@ -94,7 +94,7 @@ def test_the_stain_is_undone_from_images(histotune: Command, tmp_path: Path) -> 
 
 def test_a_source_with_parts_is_compared_by_its_scored_part(histotune: Command, tmp_path: Path) -> None:
     run = train(histotune, tmp_path, "--split", "holdout-40-seed0", "--final")
-    _, found, _ = transfer(histotune, tmp_path)
+    _, found, _ = transfer(histotune, tmp_path, "--no-images")
     source = found["source_scores"][0]
     trained = set(json.loads((run / "head/head.json").read_text(encoding="utf-8"))["train_groups"])
     assert source["n_groups"] == 12 - len(trained)
