@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -67,7 +68,9 @@ def test_a_table_with_groups_is_cross_fitted_by_group(histotune: Histotune, tabl
     assert (probe["n_tiles"], probe["n_groups"]) == (36, 12)
     low, high = (probe["interval"][end] for end in ("low", "high"))
     assert low <= probe["value"] <= high
-    assert (tmp_path / "run" / "report.html").is_file()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "AUROC: probe − floor" in page and "Balanced accuracy, probe less majority class" in page
+    assert "swaps" in page
 
 
 def test_folders_without_groups_are_marked_leaky_and_get_no_interval(
@@ -208,3 +211,51 @@ def test_bad_tiles_of_ones_own_are_left_out_and_counted(histotune: Histotune, tm
     scores = json.loads((tmp_path / "run" / "scores.json").read_text(encoding="utf-8"))
     assert (scores["datasets"][0]["n_skipped"], scores["datasets"][0]["n_tiles"]) == (2, 34)
     assert "2 SKIPPED" in done.out
+
+
+@pytest.fixture
+def sited(folder: Path) -> Path:
+    """The tiles with two sites, one of them unknown for a group; a scanner for each site; one stain for all."""
+    lines = ["path,label,group,site,scanner,stain"]
+    for path in sorted(folder.rglob("*.png")):
+        group = path.stem.partition("_")[0]
+        site = "" if group == "b5" else "Graz" if int(group[1]) < 5 else "Lyon"
+        lines.append(f"{path.relative_to(folder)},{path.parent.name},{group},{site},scan-{site or 'x'},H&E")
+    (folder / "tiles.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "tiles.csv"
+
+
+def test_scores_by_site_and_scanner_stand_in_report_and_terminal(
+    histotune: Histotune, sited: Path, tmp_path: Path
+) -> None:
+    done = histotune("run", "tiles", "--data", sited, "--out", tmp_path / "run", *QUICK)
+    assert done.code == 0, done.err
+    by_site, by_scanner = scores(tmp_path / "run")["in-domain"]["parts"]  # type: ignore[misc]
+    assert (by_site["column"], by_scanner["column"]) == ("site", "scanner")  # one stain makes no table
+    assert [row["domain"] for row in by_site["rows"]] == ["Graz", "Lyon", "unknown"]
+    graz, lyon, unknown = ({score["name"]: score for score in row["scores"]} for row in by_site["rows"])
+    assert [(part["accuracy"]["n_tiles"], part["accuracy"]["n_groups"]) for part in (graz, lyon, unknown)] == [
+        (30, 10), (3, 1), (3, 1)
+    ]  # fmt: skip
+    predictions = pl.read_parquet(tmp_path / "run" / "predictions.parquet").filter(pl.col("arm") == "probe")
+    inside = predictions.filter((pl.col("finding") == "cross-magnification")
+                                & pl.col("group_id").str.slice(-1).cast(pl.Int64).lt(5))  # fmt: skip
+    right = inside["probability"].arr.get(1).ge(inside["threshold"]).cast(pl.Int32) == inside["y_true"]
+    assert graz["accuracy"]["value"] == pytest.approx(right.mean())
+    assert graz["auroc"]["interval"]["low"] <= graz["auroc"]["value"] <= graz["auroc"]["interval"]["high"]
+    assert lyon["auroc"]["value"] is None and lyon["auroc"]["reason"]
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<h3>By site</h3>" in page and "<h3>By stain</h3>" not in page and "the site's doing" in page
+    assert histotune("report", tmp_path / "run", "--out", tmp_path / "again.html").code == 0
+    again = (tmp_path / "again.html").read_text(encoding="utf-8")
+    assert again.partition('<section id="reproduce">')[0] == page.partition('<section id="reproduce">')[0]
+    told = histotune("evaluate", tmp_path / "run" / "head", "tiles", "--data", sited)
+    assert told.code == 0, told.err
+    words = " ".join(told.out.split())
+    assert "By site" in words and "By scanner" in words and "By stain" not in words and "not estimable" in words
+
+
+def test_tiles_without_sites_have_no_such_table(histotune: Histotune, table: Path, tmp_path: Path) -> None:
+    assert histotune("run", "tiles", "--data", table, "--out", tmp_path / "run", *QUICK).code == 0
+    assert scores(tmp_path / "run")["in-domain"]["parts"] == []
+    assert "By site" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

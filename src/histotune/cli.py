@@ -308,12 +308,16 @@ def leaderboard(
     metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
     style: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", help="Your run of a published protocol, beside scores of the same; repeatable."),
+    ] = None,
 ) -> None:
     """Published scores, one table per protocol, with what weakens them; without options an overview."""
     from histotune.evaluation.leaderboard.published import Query
     from histotune.leaderboard_commands import show_leaderboard
 
-    show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out)
+    show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())
 
 
 @app.command()

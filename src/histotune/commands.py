@@ -157,7 +157,11 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
 
     outcome = evaluate_only(head, config)
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
-    _console().print(SummaryTable(outcome.finding.title, "SYNTHETIC" in rows[0].arm.marks, rows))
+    synthetic = "SYNTHETIC" in rows[0].arm.marks
+    _console().print(SummaryTable(outcome.finding.title, synthetic, rows))
+    for part in outcome.finding.parts:
+        by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)
+        _console().print(SummaryTable(f"By {part.column}", synthetic, by) if by else f"By {part.column}: {part.note}")
     for note in outcome.finding.notes:
         print(note)
     print(outcome.ledger)

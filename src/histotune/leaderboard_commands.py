@@ -6,37 +6,54 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from histotune.evaluation.leaderboard.boards import Board
+    from histotune.evaluation.leaderboard.own import Refusal
     from histotune.evaluation.leaderboard.published import Query
 
 Format = Literal["table", "markdown", "csv"]
 FORMATS: tuple[Format, ...] = ("table", "markdown", "csv")
 
 
-def show_leaderboard(query: Query, style: str, out: Path | None) -> None:
+def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
     """Print or save the boards that a query asks for; an overview where nothing is asked.
 
     Args:
         query: Which scores.
         style: ``table``, ``markdown`` or ``csv``.
         out: File to write; None prints. Its ending decides where the style is ``table``.
+        runs: Folders of the user's own protocol runs. Only tables that hold one of their numbers are shown; what may
+            stand in none is named with the reason, beside the tables and never among them.
 
     Raises:
-        UserError: Unknown names or style.
+        UserError: Unknown names or style, a folder that is no protocol run, or runs of which nothing is comparable.
     """
-    from histotune.evaluation.leaderboard.boards import make_boards
-    from histotune.evaluation.leaderboard.published import published_scores, select
-
     style = _style(style, out)
-    boards = make_boards(select(published_scores(), query))
+    boards, refused = _boards(query, runs)
     if out is not None:
         _save(boards, style, out)
     elif style == "table":
-        _print(boards, query)
+        _print(boards, overview=not runs and not any(vars(query).values()))
     else:
         sys.stdout.write(_text(boards, style))
+    for one in refused:  # a table that is read by a program stays a table
+        print(f"\n{one}", file=sys.stdout if style == "table" or out is not None else sys.stderr)
+
+
+def _boards(query: Query, runs: Sequence[Path]) -> tuple[tuple[Board, ...], tuple[Refusal, ...]]:
+    from histotune.evaluation.leaderboard.boards import make_boards
+    from histotune.evaluation.leaderboard.published import published_scores, select
+
+    published = select(published_scores(), query)
+    if not runs:
+        return make_boards(published), ()
+    from histotune.evaluation.leaderboard.own import read_own_scores
+
+    own = read_own_scores(runs, [one.protocol for one in published])
+    protocols = {one.protocol for one in own.scores}
+    return make_boards([one for one in published if one.protocol in protocols], own.scores), own.refused
 
 
 def _style(style: str, out: Path | None) -> str:
@@ -62,14 +79,13 @@ def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:
     print(f"{sum(len(board.rows) for board in boards)} scores of {len(boards)} protocols: {out}")
 
 
-def _print(boards: tuple[Board, ...], query: Query) -> None:
+def _print(boards: tuple[Board, ...], *, overview: bool) -> None:
     from rich.console import Console
 
-    from histotune.evaluation.leaderboard.published import Query
     from histotune.report.leaderboard import board_notes, board_table, boards_overview
 
     console = Console(width=None if sys.stdout.isatty() else 140)
-    if query == Query():
+    if overview:
         console.print(boards_overview(boards))
         return
     for board in boards:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from histotune.arms import embed_dataset
 from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
+from histotune.embeddings.choice import chosen_view
 from histotune.errors import UserError
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import with_parts
@@ -57,8 +58,10 @@ def embed_protocol(config: ExperimentConfig) -> tuple[Material, ProtocolTask]:
     dataset = single_dataset(config)
     tiles, split = with_parts(read_dataset(dataset), config.evaluation)
     protocol_part(tiles, config.evaluation)  # a missing part shows before anything is embedded
-    material = embed_dataset(config, tiles, find_backbone(config.backbone, config.cache), dataset.on_bad_image)
-    task = ProtocolTask(config.protocol, config.evaluation, config.interval, config.sweep.poolings, split)
+    spec = find_backbone(config.backbone, config.cache)
+    material = embed_dataset(config, tiles, spec, dataset.on_bad_image)
+    documented = chosen_view(config.view, spec) == chosen_view(None, spec)
+    task = ProtocolTask(config.protocol, config.evaluation, config.interval, config.sweep.poolings, split, documented)
     return material, task
 
 

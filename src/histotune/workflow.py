@@ -18,6 +18,7 @@ from histotune.embeddings.choice import chosen_view
 from histotune.embeddings.extract import EmbedRequest
 from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
 from histotune.evaluation.records import Finding
 from histotune.evaluation.scoring import LEAKY, score_domains
@@ -222,7 +223,8 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     shared = "Some of the scored cases trained this head: these are no held-out scores." if leaky else ""
     notes = tuple(note for note in (shared, space_note(bundle.head, material.embeddings)) if note)
     title = f"Head {bundle.head.head_id} on {target}"
-    return EvaluationOutcome(Finding("external", title, "The saved head as it is.", arms, notes), ledger)
+    parts = score_parts(predictions, tiles, config.interval, arms)
+    return EvaluationOutcome(Finding("external", title, "The saved head as it is.", arms, notes, parts), ledger)
 
 
 def _shares_groups(bundle: Bundle, scored: TileSet) -> bool:

@@ -130,11 +130,18 @@ def made_predictions(n_classes: int = 2) -> pl.DataFrame:
                 {
                     "tile_id": [f"tile-{index}" for index in range(N_TILES)],
                     "group_id": [f"group-{index % N_GROUPS}" for index in range(N_TILES)],
+                    "source_patient_id": pl.Series([None] * N_TILES, dtype=pl.String),
+                    "slide_id": pl.Series([None] * N_TILES, dtype=pl.String),
                     "domain": ["breakhis 100X"] * N_TILES,
                     "fold": pl.Series(np.arange(N_TILES) % 5, dtype=pl.Int32),
                     "y_true": pl.Series(label, dtype=pl.Int32),
                     "logit": pl.Series(logit_NK, dtype=pl.Array(pl.Float64, n_classes)),
                     "probability": pl.Series(probability_NK, dtype=pl.Array(pl.Float64, n_classes)),
+                    "seed": pl.Series([0] * N_TILES, dtype=pl.Int32),
+                    "head_id": ["head"] * N_TILES,
+                    "split_hash": ["split"] * N_TILES,
+                    "view": ["view"] * N_TILES,
+                    "input_mpp": [2.0] * N_TILES,
                     "finding": [finding] * N_TILES,
                     "arm": [arm] * N_TILES,
                 }

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from histotune.report.curves import class_matrix, reliability_bins, roc_points
+from histotune.report.curves import class_matrix, precision_points, reliability_bins, roc_points
 
 
 @st.composite
@@ -77,3 +77,21 @@ def test_class_matrix_reads_arrays_and_the_lists_of_a_parquet_file() -> None:
     for dtype in (pl.Array(pl.Float64, 2), pl.List(pl.Float64)):
         table = pl.DataFrame({"probability": pl.Series(values, dtype=dtype)})
         np.testing.assert_array_equal(class_matrix(table, "probability"), values)
+
+
+@given(scored_tiles())
+def test_precision_steps_have_the_area_of_sklearn_with_ties(tiles: tuple[np.ndarray, np.ndarray]) -> None:
+    recall_P, precision_P = precision_points(*tiles)
+    area = np.sum(np.diff(recall_P) * precision_P[1:])
+    assert area == pytest.approx(average_precision_score(*tiles), abs=1e-12)
+    assert recall_P[0] == 0 and recall_P[-1] == 1 and (np.diff(recall_P) >= 0).all()
+
+
+def test_long_precision_steps_are_thinned_and_keep_their_area() -> None:
+    rng = np.random.default_rng(2)
+    event_N = rng.random(20_000) < 0.3
+    score_N = rng.normal(size=20_000) + event_N
+    recall_P, precision_P = precision_points(event_N, score_N)
+    assert len(recall_P) <= 300
+    area = np.sum(np.diff(recall_P) * precision_P[1:])
+    assert area == pytest.approx(average_precision_score(event_N, score_N), abs=4e-3)

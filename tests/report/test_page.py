@@ -184,7 +184,7 @@ def test_missing_intervals_print_their_reason_on_the_page(page: Page) -> None:
 
 def test_every_picture_has_words(page: Page) -> None:
     pictures = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-    assert len(pictures) == 2 + 2 + 3 + 2 + 2 + 2
+    assert len(pictures) == 2 + 3 + 3 + 2 + 2 + 2
     assert all(len(svg["aria-label"] or "") > 40 for svg in pictures)
     assert all(image["alt"] for image in page.all("img"))
     bars = next(svg["aria-label"] or "" for svg in pictures if "by magnification" in (svg["aria-label"] or ""))
@@ -241,7 +241,25 @@ def test_a_run_without_predictions_trials_or_pictures_still_has_a_page() -> None
 def test_several_classes_get_a_curve_each() -> None:
     html = render_page(made_inputs(artifacts=Artifacts(made_predictions(n_classes=3), made_trials())))
     assert html.count("against the rest") == 3
+    assert html.count('class="band"') == 2 * 3 + 4  # four of the sweep's
     assert "calibration is of the predicted class" in html
+
+
+def test_the_probe_s_curves_have_bands_over_groups(page: Page) -> None:
+    assert "pointwise 95 % percentile bands, 1,000 bootstrap resamples of whole groups" in page.text
+    html = render_page(made_inputs())
+    roc = html[html.index('aria-label="ROC curves') : html.index('aria-label="Precision-recall curves')]
+    assert roc.count('class="band"') == 1 and roc.count("<polyline") == 3  # the probe and two arms beside it
+    alone = render_page(made_inputs(config={"interval": {"cluster": "tile", "level": 0.9}}))
+    assert "pointwise 90 % percentile bands" in alone and "TOO NARROW: tiles of one case" in alone
+
+
+def test_no_band_where_the_interval_is_refused() -> None:
+    few = made_predictions().with_columns(group_id=pl.lit("g") + (pl.int_range(pl.len()) % 4).cast(pl.String))
+    html = render_page(made_inputs(artifacts=Artifacts(few, made_trials())))
+    assert "No bands: class &#39;benign&#39; has 2 groups" in html
+    roc = html[html.index('aria-label="ROC curves') : html.index('aria-label="Precision-recall curves')]
+    assert 'class="band"' not in roc
 
 
 def test_the_sweep_shows_the_run_s_own_backbone_and_flags_what_did_not_converge(page: Page) -> None:

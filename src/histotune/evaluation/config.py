@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Floor = Literal["majority", "random-weights", "colour-histogram", "untuned"]
 
@@ -28,6 +28,8 @@ class EvaluationConfig(BaseModel):
         leak_price: Also measure what a random image split would have claimed.
         leak_null_draws: Permutations of the labels among groups that both arms of the leak's price are repeated with;
             0 leaves the null control out.
+        permutations: Permutations behind the p values of the paired differences to the floors, at least 99; 0
+            leaves these out.
         final: Score the test split; without it only the tuning split is scored. Every scoring is counted.
         seed: Seed of folds and draws.
     """
@@ -43,5 +45,13 @@ class EvaluationConfig(BaseModel):
     untuned_draws: int = Field(100, ge=10)
     leak_price: bool = True
     leak_null_draws: int = Field(3, ge=0)
+    permutations: int = Field(1999, ge=0)
     final: bool = False
     seed: int = 0
+
+    @field_validator("permutations")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 99:
+            raise ValueError("fewer than 99 permutations can't reach p = 0.01; take 99 or more, or 0 for none")
+        return value

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import polars as pl
 
 from histotune.devices import find_device
 from histotune.errors import UserError
+from histotune.evaluation.leaderboard.conditions import RunConditions
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of, scored_part
 from histotune.evaluation.scoring import TOO_NARROW
@@ -86,6 +88,7 @@ class ProtocolStudy:
         weaknesses: What its numbers suffer from, one sentence each; printed wherever the numbers are.
         marks: Warnings on every row, such as LEAKY.
         split_hash: Hash of the scored tiles, their labels and groups.
+        conditions: What decides which published scores are of the same protocol.
         predictions: A row per scored tile, row of the table and run, with the columns of ``Predictions``.
     """
 
@@ -95,6 +98,7 @@ class ProtocolStudy:
     weaknesses: tuple[str, ...]
     marks: tuple[str, ...]
     split_hash: str
+    conditions: RunConditions
     predictions: pl.DataFrame
 
     def as_dict(self) -> dict[str, object]:
@@ -112,6 +116,7 @@ class ProtocolTask:
         interval: How intervals are made.
         poolings: Each gives rows of its own; empty takes the backbone's default.
         split: The named split; None where the data set has parts of its own.
+        view_documented: Whether tiles are seen as the backbone documents it.
     """
 
     protocol: ProtocolConfig
@@ -119,6 +124,7 @@ class ProtocolTask:
     interval: IntervalConfig
     poolings: tuple[tuple[str, ...], ...] = ()
     split: Split | None = None
+    view_documented: bool = True
 
 
 def protocol_part(tiles: TileSet, evaluation: EvaluationConfig) -> str:
@@ -176,6 +182,7 @@ def study_protocol(material: Material, task: ProtocolTask) -> ProtocolStudy:
         weaknesses=protocol_weaknesses(task, tiles, part),
         marks=(*marks_of(tiles, task.split), *narrow),
         split_hash=split_hash,
+        conditions=_conditions(material, task, part),
         predictions=pl.concat(tables),
     )
 
@@ -208,6 +215,24 @@ def protocol_weaknesses(task: ProtocolTask, tiles: TileSet, part: str) -> tuple[
     if task.split is not None and tiles.name == "breakhis":
         out.append("Magnification 40X only, and four of eight tumour types: the number says nothing about the rest.")
     return tuple(out)
+
+
+def _conditions(material: Material, task: ProtocolTask, part: str) -> RunConditions:
+    tiles, space = material.tiles, material.embeddings.space
+    return RunConditions(
+        dataset=tiles.name,
+        class_names=tiles.class_names,
+        split="" if task.split is None else task.split.name,
+        part=part,
+        n_train=len(part_rows(tiles, "train")),
+        n_valid=len(part_rows(tiles, "valid")),
+        n_scored=len(part_rows(tiles, part)),
+        backbone=f"{space.backbone} + adapter" if space.adapter_hash else space.backbone,
+        default_pooling="+".join(material.default_pooling),
+        view=json.loads(space.view),
+        view_documented=task.view_documented,
+        settings=task.protocol.model_dump(mode="json"),
+    )
 
 
 def _run(data: ProtocolData, protocol: ProtocolConfig) -> tuple[ProtocolArm, ...]:

@@ -45,6 +45,38 @@ class ScoredArm:
 
 
 @dataclass(frozen=True)
+class PartTable:
+    """The probe on each site, scanner or stain.
+
+    Attributes:
+        column: ``site``, ``scanner`` or ``stain``.
+        rows: A row per value, by name, unknown ones last; ``domain`` names the value.
+        note: Why there are no rows; empty where there are.
+    """
+
+    column: str
+    rows: tuple[ScoredArm, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """The probe less another arm on the same tiles and groups.
+
+    Attributes:
+        domain: Which tiles.
+        against: The other arm.
+        difference: With its paired interval.
+        p_words: Its permutation p value in words, or why there is none.
+    """
+
+    domain: str
+    against: str
+    difference: Score
+    p_words: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """One table of the report.
 
@@ -54,6 +86,8 @@ class Finding:
         protocol: How the numbers were made, in one or two sentences, with the seed.
         rows: The scored arms, the probe first, floors last.
         notes: Caveats, one sentence each.
+        parts: The probe by site, scanner and stain, where at least two of them are known.
+        paired: The probe less each floor.
     """
 
     id: FindingId
@@ -61,6 +95,8 @@ class Finding:
     protocol: str
     rows: tuple[ScoredArm, ...]
     notes: tuple[str, ...] = ()
+    parts: tuple[PartTable, ...] = ()
+    paired: tuple[PairedDifference, ...] = ()
 
     def row(self, arm: str, domain: str | None = None) -> ScoredArm | None:
         """Return the first row of an arm (on a domain), or None."""

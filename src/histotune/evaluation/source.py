@@ -13,6 +13,8 @@ from histotune.devices import SMALL_ROWS, map_small
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.leak_null import NullPlan, null_arms
+from histotune.evaluation.paired import compare_first
+from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.repeats import repeat_plans, repeated_arm
@@ -132,6 +134,12 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
     rows = _score_all(arms[0].material, scored, settings, plan)
     inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
+    probes = [row for row in inside.rows if row.arm == arms[0].arm]
+    inside = replace(
+        inside,
+        parts=score_parts(scored[0][1], tiles, settings.interval, probes),
+        paired=compare_first(scored, [row.domain for row in probes], evaluation, settings.interval),
+    )
     findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:

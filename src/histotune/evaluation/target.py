@@ -15,6 +15,8 @@ from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
 from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
+from histotune.evaluation.paired import compare_first
+from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of
 from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.scoring import LEAKY, score_domains
@@ -183,7 +185,13 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
         arms += untuned_arms(probe.material, rows, draws, seed, marks)
     title, protocol = _words(table.finding, tiles, table.trained_on, settings)
     split_notes = settings.target_split.notes if settings.target_split else ()
-    return Finding(table.finding, title, protocol, tuple(arms), (*_notes(tiles, table.finding), *split_notes))
+    probe_arm, predictions = table.scored[0]
+    probes = [row for row in arms if row.arm == probe_arm]
+    parts = score_parts(predictions, tiles, settings.interval, probes)
+    domains = [row.domain for row in probes]
+    paired = compare_first(table.scored, domains, settings.evaluation, settings.interval)
+    notes = (*_notes(tiles, table.finding), *split_notes)
+    return Finding(table.finding, title, protocol, tuple(arms), notes, parts, paired)
 
 
 def _parts_share_groups(tiles: TileSet) -> bool:

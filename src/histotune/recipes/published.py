@@ -10,6 +10,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.errors import UserError
 from histotune.evaluation.config import EvaluationConfig
 from histotune.heads.protocols.config import EvaConfig, ThunderConfig, UniConfig
+from histotune.heads.protocols.published import eva_pcam_settings, eva_ten_shot_settings
 
 if TYPE_CHECKING:
     from histotune.heads.protocols.config import ProtocolConfig
@@ -47,7 +48,7 @@ def eva_pcam(data: RecipeData) -> ExperimentConfig:
     Returns:
         The complete config.
     """
-    return _pcam("eva-pcam", EvaConfig(patience=3), data)
+    return _pcam("eva-pcam", eva_pcam_settings(), data)
 
 
 def eva_pcam_10shot(data: RecipeData) -> ExperimentConfig:
@@ -64,8 +65,7 @@ def eva_pcam_10shot(data: RecipeData) -> ExperimentConfig:
     Returns:
         The complete config.
     """
-    protocol = EvaConfig(runs=50, shots=10, check_every=10, patience=125, min_delta=1e-4)
-    return _pcam("eva-pcam-10shot", protocol, data)
+    return _pcam("eva-pcam-10shot", eva_ten_shot_settings(), data)
 
 
 def thunder_breakhis(data: RecipeData) -> ExperimentConfig:

@@ -32,11 +32,9 @@ from histotune.report.wording import number
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.report.curves import ReliabilityBin
     from histotune.report.svg import Marker
     from histotune.statistics.records import Score
 
-FEW_TILES = 10
 MAX_LABEL = 26
 
 
@@ -184,54 +182,6 @@ def forest_panel(
     return drawing(frame.bottom_px + 26, panel.words, parts)
 
 
-def roc_panel(panel: Panel, lines: Sequence[Line]) -> Markup:
-    """Draw ROC curves; the diagonal is a random ranking.
-
-    Args:
-        panel: Heading and words.
-        lines: Curves in rates, the most important last.
-
-    Returns:
-        The picture.
-    """
-    frame = Frame(46, 28, WIDTH_PX - 58, WIDTH_PX - 58)
-    parts = [*_unit_axes(frame, panel, "1 − specificity (false positive rate)", "Sensitivity (true positive rate)")]
-    for item in lines:
-        parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
-    return drawing(frame.bottom_px + 44, panel.words, parts)
-
-
-def reliability_panel(panel: Panel, bins: Sequence[ReliabilityBin], event: str) -> Markup:
-    """Draw observed share against predicted probability, and under it how many tiles each bin holds.
-
-    Args:
-        panel: Heading and words.
-        bins: Reliability bins.
-        event: What the probability is of, as the axis says it.
-
-    Returns:
-        The picture.
-    """
-    frame = Frame(46, 28, WIDTH_PX - 58, 210)
-    parts = [*_unit_axes(frame, panel, "", f"Observed share ({event})")]
-    points = [(frame.x(item.mean_probability), frame.y(item.observed)) for item in bins]
-    parts.append(curve(points, "curve thin", BLUE))
-    for item, (x_px, y_px) in zip(bins, points, strict=True):
-        parts.append(marker(x_px, y_px, "disc" if item.n_tiles >= FEW_TILES else "circle", BLUE))
-    counts = Frame(46, frame.bottom_px + 36, frame.width_px, 38)
-    most = max(item.n_tiles for item in bins)
-    for item in bins:
-        left, right = counts.x(item.low) + 1, counts.x(item.high) - 1
-        height = max(1.0, counts.height_px * item.n_tiles / most)
-        parts.append(box((left, counts.bottom_px - height), (right - left, height), PALE_BLUE))
-        parts.append(text((left + right) / 2, counts.bottom_px - height - 3, str(item.n_tiles), "small"))
-    parts.append(line((counts.left_px, counts.bottom_px), (counts.right_px, counts.bottom_px)))
-    parts.append(
-        text(WIDTH_PX / 2 + 17, counts.bottom_px + 15, f"Predicted probability of {event}; tiles per bin", "label")
-    )
-    return drawing(counts.bottom_px + 24, panel.words, parts)
-
-
 def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float, x_label: str = "L2 penalty") -> Markup:
     """Draw log-loss against penalty on a logarithmic axis, with bands, chosen point and unconverged fits.
 
@@ -260,6 +210,15 @@ def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float, x_label: s
     parts.append(line((frame.left_px, frame.bottom_px), (frame.right_px, frame.bottom_px)))
     parts.append(x_axis(frame, whole, [_power(tick) for tick in whole], x_label))
     return drawing(frame.bottom_px + 44, panel.words, parts)
+
+
+def band_area(frame: Frame, item: Line) -> list[Markup]:
+    """Return a curve's band as a pale area; nothing where it has none."""
+    if not item.band:
+        return []
+    upper = [(frame.x(x), frame.y(high)) for x, _, high in item.band]
+    lower = [(frame.x(x), frame.y(low)) for x, low, _ in item.band]
+    return [area([*upper, *reversed(lower)], item.look.colour)]
 
 
 def swatch(look: Look, *, as_line: bool = False) -> Markup:
@@ -346,25 +305,10 @@ def _n_text(frame: Frame, row: ForestRow, top_px: float) -> Markup:
     return text(frame.left_px, top_px + 47, f"n = {row.n}", "small", anchor="start")
 
 
-def _unit_axes(frame: Frame, panel: Panel, x_title: str, y_title: str) -> list[Markup]:
-    """Both axes from 0 to 1, the diagonal, the heading."""
-    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    labels = [f"{tick:.1f}" for tick in ticks]
-    diagonal = line((frame.left_px, frame.bottom_px), (frame.right_px, frame.top_px), "chance")
-    return [
-        heading(panel.title, panel.synthetic),
-        y_axis(frame, ticks, labels, y_title),
-        x_axis(frame, ticks, labels, x_title),
-        diagonal,
-    ]
-
-
 def _draw_sweep_line(frame: Frame, item: Line) -> list[Markup]:
     if not item.joined:
         return [clipped(frame, _apart(frame, item)), *_chosen_points(frame, item)]
-    upper = [(frame.x(x), frame.y(high)) for x, _, high in item.band]
-    lower = [(frame.x(x), frame.y(low)) for x, low, _ in item.band]
-    parts = [area([*upper, *reversed(lower)], item.look.colour)] if item.band else []
+    parts = band_area(frame, item)
     parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
     parts += [text(frame.x(x), frame.y(y) + 4, "×", "flag-mark") for x, y in item.flagged]
     return [clipped(frame, parts), *_chosen_points(frame, item)]

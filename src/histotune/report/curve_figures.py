@@ -1,16 +1,21 @@
-"""Predictions to figures: ROC and calibration."""
+"""Predictions to figures: ROC, precision-recall and calibration."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.report.charts import Line, Look, Panel, reliability_panel, roc_panel, swatch
-from histotune.report.curves import class_matrix, reliability_bins, roc_points
+from histotune.report.charts import Line, Look, Panel, swatch
+from histotune.report.curve_panels import precision_panel, reliability_panel, roc_panel
+from histotune.report.curves import class_matrix, precision_points, reliability_bins, roc_points
 from histotune.report.figures import LOOKS, MAJORITY, Figure
 from histotune.report.svg import AMBER, BLUE, GREEN, GREY, INK, PURPLE, VERMILLION
 from histotune.report.wording import FLOORS, PROBE, RANDOM_SPLIT, count, format_score, group_count
+from histotune.statistics.bands import curve_bands
+from histotune.statistics.records import Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.evaluation.records import Artifacts, Finding, Findings
+    from histotune.statistics.bands import Band, ClassBands, CurveBands
+    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.records import Score
 # N tiles, K classes
 
 LINE_LOOKS = (
@@ -35,16 +43,30 @@ SOURCE_FINDINGS = ("in-domain", "cross-magnification", "leak-price")
 DRAWN_ARMS = (*(arm for arm in FLOORS if arm != MAJORITY), RANDOM_SPLIT, PROBE)
 
 
-def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -> Figure | None:
-    """Draw ROC and calibration of the in-domain predictions.
+@dataclass(frozen=True)
+class Ranking:
+    """Tiles ranked for one event, as one curve shows them; ``bands`` where the curve has any."""
+
+    event_N: NDArray[np.bool_]
+    score_N: NDArray[np.float64]
+    look: Look
+    label: str
+    bands: ClassBands | None = None
+
+
+def ranking_figure(
+    finding: Finding, findings: Findings, artifacts: Artifacts, interval: IntervalConfig
+) -> Figure | None:
+    """Draw ROC, precision-recall and calibration of the in-domain predictions, bands around the probe's curves.
 
     Args:
         finding: The in-domain finding.
         findings: Class names, and whether it is synthetic.
         artifacts: The predictions.
+        interval: How the run's intervals were made; bands follow it.
 
     Returns:
-        Two panels, or None where there are no predictions of the probe.
+        Three panels, or None where there are no predictions of the probe.
     """
     probe_row = finding.row(PROBE)
     if probe_row is None or artifacts.predictions.is_empty():
@@ -58,16 +80,27 @@ def ranking_figure(finding: Finding, findings: Findings, artifacts: Artifacts) -
     if PROBE not in by_arm:
         return None
     names = class_names_of(findings, probe_row.domain, class_matrix(by_arm[PROBE], "probability").shape[1])
-    draw = _binary_curves if len(names) == 2 else _class_curves
-    lines, legend = draw(by_arm, names)
-    auroc = probe_row.score("auroc")
-    told = f"AUROC of the probe {format_score(auroc)}" if auroc else "ROC of the probe"
+    bands = curve_bands(Predictions(by_arm[PROBE], names), interval)
+    rankings = _arm_rankings(by_arm, bands) if len(names) == 2 else _class_rankings(by_arm[PROBE], names, bands)
+    told = {name: _told(probe_row.score(name), label) for name, label in (("auroc", "AUROC"), ("auprc", "AUPRC"))}
     n_groups = by_arm[PROBE]["group_id"].drop_nulls().n_unique()
     n = f"{count(len(by_arm[PROBE]))} tiles, {group_count(n_groups)} groups"
     where = ", ".join(domains)
-    roc = roc_panel(Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told}; {n}."), lines)
+    roc = roc_panel(
+        Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told['auroc']}; {n}."), _roc_lines(rankings)
+    )
+    precision = precision_panel(
+        Panel("Precision-recall", findings.synthetic, f"Precision-recall curves on {where}. {told['auprc']}; {n}."),
+        _precision_lines(rankings), float(rankings[-1].event_N.mean()) if len(names) == 2 else math.nan,
+    )  # fmt: skip
     calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
-    return Figure((roc, calibration), legend, _ranking_caption(by_arm[PROBE], where, n, len(names)))
+    legend = tuple((swatch(one.look, as_line=True), one.label) for one in reversed(rankings))
+    caption = _ranking_caption(by_arm[PROBE], where, n, len(names), bands)
+    return Figure((roc, precision, calibration), legend if len(names) == 2 else tuple(reversed(legend)), caption)
+
+
+def _told(score: Score | None, label: str) -> str:
+    return f"{label} of the probe {format_score(score)}" if score else f"{label} of the probe not computed"
 
 
 def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
@@ -78,38 +111,46 @@ def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
     return part.filter(pl.col("finding") == next(name for name in SOURCE_FINDINGS if name in present))
 
 
-def _binary_curves(
-    by_arm: dict[str, pl.DataFrame], names: Sequence[str]
-) -> tuple[list[Line], tuple[tuple[Markup, str], ...]]:
-    """One ROC curve per arm, the probe on top."""
-    lines, legend = [], []
+def _arm_rankings(by_arm: dict[str, pl.DataFrame], bands: CurveBands) -> list[Ranking]:
+    """One curve per arm, the probe on top and the only one with bands."""
+    rankings = []
     for arm, part in by_arm.items():
         logit_NK = class_matrix(part, "logit")
+        label = f"{arm} (LEAKY)" if arm == RANDOM_SPLIT else arm
+        own = bands.of_class(1) if arm == PROBE else None
         margin_N = logit_NK[:, 1] - logit_NK[:, 0]
-        lines.append(_roc_line(part["y_true"].to_numpy() == 1, margin_N, LOOKS[arm]))
-        legend.append((swatch(LOOKS[arm], as_line=True), f"{arm} (LEAKY)" if arm == RANDOM_SPLIT else arm))
-    return lines, tuple(reversed(legend))
+        rankings.append(Ranking(part["y_true"].to_numpy() == 1, margin_N, LOOKS[arm], label, own))
+    return rankings
 
 
-def _class_curves(
-    by_arm: dict[str, pl.DataFrame], names: Sequence[str]
-) -> tuple[list[Line], tuple[tuple[Markup, str], ...]]:
-    """One ROC curve of the probe per class, against all other classes."""
-    y_N, probability_NK = by_arm[PROBE]["y_true"].to_numpy(), class_matrix(by_arm[PROBE], "probability")
-    lines, legend = [], []
-    for index, name in enumerate(names):
-        event_N = y_N == index
-        if not event_N.any() or event_N.all():
-            continue
-        look = LINE_LOOKS[index % len(LINE_LOOKS)]
-        lines.append(_roc_line(event_N, probability_NK[:, index], look))
-        legend.append((swatch(look, as_line=True), f"{name} against the rest"))
-    return lines, tuple(legend)
+def _class_rankings(part: pl.DataFrame, names: Sequence[str], bands: CurveBands) -> list[Ranking]:
+    """One curve of the probe per class, against all other classes."""
+    y_N, probability_NK = part["y_true"].to_numpy(), class_matrix(part, "probability")
+    return [
+        Ranking(y_N == index, probability_NK[:, index], LINE_LOOKS[index % len(LINE_LOOKS)], f"{name} against the rest",
+                bands.of_class(index))
+        for index, name in enumerate(names)
+        if 0 < (y_N == index).sum() < len(y_N)
+    ]  # fmt: skip
 
 
-def _roc_line(event_N: NDArray[np.bool_], score_N: NDArray[np.float64], look: Look) -> Line:
-    false_P, true_P = roc_points(event_N, score_N)
-    return Line(tuple(zip(false_P.tolist(), true_P.tolist(), strict=True)), look)
+def _roc_lines(rankings: Sequence[Ranking]) -> list[Line]:
+    return [
+        _line(roc_points(one.event_N, one.score_N), one.look, one.bands.roc if one.bands else None) for one in rankings
+    ]
+
+
+def _precision_lines(rankings: Sequence[Ranking]) -> list[Line]:
+    return [
+        _line(precision_points(one.event_N, one.score_N), one.look, one.bands.precision_recall if one.bands else None)
+        for one in rankings
+    ]
+
+
+def _line(points: tuple[NDArray[np.float64], NDArray[np.float64]], look: Look, band: Band | None) -> Line:
+    x_P, y_P = points
+    limits = () if band is None else zip(band.x_M.tolist(), band.low_M.tolist(), band.high_M.tolist(), strict=True)
+    return Line(tuple(zip(x_P.tolist(), y_P.tolist(), strict=True)), look, tuple(limits))
 
 
 def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> Markup:
@@ -125,13 +166,22 @@ def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> M
     return reliability_panel(panel, bins, event)
 
 
-def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int) -> str:
-    caption = f"ROC and calibration on {where} ({n})."
+def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int, bands: CurveBands) -> str:
+    caption = f"ROC, precision-recall and calibration on {where} ({n})."
     if part["fold"].n_unique() > 1:
         caption += (
-            " The curve pools the folds, whose scores come from different heads, so its area can differ from the "
-            "AUROC in the table."
+            " The curves pool the folds, whose scores come from different heads, so the area under ROC can differ from "
+            "the AUROC in the table."
         )
+    if bands.reason:
+        caption += f" No bands: {bands.reason}."
+    else:
+        caption += (
+            f" Shaded: {bands.method}. They hold for one place at a time, not for the whole curve, and are too narrow "
+            "where groups are few."
+        )
+    if n_classes == 2:
+        caption += " Dashed: a random ranking; in precision-recall, the prevalence."
     caption += " Calibration: hollow points hold fewer than 10 tiles; tiles of one group are not independent."
     if n_classes > 2:
         caption += " With several classes, calibration is of the predicted class."

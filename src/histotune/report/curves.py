@@ -1,4 +1,4 @@
-"""The numbers behind the curves: ROC points and reliability bins, from predictions."""
+"""The numbers behind the curves: ROC and precision-recall points, reliability bins, from predictions."""
 
 from __future__ import annotations
 
@@ -59,6 +59,37 @@ def roc_points(
     if len(keep) > max_points:
         keep = keep[np.unique(np.linspace(0, len(keep) - 1, max_points).round().astype(np.int64))]
     return false_P[keep] / n_negative, true_P[keep] / n_positive
+
+
+def precision_points(
+    event_N: NDArray[np.bool_], score_N: NDArray[np.float64], max_points: int = 300
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the precision-recall curve as the steps whose area is the average precision.
+
+    Args:
+        event_N: Whether the tile is of the positive class.
+        score_N: Higher means more likely positive.
+        max_points: Longer curves keep their first steps and evenly spaced ones; invisible at figure size.
+
+    Returns:
+        Recall (P,) and precision (P,): each step runs from the recall before a threshold to its own, at its precision.
+
+    Raises:
+        ValueError: No positive tile.
+    """
+    if not event_N.any():
+        raise ValueError("a precision-recall curve needs positive tiles")
+    order = np.argsort(-score_N, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
+    true_P = np.cumsum(event_N[order])[last_of_tie]
+    precision_P = true_P / (last_of_tie + 1)
+    rises = np.flatnonzero(np.diff(true_P, prepend=0))  # elsewhere recall stands still: a step without width
+    if len(rises) > max_points // 2:
+        spaced = np.linspace(0, len(rises) - 1, max_points // 3).round().astype(np.int64)
+        rises = rises[np.unique(np.concatenate([np.arange(max_points // 6), spaced]))]
+    recall_P = true_P[rises] / true_P[-1]
+    edges_P = np.concatenate([[0.0], np.repeat(recall_P, 2)[:-1]])
+    return edges_P, np.repeat(precision_P[rises], 2)
 
 
 def reliability_bins(

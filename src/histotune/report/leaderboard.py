@@ -108,7 +108,8 @@ def _columns(board: Board) -> list[str]:
 def _cells(board: Board, row: BoardRow) -> list[str]:
     number = str(board.caveats.index(row.caveat) + 1) if row.caveat else ""
     spread = [row.spread] if any(other.spread for other in board.rows) else []
-    model = f"{row.model} (yours)" if row.own else row.model
+    where = f": {row.source}" if row.source else ""
+    model = f"{row.model} (yours{where})" if row.own else row.model
     return [str(row.rank), model, f"{row.value:.3f}", *spread, number]
 
 
@@ -121,7 +122,7 @@ def board_notes(board: Board) -> list[str]:
     Returns:
         Lines of text.
     """
-    notes = [f"{number}: {caveat}." for number, caveat in enumerate(board.caveats, 1)]
+    notes = [f"{number}: {caveat.rstrip('.')}." for number, caveat in enumerate(board.caveats, 1)]
     if board.protocol.metric in LOWER_IS_BETTER:
         notes.append("Lower is better.")
     if any(not row.own for row in board.rows):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from histotune.files import canonical_json, write_text
@@ -13,6 +13,7 @@ from histotune.report.choice import honest_scores, runners_up, selected_score, t
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.growth_figures import growth_figure
+from histotune.report.paired_figures import paired_figure, paired_lines
 from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, group_count, number
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from histotune.evaluation.records import DatasetFacts, Finding, FindingId
+    from histotune.evaluation.records import DatasetFacts, Finding, FindingId, PartTable
     from histotune.report.records import ReportInputs, Thumbnail
+    from histotune.statistics.config import IntervalConfig
 
 
 SHORT_TITLES: dict[FindingId, str] = {
@@ -37,6 +39,16 @@ SHORT_TITLES: dict[FindingId, str] = {
 
 
 @dataclass(frozen=True)
+class PartSection:
+    """A finding's probe by site, scanner or stain; no tables where ``note`` says why there are none."""
+
+    title: str
+    finding: Finding
+    tables: tuple[ScoreTable, ...]
+    note: str
+
+
+@dataclass(frozen=True)
 class Section:
     """A finding as the page shows it."""
 
@@ -45,6 +57,9 @@ class Section:
     figure: Figure | None
     tables: tuple[ScoreTable, ...]
     marks: tuple[str, ...]
+    parts: tuple[PartSection, ...]
+    paired: Figure | None
+    paired_lines: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -187,7 +202,17 @@ def trusted_style(style: str) -> object:
 def _section(inputs: ReportInputs, finding: Finding) -> Section:
     marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
     figure = _figure(inputs, finding)
-    return Section(finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks))
+    parts = tuple(_part_section(finding, part) for part in finding.parts)
+    return Section(
+        finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks), parts,
+        paired_figure(finding, synthetic=inputs.findings.synthetic), paired_lines(finding),
+    )  # fmt: skip
+
+
+def _part_section(finding: Finding, part: PartTable) -> PartSection:
+    """Return the probe's rows by site, scanner or stain as tables like the finding's own."""
+    shown = replace(finding, title=f"{finding.title}: the probe by {part.column}", rows=part.rows, parts=())
+    return PartSection(f"By {part.column}", shown, score_tables(shown) if part.rows else (), part.note)
 
 
 def _growth(inputs: ReportInputs) -> Figure | None:
@@ -197,9 +222,17 @@ def _growth(inputs: ReportInputs) -> Figure | None:
 
 def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:
     if finding.id == "in-domain":
-        return ranking_figure(finding, inputs.findings, inputs.artifacts)
+        return ranking_figure(finding, inputs.findings, inputs.artifacts, _interval_settings(inputs))
     draw = {"cross-magnification": magnification_figure, "leak-price": leak_figure}.get(finding.id, external_figure)
     return draw(finding, inputs.findings)
+
+
+def _interval_settings(inputs: ReportInputs) -> IntervalConfig:
+    """Return how the run's intervals were made."""
+    from histotune.statistics.config import IntervalConfig
+
+    saved = inputs.config.get("interval")
+    return IntervalConfig.model_validate(saved if isinstance(saved, dict) else {})
 
 
 def _galleries(inputs: ReportInputs) -> Iterator[Gallery]:

@@ -1,0 +1,227 @@
+"""Bands around ROC and precision-recall curves: whole groups resampled, the curve read off at fixed places."""
+
+# N tiles, G units (groups, or tiles where asked), B resamples, T thresholds, M places on the grid
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from histotune.statistics.arrays import ratio
+from histotune.statistics.intervals import resampling_units
+from histotune.statistics.ranking import SLACK, ranking_tasks, tie_blocks
+from histotune.statistics.resampling import draw_counts, read_sample
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.intervals import Units
+    from histotune.statistics.records import Predictions
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+    Bool = NDArray[np.bool_]
+    Weights = NDArray[np.floating]
+
+FPR_GRID_M: Final = tuple(step / 100 for step in range(101))
+RECALL_GRID_M: Final = tuple(step / 100 for step in range(1, 101))
+MAX_RESAMPLES = 1000  # more move a pointwise 95 % limit by less than a pixel
+MAX_THRESHOLDS = 1024
+TOP_THRESHOLDS = 128  # never thinned: a precision at low recall hangs on single tiles
+MAX_TABLE = 2**22
+
+
+@dataclass(frozen=True)
+class Band:
+    """Limits of a curve at fixed places, each place for itself.
+
+    Attributes:
+        x_M: False positive rates, or recalls.
+        low_M: Lower limit of the sensitivity, or the precision.
+        high_M: Upper limit.
+    """
+
+    x_M: Float
+    low_M: Float
+    high_M: Float
+
+
+@dataclass(frozen=True)
+class ClassBands:
+    """The bands of one binary ranking.
+
+    Attributes:
+        label: The positive class.
+        roc: Sensitivity by false positive rate.
+        precision_recall: Precision by recall.
+    """
+
+    label: int
+    roc: Band
+    precision_recall: Band
+
+
+@dataclass(frozen=True)
+class CurveBands:
+    """Bands of every ranking behind some predictions.
+
+    Attributes:
+        classes: One for binary tasks (of class 1), one per class against the rest otherwise; empty where refused.
+        method: How they were made, in words; empty where refused.
+        reason: Why there are none; empty where there are.
+    """
+
+    classes: tuple[ClassBands, ...]
+    method: str
+    reason: str
+
+    def of_class(self, label: int) -> ClassBands | None:
+        """Return the bands of a class; None where there are none."""
+        return next((one for one in self.classes if one.label == label), None)
+
+
+def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
+    """Return pointwise percentile bands of the ROC and the precision-recall curves.
+
+    Whole groups are resampled within strata of equal class signature, as for every interval. At each false positive
+    rate the sensitivity is read off the resampled curve (linear between thresholds, the upper end of a vertical step),
+    at each recall the precision of the highest threshold that reaches it, so that the area under the steps is the
+    average precision. A band holds for one place at a time, not for the whole curve.
+
+    Args:
+        predictions: The scored tiles, all labelled.
+        config: Level, cluster, least number of groups per class, seed, and the number of resamples (1,000 at most).
+
+    Returns:
+        The bands, refused where intervals are.
+
+    Raises:
+        UserError: An unlabelled tile, or a probability that is not finite.
+
+    Example:
+        >>> bands = curve_bands(predictions, IntervalConfig())  # doctest: +SKIP
+        >>> bands.classes[0].roc.low_M[10]  # least sensitivity at a false positive rate of 0.1  # doctest: +SKIP
+        0.62
+    """
+    sample = read_sample(predictions)
+    units = resampling_units(sample, config)
+    if units.refusal:
+        return CurveBands((), "", units.refusal)
+    n_resamples = min(config.n_resamples, MAX_RESAMPLES)
+    counts = list(draw_counts(units.strata.holds_GK, n_resamples, config.seed))
+    tasks = ranking_tasks(sample.y_N, sample.score_NK)
+    labels = [1] if len(tasks) == 1 else range(len(tasks))
+    classes = tuple(
+        _class_bands(label, _Thresholds.of(positive_N, score_N, units), counts, config.level)
+        for label, (positive_N, score_N) in zip(labels, tasks, strict=True)
+    )
+    narrow = "; TOO NARROW: tiles of one case are not independent" if config.cluster == "tile" else ""
+    method = (f"pointwise {config.level * 100:g} % percentile bands, {n_resamples:,} bootstrap resamples of whole "
+              f"{config.cluster}s, class-stratified{narrow}")  # fmt: skip
+    return CurveBands(classes, method, "")
+
+
+@dataclass(frozen=True)
+class _Thresholds:
+    """How many tiles of each unit lie at or above each threshold, from the highest threshold down."""
+
+    positive_GT: NDArray[np.float32]  # counts, exact up to 2**24
+    negative_GT: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, positive_N: Bool, score_N: Float, units: Units) -> _Thresholds:
+        """Count; where there are very many distinct scores, thresholds evenly spaced in both classes stand for them."""
+        order, starts = tie_blocks(-score_N)
+        block_N = np.empty(len(order), np.int64)
+        block_N[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
+        n_most = int(np.clip(MAX_TABLE // units.n_units, 2 * TOP_THRESHOLDS, MAX_THRESHOLDS))
+        column_N, n_columns = _thinned(block_N, positive_N, len(starts), n_most)
+        cell_N = units.unit_N * n_columns + column_N
+
+        def above(tiles_N: Bool) -> NDArray[np.float32]:
+            table = np.bincount(cell_N[tiles_N], minlength=units.n_units * n_columns)
+            return table.reshape(units.n_units, n_columns).cumsum(axis=1).astype(np.float32)
+
+        return cls(above(positive_N), above(~positive_N))
+
+
+def _thinned(block_N: Int, positive_N: Bool, n_blocks: int, n_most: int) -> tuple[Int, int]:
+    """Return the column of each tile among at most ``n_most`` thresholds, and how many there are."""
+    if n_blocks <= n_most:
+        return block_N, n_blocks
+    kept = [np.arange(TOP_THRESHOLDS), np.array([n_blocks - 1])]
+    for tiles_N in (positive_N, ~positive_N):
+        passed_U = np.bincount(block_N[tiles_N], minlength=n_blocks).cumsum()
+        wanted = np.linspace(1, passed_U[-1], (n_most - TOP_THRESHOLDS) // 2)
+        kept.append(np.searchsorted(passed_U, wanted))
+    thresholds = np.unique(np.concatenate(kept))
+    return np.searchsorted(thresholds, block_N).astype(np.int64), len(thresholds)
+
+
+def _class_bands(label: int, table: _Thresholds, counts: list[Float], level: float) -> ClassBands:
+    roc, precision = [], []
+    for counts_BG in counts:
+        drawn_BG = counts_BG.astype(np.float32)
+        true_BT, false_BT = drawn_BG @ table.positive_GT, drawn_BG @ table.negative_GT
+        roc.append(sensitivity_at(true_BT, false_BT, np.array(FPR_GRID_M)))
+        precision.append(precision_at(true_BT, false_BT, np.array(RECALL_GRID_M)))
+    return ClassBands(label, _band(FPR_GRID_M, roc, level), _band(RECALL_GRID_M, precision, level))
+
+
+def _band(grid: tuple[float, ...], values: list[Float], level: float) -> Band:
+    tail = (1 - level) / 2
+    low_M, high_M = np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0)
+    return Band(np.array(grid), low_M, high_M)
+
+
+def sensitivity_at(true_BT: Weights, false_BT: Weights, fpr_M: Float) -> Float:
+    """Return the sensitivity of many ROC curves at given false positive rates.
+
+    Args:
+        true_BT: Positive weight at or above each threshold, from the highest threshold down.
+        false_BT: Negative weight likewise; some in every row.
+        fpr_M: Where the curves are read.
+
+    Returns:
+        Sensitivities (B, M): linear between neighbouring thresholds, the upper end of a vertical step.
+    """
+    x_BT, y_BT = (np.pad(_shares(part), ((0, 0), (1, 0))) for part in (false_BT, true_BT))
+    left_BM = _positions(x_BT, fpr_M + SLACK, "right") - 1
+    right_BM = np.minimum(left_BM + 1, x_BT.shape[1] - 1)
+    x0_BM, x1_BM = (np.take_along_axis(x_BT, at_BM, axis=1) for at_BM in (left_BM, right_BM))
+    y0_BM, y1_BM = (np.take_along_axis(y_BT, at_BM, axis=1) for at_BM in (left_BM, right_BM))
+    way_BM = np.clip(np.nan_to_num(ratio(fpr_M - x0_BM, x1_BM - x0_BM)), 0.0, 1.0)
+    return np.asarray(y0_BM + way_BM * (y1_BM - y0_BM))
+
+
+def precision_at(true_BT: Weights, false_BT: Weights, recall_M: Float) -> Float:
+    """Return the precision of many curves at the highest threshold that reaches given recalls.
+
+    Args:
+        true_BT: Positive weight at or above each threshold, from the highest threshold down; some in every row.
+        false_BT: Negative weight likewise.
+        recall_M: Where the curves are read, above 0.
+
+    Returns:
+        Precisions (B, M).
+    """
+    at_BM = _positions(_shares(true_BT), recall_M - SLACK, "left")
+    true_BM, false_BM = (np.take_along_axis(part, at_BM, axis=1).astype(np.float64) for part in (true_BT, false_BT))
+    return ratio(true_BM, true_BM + false_BM)
+
+
+def _shares(above_BT: Weights) -> Float:
+    """Return what lies at or above each threshold as a share of all."""
+    wide_BT = above_BT.astype(np.float64)
+    return wide_BT / wide_BT[:, -1:]
+
+
+def _positions(rising_BT: Float, wanted_M: Float, side: Literal["left", "right"]) -> Int:
+    """Return where the wanted values stand in each row of shares that rise to 1, for all rows in one search."""
+    n_rows, n_columns = rising_BT.shape
+    row_B1 = 2.0 * np.arange(n_rows)[:, None]  # rows lie one after another on one rising line
+    at = np.searchsorted((rising_BT + row_B1).ravel(), (wanted_M + row_B1).ravel(), side=side)
+    return np.asarray(at.reshape(n_rows, -1) - n_columns * np.arange(n_rows)[:, None])
