@@ -33,7 +33,8 @@ def train(histotune: Command, folder: Path, *more: object) -> Path:
 def transfer(histotune: Command, folder: Path, *more: object) -> tuple[CommandResult, dict[str, Any], str]:
     pcam = write_pcam(folder / "pcam", n_per_part=20)
     result = histotune("transfer", folder / "run", "pcam", "--data", pcam, "--final", "--out", folder / "transfer",
-                       "--cache", folder / "cache", "--set", "transfer.draws=3", "--set", "transfer.folds=2", *more)  # fmt: skip
+                       "--cache", folder / "cache", "--set", "transfer.draws=3", "--set", "transfer.folds=2",
+                       *more)  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads((folder / "transfer/transfer.json").read_text(encoding="utf-8"))
     return result, found, (folder / "transfer/transfer.html").read_text(encoding="utf-8")
