@@ -31,9 +31,10 @@ def train(histotune: Command, folder: Path, *more: object) -> Path:
 
 
 def transfer(histotune: Command, folder: Path, *more: object) -> tuple[CommandResult, dict[str, Any], str]:
-    pcam = write_pcam(folder / "pcam", n_per_part=40)
+    pcam = write_pcam(folder / "pcam", n_per_part=20)
     result = histotune("transfer", folder / "run", "pcam", "--data", pcam, "--final", "--out", folder / "transfer",
-                       "--cache", folder / "cache", "--set", "transfer.draws=3", *more)  # fmt: skip
+                       "--cache", folder / "cache", "--set", "transfer.draws=3", "--set", "transfer.folds=2",
+                       *more)  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads((folder / "transfer/transfer.json").read_text(encoding="utf-8"))
     return result, found, (folder / "transfer/transfer.html").read_text(encoding="utf-8")
@@ -94,9 +95,31 @@ def test_the_stain_is_undone_from_images(histotune: Command, tmp_path: Path) -> 
 
 def test_a_source_with_parts_is_compared_by_its_scored_part(histotune: Command, tmp_path: Path) -> None:
     run = train(histotune, tmp_path, "--split", "holdout-40-seed0", "--final")
-    _, found, _ = transfer(histotune, tmp_path)
+    _, found, _ = transfer(histotune, tmp_path, "--no-images")
     source = found["source_scores"][0]
     trained = set(json.loads((run / "head/head.json").read_text(encoding="utf-8"))["train_groups"])
     assert source["n_groups"] == 12 - len(trained)
     assert source["n_tiles"] == 3 * source["n_groups"]
     assert "not estimable" not in found["paragraph"]
+
+
+def test_a_target_of_several_classes_is_refused_before_it_is_embedded(histotune: Command, tmp_path: Path) -> None:
+    run = train(histotune, tmp_path)
+    result = histotune("transfer", run, "breakhis", "--data", tmp_path / "breakhis", "--out", tmp_path / "transfer",
+                       "--cache", tmp_path / "cache", "--set", "source.labels=all8")  # fmt: skip
+    assert result.code == 2
+    assert "needs a target of two classes" in result.err
+    assert "embedding" not in result.err
+    assert not (tmp_path / "transfer").exists()
+
+
+def test_groups_that_trained_the_head_are_said_first(histotune: Command, tmp_path: Path) -> None:
+    run = train(histotune, tmp_path)
+    result = histotune("transfer", run, "breakhis", "--data", tmp_path / "breakhis", "--out", tmp_path / "transfer",
+                       "--cache", tmp_path / "cache", "--no-images")  # fmt: skip
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "transfer/transfer.json").read_text(encoding="utf-8"))
+    assert found["marks"] == ["LEAKY"]
+    assert found["target"] == "breakhis 40X"
+    assert found["paragraph"].startswith("LEAKY: 12 of the target's groups trained this head")
+    assert len(found["notes"]) == len(set(found["notes"]))

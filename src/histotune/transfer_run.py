@@ -23,7 +23,7 @@ from histotune.evaluation.plan import marks_of, scored_part, training_domain, tr
 from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.source import PROBE
 from histotune.evaluation.target import part_rows
-from histotune.evaluation.transfer.diagnose import diagnose
+from histotune.evaluation.transfer.diagnose import check_two_classes, diagnose
 from histotune.evaluation.transfer.records import HeadMap, Side, TransferCase
 from histotune.experiment import single_dataset
 from histotune.files import hash_bytes, write_json
@@ -112,6 +112,7 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
+    check_two_classes(bundle.head.class_names, "head")
     config = _as_head(config, bundle)
     target = _read_target(config)
     source = _read_source(run, bundle, config)
@@ -145,6 +146,9 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
     marks = (*target.marks, *((SYNTHETIC,) if source.tiles.synthetic else ()), *((LEAKY,) if shared else ()),
              *((TOO_NARROW,) if config.interval.cluster == "tile" else ()))  # fmt: skip
     found = replace(found, marks=tuple(dict.fromkeys(marks)), plans=remedied.plans)
+    if shared:
+        warning = f"{LEAKY}: {len(shared)} of the target's groups trained this head, so nothing here is held out. "
+        found = replace(found, paragraph=warning + found.paragraph)
     if not images:
         return found
     colours = [mean_density(tiles, config.loader) for tiles in (source.material.tiles, material.tiles)]
@@ -155,6 +159,7 @@ def _read_target(config: ExperimentConfig) -> _Target:
     """Read and embed the scored part of the target, or a sample of it."""
     dataset, part = single_dataset(config), scored_part(config.evaluation)
     tiles, split = with_parts(read_dataset(dataset), config.evaluation)
+    check_two_classes(tiles.class_names, "target")
     tiles, name = _scored_tiles(tiles, part)
     kept = _spread(tiles, config.transfer.max_tiles)
     spec = find_backbone(config.backbone, config.cache)
@@ -188,7 +193,8 @@ def _scored_tiles(tiles: TileSet, part: str) -> tuple[TileSet, str]:
     """Return the labelled tiles of the scored part, and its name."""
     if tiles.table["split"].null_count() == 0:
         return tiles.take(part_rows(tiles, part)), f"{tiles.name} {part}"
-    return tiles.take(np.flatnonzero(tiles.labels_N >= 0)), tiles.name
+    labelled = tiles.take(np.flatnonzero(tiles.labels_N >= 0))
+    return labelled, training_domain(labelled, np.ones(len(labelled), dtype=np.bool_))
 
 
 def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source:
@@ -270,10 +276,10 @@ def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> 
     tiles = target.material.tiles
     notes = [f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes]
     if shared:
-        notes.append("Some of the target's groups trained this head: these are no held-out scores.")
+        notes.append(f"{len(shared)} of the target's groups trained this head, and the two sides are not independent.")
     if len(tiles) + tiles.n_skipped < target.n_tiles:
         notes.append(f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
                      "(--set transfer.max_tiles=0 takes all).")  # fmt: skip
     if not tiles.has_groups and cluster == "group":
         notes.append("Groups of the target are unknown, so group intervals are refused and no cause is named.")
-    return tuple(notes)
+    return tuple(dict.fromkeys(notes))

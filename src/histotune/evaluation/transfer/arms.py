@@ -48,6 +48,15 @@ class Workbench:
         """Alignment to the source's mean and covariance."""
         return Coral(moments(self.case.source.x_ND))
 
+    @cached_property
+    def _covariance_margins(self) -> dict[int, tuple[Float, Float]]:
+        """Margins by the version of the target they come from, which is kept too, so that its id stays its own.
+
+        Every candidate scale asks again for the versions without a scale view, and each costs an eigenvalue problem per
+        fold: minutes at 3,072 dimensions.
+        """
+        return {}
+
     @property
     def source_prevalence(self) -> float:
         """Share of class 1 among the source's tiles."""
@@ -80,7 +89,11 @@ class Workbench:
 
     def covariance_aligned(self, x_ND: Float) -> Float:
         """Return margins after mean and covariance were aligned, label-free, on tuning groups."""
-        return self._aligned(x_ND, lambda x_nD, tune_nD: self.coral(x_nD, moments(tune_nD)))
+        kept = self._covariance_margins.get(id(x_ND))
+        if kept is None:
+            kept = x_ND, self._aligned(x_ND, lambda x_nD, tune_nD: self.coral(x_nD, moments(tune_nD)))
+            self._covariance_margins[id(x_ND)] = kept
+        return kept[1]
 
     def _aligned(self, x_ND: Float, align: Callable[[Float, Float], Float]) -> Float:
         out_N = np.empty(len(x_ND))

@@ -89,15 +89,28 @@ def verdict_only(case: TransferCase, config: TransferConfig, interval: IntervalC
     return join_candidates(_verdicts(Evidence(bench, Contrasts(interval), config, interval)))
 
 
+def check_two_classes(class_names: tuple[str, ...], whose: str) -> None:
+    """Refuse several classes: every measure of the diagnosis is about one class against the other.
+
+    Args:
+        class_names: The classes.
+        whose: "head" or "target", for the message.
+
+    Raises:
+        UserError: There are not exactly two.
+    """
+    if len(class_names) != 2:
+        raise UserError(f"a transfer diagnosis needs a {whose} of two classes", value=", ".join(class_names),
+                        fix="histotune evaluate scores heads of several classes")  # fmt: skip
+
+
 def check_case(case: TransferCase) -> None:
     """Refuse what can't be diagnosed.
 
     Raises:
         UserError: More than two classes, or one of them missing on a side.
     """
-    if len(case.head.class_names) != 2:
-        raise UserError("a transfer diagnosis needs a head of two classes", value=", ".join(case.head.class_names),
-                        fix="histotune evaluate scores heads of several classes")  # fmt: skip
+    check_two_classes(case.head.class_names, "head")
     for side in (case.source, case.target):
         missing = [name for label, name in enumerate(case.head.class_names) if not (side.y_N == label).any()]
         if missing:

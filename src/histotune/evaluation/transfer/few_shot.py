@@ -127,7 +127,7 @@ def _interval(
     if total <= b.FLAT**2:
         return None, "degenerate: neither groups nor draws change the value"
     low, high = b.t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), b.Scale(), interval.level)
-    return Interval(float(low), float(high), interval.level, METHOD.format(interval.cluster)), ""
+    return Interval(float(low), float(high), interval.level, METHOD.format(interval.cluster) + _narrow(interval)), ""
 
 
 def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> Interval:
@@ -135,4 +135,8 @@ def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> 
     n = int(units.strata.per_class_K.min()) - size
     low, high = b.flat_bounds(np.asarray(value), n, b.Scale(), interval.level)
     text = f"exact bound over {n} independent {interval.cluster}s that all agree (Clopper-Pearson, rule of three)"
-    return Interval(float(low), float(high), interval.level, text)
+    return Interval(float(low), float(high), interval.level, text + _narrow(interval))
+
+
+def _narrow(interval: IntervalConfig) -> str:
+    return "; TOO NARROW: tiles of one case are not independent" if interval.cluster == "tile" else ""
