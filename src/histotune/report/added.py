@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.transfer.records import Diagnosis
 
 FOLDER, KINDS = "added", ("transfer", "matrix")
+AGAIN = "run the command that wrote it again"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _check_same(findings: Findings, study: AddedTransfer | MatrixStudy, folder: 
 def _read_transfer(path: Path) -> AddedTransfer:
     from histotune.evaluation.transfer.records import Diagnosis
 
-    data = _read_json(path)
+    data = read_object(path, AGAIN)
     own = {field.name for field in fields(Diagnosis)}
     found = _rebuild(Diagnosis, {name: value for name, value in data.items() if name in own}, path)
     return AddedTransfer(found, str(data.get("ledger", "")), str(data.get("command", "")))
@@ -116,7 +117,7 @@ def _read_transfer(path: Path) -> AddedTransfer:
 def _read_matrix(path: Path) -> MatrixStudy:
     from histotune.evaluation.matrix.records import MatrixStudy
 
-    found: MatrixStudy = _rebuild(MatrixStudy, _read_json(path), path)
+    found: MatrixStudy = _rebuild(MatrixStudy, read_object(path, AGAIN), path)
     return found
 
 
@@ -128,14 +129,26 @@ def _rebuild(kind: type[Any], data: dict[str, Any], path: Path) -> Any:  # noqa:
         return TypeAdapter(kind).validate_python(nan_for_null(data))
     except ValidationError as error:
         raise UserError("this study is damaged, or was written by another version", value=path,
-                        fix="run its command again") from error  # fmt: skip
+                        fix=AGAIN) from error  # fmt: skip
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path, fix: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Args:
+        path: The file.
+        fix: What makes it again.
+
+    Returns:
+        The object.
+
+    Raises:
+        UserError: It is damaged, or holds something else.
+    """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("this file is not readable JSON", value=path, fix="run its command again") from error
+        raise UserError("this file is not readable JSON", value=path, fix=fix) from error
     if not isinstance(data, dict):
-        raise UserError("this file holds no JSON object", value=path, fix="run its command again")
+        raise UserError("this file holds no JSON object", value=path, fix=fix)
     return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -11,7 +11,7 @@ from histotune.errors import UserError
 from histotune.evaluation.records import Artifacts, LedgerCount, findings_from_dict
 from histotune.files import write_json
 from histotune.progress import StageTime
-from histotune.report.added import load_added
+from histotune.report.added import load_added, read_object
 from histotune.report.records import ReportInputs, Thumbnail
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FILES = ("scores.json", "predictions.parquet", "trials.parquet", "provenance.json", "config.json", "thumbnails.json")
 
+REPEAT = "histotune run --from DIR repeats a run"
 GROWTH_FILE = "label_efficiency.parquet"
 
 
@@ -67,10 +68,10 @@ def load_run(folder: Path) -> ReportInputs:
         raise UserError(
             f"this is no finished run: {', '.join(missing)} missing", value=folder, fix="histotune run RECIPE --out DIR"
         )
-    provenance = _read_json(folder / "provenance.json")
+    provenance = read_object(folder / "provenance.json", REPEAT)
     try:
         return ReportInputs(
-            findings=findings_from_dict(_read_json(folder / "scores.json")),
+            findings=findings_from_dict(read_object(folder / "scores.json", REPEAT)),
             artifacts=Artifacts(
                 pl.read_parquet(folder / "predictions.parquet"),
                 pl.read_parquet(folder / "trials.parquet"),
@@ -78,7 +79,7 @@ def load_run(folder: Path) -> ReportInputs:
             ),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),
             ledger=tuple(LedgerCount(**count) for count in provenance.pop("ledger")),
-            config=_read_json(folder / "config.json"),
+            config=read_object(folder / "config.json", REPEAT),
             thumbnails=_load_thumbnails(folder),
             command=provenance.pop("command"),
             added=load_added(folder),
@@ -110,13 +111,3 @@ def _load_thumbnails(folder: Path) -> tuple[Thumbnail, ...]:
         )
         for facts in index
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("this file is not readable JSON", value=path, fix="histotune run --from DIR") from error
-    if not isinstance(data, dict):
-        raise UserError("this file holds no JSON object", value=path, fix="histotune run --from DIR repeats a run")
-    return data
