@@ -131,3 +131,9 @@ def test_loading_a_folder_that_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"recipe": "x", "sweeep": {}}', encoding="utf-8")
     with pytest.raises(UserError, match="sweeep"):
         load_config(tmp_path)
+
+
+def test_unknown_fields_and_wrong_values_are_reported_together() -> None:
+    with pytest.raises(UserError) as caught:
+        override(ExperimentConfig(recipe="x"), ["sweep.fold=3", "evaluation.repeats=-1"])
+    assert "sweep.fold" in str(caught.value) and "evaluation.repeats" in str(caught.value)

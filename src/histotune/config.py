@@ -113,15 +113,15 @@ def override(config: ExperimentConfig, assignments: Sequence[str]) -> Experiment
     """
     data = config.model_dump(mode="json")
     errors = [error for assignment in assignments if (error := _assign(data, assignment)) is not None]
-    raise_together(errors)
-    return parse_config(data)
+    return parse_config(data, errors)
 
 
-def parse_config(data: dict[str, Any]) -> ExperimentConfig:
+def parse_config(data: dict[str, Any], errors: Sequence[UserError] = ()) -> ExperimentConfig:
     """Validate a config read from JSON or changed by hand.
 
     Args:
         data: Nested fields.
+        errors: Mistakes that were found before.
 
     Returns:
         The config.
@@ -130,10 +130,12 @@ def parse_config(data: dict[str, Any]) -> ExperimentConfig:
         UserError: All mistakes together.
     """
     try:
-        return ExperimentConfig.model_validate(data)
+        config = ExperimentConfig.model_validate(data)
     except ValidationError as error:
-        raise_together([_explain(detail) for detail in error.errors()])
+        raise_together([*errors, *(_explain(detail) for detail in error.errors())])
         raise
+    raise_together(list(errors))
+    return config
 
 
 def load_config(run: Path) -> ExperimentConfig:

@@ -22,7 +22,7 @@ from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, Ledg
 from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json, lock
-from histotune.heads.families import SweepSupport
+from histotune.heads.families import SweepSupport, require_device
 from histotune.heads.fit_cache import FitCache
 from histotune.images.view_checks import check_view
 from histotune.progress import Stopwatch
@@ -102,6 +102,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     """
     refuse_foreign_folder(config.out)
     require_wandb(config.tracking)
+    require_device(config.sweep)
     watch = Stopwatch()
     embedded = embed_experiment(config, watch)
     config, source_arms, target_arms = embedded.config, embedded.source_arms, embedded.target_arms

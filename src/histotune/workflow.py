@@ -27,7 +27,7 @@ from histotune.evaluation.target import part_rows
 from histotune.experiment import single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import space_note
-from histotune.heads.families import SweepSupport
+from histotune.heads.families import SweepSupport, require_device
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import SweepTask, sweep
@@ -125,6 +125,7 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
         What was tried and chosen. The selected score is optimistic: it was the criterion.
     """
     require_wandb(config.tracking)
+    require_device(config.sweep)
     tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
     _sweep_rows(tiles, config)  # a mistake shows before anything is embedded
     material = _embed(config, tiles)

@@ -243,3 +243,15 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
     embeddings, task = make_task(n_classes=2, dim=20)
     with pytest.raises(UserError, match="no such device can be used here"):
         sweep(embeddings, task, CONFIG.model_copy(update={"device": "cuda"}))
+
+
+@pytest.mark.parametrize(("family", "refused"), [("logistic", True), ("ridge", False)])
+def test_a_missing_gpu_is_found_before_anything_is_embedded(family: str, refused: bool) -> None:
+    from histotune.heads.families import require_device
+
+    config = CONFIG.model_copy(update={"family": family, "device": "cuda"})
+    if refused:
+        with pytest.raises(UserError, match="no such device"):
+            require_device(config)
+    else:
+        require_device(config)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from histotune.devices import find_device
 from histotune.heads.fit_cache import FitCache
 
 if TYPE_CHECKING:
@@ -187,6 +188,20 @@ class Family(Protocol):
         Returns:
             One refit per pair.
         """
+
+
+def require_device(config: SweepConfig) -> None:
+    """Find out before anything is embedded whether the device that a sweep asks for is there.
+
+    Args:
+        config: What is tried.
+
+    Raises:
+        UserError: A GPU was asked for and none can be used.
+    """
+    device = config.sgd.device if config.family == "sgd" else config.device
+    if device == "cuda" and config.family != "ridge":
+        find_device("cuda")
 
 
 def make_family(config: SweepConfig) -> Family:

@@ -62,7 +62,8 @@ def add_study(run: Path, findings: Findings, study: Path) -> None:
     kind = next((kind for kind in KINDS if (study / f"{kind}.json").is_file()), None)
     if kind is None:
         raise UserError("this folder holds no study that can be added to a report", value=study,
-                        allowed="folders written by histotune transfer or histotune matrix")  # fmt: skip
+                        allowed="folders written by histotune transfer or histotune matrix",
+                        fix="histotune transfer RUN DATASET --data DIR --out FOLDER")  # fmt: skip
     path = study / f"{kind}.json"
     _check_same(findings, _read_transfer(path) if kind == "transfer" else _read_matrix(path), study)
     (run / FOLDER).mkdir(exist_ok=True)

@@ -72,7 +72,7 @@ def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
 
 
 def score_text(score: Score, *, signed: bool = False) -> str:
-    """Return a score as "0.842 [0.751, 0.912]"; an interval that is missing as a star.
+    """Return a score as "0.842 [0.751, 0.912]", with words where there is no interval or no change.
 
     Args:
         score: The score.
