@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 from pydantic import ValidationError
 
-from histotune.evaluation import paired
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.material import Material
 from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
@@ -61,14 +60,3 @@ def test_no_permutations_no_comparison(material: Callable[..., Material]) -> Non
     assert study.findings[0].paired == ()
     with pytest.raises(ValidationError, match="99 or more"):
         evaluation(permutations=5)
-
-
-def test_many_tiles_get_an_interval_and_no_p_of_ranks(
-    material: Callable[..., Material], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(paired, "MAX_RANKED_TILES", 10)
-    study = study_source((ArmMaterial("probe", material()),), StudySettings(evaluation(), SWEEP, INTERVAL))
-    by_name = {pair.difference.name: pair for pair in study.findings[0].paired}
-    assert by_name["auroc difference"].difference.interval is not None
-    assert "no p value" in by_name["auroc difference"].p_words
-    assert by_name["balanced_accuracy difference"].p_words.startswith("p = ")

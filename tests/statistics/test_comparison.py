@@ -8,11 +8,21 @@ import polars as pl
 import pytest
 
 from histotune.errors import UserError
+from histotune.statistics import tables
 from histotune.statistics.config import ComparisonConfig, IntervalConfig
 from histotune.statistics.family import compare_arms
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.metrics import MetricName
-from histotune.statistics.permutation import Swaps, draw_swaps, holm, least_p, max_t, moved_groups, permute
+from histotune.statistics.permutation import (
+    PermutationResult,
+    Swaps,
+    draw_swaps,
+    holm,
+    least_p,
+    max_t,
+    moved_groups,
+    permute,
+)
 from histotune.statistics.records import Predictions
 from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import RANKING, score_predictions
@@ -63,6 +73,40 @@ def test_listed_swaps_equal_swapping_rows_by_hand(metric: MetricName) -> None:
         assert result.permuted_P[number] == pytest.approx(values[0] - values[1], abs=1e-12)
     assert result.smallest_p == 2 / 1024
     assert result.p_value == pytest.approx((np.abs(result.permuted_P) >= abs(result.difference) - 1e-12).mean())
+
+
+@pytest.mark.parametrize(("n_classes", "within_folds"), [(2, False), (2, True), (3, False)])
+def test_permuted_wins_equal_ranking_anew(monkeypatch: pytest.MonkeyPatch, n_classes: int, within_folds: bool) -> None:
+    first = random_predictions(n=300, n_groups=40, n_classes=n_classes)
+    noise = np.random.default_rng(1).normal(0, 0.5, first.logit_NK.shape)
+    fold, ids = first.table["fold"].to_numpy(), first.table["group_id"].to_list()
+    second = make_predictions(first.y_true_N, first.logit_NK + noise, ids, folds=fold)
+    samples = read_sample(first), read_sample(second)
+    units = resampling_units(samples[0], CONFIG)
+    swaps = draw_swaps(np.ones(units.n_units, bool), 150, np.random.default_rng(0))
+
+    def permuted(**limits: int) -> PermutationResult:
+        for name, value in limits.items():
+            monkeypatch.setattr(tables, name, value)
+        return permute("auroc", samples, units, swaps, within_folds=within_folds)
+
+    whole = permuted()
+    blocks = permuted(MAX_DENSE=0, WIN_BLOCK=700)  # a few scores at a time
+    np.testing.assert_array_equal(blocks.permuted_P, whole.permuted_P)
+    anew = permuted(MAX_PAIRS=0)
+    np.testing.assert_allclose(anew.permuted_P, whole.permuted_P, atol=1e-12)
+    assert anew.p_value == whole.p_value == blocks.p_value
+
+
+def test_wins_in_blocks_equal_counting_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    positive, score, unit = rng.random(200) < 0.4, rng.integers(0, 30, 200) / 7.0, rng.integers(0, 9, 200)
+    expected = np.zeros((9, 9))
+    for i, j in product(np.flatnonzero(positive), np.flatnonzero(~positive)):
+        expected[unit[i], unit[j]] += 1.0 if score[i] > score[j] else 0.5 if score[i] == score[j] else 0.0
+    for block in (1, 9, 50, 10**6):
+        monkeypatch.setattr(tables, "WIN_BLOCK", block)
+        np.testing.assert_array_equal(tables.win_matrix(positive, score, unit, 9)[0], expected)
 
 
 def test_all_assignments_are_listed_once() -> None:

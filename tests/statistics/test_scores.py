@@ -75,6 +75,7 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
 ) -> None:
     if not dense:
         monkeypatch.setattr(tables, "MAX_DENSE", 0)
+        monkeypatch.setattr(tables, "MAX_PAIRS", 0)
     config = IntervalConfig(n_resamples=100)
     sample = read_sample(random_predictions(n_classes=n_classes))
     units = resampling_units(sample, config)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.evaluation.records import PairedDifference
-from histotune.statistics.compare import paired_difference
 from histotune.statistics.config import ComparisonConfig
 from histotune.statistics.family import compare_arms
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from histotune.statistics.records import Predictions
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy")
-MAX_RANKED_TILES = 5000
-SLOW = f"no p value: ranking more than {MAX_RANKED_TILES:,} tiles anew for every permutation takes minutes"
 
 
 def compare_first(
@@ -65,11 +62,5 @@ def _compared(
     within_folds: bool,
 ) -> Iterator[PairedDifference]:
     domain, metric = what
-    first, *others = arms
-    if metric == "auroc" and len(arms[first]) > MAX_RANKED_TILES:
-        for arm in others:
-            found = paired_difference(arms[first], arms[arm], metric, interval, within_folds=within_folds)
-            yield PairedDifference(domain, arm, found, SLOW)
-        return
     for one in compare_arms(arms, metric, config, interval, within_folds=within_folds):
         yield PairedDifference(domain, one.second, one.difference, one.in_words())

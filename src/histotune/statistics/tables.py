@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 MAX_DENSE = 4_000_000
 """Entries of a groups-by-scores table up to which resamples are scored from group tables, not tile by tile."""
+MAX_PAIRS = 2**24
+"""Entries of all tables of wins; there are as many of pairs."""
+PAIRS_PER_TILE = 512
+"""A row of weights costs about as much for so many entries of a table of wins as for one tile."""
+WIN_BLOCK = 2**20
 
 
 def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, *, within_folds: bool) -> Evaluator:
@@ -139,15 +144,21 @@ def _wins(score_P: Float, unit_P: Int, score_Q: Float, unit_Q: Int, n_units: int
     if not len(score_P) or not len(score_Q):
         return wins_GG
     distinct, rank_P = np.unique(score_P, return_inverse=True)
-    below_UG = np.zeros((len(distinct) + 1, n_units))
-    for side in ("left", "right"):  # half for every score not below, half for every one above: a tie counts once
-        first_Q = np.searchsorted(distinct, score_Q, side=side)
-        cells = np.bincount(first_Q * n_units + unit_Q, minlength=below_UG.size)
-        below_UG += 0.5 * cells.reshape(below_UG.shape)
-    np.cumsum(below_UG, axis=0, out=below_UG)
-    order = np.argsort(unit_P, kind="stable")
-    present, starts = np.unique(unit_P[order], return_index=True)
-    wins_GG[present] = np.add.reduceat(below_UG[rank_P[order]], starts, axis=0)
+    # half from the first score not below it, half from the first above: a tie counts half
+    from_2Q = np.concatenate([np.searchsorted(distinct, score_Q, side=side) for side in ("left", "right")])
+    unit_2Q = np.tile(unit_Q, 2)
+    below_G, n_scores = np.zeros(n_units), max(1, WIN_BLOCK // n_units)
+    for start in range(0, len(distinct), n_scores):
+        stop = min(start + n_scores, len(distinct))
+        new = (from_2Q >= start) & (from_2Q < stop)
+        cell = (from_2Q[new] - start) * n_units + unit_2Q[new]
+        cells_UG = np.bincount(cell, minlength=(stop - start) * n_units).reshape(-1, n_units)
+        below_UG = below_G + 0.5 * np.cumsum(cells_UG, axis=0)
+        here = np.flatnonzero((rank_P >= start) & (rank_P < stop))
+        here = here[np.argsort(unit_P[here], kind="stable")]
+        present, starts = np.unique(unit_P[here], return_index=True)
+        wins_GG[present] += np.add.reduceat(below_UG[rank_P[here] - start], starts, axis=0)
+        below_G = below_UG[-1]
     return wins_GG
 
 
@@ -193,14 +204,13 @@ def threshold_evaluator(
 
 def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:
     """AUROC from pair counts between units, or tile by tile where there are too many units."""
-    if n_units * max(n_units, len(unit_N)) > MAX_DENSE:
+    tasks = ranking.ranking_tasks(sample.y_N, sample.score_NK)
+    small = n_units * max(n_units, len(unit_N)) <= MAX_DENSE
+    if not small and n_units**2 > min(PAIRS_PER_TILE * len(unit_N), MAX_PAIRS // len(tasks)):
         return TileEvaluator(
             unit_N, n_units, lambda weights: ranking.weighted_auroc(sample.y_N, sample.score_NK, weights, fold_N)
         )
-    tables = [
-        win_matrix(positive_N, score_N, unit_N, n_units, fold_N)
-        for positive_N, score_N in ranking.ranking_tasks(sample.y_N, sample.score_NK)
-    ]
+    tables = [win_matrix(positive_N, score_N, unit_N, n_units, fold_N) for positive_N, score_N in tasks]
     return PairsEvaluator(tuple(wins for wins, _ in tables), tuple(pairs for _, pairs in tables))
 
 
