@@ -1,6 +1,7 @@
 """``python -m benchmarks.coverage run`` simulates, cell by cell; ``write`` makes the table that the package reads.
 
-A cell that was finished is never run again; each is written whole or not at all.
+A cell that was finished is never run again; each is written whole or not at all. With ``--methods`` only these are
+judged, and ``write --keep`` takes the other methods' rows from the table that is there, each with its own seed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.coverage.cohort import CellSpec, all_cells, true_values
-from benchmarks.coverage.judge import judge_cell
+from benchmarks.coverage.cohort import GROUPS, CellSpec, all_cells, true_values
+from benchmarks.coverage.judge import Plan, judge_cell
 from benchmarks.coverage.markdown import fill
 from histotune.files import write_json, write_text
 from histotune.statistics.coverage import studied_cells
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from benchmarks.coverage.judge import Tally
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage.csv"
-COUNTED = ("repeats", "coverage", "truth_below", "mean_width")
+COUNTED = ("seed", "repeats", "coverage", "truth_below", "mean_width")
 SETTING = ("metric", "design", "n_groups", "auroc", "icc", "truth")
 PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
 TABLE = Path(__file__).parents[2] / "src" / "histotune" / "statistics" / "coverage.csv"
@@ -39,17 +40,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--groups", nargs="+", type=int, choices=GROUPS, default=list(GROUPS))
+    parser.add_argument("--keep", action="store_true", help="write: keep the rows of methods that were not judged")
     parser.add_argument("--workers", type=int, default=2, help="processes; give each one BLAS thread")
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin no further cell after this")
     options = parser.parse_args()
     if options.command == "run":
+        run = partial(run_cell, options=options, until=time.monotonic() + options.stop_after_s)
         with ProcessPoolExecutor(options.workers) as pool:
-            list(
-                pool.map(partial(run_cell, options=options, until=time.monotonic() + options.stop_after_s), all_cells())
-            )
+            list(pool.map(run, [spec for spec in all_cells() if spec.n_groups in options.groups]))
         return
-    rows = finished_rows(options.cells)
+    rows = finished_rows(options.cells, RESULTS if options.keep else None)
     write_text(RESULTS, long_table(rows))
     write_text(TABLE, wide_table(rows))
     write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), studied_cells()))
@@ -61,10 +64,14 @@ def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
     if path.exists() or time.monotonic() > until:
         return
     start = time.perf_counter()
-    tallies = judge_cell(spec, options.repeats, options.resamples, options.seed)
+    plan = Plan(options.repeats, options.resamples, options.seed, tuple(options.methods))
+    tallies = judge_cell(spec, plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     truths = true_values(spec)
-    rows = [_row(spec, metric, truths[metric], method, tally) for (metric, method), tally in tallies.items()]
+    rows = [
+        {**_row(spec, metric, truths[metric], method, tally), "seed": options.seed}
+        for (metric, method), tally in tallies.items()
+    ]
     settings = {"repeats": options.repeats, "resamples": options.resamples, "seed": options.seed}
     write_json(path, {**settings, "seconds": round(time.perf_counter() - start, 1), "rows": rows})
     print(f"{spec.name}: {time.perf_counter() - start:.0f} s", flush=True)
@@ -78,18 +85,28 @@ def _row(spec: CellSpec, metric: str, truth: float, method: str, tally: Tally) -
     }  # fmt: skip
 
 
-def finished_rows(folder: Path) -> list[dict[str, str | float | int]]:
+def finished_rows(folder: Path, kept: Path | None = None) -> list[dict[str, str | float | int]]:
     """Return the rows of every cell, sorted by metric and setting.
 
     Args:
         folder: Finished cells; all must be there.
+        kept: A table written earlier, for rows that these cells lack.
 
     Returns:
         A row per metric, setting and method.
     """
     texts = [(folder / f"{spec.name}.json").read_text(encoding="utf-8") for spec in all_cells()]
-    rows = [row for text in texts for row in json.loads(text)["rows"]]
-    return sorted(rows, key=lambda row: [row[name] for name in SETTING] + [METHODS.index(row["method"])])
+    earlier = [] if kept is None else list(csv.DictReader(io.StringIO(kept.read_text(encoding="utf-8"))))
+    found: dict[tuple[str, ...], dict[str, str | float | int]] = {}
+    for row in [*earlier, *(row for text in texts for row in json.loads(text)["rows"])]:
+        found[tuple(str(row[name]) for name in (*SETTING, "method"))] = row
+    numbers = ("n_groups", "auroc", "icc", "truth")
+    return sorted(
+        found.values(),
+        key=lambda row: (
+            [float(row[name]) if name in numbers else row[name] for name in SETTING] + [METHODS.index(row["method"])]
+        ),
+    )
 
 
 def long_table(rows: list[dict[str, str | float | int]]) -> str:

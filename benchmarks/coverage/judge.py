@@ -15,6 +15,7 @@ from benchmarks.coverage.cohort import HELD, CellSpec, Cohorts, holds_classes, s
 from histotune.statistics import bounds, sums
 from histotune.statistics.evaluators import PairsEvaluator, SumsEvaluator, ThresholdEvaluator
 from histotune.statistics.methods import (
+    BOOTSTRAPS,
     METHODS,
     Evidence,
     agreed_bounds,
@@ -48,6 +49,7 @@ SUM_METRICS: tuple[MetricName, ...] = (
     "patient_recognition_rate",
 )  # fmt: skip
 THRESHOLD_METRICS: tuple[MetricName, ...] = ("auprc", "sensitivity_at_95_specificity")
+KINKED: tuple[MetricName, ...] = ("sensitivity_at_95_specificity", "ece", "ece_debiased")
 
 
 @dataclass
@@ -68,30 +70,53 @@ class Tally:
         self.width += float((high_R - low_R)[given].sum())
 
 
-def judge_cell(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> dict[tuple[str, Method], Tally]:
+@dataclass(frozen=True)
+class Plan:
+    """What is judged.
+
+    Attributes:
+        n_repeats: Cohorts.
+        n_resamples: Resamples of the bootstraps; the cohorts of a block share how often each group was drawn.
+        seed: Seed of the study.
+        methods: Which methods; resamples are drawn only where one needs them.
+    """
+
+    n_repeats: int
+    n_resamples: int
+    seed: int
+    methods: tuple[Method, ...] = METHODS
+
+    def judges(self, method: Method, name: str) -> bool:
+        """Whether a method is judged for a metric: errors from resamples only where there are kinks."""
+        return method in self.methods and (method != "resampled-t" or name in KINKED)
+
+    def resamples(self, name: str) -> bool:
+        """Whether a metric needs resamples."""
+        return any(self.judges(method, name) for method in BOOTSTRAPS)
+
+
+def judge_cell(spec: CellSpec, plan: Plan) -> dict[tuple[str, Method], Tally]:
     """Simulate one setting and count.
 
     Args:
         spec: The setting.
-        n_repeats: Cohorts.
-        n_resamples: Resamples of the bootstraps; the cohorts of a block share how often each group was drawn.
-        seed: Seed of the setting.
+        plan: What is judged, and how often.
 
     Returns:
         A tally per metric and method.
     """
-    rng = np.random.default_rng([seed, *spec.name.encode()])
+    rng = np.random.default_rng([plan.seed, *spec.name.encode()])
     truths = true_values(spec)
     tallies: dict[tuple[str, Method], Tally] = {}
     strata = bounds.Strata.of(holds_classes(spec))
-    for start in range(0, n_repeats, BLOCK):
-        n = min(BLOCK, n_repeats - start)
+    for start in range(0, plan.n_repeats, BLOCK):
+        n = min(BLOCK, plan.n_repeats - start)
         cohorts = simulate(spec, n, rng)
-        draws = draw_counts(strata.holds_GK, n_resamples, int(rng.integers(2**31)))
+        draws = draw_counts(strata.holds_GK, plan.n_resamples, int(rng.integers(2**31)))
         counts_BG = np.concatenate(list(draws))
-        for name, evidence in _evidence(cohorts, n, counts_BG, strata):
+        for name, evidence in _evidence(cohorts, plan, counts_BG, strata):
             for method in METHODS:
-                if not _given(method, evidence):
+                if not plan.judges(method, name) or not _given(method, evidence):
                     continue
                 found = method_bounds(method, evidence, strata, metric_scale(name), LEVEL)
                 low_R, high_R = _with_flat(name, found, evidence, strata, spec.prevalence)
@@ -110,41 +135,42 @@ def _with_flat(
 
 
 def _given(method: Method, evidence: Evidence) -> bool:
+    if method in ("percentile", "bca", "resampled-t"):
+        return evidence.drawn is not None
     if method == "studentised":
         return evidence.drawn is not None and bool(np.isfinite(evidence.drawn.se_xB).any())
     return method != "obuchowski-t" or evidence.components_xG is not None
 
 
 def _evidence(
-    cohorts: Cohorts, n_repeats: int, counts_BG: Float, strata: bounds.Strata
+    cohorts: Cohorts, plan: Plan, counts_BG: Float, strata: bounds.Strata
 ) -> Iterator[tuple[MetricName, Evidence]]:
     """Yield every metric's evidence over the repeats."""
-    ones_1G = np.ones((1, counts_BG.shape[1]))
-    for name, evaluator in _batched(cohorts, n_repeats, counts_BG.shape[1]):
-        drawn = bounds.Resampled(evaluator(counts_BG), _errors(evaluator, counts_BG, strata))
-        yield (
-            name,
-            Evidence(
-                evaluator(ones_1G)[..., 0],
-                evaluator.without_each(),
-                drawn,
-                structural_components(evaluator, counts_BG.shape[1]),
-            ),
-        )
+    n_repeats, n_groups = int(cohorts.repeat_N[-1]) + 1, counts_BG.shape[1]
+    ones_1G = np.ones((1, n_groups))
+    for name, evaluator in _batched(cohorts, n_repeats, n_groups):
+        drawn = None
+        if plan.resamples(name):
+            se_xB = _errors(evaluator, counts_BG, strata) if plan.judges("studentised", name) else np.asarray(np.nan)
+            drawn = bounds.Resampled(evaluator(counts_BG), se_xB)
+        components = structural_components(evaluator, n_groups)
+        yield name, Evidence(evaluator(ones_1G)[..., 0], evaluator.without_each(), drawn, components)
     starts = np.searchsorted(cohorts.repeat_N, np.arange(n_repeats + 1))
-    found = [_thresholds(cohorts, slice(*ends), counts_BG, strata) for ends in pairwise(starts.tolist())]
+    found = [_thresholds(cohorts, slice(*ends), plan, counts_BG, strata) for ends in pairwise(starts.tolist())]
     for metric, parts in zip(THRESHOLD_METRICS, zip(*found, strict=True), strict=True):
-        yield (
-            metric,
-            Evidence(
-                np.stack([part.point_x for part in parts]),
-                np.stack([part.without_xG for part in parts if part.without_xG is not None]),
-                bounds.Resampled(
-                    np.stack([part.drawn.values_xB for part in parts if part.drawn is not None]),
-                    np.stack([part.drawn.se_xB for part in parts if part.drawn is not None]),
-                ),
-            ),
-        )
+        yield metric, _stacked(parts)
+
+
+def _stacked(parts: tuple[Evidence, ...]) -> Evidence:
+    """Return the evidence of several repeats as one."""
+    drawn = [part.drawn for part in parts if part.drawn is not None]
+    return Evidence(
+        np.stack([part.point_x for part in parts]),
+        np.stack([part.without_xG for part in parts if part.without_xG is not None]),
+        bounds.Resampled(np.stack([one.values_xB for one in drawn]), np.stack([one.se_xB for one in drawn]))
+        if drawn
+        else None,
+    )
 
 
 def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[MetricName, Evaluator]]:
@@ -175,26 +201,30 @@ def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[
     yield "auroc", PairsEvaluator((np.stack([w for w, _ in tables]),), (np.stack([p for _, p in tables]),))
 
 
-def _thresholds(cohorts: Cohorts, rows: slice, counts_BG: Float, strata: bounds.Strata) -> tuple[Evidence, ...]:
+def _thresholds(
+    cohorts: Cohorts, rows: slice, plan: Plan, counts_BG: Float, strata: bounds.Strata
+) -> tuple[Evidence, ...]:
     """Return the evidence of one repeat for AUPRC and sensitivity, which share their products."""
     n_groups = counts_BG.shape[1]
     tables = threshold_evaluator(cohorts.y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
     if not isinstance(tables, ThresholdEvaluator):
         raise TypeError("a cohort too large for tables")
-    weights_WG = np.vstack([np.ones(n_groups), counts_BG, 1.0 - np.eye(n_groups)])
+    weights_WG = np.vstack([np.ones(n_groups), 1.0 - np.eye(n_groups), counts_BG])
     single_WG = weights_WG.astype(np.float32)  # whole numbers: exact
     positives_WU, all_WU = single_WG @ tables.positives_above_GU, single_WG @ tables.above_GU
-    se_B = np.full(len(counts_BG), np.nan)
+    negatives_W = weights_WG @ tables.negatives_G
     evidence = []
-    for specificity in (None, HELD):
-        walk = ThresholdWalk(weights_WG @ tables.negatives_G, specificity)
-        walk.step(positives_WU, all_WU)
-        values_W = walk.value()
-        if specificity is None and n_groups <= STUDENTISED_THRESHOLDS:
-            se_B = _errors(tables, counts_BG, strata)
-        drawn = bounds.Resampled(values_W[1:-n_groups], se_B)
-        evidence.append(Evidence(values_W[0], values_W[-n_groups:], drawn))
-        se_B = np.full(len(counts_BG), np.nan)
+    for metric, specificity in zip(THRESHOLD_METRICS, (None, HELD), strict=True):
+        used = slice(None) if plan.resamples(metric) else slice(n_groups + 1)
+        walk = ThresholdWalk(negatives_W[used], specificity)
+        walk.step(positives_WU[used], all_WU[used])
+        values_W, drawn = walk.value(), None
+        if plan.resamples(metric):
+            se_B = np.full(len(counts_BG), np.nan)
+            if specificity is None and n_groups <= STUDENTISED_THRESHOLDS and plan.judges("studentised", metric):
+                se_B = _errors(tables, counts_BG, strata)
+            drawn = bounds.Resampled(values_W[n_groups + 1 :], se_B)
+        evidence.append(Evidence(values_W[0], values_W[1 : n_groups + 1], drawn))
     return tuple(evidence)
 
 

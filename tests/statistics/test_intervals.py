@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from benchmarks.coverage.cohort import CellSpec, all_cells, head_logit, simulate, true_values
-from benchmarks.coverage.judge import judge_cell
+from benchmarks.coverage.judge import Plan, judge_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -209,6 +209,7 @@ def test_too_many_units_for_tables_give_the_same_jackknife(monkeypatch: pytest.M
     config = IntervalConfig(method="jackknife-t")
     dense = score_predictions(predictions, metrics, config)
     monkeypatch.setattr(tables, "MAX_DENSE", 0)
+    monkeypatch.setattr(tables, "MAX_PAIRS", 0)
     for ours, theirs in zip(dense, score_predictions(predictions, metrics, config), strict=True):
         assert ours.interval is not None
         assert theirs.interval is not None
@@ -260,7 +261,7 @@ def test_simulated_cohorts_have_the_scores_they_claim(design) -> None:  # noqa: 
 
 
 def test_a_small_study_covers() -> None:
-    tallies = judge_cell(CellSpec("one-class", 20, 0.9, 0.5), 200, 200, seed=1)
+    tallies = judge_cell(CellSpec("one-class", 20, 0.9, 0.5), Plan(200, 200, seed=1))
     jackknife = tallies["auroc", "jackknife-t"]
     assert jackknife.n == 200
     assert 0.90 <= jackknife.n_held / 200 <= 0.995

@@ -12,9 +12,11 @@ class IntervalConfig(BaseModel):
 
     Attributes:
         method: ``auto`` takes the method that each metric earned in the coverage study (docs/intervals.md).
-            ``percentile``, ``bca`` and ``studentised`` are class-stratified bootstraps over groups; ``jackknife-t`` and
-            ``obuchowski-t`` are t intervals on the logit scale (log-loss: log scale), from leaving out one group at a
-            time or from DeLong's components summed by group (AUROC of two classes; others take the jackknife).
+            ``percentile``, ``bca`` and ``studentised`` are class-stratified bootstraps over groups. The others are t
+            intervals on the logit scale (log-loss: log scale; calibration errors: square root), the error from leaving
+            out one group at a time (``jackknife-t``; ``skewed-t`` lengthens the side of the long tail), from resamples
+            (``resampled-t``), or from DeLong's components summed by group (``obuchowski-t``: AUROC of two classes;
+            others take the jackknife).
         level: Nominal coverage.
         n_resamples: Bootstrap resamples.
         cluster: ``group`` resamples whole groups; ``tile`` pretends tiles are independent and is marked TOO NARROW.
@@ -24,7 +26,9 @@ class IntervalConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["auto", "percentile", "bca", "studentised", "jackknife-t", "obuchowski-t"] = "auto"
+    method: Literal[
+        "auto", "percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "obuchowski-t"
+    ] = "auto"
     level: float = Field(0.95, gt=0, lt=1)
     n_resamples: int = Field(2000, ge=100)
     cluster: Literal["group", "tile"] = "group"

@@ -33,6 +33,8 @@ MAX_UNDEFINED_SHARE = 0.05
 SMALL_TILES = 5000
 """Up to this many tiles the bootstrap runs on one thread."""
 MAX_COUNTS = 2**24
+ERROR_RESAMPLES = 400
+"""Resamples that an error is read from: more move it by less than 4 per cent."""
 T = TypeVar("T")
 
 
@@ -119,10 +121,14 @@ def make_intervals(
         (interval, "") or (None, reason) per value.
     """
     methods = [_method_of(estimate, units, config) for estimate in estimates]
-    resampled = [number for number, method in enumerate(methods) if method in m.BOOTSTRAPS]
     with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
-        drawn = dict(zip(resampled, _draw([(estimates[n], methods[n]) for n in resampled], sample, units, config),
-                         strict=True))  # fmt: skip
+        drawn: dict[int, b.Resampled] = {}
+        for needs_error in (False, True):
+            resampled = [number for number, method in enumerate(methods)
+                         if method in m.BOOTSTRAPS and (method == "resampled-t") == needs_error]  # fmt: skip
+            settings = config.model_copy(update={"n_resamples": _n_error(config)}) if needs_error else config
+            found = _draw([(estimates[number], methods[number]) for number in resampled], sample, units, settings)
+            drawn.update(zip(resampled, found, strict=True))
         return [
             _interval(estimate, (method, drawn.get(number)), sample, units, config)
             for number, (estimate, method) in enumerate(zip(estimates, methods, strict=True))
@@ -165,6 +171,10 @@ def _method_of(estimate: Estimate, units: Units, config: IntervalConfig) -> m.Me
     if method == "studentised" and not estimate.evaluator.smooth:
         return "jackknife-t"
     return method
+
+
+def _n_error(config: IntervalConfig) -> int:
+    return min(config.n_resamples, ERROR_RESAMPLES)
 
 
 def _draw(
@@ -240,8 +250,11 @@ def method_text(method: m.Method, config: IntervalConfig, n_undefined: int = 0) 
     names = {"percentile": "percentile", "bca": "BCa (bias-corrected, accelerated)", "studentised": "studentised"}
     if method in names:
         text = f"{names[method]} bootstrap over {config.cluster}s, {config.n_resamples} resamples, class-stratified"
-    elif method == "jackknife-t":
+    elif method in ("jackknife-t", "skewed-t"):
         text = f"t interval from leaving out one {config.cluster} at a time (jackknife), class-stratified"
+        text += ", longer towards the long tail" if method == "skewed-t" else ""
+    elif method == "resampled-t":
+        text = f"t interval, error from {_n_error(config)} resamples of {config.cluster}s, class-stratified"
     else:
         text = f"t interval from DeLong's components summed by {config.cluster} (Obuchowski 1997)"
     if n_undefined:

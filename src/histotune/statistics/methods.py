@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
 
-Method = Literal["percentile", "bca", "studentised", "jackknife-t", "obuchowski-t"]
+Method = Literal["percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "obuchowski-t"]
 METHODS: tuple[Method, ...] = get_args(Method)
-BOOTSTRAPS: tuple[Method, ...] = ("percentile", "bca", "studentised")
+BOOTSTRAPS: tuple[Method, ...] = ("percentile", "bca", "studentised", "resampled-t")
 
 
 @dataclass(frozen=True)
@@ -71,20 +71,26 @@ def method_bounds(
     variance_x, df_x = b.jackknife_variance(evidence.without_xG, strata)
     if method == "studentised" and evidence.drawn is not None:
         return b.studentised_bounds(evidence.point_x, np.sqrt(variance_x), evidence.drawn, scale, level)
+    skewness_x = np.zeros_like(variance_x)
     if method == "obuchowski-t" and evidence.components_xG is not None:
         variance_x = b.obuchowski_variance(*evidence.components_xG, strata)
         df_x = b.degrees_of_freedom(np.add(*evidence.components_xG), strata)
+    elif method == "resampled-t" and evidence.drawn is not None:
+        variance_x = b.resampled_variance(evidence.drawn.values_xB, evidence.without_xG, strata)
+    elif method == "skewed-t":
+        skewness_x = b.jackknife_skewness(evidence.without_xG, strata)
     elif method not in ("jackknife-t", "obuchowski-t"):
         raise ValueError(f"{method} needs resamples")
-    return _t_bounds(evidence.point_x, np.sqrt(variance_x), df_x, scale, level)
+    return _t_bounds(evidence.point_x, (np.sqrt(variance_x), df_x, skewness_x), scale, level)
 
 
-def _t_bounds(point_x: Float, se_x: Float, df_x: Float, scale: b.Scale, level: float) -> tuple[Float, Float]:
+def _t_bounds(point_x: Float, error: tuple[Float, Float, Float], scale: b.Scale, level: float) -> tuple[Float, Float]:
     """Return t bounds; at an end of the range, where the scale is infinite, on the value's own scale."""
-    low_x, high_x = b.t_bounds(point_x, se_x, df_x, scale, level)
+    se_x, df_x, skewness_x = error
+    low_x, high_x = b.t_bounds(point_x, se_x, df_x, scale, level, skewness_x)
     at_end_x = (point_x <= scale.low) | (point_x >= scale.high)
     if at_end_x.any():
-        plain = b.t_bounds(point_x, se_x, df_x, b.Scale(scale.low, scale.high, linear=True), level)
+        plain = b.t_bounds(point_x, se_x, df_x, b.Scale(scale.low, scale.high, linear=True), level, skewness_x)
         low_x, high_x = np.where(at_end_x, plain[0], low_x), np.where(at_end_x, plain[1], high_x)
     return low_x, high_x
 
@@ -100,7 +106,7 @@ def structural_components(evaluator: Evaluator, n_units: int) -> tuple[Float, Fl
 def metric_scale(name: MetricName, n_classes: int = 2) -> b.Scale:
     """Return the range of a metric and the scale of its t intervals."""
     kind = metric_kind(name, n_classes)
-    return b.Scale(kind.low, kind.high)
+    return b.Scale(kind.low, kind.high, root=name in ("ece", "ece_debiased"))
 
 
 def all_agree(evidence: Evidence) -> NDArray[np.bool_]:
