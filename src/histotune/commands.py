@@ -161,7 +161,10 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     _console().print(SummaryTable(outcome.finding.title, synthetic, rows))
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)
-        _console().print(SummaryTable(f"By {part.column}", synthetic, by) if by else f"By {part.column}: {part.note}")
+        if by:
+            _console().print(SummaryTable(f"By {part.column}", synthetic, by))
+        if part.note:
+            print(f"By {part.column}: {part.note}")
     for note in outcome.finding.notes:
         print(note)
     print(outcome.ledger)
