@@ -246,7 +246,8 @@ def test_several_classes_get_a_curve_each() -> None:
 
 
 def test_the_probe_s_curves_have_bands_over_groups(page: Page) -> None:
-    assert "pointwise 95 % percentile bands, 1,000 bootstrap resamples of whole groups" in page.text
+    assert "pointwise 95 % t intervals, error from 400 resamples of whole groups" in page.text
+    assert "they held the true curve in" in page.text
     html = render_page(made_inputs())
     roc = html[html.index('aria-label="ROC curves') : html.index('aria-label="Precision-recall curves')]
     assert roc.count('class="band"') == 1 and roc.count("<polyline") == 3  # the probe and two arms beside it

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
+import scipy.stats
+from benchmarks.coverage.bands import NAMES, PLACES, judge_bands, true_curves
+from benchmarks.coverage.cohort import CellSpec, simulate
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from histotune.statistics import bands
-from histotune.statistics.bands import FPR_GRID_M, RECALL_GRID_M, curve_bands
+from histotune.statistics import bands, bounds
+from histotune.statistics.bands import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands
 from histotune.statistics.config import IntervalConfig
+from histotune.statistics.coverage import studied_bands
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.records import Predictions
 from histotune.statistics.resampling import draw_counts, read_sample
@@ -59,20 +63,41 @@ def read_precision(event: NDArray[np.bool_], score: Float) -> list[float]:
     return [float(precision[np.flatnonzero(recall[:-1] >= place - 1e-9)[-1]]) for place in RECALL_GRID_M]
 
 
-def loop(predictions: Predictions, config: IntervalConfig, label: int) -> tuple[Float, Float]:
-    """Limits (2, M) of both curves: resample tiles group by group, one curve at a time."""
+def loop(predictions: Predictions, config: IntervalConfig, label: int) -> tuple[Float, Float, Float]:
+    """Both curves' values, on all tiles (M,), on resamples (B, M), without each group (G, M): one curve at a time."""
     sample = read_sample(predictions)
     units = resampling_units(sample, config)
     n_classes = len(predictions.class_names)
     score_N = sample.score_NK[:, 1] - sample.score_NK[:, 0] if n_classes == 2 else sample.score_NK[:, label]
-    roc, precision = [], []
-    for counts_G in np.concatenate(list(draw_counts(units.strata.holds_GK, config.n_resamples, config.seed))):
+
+    def read(counts_G: Float) -> list[float]:
         rows = np.repeat(np.arange(len(score_N)), counts_G[units.unit_N].astype(int))
         event, score = sample.y_N[rows] == label, score_N[rows]
-        roc.append(read_roc(event, score))
-        precision.append(read_precision(event, score))
-    limits = [0.025, 0.975]
-    return np.quantile(roc, limits, axis=0), np.quantile(precision, limits, axis=0)
+        return read_roc(event, score) + read_precision(event, score)
+
+    drawn = np.concatenate(list(draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)))
+    ones = np.ones(units.n_units)
+    without = [read(ones - row) for row in np.eye(units.n_units)]
+    return np.array(read(ones)), np.array([read(row) for row in drawn]), np.array(without)
+
+
+def limits_by_hand(predictions: Predictions, config: IntervalConfig, found: tuple[Float, Float, Float]) -> Float:
+    """t intervals on the logit scale; on the value's own at its ends; the rule of three where nothing moves."""
+    strata = resampling_units(read_sample(predictions), config).strata
+    limits = []
+    for value, drawn, without in zip(found[0], found[1].T, found[2].T, strict=True):
+        if np.ptp(np.r_[without, value]) < 1e-9:
+            share = 1 - 0.05 ** (1 / min(strata.per_class_K.min(), len(without) // strata.holds_GK.shape[1]))
+            limits.append((value - share * value, value + share * (1 - value)))
+            continue
+        df = float(bounds.jackknife_variance(without, strata)[1])
+        reach = scipy.stats.t.ppf(0.975, df) * np.sqrt(bounds.resampled_variance(drawn, without, strata))
+        if 0 < value < 1:
+            steps = np.log(value / (1 - value)) + np.array([-reach, reach]) / (value * (1 - value))
+            limits.append(tuple(1 / (1 + np.exp(-steps))))
+        else:
+            limits.append((max(value - reach, 0.0), min(value + reach, 1.0)))
+    return np.array(limits).T
 
 
 @pytest.mark.parametrize(("n_classes", "n_levels"), [(2, 15), (2, None), (3, None)])
@@ -81,10 +106,14 @@ def test_bands_equal_a_loop_over_sklearn(n_classes: int, n_levels: int | None) -
     config = IntervalConfig(n_resamples=100, seed=3)
     found = curve_bands(predictions, config)
     assert [one.label for one in found.classes] == ([1] if n_classes == 2 else [0, 1, 2]) and not found.reason
-    for one in found.classes:
-        roc, precision = loop(predictions, config, one.label)
-        np.testing.assert_allclose([one.roc.low_M, one.roc.high_M], roc, atol=1e-9)
-        np.testing.assert_allclose([one.precision_recall.low_M, one.precision_recall.high_M], precision, atol=1e-9)
+    by_tile = curve_bands(predictions, config.model_copy(update={"cluster": "tile"}))
+    for one, tiles in zip(found.classes, by_tile.classes, strict=True):
+        expected = limits_by_hand(predictions, config, loop(predictions, config, one.label))
+        roc, precision = [one.roc.low_M, one.roc.high_M], [one.precision_recall.low_M, one.precision_recall.high_M]
+        np.testing.assert_allclose(np.hstack([roc, precision]), expected, atol=1e-7)
+        drawn = loop(predictions, config.model_copy(update={"cluster": "tile"}), one.label)[1]
+        quantiles = np.quantile(drawn[:, : len(FPR_GRID_M)], [0.025, 0.975], axis=0)
+        np.testing.assert_allclose([tiles.roc.low_M, tiles.roc.high_M], quantiles, atol=1e-9)
 
 
 def test_order_of_rows_changes_nothing() -> None:
@@ -97,13 +126,25 @@ def test_order_of_rows_changes_nothing() -> None:
 
 def test_many_scores_are_thinned_without_being_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = scored(n_groups=40, n_levels=None, n_tiles=100)
-    config = IntervalConfig(n_resamples=100)
-    thin = curve_bands(predictions, config).classes[0]
+    sample = read_sample(predictions)
+    units = resampling_units(sample, IntervalConfig())
+    counts = list(draw_counts(units.strata.holds_GK, 100, 0))
+    places = Places(np.array(FPR_GRID_M), np.array(RECALL_GRID_M))
+
+    def read() -> Float:
+        table = Thresholds.of(sample.y_N == 1, sample.score_NK[:, 1], units)
+        evidence = table.read(places, counts, without_each=False)
+        assert evidence.drawn is not None
+        return np.column_stack([evidence.point_x, evidence.drawn.values_xB])
+
+    thin = read()
     monkeypatch.setattr(bands, "MAX_THRESHOLDS", 10**6)
-    full = curve_bands(predictions, config).classes[0]
-    np.testing.assert_allclose(thin.roc.low_M, full.roc.low_M, atol=5e-3)
-    np.testing.assert_allclose(thin.precision_recall.low_M, full.precision_recall.low_M, atol=2e-2)
-    assert not np.array_equal(thin.roc.low_M, full.roc.low_M)
+    full = read()
+    roc = slice(len(FPR_GRID_M))
+    np.testing.assert_allclose(thin[roc], full[roc], atol=8e-3)
+    np.testing.assert_allclose(thin[len(FPR_GRID_M) :], full[len(FPR_GRID_M) :], atol=4e-2)
+    assert np.abs(thin - full).mean() < 1e-3  # single curves, so that single tiles show
+    assert not np.array_equal(thin, full)
 
 
 def test_groups_make_wider_bands_than_tiles() -> None:
@@ -122,9 +163,40 @@ def test_no_band_where_intervals_are_refused() -> None:
     assert "group ids are missing" in curve_bands(Predictions(table, unknown.class_names), IntervalConfig()).reason
 
 
-def test_a_perfect_ranking_has_a_band_without_width() -> None:
+def test_a_perfect_ranking_has_the_exact_bound() -> None:
     predictions = scored()
     logit = np.eye(2)[predictions.y_true_N] * 3.0
     table = predictions.table.with_columns(pl.Series("logit", logit, dtype=pl.Array(pl.Float64, 2)))
-    band = curve_bands(Predictions(table, predictions.class_names), IntervalConfig()).classes[0]
-    assert (band.roc.low_M == 1).all() and (band.precision_recall.low_M == 1).all()
+    perfect = Predictions(table, predictions.class_names)
+    strata = resampling_units(read_sample(perfect), IntervalConfig()).strata
+    expected = 0.05 ** (1 / min(strata.per_class_K.min(), len(strata.stratum_G) // 2))
+    band = curve_bands(perfect, IntervalConfig()).classes[0]
+    np.testing.assert_allclose(band.roc.low_M, expected)
+    np.testing.assert_allclose(band.precision_recall.low_M, expected)
+    assert (band.roc.high_M == 1).all()
+
+
+def test_bands_name_the_coverage_simulated_nearest() -> None:
+    few, many = curve_bands(scored(n_groups=20), IntervalConfig()), curve_bands(scored(n_groups=60), IntervalConfig())
+    assert few.coverage is not None and few.coverage.n_groups == 20 and few.coverage in studied_bands()
+    assert many.coverage is not None and many.coverage.n_groups == 50
+    assert curve_bands(scored(n_classes=3, n_groups=27), IntervalConfig()).coverage is None
+    assert curve_bands(scored(), IntervalConfig(level=0.9)).coverage is None
+
+
+def test_the_true_curves_are_those_of_many_tiles() -> None:
+    spec = CellSpec("mixed", 200, 0.9, 0.1)
+    cohorts = simulate(spec, 100, np.random.default_rng(0))
+    fpr, tpr, _ = roc_curve(cohorts.y_N, cohorts.x_N)
+    precision, recall, _ = precision_recall_curve(cohorts.y_N, cohorts.x_N)
+    roc = np.interp(PLACES.fpr_M, fpr, tpr)
+    at_recall = np.interp(PLACES.recall_M, recall[::-1], precision[::-1])
+    np.testing.assert_allclose(np.r_[roc, at_recall], true_curves(spec), atol=0.01)
+
+
+def test_a_small_simulation_of_bands_covers() -> None:
+    tallies = judge_bands(CellSpec("one-class", 20, 0.9, 0.5), 60, 100, seed=1)
+    place = NAMES.index(("roc", 0.2))
+    assert tallies[place, "resampled-t"].n == 60
+    assert tallies[place, "resampled-t"].n_held / 60 >= 0.85
+    assert tallies[place, "percentile"].n_held < tallies[place, "resampled-t"].n_held

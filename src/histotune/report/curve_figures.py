@@ -176,16 +176,24 @@ def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int, ban
     if bands.reason:
         caption += f" No bands: {bands.reason}."
     else:
-        caption += (
-            f" Shaded: {bands.method}. They hold for one place at a time, not for the whole curve, and are too narrow "
-            "where groups are few."
-        )
+        caption += f" Shaded: {bands.method}. They hold for one place at a time, not for the whole curve."
+        caption += _simulated(bands)
     if n_classes == 2:
         caption += " Dashed: a random ranking; in precision-recall, the prevalence."
     caption += " Calibration: hollow points hold fewer than 10 tiles; tiles of one group are not independent."
     if n_classes > 2:
         caption += " With several classes, calibration is of the predicted class."
     return caption
+
+
+def _simulated(bands: CurveBands) -> str:
+    found = bands.coverage
+    if found is None:
+        return " Their coverage was not simulated for this case."
+    return (
+        f" In simulations with {found.n_groups} such groups they held the true curve in {100 * found.least:.0f} to "
+        f"{100 * found.most:.0f} % of cohorts, by place and setting."
+    )
 
 
 def class_names_of(findings: Findings, domain: str, n_classes: int) -> tuple[str, ...]:

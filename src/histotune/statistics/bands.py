@@ -1,6 +1,6 @@
-"""Bands around ROC and precision-recall curves: whole groups resampled, the curve read off at fixed places."""
+"""Bands around ROC and precision-recall curves: an interval at each of many fixed places."""
 
-# N tiles, G units (groups, or tiles where asked), B resamples, T thresholds, M places on the grid
+# N tiles, G units (groups, or tiles where asked), B resamples or units left out, T thresholds, M places on the grid
 
 from __future__ import annotations
 
@@ -9,15 +9,23 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
+from histotune.statistics import methods as m
 from histotune.statistics.arrays import ratio
-from histotune.statistics.intervals import resampling_units
+from histotune.statistics.bounds import Resampled, Scale
+from histotune.statistics.coverage import simulated_band_coverage
+from histotune.statistics.exact import flat_bounds
+from histotune.statistics.intervals import ERROR_RESAMPLES, resampling_units
 from histotune.statistics.ranking import SLACK, ranking_tasks, tie_blocks
 from histotune.statistics.resampling import draw_counts, read_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from histotune.statistics.bounds import Strata
     from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.coverage import BandCoverage
     from histotune.statistics.intervals import Units
     from histotune.statistics.records import Predictions
 
@@ -29,8 +37,9 @@ if TYPE_CHECKING:
 FPR_GRID_M: Final = tuple(step / 100 for step in range(101))
 RECALL_GRID_M: Final = tuple(step / 100 for step in range(1, 101))
 MAX_RESAMPLES = 1000  # more move a pointwise 95 % limit by less than a pixel
+ROWS = 256
 MAX_THRESHOLDS = 1024
-TOP_THRESHOLDS = 128  # never thinned: a precision at low recall hangs on single tiles
+END_THRESHOLDS = 128  # never thinned at either end: a precision at low recall hangs on single tiles
 MAX_TABLE = 2**22
 
 
@@ -72,11 +81,13 @@ class CurveBands:
         classes: One for binary tasks (of class 1), one per class against the rest otherwise; empty where refused.
         method: How they were made, in words; empty where refused.
         reason: Why there are none; empty where there are.
+        coverage: What was simulated of such bands; None where nothing was, as for several classes.
     """
 
     classes: tuple[ClassBands, ...]
     method: str
     reason: str
+    coverage: BandCoverage | None = None
 
     def of_class(self, label: int) -> ClassBands | None:
         """Return the bands of a class; None where there are none."""
@@ -84,16 +95,19 @@ class CurveBands:
 
 
 def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
-    """Return pointwise percentile bands of the ROC and the precision-recall curves.
+    """Return pointwise bands of the ROC and the precision-recall curves.
 
-    Whole groups are resampled within strata of equal class signature, as for every interval. At each false positive
-    rate the sensitivity is read off the resampled curve (linear between thresholds, the upper end of a vertical step),
-    at each recall the precision of the highest threshold that reaches it, so that the area under the steps is the
-    average precision. A band holds for one place at a time, not for the whole curve.
+    At each false positive rate the sensitivity is read off the curve (linear between thresholds, the upper end of a
+    vertical step), at each recall the precision of the highest threshold that reaches it, so that the area under the
+    steps is the average precision. Around every value stands the t interval on the logit scale that the operating
+    points get, its error from resamples of whole groups; its simulated coverage is in docs/intervals.md. Where no group
+    changes a value, the exact bound takes its place. A band holds for one place at a time, not for the whole curve.
+    Tiles as units (``cluster="tile"``) get the central quantiles of their resamples.
 
     Args:
         predictions: The scored tiles, all labelled.
-        config: Level, cluster, least number of groups per class, seed, and the number of resamples (1,000 at most).
+        config: Level, cluster, least number of groups per class, seed, and the number of resamples (400 at most; of
+            tiles 1,000).
 
     Returns:
         The bands, refused where intervals are.
@@ -110,34 +124,56 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
     units = resampling_units(sample, config)
     if units.refusal:
         return CurveBands((), "", units.refusal)
-    n_resamples = min(config.n_resamples, MAX_RESAMPLES)
+    by_tile = config.cluster == "tile"
+    limits = _Limits("percentile" if by_tile else "resampled-t", units, config.level)
+    n_resamples = min(config.n_resamples, MAX_RESAMPLES if by_tile else ERROR_RESAMPLES)
     counts = list(draw_counts(units.strata.holds_GK, n_resamples, config.seed))
     tasks = ranking_tasks(sample.y_N, sample.score_NK)
     labels = [1] if len(tasks) == 1 else range(len(tasks))
     classes = tuple(
-        _class_bands(label, _Thresholds.of(positive_N, score_N, units), counts, config.level)
+        _class_bands(label, Thresholds.of(positive_N, score_N, units), counts, limits)
         for label, (positive_N, score_N) in zip(labels, tasks, strict=True)
     )
-    narrow = "; TOO NARROW: tiles of one case are not independent" if config.cluster == "tile" else ""
-    method = (f"pointwise {config.level * 100:g} % percentile bands, {n_resamples:,} bootstrap resamples of whole "
-              f"{config.cluster}s, class-stratified{narrow}")  # fmt: skip
-    return CurveBands(classes, method, "")
+    studied = sample.n_classes == 2 and not by_tile and config.level == 0.95
+    coverage = simulated_band_coverage(units.strata.holds_GK) if studied else None
+    return CurveBands(classes, _method_text(config, n_resamples), "", coverage)
+
+
+def _method_text(config: IntervalConfig, n_resamples: int) -> str:
+    at = f"pointwise {config.level * 100:g} %"
+    if config.cluster == "tile":
+        return (f"{at} percentile bands, {n_resamples:,} resamples of tiles; TOO NARROW: tiles of one case are not "
+                "independent")  # fmt: skip
+    return f"{at} t intervals, error from {n_resamples:,} resamples of whole groups, class-stratified"
 
 
 @dataclass(frozen=True)
-class _Thresholds:
+class Places:
+    """Where curves are read off: the sensitivity at false positive rates, then the precision at recalls."""
+
+    fpr_M: Float
+    recall_M: Float
+
+    def read(self, true_BT: Weights, false_BT: Weights) -> Float:
+        """Return the values of many curves, (B, places)."""
+        roc_BM = sensitivity_at(true_BT, false_BT, self.fpr_M)
+        return np.concatenate([roc_BM, precision_at(true_BT, false_BT, self.recall_M)], axis=1)
+
+
+@dataclass(frozen=True)
+class Thresholds:
     """How many tiles of each unit lie at or above each threshold, from the highest threshold down."""
 
     positive_GT: NDArray[np.float32]  # counts, exact up to 2**24
     negative_GT: NDArray[np.float32]
 
     @classmethod
-    def of(cls, positive_N: Bool, score_N: Float, units: Units) -> _Thresholds:
+    def of(cls, positive_N: Bool, score_N: Float, units: Units) -> Thresholds:
         """Count; where there are very many distinct scores, thresholds evenly spaced in both classes stand for them."""
         order, starts = tie_blocks(-score_N)
         block_N = np.empty(len(order), np.int64)
         block_N[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
-        n_most = int(np.clip(MAX_TABLE // units.n_units, 2 * TOP_THRESHOLDS, MAX_THRESHOLDS))
+        n_most = int(np.clip(MAX_TABLE // units.n_units, 4 * END_THRESHOLDS, MAX_THRESHOLDS))
         column_N, n_columns = _thinned(block_N, positive_N, len(starts), n_most)
         cell_N = units.unit_N * n_columns + column_N
 
@@ -147,34 +183,82 @@ class _Thresholds:
 
         return cls(above(positive_N), above(~positive_N))
 
+    def read(self, places: Places, counts: Sequence[Float], *, without_each: bool) -> m.Evidence:
+        """Read curves off: as they are, on every resample, and without each unit.
+
+        Args:
+            places: Where.
+            counts: How often each unit was drawn, in chunks of resamples.
+            without_each: Whether the values without each unit are needed.
+
+        Returns:
+            The evidence for an interval at every place, with the places as its first axis.
+        """
+        positive_GT, negative_GT = self.positive_GT, self.negative_GT
+        true_1T, false_1T = positive_GT.sum(axis=0, keepdims=True), negative_GT.sum(axis=0, keepdims=True)
+        single = [counts_BG.astype(np.float32) for counts_BG in counts]  # whole numbers: exact
+        values_MB = np.concatenate([places.read(c_BG @ positive_GT, c_BG @ negative_GT) for c_BG in single]).T
+        without_MG = None
+        if without_each:
+            chunks = [slice(start, start + ROWS) for start in range(0, len(positive_GT), ROWS)]
+            left = [places.read(true_1T - positive_GT[c], false_1T - negative_GT[c]) for c in chunks]
+            without_MG = np.concatenate(left).T
+        errors_MB = np.full(values_MB.shape, np.nan)
+        return m.Evidence(places.read(true_1T, false_1T)[0], without_MG, Resampled(values_MB, errors_MB))
+
 
 def _thinned(block_N: Int, positive_N: Bool, n_blocks: int, n_most: int) -> tuple[Int, int]:
     """Return the column of each tile among at most ``n_most`` thresholds, and how many there are."""
     if n_blocks <= n_most:
         return block_N, n_blocks
-    kept = [np.arange(TOP_THRESHOLDS), np.array([n_blocks - 1])]
+    kept = [np.arange(END_THRESHOLDS), np.arange(n_blocks - END_THRESHOLDS, n_blocks)]
     for tiles_N in (positive_N, ~positive_N):
         passed_U = np.bincount(block_N[tiles_N], minlength=n_blocks).cumsum()
-        wanted = np.linspace(1, passed_U[-1], (n_most - TOP_THRESHOLDS) // 2)
+        wanted = np.linspace(1, passed_U[-1], (n_most - 2 * END_THRESHOLDS) // 2)
         kept.append(np.searchsorted(passed_U, wanted))
     thresholds = np.unique(np.concatenate(kept))
     return np.searchsorted(thresholds, block_N).astype(np.int64), len(thresholds)
 
 
-def _class_bands(label: int, table: _Thresholds, counts: list[Float], level: float) -> ClassBands:
-    roc, precision = [], []
-    for counts_BG in counts:
-        drawn_BG = counts_BG.astype(np.float32)
-        true_BT, false_BT = drawn_BG @ table.positive_GT, drawn_BG @ table.negative_GT
-        roc.append(sensitivity_at(true_BT, false_BT, np.array(FPR_GRID_M)))
-        precision.append(precision_at(true_BT, false_BT, np.array(RECALL_GRID_M)))
-    return ClassBands(label, _band(FPR_GRID_M, roc, level), _band(RECALL_GRID_M, precision, level))
+@dataclass(frozen=True)
+class _Limits:
+    """How limits are made at every place."""
+
+    method: m.Method
+    units: Units
+    level: float
 
 
-def _band(grid: tuple[float, ...], values: list[Float], level: float) -> Band:
-    tail = (1 - level) / 2
-    low_M, high_M = np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0)
-    return Band(np.array(grid), low_M, high_M)
+def place_bounds(method: m.Method, evidence: m.Evidence, strata: Strata, level: float) -> tuple[Float, Float]:
+    """Return the interval of a sensitivity or a precision at every place.
+
+    Args:
+        method: How.
+        evidence: The values, with the places as the first axis.
+        strata: Kinds of units.
+        level: Nominal coverage.
+
+    Returns:
+        Lower and upper limits (M,).
+    """
+    low_M, high_M = m.method_bounds(method, evidence, strata, Scale(), level)
+    if method == "percentile":
+        return low_M, high_M
+    exact = flat_bounds(evidence.point_x, m.independent_units("auroc", strata), Scale(), level)
+    agree_M = m.all_agree(evidence)
+    return np.where(agree_M, exact[0], low_M), np.where(agree_M, exact[1], high_M)
+
+
+def _class_bands(label: int, table: Thresholds, counts: Sequence[Float], limits: _Limits) -> ClassBands:
+    places = Places(np.array(FPR_GRID_M), np.array(RECALL_GRID_M))
+    evidence = table.read(places, counts, without_each=limits.method != "percentile")
+    low_M, high_M = place_bounds(limits.method, evidence, limits.units.strata, limits.level)
+    roc, precision = slice(len(FPR_GRID_M)), slice(len(FPR_GRID_M), None)
+    return ClassBands(
+        label,
+        Band(places.fpr_M, low_M[roc], high_M[roc]),
+        Band(places.recall_M, low_M[precision], high_M[precision]),
+    )
 
 
 def sensitivity_at(true_BT: Weights, false_BT: Weights, fpr_M: Float) -> Float:

@@ -75,6 +75,15 @@ def studied_cells() -> tuple[StudiedCell, ...]:
     )  # fmt: skip
 
 
+def kind_of_groups(holds_GK: NDArray[np.bool_]) -> str:
+    """Return the study's kind that is nearest: most groups hold one class, or most hold both.
+
+    Args:
+        holds_GK: Which classes each group holds.
+    """
+    return "one-class" if (holds_GK.sum(axis=1) == 1).mean() >= 0.5 else "mixed"
+
+
 def simulated_coverage(name: MetricName, method: Method, value: float, holds_GK: NDArray[np.bool_]) -> float | None:
     """Return the coverage simulated nearest to a case.
 
@@ -90,7 +99,7 @@ def simulated_coverage(name: MetricName, method: Method, value: float, holds_GK:
     Returns:
         A share; None where the study did not judge this metric with this method.
     """
-    design = "one-class" if (holds_GK.sum(axis=1) == 1).mean() >= 0.5 else "mixed"
+    design = kind_of_groups(holds_GK)
     if name == "specificity_at_95_sensitivity":
         name = "sensitivity_at_95_specificity"  # its mirror image
     cells = [
@@ -102,3 +111,41 @@ def simulated_coverage(name: MetricName, method: Method, value: float, holds_GK:
     near = [cell for cell in cells if abs(math.log(cell.n_groups / len(holds_GK))) <= least + 1e-9]
     gap = min(abs(cell.truth - value) for cell in near)
     return min(cell.coverage[method] for cell in near if abs(cell.truth - value) <= gap + 1e-3)
+
+
+@dataclass(frozen=True)
+class BandCoverage:
+    """Simulated coverage of bands around ROC and precision-recall curves, over places and settings.
+
+    Attributes:
+        design: Kind of groups, as in :class:`StudiedCell`.
+        n_groups: Number of groups.
+        least: Of the place and setting that is covered least.
+        most: Of the one that is covered most.
+    """
+
+    design: str
+    n_groups: int
+    least: float
+    most: float
+
+
+@cache
+def studied_bands() -> tuple[BandCoverage, ...]:
+    """Return what was simulated of bands, by kind and number of groups."""
+    text = files("histotune.statistics").joinpath("band_coverage.csv").read_text(encoding="utf-8")
+    return tuple(
+        BandCoverage(row["design"], int(row["n_groups"]), float(row["least"]), float(row["most"]))
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def simulated_band_coverage(holds_GK: NDArray[np.bool_]) -> BandCoverage:
+    """Return what was simulated of bands with the same kind and the nearest number of groups.
+
+    Args:
+        holds_GK: Which classes each group holds.
+    """
+    design = kind_of_groups(holds_GK)
+    bands = [band for band in studied_bands() if band.design == design]
+    return min(bands, key=lambda band: abs(math.log(band.n_groups / len(holds_GK))))

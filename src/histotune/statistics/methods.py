@@ -11,6 +11,7 @@ import numpy as np
 
 from histotune.statistics import bounds as b
 from histotune.statistics.evaluators import PairsEvaluator
+from histotune.statistics.exact import flat_average_precision, flat_bounds
 from histotune.statistics.metrics import metric_kind
 
 if TYPE_CHECKING:
@@ -154,8 +155,8 @@ def agreed_bounds(
         Lower and upper bounds.
     """
     n = independent_units(name, strata)
-    low_x, high_x = b.flat_bounds(point_x, n, scale, level)
+    low_x, high_x = flat_bounds(point_x, n, scale, level)
     if name == "auprc" and scale.low == 0.0:
-        lost = b.flat_average_precision(1.0 - (1.0 - level) ** (1.0 / n), prevalence_x)
+        lost = flat_average_precision(1.0 - (1.0 - level) ** (1.0 / n), prevalence_x)
         low_x = np.where(point_x >= 1.0, lost, low_x)
     return np.asarray(low_x), np.asarray(high_x)

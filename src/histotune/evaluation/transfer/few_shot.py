@@ -13,6 +13,7 @@ from histotune.evaluation.transfer.oracles import fit_masks
 from histotune.evaluation.transfer.records import FewShotPoint
 from histotune.statistics import bounds as b
 from histotune.statistics.evaluators import MeanEvaluator
+from histotune.statistics.exact import flat_bounds
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.records import Interval, Score
 from histotune.statistics.resampling import read_sample
@@ -133,7 +134,7 @@ def _interval(
 def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> Interval:
     """Return the exact bound where every draw ranks perfectly: never zero width."""
     n = int(units.strata.per_class_K.min()) - size
-    low, high = b.flat_bounds(np.asarray(value), n, b.Scale(), interval.level)
+    low, high = flat_bounds(np.asarray(value), n, b.Scale(), interval.level)
     text = f"exact bound over {n} independent {interval.cluster}s that all agree (Clopper-Pearson, rule of three)"
     return Interval(float(low), float(high), interval.level, text + _narrow(interval))
 
