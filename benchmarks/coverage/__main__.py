@@ -17,14 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.coverage.cohort import GROUPS, CellSpec, all_cells, true_values
-from benchmarks.coverage.judge import Plan, judge_cell
+from benchmarks.coverage.judge import JUDGED, Plan, judge_cell
 from benchmarks.coverage.markdown import fill
 from histotune.files import write_json, write_text
 from histotune.statistics.coverage import studied_cells
 from histotune.statistics.methods import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from benchmarks.coverage.judge import Tally
+
+    Row = dict[str, str | float | int]
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage.csv"
 COUNTED = ("seed", "repeats", "coverage", "truth_below", "mean_width")
@@ -41,10 +45,13 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--metrics", nargs="+", choices=JUDGED, default=list(JUDGED))
     parser.add_argument("--groups", nargs="+", type=int, choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--keep", action="store_true", help="write: keep the rows of methods that were not judged")
     parser.add_argument("--workers", type=int, default=2, help="processes; give each one BLAS thread")
-    parser.add_argument("--cells", type=Path, required=True, help="folder of finished cells")
+    parser.add_argument(
+        "--cells", type=Path, nargs="+", required=True, help="folder of finished cells; write: further ones are pooled"
+    )
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin no further cell after this")
     options = parser.parse_args()
     if options.command == "run":
@@ -60,11 +67,11 @@ def main() -> None:
 
 def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
     """Judge one setting unless it is there already, or time is up."""
-    path = options.cells / f"{spec.name}.json"
+    path = options.cells[0] / f"{spec.name}.json"
     if path.exists() or time.monotonic() > until:
         return
     start = time.perf_counter()
-    plan = Plan(options.repeats, options.resamples, options.seed, tuple(options.methods))
+    plan = Plan(options.repeats, options.resamples, options.seed, tuple(options.methods), tuple(options.metrics))
     tallies = judge_cell(spec, plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     truths = true_values(spec)
@@ -77,7 +84,7 @@ def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
     print(f"{spec.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def _row(spec: CellSpec, metric: str, truth: float, method: str, tally: Tally) -> dict[str, str | float | int]:
+def _row(spec: CellSpec, metric: str, truth: float, method: str, tally: Tally) -> Row:
     return {
         "metric": metric, "design": spec.design, "n_groups": spec.n_groups, "auroc": spec.auroc, "icc": spec.icc,
         "truth": round(truth, 4), "method": method, "repeats": tally.n, "coverage": round(tally.n_held / tally.n, 4),
@@ -85,31 +92,42 @@ def _row(spec: CellSpec, metric: str, truth: float, method: str, tally: Tally) -
     }  # fmt: skip
 
 
-def finished_rows(folder: Path, kept: Path | None = None) -> list[dict[str, str | float | int]]:
+def finished_rows(folders: Sequence[Path], kept: Path | None = None) -> list[Row]:
     """Return the rows of every cell, sorted by metric and setting.
 
     Args:
-        folder: Finished cells; all must be there.
+        folders: Finished cells; the first holds all, others what was simulated further.
         kept: A table written earlier, for rows that these cells lack.
 
     Returns:
         A row per metric, setting and method.
     """
-    texts = [(folder / f"{spec.name}.json").read_text(encoding="utf-8") for spec in all_cells()]
-    earlier = [] if kept is None else list(csv.DictReader(io.StringIO(kept.read_text(encoding="utf-8"))))
-    found: dict[tuple[str, ...], dict[str, str | float | int]] = {}
-    for row in [*earlier, *(row for text in texts for row in json.loads(text)["rows"])]:
-        found[tuple(str(row[name]) for name in (*SETTING, "method"))] = row
-    numbers = ("n_groups", "auroc", "icc", "truth")
-    return sorted(
-        found.values(),
-        key=lambda row: (
-            [float(row[name]) if name in numbers else row[name] for name in SETTING] + [METHODS.index(row["method"])]
-        ),
-    )
+    paths = [folder / f"{spec.name}.json" for folder in folders for spec in all_cells()]
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.exists() or path.parent == folders[0]]
+    found: dict[tuple[str, ...], Row] = {}
+    for row in (row for text in texts for row in json.loads(text)["rows"]):
+        key = tuple(str(row[name]) for name in (*SETTING, "method"))
+        found[key] = _pooled(found[key], row) if key in found else row
+    if kept is not None:
+        for row in csv.DictReader(io.StringIO(kept.read_text(encoding="utf-8"))):
+            numbered = {**row, **{name: float(row[name]) for name in ("auroc", "icc", "truth")}}
+            found.setdefault(
+                tuple(row[name] for name in (*SETTING, "method")), {**numbered, "n_groups": int(row["n_groups"])}
+            )
+    return sorted(found.values(), key=lambda row: [*(row[name] for name in SETTING), METHODS.index(row["method"])])
 
 
-def long_table(rows: list[dict[str, str | float | int]]) -> str:
+def _pooled(one: Row, other: Row) -> Row:
+    """Return two runs of one setting as one."""
+    n, m = int(one["repeats"]), int(other["repeats"])
+    means = {
+        name: round((n * float(one[name]) + m * float(other[name])) / (n + m), 4)
+        for name in ("coverage", "truth_below", "mean_width")
+    }
+    return {**one, **means, "repeats": n + m, "seed": f"{one['seed']}+{other['seed']}"}
+
+
+def long_table(rows: list[Row]) -> str:
     """Return a line per metric, setting and method, with everything that was counted."""
     out = io.StringIO()
     writer = csv.DictWriter(out, [*SETTING, "method", *COUNTED], lineterminator="\n")
@@ -118,7 +136,7 @@ def long_table(rows: list[dict[str, str | float | int]]) -> str:
     return out.getvalue()
 
 
-def wide_table(rows: list[dict[str, str | float | int]]) -> str:
+def wide_table(rows: list[Row]) -> str:
     """Return a line per metric and setting with the coverage of every method; empty where one was not judged."""
     found: dict[tuple[str | float | int, ...], dict[str | float | int, str | float | int]] = {}
     for row in rows:

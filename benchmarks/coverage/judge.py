@@ -49,6 +49,7 @@ SUM_METRICS: tuple[MetricName, ...] = (
     "patient_recognition_rate",
 )  # fmt: skip
 THRESHOLD_METRICS: tuple[MetricName, ...] = ("auprc", "sensitivity_at_95_specificity")
+JUDGED: tuple[MetricName, ...] = (*SUM_METRICS, "auroc", *THRESHOLD_METRICS)
 KINKED: tuple[MetricName, ...] = ("sensitivity_at_95_specificity", "ece", "ece_debiased")
 
 
@@ -79,12 +80,14 @@ class Plan:
         n_resamples: Resamples of the bootstraps; the cohorts of a block share how often each group was drawn.
         seed: Seed of the study.
         methods: Which methods; resamples are drawn only where one needs them.
+        metrics: Which metrics.
     """
 
     n_repeats: int
     n_resamples: int
     seed: int
     methods: tuple[Method, ...] = METHODS
+    metrics: tuple[str, ...] = JUDGED
 
     def judges(self, method: Method, name: str) -> bool:
         """Whether a method is judged for a metric: errors from resamples only where there are kinks."""
@@ -148,17 +151,20 @@ def _evidence(
     """Yield every metric's evidence over the repeats."""
     n_repeats, n_groups = int(cohorts.repeat_N[-1]) + 1, counts_BG.shape[1]
     ones_1G = np.ones((1, n_groups))
-    for name, evaluator in _batched(cohorts, n_repeats, n_groups):
+    for name, evaluator in _batched(cohorts, plan, n_repeats, n_groups):
         drawn = None
         if plan.resamples(name):
             se_xB = _errors(evaluator, counts_BG, strata) if plan.judges("studentised", name) else np.asarray(np.nan)
             drawn = bounds.Resampled(evaluator(counts_BG), se_xB)
         components = structural_components(evaluator, n_groups)
         yield name, Evidence(evaluator(ones_1G)[..., 0], evaluator.without_each(), drawn, components)
+    if not set(THRESHOLD_METRICS) & set(plan.metrics):
+        return
     starts = np.searchsorted(cohorts.repeat_N, np.arange(n_repeats + 1))
     found = [_thresholds(cohorts, slice(*ends), plan, counts_BG, strata) for ends in pairwise(starts.tolist())]
     for metric, parts in zip(THRESHOLD_METRICS, zip(*found, strict=True), strict=True):
-        yield metric, _stacked(parts)
+        if metric in plan.metrics:
+            yield metric, _stacked(parts)
 
 
 def _stacked(parts: tuple[Evidence, ...]) -> Evidence:
@@ -173,13 +179,13 @@ def _stacked(parts: tuple[Evidence, ...]) -> Evidence:
     )
 
 
-def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[MetricName, Evaluator]]:
+def _batched(cohorts: Cohorts, plan: Plan, n_repeats: int, n_groups: int) -> Iterator[tuple[MetricName, Evaluator]]:
     """Yield the evaluators of sums and pairs, with the repeats as the first axis."""
     p_N = expit(cohorts.logit_N)
     p_N2, decided_N = np.stack([1.0 - p_N, p_N], axis=1), (p_N >= 0.5).astype(np.int64)
     unit_N = cohorts.repeat_N * n_groups + cohorts.group_N
     y_N = cohorts.y_N
-    for name in SUM_METRICS:
+    for name in (name for name in SUM_METRICS if name in plan.metrics):
         tiles = {
             "accuracy": lambda: sums.accuracy_sums(y_N, decided_N),
             "balanced_accuracy": lambda: sums.balanced_accuracy_sums(y_N, decided_N, 2),
@@ -194,6 +200,8 @@ def _batched(cohorts: Cohorts, n_repeats: int, n_groups: int) -> Iterator[tuple[
         columns = [np.bincount(unit_N, weights=c, minlength=n_repeats * n_groups) for c in tiles.addend_NM.T]
         addend_RGM = np.stack(columns, axis=1).reshape(n_repeats, n_groups, -1).astype(np.float64)
         yield name, SumsEvaluator(addend_RGM, tiles.finish, tiles.gradient)
+    if "auroc" not in plan.metrics:
+        return
     tables = [
         win_matrix(y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
         for rows in (cohorts.repeat_N == repeat for repeat in range(n_repeats))

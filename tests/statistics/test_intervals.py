@@ -237,13 +237,8 @@ def test_the_default_covers_as_promised() -> None:
         covered = cell.coverage[default_method(cell.metric, cell.n_groups)]
         if not low <= covered <= high and cell.metric != "ece":
             outside.append((cell.metric, cell.design, cell.n_groups, cell.auroc, cell.icc))
-    assert {setting for setting in outside if setting[0] != "ece_debiased"} == {
-        ("auprc", "mixed", 50, 0.9, 0.5),
-        ("auprc", "one-class", 50, 0.98, 0.5),
-        ("log_loss", "one-class", 50, 0.98, 0.5),
-        ("sensitivity_at_95_specificity", "one-class", 50, 0.9, 0.1),
-    }
-    assert all(setting[2] == 200 for setting in outside if setting[0] == "ece_debiased")  # too wide there
+    # slightly too wide there
+    assert outside == [("ece_debiased", "mixed", 50, 0.98, 0.5), ("ece_debiased", "one-class", 50, 0.98, 0.5)]
 
 
 @pytest.mark.parametrize("design", ["one-class", "mixed"])

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from histotune.statistics.metrics import MetricName
 
 STUDENTISED_FROM = 35
-"""Groups from which the studentised bootstrap of ranking metrics covers better than the jackknife."""
-EARNED: dict[MetricName, Method] = {"auroc": "studentised"}
-"""Methods with many groups; every other metric, and every metric with fewer groups, earned the jackknife's t."""
+"""Groups from which the studentised bootstrap holds the AUROC better than the jackknife."""
+EARNED: dict[MetricName, Method] = {
+    "auprc": "skewed-t",
+    "log_loss": "skewed-t",
+    "sensitivity_at_95_specificity": "resampled-t",
+    "specificity_at_95_sensitivity": "resampled-t",
+    "ece_debiased": "resampled-t",
+}
+"""Every other metric earned the jackknife's t."""
 
 
 def default_method(name: MetricName, n_groups: int) -> Method:
@@ -34,7 +40,9 @@ def default_method(name: MetricName, n_groups: int) -> Method:
     Returns:
         The method.
     """
-    return EARNED.get(name, "jackknife-t") if n_groups >= STUDENTISED_FROM else "jackknife-t"
+    if name == "auroc" and n_groups >= STUDENTISED_FROM:
+        return "studentised"
+    return EARNED.get(name, "jackknife-t")
 
 
 @dataclass(frozen=True)
