@@ -80,4 +80,4 @@ def test_too_little_is_refused() -> None:
     with pytest.raises(UserError, match="5 or more"):
         rank_arms(AUC[:4], SETS[:4], NAMES)
     with pytest.raises(UserError, match="every data set"):
-        rank_arms(np.where(AUC == AUC.max(), np.nan, AUC), SETS, NAMES)
+        rank_arms(np.where(AUC.max() == AUC, np.nan, AUC), SETS, NAMES)
