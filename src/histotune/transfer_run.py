@@ -162,7 +162,9 @@ def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Tar
     tiles, name = _scored_tiles(tiles, part)
     kept = _spread(tiles, config.transfer.max_tiles)
     sample = match_classes(tiles.take(kept), class_names)
-    sampled = f", sampled to {len(kept):,} tiles (--set transfer.max_tiles=0 takes all)," if len(kept) < len(tiles) else ""
+    sampled = (
+        f", sampled to {len(kept):,} tiles (--set transfer.max_tiles=0 takes all)," if len(kept) < len(tiles) else ""
+    )
     check_every_class(sample.labels_N, class_names, name + sampled)
     spec = find_backbone(config.backbone, config.cache)
     material = embed_dataset(config, sample, spec, dataset.on_bad_image)

@@ -217,7 +217,7 @@ def _pairwise_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int |
         two = replace(
             sample,
             y_N=(sample.y_N[rows] == pair[1]).astype(np.int64),
-            score_NK=sample.score_NK[np.ix_(rows, pair)],
+            score_NK=sample.score_NK[rows][:, list(pair)],
             class_names=tuple(sample.class_names[label] for label in pair),
         )
         parts.append(_auroc_evaluator(two, unit_N[rows], n_units, None if fold_N is None else fold_N[rows]))

@@ -35,7 +35,11 @@ def draw_side(
 def ideal_head(threshold: float = 0.5) -> HeadMap:
     """The log-odds that the classes are drawn with, group effects included: calibrated by construction."""
     return HeadMap(
-        lambda x_ND: two_class_margins(x_ND @ SIGNAL / (SPREAD + 0.04)), threshold, 0.1, ("benign", "malignant"), "ideal"
+        lambda x_ND: two_class_margins(x_ND @ SIGNAL / (SPREAD + 0.04)),
+        threshold,
+        0.1,
+        ("benign", "malignant"),
+        "ideal",
     )
 
 

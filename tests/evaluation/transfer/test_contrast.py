@@ -64,6 +64,8 @@ def test_too_few_groups_refuse_the_interval_and_say_so(transfer: Transfers) -> N
 def test_arms_that_rank_alike_get_no_interval_but_the_reason(transfer: Transfers) -> None:
     bench = make_workbench(transfer(), 4, 0)
     margin = bench.margins(bench.case.target.x_ND)
-    found = Contrasts(INTERVAL).score("auroc", ((1.0, bench.arm(margin + [0.0, 1.0])), (-1.0, bench.arm(margin))))
+    found = Contrasts(INTERVAL).score(
+        "auroc", ((1.0, bench.arm(margin + np.array([0.0, 1.0]))), (-1.0, bench.arm(margin)))
+    )
     assert (found.value, found.interval) == (0.0, None)
     assert found.reason.startswith("unchanged")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from histotune.errors import UserError, closest_name
@@ -13,6 +12,7 @@ from histotune.errors import UserError, closest_name
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from histotune.datasets.records import TileSet

@@ -54,7 +54,10 @@ def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfi
         target=case.target.domain,
         head_id=case.head.head_id,
         class_names=case.head.class_names,
-        prevalence=(tuple(bench.source_prevalence.tolist()), tuple(class_shares(case.target.y_N, case.n_classes).tolist())),
+        prevalence=(
+            tuple(bench.source_prevalence.tolist()),
+            tuple(class_shares(case.target.y_N, case.n_classes).tolist()),
+        ),
         source_scores=score_predictions(
             case.source_predictions, METRICS, interval, within_folds=evidence.source_folded
         ),

@@ -34,7 +34,7 @@ ASSUMPTIONS = {
     "prior correction (EM)": "only the prevalence differs, and the head is calibrated on the source",
     "prevalence from labels": "only the prevalence differs; needs labels of other target groups",
     "threshold from labels": "needs labels of other target groups",
-    "recalibration": "needs labels of other target groups; one shift (per class) and one scale put the probabilities right",
+    "recalibration": "needs labels of other target groups; one shift (per class) and one scale set them right",
 }
 
 

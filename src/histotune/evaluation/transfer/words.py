@@ -86,8 +86,8 @@ def _several(found: Diagnosis) -> str:
     if len(found.class_names) == 2:
         return ""
     return (
-        f" AUROC is the mean over pairs of the {len(found.class_names)} classes, each ranked by the log-odds of the two, "
-        "so that neither the mix of classes nor a shift per class changes it."
+        f" AUROC is the mean over pairs of the {len(found.class_names)} classes, each ranked by the log-odds of the "
+        "two, so that neither the mix of classes nor a shift per class changes it."
     )
 
 
