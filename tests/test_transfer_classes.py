@@ -31,7 +31,8 @@ SPEC = DatasetSpec(name="tiles", title="The same tiles", licence="CC0", citation
 def read(config):
     for path in sorted((config.path / "img").glob("*.png")):
         tissue, group, _ = path.stem.split("_")
-        yield Tile(path, label=tissue, group=f"{config.path.name}-{tissue}-{group}", mpp=0.5, tile_id=f"img/{path.name}")
+        group = f"{config.path.name}-{tissue}-{group}"
+        yield Tile(path, label=tissue, group=group, mpp=0.5, tile_id=f"img/{path.name}")
 """
 
 
@@ -56,7 +57,8 @@ def write_tissues(folder: Path, seed: int, tissues: tuple[str, ...] = TISSUES) -
 def run(histotune: Command, tmp_path: Path) -> Path:
     """Return the folder of a run on three tissues."""
     table = write_tissues(tmp_path / "home", 1)
-    result = histotune("run", "tiles", "--data", table, "--out", tmp_path / "run", "--cache", tmp_path / "cache", *QUICK)
+    places = ("--data", table, "--out", tmp_path / "run", "--cache", tmp_path / "cache")
+    result = histotune("run", "tiles", *places, *QUICK)
     assert result.code == 0, result.err
     return tmp_path / "run"
 

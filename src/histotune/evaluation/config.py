@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+Aggregation = Literal["mean", "max", "none"]
 Floor = Literal["majority", "random-weights", "colour-histogram", "untuned"]
 
 
@@ -28,6 +29,8 @@ class EvaluationConfig(BaseModel):
         leak_price: Also measure what a random image split would have claimed.
         leak_null_draws: Permutations of the labels among groups that both arms of the leak's price are repeated with;
             0 leaves the null control out.
+        aggregation: How tiles become slides and groups, which are scored beside the tiles: by the mean of their
+            probabilities, by the most positive tile (two classes; any positive tile makes a slide positive), or none.
         permutations: Permutations behind the p values of the paired differences to the floors, at least 99; 0
             leaves these out.
         final: Score the test split; without it only the tuning split is scored. Every scoring is counted.
@@ -45,6 +48,7 @@ class EvaluationConfig(BaseModel):
     untuned_draws: int = Field(100, ge=10)
     leak_price: bool = True
     leak_null_draws: int = Field(3, ge=0)
+    aggregation: Aggregation = "mean"
     permutations: int = Field(1999, ge=0)
     final: bool = False
     seed: int = 0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 MAY_BE_NONE = {
     "left_out",
+    "refinement",
     "interval",
     "coverage",
     "selection",
@@ -23,6 +24,8 @@ MAY_BE_NONE = {
     "difference_se",
     "standard_error",
 }
+UNIT = "unit"
+"""The column of a table whose rows are tile, slide and group."""
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
 
 
@@ -55,12 +58,12 @@ class ScoredArm:
 
 @dataclass(frozen=True)
 class PartTable:
-    """The probe on each site, scanner or stain.
+    """The probe on each site, scanner or stain, or with whole slides or groups as the unit that is scored.
 
     Attributes:
-        column: ``site``, ``scanner`` or ``stain``.
+        column: ``site``, ``scanner``, ``stain`` or :data:`UNIT`.
         rows: A row per value, by name, unknown ones last; ``domain`` names the value.
-        note: Why there are no rows; empty where there are.
+        note: Why there are no rows; of units, how they were made and why some are missing.
     """
 
     column: str

@@ -19,6 +19,7 @@ from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.repeats import repeat_plans, repeated_arm
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
+from histotune.evaluation.units import score_units
 from histotune.heads.families import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.statistics.compare import paired_difference
@@ -137,7 +138,10 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     probes = [row for row in inside.rows if row.arm == arms[0].arm]
     inside = replace(
         inside,
-        parts=score_parts(scored[0][1], tiles, settings.interval, probes),
+        parts=(
+            *score_units(scored[0][1], evaluation.aggregation, settings.interval, probes),
+            *score_parts(scored[0][1], tiles, settings.interval, probes),
+        ),
         paired=compare_first(scored, [row.domain for row in probes], evaluation, settings.interval),
     )
     findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]

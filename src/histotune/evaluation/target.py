@@ -21,6 +21,7 @@ from histotune.evaluation.plan import marks_of
 from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
+from histotune.evaluation.units import score_units
 from histotune.files import hash_bytes
 from histotune.heads.sweep import SweepTask, sweep
 
@@ -187,7 +188,8 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     split_notes = settings.target_split.notes if settings.target_split else ()
     probe_arm, predictions = table.scored[0]
     probes = [row for row in arms if row.arm == probe_arm]
-    parts = score_parts(predictions, tiles, settings.interval, probes)
+    units = score_units(predictions, settings.evaluation.aggregation, settings.interval, probes)
+    parts = (*units, *score_parts(predictions, tiles, settings.interval, probes))
     domains = [row.domain for row in probes]
     paired = compare_first(table.scored, domains, settings.evaluation, settings.interval)
     notes = (*_notes(tiles, table.finding), *split_notes)

@@ -7,6 +7,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from histotune.evaluation.records import UNIT
 from histotune.files import canonical_json, write_text
 from histotune.provenance import redact
 from histotune.report.added_sections import show_added
@@ -41,7 +42,7 @@ SHORT_TITLES: dict[FindingId, str] = {
 
 @dataclass(frozen=True)
 class PartSection:
-    """A finding's probe by site, scanner or stain; no tables where ``note`` says why there are none."""
+    """A finding's probe by site, scanner, stain or unit, with what must be known to read it, or why there is none."""
 
     title: str
     finding: Finding
@@ -212,9 +213,15 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
 
 
 def _part_section(finding: Finding, part: PartTable) -> PartSection:
-    """Return the probe's rows by site, scanner or stain as tables like the finding's own."""
+    """Return the probe's rows by site, scanner, stain or unit as tables like the finding's own."""
+    note = part.note
+    if part.rows and part.column != UNIT:
+        note = (
+            "Each row holds other cases, of another prevalence perhaps: a difference between rows need not be the "
+            f"{part.column}'s doing."
+        )
     shown = replace(finding, title=f"{finding.title}: the probe by {part.column}", rows=part.rows, parts=())
-    return PartSection(f"By {part.column}", shown, score_tables(shown) if part.rows else (), part.note)
+    return PartSection(f"By {part.column}", shown, score_tables(shown) if part.rows else (), note)
 
 
 def _growth(inputs: ReportInputs) -> Figure | None:

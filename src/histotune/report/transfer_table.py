@@ -120,10 +120,11 @@ def _remedies(found: Diagnosis) -> PlainTable:
     rows = []
     for remedy in found.remedies:
         alone = [score_text(recovery.alone, signed=True) for recovery in remedy.recoveries]
-        rows.append((remedy.name, "yes" if remedy.uses_labels else "no", *alone, _left_out(remedy.recovery("auroc")),
-                     remedy.assumption))  # fmt: skip
-    columns = ("remedy", "labels", "AUROC back", "balanced accuracy back", "log-loss back", "AUROC, left out of all",
-               "assumes")  # fmt: skip
+        refined = score_text(remedy.refinement, signed=True) if remedy.refinement else ""
+        rows.append((remedy.name, "yes" if remedy.uses_labels else "no", *alone, refined,
+                     _left_out(remedy.recovery("auroc")), remedy.assumption))  # fmt: skip
+    columns = ("remedy", "labels", "AUROC back", "balanced accuracy back", "log-loss back",
+               "log-loss back, both recalibrated", "AUROC, left out of all", "assumes")  # fmt: skip
     return PlainTable("Remedies, each alone", columns, tuple(rows))
 
 

@@ -27,6 +27,10 @@ def blurred(x_ND: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return x_ND + 2.5 * rng.normal(size=(len(x_ND), 1)) * SIGNAL / np.linalg.norm(SIGNAL)
 
 
+def stretched(x_ND: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+    return x_ND * np.array([4.0, 0.25, 4.0, 0.25, 4.0, 0.25])
+
+
 def moved(x_ND: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
     return x_ND + 1.2 * SIGNAL / np.linalg.norm(SIGNAL)
 
@@ -42,6 +46,7 @@ def moved(x_ND: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
         ({"change": moved}, "threshold"),
         ({"target_labels": FEW_POSITIVE}, "prevalence"),
         ({"change": lambda x_ND, _: 4.0 * x_ND}, "calibration"),
+        ({"change": stretched}, "mean and covariance"),
         ({"change": moved, "target_labels": [0, 0, 0, 1, 1, 1]}, "can't be told"),
     ],
 )
@@ -58,6 +63,41 @@ def test_the_paragraph_never_says_caused_and_the_record_is_json(transfer: Transf
     assert stain.recovery("auroc").alone.value > 0.1
     assert stain.recovery("auroc").left_out.value > 0.0
     assert not stain.uses_labels
+
+
+def test_a_calibration_loss_that_two_remedies_take_away_is_not_told(transfer: Transfers) -> None:
+    alone = verdict_only(transfer(change=stretched), CONFIG, INTERVAL)
+    assert (alone.first, alone.kind) == ("mean and covariance", "decision")
+    found = verdict_only(transfer(change=stretched, undone=("stain",)), CONFIG, INTERVAL)
+    assert found.first == "can't be told"
+    assert found.rivals == ("mean and covariance", "stain")
+
+
+def test_the_refinement_is_the_log_loss_between_recalibrated_heads(transfer: Transfers) -> None:
+    """Against a recalibration by scikit-learn on the other folds, fold by fold."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss
+
+    from histotune.evaluation.transfer.arms import make_workbench
+
+    case = transfer(change=blurred, undone=("stain",))
+    bench, y_N = make_workbench(case, CONFIG.folds, CONFIG.seed), case.target.y_N
+
+    def refined(margin_N: np.ndarray) -> float:
+        p_N = np.empty(len(y_N))
+        for fold in np.unique(bench.fold_N):
+            tune_N = bench.fold_N != fold
+            fit = LogisticRegression(C=1e9, tol=1e-10, max_iter=1000).fit(margin_N[tune_N, None], y_N[tune_N])
+            p_N[~tune_N] = fit.predict_proba(margin_N[~tune_N, None])[:, 1]
+        return float(log_loss(y_N, p_N))
+
+    plain, undone = (refined(bench.margins(x_ND)[:, 1]) for x_ND in (case.target.x_ND, case.views[0].x_ND))
+    row = next(row for row in diagnose(case, CONFIG, INTERVAL).remedies if row.name == "stain")
+    assert row.refinement is not None
+    assert row.refinement.value == pytest.approx(
+        plain - undone, abs=2e-3
+    )  # ours pulls a tile's weight towards no change
+    assert row.refinement.interval.low > 0.0
 
 
 def test_parts_of_the_decision_loss_add_up_to_the_recalibrations_recovery(transfer: Transfers) -> None:

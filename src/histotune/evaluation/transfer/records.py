@@ -28,7 +28,7 @@ Cause = Literal[
     "scale", "stain", "mean and covariance", "other", "prevalence", "threshold", "calibration", "none", "can't be told"
 ]
 PHYSICAL: tuple[Physical, ...] = ("scale", "stain")
-ALIGNMENT = "mean and covariance"
+ALIGNMENT: Literal["mean and covariance"] = "mean and covariance"
 NONE: Cause = "none"
 UNTOLD: Cause = "can't be told"
 
@@ -165,12 +165,15 @@ class RemedyRow:
         assumption: What must hold for it to be right.
         uses_labels: Whether it learns from labels of the target's tuning groups: then no label-free remedy.
         recoveries: AUROC, balanced accuracy and log-loss, in this order.
+        refinement: Log-loss given back where both sides have their best shift and scale, learned on labels of other
+            target groups: what is tested of a ranking; None for what only moves the decision.
     """
 
     name: str
     assumption: str
     uses_labels: bool
     recoveries: tuple[Recovery, ...]
+    refinement: Score | None = None
 
     def recovery(self, metric: str) -> Recovery | None:
         """Return the recovery in a metric, or None."""

@@ -48,6 +48,8 @@ class RankingArms:
         full: All of them.
         without: All but one each.
         margins: Margins behind plain and alone, by remedy; "" is plain.
+        refined: Plain and alone once more, each with the shift and scale that suit it best, learned on labels of other
+            target groups: no decision loss is left in them, so that their log-loss speaks of the ranking.
     """
 
     plain: Arm
@@ -55,6 +57,7 @@ class RankingArms:
     full: Arm
     without: dict[str, Arm]
     margins: dict[str, Float]
+    refined: dict[str, Arm]
 
 
 def views_of(case: TransferCase, candidate: str) -> dict[frozenset[Physical], Float]:
@@ -89,13 +92,14 @@ def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
     margins |= {cause: bench.margins(views[frozenset({cause})]) for cause in causes}
     margins[ALIGNMENT] = bench.covariance_aligned(views[frozenset()])
     full = frozenset(causes)
-    alone = {name: bench.arm(margins[name], fitted=name == ALIGNMENT) for name in (*causes, ALIGNMENT)}
+    alone: dict[str, Arm] = {name: bench.arm(margins[name], fitted=name == ALIGNMENT) for name in (*causes, ALIGNMENT)}
     without: dict[str, Arm] = {
         cause: bench.arm(bench.covariance_aligned(views[full - {cause}]), fitted=True) for cause in causes
     }
     without[ALIGNMENT] = bench.arm(bench.margins(views[full]))
     stacked = bench.arm(bench.covariance_aligned(views[full]), fitted=True)
-    return RankingArms(bench.arm(margins[""]), alone, stacked, without, margins)
+    refined = {name: bench.arm(bench.recalibrated(margins[name], scale=True), fitted=True) for name in margins}
+    return RankingArms(bench.arm(margins[""]), alone, stacked, without, margins, refined)
 
 
 def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tuple[RemedyRow, ...]:
@@ -110,7 +114,9 @@ def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tu
         The rows.
     """
     rows = [
-        RemedyRow(name, ASSUMPTIONS[name], uses_labels=False, recoveries=_recoveries(arms, name, contrasts))
+        RemedyRow(
+            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, (name, ""))
+        )
         for name in arms.alone
     ]
     plain_NK = arms.margins[""]
@@ -142,3 +148,22 @@ def gain(contrasts: Contrasts, metric: MetricName, after: Arm, before: Arm, leve
     """Return what one arm has over another, larger is better."""
     sign = SIGN[metric]
     return contrasts.score(metric, ((sign, after), (-sign, before)), level)
+
+
+def refinement(contrasts: Contrasts, arms: RankingArms, pair: tuple[str, str], level: float | None = None) -> Score:
+    """Return what one remedy gives back over another in log-loss, each with its own best shift and scale.
+
+    A proper score with its calibration taken out is its refinement (DeGroot and Fienberg, The Statistician 1983): like
+    the AUROC it speaks of how well the classes are told apart, not of where the scores lie.
+
+    Args:
+        contrasts: Makes the interval.
+        arms: From :func:`ranking_arms`.
+        pair: The remedy and what it is compared with; "" is the head as it is.
+        level: Nominal coverage; None takes the config's.
+
+    Returns:
+        The gain, larger is better.
+    """
+    after, before = pair
+    return gain(contrasts, "log_loss", arms.refined[after], arms.refined[before], level)

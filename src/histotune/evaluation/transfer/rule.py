@@ -4,6 +4,9 @@ Ranking comes first: no threshold mends a ranking. It is lost where held-out gro
 target, or, which shows sooner because it is paired, where a remedy ranks the target better than the head does. A cause
 is named only where its interval excludes 0 at a level that is corrected for the tests of the rule, where it is large
 enough to matter, and where it can be told from its rivals.
+
+Recoveries of the ranking are tested in log-loss, each side with its own best shift and scale: what is left of it then
+is the ranking's, and a paired difference in a proper score shows with fewer groups than one in AUROC.
 """
 
 from __future__ import annotations
@@ -11,10 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from histotune.evaluation.transfer.contrast import independent_difference, losing
 from histotune.evaluation.transfer.decision import decision_parts, decision_steps, part_terms
+from histotune.evaluation.transfer.direct import changed_shape, prevalence_differs
 from histotune.evaluation.transfer.records import ALIGNMENT, NONE, PHYSICAL, UNTOLD, Verdict
-from histotune.evaluation.transfer.remedies import gain
+from histotune.evaluation.transfer.remedies import gain, refinement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +28,14 @@ if TYPE_CHECKING:
     from histotune.evaluation.transfer.arms import Workbench
     from histotune.evaluation.transfer.config import TransferConfig
     from histotune.evaluation.transfer.contrast import Contrasts
+    from histotune.evaluation.transfer.decision import DecisionSteps
     from histotune.evaluation.transfer.records import DecisionPart
     from histotune.evaluation.transfer.remedies import RankingArms
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.records import Score
 
-N_TESTS = 7
-"""The ranking loss, three remedies of the ranking, and three parts of the decision loss."""
+N_TESTS = 8
+"""The ranking loss, three remedies of the ranking, three parts of the decision loss, and the shares of the classes."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Evidence:
 
     @property
     def level(self) -> float:
-        """Nominal coverage of the rule's intervals: the error shared by its tests (Bonferroni)."""
-        return 1.0 - self.config.error / N_TESTS
+        """Nominal coverage of the rule's intervals: the error shared by its tests (Bonferroni), all at one end."""
+        return 1.0 - 2.0 * self.config.error / N_TESTS
 
     @property
     def source_folded(self) -> bool:
@@ -75,27 +82,13 @@ def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> V
     gap = independent_difference(source, arms.plain.predictions, "auroc", strict, folds=folds)
     if gap.interval is None:
         return Verdict(UNTOLD, "", f"the ranking loss has no interval: {gap.reason}", candidate=candidate)
-    back = {name: _auroc_gain(evidence, arms, name, "") for name in arms.alone}
-    if losing(gap, evidence.config.min_auroc) or any(_helps(evidence, score, gap) for score in back.values()):
-        return _ranking_cause(evidence, arms, (gap, back), candidate)
+    helps = _helpers(evidence, arms, gap)
+    if losing(gap, evidence.config.min_auroc) or helps:
+        return _ranking_cause(evidence, arms, helps, candidate)
     if gap.interval.high >= evidence.config.open_auroc:
         reason = f"a ranking loss is not shown, but one of {gap.interval.high:.3f} AUROC can't be excluded"
         return Verdict(UNTOLD, "", reason, candidate=candidate)
-    steps = decision_steps(evidence.bench, arms.margins[""])
-    parts = decision_parts(steps, evidence.contrasts, evidence.level)
-    found = _named(parts, evidence.config.min_log_loss)
-    if not found:
-        return Verdict(NONE, "", _nothing(gap), candidate=candidate)
-    top = found[0]
-    close = [
-        part.cause
-        for part in found[1:]
-        if not _exceeds(evidence, part_terms(steps, top.cause), part_terms(steps, part.cause))
-    ]
-    if close:
-        names = (top.cause, *close)
-        return Verdict(UNTOLD, "decision", "several parts of the decision loss are alike in size", "", candidate, names)
-    return Verdict(top.cause, "decision", "it is the largest part of the decision loss", "", candidate)
+    return _decision_cause(evidence, arms, gap, candidate)
 
 
 def join_candidates(verdicts: Sequence[Verdict]) -> Verdict:
@@ -116,45 +109,109 @@ def join_candidates(verdicts: Sequence[Verdict]) -> Verdict:
     return Verdict(UNTOLD, first.kind, reason, rivals=named)
 
 
-def _ranking_cause(
-    evidence: Evidence, arms: RankingArms, lost: tuple[Score, dict[str, Score]], candidate: str
-) -> Verdict:
+def _ranking_cause(evidence: Evidence, arms: RankingArms, helps: list[str], candidate: str) -> Verdict:
     """Find the remedy that gives the ranking back, and whether it can be told from its rivals."""
-    gap, back = lost
-    helps = sorted((name for name in back if _helps(evidence, back[name], gap)), key=lambda name: -back[name].value)
-    physical = [name for name in helps if name in PHYSICAL]
     if not helps:
         reason = "no remedy that was tried gives the ranking back"
         return Verdict("other", "ranking", reason, candidate=candidate)
+    physical = [name for name in helps if name in PHYSICAL]
     top = physical[0] if physical else helps[0]
-    rivals = [
-        name
-        for name in PHYSICAL
-        if name in arms.alone and name != top and not _beats(_auroc_gain(evidence, arms, top, name))
-    ]
-    if ALIGNMENT in helps and top != ALIGNMENT and _beats(_auroc_gain(evidence, arms, ALIGNMENT, top)):
+    rivals = [name for name in PHYSICAL if name in arms.alone and name != top and _rivals(evidence, arms, name, top)]
+    if ALIGNMENT in helps and top != ALIGNMENT and _beats(_refinement(evidence, arms, ALIGNMENT, top)):
         top, rivals = ALIGNMENT, []  # more than any physical remedy explains
     if rivals:
         return Verdict(UNTOLD, "ranking", "the remedies give back alike", "", candidate, (top, *rivals))
-    steps = decision_steps(evidence.bench, arms.margins[top], fitted=top == ALIGNMENT)
-    left = _named(decision_parts(steps, evidence.contrasts, evidence.level), evidence.config.min_log_loss)
+    left = _decision_losses(evidence, decision_steps(evidence.bench, arms.margins[top], fitted=top == ALIGNMENT))
     beside = left[0].cause if left else ""
     reason = "undoing it gives back most of the ranking"
     return Verdict(top, "ranking", reason, beside, candidate)  # type: ignore[arg-type]
 
 
-def _helps(evidence: Evidence, back: Score, gap: Score) -> bool:
-    """Whether a remedy's recovery is sure, large enough to matter, and a fair share of the loss."""
-    return losing(back, max(evidence.config.min_auroc, evidence.config.min_share * gap.value))
+def _helpers(evidence: Evidence, arms: RankingArms, gap: Score) -> list[str]:
+    """Return the remedies whose recovery is sure, large enough to matter and a fair share of the loss, best first."""
+    config, lost = evidence.config, losing(gap, evidence.config.min_auroc)
+    back = {
+        name: gain(evidence.contrasts, "auroc", arms.alone[name], arms.plain, evidence.level) for name in arms.alone
+    }
+
+    def helps(name: str) -> bool:
+        refined = _refinement(evidence, arms, name, "")
+        matters = back[name].value >= config.min_auroc or refined.value >= config.min_log_loss
+        sure = _beats(refined) or (lost and _beats(back[name]))
+        return matters and sure and back[name].value >= config.min_share * gap.value
+
+    return sorted(filter(helps, back), key=lambda name: -back[name].value)
 
 
-def _auroc_gain(evidence: Evidence, arms: RankingArms, name: str, over: str) -> Score:
-    before = arms.alone[over] if over else arms.plain
-    return gain(evidence.contrasts, "auroc", arms.alone[name], before, evidence.level)
+def _refinement(evidence: Evidence, arms: RankingArms, name: str, over: str) -> Score:
+    return refinement(evidence.contrasts, arms, (name, over), evidence.level)
 
 
-def _named(parts: Sequence[DecisionPart], least: float) -> list[DecisionPart]:
-    return sorted((part for part in parts if losing(part.loss, least)), key=lambda part: -part.loss.value)
+def _rivals(evidence: Evidence, arms: RankingArms, name: str, top: str) -> bool:
+    """Whether a remedy may give back as much as the best: not surely less, nor surely less than a fair share of it."""
+    own, best = _refinement(evidence, arms, name, ""), _refinement(evidence, arms, top, "")
+    little = own.interval is not None and own.interval.high < evidence.config.min_share * best.value
+    return not little and not _beats(_refinement(evidence, arms, top, name))
+
+
+def _decision_cause(evidence: Evidence, arms: RankingArms, gap: Score, candidate: str) -> Verdict:
+    """Name the largest part of the decision loss, if it can be told from the others."""
+    steps = decision_steps(evidence.bench, arms.margins[""])
+    found = _decision_losses(evidence, steps)
+    if not found:
+        return Verdict(NONE, "", _nothing(gap), candidate=candidate)
+    top = found[0].cause
+    close = [
+        part.cause
+        for part in found[1:]
+        if not _exceeds(evidence, part_terms(steps, top), part_terms(steps, part.cause))
+    ]
+    if close:
+        reason = "several parts of the decision loss are alike in size"
+        return Verdict(UNTOLD, "decision", reason, "", candidate, (top, *close))
+    explained = _calibrated_by(evidence, arms) if top == "calibration" else ()
+    if len(explained) > 1:
+        return Verdict(UNTOLD, "decision", "several remedies calibrate alike", "", candidate, explained)
+    if explained:
+        reason = "aligning the moments, without labels, takes the calibration loss away, and they differ in shape"
+        return Verdict(ALIGNMENT, "decision", reason, "", candidate)
+    return Verdict(top, "decision", "it is the largest part of the decision loss", "", candidate)
+
+
+def _decision_losses(evidence: Evidence, steps: DecisionSteps) -> list[DecisionPart]:
+    """Return the parts that are sure and large enough to matter, largest first.
+
+    Another prevalence is sure also where the shares of the classes show it themselves.
+    """
+    case, least = evidence.bench.case, evidence.config.min_log_loss
+    parts = decision_parts(steps, evidence.contrasts, evidence.level)
+    n_classes = len(case.head.class_names)
+    other_shares = prevalence_differs(case.source, case.target, n_classes, evidence.level)
+
+    def lost(part: DecisionPart) -> bool:
+        seen = part.cause == "prevalence" and other_shares and part.loss.value >= least
+        return seen or losing(part.loss, least)
+
+    return sorted(filter(lost, parts), key=lambda part: -part.loss.value)
+
+
+def _calibrated_by(evidence: Evidence, arms: RankingArms) -> tuple[str, ...]:
+    """Return the remedies without labels that take a calibration loss away, where the alignment is one of them.
+
+    Embeddings that spread by a common factor give a calibration loss that the alignment takes away too: then nothing
+    more than the calibration needs to be named.
+    """
+    bench, config = evidence.bench, evidence.config
+
+    def takes_away(name: str) -> bool:
+        recovery = gain(evidence.contrasts, "log_loss", arms.alone[name], arms.plain, evidence.level)
+        left = _decision_losses(evidence, decision_steps(bench, arms.margins[name], fitted=name == ALIGNMENT))
+        return losing(recovery, config.min_log_loss) and all(part.cause != "calibration" for part in left)
+
+    rng = np.random.default_rng(config.seed)
+    if not takes_away(ALIGNMENT) or not changed_shape(bench.case.source, bench.case.target, config.components, rng):
+        return ()
+    return (ALIGNMENT, *(name for name in PHYSICAL if name in arms.alone and takes_away(name)))
 
 
 def _beats(score: Score) -> bool:
