@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -52,6 +54,14 @@ def test_other_classes_are_refused_with_what_is_missing_and_what_is_extra(
         match_classes(made_tiles(class_names, [0, 1]), HEAD)
     assert all(words in str(problem.value) for words in told)
     assert ("lacks" in str(problem.value)) == any("lacks" in words for words in told)
+
+
+def test_a_scheme_of_the_data_set_that_has_the_heads_classes_is_the_fix() -> None:
+    breakhis = replace(made_tiles(("benign", "malignant"), [0, 1]), name="breakhis")
+    with pytest.raises(UserError, match="labels=all8"):
+        match_classes(breakhis, ("A", "F", "PT", "TA", "DC", "LC", "MC", "PC"))
+    with pytest.raises(UserError, match="labels=binary"):
+        match_classes(replace(made_tiles(("TA", "MC", "F", "DC"), [0]), name="breakhis"), ("benign", "malignant"))
 
 
 def test_every_missing_class_is_named() -> None:

@@ -107,11 +107,14 @@ def test_a_shift_per_class_comes_close_to_the_best_and_moves_decisions_alone(tra
     assert after > best - 0.03  # learned on other groups, and not by counting
 
 
-def test_too_few_tuning_groups_of_a_class_leave_the_decisions_as_they_are(transfer: Transfers) -> None:
-    case = transfer(change=moved, target_labels=[0] * 10 + [1] * 10 + [2] * 5, n_classes=3)
+def test_where_no_tuning_group_holds_a_class_the_decisions_stay_as_they_are(transfer: Transfers) -> None:
+    case = transfer(change=moved, target_labels=[0] * 10 + [1] * 10 + [2], n_classes=3)
     bench = make_workbench(case, 4, 0)
     margin_NK = bench.margins(case.target.x_ND)
-    np.testing.assert_array_equal(threshold_arm(bench, margin_NK).predictions.predicted_N, margin_NK.argmax(axis=1))
+    plain_N, shifted_N = margin_NK.argmax(axis=1), threshold_arm(bench, margin_NK).predictions.predicted_N
+    lacking_N = bench.fold_N == bench.fold_N[case.target.y_N == 2][0]
+    np.testing.assert_array_equal(shifted_N[lacking_N], plain_N[lacking_N])
+    assert (shifted_N[~lacking_N] != plain_N[~lacking_N]).any()
 
 
 def test_few_shot_points_are_means_over_heads_fitted_one_at_a_time(transfer: Transfers) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from histotune.datasets.read import known_specs
 from histotune.errors import UserError, closest_name
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
         if len(tiles.class_names) != 2:
             raise UserError("a head of two classes needs a target of two classes",
                             value=", ".join(tiles.class_names), allowed=" and ".join(class_names),
-                            fix="label the target with two classes, or train a head on its classes")  # fmt: skip
+                            fix=_scheme(tiles.name, class_names)
+                            or "label the target with two classes, or train a head on its classes")  # fmt: skip
         return tiles
     missing, extra = _without(class_names, tiles.class_names), _without(tiles.class_names, class_names)
     if missing or extra:
@@ -48,7 +50,8 @@ def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
             f"a head of {len(class_names)} classes needs a target of the same classes, matched by name, and "
             f"{tiles.name} {' and '.join(told)}",
             value=", ".join(tiles.class_names), allowed=", ".join(class_names),
-            fix="give the target's classes the head's names and leave out the others, or train a head on the classes "
+            fix=_scheme(tiles.name, class_names)
+            or "give the target's classes the head's names and leave out the others, or train a head on the classes "
             "that both hold",
         )  # fmt: skip
     if tiles.class_names == class_names:
@@ -76,6 +79,14 @@ def check_every_class(y_N: Int, class_names: Sequence[str], domain: str) -> None
                         value=", ".join(missing),
                         fix="diagnose on tiles of every class, or train a head on the classes that both data sets "
                             "hold")  # fmt: skip
+
+
+def _scheme(name: str, class_names: Sequence[str]) -> str:
+    """Return the setting under which the data set has the head's classes; empty where there is none."""
+    spec = known_specs().get(name)
+    schemes = () if spec is None else spec.schemes
+    found = next((scheme.name for scheme in schemes if set(scheme.class_names) == set(class_names)), None)
+    return f"--set source.labels={found}" if found else ""
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:

@@ -12,7 +12,6 @@ import numpy as np
 from histotune.evaluation.transfer.recalibrate import fit_affine
 from histotune.evaluation.transfer.records import DecisionPart
 from histotune.heads.apply import softmax
-from histotune.heads.jackknife import MIN_GROUPS
 from histotune.heads.thresholds import BinaryTiles, choose_threshold
 
 if TYPE_CHECKING:
@@ -127,10 +126,10 @@ def _thresholds(bench: Workbench, margin_NK: Float) -> Float:
 
 
 def _evenly_shifted(bench: Workbench, margin_NK: Float, tune_N: Bool) -> Float:
-    """Return margins as they are decided on; unchanged where a class has too few tuning groups to choose on."""
-    target, n_classes = bench.case.target, bench.case.n_classes
-    y_n, groups_n = target.y_N[tune_N], np.array(target.groups)[tune_N]
-    if min(len(np.unique(groups_n[y_n == label])) for label in range(n_classes)) < MIN_GROUPS:
+    """Return margins as they are decided on; unchanged where no tuning group holds one of the classes."""
+    y_n, n_classes = bench.case.target.y_N[tune_N], bench.case.n_classes
+    tiles_K = np.bincount(y_n, minlength=n_classes)
+    if not tiles_K.all():
         return margin_NK
-    weight_n = len(y_n) / (n_classes * np.bincount(y_n, minlength=n_classes)[y_n])
+    weight_n = len(y_n) / (n_classes * tiles_K[y_n])
     return fit_affine(margin_NK[tune_N], y_n, scale=True, weight_n=weight_n)(margin_NK)
