@@ -89,7 +89,7 @@ def fit_affine(margin_nK: Float, y_n: Int, *, scale: bool, weight_n: Float | Non
         The correction, pulled towards none with the weight of one tile, whichever class comes first.
 
     Example:
-        >>> margins, labels = np.zeros((100, 2)), np.repeat([0, 1], [80, 20])
+        >>> margins, labels = np.zeros((1000, 2)), np.repeat([0, 1], [800, 200])
         >>> fit_affine(margins, labels, scale=False).shift_K.round(1)  # log-odds of 0.2
         array([ 0. , -1.4])
     """
