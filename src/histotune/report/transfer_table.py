@@ -102,10 +102,16 @@ def _lost(found: Diagnosis) -> PlainTable:
 
 
 def _decision(found: Diagnosis) -> PlainTable:
+    two = len(found.class_names) == 2
+    best = "the best threshold's" if two else "that of a shift per class"
+    shares = list(zip(found.class_names, *found.prevalence, strict=True))
     rows = (
-        ("balanced accuracy below the best threshold's", score_text(found.threshold_loss, signed=True)),
+        (f"balanced accuracy below {best}", score_text(found.threshold_loss, signed=True)),
         *((f"log-loss by {part.cause}", score_text(part.loss, signed=True)) for part in found.parts),
-        ("share of class 1: source, target", f"{found.prevalence[0]:.3f}, {found.prevalence[1]:.3f}"),
+        *(
+            (f"share of {name}: source, target", f"{source:.3f}, {target:.3f}")
+            for name, source, target in (shares[1:] if two else shares)
+        ),
     )  # fmt: skip
     return PlainTable("The decision loss (learned on other target groups)", ("part", "lost"), rows)
 
