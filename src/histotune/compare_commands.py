@@ -48,12 +48,11 @@ def compare_and_print(request: CompareRequest) -> None:
         UserError: Fewer than two arms, an unknown metric or name, or runs over other tiles or folds.
     """
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from histotune.compared_runs import read_contenders
     from histotune.evaluation.comparison import compare_runs
     from histotune.report.comparison_page import comparison_notes, comparison_tables
+    from histotune.report.transfer_table import printed_tables
     from histotune.statistics.config import ComparisonConfig, IntervalConfig
 
     metrics = _metrics(request.metrics)
@@ -65,12 +64,7 @@ def compare_and_print(request: CompareRequest) -> None:
     )
     found = compare_runs(contenders, metrics, config, IntervalConfig())
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for plain in comparison_tables(found):
-        table = Table(title=escape(plain.title), title_justify="left")
-        for name in plain.columns:
-            table.add_column(escape(name), overflow="fold")
-        for row in plain.rows:
-            table.add_row(*(escape(text) for text in row))
+    for table in printed_tables(comparison_tables(found)):
         console.print(table)
     for note in comparison_notes(found):
         print(note)

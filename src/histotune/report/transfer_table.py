@@ -10,6 +10,8 @@ from histotune.evaluation.transfer.contrast import UNCHANGED
 from histotune.report.wording import number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.table import Table
 
     from histotune.evaluation.transfer.records import Diagnosis, Recovery
@@ -56,12 +58,24 @@ def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
     Returns:
         rich tables.
     """
+    return printed_tables(plain_tables(found), f" [{', '.join(found.marks)}]" if found.marks else "")
+
+
+def printed_tables(tables: Iterable[PlainTable], marks: str = "") -> tuple[Table, ...]:
+    """Return tables of text for a terminal.
+
+    Args:
+        tables: Tables of text.
+        marks: Stands behind every title.
+
+    Returns:
+        rich tables.
+    """
     from rich.markup import escape
     from rich.table import Table
 
-    marks = f" [{', '.join(found.marks)}]" if found.marks else ""
     out = []
-    for plain in plain_tables(found):
+    for plain in tables:
         table = Table(title=escape(plain.title + marks), title_justify="left")
         for name in plain.columns:
             table.add_column(escape(name), overflow="fold")
