@@ -12,6 +12,7 @@ import typer
 
 from histotune.cli_backbones import backbones_app
 from histotune.cli_cache import cache_app
+from histotune.cli_compare import compare
 from histotune.cli_data import data_app
 from histotune.cli_matrix import matrix
 from histotune.cli_tracking import Wandb, trials, with_wandb_mode
@@ -37,6 +38,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 app.command()(trials)
 app.command()(matrix)
+app.command()(compare)
 app.command()(transfer)
 
 Data = Annotated[

@@ -7,15 +7,15 @@ import io
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.leaderboard.boards import LOWER_IS_BETTER, Board
 from histotune.evaluation.leaderboard.published import Protocol
+from histotune.statistics.metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from histotune.evaluation.leaderboard.boards import BoardRow
+    from histotune.evaluation.leaderboard.boards import Board, BoardRow
 
 
 def boards_overview(boards: Sequence[Board]) -> Table:

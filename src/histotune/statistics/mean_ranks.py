@@ -141,7 +141,7 @@ def _friedman(rank_SA: Float) -> float:
     chi2 = n_sets * (n_arms - 1) * between / total
     left = n_sets * (n_arms - 1) - chi2
     if left <= 0.0:  # the same order on every data set
-        return float(math.factorial(n_arms)) ** (1 - n_sets)
+        return math.pow(math.factorial(n_arms), 1 - n_sets)
     return float(stats.f.sf((n_sets - 1) * chi2 / left, n_arms - 1, (n_arms - 1) * (n_sets - 1)))
 
 
