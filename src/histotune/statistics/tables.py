@@ -1,6 +1,6 @@
 """From tiles to group tables: the evaluator of every metric."""
 
-# N tiles, G units (groups, or tiles where asked), U distinct scores, K classes
+# N tiles, R tiles of two classes, G units (groups, or tiles where asked), U distinct scores, K classes
 
 from __future__ import annotations
 
