@@ -41,8 +41,8 @@ ROW_PX, KEY_GAP_PX = 16.0, 36.0
 FEW_POINTS = 300
 CANT_SHOW = (
     "What it can't show: classes that overlap here may be apart in all columns together, and the reverse; tiles of a "
-    "case lie together because they are alike, so a clump need not be a class; nothing here is held out. The score on "
-    "held-out cases is the evidence."
+    "case lie together because they are alike, so a clump need not be a class. The score on held-out cases is the "
+    "evidence."
 )
 TSNE = (
     "t-SNE keeps who is near whom and little else: distances between clusters, their sizes and their densities mean "
@@ -92,7 +92,11 @@ def _figure(table: pl.DataFrame, synthetic: bool) -> Figure:
             f"{shown}: what the head reads, along its first two principal components. They hold {_percent(share)} of "
             "the variance; what differs along the others is not seen."
         )
-    largest = f" Named are the largest {heading_text}s." if table[column].n_unique() > len(LOOKS) else ""
+    largest = (
+        f" Named are the {heading_text}s with most tiles, of equal ones the first."
+        if table[column].n_unique() > len(LOOKS)
+        else ""
+    )
     return Figure(panels, (), f"Map of embeddings, {how} {CANT_SHOW}{largest}")
 
 
@@ -142,8 +146,8 @@ def _panel(table: pl.DataFrame, kinds: Sequence[Kind], title: str, synthetic: bo
 
 
 def _key(kinds: Sequence[Kind], frame: Frame) -> Iterator[Markup]:
-    """Yield the looks with their names in two columns below the map, so that a panel stands alone."""
-    for number, kind in enumerate(kinds):
+    """Yield the looks with their names in two columns below the map, so that a panel stands alone; grey ones last."""
+    for number, kind in enumerate(sorted(kinds, key=lambda kind: kind.colour == PALE_GREY)):
         x_px = frame.left_px + 6 + (number % 2) * frame.width_px / 2
         y_px = frame.bottom_px + KEY_GAP_PX + (number // 2) * ROW_PX
         yield dots([(x_px, y_px)], kind.colour, kind.shape, 7.0)
