@@ -298,9 +298,9 @@ def _notes(crossing: Crossing, inside_N: NDArray[np.bool_], k: int) -> Iterator[
     sizes = sorted({len(square.rows) // 4 for square in crossing.squares})
     each = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
     n = len(crossing.squares)
-    which = f"the {n} best filled of {crossing.n_possible}" if crossing.n_possible > n else f"{n}"
+    which = f"the {n} best filled of {crossing.n_possible} such pairs" if crossing.n_possible > n else f"{n} such pairs"
     yield (
         f"Compared: the {k} nearest tiles of other groups, by cosine, among {each} tiles of each class at each "
-        f"{crossing.column}, two classes at two {crossing.column}s at a time ({which} such "
-        f"pair{'s' if n > 1 else ''}, counted together)."
+        f"{crossing.column}, two classes at two {crossing.column}s at a time"
+        f"{f' ({which}, counted together)' if n > 1 else ''}."
     )

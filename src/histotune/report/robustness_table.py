@@ -22,6 +22,7 @@ from histotune.report.wording import (
 if TYPE_CHECKING:
     from histotune.evaluation.records import Findings, RobustnessTable, ScoredArm
 
+NO_USUAL = (0.0, "")  # every interval's method becomes a footnote
 HOW_TO_READ = (
     "1: the neighbours of a tile share its class, whatever their {column}; 0: they share its {column}, whatever their "
     "class; chance is what blindly drawn neighbours give. It speaks of neighbours in the embedding, not of the head, "
@@ -78,7 +79,7 @@ def _row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) 
         reads=arm.trained_on,
         n_tiles=count(score.n_tiles),
         n_groups="–" if math.isnan(score.value) else group_count(score.n_groups),
-        cell=score_cell(arm, score, None, footnotes),
+        cell=score_cell(arm, score, NO_USUAL, footnotes),
         chance=number(score.chance),
         floor=arm.arm in FLOORS,
         marks=tuple(mark for mark in arm.marks if mark != SYNTHETIC),
