@@ -20,6 +20,7 @@ from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, cro
 from histotune.evaluation.robustness_counts import Square, nearest_of_other_groups, sum_tallies, tally_square
 from histotune.evaluation.scoring import score_domains
 from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
+from histotune.evaluation.target import study_target
 from histotune.heads.config import SweepConfig
 from histotune.heads.neighbours import ExclusionCodes, nearest_neighbours
 from histotune.statistics.config import IntervalConfig
@@ -276,3 +277,20 @@ def test_every_beginning_of_a_draw_is_spread_over_groups() -> None:
     shuffled = np.random.default_rng(0).permutation(63)
     again = spread_order([ids[row] for row in shuffled], [groups[row] for row in shuffled], 0)
     assert [ids[row] for row in order] == [ids[shuffled[row]] for row in again]
+
+
+def test_direct_training_has_an_index_and_its_map_only_without_a_source(material: MakeMaterial) -> None:
+    data = with_sites(material(n_groups=24, magnifications=("100X",)))
+    part = pl.when(pl.col("group_id") < "g12").then(pl.lit("train")).otherwise(pl.lit("test")).alias("split")
+    data = replace(data, tiles=replace(data.tiles, table=data.tiles.table.with_columns(part)))
+    evaluation = EvaluationConfig(outer_folds=3, leak_price=False, robustness_k=5)
+    settings = StudySettings(evaluation, SweepConfig(penalties=(0.1, 1.0), folds=3), INTERVAL)
+    arms = (ArmMaterial(PROBE, data),)
+    alone = study_target(arms, None, settings, "test")
+    (direct,) = alone.findings
+    assert direct.robustness[0].rows[0].scores[0].n_tiles == 72
+    assert alone.embedding_map is not None and len(alone.embedding_map) == 72
+    beside = study_target(arms, study_source(arms, settings), settings, "test")
+    external, direct = beside.findings
+    assert not external.robustness and direct.robustness
+    assert beside.embedding_map is None

@@ -251,15 +251,29 @@ def _interval(tally: Tally, crossing: Crossing, group_N: Int, config: IntervalCo
         return None, f"{'; '.join(short)}; an interval needs {config.min_groups_per_class}"
     if np.isnan(tally.index_G).any():
         return None, "undefined without one of the groups"
+    return tally_interval(tally, strata, config.level, f"stratified by class and {crossing.column}"), ""
+
+
+def tally_interval(tally: Tally, strata: Strata, level: float, words: str) -> Interval:
+    """Return the interval of an index from its values without each group.
+
+    Args:
+        tally: Counts, defined without any one group.
+        strata: Kinds of groups by the classes and sites they hold.
+        level: Nominal coverage.
+        words: What the kinds are, for the method's text.
+
+    Returns:
+        A t interval on the logit scale; the exact bound where leaving out any group changes nothing.
+    """
     evidence, n_groups = Evidence(np.asarray(tally.index), tally.index_G), len(strata.stratum_G)
     if bool(all_agree(evidence)):
-        low, high = flat_bounds(evidence.point_x, n_groups, Scale(), config.level)
-        method = f"exact bound over {n_groups} groups that all agree (Clopper-Pearson, rule of three)"
+        low, high = flat_bounds(evidence.point_x, n_groups, Scale(), level)
+        text = f"exact bound over {n_groups} groups that all agree (Clopper-Pearson, rule of three)"
     else:
-        low, high = method_bounds("jackknife-t", evidence, strata, Scale(), config.level)
-        method = ("t interval from leaving out one group at a time, as query and as neighbour (jackknife), stratified "
-                  f"by class and {crossing.column}; no coverage study of its own")  # fmt: skip
-    return Interval(float(low), float(high), config.level, method), ""
+        low, high = method_bounds("jackknife-t", evidence, strata, Scale(), level)
+        text = f"t interval from leaving out one group at a time, as query and as neighbour (jackknife), {words}"
+    return Interval(float(low), float(high), level, text)
 
 
 def _strata(crossing: Crossing, group_N: Int) -> tuple[Strata, list[str]]:
