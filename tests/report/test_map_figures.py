@@ -13,7 +13,7 @@ from histotune.evaluation.records import Artifacts, RobustnessTable, ScoredArm, 
 from histotune.report.folder import load_run, save_run
 from histotune.report.map_figures import map_figures
 from histotune.report.page import render_page
-from histotune.report.robustness_table import robustness_section
+from histotune.report.robustness_table import robustness_lines, robustness_section
 from histotune.statistics.records import Interval, Score
 from tests.report.made_up import made_findings, made_inputs, made_predictions, made_trials
 
@@ -129,3 +129,16 @@ def test_a_table_names_the_network_and_says_why_there_is_no_interval() -> None:
     assert [text for _, text in section.footnotes] == [
         "t interval from leaving out one group at a time", "interval not estimable: site 'A' has 3 groups",
     ]  # fmt: skip
+
+
+def test_the_terminal_gets_a_line_per_row_with_its_reason() -> None:
+    known, refused, note = robustness_lines(made_robustness())
+    assert known == (
+        "Class or site, robustness index on breakhis 100X: 0.470 [0.310, 0.620] (80 tiles, 24 groups; chance 0.500)"
+    )
+    assert "0.220 (interval not estimable: site 'A' has 3 groups)" in refused
+    assert note == "Compared: the 11 nearest tiles."
+    nothing = Score("robustness_index", float("nan"), None, 0, 0, reason="one")
+    row = ScoredArm("probe", "tiles", "pooled", 2.0, (nothing,))
+    (undefined,) = robustness_lines(RobustnessTable("stain", (row,)))
+    assert undefined == "Class or stain, robustness index on tiles: not estimable: one"

@@ -14,12 +14,15 @@ from histotune.report.wording import (
     Cell,
     Footnotes,
     count,
+    format_score,
     group_count,
     number,
     score_cell,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from histotune.evaluation.records import Findings, RobustnessTable, ScoredArm
 
 NO_USUAL = (0.0, "")  # every interval's method becomes a footnote
@@ -69,6 +72,16 @@ def robustness_section(table: RobustnessTable, findings: Findings) -> Robustness
     rows = tuple(_row(arm, findings.backbone, footnotes, several=several) for arm in table.rows)
     notes = (HOW_TO_READ.format(column=table.column), *table.notes) if table.rows else table.notes
     return RobustnessSection(table.column, rows, footnotes.items(), notes)
+
+
+def robustness_lines(table: RobustnessTable) -> Iterator[str]:
+    """Yield the index of every row as one line for the terminal, then the notes."""
+    for arm in table.rows:
+        score = arm.scores[0]
+        n = f"{count(score.n_tiles)} tiles, {group_count(score.n_groups)} groups; chance {number(score.chance)}"
+        known = "" if math.isnan(score.value) else f" ({n})"
+        yield f"Class or {table.column}, robustness index on {arm.domain}: {format_score(score)}{known}"
+    yield from table.notes
 
 
 def _row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) -> RobustnessRow:
