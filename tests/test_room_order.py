@@ -12,9 +12,10 @@ TOOLS = ("errors", "files", "provenance", "devices", "progress", "tracking")
 ROOMS = (
     "datasets", "statistics", "images", "backbones", "embeddings", "heads", "finetune", "evaluation", "report",
     "deploy", "config", "recipes", "arms", "run_log", "experiment", "workflow", "doctor", "protocol_run", "matrix_run",
-    "transfer_views", "transfer_run", "commands", "data_commands", "backbone_commands", "cache_commands",
-    "leaderboard_commands", "trial_commands", "matrix_commands", "transfer_commands",
-    "cli_data", "cli_backbones", "cli_cache", "cli_tracking", "cli_matrix", "cli_transfer", "cli", "__main__",
+    "transfer_views", "transfer_run", "compared_runs", "commands", "data_commands", "backbone_commands",
+    "cache_commands", "leaderboard_commands", "trial_commands", "matrix_commands", "transfer_commands",
+    "compare_commands", "cli_data", "cli_backbones", "cli_cache", "cli_tracking", "cli_matrix", "cli_transfer",
+    "cli_compare", "cli", "__main__",
 )  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.evaluation.transfer.arms import side_predictions
+from histotune.evaluation.transfer.recalibrate import two_class_margins
 from histotune.evaluation.transfer.records import HeadMap, RemedyView, Side, TransferCase
 from histotune.heads.calibrate import fit_temperatures
 from histotune.heads.logistic import fit_batch
@@ -231,8 +232,8 @@ def _decision_cause(case: Case, x_ND: Float, strengths: Strengths, made: tuple[H
     stretch_D = np.exp(rng.uniform(*strengths.covariance) * rng.permutation(np.repeat([-1.0, 1.0], dim // 2)))
     mean_D = x_ND.mean(axis=0)
     if "threshold" in case:
-        zero = head.margin(np.zeros((1, dim)))
-        slope_D = head.margin(np.eye(dim)) - zero
+        zero = head.margin(np.zeros((1, dim)))[:, 1]
+        slope_D = head.margin(np.eye(dim))[:, 1] - zero
         return np.asarray(x_ND + shift * slope_D / (slope_D @ slope_D))
     if case == "calibration":
         return np.asarray(mean_D + factor * (x_ND - mean_D))
@@ -250,12 +251,16 @@ def _train(source: Side) -> tuple[HeadMap, Predictions]:
     found = fit_batch(source.x_ND, source.y_N, problems)
     weight_FD, bias_F = found.weight_PKD[:, 0], found.bias_PK[:, 0]
     held_N = np.einsum("nd,nd->n", source.x_ND, weight_FD[fold_N]) + bias_F[fold_N]
-    logit_N2 = np.stack([np.zeros_like(held_N), held_N], axis=1)
+    logit_N2 = two_class_margins(held_N)
     temperature = float(fit_temperatures(logit_N2, source.y_N, np.ones((1, len(source))))[0])
     head = HeadMap(
-        lambda x_ND: (x_ND @ weight_FD[-1] + bias_F[-1]) / temperature, 0.5, PENALTY, ("benign", "malignant"), "study"
+        lambda x_ND: two_class_margins((x_ND @ weight_FD[-1] + bias_F[-1]) / temperature),
+        0.5,
+        PENALTY,
+        ("benign", "malignant"),
+        "study",
     )
-    return head, side_predictions(source, head, held_N / temperature, (fold_N, np.full(len(source), 0.5)))
+    return head, side_predictions(source, head, logit_N2 / temperature, (fold_N, np.full(len(source), 0.5)))
 
 
 def _with(side: Side, x_ND: Float) -> Side:

@@ -12,6 +12,7 @@ import typer
 
 from histotune.cli_backbones import backbones_app
 from histotune.cli_cache import cache_app
+from histotune.cli_compare import compare
 from histotune.cli_data import data_app
 from histotune.cli_matrix import matrix
 from histotune.cli_tracking import Wandb, trials, with_wandb_mode
@@ -37,6 +38,7 @@ app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 app.command()(trials)
 app.command()(matrix)
+app.command()(compare)
 app.command()(transfer)
 
 Data = Annotated[
@@ -306,7 +308,7 @@ def leaderboard(
     pooling: Annotated[str, typer.Option("--pooling", help="CLS, CLS+mean patch, ...")] = "",
     split: Annotated[str, typer.Option("--split", help="val, test, ...")] = "",
     metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
-    style: Annotated[str, typer.Option("--format", help="table, markdown or csv.")] = "table",
+    style: Annotated[str, typer.Option("--format", help="table, markdown, csv or latex.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
     runs: Annotated[
         list[Path] | None,
@@ -329,11 +331,12 @@ def report(
     add: Annotated[
         list[Path] | None, typer.Option("--add", help="Folder of histotune transfer or matrix: a section of its own.")
     ] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", help="Also write all tables as LaTeX to this file.")] = None,
 ) -> None:
     """Draw a finished run's report again, with other studies of its head in it."""
     from histotune.commands import report_and_print
 
-    report_and_print(run_folder, out, add)
+    report_and_print(run_folder, out, add, latex)
 
 
 @config_app.command("show")

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from histotune.evaluation.leaderboard.own import Refusal
     from histotune.evaluation.leaderboard.published import Query
 
-Format = Literal["table", "markdown", "csv"]
-FORMATS: tuple[Format, ...] = ("table", "markdown", "csv")
+Format = Literal["table", "markdown", "csv", "latex"]
+FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "latex")
+ENDINGS = {".csv": "csv", ".tex": "latex"}
 
 
 def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
@@ -22,7 +23,7 @@ def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[
 
     Args:
         query: Which scores.
-        style: ``table``, ``markdown`` or ``csv``.
+        style: ``table``, ``markdown``, ``csv`` or ``latex``.
         out: File to write; None prints. Its ending decides where the style is ``table``.
         runs: Folders of the user's own protocol runs. Only tables that hold one of their numbers are shown; what may
             stand in none is named with the reason, beside the tables and never among them.
@@ -62,14 +63,15 @@ def _style(style: str, out: Path | None) -> str:
     if style not in FORMATS:
         raise UserError("unknown format", value=style, allowed=", ".join(FORMATS), closest=closest_name(style, FORMATS))
     if out is not None and style == "table":
-        return "csv" if out.suffix == ".csv" else "markdown"
+        return ENDINGS.get(out.suffix, "markdown")
     return style
 
 
 def _text(boards: tuple[Board, ...], style: str) -> str:
+    from histotune.report.latex import boards_latex
     from histotune.report.leaderboard import boards_csv, boards_markdown
 
-    return boards_csv(boards) if style == "csv" else boards_markdown(boards)
+    return {"csv": boards_csv, "latex": boards_latex}.get(style, boards_markdown)(boards)
 
 
 def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:

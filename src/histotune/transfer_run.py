@@ -1,6 +1,6 @@
 """A transfer diagnosis from folders to a folder: the run's source, the target, its views, the tables."""
 
-# N tiles
+# N tiles, K classes
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from histotune.evaluation.plan import marks_of, scored_part, training_domain, tr
 from histotune.evaluation.scoring import LEAKY, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.source import PROBE
 from histotune.evaluation.target import part_rows
-from histotune.evaluation.transfer.diagnose import check_two_classes, diagnose
+from histotune.evaluation.transfer.classes import check_every_class, match_classes
+from histotune.evaluation.transfer.diagnose import diagnose
 from histotune.evaluation.transfer.records import HeadMap, Side, TransferCase
 from histotune.experiment import single_dataset
 from histotune.files import hash_bytes, write_json
@@ -105,16 +106,15 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
         The diagnosis; ``transfer.json`` and ``transfer.html`` lie in ``config.out``.
 
     Raises:
-        UserError: No finished run there, a target without labels, or a head of several classes.
+        UserError: No finished run there, a target without labels, or one of other classes than the head's.
     """
     from histotune.report.transfer_page import write_transfer_page
     from histotune.report.transfer_pictures import cross_gallery
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
-    check_two_classes(bundle.head.class_names, "head")
     config = _as_head(config, bundle)
-    target = _read_target(config)
+    target = _read_target(config, bundle.head.class_names)
     source = _read_source(run, bundle, config)
     found = _diagnose(source, target, config, images=images)
     ledger = record_scoring(config.ledger, Scoring(target.split_hash, target.name, bundle.head.head_id))
@@ -155,15 +155,19 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
     return replace(found, shift=replace(found.shift, stain_source=colours[0], stain_target=colours[1]))
 
 
-def _read_target(config: ExperimentConfig) -> _Target:
-    """Read and embed the scored part of the target, or a sample of it."""
+def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Target:
+    """Read and embed the scored part of the target, or a sample of it, labelled in the order of the head's classes."""
     dataset, part = single_dataset(config), scored_part(config.evaluation)
     tiles, split = with_parts(read_dataset(dataset), config.evaluation)
-    check_two_classes(tiles.class_names, "target")
     tiles, name = _scored_tiles(tiles, part)
     kept = _spread(tiles, config.transfer.max_tiles)
+    sample = match_classes(tiles.take(kept), class_names)
+    sampled = (
+        f", sampled to {len(kept):,} tiles (--set transfer.max_tiles=0 takes all)," if len(kept) < len(tiles) else ""
+    )
+    check_every_class(sample.labels_N, class_names, name + sampled)
     spec = find_backbone(config.backbone, config.cache)
-    material = embed_dataset(config, tiles.take(kept), spec, dataset.on_bad_image)
+    material = embed_dataset(config, sample, spec, dataset.on_bad_image)
     split_hash = hash_bytes(tiles.label_fingerprint, part)
     return _Target(name, material, split_hash, marks_of(material.tiles, split), len(tiles))
 
@@ -231,7 +235,7 @@ def _held_out(run: Path, tiles: TileSet) -> Predictions:
         own = table.filter(pl.col("domain").is_in(words)) if words else table
     if own.is_empty():
         raise UserError("this run scored no held-out tiles of its source", value=run, fix="repeat the run")
-    return Predictions(own.select(*PREDICTION_COLUMNS, "threshold"), tiles.class_names)
+    return Predictions(own.select(*PREDICTION_COLUMNS, "threshold"), tiles.class_names, ranking="pairs")
 
 
 def _spread(tiles: TileSet, most: int) -> Int:
@@ -266,7 +270,7 @@ def head_columns(material: Material, head: Head) -> NDArray[np.float64]:
 def _head_map(head: Head) -> HeadMap:
     def margin(x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
         logit_nK = calibrated_logits(head.calibration, column_logits(head, x_nD))
-        return np.asarray(logit_nK[:, -1] - logit_nK[:, 0])
+        return np.asarray(logit_nK - logit_nK[:, :1])
 
     return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
 

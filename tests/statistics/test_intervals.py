@@ -281,3 +281,13 @@ def test_no_interval_has_zero_width(seed: int, name: MetricName) -> None:
     (score,) = score_predictions(predictions, [name], IntervalConfig(n_resamples=200))
     assert score.interval is None or score.interval.high > score.interval.low
     assert name != "ece_debiased" or score.value > 0 or "cut off at 0" in score.reason
+
+
+@pytest.mark.parametrize("name", ["accuracy", "auprc", "balanced_accuracy", "log_loss"])
+def test_one_class_said_of_groups_of_one_size_is_no_certainty(name: MetricName) -> None:
+    """Leaving out any group of a class does the same: rounding alone made an interval of width 1e-15 here."""
+    group_N = np.repeat(np.arange(30), 6)
+    y_N = (group_N % 2).astype(np.int64)
+    logit_N2 = np.tile([0.0, -0.1], (len(y_N), 1))
+    (score,) = score_predictions(make_predictions(y_N, logit_N2, [f"g{g}" for g in group_N]), [name], IntervalConfig())
+    assert score.interval is None and "degenerate" in score.reason

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import combinations
 
 import numpy as np
 import polars as pl
@@ -332,3 +333,52 @@ def test_paired_difference_refuses_other_tiles_or_labels() -> None:
     twice = dataclasses.replace(a, table=pl.concat([a.table, a.table]))
     with pytest.raises(UserError, match="each tile once"):
         paired_difference(twice, twice, "auroc", CONFIG)
+
+
+@pytest.mark.parametrize("within_folds", [False, True])
+@pytest.mark.parametrize("dense", [True, False])
+def test_auroc_over_pairs_of_classes_equals_a_loop(
+    monkeypatch: pytest.MonkeyPatch, within_folds: bool, dense: bool
+) -> None:
+    if not dense:
+        monkeypatch.setattr(tables, "MAX_DENSE", 0)
+    predictions = dataclasses.replace(random_predictions(n_classes=4, n=200, n_groups=28), ranking="pairs")
+    y, logit, fold = predictions.y_true_N, predictions.logit_NK, predictions.table["fold"].to_numpy()
+    values = []
+    for low, high in combinations(range(4), 2):
+        rows = np.isin(y, (low, high))
+        same = fold[rows] if within_folds else np.zeros(rows.sum(), int)
+        values.append(slow_auroc(y[rows] == high, (logit[:, high] - logit[:, low])[rows], same))
+    score = one(predictions, "auroc", within_folds=within_folds)
+    assert score.value == pytest.approx(np.mean(values), abs=1e-12)
+    assert score.interval is not None
+    assert score.interval.low < score.value < score.interval.high
+
+
+def test_auroc_over_pairs_does_not_change_with_shifts_scale_or_the_mix_of_classes() -> None:
+    drawn = random_predictions(n_classes=3)
+    y, groups, logit = drawn.y_true_N, list(drawn.table["group_id"]), np.round(8.0 * drawn.logit_NK) / 8.0  # exact ties
+    predictions = dataclasses.replace(make_predictions(y, logit, groups), ranking="pairs")
+    moved = make_predictions(y, 0.5 * logit + np.array([0.0, 1.5, -2.0]), groups)
+    assert one(dataclasses.replace(moved, ranking="pairs"), "auroc").value == one(predictions, "auroc").value
+    against_rest = dataclasses.replace(predictions, ranking="rest")
+    assert one(moved, "auroc").value != pytest.approx(one(against_rest, "auroc").value)
+    twice = predictions.table.filter(pl.col("y_true") == 1).with_columns(pl.col("tile_id") + " again")
+    mixed = dataclasses.replace(predictions, table=pl.concat([predictions.table, twice]))
+    assert one(mixed, "auroc").value == pytest.approx(one(predictions, "auroc").value, abs=1e-12)
+    for metric in ("auprc", "accuracy", "log_loss"):
+        assert one(predictions, metric).value == one(against_rest, metric).value
+
+
+def test_two_classes_have_one_pair() -> None:
+    predictions = random_predictions()
+    assert one(predictions, "auroc") == one(dataclasses.replace(predictions, ranking="pairs"), "auroc")
+
+
+def test_decisions_made_otherwise_count_before_the_threshold() -> None:
+    predictions = random_predictions(n_classes=3)
+    decided = dataclasses.replace(
+        predictions, table=predictions.table.with_columns(pl.col("y_true").alias("predicted"))
+    )
+    assert one(decided, "balanced_accuracy").value == 1.0
+    assert one(decided, "log_loss").value == one(predictions, "log_loss").value

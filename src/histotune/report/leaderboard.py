@@ -7,15 +7,15 @@ import io
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.leaderboard.boards import LOWER_IS_BETTER, Board
 from histotune.evaluation.leaderboard.published import Protocol
+from histotune.statistics.metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
 
-    from histotune.evaluation.leaderboard.boards import BoardRow
+    from histotune.evaluation.leaderboard.boards import Board, BoardRow
 
 
 def boards_overview(boards: Sequence[Board]) -> Table:
@@ -54,10 +54,10 @@ def board_table(board: Board) -> Table:
     from rich.text import Text
 
     table = Table(title=board.protocol.title, title_justify="left", pad_edge=False)
-    for name in _columns(board):
+    for name in board_columns(board):
         table.add_column(name, justify="right" if name in ("rank", board.protocol.metric) else "left", overflow="fold")
     for row in board.rows:
-        cells = (Text(cell) for cell in _cells(board, row))  # a folder's name may hold square brackets
+        cells = (Text(cell) for cell in board_cells(board, row))  # a folder's name may hold square brackets
         table.add_row(*cells, style="bold" if row.own else "")
     return table
 
@@ -73,9 +73,9 @@ def boards_markdown(boards: Sequence[Board]) -> str:
     """
     parts = []
     for board in boards:
-        columns = _columns(board)
+        columns = board_columns(board)
         lines = [f"### {board.protocol.title}", "", _line(columns), _line(["---"] * len(columns))]
-        lines += [_line([f"**{cell}**" if row.own and cell else cell for cell in _cells(board, row)])
+        lines += [_line([f"**{cell}**" if row.own and cell else cell for cell in board_cells(board, row)])
                   for row in board.rows]  # fmt: skip
         notes = board_notes(board)
         parts.append("\n".join([*lines, *([""] if notes else []), *[f"{note}  " for note in notes]]))
@@ -109,12 +109,23 @@ def _full_caveat(board: Board, row: BoardRow) -> str:
     return "; ".join(text.rstrip(".") for text in (row.caveat, *shared) if text) if shared else row.caveat
 
 
-def _columns(board: Board) -> list[str]:
+def board_columns(board: Board) -> list[str]:
+    """Return the names of a board's columns.
+
+    Args:
+        board: The scores of one protocol.
+    """
     spread = ["spread"] if any(row.spread for row in board.rows) else []
     return ["rank", "model", board.protocol.metric, *spread, "notes"]
 
 
-def _cells(board: Board, row: BoardRow) -> list[str]:
+def board_cells(board: Board, row: BoardRow) -> list[str]:
+    """Return a row as text, a cell per column; its caveat is a number that :func:`board_notes` explains.
+
+    Args:
+        board: The scores of one protocol.
+        row: One of its rows.
+    """
     number = str(board.caveats.index(row.caveat) + 1) if row.caveat else ""
     spread = [row.spread] if any(other.spread for other in board.rows) else []
     where = f": {row.source}" if row.source else ""

@@ -10,6 +10,8 @@ from histotune.evaluation.transfer.contrast import UNCHANGED
 from histotune.report.wording import number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rich.table import Table
 
     from histotune.evaluation.transfer.records import Diagnosis, Recovery
@@ -56,12 +58,24 @@ def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
     Returns:
         rich tables.
     """
+    return printed_tables(plain_tables(found), f" [{', '.join(found.marks)}]" if found.marks else "")
+
+
+def printed_tables(tables: Iterable[PlainTable], marks: str = "") -> tuple[Table, ...]:
+    """Return tables of text for a terminal.
+
+    Args:
+        tables: Tables of text.
+        marks: Stands behind every title.
+
+    Returns:
+        rich tables.
+    """
     from rich.markup import escape
     from rich.table import Table
 
-    marks = f" [{', '.join(found.marks)}]" if found.marks else ""
     out = []
-    for plain in plain_tables(found):
+    for plain in tables:
         table = Table(title=escape(plain.title + marks), title_justify="left")
         for name in plain.columns:
             table.add_column(escape(name), overflow="fold")
@@ -102,10 +116,16 @@ def _lost(found: Diagnosis) -> PlainTable:
 
 
 def _decision(found: Diagnosis) -> PlainTable:
+    two = len(found.class_names) == 2
+    best = "the best threshold's" if two else "that of a shift per class"
+    shares = list(zip(found.class_names, *found.prevalence, strict=True))
     rows = (
-        ("balanced accuracy below the best threshold's", score_text(found.threshold_loss, signed=True)),
+        (f"balanced accuracy below {best}", score_text(found.threshold_loss, signed=True)),
         *((f"log-loss by {part.cause}", score_text(part.loss, signed=True)) for part in found.parts),
-        ("share of class 1: source, target", f"{found.prevalence[0]:.3f}, {found.prevalence[1]:.3f}"),
+        *(
+            (f"share of {name}: source, target", f"{source:.3f}, {target:.3f}")
+            for name, source, target in (shares[1:] if two else shares)
+        ),
     )  # fmt: skip
     return PlainTable("The decision loss (learned on other target groups)", ("part", "lost"), rows)
 

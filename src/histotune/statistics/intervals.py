@@ -205,7 +205,7 @@ def _interval(
     if bool(m.all_agree(evidence)):
         return _agreed(estimate, sample, units, config)
     low, high = m.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
-    if not high > low:  # a debiased error clipped at zero, say
+    if not high - low > b.FLAT:  # a debiased error clipped at zero, or a head that says one class of groups of one size
         return None, SAME
     text = method_text(method if components or method != "obuchowski-t" else "jackknife-t", config, n_undefined)
     return Interval(float(low), float(high), config.level, text, _coverage(estimate, method, sample, units, config)), ""

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -105,7 +105,7 @@ def aggregate(predictions: Predictions, level: Level, how: Aggregation = "mean")
         pl.Series("logit", logit_NK, dtype=pl.Array(pl.Float64, n_classes)),
         pl.Series("probability", p_NK, dtype=pl.Array(pl.Float64, n_classes)),
     )
-    return Predictions(table.select(predictions.table.columns), predictions.class_names, predictions.threshold)
+    return replace(predictions, table=table.select(predictions.table.columns))
 
 
 def score_by(
@@ -139,7 +139,7 @@ def score_by(
     parts = []
     for name in [*sorted(named.drop_nulls().unique()), *([None] if named.null_count() else [])]:
         inside = named.is_null() if name is None else (named == name).fill_null(value=False)
-        rows = Predictions(predictions.table.filter(inside), predictions.class_names, predictions.threshold)
+        rows = replace(predictions, table=predictions.table.filter(inside))
         scores = score_predictions(rows, metrics, interval, within_folds=within_folds)
         n_groups = scores[0].n_groups if scores else 0
         parts.append(PartScores("unknown" if name is None else name, len(rows), n_groups, scores))
@@ -182,7 +182,7 @@ def average_seeds(predictions: Predictions) -> Predictions:
         pl.Series("logit", logit_NK, dtype=pl.Array(pl.Float64, n_classes)),
         pl.Series("probability", p_NK, dtype=pl.Array(pl.Float64, n_classes)),
     )
-    return Predictions(table, predictions.class_names, predictions.threshold)
+    return replace(predictions, table=table)
 
 
 def score_seeds(

@@ -24,6 +24,7 @@ MetricName = Literal[
     "specificity_at_95_sensitivity", "log_loss", "brier", "ece", "ece_debiased", "patient_recognition_rate",
 ]  # fmt: skip
 METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
+LOWER_IS_BETTER: tuple[MetricName, ...] = ("log_loss", "brier", "ece", "ece_debiased")
 FIXED_RATE = 0.95
 """The rate held by ``sensitivity_at_95_specificity`` and its reverse."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ PREDICTION_COLUMNS = (
 FULL_COVERAGE = 0.93
 """Simulated coverage below this is printed beside a nominal 95 % interval."""
 Weighting = Literal["tile", "group"]
+Ranking = Literal["rest", "pairs"]
 # N tiles, K classes
 
 
@@ -31,12 +32,17 @@ class Predictions:
             ``seed`` are Int32; ``domain`` says where the tile comes from ("breakhis 100X", "pcam test").
         class_names: Names by label index; index 1 is the positive class in binary tasks.
         threshold: Probability of class 1 from which class 1 is predicted in binary tasks, where the table has no
-            column ``threshold`` of its own (cross-fitted heads each have theirs).
+            column ``threshold`` of its own (cross-fitted heads each have theirs). A column ``predicted`` holds
+            decisions that were made otherwise, and counts before both.
+        ranking: What AUROC means with several classes: the mean over classes of one against the rest, ranked by
+            probability; or over pairs of classes, ranked by the log-odds of the pair (Hand and Till, Machine Learning
+            45, 2001), which neither the share of a class nor a shift per class changes.
     """
 
     table: pl.DataFrame
     class_names: tuple[str, ...]
     threshold: float = 0.5
+    ranking: Ranking = "rest"
 
     def __post_init__(self) -> None:
         """Check that the columns are complete."""
@@ -66,6 +72,8 @@ class Predictions:
     @property
     def predicted_N(self) -> NDArray[np.int64]:
         """Predicted label index per tile: by threshold in binary tasks, the most probable class otherwise."""
+        if "predicted" in self.table.columns:
+            return self.table["predicted"].cast(pl.Int64).to_numpy()
         probability_NK = self.probability_NK
         if len(self.class_names) != 2:
             return np.asarray(probability_NK.argmax(axis=1))
@@ -80,7 +88,7 @@ class Predictions:
 
     def where(self, condition: pl.Expr) -> Predictions:
         """Return the rows that meet a polars condition."""
-        return Predictions(self.table.filter(condition), self.class_names, self.threshold)
+        return replace(self, table=self.table.filter(condition))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.records import Predictions, Ranking
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -33,7 +33,8 @@ class Sample:
     Attributes:
         y_N: Labels.
         probability_NK: Probabilities.
-        score_NK: What ranks: logits in binary tasks (they don't saturate), probabilities otherwise.
+        score_NK: What ranks: logits in binary tasks (they don't saturate) and for pairs of classes, probabilities
+            otherwise.
         predicted_N: Decisions.
         fold_N: Fold per tile.
         patient_N: Number of the authors' patient per tile; None where one is unknown.
@@ -41,6 +42,7 @@ class Sample:
         class_names: Names by label.
         order: Row of the table behind each tile.
         tile_ids: Id per tile.
+        ranking: What AUROC means with several classes.
     """
 
     y_N: Int
@@ -53,6 +55,7 @@ class Sample:
     class_names: tuple[str, ...]
     order: Int
     tile_ids: pl.Series
+    ranking: Ranking = "rest"
 
     @property
     def n_classes(self) -> int:
@@ -89,7 +92,7 @@ def read_sample(predictions: Predictions) -> Sample:
     return Sample(
         y_N=predictions.y_true_N[order],
         probability_NK=probability_NK,
-        score_NK=_ranking_scores(logit_NK, probability_NK),
+        score_NK=_ranking_scores(logit_NK, probability_NK, predictions.ranking),
         predicted_N=predictions.predicted_N[order],
         fold_N=table["fold"].fill_null(-1).to_numpy()[order].astype(np.int64),
         patient_N=_codes(table["source_patient_id"], order),
@@ -97,14 +100,15 @@ def read_sample(predictions: Predictions) -> Sample:
         class_names=predictions.class_names,
         order=order,
         tile_ids=table["tile_id"].gather(order),
+        ranking=predictions.ranking,
     )
 
 
-def _ranking_scores(logit_NK: Float, probability_NK: Float) -> Float:
+def _ranking_scores(logit_NK: Float, probability_NK: Float, ranking: Ranking) -> Float:
     """Return what ranks tiles per class; binary tasks hold 0 for class 0, so that no rounding breaks a tie."""
-    if probability_NK.shape[1] != 2:
-        return probability_NK
     finite = np.isfinite(logit_NK).all()
+    if probability_NK.shape[1] != 2:
+        return logit_NK if finite and ranking == "pairs" else probability_NK
     margin_N = logit_NK[:, 1] - logit_NK[:, 0] if finite else probability_NK[:, 1]
     return np.stack([np.zeros(len(margin_N)), margin_N], axis=1)
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,7 +56,8 @@ def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, 
     """
     if name == "auroc":
         return _auroc_evaluator(sample, unit_N, n_units, sample.fold_N if within_folds else None)
-    tasks = ranking.ranking_tasks(sample.y_N, sample.score_NK)
+    score_NK = sample.score_NK if sample.n_classes == 2 else sample.probability_NK
+    tasks = ranking.ranking_tasks(sample.y_N, score_NK)
     if name == "auprc":
         parts = tuple(threshold_evaluator(positive_N, score_N, unit_N, n_units) for positive_N, score_N in tasks)
         return parts[0] if len(parts) == 1 else MeanEvaluator(parts)
@@ -193,6 +196,8 @@ def threshold_evaluator(
 
 def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:
     """AUROC from pair counts between units, or tile by tile where there are too many units."""
+    if sample.ranking == "pairs" and sample.n_classes > 2:
+        return _pairwise_evaluator(sample, unit_N, n_units, fold_N)
     if n_units * max(n_units, len(unit_N)) > MAX_DENSE:
         return TileEvaluator(
             unit_N, n_units, lambda weights: ranking.weighted_auroc(sample.y_N, sample.score_NK, weights, fold_N)
@@ -202,6 +207,21 @@ def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | No
         for positive_N, score_N in ranking.ranking_tasks(sample.y_N, sample.score_NK)
     ]
     return PairsEvaluator(tuple(wins for wins, _ in tables), tuple(pairs for _, pairs in tables))
+
+
+def _pairwise_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:
+    """Return the mean over pairs of classes of the AUROC that tells the two apart."""
+    parts = []
+    for pair in combinations(range(sample.n_classes), 2):
+        rows = np.flatnonzero(np.isin(sample.y_N, pair))
+        two = replace(
+            sample,
+            y_N=(sample.y_N[rows] == pair[1]).astype(np.int64),
+            score_NK=sample.score_NK[rows][:, list(pair)],
+            class_names=tuple(sample.class_names[label] for label in pair),
+        )
+        parts.append(_auroc_evaluator(two, unit_N[rows], n_units, None if fold_N is None else fold_N[rows]))
+    return MeanEvaluator(tuple(parts))
 
 
 def _counts(unit_N: Int, place_N: Int, n_units: int, n_places: int) -> Float:

@@ -9,6 +9,7 @@ import pytest
 
 from histotune.evaluation.transfer.arms import make_workbench
 from histotune.evaluation.transfer.contrast import Contrasts, independent_difference
+from histotune.evaluation.transfer.recalibrate import two_class_margins
 from histotune.evaluation.transfer.records import TransferCase
 from histotune.statistics.compare import paired_difference
 from histotune.statistics.config import IntervalConfig
@@ -22,7 +23,7 @@ INTERVAL = IntervalConfig()
 def test_two_arms_equal_the_paired_difference(transfer: Transfers, metric: MetricName) -> None:
     bench = make_workbench(transfer(), 4, 0)
     margin = bench.margins(bench.case.target.x_ND)
-    noise = np.random.default_rng(0).normal(size=len(margin))
+    noise = two_class_margins(np.random.default_rng(0).normal(size=len(margin)))
     a, b = bench.arm(margin), bench.arm(margin + noise)
     found = Contrasts(INTERVAL).score(metric, ((1.0, a), (-1.0, b)))
     peer = paired_difference(a.predictions, b.predictions, metric, INTERVAL)
@@ -63,6 +64,8 @@ def test_too_few_groups_refuse_the_interval_and_say_so(transfer: Transfers) -> N
 def test_arms_that_rank_alike_get_no_interval_but_the_reason(transfer: Transfers) -> None:
     bench = make_workbench(transfer(), 4, 0)
     margin = bench.margins(bench.case.target.x_ND)
-    found = Contrasts(INTERVAL).score("auroc", ((1.0, bench.arm(margin + 1.0)), (-1.0, bench.arm(margin))))
+    found = Contrasts(INTERVAL).score(
+        "auroc", ((1.0, bench.arm(margin + np.array([0.0, 1.0]))), (-1.0, bench.arm(margin)))
+    )
     assert (found.value, found.interval) == (0.0, None)
     assert found.reason.startswith("unchanged")

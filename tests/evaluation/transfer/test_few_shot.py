@@ -87,7 +87,7 @@ def test_the_interval_covers_the_mean_over_all_draws_about_as_often_as_it_says(t
     for _ in range(100):
         few = draw_side("few", [0, 1], rng)
         both = replace(people, x_ND=np.concatenate([few.x_ND, people.x_ND]), y_N=np.concatenate([few.y_N, people.y_N]))
-        margin_N = fit_masks(both, (np.arange(len(both)) < len(few))[None], case.head.penalty)[0]
+        margin_N = fit_masks(replace(case, target=both), (np.arange(len(both)) < len(few))[None])[0, :, 1]
         truths.append(roc_auc_score(people.y_N, margin_N[len(few) :]))
     inside = 0
     for seed in range(200):
@@ -104,7 +104,7 @@ def _curve(case: TransferCase) -> tuple[object, ...]:
 
 def _masks(case: TransferCase) -> dict[int, np.ndarray]:
     codes = np.unique(np.array(case.target.groups), return_inverse=True)[1]
-    return _draw_groups(codes, case.target.y_N, CONFIG)
+    return _draw_groups(codes, case.target.y_N, case.n_classes, CONFIG)
 
 
 def _one_by_one(case: TransferCase, mask_FN: np.ndarray) -> np.ndarray:

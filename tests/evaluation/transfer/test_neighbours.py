@@ -32,7 +32,7 @@ def test_the_surest_errors_come_first_then_blind_picks_one_per_group(transfer: T
     errors = rows[:3]
     assert all(row.predicted != row.tile.label for row in errors)
     assert [row.probability for row in errors] == sorted((row.probability for row in errors), reverse=True)
-    margin_N = case.head.margin(case.target.x_ND)
+    margin_N = case.head.margin(case.target.x_ND)[:, 1]
     wrong_N = (margin_N >= 0) != (case.target.y_N == 1)
     surest = case.target.tile_ids[np.flatnonzero(wrong_N)[np.abs(margin_N[wrong_N]).argmax()]]
     assert errors[0].tile.tile_id == surest
@@ -56,7 +56,7 @@ def test_the_order_of_tiles_changes_nothing(transfer: Transfers) -> None:
 
 def test_a_head_without_errors_shows_blind_picks_alone(transfer: Transfers) -> None:
     case = transfer()
-    y_N = (case.head.margin(case.target.x_ND) >= 0).astype(np.int64)
+    y_N = (case.head.margin(case.target.x_ND)[:, 1] >= 0).astype(np.int64)
     rows = cross_neighbours(replace(case, target=replace(case.target, y_N=y_N, has_groups=False)))
     assert [row.why for row in rows] == ["picked blindly"] * 3
     assert {row.tile.group_id for row in rows} == {"unknown"}

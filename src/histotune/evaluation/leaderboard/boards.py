@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.statistics.metrics import LOWER_IS_BETTER
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.evaluation.leaderboard.published import Protocol, PublishedScore
-
-LOWER_IS_BETTER = ("ece", "log_loss", "brier")
 
 
 @dataclass(frozen=True)

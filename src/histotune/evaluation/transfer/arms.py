@@ -1,10 +1,10 @@
 """Ways to use the head on the target: as it is, with something undone, with something learned from other groups."""
 
-# N tiles, n tuning tiles of a fold, D columns
+# N tiles, n tuning tiles of a fold, D columns, K classes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,8 @@ import polars as pl
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.evaluation.transfer.alignment import Coral, moments
 from histotune.evaluation.transfer.contrast import Arm
-from histotune.evaluation.transfer.recalibrate import estimate_prevalence, fit_affine, log_odds, sigmoid
+from histotune.evaluation.transfer.recalibrate import estimate_prevalence, fit_affine, log_priors
+from histotune.heads.apply import softmax
 from histotune.statistics.records import PREDICTION_COLUMNS, Predictions
 
 if TYPE_CHECKING:
@@ -58,29 +59,29 @@ class Workbench:
         return {}
 
     @property
-    def source_prevalence(self) -> float:
-        """Share of class 1 among the source's tiles."""
-        return float((self.case.source.y_N == 1).mean())
+    def source_prevalence(self) -> Float:
+        """Share of each class among the source's tiles, (K,)."""
+        return class_shares(self.case.source.y_N, self.case.n_classes)
 
     def margins(self, x_ND: Float) -> Float:
-        """Return log-odds of class 1."""
+        """Return log-odds of each class against class 0, (N, K)."""
         return self.case.head.margin(x_ND)
 
-    def per_fold(self, margin_N: Float, fit: Fit) -> Float:
+    def per_fold(self, margin_NK: Float, fit: Fit) -> Float:
         """Correct margins fold by fold.
 
         Args:
-            margin_N: Margins of the target.
+            margin_NK: Margins of the target.
             fit: From all margins and which tiles are tuning tiles of this fold to corrected margins of all tiles.
 
         Returns:
             Every tile's margin as corrected by the fit of its own fold, which excluded its group.
         """
-        out_N = np.empty(len(margin_N))
+        out_NK = np.empty_like(margin_NK)
         for fold in np.unique(self.fold_N):
             inside_N = self.fold_N == fold
-            out_N[inside_N] = fit(margin_N, ~inside_N)[inside_N]
-        return out_N
+            out_NK[inside_N] = fit(margin_NK, ~inside_N)[inside_N]
+        return out_NK
 
     def mean_aligned(self, x_ND: Float) -> Float:
         """Return margins after the mean was aligned, label-free, on tuning groups."""
@@ -96,33 +97,42 @@ class Workbench:
         return kept[1]
 
     def _aligned(self, x_ND: Float, align: Callable[[Float, Float], Float]) -> Float:
-        out_N = np.empty(len(x_ND))
+        out_NK = np.empty((len(x_ND), self.case.n_classes))
         for fold in np.unique(self.fold_N):
             inside_N = self.fold_N == fold
-            out_N[inside_N] = self.margins(align(x_ND[inside_N], x_ND[~inside_N]))
-        return out_N
+            out_NK[inside_N] = self.margins(align(x_ND[inside_N], x_ND[~inside_N]))
+        return out_NK
 
-    def prior_corrected(self, margin_N: Float, *, labels: bool) -> Float:
+    def prior_corrected(self, margin_NK: Float, *, labels: bool) -> Float:
         """Return margins at the target's prevalence: estimated without labels, or counted on tuning groups."""
-        source, y_N = self.source_prevalence, self.case.target.y_N
+        source_K, y_N = self.source_prevalence, self.case.target.y_N
 
-        def fit(margin_N: Float, tune_N: Bool) -> Float:
-            share = float((y_N[tune_N] == 1).mean()) if labels else estimate_prevalence(margin_N[tune_N], source)
-            return margin_N + log_odds(share) - log_odds(source)
+        def fit(z_NK: Float, tune_N: Bool) -> Float:
+            if labels:
+                share_K = class_shares(y_N[tune_N], self.case.n_classes)
+            else:
+                share_K = estimate_prevalence(z_NK[tune_N], source_K)
+            return np.asarray(z_NK + log_priors(share_K) - log_priors(source_K))
 
-        return self.per_fold(margin_N, fit)
+        return self.per_fold(margin_NK, fit)
 
-    def recalibrated(self, margin_N: Float, *, scale: bool) -> Float:
-        """Return margins with the best shift, or shift and scale, on labels of tuning groups."""
+    def recalibrated(self, margin_NK: Float, *, scale: bool) -> Float:
+        """Return margins with the best shift per class, or shifts and one scale, on labels of tuning groups."""
         y_N = self.case.target.y_N
         return self.per_fold(
-            margin_N, lambda z_N, tune_N: fit_affine(z_N[tune_N], y_N[tune_N], scale=scale)(z_N)
+            margin_NK, lambda z_NK, tune_N: fit_affine(z_NK[tune_N], y_N[tune_N], scale=scale)(z_NK)
         )  # fmt: skip
 
-    def arm(self, margin_N: Float, *, fitted: bool = False, threshold_N: Float | None = None) -> Arm:
+    def arm(self, margin_NK: Float, *, fitted: bool = False, threshold_N: Float | None = None) -> Arm:
         """Return margins on the target as an arm."""
-        threshold_N = np.full(len(margin_N), self.case.head.threshold) if threshold_N is None else threshold_N
-        return Arm(side_predictions(self.case.target, self.case.head, margin_N, (self.fold_N, threshold_N)), fitted)
+        threshold_N = np.full(len(margin_NK), self.case.head.threshold) if threshold_N is None else threshold_N
+        return Arm(side_predictions(self.case.target, self.case.head, margin_NK, (self.fold_N, threshold_N)), fitted)
+
+    def deciding_arm(self, margin_NK: Float, predicted_N: Int) -> Arm:
+        """Return margins as an arm whose decisions are made otherwise."""
+        predictions = self.arm(margin_NK).predictions
+        decided = pl.Series("predicted", predicted_N, dtype=pl.Int32)
+        return Arm(replace(predictions, table=predictions.table.with_columns(decided)))
 
 
 def make_workbench(case: TransferCase, folds: int, seed: int) -> Workbench:
@@ -138,23 +148,28 @@ def make_workbench(case: TransferCase, folds: int, seed: int) -> Workbench:
     """
     groups = case.target.groups
     wanted = min(folds, len(set(groups)))
-    fold_by_group = assign_group_folds(groups, case.target.y_N, 2, wanted, seed)
+    fold_by_group = assign_group_folds(groups, case.target.y_N, case.n_classes, wanted, seed)
     return Workbench(case, np.array([fold_by_group[group] for group in groups], np.int64))
 
 
-def side_predictions(side: Side, head: HeadMap, margin_N: Float, how: tuple[Int, Float]) -> Predictions:
+def class_shares(y_N: Int, n_classes: int) -> Float:
+    """Return the share of each class, (K,)."""
+    return np.bincount(y_N, minlength=n_classes) / len(y_N)
+
+
+def side_predictions(side: Side, head: HeadMap, margin_NK: Float, how: tuple[Int, Float]) -> Predictions:
     """Return margins as predictions.
 
     Args:
         side: The tiles.
         head: Names and id.
-        margin_N: Log-odds of class 1.
-        how: Fold and threshold per tile.
+        margin_NK: Log-odds of each class against class 0.
+        how: Fold per tile, and threshold, which counts with two classes.
 
     Returns:
-        A row per tile.
+        A row per tile; several classes are ranked in pairs.
     """
-    p_N = sigmoid(margin_N)
+    per_class = pl.Array(pl.Float64, len(head.class_names))
     table = pl.DataFrame(
         {
             "tile_id": side.tile_ids,
@@ -170,10 +185,10 @@ def side_predictions(side: Side, head: HeadMap, margin_N: Float, how: tuple[Int,
         pl.lit(side.domain).alias("domain"),
         pl.Series("fold", how[0], dtype=pl.Int32),
         pl.lit(0, pl.Int32).alias("seed"),
-        pl.Series("logit", np.stack([np.zeros_like(margin_N), margin_N], axis=1), dtype=pl.Array(pl.Float64, 2)),
-        pl.Series("probability", np.stack([1.0 - p_N, p_N], axis=1), dtype=pl.Array(pl.Float64, 2)),
+        pl.Series("logit", margin_NK, dtype=per_class),
+        pl.Series("probability", softmax(margin_NK), dtype=per_class),
         pl.lit(head.head_id).alias("head_id"),
         pl.lit("").alias("split_hash"),
         pl.lit("").alias("view"),
     )
-    return Predictions(table.select(*PREDICTION_COLUMNS, "threshold"), head.class_names, head.threshold)
+    return Predictions(table.select(*PREDICTION_COLUMNS, "threshold"), head.class_names, head.threshold, "pairs")

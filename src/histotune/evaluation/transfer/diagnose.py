@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from histotune.errors import UserError
-from histotune.evaluation.transfer.arms import make_workbench
+from histotune.evaluation.transfer.arms import class_shares, make_workbench
+from histotune.evaluation.transfer.classes import check_every_class
 from histotune.evaluation.transfer.contrast import Contrasts, independent_difference
 from histotune.evaluation.transfer.decision import decision_parts, decision_steps, threshold_arm
 from histotune.evaluation.transfer.few_shot import few_shot_curve
@@ -39,7 +40,7 @@ def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfi
         The diagnosis with its paragraph.
 
     Raises:
-        UserError: The task has more than two classes, or a side lacks one of them.
+        UserError: A side lacks a class, or holds too few groups.
     """
     check_case(case)
     bench = make_workbench(case, config.folds, config.seed)
@@ -47,20 +48,23 @@ def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfi
     evidence = Evidence(bench, contrasts, config, interval)
     by_candidate = _verdicts(evidence)
     arms = ranking_arms(bench, by_candidate[0].candidate)
-    plain_N = arms.margins[""]
+    plain_NK = arms.margins[""]
     found = Diagnosis(
         source=case.source.domain,
         target=case.target.domain,
         head_id=case.head.head_id,
         class_names=case.head.class_names,
-        prevalence=(bench.source_prevalence, float((case.target.y_N == 1).mean())),
+        prevalence=(
+            tuple(bench.source_prevalence.tolist()),
+            tuple(class_shares(case.target.y_N, case.n_classes).tolist()),
+        ),
         source_scores=score_predictions(
             case.source_predictions, METRICS, interval, within_folds=evidence.source_folded
         ),
         target_scores=score_predictions(arms.plain.predictions, METRICS, interval),
         gaps=_gaps(bench, evidence, interval),
-        threshold_loss=gain(contrasts, "balanced_accuracy", threshold_arm(bench, plain_N), arms.plain),
-        parts=decision_parts(decision_steps(bench, plain_N), contrasts),
+        threshold_loss=gain(contrasts, "balanced_accuracy", threshold_arm(bench, plain_NK), arms.plain),
+        parts=decision_parts(decision_steps(bench, plain_NK), contrasts),
         remedies=remedy_rows(bench, arms, contrasts),
         oracles=oracle_rows(bench, interval),
         few_shot=few_shot_curve(bench, config, interval),
@@ -89,33 +93,14 @@ def verdict_only(case: TransferCase, config: TransferConfig, interval: IntervalC
     return join_candidates(_verdicts(Evidence(bench, Contrasts(interval), config, interval)))
 
 
-def check_two_classes(class_names: tuple[str, ...], whose: str) -> None:
-    """Refuse several classes: every measure of the diagnosis is about one class against the other.
-
-    Args:
-        class_names: The classes.
-        whose: "head" or "target", for the message.
-
-    Raises:
-        UserError: There are not exactly two.
-    """
-    if len(class_names) != 2:
-        raise UserError(f"a transfer diagnosis needs a {whose} of two classes", value=", ".join(class_names),
-                        fix="histotune evaluate scores heads of several classes")  # fmt: skip
-
-
 def check_case(case: TransferCase) -> None:
     """Refuse what can't be diagnosed.
 
     Raises:
-        UserError: More than two classes, or one of them missing on a side.
+        UserError: A class is missing on a side, or one has too few groups.
     """
-    check_two_classes(case.head.class_names, "head")
     for side in (case.source, case.target):
-        missing = [name for label, name in enumerate(case.head.class_names) if not (side.y_N == label).any()]
-        if missing:
-            raise UserError(f"{side.domain} holds no tile of one class, so that nothing can be ranked",
-                            value=", ".join(missing), fix="diagnose on tiles of both classes")  # fmt: skip
+        check_every_class(side.y_N, case.head.class_names, side.domain)
         if len(set(side.groups)) < 4:
             raise UserError(f"{side.domain} holds too few groups to learn on some and score on others",
                             value=len(set(side.groups)), allowed="4 or more")  # fmt: skip

@@ -1,6 +1,6 @@
 """What a few labelled groups of the target buy: heads trained on them, scored on all other groups."""
 
-# N tiles, D columns, G groups, F draws
+# N tiles, D columns, G groups, F draws, K classes
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class _Draws:
     Attributes:
         size: Labelled groups of each class.
         mask_FN: Which tiles train.
-        margin_FN: Margin of every tile by the head of every draw.
+        margin_FNK: Margins of every tile by the head of every draw.
     """
 
     size: int
     mask_FN: Bool
-    margin_FN: Float
+    margin_FNK: Float
 
 
 def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalConfig) -> tuple[FewShotPoint, ...]:
@@ -65,20 +65,25 @@ def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalC
     sample = read_sample(bench.arm(bench.margins(target.x_ND)).predictions)
     units = resampling_units(sample, interval)
     codes = np.unique(np.array(target.groups), return_inverse=True)[1]
-    drawn = _draw_groups(codes, target.y_N, config)
+    n_classes = bench.case.n_classes
+    drawn = _draw_groups(codes, target.y_N, n_classes, config)
     points = []
     for size, mask_FN in drawn.items():
-        both_F = [len(np.unique(target.y_N[mask_N])) == 2 for mask_N in mask_FN]
-        if sum(both_F) > 1:
-            margin_FN = fit_masks(target, mask_FN[both_F], bench.case.head.penalty)
-            points.append(_point(_Draws(size, mask_FN[both_F], margin_FN), (sample, units), target, interval))
+        every_F = [len(np.unique(target.y_N[mask_N])) == n_classes for mask_N in mask_FN]
+        if sum(every_F) > 1:
+            draws = _Draws(size, mask_FN[every_F], fit_masks(bench.case, mask_FN[every_F]))
+            points.append(_point(draws, (sample, units), target, interval))
     return tuple(points)
 
 
-def _draw_groups(codes: Int, y_N: Int, config: TransferConfig) -> dict[int, Bool]:
-    """Return which tiles train, (draws, N), by the number of labelled groups per class."""
-    majority_G = np.bincount(codes, weights=y_N == 1) / np.bincount(codes) >= 0.5
-    by_class = [np.flatnonzero(majority_G == label) for label in (False, True)]
+def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -> dict[int, Bool]:
+    """Return which tiles train, (draws, N), by the number of labelled groups per class.
+
+    A group counts for the class of most of its tiles, the last of several.
+    """
+    count_KG = np.array([np.bincount(codes, weights=y_N == label) for label in range(n_classes)])
+    majority_G = n_classes - 1 - count_KG[::-1].argmax(axis=0)
+    by_class = [np.flatnonzero(majority_G == label) for label in range(n_classes)]
     fewest = min(len(groups) for groups in by_class)
     sizes = [size for size in config.few_shot if fewest - size >= max(2, min(size, 5))]
     rng = np.random.default_rng(config.seed)
@@ -95,14 +100,13 @@ def _point(draws: _Draws, scored: tuple[Sample, Units], target: Side, interval: 
     """Average the draws; the interval counts the groups scored and the draws, each draw's heads as they are."""
     sample, units = scored
     parts = []
-    for margin_N, mask_N in zip(draws.margin_FN, draws.mask_FN, strict=True):
+    for margin_NK, mask_N in zip(draws.margin_FNK, draws.mask_FN, strict=True):
         rest_N = ~mask_N[sample.order]
-        margin_n = margin_N[sample.order][rest_N]
-        held = replace(sample, y_N=sample.y_N[rest_N], score_NK=np.stack([np.zeros_like(margin_n), margin_n], axis=1))
+        held = replace(sample, y_N=sample.y_N[rest_N], score_NK=margin_NK[sample.order][rest_N])
         parts.append(make_evaluator("auroc", held, units.unit_N[rest_N], units.n_units, within_folds=False))
     value_F = np.array([part(np.ones((1, units.n_units)))[0] for part in parts])
     n_rest = round(float((~draws.mask_FN).sum(axis=1).mean()))
-    n_groups = len(set(target.groups)) - 2 * draws.size if target.has_groups else 0
+    n_groups = len(set(target.groups)) - sample.n_classes * draws.size if target.has_groups else 0
     plain = Score("auroc", float(value_F.mean()), None, n_rest, n_groups, chance=0.5)
     sd = float(value_F.std(ddof=1))
     if units.refusal:

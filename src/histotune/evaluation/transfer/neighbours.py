@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.evaluation.transfer.recalibrate import sigmoid
+from histotune.evaluation.transfer.arms import side_predictions
 from histotune.evaluation.transfer.records import Neighbour, NeighbourRow
 from histotune.files import hash_bytes
 
@@ -36,9 +36,10 @@ def cross_neighbours(case: TransferCase) -> tuple[NeighbourRow, ...]:
         tile ids, so that the order of tiles changes nothing.
     """
     target, head = case.target, case.head
-    p_N = sigmoid(head.margin(target.x_ND))
-    said_N = (p_N >= head.threshold).astype(np.int64)
-    sure_N = np.where(said_N == 1, p_N, 1.0 - p_N)
+    how = (np.zeros(len(target), np.int64), np.full(len(target), head.threshold))
+    predictions = side_predictions(target, head, head.margin(target.x_ND), how)
+    said_N = predictions.predicted_N
+    sure_N = predictions.probability_NK[np.arange(len(target)), said_N]
     by_id = np.argsort(np.array(target.tile_ids), kind="stable")
     by_sureness = by_id[np.argsort(-sure_N[by_id], kind="stable")]
     errors = _one_per_group((row for row in by_sureness if said_N[row] != target.y_N[row]), target, N_ERRORS)

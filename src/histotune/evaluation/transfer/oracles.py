@@ -1,6 +1,6 @@
 """What labels of the target would give: limits beside the remedies, never remedies."""
 
-# N tiles, D columns, F masks
+# N tiles, D columns, F masks, K classes
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.evaluation.transfer.decision import threshold_arm
+from histotune.evaluation.transfer.recalibrate import two_class_margins
 from histotune.evaluation.transfer.records import OracleRow
 from histotune.evaluation.transfer.remedies import METRICS
 from histotune.heads.logistic import fit_batch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.transfer.arms import Workbench
     from histotune.evaluation.transfer.contrast import Arm
-    from histotune.evaluation.transfer.records import Side
+    from histotune.evaluation.transfer.records import TransferCase
     from histotune.statistics.config import IntervalConfig
 
     Float = NDArray[np.float64]
@@ -39,12 +40,12 @@ def oracle_rows(bench: Workbench, interval: IntervalConfig) -> tuple[OracleRow, 
     Returns:
         Rows; everything is learned on other groups than those it scores.
     """
-    plain_N = bench.margins(bench.case.target.x_ND)
+    plain_NK = bench.margins(bench.case.target.x_ND)
     arms: list[tuple[str, Arm]] = [
-        ("best threshold", threshold_arm(bench, plain_N)),
-        ("best shift and scale", bench.arm(bench.recalibrated(plain_N, scale=True), fitted=True)),
+        ("best threshold" if bench.case.n_classes == 2 else "shift per class", threshold_arm(bench, plain_NK)),
+        ("best shift and scale", bench.arm(bench.recalibrated(plain_NK, scale=True), fitted=True)),
         ("head trained on the target",
-         bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_N), 0.5))),
+         bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_NK), 0.5))),
     ]  # fmt: skip
     return tuple(
         OracleRow(name, score_predictions(arm.predictions, METRICS, interval, within_folds=arm.fitted))
@@ -55,24 +56,26 @@ def oracle_rows(bench: Workbench, interval: IntervalConfig) -> tuple[OracleRow, 
 def _own_margins(bench: Workbench) -> Float:
     """Return margins of heads trained on the other folds of the target."""
     folds = np.unique(bench.fold_N)
-    margin_FN = fit_masks(bench.case.target, bench.fold_N != folds[:, None], bench.case.head.penalty)
-    return np.asarray(margin_FN[np.searchsorted(folds, bench.fold_N), np.arange(len(bench.fold_N))])
+    margin_FNK = fit_masks(bench.case, bench.fold_N != folds[:, None])
+    return np.asarray(margin_FNK[np.searchsorted(folds, bench.fold_N), np.arange(len(bench.fold_N))])
 
 
-def fit_masks(side: Side, mask_FN: Bool, penalty: float) -> Float:
-    """Train a head on the tiles of every mask.
+def fit_masks(case: TransferCase, mask_FN: Bool) -> Float:
+    """Train a head on the target's tiles of every mask, at the penalty of the carried head.
 
     Args:
-        side: The tiles.
+        case: The target's tiles, and the penalty, raised to :data:`LEAST_PENALTY`.
         mask_FN: Which tiles train.
-        penalty: L2 penalty; at least :data:`LEAST_PENALTY`.
 
     Returns:
-        Margin of every tile by every head, (F, N).
+        Margins of every tile by every head, (F, N, K).
     """
-    if not len(mask_FN):
-        return np.empty((0, len(side)))
-    n = len(mask_FN)
-    problems = FitProblems(mask_FN, np.arange(n), np.full(n, max(penalty, LEAST_PENALTY)), n_classes=2)
-    found = fit_batch(side.x_ND, side.y_N, problems)
-    return np.asarray(found.weight_PKD[:, 0] @ side.x_ND.T + found.bias_PK[:, :1])
+    target, n = case.target, len(mask_FN)
+    if not n:
+        return np.empty((0, len(target), case.n_classes))
+    penalty_P = np.full(n, max(case.head.penalty, LEAST_PENALTY))
+    found = fit_batch(target.x_ND, target.y_N, FitProblems(mask_FN, np.arange(n), penalty_P, case.n_classes))
+    logit_FNK = np.swapaxes(found.weight_PKD @ target.x_ND.T, 1, 2) + found.bias_PK[:, None]
+    if case.n_classes == 2:  # the fit gives the logit of class 1
+        return two_class_margins(logit_FNK[..., 0])
+    return np.asarray(logit_FNK - logit_FNK[..., :1])

@@ -1,6 +1,6 @@
 """What a transfer diagnosis takes and gives."""
 
-# N tiles, D columns of the head's pooling
+# N tiles, D columns of the head's pooling, K classes
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Side:
     Attributes:
         domain: Such as "pcam test".
         x_ND: The columns of the head's pooling.
-        y_N: Labels, 0 or 1.
+        y_N: Labels, in the order of the head's classes.
         groups: Group key per tile.
         tile_ids: Id per tile.
         has_groups: Whether every group is known; without, intervals are refused.
@@ -65,10 +65,10 @@ class HeadMap:
     """What a diagnosis needs of a head.
 
     Attributes:
-        margin: From columns (n, D) to the calibrated log-odds of class 1 (n,).
-        threshold: Probability of class 1 from which class 1 is said.
+        margin: From columns (n, D) to the calibrated log-odds of each class against class 0, (n, K).
+        threshold: Probability of class 1 from which class 1 is said; of several classes the most probable is.
         penalty: L2 penalty for heads trained on the target.
-        class_names: The two names, class 1 last.
+        class_names: Names by label; class 1 is the positive one of two.
         head_id: The head.
     """
 
@@ -101,7 +101,8 @@ class TransferCase:
     Attributes:
         head: The head.
         source: Training tiles; their columns align and measure the shift.
-        source_predictions: Predictions for source tiles by heads that never saw their group.
+        source_predictions: Predictions for source tiles by heads that never saw their group; several classes ranked in
+            pairs, as on the target.
         target: Tiles of the target, as the head sees them as it is.
         views: The target embedded again; empty where only embeddings are at hand.
         notes: Caveats, one sentence each.
@@ -113,6 +114,11 @@ class TransferCase:
     target: Side
     views: tuple[RemedyView, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.head.class_names)
 
 
 @dataclass(frozen=True)
@@ -291,8 +297,8 @@ class Diagnosis:
         source: Domain of the source, with how its scores were made.
         target: Domain of the target.
         head_id: The head.
-        class_names: The two classes; index 1 is positive.
-        prevalence: Share of class 1 among tiles of source and target.
+        class_names: The classes; index 1 is the positive one of two.
+        prevalence: Share of each class among tiles of the source, and of the target.
         source_scores: AUROC, balanced accuracy and log-loss on held-out source groups.
         target_scores: The same, the head as it is, on the target.
         gaps: Source less target per metric (log-loss: target less source): what was lost.
@@ -315,7 +321,7 @@ class Diagnosis:
     target: str
     head_id: str
     class_names: tuple[str, ...]
-    prevalence: tuple[float, float]
+    prevalence: tuple[tuple[float, ...], tuple[float, ...]]
     source_scores: tuple[Score, ...]
     target_scores: tuple[Score, ...]
     gaps: tuple[Score, ...]

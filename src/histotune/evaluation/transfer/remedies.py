@@ -34,7 +34,7 @@ ASSUMPTIONS = {
     "prior correction (EM)": "only the prevalence differs, and the head is calibrated on the source",
     "prevalence from labels": "only the prevalence differs; needs labels of other target groups",
     "threshold from labels": "needs labels of other target groups",
-    "recalibration": "needs labels of other target groups; one shift and one scale put the probabilities right",
+    "recalibration": "needs labels of other target groups; one shift (per class) and one scale set them right",
 }
 
 
@@ -119,13 +119,13 @@ def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tu
         )
         for name in arms.alone
     ]
-    plain_N = arms.margins[""]
+    plain_NK = arms.margins[""]
     further = {
         "mean": (bench.arm(bench.mean_aligned(bench.case.target.x_ND), fitted=True), False),
-        "prior correction (EM)": (bench.arm(bench.prior_corrected(plain_N, labels=False), fitted=True), False),
-        "prevalence from labels": (bench.arm(bench.prior_corrected(plain_N, labels=True), fitted=True), True),
-        "threshold from labels": (threshold_arm(bench, plain_N), True),
-        "recalibration": (bench.arm(bench.recalibrated(plain_N, scale=True), fitted=True), True),
+        "prior correction (EM)": (bench.arm(bench.prior_corrected(plain_NK, labels=False), fitted=True), False),
+        "prevalence from labels": (bench.arm(bench.prior_corrected(plain_NK, labels=True), fitted=True), True),
+        "threshold from labels": (threshold_arm(bench, plain_NK), True),
+        "recalibration": (bench.arm(bench.recalibrated(plain_NK, scale=True), fitted=True), True),
     }
     for name, (arm, uses_labels) in further.items():
         alone = tuple(Recovery(metric, gain(contrasts, metric, arm, arms.plain)) for metric in METRICS)

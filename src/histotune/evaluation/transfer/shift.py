@@ -10,6 +10,7 @@ import numpy as np
 
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.evaluation.transfer.arms import side_predictions
+from histotune.evaluation.transfer.recalibrate import two_class_margins
 from histotune.evaluation.transfer.records import HeadMap, Shift, Side
 from histotune.heads.logistic import fit_batch
 from histotune.heads.problems import FitProblems
@@ -107,6 +108,6 @@ def _domain_auroc(source: Side, target: Side, config: TransferConfig, interval: 
     )
     found = fit_batch(both.x_ND, y_N, problems)
     margin_N = np.einsum("nd,nd->n", both.x_ND, found.weight_PKD[fold_N, 0]) + found.bias_PK[fold_N, 0]
-    head = HeadMap(lambda x_ND: x_ND[:, 0], 0.5, DOMAIN_PENALTY, ("source", "target"), "domain classifier")
-    predictions = side_predictions(both, head, margin_N, (fold_N, np.full(len(y_N), 0.5)))
+    head = HeadMap(lambda x_ND: x_ND[:, :2], 0.5, DOMAIN_PENALTY, ("source", "target"), "domain classifier")
+    predictions = side_predictions(both, head, two_class_margins(margin_N), (fold_N, np.full(len(y_N), 0.5)))
     return score_predictions(predictions, ["auroc"], interval, within_folds=True)[0]

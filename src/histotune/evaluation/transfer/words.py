@@ -17,7 +17,7 @@ CAUSE_WORDS = {
     "stain": "another stain: normalised colours rank better",
     ALIGNMENT: "a shift of the embeddings' mean and covariance that undoing scale or stain does not explain",
     "other": "something that no remedy tried here undoes: other tissue, other labels, a harder task",
-    "prevalence": "another share of positive tiles than in training",
+    "prevalence": "other shares of the classes than in training",
     "threshold": "a moved cut: the scores rank as before, but lie elsewhere",
     "calibration": "probabilities that are too sure or not sure enough",
 }
@@ -77,14 +77,27 @@ def _loss(found: Diagnosis) -> str:
         chance = " On the source itself it is not shown to rank better than chance, so that there is little to lose."
     return (
         f"Carried over as it is, the head ranks {found.target} with AUROC {in_words(target)}, against "
-        f"{in_words(source)} on held-out groups of {found.source}: {lost} {in_words(gap)}.{chance}"
+        f"{in_words(source)} on held-out groups of {found.source}: {lost} {in_words(gap)}.{_several(found)}{chance}"
+    )
+
+
+def _several(found: Diagnosis) -> str:
+    """Say what AUROC means with several classes."""
+    if len(found.class_names) == 2:
+        return ""
+    return (
+        f" AUROC is the mean over pairs of the {len(found.class_names)} classes, each ranked by the log-odds of the "
+        "two, so that neither the mix of classes nor a shift per class changes it."
     )
 
 
 def _split(found: Diagnosis) -> str:
     parts = ", ".join(f"{part.cause} {in_words(part.loss)}" for part in found.parts)
+    cut, better = "Its threshold", "the best one"
+    if len(found.class_names) > 2:
+        cut, better = "The most probable class", "a shift per class"
     return (
-        f"Its threshold gives balanced accuracy {in_words(found.target_scores[1])}; the best one learned on other "
+        f"{cut} gives balanced accuracy {in_words(found.target_scores[1])}; {better} learned on other "
         f"target groups would add {in_words(found.threshold_loss)}. In log-loss the decision loses by {parts}."
     )
 

@@ -1,0 +1,192 @@
+"""Runs beside one another: the same tiles and groups, paired; and mean ranks over independent data sets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.errors import UserError
+from histotune.statistics.family import Comparison, compare_arms
+from histotune.statistics.levels import average_seeds
+from histotune.statistics.mean_ranks import LEAST_DATA_SETS, MeanRanks, rank_arms
+from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.statistics.scores import score_predictions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histotune.statistics.config import ComparisonConfig, IntervalConfig
+    from histotune.statistics.metrics import MetricName
+    from histotune.statistics.records import Predictions, Score
+
+TRAINED_THERE = ("in-domain", "direct")
+"""Findings whose head was trained on the data set it is scored on: what a ranking over data sets counts."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One arm of one run on one domain.
+
+    Attributes:
+        name: The run, or its backbone where that tells the runs apart.
+        finding: Which table of the run's report it stands in.
+        domain: Which tiles were scored.
+        data_set: The data set they belong to: its magnifications are not independent of one another.
+        predictions: Its predictions.
+        marks: Warnings of its row, such as LEAKY.
+    """
+
+    name: str
+    finding: str
+    domain: str
+    data_set: str
+    predictions: Predictions
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """All comparisons of one metric on the same tiles: what p values are adjusted over.
+
+    Attributes:
+        finding: Which table of the runs' reports.
+        domain: Which tiles.
+        data_set: Their data set.
+        metric: What is compared.
+        scores: Every run's own score, by name.
+        comparisons: The pairs.
+        marks: Warnings of any of the runs.
+    """
+
+    finding: str
+    domain: str
+    data_set: str
+    metric: MetricName
+    scores: tuple[tuple[str, Score], ...]
+    comparisons: tuple[Comparison, ...]
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks in one metric, or why there are none."""
+
+    metric: MetricName
+    ranks: MeanRanks | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """Runs, compared.
+
+    Attributes:
+        names: The runs.
+        families: Paired comparisons, a family per domain and metric.
+        rankings: Over data sets, a ranking per metric.
+        notes: What was left out, one sentence each.
+    """
+
+    names: tuple[str, ...]
+    families: tuple[Family, ...]
+    rankings: tuple[Ranking, ...]
+    notes: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """Return a JSON-ready dict."""
+        return asdict(self)
+
+
+def compare_runs(
+    contenders: Sequence[Contender],
+    metrics: Sequence[MetricName],
+    comparison: ComparisonConfig,
+    interval: IntervalConfig,
+) -> RunComparison:
+    """Compare runs wherever at least two scored the same tiles, and rank them over data sets.
+
+    Args:
+        contenders: Arms of all runs.
+        metrics: What is compared; each is a family of its own on each domain.
+        comparison: Which pairs, declared before the scores are seen, and the permutations.
+        interval: How intervals are made.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UserError: No two runs scored the same domain, or they scored it on other tiles, labels, groups or folds.
+    """
+    names = tuple(dict.fromkeys(one.name for one in contenders))
+    by_place: dict[tuple[str, str], list[Contender]] = defaultdict(list)
+    for one in sorted(contenders, key=lambda one: one.finding not in TRAINED_THERE):
+        by_place[one.finding, one.domain].append(one)
+    shared = {place: found for place, found in by_place.items() if len(found) > 1}
+    if not shared:
+        places = "; ".join(f"{domain} ({finding}): {found[0].name}" for (finding, domain), found in by_place.items())
+        raise UserError("no two of these runs scored the same tiles", value=places,
+                        fix="run each backbone on the same --data, --split and magnification")  # fmt: skip
+    families = [_family(found, metric, comparison, interval) for found in shared.values() for metric in metrics]
+    alone = [place for place, found in by_place.items() if len(found) == 1]
+    notes = tuple(f"{domain} ({finding}) was scored by {by_place[finding, domain][0].name} alone."
+                  for finding, domain in alone)  # fmt: skip
+    rankings = tuple(_ranking(families, names, metric, interval.level) for metric in metrics)
+    return RunComparison(names, tuple(families), rankings, notes)
+
+
+def _family(
+    found: Sequence[Contender], metric: MetricName, comparison: ComparisonConfig, interval: IntervalConfig
+) -> Family:
+    arms = {one.name: average_seeds(one.predictions) for one in found}
+    if len(arms) < len(found):
+        raise UserError("two runs have the same name", value=", ".join(one.name for one in found),
+                        fix="give them other folders")  # fmt: skip
+    within_folds = any(arm.table["fold"].n_unique() > 1 for arm in arms.values())
+    if within_folds:
+        for (name_a, a), (name_b, b) in combinations(arms.items(), 2):
+            _check_folds((name_a, a), (name_b, b), found[0].domain)
+    scores = tuple(
+        (name, score_predictions(arm, [metric], interval, within_folds=within_folds)[0]) for name, arm in arms.items()
+    )
+    pairs = compare_arms(arms, metric, _for(arms, comparison), interval, within_folds=within_folds)
+    marks = tuple(dict.fromkeys(mark for one in found for mark in one.marks))
+    return Family(found[0].finding, found[0].domain, found[0].data_set, metric, scores, pairs, marks)
+
+
+def _for(arms: dict[str, Predictions], comparison: ComparisonConfig) -> ComparisonConfig:
+    """Leave out named pairs whose runs did not both score this domain."""
+    if isinstance(comparison.family, str):
+        return comparison
+    return comparison.model_copy(update={"family": tuple(p for p in comparison.family if set(p) <= set(arms))})
+
+
+def _check_folds(one: tuple[str, Predictions], other: tuple[str, Predictions], domain: str) -> None:
+    """Refuse runs that dealt the same tiles into other folds: AUROC within folds would compare other pairs of tiles."""
+    tables = [predictions.table.select("tile_id", "fold").sort("tile_id") for _, predictions in (one, other)]
+    if tables[0]["tile_id"].equals(tables[1]["tile_id"]) and not tables[0]["fold"].equals(tables[1]["fold"]):
+        raise UserError(f"two runs cross-fitted {domain} over other folds", value=f"{one[0]}, {other[0]}",
+                        fix="run both with the same --split, such as grouped-5-seed0")  # fmt: skip
+
+
+def _ranking(families: Sequence[Family], names: tuple[str, ...], metric: MetricName, level: float) -> Ranking:
+    """Rank the runs over data sets; several domains of one data set count once, by the mean of their scores."""
+    values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for family in families:
+        if family.metric == metric and family.finding in TRAINED_THERE:
+            for name, score in family.scores:
+                values[family.data_set][name].append(score.value)
+    whole = [data_set for data_set, by_name in values.items()
+             if set(by_name) == set(names) and np.isfinite(np.concatenate(list(by_name.values()))).all()]  # fmt: skip
+    if len(whole) < LEAST_DATA_SETS:
+        reason = (
+            f"a ranking needs {LEAST_DATA_SETS} independent data sets that every run was trained and scored on, and "
+            f"here there are {len(whole)} (magnifications of one data set count as one)"
+        )
+        return Ranking(metric, None, reason)
+    value_SA = np.array([[np.mean(values[data_set][name]) for name in names] for data_set in whole])
+    higher = metric not in LOWER_IS_BETTER
+    return Ranking(metric, rank_arms(value_SA, whole, names, higher_is_better=higher, level=level))
