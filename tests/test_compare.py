@@ -60,8 +60,8 @@ def test_scores_are_those_of_the_reports(runs: tuple[Path, Path]) -> None:
     found = compare_runs(read_contenders(runs), ["auroc"], ComparisonConfig(n_permutations=99), IntervalConfig())
     for family in found.families:
         (_, one), (_, two) = family.scores
-        assert one.value + two.value == pytest.approx(1.0)  # the second run says the opposite
-        assert family.comparisons[0].difference.value == pytest.approx(one.value - two.value)
+        assert one.score.value + two.score.value == pytest.approx(1.0)  # the second run says the opposite
+        assert family.comparisons[0].difference.value == pytest.approx(one.score.value - two.score.value)
 
 
 def test_folders_name_runs_of_one_backbone(runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -114,6 +114,10 @@ def test_rows_of_a_published_protocol_are_contenders(tmp_path: Path, runs: tuple
     found = compare_runs(contenders, ["auroc"], ComparisonConfig(n_permutations=99), IntervalConfig())
     assert found.families and all(family.marks == ("LEAKY",) for family in found.families)
     assert all(pair.difference.value == 0.0 for family in found.families for pair in family.comparisons)
+    assert all(
+        len(score.seed_values) == 2 and score.seed_sd == 0.0 for family in found.families for _, score in family.scores
+    )
+    assert "averaged over 2 seeds, SD of the seeds' own 0.000" in comparison_tables(found)[0].rows[0][1]
     (folder / "predictions.parquet").write_bytes(b"cut")
     with pytest.raises(UserError, match="damaged"):
         read_contenders([folder])

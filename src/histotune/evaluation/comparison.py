@@ -11,17 +11,16 @@ import numpy as np
 
 from histotune.errors import UserError
 from histotune.statistics.family import Comparison, compare_arms
-from histotune.statistics.levels import average_seeds
+from histotune.statistics.levels import SeedScore, average_seeds, score_seeds
 from histotune.statistics.mean_ranks import LEAST_DATA_SETS, MeanRanks, rank_arms
 from histotune.statistics.metrics import LOWER_IS_BETTER
-from histotune.statistics.scores import score_predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.statistics.config import ComparisonConfig, IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.records import Predictions, Score
+    from histotune.statistics.records import Predictions
 
 TRAINED_THERE = ("in-domain", "direct")
 """Findings whose head was trained on the data set it is scored on: what a ranking over data sets counts."""
@@ -57,7 +56,7 @@ class Family:
         domain: Which tiles.
         data_set: Their data set.
         metric: What is compared.
-        scores: Every run's own score, by name.
+        scores: Every run's own score, by name; several seeds are averaged per tile, and their spread stands apart.
         comparisons: The pairs.
         marks: Warnings of any of the runs.
     """
@@ -66,7 +65,7 @@ class Family:
     domain: str
     data_set: str
     metric: MetricName
-    scores: tuple[tuple[str, Score], ...]
+    scores: tuple[tuple[str, SeedScore], ...]
     comparisons: tuple[Comparison, ...]
     marks: tuple[str, ...]
 
@@ -150,7 +149,7 @@ def _family(
         for (name_a, a), (name_b, b) in combinations(arms.items(), 2):
             _check_folds((name_a, a), (name_b, b), found[0].domain)
     scores = tuple(
-        (name, score_predictions(arm, [metric], interval, within_folds=within_folds)[0]) for name, arm in arms.items()
+        (one.name, score_seeds(one.predictions, [metric], interval, within_folds=within_folds)[0]) for one in found
     )
     pairs = compare_arms(arms, metric, _for(arms, comparison), interval, within_folds=within_folds)
     marks = tuple(dict.fromkeys(mark for one in found for mark in one.marks))
@@ -177,8 +176,8 @@ def _ranking(families: Sequence[Family], names: tuple[str, ...], metric: MetricN
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for family in families:
         if family.metric == metric and family.finding in TRAINED_THERE:
-            for name, score in family.scores:
-                values[family.data_set][name].append(score.value)
+            for name, found in family.scores:
+                values[family.data_set][name].append(found.score.value)
     whole = [data_set for data_set, by_name in values.items()
              if set(by_name) == set(names) and np.isfinite(np.concatenate(list(by_name.values()))).all()]  # fmt: skip
     if len(whole) < LEAST_DATA_SETS:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.evaluation.comparison import Family, Ranking, RunComparison
+    from histotune.statistics.levels import SeedScore
 
 
 def comparison_tables(found: RunComparison) -> tuple[PlainTable, ...]:
@@ -72,12 +73,22 @@ def comparison_notes(found: RunComparison) -> tuple[str, ...]:
 
 
 def _scores(family: Family) -> PlainTable:
-    rows = tuple((name, covered_score(score)) for name, score in family.scores)
-    n = family.scores[0][1]
+    rows = tuple((name, covered_score(found.score) + _spread(found)) for name, found in family.scores)
+    n = family.scores[0][1].score
     groups = f"{n.n_groups} groups" if n.n_groups else "groups unknown"
     marks = f" [{', '.join(family.marks)}]" if family.marks else ""
     title = f"{metric_label(family.metric)}, {family.domain} ({family.finding}): {n.n_tiles:,} tiles, {groups}{marks}"
     return PlainTable(title, ("run", metric_label(family.metric)), rows)
+
+
+def _spread(found: SeedScore) -> str:
+    """Return the spread over seeds, which is no interval: it says nothing of other groups."""
+    n_seeds = len(found.seed_values)
+    return (
+        f"; probabilities averaged over {n_seeds} seeds, SD of the seeds' own {found.seed_sd:.3f}"
+        if n_seeds > 1
+        else ""
+    )
 
 
 def _differences(family: Family) -> PlainTable:
