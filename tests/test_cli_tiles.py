@@ -230,7 +230,9 @@ def test_scores_by_site_and_scanner_stand_in_report_and_terminal(
 ) -> None:
     done = histotune("run", "tiles", "--data", sited, "--out", tmp_path / "run", *QUICK)
     assert done.code == 0, done.err
-    by_site, by_scanner = scores(tmp_path / "run")["in-domain"]["parts"]  # type: ignore[misc]
+    found = scores(tmp_path / "run")["in-domain"]
+    by_unit, by_site, by_scanner = found["parts"]  # type: ignore[misc]
+    assert by_unit["column"] == "unit"
     assert (by_site["column"], by_scanner["column"]) == ("site", "scanner")  # one stain makes no table
     assert [row["domain"] for row in by_site["rows"]] == ["Graz", "Lyon", "unknown"]
     graz, lyon, unknown = ({score["name"]: score for score in row["scores"]} for row in by_site["rows"])
@@ -244,8 +246,12 @@ def test_scores_by_site_and_scanner_stand_in_report_and_terminal(
     assert graz["accuracy"]["value"] == pytest.approx(right.mean())
     assert graz["auroc"]["interval"]["low"] <= graz["auroc"]["value"] <= graz["auroc"]["interval"]["high"]
     assert lyon["auroc"]["value"] is None and lyon["auroc"]["reason"]
+    assert [table["column"] for table in found["robustness"]] == ["site", "scanner"]  # type: ignore[attr-defined]
+    ((index,),) = (row["scores"] for row in found["robustness"][0]["rows"])  # type: ignore[index]
+    assert index["value"] is None and "no two classes are both found at two sites" in index["reason"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "<h3>By site</h3>" in page and "<h3>By stain</h3>" not in page and "the site's doing" in page
+    assert "<h3>Class or site: robustness index</h3>" in page and "Map of embeddings, 36 tiles" in page
+    assert "<h3>By site</h3>" in page and "<h3>By stain</h3>" not in page and "the site&#39;s doing" in page
     assert histotune("report", tmp_path / "run", "--out", tmp_path / "again.html").code == 0
     again = (tmp_path / "again.html").read_text(encoding="utf-8")
     assert again.partition('<section id="reproduce">')[0] == page.partition('<section id="reproduce">')[0]
@@ -253,9 +259,11 @@ def test_scores_by_site_and_scanner_stand_in_report_and_terminal(
     assert told.code == 0, told.err
     words = " ".join(told.out.split())
     assert "By site" in words and "By scanner" in words and "By stain" not in words and "not estimable" in words
+    assert "Class or site, robustness index on tiles: not estimable: no two classes" in words
 
 
 def test_tiles_without_sites_have_no_such_table(histotune: Histotune, table: Path, tmp_path: Path) -> None:
     assert histotune("run", "tiles", "--data", table, "--out", tmp_path / "run", *QUICK).code == 0
-    assert scores(tmp_path / "run")["in-domain"]["parts"] == []
+    inside = scores(tmp_path / "run")["in-domain"]
+    assert [part["column"] for part in inside["parts"]] == ["unit"] and inside["robustness"] == []  # type: ignore[attr-defined]
     assert "By site" not in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -152,6 +152,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
 
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     """Score a saved head and print the scores."""
+    from histotune.report.robustness_table import robustness_lines
     from histotune.report.tables import SummaryRow, SummaryTable
     from histotune.workflow import evaluate_only
 
@@ -165,6 +166,9 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
             _console().print(SummaryTable(f"By {part.column}", synthetic, by))
         if part.note:
             print(f"By {part.column}: {part.note}")
+    for table in outcome.finding.robustness:
+        for line in robustness_lines(table):
+            print(line)
     for note in outcome.finding.notes:
         print(note)
     print(outcome.ledger)

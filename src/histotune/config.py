@@ -83,7 +83,7 @@ class ExperimentConfig(BaseModel):
         aside = {"out", "cache", "ledger", "cohort_path", "loader", "embedding", "tracking", "transfer"}
         data = self.model_dump(mode="json", exclude=aside)
         data["sweep"].pop("label_efficiency")
-        for name in ("split", "allow_leaky", "permutations"):
+        for name in ("split", "allow_leaky", "permutations", "robustness_k", "embedding_map"):
             data["evaluation"].pop(name)
         if data["protocol"] is None:
             data.pop("protocol")

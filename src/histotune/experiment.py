@@ -323,9 +323,10 @@ def _report_inputs(
     }
     tiles = tuple(group[0].material.tiles for group in arms if group)
     growth = studies.source.growth if studies.source else None
+    placed = next((study.embedding_map for study in present if study.embedding_map is not None), None)
     return ReportInputs(
         findings=findings,
-        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth),
+        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth, placed),
         provenance=provenance,
         stages=(),
         ledger=ledger,

@@ -21,6 +21,7 @@ from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, scored_part, training_domain, training_rows, with_parts
 from histotune.evaluation.records import Finding
+from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import PROBE, ArmSweep, describe_choice
 from histotune.evaluation.target import part_rows
@@ -225,7 +226,12 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     notes = tuple(note for note in (shared, space_note(bundle.head, material.embeddings)) if note)
     title = f"Head {bundle.head.head_id} on {target}"
     parts = score_parts(predictions, tiles, config.interval, arms)
-    return EvaluationOutcome(Finding("external", title, "The saved head as it is.", arms, notes, parts), ledger)
+    read = EmbeddedArm(PROBE, material, bundle.head.pooling)
+    settings = RobustnessSettings(config.evaluation.robustness_k, config.evaluation.seed, config.interval)
+    index = score_robustness([read], predictions, arms, settings)
+    how = "The saved head as it is."
+    finding = Finding("external", title, how, arms, notes, parts, robustness=index)
+    return EvaluationOutcome(finding, ledger)
 
 
 def _shares_groups(bundle: Bundle, scored: TileSet) -> bool:

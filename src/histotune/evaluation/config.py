@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Aggregation = Literal["mean", "max", "none"]
+MapMethod = Literal["pca", "tsne", "none"]
 Floor = Literal["majority", "random-weights", "colour-histogram", "untuned"]
 
 
@@ -33,6 +34,10 @@ class EvaluationConfig(BaseModel):
             probabilities, by the most positive tile (two classes; any positive tile makes a slide positive), or none.
         permutations: Permutations behind the p values of the paired differences to the floors, at least 99; 0
             leaves these out.
+        robustness_k: Neighbours behind the robustness index, where the tile table knows sites, scanners or stains;
+            0 leaves it out. PathoROB's own are 11, 46 and 61, the median over networks of what tells classes best.
+        embedding_map: Map of the in-domain tiles in the report: ``pca``; ``tsne`` beside it (slower: it loads
+            scikit-learn); or none.
         final: Score the test split; without it only the tuning split is scored. Every scoring is counted.
         seed: Seed of folds and draws.
     """
@@ -50,6 +55,8 @@ class EvaluationConfig(BaseModel):
     leak_null_draws: int = Field(3, ge=0)
     aggregation: Aggregation = "mean"
     permutations: int = Field(1999, ge=0)
+    robustness_k: int = Field(11, ge=0)
+    embedding_map: MapMethod = "pca"
     final: bool = False
     seed: int = 0
 

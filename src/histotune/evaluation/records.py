@@ -72,6 +72,22 @@ class PartTable:
 
 
 @dataclass(frozen=True)
+class RobustnessTable:
+    """Robustness index of the backbone and its floors for site, scanner or stain.
+
+    Attributes:
+        column: ``site``, ``scanner`` or ``stain``.
+        rows: A row per arm and domain; ``arm`` names the arm whose embeddings are meant, ``trained_on`` its column
+            blocks (nothing was trained), and the one score is the index.
+        notes: What was compared and what was left out, one sentence each.
+    """
+
+    column: str
+    rows: tuple[ScoredArm, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class PairedDifference:
     """The probe less another arm on the same tiles and groups.
 
@@ -100,6 +116,7 @@ class Finding:
         notes: Caveats, one sentence each.
         parts: The probe by site, scanner and stain, where at least two of them are known.
         paired: The probe less each floor.
+        robustness: Class against site, scanner and stain among neighbours, where at least two of them are known.
     """
 
     id: FindingId
@@ -109,6 +126,7 @@ class Finding:
     notes: tuple[str, ...] = ()
     parts: tuple[PartTable, ...] = ()
     paired: tuple[PairedDifference, ...] = ()
+    robustness: tuple[RobustnessTable, ...] = ()
 
     def row(self, arm: str, domain: str | None = None) -> ScoredArm | None:
         """Return the first row of an arm (on a domain), or None."""
@@ -238,11 +256,13 @@ class Artifacts:
         predictions: Columns of ``Predictions`` plus ``finding``, ``arm``; a row per scored tile and arm.
         trials: Columns of ``SweepResult.trials`` plus ``trained_on`` and ``backbone``.
         label_efficiency: Score against the number of training groups; None where it was not asked for.
+        embedding_map: Where tiles lie on a map of their embeddings; None where it was not asked for.
     """
 
     predictions: pl.DataFrame
     trials: pl.DataFrame
     label_efficiency: pl.DataFrame | None = None
+    embedding_map: pl.DataFrame | None = None
 
 
 def findings_from_dict(data: dict[str, object]) -> Findings:

@@ -11,6 +11,7 @@ import polars as pl
 from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.evaluation.crossfit import CrossFit, CrossFitPlan, cross_fit
+from histotune.evaluation.embedding_map import map_embeddings
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.leak_null import NullPlan, null_arms
 from histotune.evaluation.paired import compare_first
@@ -18,6 +19,7 @@ from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, plan_source, training_domain
 from histotune.evaluation.records import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.repeats import repeat_plans, repeated_arm
+from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import LEAKY, TOO_NARROW, score_domains
 from histotune.evaluation.units import score_units
 from histotune.heads.families import SweepSupport
@@ -85,6 +87,11 @@ class StudySettings:
     target_split: Split | None = None
     support: SweepSupport = field(default_factory=SweepSupport)
 
+    @property
+    def robustness(self) -> RobustnessSettings:
+        """How the robustness index is made."""
+        return RobustnessSettings(self.evaluation.robustness_k, self.evaluation.seed, self.interval)
+
 
 @dataclass(frozen=True)
 class SourceStudy:
@@ -100,6 +107,7 @@ class SourceStudy:
         train_labels: Labels of the training tiles.
         leaky: Sweeps over random image folds; None where the leak was not priced.
         growth: Score against the number of training groups; None where it was not asked for.
+        embedding_map: Where in-domain tiles lie on a map of what the probe reads; None where it was not asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -111,6 +119,7 @@ class SourceStudy:
     train_labels: NDArray[np.int64]
     leaky: ArmSweep | None = None
     growth: pl.DataFrame | None = None
+    embedding_map: pl.DataFrame | None = None
 
 
 def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> SourceStudy:
@@ -136,6 +145,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     rows = _score_all(arms[0].material, scored, settings, plan)
     inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
     probes = [row for row in inside.rows if row.arm == arms[0].arm]
+    read = [EmbeddedArm(arm.arm, arm.material, fit.final.head.pooling) for arm, fit in zip(arms, fits, strict=True)]
     inside = replace(
         inside,
         parts=(
@@ -143,6 +153,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
             *score_parts(scored[0][1], tiles, settings.interval, probes),
         ),
         paired=compare_first(scored, [row.domain for row in probes], evaluation, settings.interval),
+        robustness=score_robustness(read, scored[0][1], probes, settings.robustness),
     )
     findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
@@ -159,6 +170,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         train_labels=tiles.labels_N[train_N],
         leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
         growth=_growth(arms[0].material, fits[0], settings),
+        embedding_map=map_embeddings(read[0], scored[0][1], probes, evaluation),
     )
 
 

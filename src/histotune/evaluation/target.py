@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,13 @@ from histotune.datasets.splits.records import tile_groups
 from histotune.devices import SMALL_ROWS, map_small
 from histotune.errors import UserError
 from histotune.evaluation.apply import head_predictions
+from histotune.evaluation.embedding_map import map_embeddings
 from histotune.evaluation.floors import MAJORITY, majority_predictions, untuned_arms
 from histotune.evaluation.paired import compare_first
 from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of
 from histotune.evaluation.records import Finding, FindingId, Scored, SweepChoice
+from histotune.evaluation.robustness import EmbeddedArm, score_robustness
 from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
 from histotune.evaluation.units import score_units
@@ -43,6 +45,8 @@ class TargetStudy:
         choice: What the direct sweep chose; None without one.
         split_hash: Hash of the scored part's tiles, labels and groups.
         part: Name of the scored part.
+        embedding_map: Where the scored tiles lie on a map of what the direct probe reads; None beside a source, whose
+            own map is shown, and where it was not asked for.
     """
 
     findings: tuple[Finding, ...]
@@ -51,6 +55,7 @@ class TargetStudy:
     choice: SweepChoice | None
     split_hash: str
     part: str
+    embedding_map: pl.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,12 @@ def study_target(
         scored = _score_heads(arms, own, scored_N, split_hash)
         tables.append(_Table("direct", f"{tiles.name} train", tiles.labels_N[_train_rows(tiles)], scored))
     findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
+    shown = None
+    if direct:
+        findings[-1], shown = _look_at_embeddings(arms, direct, (findings[-1], tables[-1]), settings, source is None)
     kept = [Scored(table.finding, arm, predictions) for table in tables for arm, predictions in table.scored]
     choice = describe_choice(direct[0].result, f"{tiles.name} train") if direct else None
-    return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part)
+    return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part, shown)
 
 
 def part_rows(tiles: TileSet, part: str) -> NDArray[np.int64]:
@@ -165,6 +173,23 @@ def _score_heads(
         material = by_arm[name]
         scored.append((name, head_predictions(material, rows, head, split_hash)))
     return scored
+
+
+def _look_at_embeddings(
+    arms: tuple[ArmMaterial, ...],
+    direct: tuple[ArmSweep, ...],
+    found: tuple[Finding, _Table],
+    settings: StudySettings,
+    with_map: bool,
+) -> tuple[Finding, pl.DataFrame | None]:
+    """Return the direct finding with the robustness index of what its heads read, and the map of its tiles."""
+    finding, table = found
+    probes = [row for row in finding.rows if row.arm == arms[0].arm]
+    read = [EmbeddedArm(arm.arm, arm.material, own.result.head.pooling) for arm, own in zip(arms, direct, strict=True)]
+    predictions = table.scored[0][1]
+    index = score_robustness(read, predictions, probes, settings.robustness)
+    shown = map_embeddings(read[0], predictions, probes, settings.evaluation) if with_map else None
+    return replace(finding, robustness=index), shown
 
 
 def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], settings: StudySettings) -> Finding:

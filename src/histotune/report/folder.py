@@ -21,6 +21,7 @@ FILES = ("scores.json", "predictions.parquet", "trials.parquet", "provenance.jso
 
 REPEAT = "histotune run --from DIR repeats a run"
 GROWTH_FILE = "label_efficiency.parquet"
+MAP_FILE = "embedding_map.parquet"
 
 
 def save_run(inputs: ReportInputs, folder: Path) -> None:
@@ -38,6 +39,8 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
     inputs.artifacts.trials.write_parquet(folder / "trials.parquet")
     if inputs.artifacts.label_efficiency is not None:
         inputs.artifacts.label_efficiency.write_parquet(folder / GROWTH_FILE)
+    if inputs.artifacts.embedding_map is not None:
+        inputs.artifacts.embedding_map.write_parquet(folder / MAP_FILE)
     write_json(folder / "config.json", inputs.config)
     write_json(
         folder / "provenance.json",
@@ -76,6 +79,7 @@ def load_run(folder: Path) -> ReportInputs:
                 pl.read_parquet(folder / "predictions.parquet"),
                 pl.read_parquet(folder / "trials.parquet"),
                 pl.read_parquet(folder / GROWTH_FILE) if (folder / GROWTH_FILE).is_file() else None,
+                pl.read_parquet(folder / MAP_FILE) if (folder / MAP_FILE).is_file() else None,
             ),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),
             ledger=tuple(LedgerCount(**count) for count in provenance.pop("ledger")),

@@ -15,7 +15,9 @@ from histotune.report.choice import honest_scores, runners_up, selected_score, t
 from histotune.report.curve_figures import ranking_figure
 from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
 from histotune.report.growth_figures import growth_figure
+from histotune.report.map_figures import map_figures
 from histotune.report.paired_figures import paired_figure, paired_lines
+from histotune.report.robustness_table import RobustnessSection, robustness_section
 from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
 from histotune.report.wording import SYNTHETIC, count, covered_score, group_count, number
@@ -62,6 +64,8 @@ class Section:
     parts: tuple[PartSection, ...]
     paired: Figure | None
     paired_lines: tuple[str, ...]
+    robustness: tuple[RobustnessSection, ...]
+    maps: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,7 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
     return Section(
         finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks), parts,
         paired_figure(finding, synthetic=inputs.findings.synthetic), paired_lines(finding),
+        tuple(robustness_section(table, inputs.findings) for table in finding.robustness), _maps(inputs, finding),
     )  # fmt: skip
 
 
@@ -222,6 +227,14 @@ def _part_section(finding: Finding, part: PartTable) -> PartSection:
         )
     shown = replace(finding, title=f"{finding.title}: the probe by {part.column}", rows=part.rows, parts=())
     return PartSection(f"By {part.column}", shown, score_tables(shown) if part.rows else (), note)
+
+
+def _maps(inputs: ReportInputs, finding: Finding) -> tuple[Figure, ...]:
+    """Return the maps of embeddings below the held-out score of the same tiles."""
+    ids = [one.id for one in inputs.findings.findings if one.id in ("in-domain", "direct")]
+    if finding.id not in ids[:1]:
+        return ()
+    return map_figures(inputs.artifacts.embedding_map, synthetic=inputs.findings.synthetic)
 
 
 def _growth(inputs: ReportInputs) -> Figure | None:

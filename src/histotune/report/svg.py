@@ -23,6 +23,7 @@ GREEN = "#00805E"
 PURPLE = "#A3508A"
 AMBER = "#B37700"
 GREY = "#595959"
+PALE_GREY = "#BDBDBD"
 INK = "#1B1B1B"
 
 WIDTH_PX = 344.0
@@ -137,6 +138,19 @@ def marker(x_px: float, y_px: float, shape: Marker, colour: str, radius_px: floa
     return Markup('<polygon points="{}" class="mark" fill="{}" stroke="{}"/>').format(
         _points([(x_px + dx, y_px + dy) for dx, dy in corners]), fill, colour
     )
+
+
+def dots(
+    points: Sequence[tuple[float, float]], colour: str, shape: Literal["round", "ring", "square"], size_px: float
+) -> Markup:
+    """Return many points as one path, some twelve bytes a point: a stroke without length shows its caps alone."""
+    places = "".join(f"M{px(x)} {px(y)}h0" for x, y in points)
+    css = "dots square" if shape == "square" else "dots"
+    drawn = Markup('<path d="{}" class="{}" stroke="{}" stroke-width="{}"/>').format(places, css, colour, px(size_px))
+    if shape != "ring":
+        return drawn
+    hole = Markup('<path d="{}" class="dots" stroke="#FFFFFF" stroke-width="{}"/>')
+    return drawn + hole.format(places, px(0.45 * size_px))
 
 
 def clipped(frame: Frame, parts: Iterable[Markup]) -> Markup:

@@ -1,0 +1,144 @@
+"""The map of embeddings and the robustness index on the page: bounded, escaped, with what they can't show."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from histotune.evaluation.records import Artifacts, RobustnessTable, ScoredArm, findings_from_dict
+from histotune.report.folder import load_run, save_run
+from histotune.report.map_figures import map_figures
+from histotune.report.page import render_page
+from histotune.report.robustness_table import robustness_lines, robustness_section
+from histotune.statistics.records import Interval, Score
+from tests.report.made_up import made_findings, made_inputs, made_predictions, made_trials
+
+
+def made_map(n: int = 40, n_groups: int = 8, **columns: pl.Expr) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame(
+        {
+            "method": ["pca"] * n,
+            "tile_id": [f"t{row:05d}" for row in range(n)],
+            "class": ["benign" if row % 2 else "malignant" for row in range(n)],
+            "group_id": [f"g{row % n_groups}" for row in range(n)],
+            "site": pl.Series([None] * n, dtype=pl.String),
+            "scanner": pl.Series([None] * n, dtype=pl.String),
+            "stain": pl.Series([None] * n, dtype=pl.String),
+            "n_tiles": [n] * n,
+            "x": np.round(rng.uniform(-1, 1, n), 4),
+            "y": np.round(rng.uniform(-1, 1, n), 4),
+            "x_share": [0.31] * n,
+            "y_share": [0.12] * n,
+        }
+    )
+    return table.with_columns(**columns)
+
+
+def made_robustness() -> RobustnessTable:
+    interval = Interval(0.31, 0.62, 0.95, "t interval from leaving out one group at a time")
+    scores = (Score("robustness_index", 0.47, interval, 80, 24, chance=0.5),
+              Score("robustness_index", 0.22, None, 80, 24, reason="site 'A' has 3 groups", chance=0.5))  # fmt: skip
+    rows = tuple(
+        ScoredArm(arm, "breakhis 100X", "pooled", 2.0, (score,))
+        for arm, score in zip(("probe", "random-weight backbone + probe"), scores, strict=True)
+    )
+    return RobustnessTable("site", rows, ("Compared: the 11 nearest tiles.",))
+
+
+def n_dots(panel: str) -> int:
+    return panel.count("h0")
+
+
+def test_every_tile_is_a_dot_in_both_panels_beside_one_of_the_key() -> None:
+    (figure,) = map_figures(made_map(), synthetic=True)
+    by_class, by_group = figure.panels
+    assert n_dots(by_class) == (20 + 1) * 1 + (20 + 1) * 2  # rings are drawn twice
+    assert "benign (20)" in by_class and "malignant (20)" in by_class and "SYNTHETIC" in by_class
+    assert "other groups (15)" in by_group and "g0 (5)" in by_group and "g7" not in by_group
+    assert "43\u00a0% of the variance" in figure.caption
+    for words in ("can't show", "overlap", "a case lie together", "held-out cases is the evidence", "most tiles"):
+        assert words in figure.caption
+
+
+def test_a_known_site_colours_the_second_panel_and_unknown_ones_are_grey() -> None:
+    place = pl.when(pl.col("tile_id") < "t00010").then(None).otherwise(
+        pl.when(pl.col("class") == "benign").then(pl.lit("<b>A</b>")).otherwise(pl.lit("B")))  # fmt: skip
+    panel = map_figures(made_map(site=place), synthetic=False)[0].panels[1]
+    assert "By site" in panel and "unknown site (10)" in panel and "&lt;b&gt;A&lt;/b&gt; (15)" in panel
+    assert "<b>" not in panel
+
+
+def test_unknown_groups_and_many_classes_still_make_a_map() -> None:
+    table = made_map(**{"class": pl.format("class {}", pl.col("tile_id").str.slice(-1)),
+                        "group_id": pl.lit(None, dtype=pl.String)})  # fmt: skip
+    by_class, by_group = map_figures(table, synthetic=False)[0].panels
+    assert "other classes (20)" in by_class and by_class.count("class 0") == 2  # in the key and in the words
+    assert "unknown group (40)" in by_group
+
+
+def test_tsne_says_what_its_distances_mean() -> None:
+    both = pl.concat([made_map(), made_map(method=pl.lit("tsne"), x_share=None, y_share=None)], how="vertical_relaxed")
+    pca, tsne = map_figures(both, synthetic=False)
+    assert "mean nothing" in tsne.caption and "another seed" in tsne.caption and "variance" not in tsne.caption
+    assert "mean nothing" not in pca.caption
+    assert map_figures(None, synthetic=False) == ()
+
+
+def test_the_largest_map_stays_small() -> None:
+    (figure,) = map_figures(made_map(2000, 300, n_tiles=pl.lit(30_000)), synthetic=False)
+    assert sum(len(panel) for panel in figure.panels) < 120_000
+    assert "2,000 of 30,000 tiles, spread over groups" in figure.caption
+    places = "".join(re.findall(r' d="([^"]*)"', figure.panels[0]))
+    assert not re.search(r"\d\.\d\d", places)
+
+
+def test_page_and_folder_keep_the_map_and_the_index(tmp_path: Path) -> None:
+    findings = made_findings()
+    inside = replace(findings.findings[0], robustness=(made_robustness(),))
+    findings = replace(findings, findings=(inside, *findings.findings[1:]))
+    artifacts = Artifacts(made_predictions(), made_trials(), embedding_map=made_map())
+    inputs = made_inputs(findings=findings, artifacts=artifacts)
+    page = render_page(inputs)
+    assert page.count("Map of embeddings, 40 tiles") == 1
+    assert "Class or site: robustness index" in page and "0.470" in page and "[0.310, 0.620]" in page
+    assert "site &#39;A&#39; has 3 groups" in page and "whatever their site" in page
+    save_run(inputs, tmp_path)
+    again = load_run(tmp_path)
+    assert again.artifacts.embedding_map is not None and again.artifacts.embedding_map.equals(made_map())
+    assert render_page(again) == page
+    assert "Map of embeddings" not in render_page(made_inputs()) and "robustness" not in render_page(made_inputs())
+
+
+def test_findings_of_older_runs_have_no_index() -> None:
+    data = made_findings().as_dict()
+    for finding in data["findings"]:  # type: ignore[attr-defined]
+        del finding["robustness"]
+    assert findings_from_dict(data).findings[0].robustness == ()
+
+
+def test_a_table_names_the_network_and_says_why_there_is_no_interval() -> None:
+    section = robustness_section(made_robustness(), made_findings())
+    assert [row.label for row in section.rows] == ["efficientnet-lite0", "random weights"]
+    assert [row.floor for row in section.rows] == [False, True]
+    assert [row.cell.interval for row in section.rows] == ["[0.310, 0.620]", "no interval"]
+    assert [text for _, text in section.footnotes] == [
+        "t interval from leaving out one group at a time", "interval not estimable: site 'A' has 3 groups",
+    ]  # fmt: skip
+
+
+def test_the_terminal_gets_a_line_per_row_with_its_reason() -> None:
+    known, refused, note = robustness_lines(made_robustness())
+    assert known == (
+        "Class or site, robustness index on breakhis 100X: 0.470 [0.310, 0.620] (80 tiles, 24 groups; chance 0.500)"
+    )
+    assert "0.220 (interval not estimable: site 'A' has 3 groups)" in refused
+    assert note == "Compared: the 11 nearest tiles."
+    nothing = Score("robustness_index", float("nan"), None, 0, 0, reason="one")
+    row = ScoredArm("probe", "tiles", "pooled", 2.0, (nothing,))
+    (undefined,) = robustness_lines(RobustnessTable("stain", (row,)))
+    assert undefined == "Class or stain, robustness index on tiles: not estimable: one"
