@@ -294,10 +294,15 @@ def test_other_operating_system_errors_pass_through(tmp_path: Path) -> None:
         (tmp_path / "missing").read_bytes()
 
 
-def test_a_file_where_a_folder_should_be_passes_through(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises((FileExistsError, NotADirectoryError)):
-        write_text(tmp_path / "file" / "scores.json", "x")
+@pytest.mark.parametrize("inside", ["table.json", "deeper/table.json"])
+def test_a_file_where_a_folder_should_be_is_one_message(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "taken").write_text("here first", encoding="utf-8")
+    with pytest.raises(UserError, match="a file stands where a folder should be") as caught:
+        write_text(tmp_path / "taken" / inside, "x")
+    assert caught.value.value == tmp_path / "taken"
+    with pytest.raises(UserError, match="a file stands"), atomic_folder(tmp_path / "taken" / "run"):
+        pass
+    assert (tmp_path / "taken").read_text(encoding="utf-8") == "here first"
 
 
 # locks

@@ -24,7 +24,7 @@ from benchmarks.coverage.cohort import CellSpec, all_cells, holds_classes, simul
 from benchmarks.coverage.judge import BLOCK, LEVEL, Tally
 from histotune.files import write_json, write_text
 from histotune.statistics import bounds
-from histotune.statistics.bands import Places, Thresholds, place_bounds
+from histotune.statistics.bands import Places, Thresholds, place_bounds, rising_limits
 from histotune.statistics.intervals import Units
 from histotune.statistics.resampling import draw_counts
 
@@ -46,8 +46,10 @@ BEGIN, END = "<!-- begin: written by python -m benchmarks.coverage.bands write -
 DRAWN: Method = "resampled-t"
 """What the package draws."""
 GROUPS = (10, 20, 50, 200)
-PLACES = Places(np.array([0.05, 0.1, 0.2, 0.5]), np.array([0.25, 0.5, 0.75]))
-NAMES = (*(("roc", float(x)) for x in PLACES.fpr_M), *(("precision-recall", float(x)) for x in PLACES.recall_M))
+PLACES = Places(np.linspace(0.0, 1.0, 41), np.array([0.25, 0.5, 0.75]))
+"""Limits of a ROC curve rise over all its places, so that more are read than judged."""
+JUDGED = {("roc", 0.05): 2, ("roc", 0.1): 4, ("roc", 0.2): 8, ("roc", 0.5): 20, ("precision-recall", 0.25): 41,
+          ("precision-recall", 0.5): 42, ("precision-recall", 0.75): 43}  # fmt: skip
 CANDIDATES: tuple[Method, ...] = ("percentile", "jackknife-t", "resampled-t")
 FIELDS = (
     "curve", "place", "design", "n_groups", "auroc", "icc", "truth", "method", "seed", "repeats", "coverage",
@@ -78,6 +80,7 @@ def judge_bands(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> 
     rng = np.random.default_rng([seed, *spec.name.encode()])
     strata, truth_M = bounds.Strata.of(holds_classes(spec)), true_curves(spec)
     tallies: dict[tuple[int, Method], Tally] = defaultdict(Tally)
+    n_roc = len(PLACES.fpr_M)
     for start in range(0, n_repeats, BLOCK):
         n = min(BLOCK, n_repeats - start)
         cohorts = simulate(spec, n, rng)
@@ -86,9 +89,10 @@ def judge_bands(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> 
             evidence = _thresholds(cohorts, repeat, strata).read(PLACES, counts, without_each=True)
             for method in CANDIDATES:
                 low_M, high_M = place_bounds(method, evidence, strata, LEVEL)
-                for place, truth in enumerate(truth_M):
+                low_M[:n_roc], high_M[:n_roc] = rising_limits(low_M[:n_roc], high_M[:n_roc])
+                for place in JUDGED.values():
                     one = slice(place, place + 1)
-                    tallies[place, method].add(low_M[one], high_M[one], float(truth))
+                    tallies[place, method].add(low_M[one], high_M[one], float(truth_M[place]))
     return tallies
 
 
@@ -105,10 +109,10 @@ def run_cell(spec: CellSpec, options: argparse.Namespace) -> None:
         return
     start = time.perf_counter()
     tallies = judge_bands(spec, options.repeats, options.resamples, options.seed)
-    truth_M = true_curves(spec)
+    truth_M, names = true_curves(spec), {place: name for name, place in JUDGED.items()}
     rows = [
         {
-            "curve": NAMES[place][0], "place": NAMES[place][1], "design": spec.design, "n_groups": spec.n_groups,
+            "curve": names[place][0], "place": names[place][1], "design": spec.design, "n_groups": spec.n_groups,
             "auroc": spec.auroc, "icc": spec.icc, "truth": round(float(truth_M[place]), 4), "method": method,
             "seed": options.seed, "repeats": tally.n, "coverage": round(tally.n_held / tally.n, 4),
             "truth_below": round(tally.n_below / tally.n, 4), "mean_width": round(tally.width / tally.n, 4),

@@ -73,7 +73,6 @@ def compare_and_print(request: CompareRequest) -> None:
         from histotune.report.comparison_page import write_comparison_page
 
         command = " ".join(["histotune", *sys.argv[1:]])
-        request.out.mkdir(parents=True, exist_ok=True)
         write_json(request.out / "comparison.json", {**found.as_dict(), "comparison": config.model_dump(mode="json")})
         write_comparison_page(found, command, request.out / "comparison.html")
         print(f"saved: {request.out}")

@@ -21,7 +21,7 @@ from histotune.evaluation.plan import plan_source, scored_part, with_parts
 from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, LedgerCount
 from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
-from histotune.files import atomic_folder, explained_os_errors, hash_json, lock
+from histotune.files import atomic_folder, explained_os_errors, hash_json, lock, make_folder
 from histotune.heads.families import SweepSupport, require_device
 from histotune.heads.fit_cache import FitCache
 from histotune.images.view_checks import check_view
@@ -158,7 +158,7 @@ def refuse_foreign_folder(out: Path) -> None:
         raise UserError("this folder holds other files; a run would replace them", value=out,
                         fix="choose another --out, or empty the folder")  # fmt: skip
     with explained_os_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         probe = out.parent / f".{out.name}.probe"
         probe.mkdir(exist_ok=True)
         shutil.rmtree(probe)

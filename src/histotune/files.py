@@ -39,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         UserError: The disk is full or the folder can't be written.
     """
     with explained_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
         os.close(handle)
         temporary = Path(name)
@@ -66,7 +66,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         UserError: The disk is full or the parent can't be written.
     """
     with explained_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
         try:
             yield temporary
@@ -102,6 +102,23 @@ def explained_os_errors(path: Path) -> Iterator[None]:
                 fix="choose a folder you own (--out, --cache) or change its permissions",
             ) from error
         raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, if it isn't there.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        UserError: A file stands where it or one of its parents should, or no folder can be made there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        found = next((part for part in (folder, *folder.parents) if part.exists()), folder)
+        what = "a file stands where a folder should be" if found.is_file() else "no folder can be made here"
+        raise UserError(what, value=found, fix="choose another folder (--out, --cache)") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -151,7 +168,7 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
     import filelock
 
     with explained_os_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         guard = filelock.FileLock(path)
         try:
             guard.acquire(timeout=timeout_s)

@@ -55,7 +55,7 @@ def test_runs_without_common_tiles_and_folds_are_refused() -> None:
         compare_runs([contender("a", 1, folds=4), contender("b", 1, folds=8)], ["auroc"], FEW, INTERVAL)
     other = contender("b", 1)
     fewer = Predictions(other.predictions.table[:-1], other.predictions.class_names)
-    with pytest.raises(UserError, match="same tiles"):
+    with pytest.raises(UserError, match="scored other tiles of breakhis 40X"):
         compare_runs([contender("a", 1), Contender("b", "in-domain", other.domain, "breakhis", fewer)], ["auroc"], FEW,
                      INTERVAL)  # fmt: skip
 

@@ -6,13 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
-from benchmarks.coverage.bands import NAMES, PLACES, judge_bands, true_curves
+from benchmarks.coverage.bands import JUDGED, PLACES, judge_bands, true_curves
 from benchmarks.coverage.cohort import CellSpec, simulate
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from histotune.statistics import bands, bounds
-from histotune.statistics.bands import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands
+from histotune.statistics.bands import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands, rising_limits
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.coverage import studied_bands
 from histotune.statistics.intervals import resampling_units
@@ -97,6 +97,10 @@ def limits_by_hand(predictions: Predictions, config: IntervalConfig, found: tupl
             limits.append(tuple(1 / (1 + np.exp(-steps))))
         else:
             limits.append((max(value - reach, 0.0), min(value + reach, 1.0)))
+    for place in range(1, len(FPR_GRID_M)):  # a sensitivity never falls
+        limits[place] = max(limits[place - 1][0], limits[place][0]), limits[place][1]
+    for place in reversed(range(len(FPR_GRID_M) - 1)):
+        limits[place] = limits[place][0], min(limits[place + 1][1], limits[place][1])
     return np.array(limits).T
 
 
@@ -114,6 +118,17 @@ def test_bands_equal_a_loop_over_sklearn(n_classes: int, n_levels: int | None) -
         drawn = loop(predictions, config.model_copy(update={"cluster": "tile"}), one.label)[1]
         quantiles = np.quantile(drawn[:, : len(FPR_GRID_M)], [0.025, 0.975], axis=0)
         np.testing.assert_allclose([tiles.roc.low_M, tiles.roc.high_M], quantiles, atol=1e-9)
+
+
+def test_limits_of_a_rising_curve_rise_around_it() -> None:
+    rng = np.random.default_rng(0)
+    curve_M = np.sort(rng.random(50))
+    low_M, high_M = curve_M - 0.3 * rng.random(50), curve_M + 0.3 * rng.random(50)
+    risen = rising_limits(low_M, high_M)
+    assert all((np.diff(limit_M) >= 0).all() for limit_M in risen)
+    assert (low_M <= risen[0]).all() and (risen[0] <= curve_M).all()
+    assert (curve_M <= risen[1]).all() and (risen[1] <= high_M).all()
+    assert rising_limits(np.array([0.2, np.nan, 0.1]), np.ones(3))[0].tolist() == [0.2, 0.2, 0.2]
 
 
 def test_order_of_rows_changes_nothing() -> None:
@@ -196,7 +211,7 @@ def test_the_true_curves_are_those_of_many_tiles() -> None:
 
 def test_a_small_simulation_of_bands_covers() -> None:
     tallies = judge_bands(CellSpec("one-class", 20, 0.9, 0.5), 60, 100, seed=1)
-    place = NAMES.index(("roc", 0.2))
+    place = JUDGED["roc", 0.2]
     assert tallies[place, "resampled-t"].n == 60
     assert tallies[place, "resampled-t"].n_held / 60 >= 0.85
     assert tallies[place, "percentile"].n_held < tallies[place, "resampled-t"].n_held

@@ -145,9 +145,8 @@ def _family(
         raise UserError("two runs have the same name", value=", ".join(one.name for one in found),
                         fix="give them other folders")  # fmt: skip
     within_folds = any(arm.table["fold"].n_unique() > 1 for arm in arms.values())
-    if within_folds:
-        for (name_a, a), (name_b, b) in combinations(arms.items(), 2):
-            _check_folds((name_a, a), (name_b, b), found[0].domain)
+    for one, other in combinations(arms.items(), 2):
+        _check_same(one, other, found[0].domain)
     scores = tuple(
         (one.name, score_seeds(one.predictions, [metric], interval, within_folds=within_folds)[0]) for one in found
     )
@@ -163,10 +162,15 @@ def _for(arms: dict[str, Predictions], comparison: ComparisonConfig) -> Comparis
     return comparison.model_copy(update={"family": tuple(p for p in comparison.family if set(p) <= set(arms))})
 
 
-def _check_folds(one: tuple[str, Predictions], other: tuple[str, Predictions], domain: str) -> None:
-    """Refuse runs that dealt the same tiles into other folds: AUROC within folds would compare other pairs of tiles."""
+def _check_same(one: tuple[str, Predictions], other: tuple[str, Predictions], domain: str) -> None:
+    """Refuse runs over other tiles, or over other folds: AUROC within folds would compare other pairs of tiles."""
     tables = [predictions.table.select("tile_id", "fold").sort("tile_id") for _, predictions in (one, other)]
-    if tables[0]["tile_id"].equals(tables[1]["tile_id"]) and not tables[0]["fold"].equals(tables[1]["fold"]):
+    ids = [set(table["tile_id"]) for table in tables]
+    if ids[0] != ids[1]:
+        raise UserError(f"two runs scored other tiles of {domain}",
+                        value=f"{one[0]}: {len(ids[0]):,}, {other[0]}: {len(ids[1]):,}, both: {len(ids[0] & ids[1]):,}",
+                        fix="run both on the same --data, magnification and subset")  # fmt: skip
+    if not tables[0]["fold"].equals(tables[1]["fold"]):
         raise UserError(f"two runs cross-fitted {domain} over other folds", value=f"{one[0]}, {other[0]}",
                         fix="run both with the same --split, such as grouped-5-seed0")  # fmt: skip
 

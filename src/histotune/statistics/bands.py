@@ -101,7 +101,8 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
     vertical step), at each recall the precision of the highest threshold that reaches it, so that the area under the
     steps is the average precision. Around every value stands the t interval on the logit scale that the operating
     points get, its error from resamples of whole groups; its simulated coverage is in docs/intervals.md. Where no group
-    changes a value, the exact bound takes its place. A band holds for one place at a time, not for the whole curve.
+    changes a value, the exact bound takes its place; limits of the sensitivity rise with the false positive rate, as
+    the curve does. A band holds for one place at a time, not for the whole curve.
     Tiles as units (``cluster="tile"``) get the central quantiles of their resamples.
 
     Args:
@@ -256,9 +257,25 @@ def _class_bands(label: int, table: Thresholds, counts: Sequence[Float], limits:
     roc, precision = slice(len(FPR_GRID_M)), slice(len(FPR_GRID_M), None)
     return ClassBands(
         label,
-        Band(places.fpr_M, low_M[roc], high_M[roc]),
+        Band(places.fpr_M, *rising_limits(low_M[roc], high_M[roc])),
         Band(places.recall_M, low_M[precision], high_M[precision]),
     )
+
+
+def rising_limits(low_M: Float, high_M: Float) -> tuple[Float, Float]:
+    """Return limits of a curve that never falls: what holds at one place holds at every later, and the reverse.
+
+    Where a sensitivity is nearly 1 its logit turns a small error into a deep lower limit; the limits further left know
+    better.
+
+    Args:
+        low_M: Lower limits, from left to right, none above the curve.
+        high_M: Upper limits, none below the curve.
+
+    Returns:
+        Limits that rise, nowhere wider, with the curve still between them.
+    """
+    return np.fmax.accumulate(low_M), np.fmin.accumulate(high_M[::-1])[::-1]
 
 
 def sensitivity_at(true_BT: Weights, false_BT: Weights, fpr_M: Float) -> Float:
