@@ -86,7 +86,7 @@ def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
         if name not in METRIC_NAMES:
             raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
                             closest=closest_name(name, METRIC_NAMES))  # fmt: skip
-    return tuple(names or DEFAULT_METRICS)  # type: ignore[arg-type]
+    return tuple(names or DEFAULT_METRICS)  # type: ignore[arg-type]  # checked above
 
 
 def _family(request: CompareRequest, names: tuple[str, ...]) -> str | tuple[tuple[str, str], ...]:

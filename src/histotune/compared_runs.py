@@ -69,11 +69,12 @@ def _probes(findings: Findings, table: pl.DataFrame, name: str) -> Iterator[Cont
     trained = inside.rows[0].domain if inside is not None and inside.rows else None
     for (finding, domain), part in probes.group_by("finding", "domain", maintain_order=True):
         place = "in-domain" if domain == trained and finding in ("in-domain", "cross-magnification") else str(finding)
-        shown = findings.finding(place)  # type: ignore[arg-type]
+        shown = findings.finding(place)  # type: ignore[arg-type]  # ids from a saved table are plain text
         row = shown.row(PROBE, str(domain)) if shown is not None else None
         names = class_names_of(findings, str(domain), len(part["probability"][0]))
-        data_set = next((one.name for one in findings.datasets if str(domain).startswith(one.name)), str(domain))
-        yield Contender(name, place, str(domain), data_set, _predictions(part, names), row.marks if row else ())
+        data_set = findings.dataset_of(str(domain))
+        whose = data_set.name if data_set is not None else str(domain)
+        yield Contender(name, place, str(domain), whose, _predictions(part, names), row.marks if row else ())
 
 
 def _protocol_arms(folder: Path, name: str) -> Iterator[Contender]:

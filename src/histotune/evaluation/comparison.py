@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.errors import UserError
+from histotune.progress import track
 from histotune.statistics.family import Comparison, compare_arms
 from histotune.statistics.levels import SeedScore, average_seeds, score_seeds
 from histotune.statistics.mean_ranks import LEAST_DATA_SETS, MeanRanks, rank_arms
@@ -129,7 +130,8 @@ def compare_runs(
         places = "; ".join(f"{domain} ({finding}): {found[0].name}" for (finding, domain), found in by_place.items())
         raise UserError("no two of these runs scored the same tiles", value=places,
                         fix="run each backbone on the same --data, --split and magnification")  # fmt: skip
-    families = [_family(found, metric, comparison, interval) for found in shared.values() for metric in metrics]
+    wanted = [(found, metric) for found in shared.values() for metric in metrics]
+    families = [_family(found, metric, comparison, interval) for found, metric in track(wanted, "comparing runs")]
     alone = [place for place, found in by_place.items() if len(found) == 1]
     notes = tuple(f"{domain} ({finding}) was scored by {by_place[finding, domain][0].name} alone."
                   for finding, domain in alone)  # fmt: skip

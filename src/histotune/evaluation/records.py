@@ -220,6 +220,11 @@ class Findings:
         """Return a table by its id, or None."""
         return next((finding for finding in self.findings if finding.id == finding_id), None)
 
+    def dataset_of(self, domain: str) -> DatasetFacts | None:
+        """Return the data set that a domain such as "breakhis 100X" belongs to, or None."""
+        named = (one for one in self.datasets if domain == one.name or domain.startswith(f"{one.name} "))
+        return next(named, None)
+
     def as_dict(self) -> dict[str, object]:
         """Return a JSON-ready dict."""
         return asdict(self)

@@ -204,10 +204,10 @@ def class_names_of(findings: Findings, domain: str, n_classes: int) -> tuple[str
         domain: Such as "breakhis 100X".
         n_classes: How many classes there are at least.
     """
-    for dataset in findings.datasets:
-        if domain == dataset.name or domain.startswith(f"{dataset.name} "):
-            return dataset.class_names if len(dataset.class_names) >= n_classes else _numbered(n_classes)
-    return _numbered(n_classes)
+    dataset = findings.dataset_of(domain)
+    if dataset is None or len(dataset.class_names) < n_classes:
+        return _numbered(n_classes)
+    return dataset.class_names
 
 
 def _numbered(n_classes: int) -> tuple[str, ...]:

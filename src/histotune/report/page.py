@@ -267,10 +267,8 @@ def _galleries(inputs: ReportInputs) -> Iterator[Gallery]:
 
 def _credits(inputs: ReportInputs) -> Iterator[DatasetFacts]:
     """Yield the data sets whose tiles are shown."""
-    domains = {item.domain for item in inputs.thumbnails}
-    for dataset in inputs.findings.datasets:
-        if any(domain == dataset.name or domain.startswith(f"{dataset.name} ") for domain in domains):
-            yield dataset
+    shown = [inputs.findings.dataset_of(item.domain) for item in inputs.thumbnails]
+    yield from (dataset for dataset in inputs.findings.datasets if dataset in shown)
 
 
 def _data_uri(jpeg: bytes) -> str:

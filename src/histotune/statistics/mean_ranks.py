@@ -113,20 +113,25 @@ def rank_arms(
     rank_SA = stats.rankdata(-value_SA if higher_is_better else value_SA, axis=1)
     mean_A = rank_SA.mean(axis=0)
     order = np.argsort(mean_A, kind="stable")
-    spread = float(stats.studentized_range.ppf(level, n_arms, np.inf)) / math.sqrt(2.0)
-    critical = spread * math.sqrt(n_arms * (n_arms + 1) / (6.0 * n_sets))
-    sorted_A = mean_A[order]
-    pairs = _pairs(value_SA, names, mean_A, critical)
+    critical = _critical_difference(n_sets, n_arms, level)
     return MeanRanks(
         names=tuple(names[place] for place in order),
-        mean_ranks=tuple(float(rank) for rank in sorted_A),
+        mean_ranks=tuple(float(rank) for rank in mean_A[order]),
         data_sets=tuple(data_sets),
         p_value=_friedman(rank_SA),
         critical_difference=critical,
-        cliques=_cliques(sorted_A, critical),
+        cliques=_cliques(mean_A[order], critical),
         smallest_p=2.0 ** (1 - n_sets),
-        pairs=pairs,
+        pairs=_pairs(value_SA, names, mean_A, critical),
     )
+
+
+def _critical_difference(n_sets: int, n_arms: int, level: float) -> float:
+    """Return Nemenyi's critical difference of mean ranks (Demsar, JMLR 7, 2006, 3.2.2)."""
+    from scipy import stats
+
+    spread = float(stats.studentized_range.ppf(level, n_arms, np.inf)) / math.sqrt(2.0)
+    return spread * math.sqrt(n_arms * (n_arms + 1) / (6.0 * n_sets))
 
 
 def _friedman(rank_SA: Float) -> float:

@@ -82,15 +82,29 @@ def changed_shape(source: Side, target: Side, components: int, rng: np.random.Ge
     components = min(components, source.x_ND.shape[1], n_least // TILES_PER_COMPONENT)
     if components < 2:
         return False
-    centre_D = source.x_ND.mean(axis=0)
-    axes_RD = np.linalg.svd(source.x_ND - centre_D, full_matrices=False)[2][:components]
-    source_NR, target_NR = ((side.x_ND - centre_D) @ axes_RD.T for side in (source, target))
+    source_NR, target_NR = principal_parts(source, target, components)
     between, within = [], []
     for _ in range(N_HALVES):
         half_N = np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
         between.append(uneven_spread(source_NR[half_N], target_NR))
         within.append(uneven_spread(source_NR[half_N], source_NR[~half_N]))
     return float(np.median(between)) > max(within)
+
+
+def principal_parts(source: Side, target: Side, components: int) -> tuple[Float, Float]:
+    """Return both sides in the first principal components of the source.
+
+    Args:
+        source: Training tiles.
+        target: Target tiles.
+        components: How many.
+
+    Returns:
+        Source and target, (N, R) each, centred on the source's mean.
+    """
+    centre_D = source.x_ND.mean(axis=0)
+    axes_RD = np.linalg.svd(source.x_ND - centre_D, full_matrices=False)[2][:components]
+    return (source.x_ND - centre_D) @ axes_RD.T, (target.x_ND - centre_D) @ axes_RD.T
 
 
 def uneven_spread(a_nR: Float, b_nR: Float) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from histotune.evaluation.transfer.decision import threshold_arm
 from histotune.evaluation.transfer.records import ALIGNMENT, PHYSICAL, Physical, Recovery, RemedyRow
+from histotune.statistics.metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "log_loss")
-SIGN = {"auroc": 1.0, "balanced_accuracy": 1.0, "log_loss": -1.0}
-"""A recovery is a gain: log-loss counts downwards."""
 ASSUMPTIONS = {
     "scale": "the stated um/px of both data sets are right, and tissue looks the same at the same um/px",
     "stain": "colour differs by the laboratory, not by the disease",
@@ -146,7 +145,7 @@ def _recoveries(arms: RankingArms, name: str, contrasts: Contrasts) -> tuple[Rec
 
 def gain(contrasts: Contrasts, metric: MetricName, after: Arm, before: Arm, level: float | None = None) -> Score:
     """Return what one arm has over another, larger is better."""
-    sign = SIGN[metric]
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     return contrasts.score(metric, ((sign, after), (-sign, before)), level)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.evaluation.transfer.arms import side_predictions
+from histotune.evaluation.transfer.direct import principal_parts
 from histotune.evaluation.transfer.recalibrate import two_class_margins
 from histotune.evaluation.transfer.records import HeadMap, Shift, Side
 from histotune.heads.logistic import fit_batch
@@ -43,9 +44,7 @@ def measure_shift(source: Side, target: Side, config: TransferConfig, interval: 
         The shift; stain is added by who has the pixels.
     """
     components = min(config.components, source.x_ND.shape[1], len(source) - 1)
-    centre_D = source.x_ND.mean(axis=0)
-    axes_RD = np.linalg.svd(source.x_ND - centre_D, full_matrices=False)[2][:components]
-    source_NR, target_NR = ((side.x_ND - centre_D) @ axes_RD.T for side in (source, target))
+    source_NR, target_NR = principal_parts(source, target, components)
     between, within = _frechet_pair(source_NR, source.groups, target_NR, np.random.default_rng(config.seed))
     domain = _domain_auroc(source, target, config, interval)
     return Shift(between, within, components, domain, source.input_mpp, target.input_mpp)
