@@ -1,0 +1,527 @@
+"""Files that histotune kept in the past are read today: same keys, same hashes, same numbers.
+
+The files lie in ``tests/fixtures/past``, whose README says what wrote each of them. They are never written anew when
+the code changes. Where a test fails, either the code must read them again, or the format's number must be raised and
+the message to the user must say what to do; then the new format gets files of its own beside these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+# All that is imported from inside the package. Where these move, only these lines change.
+from histotune.config import load_config
+from histotune.embeddings.runner import BatchRunner
+from histotune.files import hash_json
+from histotune.heads import fit_cache
+from tests.conftest import CommandResult
+
+FIXTURES = Path(__file__).parent / "fixtures" / "past"
+FACTS: dict[str, Any] = json.loads((FIXTURES / "facts.json").read_text(encoding="utf-8"))
+COMMANDS = [shlex.split(one["command"])[1:] for one in FACTS["commands"] if one["commit"] == FACTS["commit"]]
+BREAKHIS = ("breakhis", "--data", "data/breakhis")
+BREAKHIS_NAMES = {
+    (40, "B", "A"): 625, (40, "M", "DC"): 1370, (100, "B", "A"): 644, (100, "M", "DC"): 1437,
+    (200, "B", "A"): 623, (200, "M", "DC"): 1390, (400, "B", "A"): 588, (400, "M", "DC"): 1232,
+}  # fmt: skip
+IN_A_KEY = ("torch", "timm", "transformers", "pillow")  # their majors are part of the key of a network's space
+TOLERANCE = 1e-12
+"""Relative, of every number that is computed anew; kernels of OpenBLAS for other processors differ by 6e-14 here."""
+
+Command = Callable[..., CommandResult]
+
+
+class ForwardPassError(BaseException):
+    """Raised in place of a forward pass; no handler of the package's takes it for an error of its own."""
+
+
+@pytest.fixture
+def past(tmp_path: Path, histotune: Command, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the files, which is the working directory: their paths are relative."""
+    folder = tmp_path / "past"
+    shutil.copytree(FIXTURES, folder)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    return folder
+
+
+@pytest.fixture
+def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every forward pass fail."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ForwardPassError
+
+    monkeypatch.setattr(BatchRunner, "run", refuse)
+
+
+def found(histotune: Command, *words: object) -> str:
+    """Run a command that must succeed and return what it printed."""
+    result = histotune(*words)
+    assert result.code == 0, result.err
+    return result.out
+
+
+def recorded(name: str) -> str:
+    return (FIXTURES / "recorded" / name).read_text(encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def decimals(text: str) -> list[str]:
+    """Return every number with three decimals, in order: the scores of a printed table, however it is laid out."""
+    return re.findall(r"[−+-]?\d\.\d{3}\b", text)
+
+
+def option(words: list[str], name: str) -> str:
+    return words[words.index(name) + 1] if name in words else ""
+
+
+def command(first: str, about: str, out: str = "") -> list[str]:
+    """Return the command of the past that begins so and names this path, with another place for its output."""
+    words = next(list(words) for words in COMMANDS if words[0] == first and about in ["", *words])
+    if out:
+        words[words.index("--out") + 1] = out
+    return words
+
+
+def skip_where_keys_differ(backbone: str) -> None:
+    """Skip where no kept space of a network can have this environment's key, and say why."""
+    if backbone == "colour-histogram":
+        return
+    here = {name: version(name).split(".")[0] for name in IN_A_KEY}
+    kept = []
+    for path in sorted((FIXTURES / "cache/embeddings").glob("*/space.json")):
+        space = read_json(path)
+        if space["backbone"] == backbone:
+            signature = json.loads(space["signature"])
+            kept.append({name: signature[name] for name in IN_A_KEY})
+    assert kept, f"no space of {backbone} was kept"
+    if here not in kept:
+        pytest.skip(f"the key of a network's space holds library majors; kept were {kept}, here are {here}")
+
+
+def assert_close(now: Any, then: Any, place: str = "", without: tuple[str, ...] = ()) -> None:  # noqa: ANN401
+    """Compare two JSON values: numbers within the tolerance, all else exactly; today's objects may have more fields."""
+    if isinstance(then, dict):
+        assert isinstance(now, dict), place
+        for name in then:
+            assert name in now, f"{place}/{name} is missing"
+            if name not in without:
+                assert_close(now[name], then[name], f"{place}/{name}", without)
+    elif isinstance(then, list):
+        assert isinstance(now, list), place
+        assert len(now) == len(then), place
+        for number, (one, other) in enumerate(zip(now, then, strict=True)):
+            assert_close(one, other, f"{place}/{number}", without)
+    elif isinstance(then, float):
+        assert isinstance(now, int | float), place
+        assert math.isclose(now, then, rel_tol=TOLERANCE, abs_tol=TOLERANCE), f"{place}: {now!r}, not {then!r}"
+    else:
+        assert now == then, place
+
+
+# What is kept
+
+
+def test_git_has_not_changed_a_byte_of_the_kept_files() -> None:
+    lines = (FIXTURES / "checksums.txt").read_text(encoding="utf-8").splitlines()
+    expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+    changed = [name for name, digest in expected.items()
+               if hashlib.sha256((FIXTURES / name).read_bytes()).hexdigest() != digest]  # fmt: skip
+    assert not changed, "these files are from the past and stay as they are"
+    assert sum((FIXTURES / name).stat().st_size for name in expected) < 1_500_000
+
+
+# The cache
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if words[0] == "embed"], ids=lambda words: "-".join(
+    one for one in (option(words, "--backbone"), option(words, "--view"), option(words, "--adapter"), words[-1]) if one
+))  # fmt: skip
+def test_every_kept_space_is_read_without_a_forward_pass(
+    histotune: Command, past: Path, no_forward: None, words: list[str]
+) -> None:
+    skip_where_keys_differ(option(words, "--backbone"))
+    names = (past / "cache/timm_names.json").read_bytes()
+    spaces = {path.name for path in (past / "cache/embeddings").iterdir()}
+    out = found(histotune, *words)
+    assert re.search(r"breakhis: (\d+) tiles, 0 computed, \1 from the cache", out), out
+    assert "no forward pass was needed" in out
+    key = re.search(r"space ([0-9a-f]{16})", out)
+    assert key is not None
+    assert any(space.startswith(key[1]) for space in spaces)
+    assert {path.name for path in (past / "cache/embeddings").iterdir()} == spaces
+    if f'"{version("timm")}"' in names.decode().replace("\\", ""):
+        assert (past / "cache/timm_names.json").read_bytes() == names
+
+
+def test_the_forward_pass_that_these_tests_forbid_is_the_one_that_embeds(
+    histotune: Command, past: Path, no_forward: None
+) -> None:
+    tile, other = sorted((past / "data/breakhis").rglob("*.png"))[:2]
+    tile.write_bytes(other.read_bytes() + b"\0")
+    with pytest.raises(ForwardPassError):
+        histotune(*COMMANDS[0])
+
+
+def test_kept_rows_are_exported_with_the_same_values(histotune: Command, past: Path, no_forward: None) -> None:
+    found(histotune, *command("cache", "exchange/rows.npz", out="now.npz"))
+    with np.load(past / "now.npz") as now, np.load(past / "exchange/rows.npz") as then:
+        for name in ("features", "tile_id", "content"):
+            assert np.array_equal(now[name], then[name]), name
+
+
+def test_the_index_of_content_hashes_is_read(histotune: Command, past: Path, no_forward: None) -> None:
+    restore_index(past)
+    tile = next((past / "data/breakhis").rglob("*.png"))
+    time_ns, pixels = tile.stat().st_mtime_ns, tile.read_bytes()
+    tile.write_bytes(pixels[:-1] + bytes([pixels[-1] ^ 1]))
+    os.utime(tile, ns=(time_ns, time_ns))
+    assert "48 tiles, 0 computed" in found(histotune, *COMMANDS[0]), "length and time say that it is the same file"
+    (past / "cache/hashes.sqlite").unlink()
+    with pytest.raises(ForwardPassError):
+        histotune(*COMMANDS[0])
+
+
+def restore_index(past: Path) -> None:
+    """Make the kept index speak of the copied files: their paths, and the times that they had."""
+    with closing(sqlite3.connect(past / "cache/hashes.sqlite")) as database, database:
+        known = database.execute("SELECT DISTINCT path, mtime_ns FROM content").fetchall()
+        assert known
+        for path, time_ns in known:
+            here = past / Path(path).relative_to(FACTS["folder"])
+            database.execute("UPDATE content SET path = ? WHERE path = ?", (str(here), path))
+            if here.exists():  # those of a home that is gone were written by the demo
+                os.utime(here, ns=(time_ns, time_ns))
+
+
+def test_every_kept_shard_is_sound_and_damage_is_seen(histotune: Command, past: Path) -> None:
+    out = found(histotune, "cache", "verify", "--cache", "cache")
+    spaces = list((past / "cache/embeddings").iterdir())
+    assert out.count("every byte read, 0 damaged") == len(spaces)
+    for shard in (past / "cache/embeddings").rglob("*.npy"):
+        kept = shard.read_bytes()
+        shard.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    result = histotune("cache", "verify", "--cache", "cache")
+    assert result.code == 1
+    assert "0 damaged" not in result.out
+
+
+def test_shards_whose_manifests_had_no_checksum_yet_are_read(histotune: Command, past: Path) -> None:
+    assert "48 rows in 1 shards, every byte read, 0 damaged" in found(
+        histotune, "cache", "verify", "--cache", "cache-early"
+    )
+    manifest = next((past / "cache-early").rglob("shards/*.json"))
+    assert not {"checksum", "space", "dtype"} & set(read_json(manifest))
+    found(histotune, "cache", "export", "colour-histogram", "--cache", "cache-early", "--out", "early.npz")
+    with np.load(past / "early.npz") as early:
+        assert list(early["content"]) == read_json(manifest)["content"]
+        assert np.array_equal(early["features"], np.load(manifest.with_suffix(".npy")))
+
+
+def test_imported_embeddings_keep_their_name_and_their_rows(histotune: Command, past: Path, no_forward: None) -> None:
+    words = ("embed", *BREAKHIS, "--backbone", "external:other", "--cache", "cache")
+    assert "48 tiles, 0 computed" in found(histotune, *words)
+    found(histotune, "cache", "export", "external:other", "--cache", "cache", "--out", "other.npz")
+    with np.load(past / "other.npz") as now, np.load(past / "exchange/rows.npz") as then:
+        row = {content: number for number, content in enumerate(then["content"])}
+        assert np.array_equal(now["features"], then["features"][[row[content] for content in now["content"]]])
+    assert "somebody-s-network" in (past / "cache/external/other.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("files", "data"), [
+    ("rows.npz", BREAKHIS), ("rows.parquet", BREAKHIS), ("slides", ("tiles", "--data", "data/tiles.csv")),
+])  # fmt: skip
+def test_exported_embeddings_are_imported(histotune: Command, past: Path, files: str, data: tuple[str, ...]) -> None:
+    out = found(
+        histotune, "cache", "import", f"exchange/{files}", "--as", "again", "--cache", "cache", "--dataset", *data
+    )
+    n_rows = 8 if files == "slides" else 48
+    assert f"{n_rows} of {n_rows} rows" in out
+    assert "made by colour-histogram, as claimed" in out
+
+
+def test_solved_fits_are_read_where_their_key_is_asked_for(past: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key holds the code of the solver, on purpose: only a file's format is held here, not its key."""
+
+    def refuse() -> dict[str, Any]:
+        raise AssertionError("the kept fits were not read")
+
+    files = sorted((past / "cache/fits").glob("*.safetensors"))
+    assert files
+    for path in files:
+        with safe_open(path, framework="numpy") as file:
+            key = file.metadata()["key"]
+        monkeypatch.setattr(fit_cache, "fit_key", lambda *_, key=key: key)
+        kept = fit_cache.FitCache(path.parent).recall({}, {}, refuse)
+        assert {name: values.tobytes() for name, values in kept.items()} == {
+            name: values.tobytes() for name, values in load_file(path).items()
+        }
+
+
+def test_a_sweep_over_the_kept_cache_chooses_the_kept_head(histotune: Command, past: Path, no_forward: None) -> None:
+    fits = {path.name for path in (past / "cache/fits").iterdir()}
+    out = found(histotune, *command("sweep", "heads/3", out="again"))
+    assert fits <= {path.name for path in (past / "cache/fits").iterdir()}
+    now, then = (read_json(past / name / "head.json") for name in ("again", "heads/3"))
+    assert_close(now, then, without=("head_id", "weights_sha256"))
+    for name, values in load_file(past / "heads/3/head.safetensors").items():
+        np.testing.assert_allclose(load_file(past / "again/head.safetensors")[name], values, rtol=1e-9, atol=1e-12)
+    assert now["head_id"] in out
+    assert "6 runs" in found(histotune, "trials", "--all")
+
+
+# Heads
+
+
+@pytest.mark.parametrize("head", ["2", "3", "3-hidden", "3-network"])
+def test_a_kept_head_scores_as_it_did_and_the_ledger_counts_on(
+    histotune: Command, past: Path, no_forward: None, head: str
+) -> None:
+    skip_where_keys_differ(read_json(past / f"heads/{head}/head.json")["backbone"])
+    ledger = (past / "state/histotune/ledger.jsonl").read_text(encoding="utf-8")
+    out = found(histotune, *command("evaluate", f"heads/{head}"))
+    assert f"Head {read_json(past / f'heads/{head}/head.json')['head_id']} on breakhis" in out
+    assert decimals(out) == decimals(recorded(f"evaluate-{head}.txt"))
+    assert len(decimals(out)) == 12
+    assert "breakhis: scored 5 times under 4 choices" in out
+    assert (past / "state/histotune/ledger.jsonl").read_text(encoding="utf-8").startswith(ledger)
+
+
+@pytest.mark.parametrize("head", ["2", "3", "3-hidden", "3-network"])
+def test_a_kept_head_predicts_as_it_did(histotune: Command, past: Path, no_forward: None, head: str) -> None:
+    skip_where_keys_differ(read_json(past / f"heads/{head}/head.json")["backbone"])
+    found(histotune, *command("predict", f"heads/{head}", out="now.csv"))
+    now, then = (pl.read_csv(path) for path in (past / "now.csv", FIXTURES / f"recorded/predict-{head}.csv"))
+    assert now.columns == then.columns
+    assert now.select("path", "predicted").equals(then.select("path", "predicted"))
+    for name in then.columns[2:]:
+        np.testing.assert_allclose(now[name], then[name], rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("head", ["2", "3"])
+def test_the_recorded_probabilities_are_those_of_the_kept_weights_on_the_kept_rows(head: str) -> None:
+    facts = read_json(FIXTURES / f"heads/{head}/head.json")
+    tensors = load_file(FIXTURES / f"heads/{head}/head.safetensors")
+    temperature = facts["temperature"] if head == "2" else facts["calibration"]["temperature"]
+    with np.load(FIXTURES / "exchange/rows.npz") as rows:
+        x_ND = rows["features"][:, facts["columns"]].astype(np.float64)
+        row = {
+            str(tile_id).rpartition("/")[2].removesuffix(".png"): number
+            for number, tile_id in enumerate(rows["tile_id"])
+        }
+    table = pl.read_csv(FIXTURES / f"recorded/predict-{head}.csv")
+    order = [row[Path(path).stem] for path in table["path"]]
+    logit_NK = (x_ND @ tensors["weight_KD"].T + tensors["bias_K"])[order] / temperature
+    probability_N = 1 / (1 + np.exp(logit_NK[:, 0] - logit_NK[:, 1]))
+    np.testing.assert_allclose(table["probability_malignant"], probability_N, rtol=1e-12)
+
+
+def test_a_head_of_the_first_format_is_refused_with_the_reason(histotune: Command, past: Path) -> None:
+    result = histotune("evaluate", "heads/1", *BREAKHIS, "--cache", "cache")
+    assert result.code == 2
+    assert "another format version" in result.err
+    assert "2, 3" in result.err
+
+
+@pytest.mark.parametrize("head", ["2", "3", "3-hidden"])
+def test_a_changed_byte_of_a_kept_head_is_refused(histotune: Command, past: Path, head: str) -> None:
+    weights, facts = past / f"heads/{head}/head.safetensors", past / f"heads/{head}/head.json"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    result = histotune(*command("evaluate", f"heads/{head}"))
+    assert result.code == 2
+    assert "damaged" in result.err
+    weights.write_bytes(kept)
+    changed = re.sub(
+        r'("threshold": 0\.\d*)(\d)', lambda match: match[1] + str((int(match[2]) + 1) % 10), facts.read_text()
+    )
+    assert changed != facts.read_text()
+    facts.write_text(changed, encoding="utf-8")
+    assert "damaged" in histotune(*command("evaluate", f"heads/{head}")).err
+
+
+# Splits
+
+
+@pytest.mark.parametrize("name", ["folds", "parts"])
+def test_a_kept_split_is_read_and_made_again_byte_by_byte(histotune: Command, past: Path, name: str) -> None:
+    kept = past / f"splits/{name}.json"
+    out = found(histotune, "data", "split", *BREAKHIS, "--split", kept)
+    assert f"hash {read_json(kept)['split_hash']}" in out
+    if name == "folds":
+        assert out.split() == recorded("split.txt").split()
+    found(histotune, *command("data", f"splits/{name}.json", out="again.json"))
+    assert (past / "again.json").read_bytes() == kept.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["folds", "parts"])
+def test_a_kept_split_with_a_changed_byte_is_refused(histotune: Command, past: Path, name: str) -> None:
+    path = past / f"splits/{name}.json"
+    kept = path.read_text(encoding="utf-8")
+    key, side = next(iter(read_json(path)["side_by_key"].items()))
+    other = next(one for one in read_json(path)["side_by_key"].values() if one != side)
+    for changed in (
+        kept.replace(f'"{key}": "{side}"', f'"{key}": "{other}"'),
+        kept.replace('"leaky": false', '"leaky": true'),
+    ):
+        assert changed != kept
+        path.write_text(changed, encoding="utf-8")
+        result = histotune("data", "split", *BREAKHIS, "--split", path)
+        assert result.code == 2
+        assert "changed after it was written" in result.err
+
+
+# Runs and studies
+
+
+def test_a_kept_run_is_drawn_again_with_the_studies_of_its_head(histotune: Command, past: Path) -> None:
+    found(
+        histotune,
+        "report",
+        "runs/histogram",
+        "--add",
+        "studies/transfer",
+        "--add",
+        "studies/matrix",
+        "--latex",
+        "tables.tex",
+    )
+    page, tables = ((past / name).read_text(encoding="utf-8") for name in ("runs/histogram/report.html", "tables.tex"))
+    scores, transfer, matrix = (read_json(past / name) for name in (
+        "runs/histogram/scores.json", "studies/transfer/transfer.json", "studies/matrix/matrix.json"))  # fmt: skip
+    for row in (row for finding in scores["findings"] for row in finding["rows"]):
+        value = row["scores"][0]["value"]
+        assert value is None or f"{value:.3f}" in page
+    text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
+    for words in (scores["answer"], transfer["paragraph"], matrix["answer"]):
+        assert " ".join(words.split()) in text
+    assert scores["choices"][0]["head_id"] in page
+    assert "tabular" in tables
+    assert page.count("data:image/jpeg;base64,") >= len(read_json(past / "runs/histogram/thumbnails.json"))
+
+
+def test_a_kept_run_of_a_network_is_drawn_again(histotune: Command, past: Path) -> None:
+    found(histotune, "report", "runs/network")
+    page = (past / "runs/network/report.html").read_text(encoding="utf-8")
+    assert read_json(past / "runs/network/scores.json")["split_hash"][:12] in page
+
+
+@pytest.mark.parametrize("run", ["histogram", "network", "protocol"])
+def test_a_kept_config_means_the_same_choice(histotune: Command, past: Path, run: str) -> None:
+    kept = read_json(past / f"runs/{run}/config.json")
+    assert_close(json.loads(found(histotune, "config", "show", f"runs/{run}")), kept)
+    if run == "protocol":
+        return
+    scores = read_json(past / f"runs/{run}/scores.json")
+    heads = [choice["head_id"] for choice in scores["choices"]]
+    assert hash_json([load_config(past / f"runs/{run}").choices(), heads]) == scores["choice_hash"]
+
+
+def test_a_kept_run_is_repeated_with_the_same_scores(histotune: Command, past: Path, no_forward: None) -> None:
+    out = found(histotune, "run", "--from", "runs/histogram", "--out", "again")
+    assert "all embeddings came from the cache: no forward pass" in out
+    now, then = (read_json(past / name / "scores.json") for name in ("again", "runs/histogram"))
+    assert_close(now, then, without=("choice_hash", "head_id"))
+    heads = [[choice["head_id"] for choice in one["choices"]] for one in (now, then)]
+    same = heads[0] == heads[1]  # not where a BLAS for another processor solves the last bit otherwise
+    assert (now["choice_hash"] == then["choice_hash"]) == same
+    assert f"tiles cross-fit: scored 4 times under {3 if same else 4} choices" in out
+    assert f"patch_camelyon test: scored 4 times under {3 if same else 4} choices" in out
+    predictions = [pl.read_parquet(past / name / "predictions.parquet") for name in ("again", "runs/histogram")]
+    assert predictions[0].schema == predictions[1].schema
+    np.testing.assert_allclose(
+        predictions[0]["logit"].explode(), predictions[1]["logit"].explode(), rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(("runs", "name"), [(("histogram", "network"), "compare"), (("protocol",), "protocol")])
+def test_kept_runs_are_compared_as_they_were(histotune: Command, past: Path, runs: tuple[str, ...], name: str) -> None:
+    found(histotune, *command("compare", f"runs/{runs[0]}", out="compared"))
+    assert_close(read_json(past / "compared/comparison.json"), read_json(FIXTURES / f"recorded/{name}/comparison.json"))
+
+
+def test_a_kept_run_of_a_protocol_is_placed_beside_published_ones(histotune: Command, past: Path) -> None:
+    result = histotune("leaderboard", "--run", "runs/protocol")
+    assert result.code == 2
+    for row in read_json(past / "runs/protocol/protocol.json")["rows"]:
+        assert f"{row['name']} ({row['pooling']}) of runs/protocol: nobody has published scores" in result.err
+
+
+def test_a_transfer_is_diagnosed_from_a_kept_run_without_a_forward_pass(
+    histotune: Command, past: Path, no_forward: None
+) -> None:
+    pytest.importorskip("torchstain", reason="the kept diagnosis has a stain remedy, which needs torchstain")
+    found(histotune, *command("transfer", "runs/histogram", out="again"))
+    now, then = (read_json(past / name / "transfer.json") for name in ("again", "studies/transfer"))
+    assert_close(now, then, without=("command", "ledger", "provenance"))
+    assert "scored 4 times" in now["ledger"]
+
+
+# Records
+
+
+def test_the_table_of_trials_is_read(histotune: Command, past: Path) -> None:
+    tables = [pl.read_parquet(path) for path in sorted((past / "state/histotune/trials/v1").glob("*.parquet"))]
+    out = found(histotune, "trials", "--all")
+    assert f"{sum(map(len, tables)):,} trials of {len(tables)} runs" in out
+    for run_id in (str(table["run_id"][0]) for table in tables):
+        assert run_id in out
+
+
+def test_a_rendered_cohort_is_known_by_its_mark(histotune: Command, past: Path) -> None:
+    """A cohort takes 10 MB, so its images are stood in for by empty files, which no reader takes."""
+    words = command("demo", "", out="again")
+    folder = past / "rendered" / "synthetic"
+    shutil.copytree(past / "cohort", folder)
+    (folder / "oracle.json").touch()
+    for number in range(40):
+        (folder / f"breakhis/{number}.png").touch()
+    for number in range(6):
+        (folder / f"pcam/{number}.h5").touch()
+    words[words.index("--cache") + 1] = "rendered"
+    assert histotune(*words).code == 2
+    assert (folder / "oracle.json").stat().st_size == 0, "it was rendered anew"
+
+
+def test_the_mark_of_a_rendered_cohort_marks_every_number(histotune: Command, past: Path) -> None:
+    words = ("data", "describe", *BREAKHIS)
+    assert "SYNTHETIC" not in found(histotune, *words)
+    shutil.copy(past / "cohort/breakhis/SYNTHETIC.json", past / "data/breakhis")
+    assert "SYNTHETIC" in found(histotune, *words)
+
+
+def test_a_receipt_of_a_download_is_read(histotune: Command, past: Path) -> None:
+    """Files of BreakHis's names and no content: as many as the receipt was written for."""
+    for (magnification, letter, kind), count in BREAKHIS_NAMES.items():
+        place = past / "home/BreaKHis_v1" / letter / f"{magnification}X"
+        place.mkdir(parents=True)
+        for number in range(count):
+            (place / f"SOB_{letter}_{kind}-14-1000-{magnification}-{number:04d}.png").touch()
+    (past / "home/.fetch").mkdir()
+    receipt = shutil.copy(past / "fetched/receipt.json", past / "home/.fetch/receipt.json")
+    out = found(histotune, "data", "fetch", "breakhis", "--to", "home")
+    assert "nothing was fetched" in out
+    assert receipt.read_bytes() == (FIXTURES / "fetched/receipt.json").read_bytes()
