@@ -17,6 +17,13 @@ STUDY = (
     "--set", "evaluation.untuned_draws=10", "--set", "evaluation.leak_null_draws=1",
     "--set", "evaluation.permutations=99", "--set", "evaluation.robustness_k=3",
 )  # fmt: skip
+LEAN = (
+    *SWEEP, "--set", "evaluation.outer_folds=3", "--set", "interval.n_resamples=100",
+    "--set", 'evaluation.floors=["majority"]', "--set", "evaluation.leak_price=false",
+    "--set", "evaluation.permutations=0", "--set", "evaluation.robustness_k=0", "--set", "evaluation.aggregation=none",
+    "--set", "evaluation.embedding_map=none",
+)  # fmt: skip
+"""Quick to repeat."""
 HISTOGRAM, NETWORK = ("--backbone", "colour-histogram"), ("--backbone", BACKBONE)
 ON_BREAKHIS = ("breakhis", "--data", BREAKHIS)
 AT_100X = ("--train-magnification", "100X")
@@ -55,6 +62,7 @@ STUDIES: tuple[tuple[str, ...], ...] = (
     ("run", "tiles", "--data", TABLE, "--pcam", PCAM, "--final", *HISTOGRAM, *EXACT, *KEPT, *STUDY, *NO_NETWORK,
      *AT_100X, "--set", "sweep.label_efficiency.draws=1", "--out", "runs/histogram"),
     ("run", "tiles", "--data", TABLE, *NETWORK, *EXACT, *KEPT, *STUDY, *AT_100X, "--out", "runs/network"),
+    ("run", "tiles", "--data", TABLE, *HISTOGRAM, *EXACT, *KEPT, *LEAN, *AT_100X, "--out", "runs/lean"),
     ("run", "uni-pcam", "--data", PCAM, "--final", *HISTOGRAM, *EXACT, *KEPT, *SHORT_UNI, "--out", "runs/protocol"),
     ("transfer", "runs/histogram", "pcam", "--data", PCAM, "--final", *ON_CPU, *KEPT, *TRANSFER,
      "--out", "studies/transfer"),
@@ -68,15 +76,15 @@ HEADS = ("2", "3", "3-hidden", "3-network")
 READ: tuple[tuple[str, tuple[str, ...]], ...] = (
     *((f"evaluate-{head}.txt", ("evaluate", f"heads/{head}", *ON_BREAKHIS, *ON_CPU, *KEPT,
                                 "--set", "interval.n_resamples=100")) for head in HEADS),
-    *((f"predict-{head}.txt", ("predict", f"heads/{head}", BREAKHIS, *ON_CPU, "--cache", "cache",
-                               "--out", f"{RECORDED}/predict-{head}.csv")) for head in HEADS),
+    *(("", ("predict", f"heads/{head}", BREAKHIS, *ON_CPU, "--cache", "cache",
+            "--out", f"{RECORDED}/predict-{head}.csv")) for head in HEADS),
     ("split.txt", ("data", "split", *ON_BREAKHIS, "--split", "splits/folds.json")),
-    ("compare.txt", ("compare", "runs/histogram", "runs/network", "--permutations", "99", "--out",
-                     f"{RECORDED}/compare")),
-    ("protocol.txt", ("compare", "runs/protocol", "--first", "--permutations", "99", "--out",
-                      f"{RECORDED}/protocol")),
+    ("", ("compare", "runs/histogram", "runs/network", "--permutations", "99", "--out", f"{RECORDED}/compare")),
+    ("", ("compare", "runs/protocol", "--first", "--permutations", "99", "--out", f"{RECORDED}/protocol")),
+    ("", ("transfer", "runs/histogram", "pcam", "--data", PCAM, "--final", *ON_CPU, *KEPT, *TRANSFER, "--no-images",
+          "--out", f"{RECORDED}/transfer")),
 )  # fmt: skip
-"""What reads the files, and the name under which its answer is kept for the test."""
+"""What reads the files, and the name under which what it prints is kept for the test; empty keeps only its files."""
 EARLIER: tuple[tuple[str, tuple[str, ...]], ...] = (
     (FORMAT_1, ("sweep", *ON_BREAKHIS, *HISTOGRAM, *SWEEP, *AT_100X, "--cache", "cache-early", "--out", "heads/1")),
     (FORMAT_2, ("sweep", *ON_BREAKHIS, *HISTOGRAM, *SWEEP, *AT_100X, "--cache", "unused", "--out", "heads/2")),

@@ -123,7 +123,9 @@ def write_all(folder: Path, others: Sequence[str]) -> None:
                 Workplace(folder, here.source, python=python).run(words)
     write_marks(here)
     for name, words in READ:
-        (folder / RECORDED / name).write_text(here.run(words), encoding="utf-8", newline="\n")
+        printed = here.run(words)
+        if name:
+            (folder / RECORDED / name).write_text(printed, encoding="utf-8", newline="\n")
     write_facts(here, others)
 
 
