@@ -17,6 +17,7 @@ STUDY = (
     "--set", "evaluation.untuned_draws=10", "--set", "evaluation.leak_null_draws=1",
     "--set", "evaluation.permutations=99", "--set", "evaluation.robustness_k=3",
 )  # fmt: skip
+QUICK = ("--first", "--metric", "auroc", "--permutations", "99")
 LEAN = (
     *SWEEP, "--set", "evaluation.outer_folds=3", "--set", "interval.n_resamples=100",
     "--set", 'evaluation.floors=["majority"]', "--set", "evaluation.leak_price=false",
@@ -79,8 +80,8 @@ READ: tuple[tuple[str, tuple[str, ...]], ...] = (
     *(("", ("predict", f"heads/{head}", BREAKHIS, *ON_CPU, "--cache", "cache",
             "--out", f"{RECORDED}/predict-{head}.csv")) for head in HEADS),
     ("split.txt", ("data", "split", *ON_BREAKHIS, "--split", "splits/folds.json")),
-    ("", ("compare", "runs/histogram", "runs/network", "--permutations", "99", "--out", f"{RECORDED}/compare")),
-    ("", ("compare", "runs/protocol", "--first", "--permutations", "99", "--out", f"{RECORDED}/protocol")),
+    ("", ("compare", "runs/histogram", "runs/network", *QUICK, "--out", f"{RECORDED}/compare")),
+    ("", ("compare", "runs/protocol", *QUICK, "--out", f"{RECORDED}/protocol")),
     ("", ("transfer", "runs/histogram", "pcam", "--data", PCAM, "--final", *ON_CPU, *KEPT, *TRANSFER, "--no-images",
           "--out", f"{RECORDED}/transfer")),
 )  # fmt: skip

@@ -7,6 +7,7 @@ the message to the user must say what to do; then the new format gets files of i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import json
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import typer.main
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
@@ -48,11 +50,14 @@ BREAKHIS_NAMES = {
 INPUTS = ("data", "backbones", "adapters")
 HEADS, LEDGER = ("2", "3", "3-hidden", "3-network"), "state/histotune/ledger.jsonl"
 IN_A_KEY = ("torch", "timm", "transformers", "pillow")  # their majors are part of the key of a network's space
-TOLERANCE = 1e-12
-"""Relative, of every number that is computed anew; kernels of OpenBLAS for other processors differ by 6e-14 here."""
+SAME_SOLVERS = all(version(name) == FACTS["versions"][0][name] for name in ("numpy", "scipy"))
+TOLERANCE = 1e-12 if SAME_SOLVERS else 1e-9
+"""Relative, of every number that is computed anew. Kernels of OpenBLAS for other processors differ by up to 6e-14 here;
+under numpy 2.0 and scipy 1.14 the limit of a calibration's interval, found by a root search, differs by 8e-12."""
 
 Command = Callable[..., CommandResult]
 Bring = Callable[..., Path]
+built_once = functools.cache(typer.main.get_command)  # a third of the time of sixty small commands
 
 
 class ForwardPassError(BaseException):
@@ -75,6 +80,7 @@ def bring(histotune: Command, inputs: Path, tmp_path: Path, monkeypatch: pytest.
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    monkeypatch.setattr(typer.main, "get_command", built_once)
 
     def copy(*names: str) -> Path:
         for name in {*INPUTS, *names}:
@@ -83,7 +89,7 @@ def bring(histotune: Command, inputs: Path, tmp_path: Path, monkeypatch: pytest.
                     raise OSError
                 (folder / name).symlink_to(inputs / name, target_is_directory=True)
             except OSError:  # where links take a right that few have
-                shutil.copytree(FIXTURES / name, folder / name)
+                shutil.copytree(FIXTURES / name, folder / name, copy_function=shutil.copyfile)
         return folder
 
     return copy
@@ -186,6 +192,8 @@ def test_git_has_not_changed_a_byte_of_the_kept_files() -> None:
                if hashlib.sha256((FIXTURES / name).read_bytes()).hexdigest() != digest]  # fmt: skip
     assert not changed, "these files are from the past and stay as they are"
     assert sum((FIXTURES / name).stat().st_size for name in expected) < 1_500_000
+    named = re.compile(rb"/home/|/root|/work/|/Users/|root@")
+    assert not [name for name in expected if named.search((FIXTURES / name).read_bytes())], "a machine is named"
 
 
 # The cache
@@ -346,7 +354,7 @@ def test_a_sweep_over_the_kept_cache_chooses_the_kept_head(histotune: Command, b
     now, then = (read_json(folder / "head.json") for folder in (past / "again", FIXTURES / "heads/3"))
     assert_close(now, then, without=("head_id", "weights_sha256"))
     for name, values in load_file(FIXTURES / "heads/3/head.safetensors").items():
-        np.testing.assert_allclose(load_file(past / "again/head.safetensors")[name], values, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(load_file(past / "again/head.safetensors")[name], values, rtol=1e-9, atol=1e-9)
     assert now["head_id"] in out
     n_runs = len(list((FIXTURES / "state/histotune/trials/v1").iterdir()))
     assert f"{n_runs + 1} runs" in found(histotune, "trials", "--all")
@@ -399,8 +407,8 @@ def test_the_recorded_probabilities_are_those_of_the_kept_weights_on_the_kept_ro
 
 
 def test_a_head_of_the_first_format_is_refused_with_the_reason(histotune: Command, bring: Bring) -> None:
-    bring("cache", "heads")
-    result = histotune("evaluate", "heads/1", *BREAKHIS, "--cache", "cache")
+    bring("heads")
+    result = histotune("evaluate", "heads/1", *BREAKHIS)
     assert result.code == 2
     assert "another format version" in result.err
     assert "2, 3" in result.err
@@ -462,9 +470,8 @@ def test_a_kept_run_is_drawn_again_with_the_studies_of_its_head(histotune: Comma
     page, tables = ((past / name).read_text(encoding="utf-8") for name in ("runs/histogram/report.html", "tables.tex"))
     scores, transfer, matrix = (read_json(past / name) for name in (
         "runs/histogram/scores.json", "studies/transfer/transfer.json", "studies/matrix/matrix.json"))  # fmt: skip
-    for row in (row for finding in scores["findings"] for row in finding["rows"]):
-        value = row["scores"][0]["value"]
-        assert value is None or f"{value:.3f}" in page
+    values = [row["scores"][0]["value"] for finding in scores["findings"] for row in finding["rows"]]
+    assert all(value is None or f"{value:.3f}" in page for value in values)
     text = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page)).split())
     for words in (scores["answer"], transfer["paragraph"], matrix["answer"]):
         assert " ".join(words.split()) in text
@@ -534,7 +541,7 @@ def test_tiles_of_another_scale_and_stain_are_kept_too(histotune: Command, bring
     pytest.importorskip("torchstain", reason="the kept diagnosis has a stain remedy, which needs torchstain")
     past = bring("runs", "cache", "state")
     found(histotune, *command("transfer", "studies/transfer", out="again"))
-    now, then = (read_json(past / name / "transfer.json") for name in ("again", "studies/transfer"))
+    now, then = (read_json(path / "transfer.json") for path in (past / "again", FIXTURES / "studies/transfer"))
     assert_close(now, then, without=("command", "ledger", "provenance"))
 
 
@@ -571,14 +578,15 @@ def test_the_mark_of_a_rendered_cohort_marks_every_number(histotune: Command, br
     assert "SYNTHETIC" in found(histotune, *words)
 
 
-def test_a_receipt_of_a_download_is_read(histotune: Command, bring: Bring) -> None:
+def test_a_fetch_trusts_the_receipt_of_a_download(histotune: Command, bring: Bring) -> None:
     """Files of BreakHis's names and no content: as many as the receipt was written for."""
     folder = bring("fetched") / "fetched"
     for (magnification, letter, kind), count in BREAKHIS_NAMES.items():
         place = folder / "BreaKHis_v1" / letter / f"{magnification}X"
         place.mkdir(parents=True)
         for number in range(count):
-            (place / f"SOB_{letter}_{kind}-14-1000-{magnification}-{number:04d}.png").touch()
+            name = f"{place}/SOB_{letter}_{kind}-14-1000-{magnification}-{number:04d}.png"
+            os.close(os.open(name, os.O_CREAT))  # a third of the time of Path.touch, over 7,909 files
     (folder / ".fetch").mkdir()
     receipt = (folder / "receipt.json").rename(folder / ".fetch/receipt.json")
     assert "nothing was fetched" in found(histotune, "data", "fetch", "breakhis", "--to", folder)
