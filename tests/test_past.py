@@ -319,12 +319,13 @@ def test_imported_embeddings_keep_their_name_and_their_rows(histotune: Command, 
     ("rows.npz", BREAKHIS), ("rows.parquet", BREAKHIS), ("slides", ("tiles", "--data", "data/tiles.csv")),
 ])  # fmt: skip
 def test_exported_embeddings_are_imported(histotune: Command, bring: Bring, files: str, data: tuple[str, ...]) -> None:
-    bring("exchange")
+    past = bring("exchange")
     words = ("cache", "import", f"exchange/{files}", "--as", "again", "--cache", "cache", "--dataset", *data)
     out = found(histotune, *words)
     n_rows = 8 if files == "slides" else 48
     assert f"{n_rows} of {n_rows} rows" in out
-    assert "made by colour-histogram, as claimed" in out
+    record = read_json(past / "cache/external/again.json")
+    assert (record["claimed"], record["blocks"]) == ("colour-histogram", ["pooled"])
 
 
 def test_solved_fits_are_read_where_their_key_is_asked_for(bring: Bring, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,6 +478,7 @@ def test_a_kept_run_is_drawn_again_with_the_studies_of_its_head(histotune: Comma
         assert " ".join(words.split()) in text
     assert scores["choices"][0]["head_id"] in page
     assert "tabular" in tables
+    assert page.count("<figure") >= 13, "a file of the run, or a study, was not drawn"
     assert page.count("data:image/jpeg;base64,") >= len(read_json(past / "runs/histogram/thumbnails.json"))
 
 
@@ -566,16 +568,18 @@ def test_a_rendered_cohort_is_known_by_its_mark(histotune: Command, bring: Bring
         (folder / place).touch()
     words = command("demo", "", out="again")
     words[words.index("--cache") + 1] = "."
-    assert histotune(*words).code == 2
+    result = histotune(*words)
+    assert result.code == 2
+    assert "such as 0.png" in result.err, "the mark was not taken for one, and nothing was read"
     assert (folder / "oracle.json").stat().st_size == 0, "it was rendered anew"
 
 
 def test_the_mark_of_a_rendered_cohort_marks_every_number(histotune: Command, bring: Bring) -> None:
     past = bring("cohort", "data")
     words = ("data", "describe", *BREAKHIS)
-    assert "SYNTHETIC" not in found(histotune, *words)
+    assert "SYNTHETIC BreakHis" not in found(histotune, *words)
     shutil.copy(past / "cohort/breakhis/SYNTHETIC.json", past / "data/breakhis")
-    assert "SYNTHETIC" in found(histotune, *words)
+    assert "SYNTHETIC BreakHis" in found(histotune, *words)
 
 
 def test_a_fetch_trusts_the_receipt_of_a_download(histotune: Command, bring: Bring) -> None:
