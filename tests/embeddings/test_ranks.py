@@ -149,9 +149,11 @@ def test_what_a_killed_leader_has_announced_misleads_nobody(tmp_path: Path, requ
     with pytest.raises(UserError, match="no sign of life"):
         embed(tiles, replace(request_for(wait_s=0.3), rank=FIRST))
     place = space_folder(tmp_path / "cache") / "ranks"
-    stale = {"token": "old", "world_size": 2, "tiles": "", "unreadable": {}, "shards": ["x"]}
+    stale = {"token": "0" * 16, "world_size": 2, "tiles": "", "unreadable": {}, "shards": ["x"]}
     (place / "plan.json").write_text(json.dumps(stale), encoding="utf-8")
-    (place / "old-1.json").write_text(json.dumps({"what": "stopped", "tiles": [], "complete": True}), encoding="utf-8")
+    (place / f"{'0' * 16}-1.json").write_text(
+        json.dumps({"what": "stopped", "tiles": [], "complete": True}), encoding="utf-8"
+    )
     first, second = (future.result() for future in both(tiles, request_for()))
     assert first.n_computed == 8 and first.matrix_ND.tobytes() == second.matrix_ND.tobytes()
     assert not list(place.glob("*.json"))
@@ -160,7 +162,7 @@ def test_what_a_killed_leader_has_announced_misleads_nobody(tmp_path: Path, requ
 def test_nothing_is_swept_up_under_a_rank_that_outlives_its_leader(tmp_path: Path, request_for: Requests) -> None:
     tiles = write_tiles(tmp_path / "tiles", 5)
     store = Store(tmp_path / "cache", embed(tiles, request_for()).space)
-    partial = store.folder / "shards" / ".x.npy.partial"
+    partial = store.folder / "shards" / f".{'0' * 24}.npy.abcd1234.partial"
     partial.write_bytes(b"half of it")
     with lock(store.folder / "ranks" / "token-1.lock"):
         assert store.sweep_up() == ()

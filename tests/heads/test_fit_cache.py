@@ -150,8 +150,9 @@ def test_the_least_recently_used_go_first_and_half_written_files_are_swept_up(tm
         cache.recall({"x": np.array([number])}, {}, lambda: one)
         time.sleep(0.01)
     cache.recall({"x": np.array([0])}, {}, lambda: pytest.fail("it is kept"))
-    (tmp_path / ".killed.partial").touch()
-    os.utime(tmp_path / ".killed.partial", (1.0, 1.0))
+    killed = tmp_path / f".{'0' * 40}.safetensors.abcd1234.partial"
+    killed.touch()
+    os.utime(killed, (1.0, 1.0))
     cache.recall({"x": np.array([3])}, {}, lambda: one)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 30_000
     assert not list(tmp_path.glob("*.partial"))
