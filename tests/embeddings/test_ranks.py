@@ -280,6 +280,7 @@ def test_a_rank_is_killed_and_a_single_process_goes_on(tmp_path: Path, request_f
     assert shards(store.folder) == shards(space_folder(tmp_path / "alone"))
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_network_give_the_bytes_of_one(tmp_path: Path, request_for: Requests) -> None:
     write_tiles(tmp_path / "tiles", 14)
     spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
@@ -318,6 +319,7 @@ def test_ranks_killed_at_random_moments_change_no_bit(tmp_path: Path, request_fo
     assert n_hit >= 6
 
 
+@pytest.mark.slow
 def test_precision_is_checked_by_one_rank(tmp_path: Path) -> None:
     write_tiles(tmp_path / "tiles", 20)
     place = ("random/timm/resnet10t", 32, tmp_path / "tiles", tmp_path / "cache", 60)

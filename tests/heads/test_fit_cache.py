@@ -104,7 +104,7 @@ def test_changed_code_misses(tmp_path: Path, calls: list[int], monkeypatch: pyte
 
 
 @given(st.integers(1, 50), st.integers(1, 5), st.sampled_from(["<f4", "<f8", "<i8", "|b1"]), st.integers(64, 400))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_hash_sees_values_and_not_their_layout(n: int, d: int, kind: str, block: int) -> None:
     values = np.random.default_rng(n * 7 + d).integers(0, 9, (n, d)).astype(kind)
     with pytest.MonkeyPatch.context() as patch:
