@@ -158,7 +158,8 @@ def test_what_goes_wrong_at_the_hub_is_one_message(
     hub: Hub, heard: Heard, tmp_path: Path, kind: str, why: str, where: str
 ) -> None:
     client = http_client()
-    absent_entry = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)  # EntryNotFoundError before huggingface_hub 1.0
+    # Before huggingface_hub 1.0 the one class was also the error of an answer.
+    absent_entry = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
     no_connection = getattr(client, "ConnectError", None) or client.ConnectionError  # httpx, requests
     made = {
         "offline": lambda: errors.OfflineModeIsEnabled("offline"),
