@@ -1,0 +1,215 @@
+"""Which tests reach a mutant, and whether one of them fails when it acts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from .records import ROOT, Mutant
+from .suite import Copy, SuiteRun, TestRun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+PHASE = re.compile(r" \((setup|call|teardown)\)$")
+UNKNOWN_TIME_S = 10.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the tests made of a mutant.
+
+    Attributes:
+        id: The mutant.
+        result: "killed", "survived", or "not reached" where no test comes by.
+        killer: The first test that failed.
+        how: "failed", "timeout" or "crashed".
+        n_tests: Tests that were run.
+        wall_s: Seconds that took.
+    """
+
+    id: str
+    result: str
+    killer: str = ""
+    how: str = ""
+    n_tests: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reach:
+    """One pass of the whole suite without any mutant acting.
+
+    Attributes:
+        tests: Every test that passed, by name.
+        by_mutant: Tests that reach a mutant, by its id; "" stands for code that ran outside of any test.
+        failed: Tests that fail without any mutant.
+    """
+
+    tests: Mapping[str, TestRun]
+    by_mutant: Mapping[str, frozenset[str]]
+    failed: tuple[str, ...]
+
+    def tests_of(self, mutant: Mutant) -> dict[str, float]:
+        """Return the tests that can notice a mutant, in the order to run them, with their seconds.
+
+        These are the tests that reach it, and those that share a fixture (of a module or session) with one that does:
+        a fixture's code runs in the first test that asks for it, and its result is seen by all. Tests of a file stay
+        together; files near the mutant come first, then those that take least; in a file, the quickest first.
+        """
+        found = self.by_mutant.get(mutant.id, frozenset())
+        reaching = self.tests if "" in found else {name: self.tests[name] for name in found if name in self.tests}
+        shared = {name for one in reaching.values() for name in one.shares}
+        chosen = [*reaching.values(), *(one for one in self.tests.values() if shared & set(one.shares))]
+        by_file: dict[str, dict[str, float]] = defaultdict(dict)
+        for one in chosen:
+            by_file[one.test.split("::")[0]][one.test] = one.time_s
+        files = sorted(by_file, key=lambda file: (_distance(file, mutant.file), sum(by_file[file].values()), file))
+        return {test: by_file[file][test] for file in files for test in sorted(by_file[file], key=by_file[file].get)}
+
+
+def record_reach(copy: Copy, workers: int, folder: Path, tests: Sequence[str] = ()) -> Reach:
+    """Run the whole suite once and note which test reaches which mutant.
+
+    Args:
+        copy: The project with its mutants.
+        workers: Processes that share the tests; more than one needs pytest-xdist.
+        folder: Where the notes are kept.
+        tests: Files or folders of tests; empty runs the whole suite.
+
+    Returns:
+        The notes.
+    """
+    reach = folder / "reach.tsv"
+    reach.unlink(missing_ok=True)
+    settings = {"HISTOTUNE_MUTANT_REACH": str(reach), "HISTOTUNE_MUTANT_REPORT": str(folder / "suite.jsonl")}
+    run = copy.run([*(["-n", str(workers)] if workers > 1 else []), *tests], settings)
+    if run.open_test:
+        raise RuntimeError(f"the suite ended in {run.open_test}; see {folder / 'suite.log'}")
+    return _keep(run, _text(reach), folder / "reach.json")
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
+
+
+def _keep(run: SuiteRun, lines: str, path: Path) -> Reach:
+    by_mutant: dict[str, set[str]] = defaultdict(set)
+    for line in lines.splitlines():
+        mutant, _, test = line.partition("\t")
+        by_mutant[mutant].add(PHASE.sub("", test))
+    passed = [one for one in run.tests if one.outcome == "passed"]
+    kept = {
+        "wall_s": run.wall_s,
+        "tests": [asdict(one) for one in passed],
+        "by_mutant": {mutant: sorted(tests) for mutant, tests in sorted(by_mutant.items())},
+        "failed": list(run.failed),
+    }
+    path.write_text(json.dumps(kept), encoding="utf-8")
+    return read_reach(path)
+
+
+def read_reach(path: Path) -> Reach:
+    """Read the notes of a pass."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    tests = (TestRun(**{**one, "shares": tuple(one["shares"])}) for one in kept["tests"])
+    by_mutant = {mutant: frozenset(names) for mutant, names in kept["by_mutant"].items()}
+    return Reach({one.test: one for one in tests}, by_mutant, tuple(kept["failed"]))
+
+
+def judge(copy: Copy, mutant: Mutant, tests: Mapping[str, float]) -> Verdict:
+    """Run tests with a mutant acting until one fails.
+
+    Args:
+        copy: The project with its mutants.
+        mutant: Which one acts.
+        tests: The tests in their order, and the seconds each took before.
+
+    Returns:
+        The verdict.
+    """
+    if not tests:
+        return Verdict(mutant.id, "not reached")
+    run = copy.run_listed(mutant.id, tests, {"HISTOTUNE_MUTANT": mutant.id})
+    facts = {"n_tests": len(run.tests), "wall_s": round(run.wall_s, 1)}
+    if run.failed:
+        return Verdict(mutant.id, "killed", run.failed[0], "failed", **facts)
+    if run.open_test:
+        return Verdict(mutant.id, "killed", run.open_test, "timeout" if run.is_late else "crashed", **facts)
+    if not run.tests:
+        raise RuntimeError(f"{mutant.id}: none of its {len(tests)} tests was found")
+    return Verdict(mutant.id, "survived", **facts)
+
+
+def judge_all(
+    copy: Copy,
+    wanted: Iterable[tuple[Mutant, Mapping[str, float]]],
+    workers: int,
+    on_verdict: Callable[[Verdict], None],
+) -> Iterator[Verdict]:
+    """Judge mutants side by side, those with the most to run first.
+
+    Args:
+        copy: The project with its mutants.
+        wanted: Mutants and their tests.
+        workers: How many at a time.
+        on_verdict: Called with each verdict as it comes.
+
+    Yields:
+        The verdicts.
+    """
+    ordered = sorted(wanted, key=lambda pair: -sum(pair[1].values()))
+    with ThreadPoolExecutor(workers) as pool:
+        for done in as_completed([pool.submit(judge, copy, mutant, tests) for mutant, tests in ordered]):
+            on_verdict(done.result())
+            yield done.result()
+
+
+def sound_killers(copy: Copy, killers: Mapping[str, str]) -> dict[str, float]:
+    """Return those of some tests that pass where no mutant acts, with the seconds they take.
+
+    Args:
+        copy: The project with its mutants.
+        killers: Names of tests, by mutant.
+    """
+    tests = dict.fromkeys(sorted(set(killers.values())), UNKNOWN_TIME_S)
+    passed: dict[str, float] = {}
+    for round_number in range(len(tests)):
+        if not tests:
+            break
+        run = copy.run_listed(f"killers-{round_number}", tests, {})
+        passed |= {one.test: one.time_s for one in run.tests if one.outcome == "passed"}
+        unsound = {*run.failed, run.open_test}
+        if not unsound - {""}:
+            break
+        tests = {test: time_s for test, time_s in tests.items() if test not in passed and test not in unsound}
+    return passed
+
+
+def killer_now(killer: str, tests: Path = ROOT / "tests") -> str:
+    """Return the name that a recorded test has now, its file having moved; empty where that cannot be told."""
+    file, _, rest = killer.partition("::")
+    function = rest.split("[")[0].split("::")[-1]
+    pattern = re.compile(rf"^\s*(async )?def {re.escape(function)}\(", re.MULTILINE)
+    if not function:
+        return ""
+    if (tests.parent / file).is_file() and pattern.search((tests.parent / file).read_text(encoding="utf-8")):
+        return killer
+    holders = [path for path in sorted(tests.rglob("*.py")) if pattern.search(path.read_text(encoding="utf-8"))]
+    same_name = [path for path in holders if path.name == PurePosixPath(file).name]
+    for found in (same_name, holders):
+        if len(found) == 1:
+            return f"{found[0].relative_to(tests.parent).as_posix()}::{rest}"
+    return ""
+
+
+def _distance(test_file: str, file: str) -> int:
+    test, module = PurePosixPath(test_file), PurePosixPath(file)
+    if test.name == f"test_{module.name}" and test.parts[1:-1] == module.parts[:-1]:
+        return 0
+    return 1 if test.parts[1:-1] == module.parts[:-1] else 2
