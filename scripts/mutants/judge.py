@@ -11,13 +11,14 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from .records import ROOT, Mutant
-from .suite import Copy, SuiteRun, TestRun
+from .suite import Copy, OneTest, SuiteRun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 PHASE = re.compile(r" \((setup|call|teardown)\)$")
 UNKNOWN_TIME_S = 10.0
+FIRST_FILES = 6
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Reach:
         failed: Tests that fail without any mutant.
     """
 
-    tests: Mapping[str, TestRun]
+    tests: Mapping[str, OneTest]
     by_mutant: Mapping[str, frozenset[str]]
     failed: tuple[str, ...]
 
@@ -89,8 +90,8 @@ def record_reach(copy: Copy, workers: int, folder: Path, tests: Sequence[str] = 
     reach.unlink(missing_ok=True)
     settings = {"HISTOTUNE_MUTANT_REACH": str(reach), "HISTOTUNE_MUTANT_REPORT": str(folder / "suite.jsonl")}
     run = copy.run([*(["-n", str(workers)] if workers > 1 else []), *tests], settings)
-    if run.open_test:
-        raise RuntimeError(f"the suite ended in {run.open_test}; see {folder / 'suite.log'}")
+    if run.open_test or not run.tests:
+        raise RuntimeError(f"the suite ended early, in {run.open_test or 'no test'}; see {folder / 'suite.log'}")
     return _keep(run, _text(reach), folder / "reach.json")
 
 
@@ -117,7 +118,7 @@ def _keep(run: SuiteRun, lines: str, path: Path) -> Reach:
 def read_reach(path: Path) -> Reach:
     """Read the notes of a pass."""
     kept = json.loads(path.read_text(encoding="utf-8"))
-    tests = (TestRun(**{**one, "shares": tuple(one["shares"])}) for one in kept["tests"])
+    tests = (OneTest(**{**one, "shares": tuple(one["shares"])}) for one in kept["tests"])
     by_mutant = {mutant: frozenset(names) for mutant, names in kept["by_mutant"].items()}
     return Reach({one.test: one for one in tests}, by_mutant, tuple(kept["failed"]))
 
@@ -133,17 +134,27 @@ def judge(copy: Copy, mutant: Mutant, tests: Mapping[str, float]) -> Verdict:
     Returns:
         The verdict.
     """
-    if not tests:
-        return Verdict(mutant.id, "not reached")
-    run = copy.run_listed(mutant.id, tests, {"HISTOTUNE_MUTANT": mutant.id})
-    facts = {"n_tests": len(run.tests), "wall_s": round(run.wall_s, 1)}
-    if run.failed:
-        return Verdict(mutant.id, "killed", run.failed[0], "failed", **facts)
-    if run.open_test:
-        return Verdict(mutant.id, "killed", run.open_test, "timeout" if run.is_late else "crashed", **facts)
-    if not run.tests:
-        raise RuntimeError(f"{mutant.id}: none of its {len(tests)} tests was found")
-    return Verdict(mutant.id, "survived", **facts)
+    n_tests, wall_s = 0, 0.0
+    for part in _parts(tests):
+        run = copy.run_listed(mutant.id, part, {"HISTOTUNE_MUTANT": mutant.id})
+        n_tests, wall_s = n_tests + len(run.tests), round(wall_s + run.wall_s, 1)
+        if run.failed:
+            return Verdict(mutant.id, "killed", run.failed[0], "failed", n_tests, wall_s)
+        if run.open_test:
+            how = "timeout" if run.is_late else "crashed"
+            return Verdict(mutant.id, "killed", run.open_test, how, n_tests, wall_s)
+        if len(run.tests) < len(part):
+            raise RuntimeError(f"{mutant.id}: only {len(run.tests)} of {len(part)} tests were found")
+    return Verdict(mutant.id, "survived" if n_tests else "not reached", n_tests=n_tests, wall_s=wall_s)
+
+
+def _parts(tests: Mapping[str, float]) -> Iterator[dict[str, float]]:
+    """Yield the tests of the first files, then the others: pytest imports all files of a run before its first test."""
+    first = set(list(dict.fromkeys(test.split("::")[0] for test in tests))[:FIRST_FILES])
+    for is_first in (True, False):
+        part = {test: time_s for test, time_s in tests.items() if (test.split("::")[0] in first) == is_first}
+        if part:
+            yield part
 
 
 def judge_all(

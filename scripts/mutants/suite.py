@@ -34,7 +34,7 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 
 @dataclass(frozen=True)
-class TestRun:
+class OneTest:
     """What became of one test."""
 
     test: str
@@ -54,7 +54,7 @@ class SuiteRun:
         wall_s: Seconds that the run took.
     """
 
-    tests: tuple[TestRun, ...]
+    tests: tuple[OneTest, ...]
     open_test: str
     is_late: bool
     wall_s: float
@@ -179,7 +179,7 @@ def _end_all(process: subprocess.Popen[bytes]) -> None:
 
 def _read_report(report: Path, code: int, wall_s: float) -> SuiteRun:
     lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()] if report.exists() else []
-    tests = tuple(TestRun(**{**line, "shares": tuple(line["shares"])}) for line in lines if "test" in line)
+    tests = tuple(OneTest(**{**line, "shares": tuple(line["shares"])}) for line in lines if "test" in line)
     if any("finish" in line for line in lines):
         return SuiteRun(tests, "", False, wall_s)
     started = [line["start"] for line in lines if "start" in line]
