@@ -6,7 +6,7 @@ import ast
 import copy
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .source import parse_statement, text_of
 
@@ -123,6 +123,8 @@ def _whole_statement(statement: ast.stmt, function: FunctionNode) -> Iterator[tu
 
 def _other_value(value: ast.expr, annotation: str) -> str | None:
     text = ast.unparse(value)
+    if text == "None":
+        return None
     if annotation == "bool":
         return None if isinstance(value, ast.Compare | ast.BoolOp) else f"not ({text})"
     if annotation.endswith("| None") and not isinstance(value, ast.Constant):
@@ -162,14 +164,15 @@ def _expressions(
                 target = list(ast.walk(changed))[number]
                 assert isinstance(target, ast.expr)
                 new = list(rule(target, has_default))[n_th]
-                yield kind, str(text_of(_Swap(target, new).visit(changed)))
+                swapped: ast.stmt = _Swap(target, new).visit(changed)
+                yield kind, str(text_of(swapped))
 
 
 class _Swap(ast.NodeTransformer):
     def __init__(self, old: ast.expr, new: ast.expr) -> None:
         self._old, self._new = old, new
 
-    def visit(self, node: ast.AST) -> ast.AST:
+    def visit(self, node: ast.AST) -> Any:  # noqa: ANN401
         return self._new if node is self._old else self.generic_visit(node)
 
 
@@ -270,6 +273,8 @@ def _other_function(node: ast.Call, names: dict[str, str]) -> Iterator[ast.expr]
 def _is_text(node: ast.expr) -> bool:
     if isinstance(node, ast.BinOp):
         return _is_text(node.left) or _is_text(node.right)
+    if isinstance(node, ast.IfExp):
+        return _is_text(node.body) or _is_text(node.orelse)
     if isinstance(node, ast.Constant):
         return isinstance(node.value, str | bytes)
     return isinstance(node, ast.JoinedStr | ast.List | ast.Tuple | ast.ListComp)

@@ -26,7 +26,7 @@ INNER_ROOMS = {"evaluation/audit": "audit", "evaluation/transfer": "transfer", "
 TOOLS = {"errors.py", "files.py", "devices.py", "provenance.py", "tracking.py", "doctor.py", "run_log.py"}
 LEFT_OUT_FILES = re.compile(r"progress\.py|cli(_\w+)?\.py|cli/.*|recipes/.*")
 """Bars on a screen, declarations of options, and data."""
-LEFT_OUT_FUNCTIONS = re.compile(r"__(repr|str|rich)__|_repr_html_")
+LEFT_OUT_FUNCTIONS = re.compile(r"__(repr|str|rich)__|_repr_html_|_?print_\w+")
 ON_THEIR_WAY_OUT = {
     "stated_figures", "measure_shape", "check_disjoint", "verify_space", "nearest_class_mean", "read_tile_bytes",
     "bootstrap_values", "specificity_at", "majority_Q", "too_small",

@@ -7,6 +7,7 @@ import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class Reach:
         for one in chosen:
             by_file[one.test.split("::")[0]][one.test] = one.time_s
         files = sorted(by_file, key=lambda file: (_distance(file, mutant.file), sum(by_file[file].values()), file))
-        return {test: by_file[file][test] for file in files for test in sorted(by_file[file], key=by_file[file].get)}
+        return {test: time_s for file in files for test, time_s in sorted(by_file[file].items(), key=itemgetter(1))}
 
 
 def record_reach(copy: Copy, workers: int, folder: Path, tests: Sequence[str] = ()) -> Reach:

@@ -10,7 +10,7 @@ some tests load a module alone.
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .source import parse_statement
 
@@ -58,7 +58,7 @@ def instrument(tree: ast.Module, places: Iterable[Place]) -> str:
             _change_first_line(place)
         else:
             simple.setdefault(place.statement, []).append(place)
-    changed = _Statements(simple).visit(tree)
+    changed: ast.Module = _Statements(simple).visit(tree)
     start = next((number for number, node in enumerate(tree.body) if not _belongs_first(node)), len(tree.body))
     changed.body[start:start] = ast.parse(PRELUDE).body
     source = ast.unparse(ast.fix_missing_locations(changed))
@@ -91,7 +91,7 @@ class _Statements(ast.NodeTransformer):
     def __init__(self, places: dict[ast.stmt, list[Place]]) -> None:
         self._places = places
 
-    def visit(self, node: ast.AST) -> ast.AST:
+    def visit(self, node: ast.AST) -> Any:  # noqa: ANN401
         """Return the node, or the choice."""
         node = self.generic_visit(node)
         if isinstance(node, ast.stmt):
