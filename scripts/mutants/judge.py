@@ -90,7 +90,7 @@ def record_reach(copy: Copy, workers: int, folder: Path, tests: Sequence[str] = 
     reach = folder / "reach.tsv"
     reach.unlink(missing_ok=True)
     settings = {"HISTOTUNE_MUTANT_REACH": str(reach), "HISTOTUNE_MUTANT_REPORT": str(folder / "suite.jsonl")}
-    run = copy.run([*(["-n", str(workers)] if workers > 1 else []), *tests], settings)
+    run = copy.run([*(["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []), *tests], settings)
     if run.open_test or not run.tests:
         raise RuntimeError(f"the suite ended early, in {run.open_test or 'no test'}; see {folder / 'suite.log'}")
     return _keep(run, _text(reach), folder / "reach.json")
