@@ -15,7 +15,7 @@ from .records import ROOT, Mutant
 from .suite import Copy, OneTest, SuiteRun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 PHASE = re.compile(r" \((setup|call|teardown)\)$")
 UNKNOWN_TIME_S = 10.0
@@ -28,9 +28,9 @@ class Verdict:
 
     Attributes:
         id: The mutant.
-        result: "killed", "survived", or "not reached" where no test comes by.
+        result: "killed", "survived", "not reached" where no test comes by, or "unclear" where its tests didn't run.
         killer: The first test that failed.
-        how: "failed", "timeout" or "crashed".
+        how: "failed", "timeout" or "crashed"; of an unclear one, what happened.
         n_tests: Tests that were run.
         wall_s: Seconds that took.
     """
@@ -75,45 +75,40 @@ class Reach:
         return {test: time_s for file in files for test, time_s in sorted(by_file[file].items(), key=itemgetter(1))}
 
 
-def record_reach(copy: Copy, workers: int, folder: Path, tests: Sequence[str] = ()) -> Reach:
-    """Run the whole suite once and note which test reaches which mutant.
+def record_reach(copy: Copy, workers: int, kept: Path, tests: Sequence[str] = ()) -> None:
+    """Run the suite once and note which test reaches which mutant.
 
     Args:
         copy: The project with its mutants.
         workers: Processes that share the tests; more than one needs pytest-xdist.
-        folder: Where the notes are kept.
+        kept: File for the notes.
         tests: Files or folders of tests; empty runs the whole suite.
-
-    Returns:
-        The notes.
     """
-    reach = folder / "reach.tsv"
+    reach, report = copy.folder / "reach.tsv", copy.folder / "suite.jsonl"
     reach.unlink(missing_ok=True)
-    settings = {"HISTOTUNE_MUTANT_REACH": str(reach), "HISTOTUNE_MUTANT_REPORT": str(folder / "suite.jsonl")}
+    settings = {"HISTOTUNE_MUTANT_REACH": str(reach), "HISTOTUNE_MUTANT_REPORT": str(report)}
     run = copy.run([*(["-n", str(workers), "--dist", "loadfile"] if workers > 1 else []), *tests], settings)
     if run.open_test or not run.tests:
-        raise RuntimeError(f"the suite ended early, in {run.open_test or 'no test'}; see {folder / 'suite.log'}")
-    return _keep(run, _text(reach), folder / "reach.json")
+        raise RuntimeError(f"the suite ended early, in {run.open_test or 'no test'}; see {report.with_suffix('.log')}")
+    kept.write_text(json.dumps(_notes(run, _text(reach))), encoding="utf-8")
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
 
 
-def _keep(run: SuiteRun, lines: str, path: Path) -> Reach:
+def _notes(run: SuiteRun, lines: str) -> dict[str, object]:
     by_mutant: dict[str, set[str]] = defaultdict(set)
     for line in lines.splitlines():
         mutant, _, test = line.partition("\t")
         by_mutant[mutant].add(PHASE.sub("", test))
     passed = [one for one in run.tests if one.outcome == "passed"]
-    kept = {
+    return {
         "wall_s": run.wall_s,
         "tests": [asdict(one) for one in passed],
         "by_mutant": {mutant: sorted(tests) for mutant, tests in sorted(by_mutant.items())},
         "failed": list(run.failed),
     }
-    path.write_text(json.dumps(kept), encoding="utf-8")
-    return read_reach(path)
 
 
 def read_reach(path: Path) -> Reach:
@@ -145,7 +140,8 @@ def judge(copy: Copy, mutant: Mutant, tests: Mapping[str, float]) -> Verdict:
             how = "timeout" if run.is_late else "crashed"
             return Verdict(mutant.id, "killed", run.open_test, how, n_tests, wall_s)
         if len(run.tests) < len(part):
-            raise RuntimeError(f"{mutant.id}: only {len(run.tests)} of {len(part)} tests were found")
+            found = f"only {len(run.tests)} of {len(part)} tests were found"
+            return Verdict(mutant.id, "unclear", "", found, n_tests, wall_s)
     return Verdict(mutant.id, "survived" if n_tests else "not reached", n_tests=n_tests, wall_s=wall_s)
 
 
@@ -162,7 +158,6 @@ def judge_all(
     copy: Copy,
     wanted: Iterable[tuple[Mutant, Mapping[str, float]]],
     workers: int,
-    on_verdict: Callable[[Verdict], None],
 ) -> Iterator[Verdict]:
     """Judge mutants side by side, those with the most to run first.
 
@@ -170,15 +165,13 @@ def judge_all(
         copy: The project with its mutants.
         wanted: Mutants and their tests.
         workers: How many at a time.
-        on_verdict: Called with each verdict as it comes.
 
     Yields:
-        The verdicts.
+        The verdicts, as they come.
     """
     ordered = sorted(wanted, key=lambda pair: -sum(pair[1].values()))
     with ThreadPoolExecutor(workers) as pool:
         for done in as_completed([pool.submit(judge, copy, mutant, tests) for mutant, tests in ordered]):
-            on_verdict(done.result())
             yield done.result()
 
 

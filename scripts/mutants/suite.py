@@ -184,6 +184,6 @@ def _read_report(report: Path, code: int, wall_s: float) -> SuiteRun:
         return SuiteRun(tests, "", False, wall_s)
     started = [line["start"] for line in lines if "start" in line]
     if not started:
-        raise RuntimeError(f"pytest ended with {code} before the first test; see {report.with_suffix('.log')}")
+        raise RuntimeError(f"pytest ended with {code} before its first test; see {report.with_suffix('.log')}")
     late = report.with_suffix(".json.late")
     return SuiteRun(tests, started[-1], late.exists() and late.stat().st_size > 0, wall_s)
