@@ -49,7 +49,7 @@ class Reach:
 
     Attributes:
         tests: Every test that passed, by name.
-        by_mutant: Tests that reach a mutant, by its id; "" stands for code that ran outside of any test.
+        by_mutant: Tests that reach a mutant, by its id; "" stands for the import of the tests' own modules.
         failed: Tests that fail without any mutant.
     """
 
@@ -61,11 +61,12 @@ class Reach:
         """Return the tests that can notice a mutant, in the order to run them, with their seconds.
 
         These are the tests that reach it, and those that share a fixture (of a module or session) with one that does:
-        a fixture's code runs in the first test that asks for it, and its result is seen by all. Tests of a file stay
-        together; files near the mutant come first, then those that take least; in a file, the quickest first.
+        a fixture's code runs in the first test that asks for it, and its result is seen by all. A mutant that only the
+        import of a test's module reaches is a matter for all tests. Tests of a file stay together; files near the
+        mutant come first, then those that take least; in a file, the quickest first.
         """
         found = self.by_mutant.get(mutant.id, frozenset())
-        reaching = self.tests if "" in found else {name: self.tests[name] for name in found if name in self.tests}
+        reaching = self.tests if found == {""} else {name: self.tests[name] for name in found if name in self.tests}
         shared = {name for one in reaching.values() for name in one.shares}
         chosen = [*reaching.values(), *(one for one in self.tests.values() if shared & set(one.shares))]
         by_file: dict[str, dict[str, float]] = defaultdict(dict)
