@@ -184,7 +184,10 @@ def test_reaching_is_noted_once_per_test_and_process(monkeypatch: pytest.MonkeyP
     for test in ("t.py::a (call)", "t.py::a (call)", "t.py::b (setup)"):
         monkeypatch.setenv("PYTEST_CURRENT_TEST", test)
         assert names["boundary"](2) is True
-    assert (tmp_path / "reach").read_text() == "m001\tt.py::a (call)\nm001\tt.py::b (setup)\n"
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    monkeypatch.setenv("HISTOTUNE_MUTANT_IMPORTS", "t.py")
+    assert names["boundary"](2) is True
+    assert (tmp_path / "reach").read_text() == "m001\tt.py::a (call)\nm001\tt.py::b (setup)\nm001\tt.py\n"
 
 
 def test_a_statement_is_found_in_another_file_and_function_and_a_lost_one_is_told() -> None:
@@ -255,6 +258,8 @@ def test_tests_that_share_a_fixture_with_a_reaching_test_are_asked_too_the_neare
     asked = reach.tests_of(mutant("x", "y", file="a/x.py"))
     assert list(asked) == [runs[2].test, runs[1].test, runs[0].test]
     assert reach.tests_of(mutant("x", "y", id="m002")) == {}
+    imported = Reach(reach.tests, {"m001": frozenset({"tests/test_far.py"})}, ())
+    assert list(imported.tests_of(mutant("x", "y"))) == [runs[3].test]
 
 
 def test_a_recorded_test_is_found_where_its_file_has_moved(tmp_path: Path) -> None:
@@ -272,7 +277,7 @@ def test_a_recorded_test_is_found_where_its_file_has_moved(tmp_path: Path) -> No
 def test_a_failing_a_crashing_and_an_endless_test_each_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite, "LEAST_LIMIT_S", 1.0)
     monkeypatch.setattr(suite, "SLOWER", 0.0)
-    monkeypatch.setenv("PYTEST_ADDOPTS", "-p no:randomly")
+    monkeypatch.setattr(suite, "TICK_S", 0.5)
     for name in ("project", "src", "home", "tmp"):
         (tmp_path / name).mkdir()
     (tmp_path / "project" / "test_made_up.py").write_text(

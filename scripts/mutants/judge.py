@@ -49,7 +49,8 @@ class Reach:
 
     Attributes:
         tests: Every test that passed, by name.
-        by_mutant: Tests that reach a mutant, by its id; "" stands for the import of the tests' own modules.
+        by_mutant: Tests that reach a mutant, by its id; a file's name where its import does, which stands for all its
+            tests.
         failed: Tests that fail without any mutant.
     """
 
@@ -61,14 +62,13 @@ class Reach:
         """Return the tests that can notice a mutant, in the order to run them, with their seconds.
 
         These are the tests that reach it, and those that share a fixture (of a module or session) with one that does:
-        a fixture's code runs in the first test that asks for it, and its result is seen by all. A mutant that only the
-        import of a test's module reaches is a matter for all tests. Tests of a file stay together; files near the
-        mutant come first, then those that take least; in a file, the quickest first.
+        a fixture's code runs in the first test that asks for it, and its result is seen by all. Tests of a file stay
+        together; files near the mutant come first, then those that take least; in a file, the quickest first.
         """
         found = self.by_mutant.get(mutant.id, frozenset())
-        reaching = self.tests if found == {""} else {name: self.tests[name] for name in found if name in self.tests}
-        shared = {name for one in reaching.values() for name in one.shares}
-        chosen = [*reaching.values(), *(one for one in self.tests.values() if shared & set(one.shares))]
+        reaching = [one for one in self.tests.values() if one.test in found or one.test.split("::")[0] in found]
+        shared = {name for one in reaching for name in one.shares}
+        chosen = [*reaching, *(one for one in self.tests.values() if shared & set(one.shares))]
         by_file: dict[str, dict[str, float]] = defaultdict(dict)
         for one in chosen:
             by_file[one.test.split("::")[0]][one.test] = one.time_s
@@ -160,7 +160,7 @@ def judge_all(
     wanted: Iterable[tuple[Mutant, Mapping[str, float]]],
     workers: int,
 ) -> Iterator[Verdict]:
-    """Judge mutants side by side, those with the most to run first.
+    """Judge mutants side by side, those with the least to run first.
 
     Args:
         copy: The project with its mutants.
@@ -170,7 +170,7 @@ def judge_all(
     Yields:
         The verdicts, as they come.
     """
-    ordered = sorted(wanted, key=lambda pair: -sum(pair[1].values()))
+    ordered = sorted(wanted, key=lambda pair: sum(pair[1].values()))
     with ThreadPoolExecutor(workers) as pool:
         for done in as_completed([pool.submit(judge, copy, mutant, tests) for mutant, tests in ordered]):
             yield done.result()

@@ -3,13 +3,14 @@
 Loaded with ``-p scripts.mutants.plugin``. Settings come by the environment:
 
 - ``HISTOTUNE_MUTANT_REPORT``: file to which a JSON line is added per test and at the end;
-- ``HISTOTUNE_MUTANT_TESTS``: file with a JSON list of pairs (test, seconds it may take): these tests only, in this
-  order, and a test that takes longer ends the process.
+- ``HISTOTUNE_MUTANT_TESTS``: file with a JSON list of tests: these only, in this order.
+
+While a test's module is imported, ``HISTOTUNE_MUTANT_IMPORTS`` holds its name: what it reaches is reached by all tests
+of the file.
 """
 
 from __future__ import annotations
 
-import faulthandler
 import functools
 import json
 import os
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
 MEMORY_BYTES = 8 * 2**30
 BUILT_IN = "_pytest."
@@ -31,11 +32,27 @@ def pytest_configure(config: pytest.Config) -> None:
     """Bound the memory that a mutant can take, and start the report."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
     config.pluginmanager.register(_Caches(), "histotune-mutants-caches")
+    config.pluginmanager.register(_Imports(), "histotune-mutants-imports")
     if os.environ.get("HISTOTUNE_MUTANT_REPORT") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Report(Path(os.environ["HISTOTUNE_MUTANT_REPORT"])), "histotune-mutants-report")
     if os.environ.get("HISTOTUNE_MUTANT_TESTS"):
         listed = json.loads(Path(os.environ["HISTOTUNE_MUTANT_TESTS"]).read_text(encoding="utf-8"))
-        config.pluginmanager.register(_Selection(dict(listed)), "histotune-mutants-selection")
+        config.pluginmanager.register(_Selection(listed), "histotune-mutants-selection")
+
+
+class _Imports:
+    """Says which test module is being imported."""
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        around = os.environ.get("HISTOTUNE_MUTANT_IMPORTS", "")
+        os.environ["HISTOTUNE_MUTANT_IMPORTS"] = collector.nodeid
+        try:
+            return (yield)
+        finally:
+            os.environ["HISTOTUNE_MUTANT_IMPORTS"] = around
 
 
 class _Caches:
@@ -102,22 +119,14 @@ class _Report:
 
 
 class _Selection:
-    """Runs the listed tests only, in their order, each within its time."""
+    """Runs the listed tests only, in their order."""
 
-    def __init__(self, limit_s: dict[str, float]) -> None:
-        self._limit_s = limit_s
-        self._notes = os.open(os.environ["HISTOTUNE_MUTANT_TESTS"] + ".late", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    def __init__(self, tests: list[str]) -> None:
+        self._tests = tests
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        place = {test: number for number, test in enumerate(self._limit_s)}
+        place = {test: number for number, test in enumerate(self._tests)}
         left_out: Sequence[pytest.Item] = [item for item in items if item.nodeid not in place]
         config.hook.pytest_deselected(items=left_out)
         items[:] = sorted((item for item in items if item.nodeid in place), key=lambda item: place[item.nodeid])
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        faulthandler.dump_traceback_later(self._limit_s[nodeid], exit=True, file=self._notes)
-
-    def pytest_runtest_logfinish(self) -> None:
-        faulthandler.cancel_dump_traceback_later()

@@ -3,8 +3,8 @@
 Two environment variables are read when the module is imported. ``HISTOTUNE_MUTANT`` holds the id of the one mutant
 that acts; where it is empty the module behaves as written. ``HISTOTUNE_MUTANT_REACH`` names a file to which each
 process adds a line per mutant and test the first time this test's code comes by. Child processes inherit both, and
-the name of the running test, ``PYTEST_CURRENT_TEST``. The lines needed for that stand in the module itself, because
-some tests load a module alone.
+the name of the running test, ``PYTEST_CURRENT_TEST``; while a file of tests is imported, ``HISTOTUNE_MUTANT_IMPORTS``
+names it. The lines needed for that stand in the module itself, because some tests load a module alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def _mutant_acts(name):
     if _mutant_chosen:
         return name == _mutant_chosen
     if _mutant_reach:
-        line = name + "\\t" + _mutant_os.environ.get("PYTEST_CURRENT_TEST", "") + "\\n"
+        test = _mutant_os.environ.get("PYTEST_CURRENT_TEST") or _mutant_os.environ.get("HISTOTUNE_MUTANT_IMPORTS", "")
+        line = name + "\\t" + test + "\\n"
         if line not in _mutant_seen:
             _mutant_seen.add(line)
             file = _mutant_io[0](_mutant_reach, _mutant_os.O_WRONLY | _mutant_os.O_APPEND | _mutant_os.O_CREAT)

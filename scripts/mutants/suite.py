@@ -13,7 +13,7 @@ from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .locate import find_all
 from .records import ROOT
@@ -30,6 +30,9 @@ PACKAGE = ROOT / "src" / "histotune"
 SLOWER = 20.0
 """How many times longer than before a test may take until it counts as stuck; other programs may run as well."""
 LEAST_LIMIT_S = 60.0
+BETWEEN_TESTS_S = 900.0
+"""Time for what is no test: pytest's start, the import of all test modules, and its end."""
+TICK_S = 1.0
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -104,13 +107,15 @@ class Copy:
             (folder / "src" / "histotune" / file).write_text(source, encoding="utf-8")
         return cls(folder), lost
 
-    def run(self, arguments: Sequence[str], settings: Mapping[str, str], limit_s: float | None = None) -> SuiteRun:
+    def run(
+        self, arguments: Sequence[str], settings: Mapping[str, str], limits_s: Mapping[str, float] | None = None
+    ) -> SuiteRun:
         """Run pytest in the copy.
 
         Args:
             arguments: What pytest is told.
             settings: Environment variables; ``HISTOTUNE_MUTANT_REPORT`` is required.
-            limit_s: Seconds after which the run is ended.
+            limits_s: Seconds that each test may take; a test that takes longer ends the run. None sets no limit.
 
         Returns:
             What became of it.
@@ -125,11 +130,10 @@ class Copy:
                                        stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                                        start_new_session=True)  # fmt: skip
             try:
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(limit_s)
+                is_late = _wait(process, report, limits_s)
             finally:
                 _end_all(process)
-        return _read_report(report, process.returncode, time.monotonic() - start)
+        return _read_report(report, is_late, time.monotonic() - start)
 
     def run_listed(self, name: str, tests: Mapping[str, float], settings: Mapping[str, str]) -> SuiteRun:
         """Run tests in a given order up to the first failure.
@@ -145,13 +149,11 @@ class Copy:
         limits = {test: max(LEAST_LIMIT_S, SLOWER * time_s) for test, time_s in tests.items()}
         listed, report = self.folder / "runs" / f"{name}.json", self.folder / "runs" / f"{name}.jsonl"
         listed.parent.mkdir(exist_ok=True)
-        listed.write_text(json.dumps(list(limits.items())), encoding="utf-8")
-        late = Path(f"{listed}.late")
-        late.unlink(missing_ok=True)
+        listed.write_text(json.dumps(list(tests)), encoding="utf-8")
         files = list(dict.fromkeys(test.split("::")[0] for test in tests))
         examples = {"HYPOTHESIS_STORAGE_DIRECTORY": str(self.folder / "tmp" / f"examples-{name}")}
         told = {"HISTOTUNE_MUTANT_TESTS": str(listed), "HISTOTUNE_MUTANT_REPORT": str(report), **examples}
-        return self.run(["-x", *files], {**settings, **told}, 600 + SLOWER * sum(tests.values()))
+        return self.run(["-x", *files], {**settings, **told}, limits)
 
     def _environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         real = os.environ.get("HISTOTUNE_REAL_DATA", str(ROOT.parent / "shared" / "data"))
@@ -170,6 +172,23 @@ def project_files() -> list[str]:
     return [name for name in answer.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
+def _wait(process: subprocess.Popen[bytes], report: Path, limits_s: Mapping[str, float] | None) -> bool:
+    """Wait for the end of a run, and return whether a test has used up its time.
+
+    Time is counted in ticks of this process rather than by the clock, so that it stands still while this process and
+    the tests are stopped together.
+    """
+    test, taken_s = "", 0.0
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(TICK_S)
+            return False
+        before, test = test, _open_test(_lines(report))
+        taken_s = taken_s + TICK_S if test == before else 0.0
+        if limits_s is not None and taken_s > limits_s.get(test, BETWEEN_TESTS_S):
+            return True
+
+
 def _end_all(process: subprocess.Popen[bytes]) -> None:
     """End a run and every process that its tests have left behind."""
     with suppress(ProcessLookupError):
@@ -177,13 +196,20 @@ def _end_all(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _read_report(report: Path, code: int, wall_s: float) -> SuiteRun:
-    lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()] if report.exists() else []
+def _lines(report: Path) -> list[dict[str, Any]]:
+    text = report.read_text(encoding="utf-8") if report.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _open_test(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the test that has started and not ended; empty between tests."""
+    return str(lines[-1].get("start", "")) if lines else ""
+
+
+def _read_report(report: Path, is_late: bool, wall_s: float) -> SuiteRun:
+    lines = _lines(report)
     tests = tuple(OneTest(**{**line, "shares": tuple(line["shares"])}) for line in lines if "test" in line)
-    if any("finish" in line for line in lines):
-        return SuiteRun(tests, "", False, wall_s)
-    started = [line["start"] for line in lines if "start" in line]
-    if not started:
-        raise RuntimeError(f"pytest ended with {code} before its first test; see {report.with_suffix('.log')}")
-    late = report.with_suffix(".json.late")
-    return SuiteRun(tests, started[-1], late.exists() and late.stat().st_size > 0, wall_s)
+    has_ended = any("finish" in line for line in lines)
+    if not lines or not (has_ended or _open_test(lines) or is_late):
+        raise RuntimeError(f"pytest ended before its first test; see {report.with_suffix('.log')}")
+    return SuiteRun(tests, "" if has_ended else _open_test(lines) or "between two tests", is_late, wall_s)
