@@ -2,11 +2,16 @@
 #   make demo PYTHON=python3.12                                       another interpreter
 #   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu        torch from another package index
 #   make test PYTEST_ARGS="-k ledger -x"                              part of the tests
+#   make test WORKERS=0                                               in one process, for a debugger or printed output
 PYTHON ?= python3
 TORCH_INDEX ?=
 IGNORE_GPU ?=
 PYTEST_ARGS ?=
 DEPENDENCIES ?= shared
+SLOW ?= slow
+# A worker per core, four at most: each holds its own torch, about 1.3 GB.
+WORKERS ?= auto
+PYTEST = python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal
 
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -22,10 +27,10 @@ demo: $(STAMP)  ## the whole story on rendered tissue, in minutes: a report that
 	$(BIN)/histotune demo
 
 test: $(STAMP)  ## the default tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/$(PYTEST) $(PYTEST_ARGS)
 
-test-slow: $(STAMP)  ## the tests that take minutes each
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+test-slow: $(STAMP)  ## the tests that take minutes each (SLOW="slow and not long": those below ten minutes)
+	$(BIN)/$(PYTEST) -m "$(SLOW)" $(PYTEST_ARGS)
 
 check: $(STAMP)  ## style, types and the order of the rooms
 	$(BIN)/ruff check .
@@ -44,10 +49,10 @@ constraints: .venv-newest/.installed  ## pin the newest versions that fit togeth
 	mv constraints.txt.new constraints.txt
 
 test-newest: .venv-newest/.installed  ## the tests with the newest versions, constraints ignored
-	.venv-newest/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-newest/bin/$(PYTEST) $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed  ## the tests with the lowest declared versions (torch 2.8)
-	.venv-oldest/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-oldest/bin/$(PYTEST) $(PYTEST_ARGS)
 
 wheel: $(STAMP)  ## build the wheel, install it outside of this tree and run the demo there (DEPENDENCIES=fresh: all anew)
 	$(BIN)/python scripts/check_wheel.py --dependencies $(DEPENDENCIES)

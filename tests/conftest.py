@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core already: more threads would only wait for each other
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +15,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is not what a test asserts
+settings.load_profile("untimed")
 
 BENIGN, MALIGNANT = ("B", "benign", "A", "adenosis"), ("M", "malignant", "DC", "ductal_carcinoma")
 

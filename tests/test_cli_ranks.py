@@ -47,6 +47,7 @@ def together(folder: Path, *arguments: object, size: int = 2) -> list[subprocess
     return [subprocess.CompletedProcess([], run.returncode, *answer) for run, answer in zip(runs, answers, strict=True)]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_told_once(tmp_path: Path, data: Path) -> None:
     out, cache = tmp_path / "out", tmp_path / "cache"
     first, second = together(tmp_path, "run", "tiles", "--data", data, "--out", out, "--cache", cache, *QUICK)

@@ -42,6 +42,7 @@ def test_the_formula_counts_the_catalog_s_midnight() -> None:
     assert 65e12 / MIDNIGHT.flop_per_image == pytest.approx(108.6, abs=0.1)  # a T4's limit, images/s
 
 
+@pytest.mark.slow
 def test_every_step_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.compiler.reset()
     monkeypatch.setattr(engine, "COMPILER", "eager")
@@ -75,6 +76,7 @@ def test_cards_are_measured_in_their_own_half_precision() -> None:
     assert (t4.precision, t4.batch_size, h100.precision, h100.batch_size) == ("fp16", 64, "bf16", 256)
 
 
+@pytest.mark.slow
 def test_the_script_needs_torch_and_transformers_alone() -> None:
     code = (
         "import sys\nfrom benchmarks import gpu_midnight as g\n"

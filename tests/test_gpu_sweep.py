@@ -32,6 +32,7 @@ def test_every_step_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert json.loads((tmp_path / "out.json").read_text())["pcam_passes"] == found.pcam_passes
 
 
+@pytest.mark.slow
 def test_it_imports_little() -> None:
     program = (
         "import sys; from benchmarks.gpu_sweep import *; from dataclasses import replace;"

@@ -92,6 +92,7 @@ def test_nvidia_smi_works_when_it_lists_a_gpu(
     assert make_venv.nvidia_smi_works() is works
 
 
+@pytest.mark.slow
 def test_the_torch_of_an_activated_environment_is_shared_with_the_new_one(empty_venv: Path, tmp_path: Path) -> None:
     pretend_torch(empty_venv, "2.8.0+cu128", "12.8", sees_gpu=True)
     code = (

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CommandResult
-
-pytestmark = pytest.mark.real_data
+pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 
-@pytest.fixture
-def scores(histotune: Callable[..., CommandResult], real_data: Path, tmp_path: Path) -> dict[str, dict[str, object]]:
-    result = histotune("run", "breakhis", "--data", real_data / "breakhis_sample", "--train-magnification", "100X",
-                       "--out", tmp_path / "run", "--set", 'evaluation.floors=["majority"]')  # fmt: skip
-    assert result.code == 0, result.err
-    findings = json.loads((tmp_path / "run/scores.json").read_text())["findings"]
+@pytest.fixture(scope="module")
+def scores(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
+    folder = tmp_path_factory.mktemp("real")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state")}
+    command = ["run", "breakhis", "--data", real_data / "breakhis_sample", "--train-magnification", "100X",
+               "--out", folder / "run", "--set", 'evaluation.floors=["majority"]']  # fmt: skip
+    result = subprocess.run([sys.executable, "-m", "histotune", *map(str, command)], capture_output=True, text=True,
+                            env=environment, check=False)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    findings = json.loads((folder / "run/scores.json").read_text())["findings"]
     return {finding["id"]: finding for finding in findings}
 
 

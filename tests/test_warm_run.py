@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import json, sys
 sys.argv = ["histotune", *json.loads(sys.argv[1])]
@@ -34,6 +36,7 @@ def run(arguments: list[str], home: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_second_run_with_a_network_imports_no_network_library(breakhis: Path, tmp_path: Path) -> None:
     arguments = ["run", "breakhis", "--data", str(breakhis), "--train-magnification", "100X", "--out",
                  str(tmp_path / "run"), "--set", "sweep.folds=3", "--set", "evaluation.outer_folds=3"]  # fmt: skip

@@ -57,11 +57,13 @@ def list_and_print(cache: Path | None) -> None:
     inventory = take_inventory(_root(cache))
     if not inventory.spaces and not inventory.others:
         print(f"nothing is cached in {inventory.cache}")
+        _print_foreign(inventory.foreign)
         return
     _print_spaces(inventory)
     for other in inventory.others:
         print(f"{other.name}: {other.n_entries:,} ({other.what}), {readable_bytes(other.n_bytes)}")
     print(f"{readable_bytes(inventory.n_bytes)} in all, in {inventory.cache}")
+    _print_foreign(inventory.foreign)
     for space in inventory.spaces:
         if space.damaged:
             print(
@@ -85,7 +87,10 @@ def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
     from histotune.embeddings.upkeep import check_space
 
     broken = []
-    for store in find_stores(_root(cache), names):
+    found = find_stores(_root(cache), names)
+    if not found:
+        print(f"no embedding space of histotune's in {_root(cache)}")
+    for store in found:
         check = check_space(store)
         print(f"{check.short_name} ({check.backbone}): {check.n_rows:,} rows in {check.n_shards:,} shards, every byte "
               f"read, {len(check.damaged):,} damaged")  # fmt: skip
@@ -94,6 +99,7 @@ def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
         for debris in check.debris:
             print(f"  not needed: {debris.name}: {debris.reason}")
         broken += [check.short_name] if check.damaged else []
+        _print_foreign(check.foreign)
         if check.debris and not check.damaged:
             print(f"  histotune cache repair {check.short_name} sweeps it up")
     if broken:
@@ -106,13 +112,17 @@ def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
     from histotune.embeddings.inventory import find_stores
     from histotune.embeddings.upkeep import repair_space
 
-    for store in find_stores(_root(cache), names):
+    found = find_stores(_root(cache), names)
+    if not found:
+        print(f"no embedding space of histotune's in {_root(cache)}; nothing was touched")
+    for store in found:
         repair = repair_space(store)
         check = repair.check
         print(f"{check.short_name} ({check.backbone}): {len(check.damaged):,} damaged shards set aside, "
               f"{len(check.debris):,} files swept up")  # fmt: skip
         for item in (*check.damaged, *check.debris):
             print(f"  {item.name}: {item.reason}")
+        _print_foreign(check.foreign)
         if repair.n_lost:
             how = "import their files again" if repair.external else "the next run that needs them computes them again"
             print(f"  {repair.n_lost:,} rows are lost; {how}")
@@ -144,10 +154,17 @@ def remove_and_print(choice: RemoveChoice, cache: Path | None) -> None:
     if fits:
         print(f"{len(fits):,} solved fits of sweeps; solved again when needed")
     _ask(found, choice)
-    removed = [f"{remove_spaces(found):,} spaces"]
+    removal = remove_spaces(found)
+    removed = [f"{removal.n_removed:,} spaces"]
     removed += [f"{remove_fits(fits):,} solved fits"] if fits else []
     removed += remove_rest(root) if choice.everything else ()
     print(f"removed {' and '.join(removed)}")
+    _print_foreign(removal.foreign)
+
+
+def _print_foreign(names: Sequence[str | Path]) -> None:
+    for name in names:
+        print(f"  not histotune's, left where it is: {name}")
 
 
 def export_and_print(space: str | None, out: Path, coords: Path | None, **typed: Any) -> None:  # noqa: ANN401

@@ -132,8 +132,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
         embed_only(config)
         return
     config = config.model_copy(update={"out": out or Path("heads") / config.recipe})
-    if not (config.out / "bundle.json").is_file():
-        refuse_foreign_folder(config.out)
+    refuse_foreign_folder(config.out)
     with live_line() as show:
         outcome = sweep_only(config, BestSoFar(show) if sys.stderr.isatty() else None)
     choice = outcome.choice

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import logging
-import shutil
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,12 @@ if TYPE_CHECKING:
     from histotune.evaluation.target import TargetStudy
 
 log = logging.getLogger(__name__)
+RUN_NAMES = frozenset({
+    "added", "bundle.json", "config.json", "embedding_map.parquet", "head", "head-direct", "head.json",
+    "head.safetensors", "label_efficiency.parquet", "matrix.csv", "matrix.html", "matrix.json", "plots",
+    "predictions.parquet", "protocol.json", "provenance.json", "report.html", "scores.json", "thumbnails",
+    "thumbnails.json", "trials.parquet",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,14 +160,32 @@ def refuse_foreign_folder(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise UserError("a file lies where the run folder should go", value=out, fix="choose another --out")
-    if out.is_dir() and any(out.iterdir()) and not (out / "config.json").is_file():
-        raise UserError("this folder holds other files; a run would replace them", value=out,
-                        fix="choose another --out, or empty the folder")  # fmt: skip
+    foreign = _foreign_names(out) if out.is_dir() else ()
+    if foreign:
+        raise UserError("this folder holds other files; a run would replace them",
+                        value=f"{out}: {', '.join(foreign[:10])}{', ...' if len(foreign) > 10 else ''}",
+                        fix="choose another --out, or move them away")  # fmt: skip
     with explained_os_errors(out):
         make_folder(out.parent)
         probe = out.parent / f".{out.name}.probe"
         probe.mkdir(exist_ok=True)
-        shutil.rmtree(probe)
+        probe.rmdir()
+
+
+def _foreign_names(folder: Path) -> tuple[str, ...]:
+    """Return what lies in a folder and is no part of a run, matrix, protocol or head."""
+    names = sorted(path.name for path in folder.iterdir())
+    is_own = any((folder / name).is_file() for name in ("bundle.json", "protocol.json")) or _is_run_config(folder)
+    return tuple(name for name in names if not (is_own and name in RUN_NAMES))
+
+
+def _is_run_config(folder: Path) -> bool:
+    """Whether ``config.json`` is histotune's: a model saved for transformers has one, too."""
+    try:
+        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"recipe", "backbone", "evaluation"} <= data.keys()
 
 
 def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:

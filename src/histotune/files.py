@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -119,6 +119,17 @@ def make_folder(folder: Path) -> None:
         found = next((part for part in (folder, *folder.parents) if part.exists()), folder)
         what = "a file stands where a folder should be" if found.is_file() else "no folder can be made here"
         raise UserError(what, value=found, fix="choose another folder (--out, --cache)") from error
+
+
+def remove_empty_folders(folder: Path) -> None:
+    """Remove the empty folders below a folder, then the folder itself if nothing is left in it; no link is followed.
+
+    Args:
+        folder: The folder.
+    """
+    for place, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):  # what still holds something stays
+            Path(place).rmdir()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -161,7 +161,7 @@ def delta(one: LoraLayer) -> torch.Tensor:
     return one.scale * one.parts["lora_B.weight"] @ one.parts["lora_A.weight"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rank=st.integers(1, 5), scale=st.floats(0.1, 4), rows=st.integers(1, 6))
 def test_splitting_the_fused_layer_and_joining_it_again_changes_no_delta(rank: int, scale: float, rows: int) -> None:
     fused = layer("encoder.layer.0.mlp.weights_in", 2 * rows, rank, scale)

@@ -32,7 +32,7 @@ def test_known_names_decide(labels: tuple[str, ...], names: tuple[str, ...]) -> 
 
 
 @given(st.lists(st.text("abc01", min_size=1, max_size=3), max_size=8), st.randoms())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_order_of_rows_changes_nothing(labels: list[str], random: object) -> None:
     names = order_classes(labels, None).names
     random.shuffle(labels)  # type: ignore[attr-defined]

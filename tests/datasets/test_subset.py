@@ -13,7 +13,7 @@ from histotune.datasets.subset import keep_rows
 NAMES = ("normal", "tumour")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 1), st.sampled_from(["a", "b", "c", "d", None])), min_size=1, max_size=80),
     st.integers(1, 90), st.integers(0, 3), st.booleans(),

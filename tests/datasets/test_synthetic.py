@@ -169,6 +169,7 @@ def test_rendering_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_another_config_replaces_the_cohort(tmp_path: Path) -> None:
     tiny = SyntheticConfig(n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=30)
     first = write_cohort(tiny, tmp_path / "cohort", workers=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +17,7 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
 from histotune.evaluation.source import PROBE, RANDOM_SPLIT
 from histotune.experiment import run_experiment
+from histotune.provenance import cpu_count
 from histotune.statistics.config import IntervalConfig
 
 if TYPE_CHECKING:
@@ -93,8 +96,11 @@ def measure(seed: int, folder: Path) -> Measured:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_ten_seeds_keep_the_promises(tmp_path_factory: pytest.TempPathFactory) -> None:
-    seeds = [measure(seed, tmp_path_factory.mktemp(f"seed{seed}")) for seed in range(N_SEEDS)]
+    folders = [tmp_path_factory.mktemp(f"seed{seed}") for seed in range(N_SEEDS)]
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn")) as pool:
+        seeds = list(pool.map(measure, range(N_SEEDS), folders))
     mean = Measured(*(float(np.mean([getattr(one, name) for one in seeds])) for name in Measured.__dataclass_fields__))
     assert 0.75 <= mean.grouped <= 0.92
     assert mean.random_split - mean.grouped >= 0.08

@@ -81,7 +81,7 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, object]) -> None:
         SubsetConfig.model_validate(wrong)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mixed_tiles(), st.integers(1, 1000), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_a_share_of_the_groups_keeps_whole_groups(tiles, permille, seed, random) -> None:  # noqa: ANN001
     config = SubsetConfig(group_fraction=permille / 1000, seed=seed)
@@ -94,7 +94,7 @@ def test_a_share_of_the_groups_keeps_whole_groups(tiles, permille, seed, random)
     assert set(take_subset(reordered(tiles, order), config).tile_ids) == set(taken.tile_ids)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(mixed_tiles(), st.integers(1, 12), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_shots_are_so_many_tiles_of_each_class(tiles, shots, seed, random) -> None:  # noqa: ANN001
     if (tiles.labels_N < 0).all():

@@ -102,7 +102,7 @@ def test_the_error_of_a_probe_equals_that_of_scikit_learns_ridge() -> None:
     assert probe_error(reference_ND, other_ND, seed=7) == pytest.approx(np.sqrt(squares / spread), rel=1e-8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.01, 1000), st.floats(-1000, 1000), st.integers(0, 2**32 - 1))
 def test_scale_shift_and_order_change_nothing(scale: float, shift: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -112,6 +112,7 @@ def kill_and_resume(run: Callable[[Path], subprocess.Popen[str]], cache: Path, n
     return n_hit
 
 
+@pytest.mark.slow
 def test_three_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     write_tiles(tmp_path / "tiles", 61)  # 7 shards of 8 and one of 5: four tiles and a ragged last batch of one
 
@@ -188,6 +189,7 @@ def test_of_two_processes_one_computes_and_the_other_reads(tmp_path: Path) -> No
     assert {answer["sha256"] for answer in answers} == {first["sha256"]}
 
 
+@pytest.mark.slow
 def test_a_warm_run_imports_no_deep_learning_library(tmp_path: Path) -> None:
     write_tiles(tmp_path / "tiles", 3)
     cold = finish(start("lite0", 224, tmp_path / "tiles", tmp_path / "cache"))

@@ -149,9 +149,11 @@ def test_what_a_killed_leader_has_announced_misleads_nobody(tmp_path: Path, requ
     with pytest.raises(UserError, match="no sign of life"):
         embed(tiles, replace(request_for(wait_s=0.3), rank=FIRST))
     place = space_folder(tmp_path / "cache") / "ranks"
-    stale = {"token": "old", "world_size": 2, "tiles": "", "unreadable": {}, "shards": ["x"]}
+    stale = {"token": "0" * 16, "world_size": 2, "tiles": "", "unreadable": {}, "shards": ["x"]}
     (place / "plan.json").write_text(json.dumps(stale), encoding="utf-8")
-    (place / "old-1.json").write_text(json.dumps({"what": "stopped", "tiles": [], "complete": True}), encoding="utf-8")
+    (place / f"{'0' * 16}-1.json").write_text(
+        json.dumps({"what": "stopped", "tiles": [], "complete": True}), encoding="utf-8"
+    )
     first, second = (future.result() for future in both(tiles, request_for()))
     assert first.n_computed == 8 and first.matrix_ND.tobytes() == second.matrix_ND.tobytes()
     assert not list(place.glob("*.json"))
@@ -160,7 +162,7 @@ def test_what_a_killed_leader_has_announced_misleads_nobody(tmp_path: Path, requ
 def test_nothing_is_swept_up_under_a_rank_that_outlives_its_leader(tmp_path: Path, request_for: Requests) -> None:
     tiles = write_tiles(tmp_path / "tiles", 5)
     store = Store(tmp_path / "cache", embed(tiles, request_for()).space)
-    partial = store.folder / "shards" / ".x.npy.partial"
+    partial = store.folder / "shards" / f".{'0' * 24}.npy.abcd1234.partial"
     partial.write_bytes(b"half of it")
     with lock(store.folder / "ranks" / "token-1.lock"):
         assert store.sweep_up() == ()
@@ -278,6 +280,7 @@ def test_a_rank_is_killed_and_a_single_process_goes_on(tmp_path: Path, request_f
     assert shards(store.folder) == shards(space_folder(tmp_path / "alone"))
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_network_give_the_bytes_of_one(tmp_path: Path, request_for: Requests) -> None:
     write_tiles(tmp_path / "tiles", 14)
     spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
@@ -316,6 +319,7 @@ def test_ranks_killed_at_random_moments_change_no_bit(tmp_path: Path, request_fo
     assert n_hit >= 6
 
 
+@pytest.mark.slow
 def test_precision_is_checked_by_one_rank(tmp_path: Path) -> None:
     write_tiles(tmp_path / "tiles", 20)
     place = ("random/timm/resnet10t", 32, tmp_path / "tiles", tmp_path / "cache", 60)

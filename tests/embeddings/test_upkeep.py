@@ -14,7 +14,7 @@ from histotune.embeddings import extract, gather
 from histotune.embeddings.extract import EmbedRequest, embed
 from histotune.embeddings.inventory import find_stores, stores, take_inventory
 from histotune.embeddings.store import ShardPlan, Store
-from histotune.embeddings.upkeep import check_space, parse_age, remove_rest, remove_spaces, repair_space
+from histotune.embeddings.upkeep import check_space, parse_age, remove_spaces, repair_space
 from histotune.errors import UserError
 from histotune.files import is_locked, lock
 from tests.embeddings.conftest import write_tiles
@@ -33,33 +33,44 @@ def test_repair_sweeps_up_debris_and_keeps_every_row(
     monkeypatch.setattr(extract, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
     store = filled(tmp_path, request_for)
     before = {path: path.read_bytes() for path in sorted(store.folder.rglob("*")) if path.is_file()}
+    store.write_plan([ShardPlan(("e" * 64,), 2)])
+    (planned,) = store.read_plan()
     debris = {
-        "shards/.half.npy.abc.partial": "half-written by a killed run",
-        "shards/orphan.npy": "matrix without manifest: never counted",
-        "shards/notes.txt": "foreign file",
-        "photo.jpg": "foreign file",
-        ".space.json.x.partial": "half-written by a killed run",
-        "gathered/old.npy": "gathered matrix that is damaged or out of date",
-        "pending.json": "damaged plan of an interrupted run",
+        ".space.json.abcd1234.partial": "half-written by a killed run",
+        f"shards/.{'0' * 24}.npy.abcd1234.partial": "half-written by a killed run",
+        f"shards/{planned.name}.npy": "planned matrix without manifest: never counted",
+        f"gathered/{'1' * 24}.json": "gathered matrix that is damaged or out of date",
+        f"gathered/{'1' * 24}.npy": "gathered matrix that is damaged or out of date",
     }
     for name in debris:
-        (store.folder / name).write_bytes(b"{")
+        (store.folder / name).write_text('{"shards": {"a": "b"}, "blocks": []}', encoding="utf-8")
     assert {item.name: item.reason for item in check_space(store).debris} == debris
     repair = repair_space(store)
-    assert (repair.n_lost, repair.n_pending, len(repair.check.debris)) == (0, 0, 7)
+    assert (repair.n_lost, repair.n_pending, len(repair.check.debris)) == (0, 1, 5)
+    store.drop_plan()
     assert {path: path.read_bytes() for path in sorted(store.folder.rglob("*")) if path.is_file()} == before
-    aside = {path.name for path in (tmp_path / "cache" / "foreign").iterdir()}
-    assert aside == {f"{store.short_name}-notes.txt", f"{store.short_name}-photo.jpg"}
     assert check_space(store) == replace(repair.check, debris=())
 
 
-def test_a_foreign_json_among_the_shards_is_set_aside(tmp_path: Path, request_for: Requests) -> None:
+def test_a_damaged_plan_is_dropped(tmp_path: Path, request_for: Requests) -> None:
     store = filled(tmp_path, request_for)
+    (store.folder / "pending.json").write_bytes(b"{")
+    assert [item.reason for item in check_space(store).debris] == ["damaged plan of an interrupted run"]
+    repair_space(store)
+    assert not (store.folder / "pending.json").exists()
+
+
+def test_a_damaged_manifest_is_set_aside_and_a_foreign_json_is_not(tmp_path: Path, request_for: Requests) -> None:
+    store = filled(tmp_path, request_for)
+    name = next(iter(store.manifests()))
+    (store.folder / "shards" / f"{name}.json").write_bytes(b"{")
     (store.folder / "shards" / "mine.json").write_text(json.dumps([1]), encoding="utf-8")
     repair = repair_space(store)
     assert [damage.reason for damage in repair.check.damaged] == ["its manifest can't be read"]
-    assert (store.folder / "damaged" / "mine.json").is_file()
-    assert len(store.manifests()) == 3
+    assert repair.check.foreign == ("shards/mine.json",)
+    assert (store.folder / "damaged" / f"{name}.json").is_file()
+    assert (store.folder / "shards" / "mine.json").is_file()
+    assert len(store.manifests()) == 2
 
 
 def test_repair_tells_what_is_lost_and_what_an_interrupted_run_left(tmp_path: Path, request_for: Requests) -> None:
@@ -102,21 +113,6 @@ def test_what_a_running_process_holds_is_left_alone(tmp_path: Path, request_for:
     assert not is_locked(store.lock_path)
     (other,) = stores(tmp_path / "cache")  # the one that nobody held is gone
     assert other.space == store.space and len(other.manifests()) == 3
-
-
-def test_removing_leaves_foreign_files(tmp_path: Path, request_for: Requests) -> None:
-    store = filled(tmp_path, request_for)
-    (store.folder / "thesis.docx").write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"(?s)foreign.*thesis\.docx"):
-        remove_spaces([store])
-    assert len(store.manifests()) == 3
-    repair_space(store)
-    assert remove_spaces([store]) == 1
-    assert stores(tmp_path / "cache") == ()
-    assert [path.read_bytes() for path in (tmp_path / "cache" / "foreign").iterdir()] == [b"mine"]
-    (tmp_path / "cache" / "synthetic").mkdir()  # no mark: somebody else's
-    assert remove_rest(tmp_path / "cache") == ("hashes.sqlite",)
-    assert (tmp_path / "cache" / "synthetic").is_dir()
 
 
 def test_spaces_are_named_by_digits_or_backbone(tmp_path: Path, request_for: Requests) -> None:

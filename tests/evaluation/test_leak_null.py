@@ -30,7 +30,7 @@ def leak_price(material: Material, draws: int = 3) -> Finding:
     return next(finding for finding in study.findings if finding.id == "leak-price")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_groups_exchange_their_classes_whole(seed: int) -> None:
     tiles = make_material(Cohort(n_groups=10, tiles_per_group=4)).tiles

@@ -97,6 +97,7 @@ def test_a_learnable_class_is_learned_and_floors_stay_at_chance(material: MakeMa
     assert interval.low < 0.5 < interval.high
 
 
+@pytest.mark.slow
 def test_without_any_class_signal_only_the_leaky_arm_looks_good(material: MakeMaterial) -> None:
     gaps, honest = [], []
     for seed in range(4):

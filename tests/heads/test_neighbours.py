@@ -92,7 +92,7 @@ def test_a_query_without_neighbours_is_undefined_and_more_k_than_kept_is_refused
     np.testing.assert_allclose(everything, np.tile(np.bincount(y, minlength=3) / 12, (12, 1)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(["cosine", "euclidean"]))
 def test_permuting_training_rows_changes_nothing(seed: int, metric: str) -> None:
     rng = np.random.default_rng(seed)

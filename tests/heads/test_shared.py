@@ -160,7 +160,7 @@ def test_batched_equals_one_by_one_and_any_other_batch(n_classes: int) -> None:
     np.testing.assert_allclose(alone.objective_P[0], together.objective_P[len(PENALTIES)], rtol=1e-9)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10_000), n_classes=st.sampled_from([2, 3]))
 def test_row_order_changes_nothing(seed: int, n_classes: int) -> None:
     x, y = make_data(160, 20, n_classes, seed=seed)

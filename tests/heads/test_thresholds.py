@@ -37,7 +37,7 @@ def score(tiles: BinaryTiles, threshold: float, rule: str, sensitivity: float) -
 
 
 @pytest.mark.parametrize("rule", ["balanced-accuracy", "youden", "sensitivity"])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), sensitivity=st.sampled_from([0.5, 0.8, 0.95, 1.0]))
 def test_no_cut_is_better_than_the_chosen_one(rule: str, seed: int, sensitivity: float) -> None:
     tiles = make_tiles(seed)

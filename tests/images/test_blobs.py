@@ -71,7 +71,7 @@ def test_flat_and_tiny_planes_hold_no_blob(shape: tuple[int, int]) -> None:
     assert len(without_overlaps(find_blobs(np.zeros(shape, np.float32), 3, 30))) == 0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.sampled_from([(64, 96), (61, 83), (70, 70)]))
 def test_flipping_and_turning_moves_blobs_and_nothing_else(seed: int, shape: tuple[int, int]) -> None:
     plane = Drawing(7, *shape, spread=0.3, seed=seed).plane_HW()

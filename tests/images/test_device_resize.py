@@ -62,7 +62,7 @@ def test_the_documented_view_equals_pillow_at_full_size(width_px: int, height_px
     assert np.array_equal(on_device(device_plan(view, (width_px, height_px)), images_NHWC), expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.tuples(*[st.integers(1, 90)] * 4), st.sampled_from(INTERPOLATIONS), st.integers(0, 2**32 - 1))
 def test_any_size_to_any_size(sides: tuple[int, ...], interpolation: str, seed: int) -> None:
     width, height, new_width, new_height = sides

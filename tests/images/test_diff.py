@@ -72,7 +72,7 @@ def test_tiles_of_equal_content_are_paired_in_order_and_the_rest_counts(tmp_path
     ]  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     old=st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2", b"3"]), min_size=1),
     new=st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([b"1", b"2", b"3"]), min_size=1),

@@ -92,7 +92,7 @@ def test_unknown_scale_and_size_stay_unknown() -> None:
         assert geometry.n_inputs_N[2] == 0 and not geometry.enlarged_N[2]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(SIDES, SIDES, st.integers(26, 90))
 def test_crops_cover_every_pixel_with_as_few_as_possible(width: int, height: int, size_px: int) -> None:
     view = ViewConfig(name="tiles", size_px=size_px, target_mpp=1.0)
@@ -106,7 +106,7 @@ def test_crops_cover_every_pixel_with_as_few_as_possible(width: int, height: int
     assert len(corners) == -(-width // size_px) * -(-height // size_px)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SIDES, SIDES, st.sampled_from(VIEWS), st.tuples(*[st.integers(0, 255)] * 3))
 def test_a_constant_image_stays_constant(width: int, height: int, view: ViewConfig, rgb: tuple[int, int, int]) -> None:
     view = view.model_copy(update={"pad_rgb": rgb})

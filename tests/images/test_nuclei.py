@@ -35,7 +35,7 @@ def test_texture_within_nuclei_does_not_shrink_them() -> None:
     assert nuclear_diameter(image).diameter_px == pytest.approx(36, rel=0.15)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.sampled_from([7, 11, 18]))
 def test_turning_a_tile_changes_nothing(seed: int, diameter_px: int) -> None:
     image = Drawing(diameter_px, 121, 150, spread=0.2, seed=seed).image_HWC()

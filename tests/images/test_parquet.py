@@ -71,7 +71,7 @@ def test_random_order_is_right_too(table: Path) -> None:
 @given(
     rows=st.lists(st.integers(0, 59), min_size=1, max_size=30), group_size=st.integers(1, 60), kept=st.integers(0, 9)
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_order_any_row_groups_any_memory(rows: list[int], group_size: int, kept: int) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(parquet, "KEPT_BYTES", 100 * kept)

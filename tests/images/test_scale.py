@@ -249,6 +249,7 @@ def replace_scale(config: SyntheticConfig, scale: float) -> SyntheticConfig:
 
 
 @pytest.mark.real_data
+@pytest.mark.slow
 def test_real_nuclei_contradict_the_nominal_scale(real_data: Path) -> None:
     tiles = read_dataset(DatasetConfig(name="breakhis", path=real_data / "breakhis_sample"))
     estimate = estimate_scale(tiles, ScaleConfig(max_tiles=40))

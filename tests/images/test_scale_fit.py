@@ -83,7 +83,7 @@ def test_factors_combine_as_independent_ranges() -> None:
     assert combined_factor(1.3, 1.4) == pytest.approx(np.exp(np.hypot(np.log(1.3), np.log(1.4))))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.2, 5.0))
 def test_doubling_every_diameter_halves_the_scale(seed: int, factor: float) -> None:
     log_GM = diameters(8, 0.2, seed)
@@ -92,7 +92,7 @@ def test_doubling_every_diameter_halves_the_scale(seed: int, factor: float) -> N
     assert moved.unit_error == pytest.approx(fit(log_GM).unit_error, abs=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(9)))
 def test_the_order_of_groups_does_not_move_the_medians(order: list[int]) -> None:
     log_GM = diameters(9, 0.3)

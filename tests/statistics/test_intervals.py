@@ -74,7 +74,7 @@ def test_delong_worked_by_hand() -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_clustered_variance_equals_obuchowskis_formula(seed: int) -> None:
     rng = np.random.default_rng(seed)
     group = np.r_[np.arange(12), rng.integers(0, 12, 70)]
@@ -265,7 +265,7 @@ def test_a_small_study_covers() -> None:
     assert len(all_cells()) == 60
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(METRIC_NAMES))
 def test_no_interval_has_zero_width(seed: int, name: MetricName) -> None:
     rng = np.random.default_rng(seed)

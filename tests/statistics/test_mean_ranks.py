@@ -50,7 +50,7 @@ def test_two_arms_and_wilcoxon_as_scipy_says() -> None:
     assert found.p_value == pytest.approx(stats.f.sf(f, 3, 39))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 1000), st.integers(2, 6), st.integers(5, 12))
 def test_relabelling_turning_and_rescaling_change_nothing(seed: int, n_arms: int, n_sets: int) -> None:
     rng = np.random.default_rng(seed)

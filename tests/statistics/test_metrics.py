@@ -131,7 +131,7 @@ def test_undefined_is_nan_and_never_zero() -> None:
     assert np.isnan(ranking.weighted_auroc(np.array([0, 1]), p[:2], np.array([[1.0, 0.0]]))[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(-3, 3)), min_size=2, max_size=40), st.randoms())
 def test_ranking_metrics_are_bounded_symmetric_and_blind_to_order(pairs: list[tuple[int, int]], random) -> None:  # noqa: ANN001
     y, score = np.array([a for a, _ in pairs]), np.array([float(b) for _, b in pairs])

@@ -146,7 +146,7 @@ def test_row_order_changes_no_bit(n_classes: int) -> None:
         assert [(s.value, s.interval) for s in before] == [(s.value, s.interval) for s in after]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from(["auroc", "auprc", "balanced_accuracy", "macro_f1", "brier", "ece"]))
 def test_properties_of_every_score(seed: int, metric: MetricName) -> None:
     predictions = random_predictions(n=60, n_groups=12, seed=seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from histotune.backbones.records import BackboneSpec
@@ -118,6 +118,17 @@ def write_external(record: ExternalRecord, cache: Path) -> None:
 def external_names(cache: Path) -> list[str]:
     """Return the names under which embeddings were imported."""
     return sorted(path.stem for path in (cache / "external").glob("*.json"))
+
+
+def is_record(path: Path) -> bool:
+    """Return whether a file is the record of an import, whatever else lies beside it."""
+    if path.suffix != ".json" or not NAME.fullmatch(path.stem) or not path.is_file() or path.is_symlink():
+        return False
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and data.keys() >= {field.name for field in fields(ExternalRecord)}
 
 
 def record_path(name: str, cache: Path) -> Path:

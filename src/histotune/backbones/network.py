@@ -192,7 +192,7 @@ def _use_fused_attention(module: Any) -> None:  # noqa: ANN401
     ``timm.layers.use_fused_attn()`` says so, which is its default.
     """
     chosen = getattr(module.config, "_attn_implementation", "sdpa")
-    if getattr(module, "_supports_sdpa", False) and chosen != "sdpa" and hasattr(module, "set_attn_implementation"):
+    if getattr(module, "_supports_sdpa", False) and chosen != "sdpa":
         module.set_attn_implementation("sdpa")
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histotune.embeddings.owned import owned_in
 from histotune.errors import UserError
 from histotune.files import hash_bytes, is_locked, lock, write_json
 from histotune.images.decode import PixelSource, tile_sources
@@ -232,7 +233,7 @@ def _lock(store: Store, token: str, rank: int) -> Path:
 
 def _clear(store: Store) -> None:
     """Remove what ranks have left, but no lock that one holds."""
-    for path in (store.folder / "ranks").glob("*"):
+    for path in owned_in(store.folder, "ranks"):
         if path.suffix != ".lock" or not is_locked(path):
             path.unlink(missing_ok=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +126,10 @@ def export(table: ExportTable, out: Path) -> int:
         Number of files written.
 
     Raises:
-        UserError: An unknown suffix, a folder that holds something, several slides for one HDF5 file, a full disk.
+        UserError: An unknown suffix, a folder that holds something, a file there that no export wrote, several slides
+            for one HDF5 file, a full disk.
     """
+    _refuse_foreign_file(out)
     if out.suffix.lower() == ".npz":
         with atomic_path(out) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **_arrays(table), allow_pickle=False)
@@ -139,6 +142,35 @@ def export(table: ExportTable, out: Path) -> int:
         raise UserError("unknown kind of file for embeddings", value=out.suffix, allowed=", ".join(SUFFIXES)
                         + ", or a folder for one HDF5 file per slide", fix="--out embeddings.npz")  # fmt: skip
     return 1
+
+
+def _refuse_foreign_file(out: Path) -> None:
+    """Refuse to replace a file that no export wrote: it may be the only copy of somebody's embeddings."""
+    if out.is_file() and not _is_export(out):
+        raise UserError("a file that histotune did not export lies there, and would be replaced", value=out,
+                        fix="choose another --out, or move the file away")  # fmt: skip
+    if out.is_dir() and out.suffix.lower() in SUFFIXES:
+        raise UserError("a folder stands where the file should go", value=out, fix="choose another --out")
+
+
+def _is_export(path: Path) -> bool:
+    """Whether an export wrote this file: each format carries what its rows are."""
+    import h5py
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {"features", "content", "facts"} <= set(arrays.files)
+        if path.suffix.lower() == ".parquet":
+            return b"histotune" in (pq.read_schema(path).metadata or {})
+        if path.suffix.lower() == ".h5":
+            with h5py.File(path) as file:
+                return "features" in file and "histotune" in file["features"].attrs
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, pa.ArrowInvalid):
+        return False
+    return False
 
 
 def file_stem(slide: str) -> str:

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.embeddings.owned import is_real_folder
 from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError, closest_name
 from histotune.files import is_locked
@@ -79,11 +80,13 @@ class Inventory:
         cache: Its root folder.
         spaces: Embedding spaces, the last used first.
         others: Content hashes, rendered cohorts, solved fits, records of imports.
+        foreign: Folders and files among the spaces that histotune did not write; no command touches them.
     """
 
     cache: Path
     spaces: tuple[SpaceFacts, ...]
     others: tuple[FolderFacts, ...]
+    foreign: tuple[Path, ...] = ()
 
     @property
     def n_bytes(self) -> int:
@@ -100,14 +103,15 @@ def take_inventory(cache: Path) -> Inventory:
     Returns:
         The inventory.
     """
-    spaces = sorted((space_facts(store) for store in stores(cache)), key=lambda space: -space.last_used_s)
-    return Inventory(cache, tuple(spaces), tuple(_others(cache)))
+    found = stores(cache)
+    spaces = sorted((space_facts(store) for store in found), key=lambda space: -space.last_used_s)
+    return Inventory(cache, tuple(spaces), tuple(_others(cache)), _foreign(cache, found))
 
 
 def stores(cache: Path) -> tuple[Store, ...]:
-    """Return the store of every space in a cache, by key."""
-    folders = sorted(path for path in (cache / "embeddings").glob("*") if path.is_dir())
-    return tuple(Store.at(folder) for folder in folders if any(path.name != "lock" for path in folder.iterdir()))
+    """Return the store of every space in a cache, by key; folders that histotune did not write are no spaces."""
+    found = (Store.at(path) for path in sorted((cache / "embeddings").glob("*")) if path.is_dir())
+    return tuple(store for store in found if store.is_own)
 
 
 def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
@@ -179,6 +183,15 @@ def folder_bytes(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def _foreign(cache: Path, known: Sequence[Store]) -> tuple[Path, ...]:
+    """Return what lies among the spaces and is none; a folder that holds a lock alone is one that was emptied."""
+    folders = {store.folder for store in known}
+    found = (path for path in sorted((cache / "embeddings").glob("*")) if path not in folders)
+    return tuple(
+        path for path in found if not is_real_folder(path) or any(one.name != "lock" for one in path.iterdir())
+    )
 
 
 def _is_named(store: Store, name: str) -> bool:

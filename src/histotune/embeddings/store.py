@@ -23,6 +23,7 @@ from histotune.embeddings.manifest import (
     read_plans,
     write_manifest,
 )
+from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_partial, is_real_folder, owned_in
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import with_key
 from histotune.errors import UserError
@@ -96,11 +97,22 @@ class Store:
         """What commands call the space: the first digits of its key."""
         return self.space.key[:12]
 
+    @property
+    def is_own(self) -> bool:
+        """Whether histotune wrote this folder: no link, and its description or one of its manifests names its key."""
+        if SPACE_NAME.fullmatch(self.folder.name) is None or not is_real_folder(self.folder):
+            return False
+        described = _read_space(self.folder / "space.json")
+        if described is not None and described.key[:FOLDER_DIGITS] == self.folder.name:
+            return True
+        manifests = (read_manifest(path) for path in self._manifest_paths())
+        return any(manifest.space[:FOLDER_DIGITS] == self.folder.name for manifest in manifests if manifest is not None)
+
     def inspect(self) -> Inspection:
-        """Look at every shard without reading its matrix, changing nothing."""
+        """Look at every shard without reading its matrix, changing nothing; files of other names are no shards."""
         sound: dict[str, Manifest] = {}
         damaged = []
-        for path in sorted((self.folder / "shards").glob("*.json")):
+        for path in self._manifest_paths():
             manifest = read_manifest(path)
             fault = self._fault(path, manifest)
             if manifest is None or fault:
@@ -237,8 +249,8 @@ class Store:
         """
         if is_crew_at_work(self):
             return ()
-        places = (self.folder, self.folder / "shards", self.folder / "gathered")
-        partial = tuple(path for place in places for path in sorted(place.glob(".*.partial")))
+        places = ("", "shards", "gathered")
+        partial = tuple(path for place in places for path in owned_in(self.folder, place) if is_partial(path))
         for path in partial:
             path.unlink(missing_ok=True)
         return partial
@@ -246,6 +258,11 @@ class Store:
     def drop_plan(self) -> None:
         """Forget the plan, because all of it is done."""
         (self.folder / "pending.json").unlink(missing_ok=True)
+
+    def _manifest_paths(self) -> list[Path]:
+        """Return where manifests of shards are, damaged ones among them."""
+        found = (self.folder / "shards").glob("*.json")
+        return sorted(path for path in found if SHARD_NAME.fullmatch(path.stem))
 
     def _fault(self, path: Path, manifest: Manifest | None) -> str:
         """Return what is wrong with a shard as far as its manifest and its length tell; empty where nothing is."""

@@ -1,25 +1,32 @@
-"""Checking, mending and removing what the cache holds; nothing that a running process holds is touched."""
+"""Checking, mending and removing what the cache holds.
+
+Nothing that a running process holds is touched, nothing that histotune did not write, and nothing behind a link.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
+import sqlite3
 import time
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.backbones.external import is_record
 from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.embeddings.mapped import MappedFile, read_seal
+from histotune.embeddings.owned import NAMES_BY_PLACE, is_partial, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError, collect, raise_together
-from histotune.files import explained_os_errors, lock
+from histotune.files import explained_os_errors, lock, remove_empty_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-SPACE_FILES = {"space.json", "pending.json", "lock", "shards", "gathered", "damaged", "ranks", "gathered.lock"}
+FIT_NAME = re.compile(r"[0-9a-f]{40}\.safetensors")
+FIT_FORMAT = "histotune-fits-"  # how the format of solved fits begins, in the metadata of their files
 UNITS_S = {"h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 
 
@@ -33,7 +40,8 @@ class SpaceCheck:
         n_shards: Shards read.
         n_rows: Rows in sound shards.
         damaged: Shards that can't be trusted.
-        debris: Files that no shard, plan or gathered matrix needs.
+        debris: Files of histotune's that no shard, plan or gathered matrix needs.
+        foreign: What lies in the folder and is not histotune's, by its place; never touched.
     """
 
     short_name: str
@@ -42,6 +50,20 @@ class SpaceCheck:
     n_rows: int
     damaged: tuple[Damage, ...]
     debris: tuple[Damage, ...]
+    foreign: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What was removed of some spaces.
+
+    Attributes:
+        n_removed: Number of spaces.
+        foreign: What lay in their folders, is not histotune's and still lies there.
+    """
+
+    n_removed: int
+    foreign: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -74,12 +96,13 @@ def check_space(store: Store) -> SpaceCheck:
     names = {damage.name for damage in damaged}
     found = store.inspect().sound
     rows = {one for name, manifest in found.items() if name not in names for one in manifest.content}
-    debris = tuple(_debris(store, set(found) | names))
-    return SpaceCheck(store.short_name, store.space.backbone, len(set(found) | names), len(rows), damaged, debris)
+    foreign = tuple(path.relative_to(store.folder).as_posix() for path in survey(store.folder).foreign)
+    return SpaceCheck(store.short_name, store.space.backbone, len(set(found) | names), len(rows), damaged,
+                      tuple(_debris(store)), foreign)  # fmt: skip
 
 
 def repair_space(store: Store) -> Repair:
-    """Set damaged shards aside and sweep up what no sound shard needs.
+    """Set damaged shards aside and sweep up what no sound shard needs; what is not histotune's stays where it is.
 
     Args:
         store: The space.
@@ -88,7 +111,7 @@ def repair_space(store: Store) -> Repair:
         What was done.
 
     Raises:
-        UserError: A running process holds the space, or it can't be written.
+        UserError: A running process holds the space, it lies behind a link, or it can't be written.
     """
     with _held(store), explained_os_errors(store.folder):
         check = check_space(store)
@@ -98,7 +121,7 @@ def repair_space(store: Store) -> Repair:
             store.quarantine(damage.name, damage.reason)
         kept = {one for manifest in store.inspect().sound.values() for one in manifest.content}
         for debris in check.debris:
-            _clear(store, store.folder / debris.name)
+            (store.folder / debris.name).unlink(missing_ok=True)
         plans = tuple(plan for plan in store.read_plan() if not kept.issuperset(plan.content))
         if plans:
             store.write_plan(plans)
@@ -108,27 +131,29 @@ def repair_space(store: Store) -> Repair:
     return Repair(check, len(held - kept), n_pending, store.space.external)
 
 
-def remove_spaces(found: Sequence[Store]) -> int:
-    """Remove embedding spaces.
+def remove_spaces(found: Sequence[Store]) -> Removal:
+    """Remove embedding spaces; what is not histotune's in their folders stays where it is.
 
     Args:
         found: Their stores.
 
     Returns:
-        Number of spaces removed.
+        What was removed, and what was left.
 
     Raises:
-        UserError: Running processes hold some of them, or they can't be written; the others are removed.
+        UserError: Running processes hold some of them, they lie behind a link, or they can't be written; the others
+            are removed.
     """
     errors: list[UserError] = []
     n_removed = 0
+    foreign: list[Path] = []
     for store in found:
         with collect(errors), _held(store), explained_os_errors(store.folder):
-            _refuse_foreign(store)
+            foreign += survey(store.folder).foreign
             _empty(store)
             n_removed += 1
     raise_together(errors)
-    return n_removed
+    return Removal(n_removed, tuple(foreign))
 
 
 def remove_rest(cache: Path) -> tuple[str, ...]:
@@ -145,32 +170,27 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
     """
     removed = []
     with explained_os_errors(cache / "hashes.sqlite"):
-        for name in ("hashes.sqlite", "timm_names.json"):
-            if (cache / name).is_file():
+        for name, is_own in (("hashes.sqlite", _is_hash_index), ("timm_names.json", _is_timm_names)):
+            if _is_regular(cache / name) and is_own(cache / name):
                 (cache / name).unlink()
                 removed.append(name)
-        cohort, names = cache / "synthetic", cache / "external"
-        if (cohort / "breakhis" / "SYNTHETIC.json").is_file():
-            shutil.rmtree(cohort)
-            removed.append(cohort.name)
-        if names.is_dir():
-            shutil.rmtree(names)
-            removed.append(names.name)
+        removed += ["synthetic"] if _remove_cohort(cache / "synthetic") else []
+        removed += ["external"] if _remove_import_records(cache / "external") else []
     removed += [FITS_FOLDER] if remove_fits(unused_fits(cache)) else []
     return tuple(removed)
 
 
 def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
-    """Return the files of solved fits that were not used for so long.
+    """Return the files of solved fits that were not used for so long; files that no sweep wrote are not among them.
 
     Args:
         cache: Root folder of the cache.
         older_than_s: Seconds since the last use.
     """
     limit_s = time.time() - older_than_s
-    return tuple(
-        path for path in sorted((cache / FITS_FOLDER).glob("*.safetensors")) if path.stat().st_mtime <= limit_s
-    )
+    folder = cache / FITS_FOLDER
+    found = sorted(folder.iterdir()) if is_real_folder(folder) else []
+    return tuple(path for path in found if _is_fit(path) and path.stat().st_mtime <= limit_s)
 
 
 def remove_fits(paths: Sequence[Path]) -> int:
@@ -214,32 +234,33 @@ def parse_age(text: str) -> float:
     return float(match.group(1)) * UNITS_S[match.group(2)]
 
 
-def _debris(store: Store, shards: set[str]) -> Iterator[Damage]:
-    """Yield files of the space's folder that nothing needs, by their place in it."""
-    folder = store.folder
-    for path in sorted(folder.glob("*")):
-        if path.name not in SPACE_FILES:
-            yield Damage(path.name, "foreign file" if not _is_partial(path) else "half-written by a killed run")
-    for path in sorted((folder / "shards").glob("*")):
-        if _is_partial(path):
-            yield Damage(f"shards/{path.name}", "half-written by a killed run")
-        elif path.suffix == ".npy" and path.stem not in shards:
-            yield Damage(f"shards/{path.name}", "matrix without manifest: never counted")
-        elif path.suffix not in (".json", ".npy"):
-            yield Damage(f"shards/{path.name}", "foreign file")
-    hashes = {name: manifest.sha256 for name, manifest in store.inspect().sound.items()}
-    for path in sorted((folder / "gathered").glob("*")):
-        if _is_partial(path):
-            yield Damage(f"gathered/{path.name}", "half-written by a killed run")
-        elif not _is_needed(path, hashes):
-            yield Damage(f"gathered/{path.name}", "gathered matrix that is damaged or out of date")
-    with_plan = folder / "pending.json"
-    if with_plan.is_file() and not store.read_plan():
-        yield Damage(with_plan.name, "damaged plan of an interrupted run")
+def _debris(store: Store) -> Iterator[Damage]:
+    """Yield files of histotune's in the space's folder that nothing needs, by their place in it."""
+    folder, planned = store.folder, {plan.name for plan in store.read_plan()}
+    manifests = store.inspect().sound
+    hashes = {name: manifest.sha256 for name, manifest in manifests.items()}
+    for place in ("", "shards", "gathered"):
+        for path in owned_in(folder, place):
+            name = path.relative_to(folder).as_posix()
+            if is_partial(path):
+                yield Damage(name, "half-written by a killed run")
+            elif place == "shards" and path.suffix == ".npy" and _is_orphan(path, planned):
+                yield Damage(name, "planned matrix without manifest: never counted")
+            elif place == "gathered" and _is_sealed(path) and not _is_needed(path, hashes):
+                yield Damage(name, "gathered matrix that is damaged or out of date")
+    plan = folder / "pending.json"
+    if plan.is_file() and not plan.is_symlink() and not planned:
+        yield Damage(plan.name, "damaged plan of an interrupted run")
 
 
-def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".partial")
+def _is_orphan(path: Path, planned: set[str]) -> bool:
+    """Whether a matrix was written by a run that planned it and was killed before it wrote the manifest."""
+    return path.stem in planned and not path.with_suffix(".json").is_file()
+
+
+def _is_sealed(path: Path) -> bool:
+    """Whether the note beside a gathered matrix is histotune's: only then is the matrix known to be so, too."""
+    return isinstance(read_seal(path.with_suffix(".json")).get("shards"), dict)
 
 
 def _is_needed(path: Path, hashes: dict[str, str]) -> bool:
@@ -250,44 +271,88 @@ def _is_needed(path: Path, hashes: dict[str, str]) -> bool:
     return MappedFile(path.with_suffix(".npy"), shards).open() is not None
 
 
-def _clear(store: Store, path: Path) -> None:
-    """Remove our own debris; a foreign file may matter to somebody, so it steps aside."""
-    ours = _is_partial(path) or path.suffix == ".npy" or path.parent.name == "gathered" or path.name == "pending.json"
-    if ours and path.is_file():
-        path.unlink(missing_ok=True)
-        return
-    aside = store.folder.parent.parent / "foreign"
-    aside.mkdir(exist_ok=True)
-    path.replace(aside / f"{store.short_name}-{path.name}")
-
-
 def _empty(store: Store) -> None:
     """Remove a space's files; the manifests first, so that what an interruption leaves counts no more."""
-    for manifest in sorted((store.folder / "shards").glob("*.json")):
-        manifest.unlink(missing_ok=True)
-    for path in sorted(store.folder.iterdir()):
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path != store.lock_path:
+    owned = survey(store.folder).owned
+    for path in sorted(owned, key=lambda path: (path.parent.name != "shards" or path.suffix != ".json", path)):
+        if path != store.lock_path:
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # Windows keeps an open file; the empty folder then counts as no space
+    with suppress(OSError):  # Windows keeps an open file; what then remains counts as no space
+        for place in NAMES_BY_PLACE:
+            if place and is_real_folder(store.folder / place) and not any((store.folder / place).iterdir()):
+                (store.folder / place).rmdir()
         store.lock_path.unlink()
-        store.folder.rmdir()
+        if not any(store.folder.iterdir()):
+            store.folder.rmdir()
 
 
-def _refuse_foreign(store: Store) -> None:
-    """Refuse to remove a folder that holds something no store writes."""
-    foreign = sorted(path.name for path in store.folder.iterdir()
-                     if path.name not in SPACE_FILES and not _is_partial(path))  # fmt: skip
-    if foreign:
-        raise UserError("this space's folder holds foreign files, which would be lost with it",
-                        value=", ".join(str(store.folder / name) for name in foreign),
-                        fix=f"move them away, or `histotune cache repair {store.short_name}` does")  # fmt: skip
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _is_hash_index(path: Path) -> bool:
+    """Whether this is the database of content hashes, or one that is too damaged to be any other."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
+            columns = [row[1] for row in database.execute("PRAGMA table_info(content)")]
+    except sqlite3.Error:
+        return False
+    return {"path", "row", "size", "mtime_ns", "sha256"} <= set(columns)
+
+
+def _is_timm_names(path: Path) -> bool:
+    """Whether these are answers of timm about names, each with the name and the kind of a backbone."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and all(
+        isinstance(spec, dict) and {"name", "kind"} <= set(spec) for spec in data.values()
+    )
+
+
+def _is_fit(path: Path) -> bool:
+    """Whether a sweep wrote this file."""
+    if FIT_NAME.fullmatch(path.name) is None or not _is_regular(path):
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return str((file.metadata() or {}).get("format", "")).startswith(FIT_FORMAT)
+    except (SafetensorError, OSError):
+        return False
+
+
+def _remove_cohort(folder: Path) -> bool:
+    """Remove the rendered cohort's own files; whether anything was removed."""
+    from histotune.datasets.synthetic.write import cohort_files
+
+    files = cohort_files(folder)
+    for path in files:
+        path.unlink(missing_ok=True)
+    if files:
+        remove_empty_folders(folder)
+    return bool(files)
+
+
+def _remove_import_records(folder: Path) -> bool:
+    """Remove the records of imports; whether anything was removed."""
+    removed = [path for path in (sorted(folder.iterdir()) if is_real_folder(folder) else ()) if is_record(path)]
+    for path in removed:
+        path.unlink(missing_ok=True)
+    if removed:
+        remove_empty_folders(folder)
+    return bool(removed)
 
 
 @contextmanager
 def _held(store: Store) -> Iterator[None]:
-    """Hold the space's lock, or say at once that a running process has it."""
+    """Hold the space's lock, or say at once that a running process has it, or that a link leads to it."""
+    linked = linked_place(store.folder)
+    if linked is not None:
+        raise UserError("this part of the cache is a link, and mending or removing follows none", value=linked,
+                        fix=f"move what it points to ({linked.resolve()}) in place of the link")  # fmt: skip
     try:
         with lock(store.lock_path, timeout_s=0):
             yield

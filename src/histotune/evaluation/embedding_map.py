@@ -63,7 +63,7 @@ def map_embeddings(
     """
     material, method = arm.material, evaluation.embedding_map
     ids = predictions.where(pl.col("domain").is_in([row.domain for row in probes])).table["tile_id"]
-    rows = np.flatnonzero(material.tiles.table["tile_id"].is_in(ids.implode()).to_numpy())
+    rows = np.flatnonzero(material.tiles.table["tile_id"].is_in(ids.to_list()).to_numpy())
     if method == "none" or len(rows) < MIN_POINTS:
         return None
     inside = material.tiles.take(rows)

@@ -67,7 +67,7 @@ def _parts(
     here, parts = predictions.where(pl.col("domain") == row.domain), part_of.filter(inside)
     for found in score_by(here, parts, metrics_for(here), interval, within_folds=within_folds):
         tile_ids = here.table["tile_id"].filter(_is_part(parts, found.part))
-        mpp = median_mpp(here.where(pl.col("tile_id").is_in(tile_ids.implode())))
+        mpp = median_mpp(here.where(pl.col("tile_id").is_in(tile_ids.to_list())))
         name = f"{row.domain}, {found.part}" if several else found.part
         yield ScoredArm(row.arm, name, row.trained_on, mpp, found.scores, row.marks)
 

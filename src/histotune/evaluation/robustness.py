@@ -122,7 +122,7 @@ def score_robustness(
         notes: list[str] = []
         for probe in probes:
             ids = predictions.where(pl.col("domain") == probe.domain).table["tile_id"]
-            inside_N = tiles.table["tile_id"].is_in(ids.implode()).to_numpy()
+            inside_N = tiles.table["tile_id"].is_in(ids.to_list()).to_numpy()
             n_values = tiles.table[column].filter(inside_N).drop_nulls().n_unique()
             if n_values > MAX_PARTS:
                 notes.append(f"{n_values} values are too many for an index.")

@@ -298,7 +298,7 @@ def _leak_price(
 ) -> Finding:
     (grouped, leaky), (material, plan) = fits, context
     marks = marks_of(material.tiles, plan.split)
-    honest = grouped.predictions.where(pl.col("tile_id").is_in(leaky.predictions.table["tile_id"].implode()))
+    honest = grouped.predictions.where(pl.col("tile_id").is_in(leaky.predictions.table["tile_id"].to_list()))
     trained_on = "the same tiles"
     rows = [
         *score_domains(PROBE, honest, trained_on, settings.interval, marks),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 FORMAT = "histotune-fits-1"
+OWN_NAME = re.compile(r"[0-9a-f]{40}\.safetensors|\.[0-9a-f]{40}\.safetensors\.[a-z0-9_]{8}\.partial")
 BLOCK_BYTES = 16 * 2**20
 DEFAULT_MAX_BYTES = 2 * 2**30
 ABANDONED_S = 3600.0
@@ -223,6 +225,8 @@ def _make_room(folder: Path, max_bytes: int) -> None:
     for path in folder.iterdir():
         with suppress(OSError):
             facts = path.stat()
+            if OWN_NAME.fullmatch(path.name) is None or path.is_symlink():
+                continue  # somebody else's file: it is neither counted nor removed
             if path.suffix == ".partial" and time.time() - facts.st_mtime > ABANDONED_S:
                 path.unlink()
             elif path.suffix == ".safetensors":

@@ -111,6 +111,7 @@ def _moments(stream: RowStream, n_targets: int) -> _Moments:
     """
     n_masks, n_columns = len(stream.weight_FN), stream.n_columns
     share_FG, kind_N = np.unique(stream.weight_FN, axis=1, return_inverse=True)
+    kind_N = kind_N.ravel()
     own = share_FG.shape[1] * n_columns**2 * 8 > SHARED_GRAM_BYTES and share_FG.shape[1] > n_masks
     if own:  # every row has a weight of its own: a Gram matrix per mask
         share_FG = np.eye(n_masks)

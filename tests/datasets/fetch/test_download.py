@@ -42,7 +42,7 @@ def test_a_file_arrives_verified_under_its_name_and_nothing_else_stays(
     assert heard.said == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cuts=st.lists(st.integers(0, len(DATA)), min_size=1, max_size=4),
     ends=st.lists(st.sampled_from(["close", "reset"]), min_size=4, max_size=4),

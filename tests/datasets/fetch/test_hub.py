@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -82,11 +83,19 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     return fake
 
 
+def http_client() -> ModuleType:
+    """Return the HTTP client under the installed huggingface_hub: requests, httpx or httpx2, by its version."""
+    return importlib.import_module(errors.HfHubHTTPError.__bases__[0].__module__.partition(".")[0])
+
+
 def answer(status: int) -> object:
     """Return what the library's own HTTP client would have given."""
-    import httpx2
-
-    return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co/x?token=SECRET"))
+    client, address = http_client(), "https://huggingface.co/x?token=SECRET"
+    if client.__name__ != "requests":
+        return client.Response(status, request=client.Request("GET", address))
+    response = client.Response()
+    response.status_code, response.url, response.request = status, address, client.Request("GET", address).prepare()
+    return response
 
 
 def test_all_parquet_files_of_one_commit_arrive_verified(hub: Hub, heard: Heard, tmp_path: Path) -> None:
@@ -148,16 +157,18 @@ def test_a_repository_without_a_part_is_refused(hub: Hub, heard: Heard, tmp_path
 def test_what_goes_wrong_at_the_hub_is_one_message(
     hub: Hub, heard: Heard, tmp_path: Path, kind: str, why: str, where: str
 ) -> None:
-    import httpx2
-
+    client = http_client()
+    # Before huggingface_hub 1.0 the one class was also the error of an answer.
+    absent_entry = getattr(errors, "RemoteEntryNotFoundError", errors.EntryNotFoundError)
+    no_connection = getattr(client, "ConnectError", None) or client.ConnectionError  # httpx, requests
     made = {
         "offline": lambda: errors.OfflineModeIsEnabled("offline"),
         "gated": lambda: errors.GatedRepoError("gated SECRET", response=answer(403)),
         "absent": lambda: errors.RepositoryNotFoundError("404 SECRET", response=answer(404)),
         "refused": lambda: errors.HfHubHTTPError("403 SECRET", response=answer(403)),
-        "entry": lambda: errors.RemoteEntryNotFoundError("404 SECRET", response=answer(404)),
+        "entry": lambda: absent_entry("404 SECRET", response=answer(404)),
         "local": lambda: errors.LocalEntryNotFoundError("no connection"),
-        "network": lambda: httpx2.ConnectError("SECRET"),
+        "network": lambda: no_connection("SECRET"),
         "disk": lambda: OSError(errno.ENOSPC, "No space left"),
     }
     hub.fail[where] = made[kind]()

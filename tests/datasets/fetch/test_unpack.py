@@ -74,7 +74,7 @@ def test_a_broken_gzip_file_leaves_nothing(tmp_path: Path, data: bytes, why: str
     assert names(tmp_path) == ["x.h5.gz"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cut=st.integers(0, len(WHOLE) - 1))
 def test_a_gzip_file_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, cut: int) -> None:
     folder = tmp_path_factory.mktemp("gz")
@@ -215,7 +215,7 @@ def test_a_bomb_behind_the_end_of_a_tar_is_found(tmp_path: Path) -> None:
         untar(archive, tmp_path / "again")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(part=st.floats(0, 0.999))
 def test_a_tar_cut_anywhere_is_refused(tmp_path_factory: pytest.TempPathFactory, part: float) -> None:
     folder = tmp_path_factory.mktemp("tar")
@@ -335,7 +335,7 @@ def test_a_zip_has_limits(tmp_path: Path) -> None:
     assert names(tmp_path / "again") == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(name=st.text(max_size=30))
 def test_a_safe_path_never_leaves_its_folder(name: str) -> None:
     try:

@@ -46,7 +46,7 @@ def by_hand(tiles_by_group: dict[str, Counter[int]], side_by_group: dict[str, in
     return Imbalance(empty, groups, unlearnable, classes, diagnoses, tiles)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(mixed_tiles(), st.sampled_from([Wish((1, 1)), Wish((1, 1, 1)), Wish((80, 20), train=0)]), st.integers(0, 3))
 def test_the_imbalance_is_what_it_is_said_to_be_and_the_search_never_worsens_it(tiles, wish, seed) -> None:  # noqa: ANN001
     counts = count_tiles(tile_groups(tiles), tiles.labels_N, 3)
@@ -59,7 +59,7 @@ def test_the_imbalance_is_what_it_is_said_to_be_and_the_search_never_worsens_it(
     assert set(found.side_by_group) == set(counts)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(cases(min_size=3, max_size=7), st.integers(0, 3))
 def test_no_assignment_of_few_groups_is_more_even(sizes, seed) -> None:  # noqa: ANN001
     tiles, wish = tiles_of_cases(sizes), Wish((1, 1, 1))

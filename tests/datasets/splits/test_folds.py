@@ -89,7 +89,7 @@ def test_folds_stay_what_they_are(seed: int) -> None:
     assert assign_group_folds(groups, labels_N, n_classes=2, n_folds=4, seed=seed) == GOLDEN[seed]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tilings(), st.integers(2, 6), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_row_order_changes_nothing(tiling, n_folds, seed, random) -> None:  # noqa: ANN001
     groups, labels_N, n_classes = tiling
@@ -102,7 +102,7 @@ def test_row_order_changes_nothing(tiling, n_folds, seed, random) -> None:  # no
     assert list(shuffled) == list(folds)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(tilings(), st.integers(2, 6), st.integers(0, 5))
 def test_every_tile_is_in_one_fold_and_no_fold_is_empty(tiling, n_folds, seed) -> None:  # noqa: ANN001
     groups, labels_N, n_classes = tiling
@@ -114,7 +114,7 @@ def test_every_tile_is_in_one_fold_and_no_fold_is_empty(tiling, n_folds, seed) -
     check_disjoint(groups, fold_N)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), min_size=6, max_size=40), st.integers(2, 6),
     st.integers(0, 9),
@@ -227,7 +227,7 @@ def test_tiles_without_group_never_group_together_and_mark_the_folds_leaky() -> 
     assert sorted(alone.side_by_key.values()) == ["0", "1", "2"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(tilings(), st.integers(0, 5))
 def test_a_random_image_split_keeps_fold_sizes_and_class_counts(tiling, seed) -> None:  # noqa: ANN001
     groups, labels_N, n_classes = tiling

@@ -14,7 +14,7 @@ from histotune.errors import UserError
 from tests.datasets.splits.cohorts import groups_by_side, make_tiles, mixed_tiles, reordered, tiles_of_cases
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(mixed_tiles(), st.integers(1, 99), st.integers(0, 5), st.randoms(use_true_random=False))
 def test_the_share_is_within_one_group_of_the_wish_whatever_the_order(tiles, percent, seed, random) -> None:  # noqa: ANN001
     split = grouped_holdout(tiles, percent, seed)

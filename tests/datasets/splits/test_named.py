@@ -19,7 +19,7 @@ from tests.conftest import write_breakhis
 from tests.datasets.splits.cohorts import cases, make_tiles, mixed_tiles, reordered, tiles_of_cases
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(mixed_tiles(), st.integers(2, 5), st.integers(0, 4), st.randoms(use_true_random=False))
 def test_grouped_folds_cover_each_tile_once_and_tear_no_group_apart(tiles, n_folds, seed, random) -> None:  # noqa: ANN001
     n_folds = min(n_folds, tiles.n_groups)
@@ -34,7 +34,7 @@ def test_grouped_folds_cover_each_tile_once_and_tear_no_group_apart(tiles, n_fol
     assert named_split(split.name, reordered(tiles, order)).side_by_key == split.side_by_key
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cases(min_size=6, max_size=30), st.integers(2, 6), st.integers(0, 9))
 def test_cases_of_each_class_differ_by_at_most_one_between_folds(sizes, n_folds, seed) -> None:  # noqa: ANN001
     split = named_split(f"grouped-{n_folds}-seed{seed}", tiles_of_cases(sizes))

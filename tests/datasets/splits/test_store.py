@@ -44,7 +44,7 @@ def test_a_split_comes_back_as_it_was(saved: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_no_truncated_or_flipped_file_is_accepted(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -31,7 +31,7 @@ def found(left: Pixels, right: Pixels) -> list[int]:
     return sorted({int(one) for pairs in batches for one in pairs.orientation_M})
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     base=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6),
     copies=st.lists(st.tuples(st.integers(0, 5), st.sets(st.integers(0, 63), max_size=9)), max_size=25),

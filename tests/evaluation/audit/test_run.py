@@ -101,7 +101,7 @@ def test_a_group_of_another_stain_is_found(tmp_path: Path) -> None:
     assert {"t030", "t031", "t032"} <= set(found["stain-tiles"].tile_ids)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.permutations(range(16)))
 def test_the_order_of_tiles_changes_nothing(made: tuple, order: list[int]) -> None:
     tiles, split, expected = made
@@ -118,7 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     return tiles, split, audit(AuditRequest(tiles, split)).as_dict()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(2, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
 def test_clusters_do_not_depend_on_how_pairs_arrive(n: int, edges: list[tuple[int, int]]) -> None:
     pairs = [(min(a % n, b % n), max(a % n, b % n)) for a, b in edges if a % n != b % n]

@@ -53,7 +53,7 @@ def without(data: Material, keep: pl.Expr) -> Material:
     return data.take(rows)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(1, 5))
 def test_equal_sets_take_as_many_tiles_of_every_group(seed: int, missing: int) -> None:
     data = make_material(Cohort(n_groups=8, tiles_per_group=5, magnifications=THREE))

@@ -92,7 +92,7 @@ def test_classes_that_separate_give_a_finite_correction() -> None:
     assert -20.0 < absent.shift_K[2] < -2.0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(share=st.floats(0.05, 0.95), seed=st.integers(0, 1000))
 def test_prevalence_is_found_without_labels_where_only_it_differs(share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -66,6 +66,7 @@ def test_first_cause(transfer: Transfers, changes: dict[str, Any], first: str) -
     assert verdict_only(transfer(n_classes=3, **changes), CONFIG, INTERVAL).first == first
 
 
+@pytest.mark.slow
 def test_neither_shifts_nor_the_mix_of_classes_look_like_a_lost_ranking(transfer: Transfers) -> None:
     for changes in ({"change": moved}, {"target_labels": MOSTLY_FIRST}):
         for seed in range(5):

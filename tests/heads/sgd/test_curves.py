@@ -15,7 +15,7 @@ from histotune.heads.sgd.curves import HeldOut, measure
 NAMES = ("log_loss", "balanced_accuracy", "macro_f1", "accuracy", "auroc")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n_classes=st.integers(2, 5), coarse=st.booleans())
 def test_metrics_equal_scikit_learns(seed: int, n_classes: int, coarse: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -154,7 +154,7 @@ def test_a_head_does_not_depend_on_the_ones_beside_it(monkeypatch: pytest.Monkey
         assert shuffled[place].n_epochs == together[j].n_epochs == jobs[j].settings.epochs
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), n_jobs=st.integers(1, 30), limit=st.integers(1, 40))
 def test_every_job_is_in_exactly_one_chunk_with_jobs_that_step_alike(seed: int, n_jobs: int, limit: int) -> None:
     rng = np.random.default_rng(seed)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.errors import UserError
 from histotune.files import atomic_folder, hash_json, write_json
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from histotune.datasets.synthetic.config import SyntheticConfig
 
 GENERATOR_VERSION = "4"
 MARK = "SYNTHETIC.json"
+ORACLE = "oracle.json"
+COHORT_FILE = re.compile(
+    rf"{re.escape(ORACLE)}|(breakhis|pcam)/{re.escape(MARK)}|breakhis/BreaKHis_v1/histology_slides/breast/.*/SOB_[^/]+\.png"
+    r"|pcam/camelyonpatch_level_2_split_(train|valid|test)_(x\.h5|y\.h5|meta\.csv)"
+)
 WARNING = "SYNTHETIC: rendered by a program from random numbers; shows no patient and no real tissue."
 
 
@@ -51,7 +57,7 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
     Example:
         >>> paths = write_cohort(SyntheticConfig(seed=1), Path("cohort"))  # doctest: +SKIP
     """
-    paths = CohortPaths(folder / "breakhis", folder / "pcam", folder / "oracle.json")
+    paths = CohortPaths(folder / "breakhis", folder / "pcam", folder / ORACLE)
     mark = cohort_mark(config)
     if _holds(paths, mark, n_png=4 * config.n_groups * config.tiles_per_case):
         return paths
@@ -64,10 +70,42 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
         with Renderer(workers) as renderer:
             write_breakhis(config, temporary / "breakhis", renderer)
             patches_by_part = write_pcam(config, temporary / "pcam", renderer)
-        write_oracle(config, patches_by_part, temporary / "oracle.json", mark)
+        write_oracle(config, patches_by_part, temporary / ORACLE, mark)
         for part in ("breakhis", "pcam"):
             write_json(temporary / part / MARK, mark)
     return paths
+
+
+def cohort_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of a rendered cohort, told by their names; no link is followed.
+
+    Args:
+        folder: Where a cohort may lie.
+
+    Returns:
+        Its own files; empty where no part has the mark of a cohort. Whatever else lies there is not among them.
+    """
+    marked = {part for part in ("breakhis", "pcam") if _is_mark(folder / part / MARK)}
+    if not marked or folder.is_symlink():
+        return ()
+    found = (Path(place) / name for place, _, names in os.walk(folder) for name in sorted(names))
+    if _is_mark(folder / ORACLE):
+        marked.add(ORACLE)
+    own = [path for path in found if not path.is_symlink() and _is_cohort_name(path.relative_to(folder), marked)]
+    return tuple(own)
+
+
+def _is_cohort_name(path: Path, marked: set[str]) -> bool:
+    """Whether a path below the cohort's folder is one that rendering writes, in a part that has its mark."""
+    return path.parts[0] in marked and COHORT_FILE.fullmatch(path.as_posix()) is not None
+
+
+def _is_mark(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and data.get("what") == WARNING and not path.parent.is_symlink()
 
 
 def cohort_mark(config: SyntheticConfig) -> dict[str, object]:
@@ -113,7 +151,7 @@ def _require_replaceable(folder: Path) -> None:
         raise UserError("the synthetic cohort needs a folder, and this is a file", value=folder,
                         fix="choose another path")  # fmt: skip
     names = {entry.name for entry in folder.iterdir()}
-    if names and not names <= {"breakhis", "pcam", "oracle.json"}:
+    if names and not names <= {"breakhis", "pcam", ORACLE}:
         raise UserError(
             "this folder holds something else, and writing the cohort would replace it",
             value=folder,
@@ -124,3 +162,14 @@ def _require_replaceable(folder: Path) -> None:
         if (folder / part).exists() and not (folder / part / MARK).is_file():
             raise UserError(f"the {part} folder here has no {MARK}, so it may be real data and is left alone",
                             value=folder / part, fix="choose another folder")  # fmt: skip
+    foreign = _foreign_file(folder)
+    if foreign is not None:
+        raise UserError("a file in this cohort's folder was not rendered, and replacing the cohort would lose it",
+                        value=foreign, fix="move the file away, or choose another folder")  # fmt: skip
+
+
+def _foreign_file(folder: Path) -> Path | None:
+    """Return a file below an older cohort's folder that is not the cohort's; None where there is none."""
+    own = set(cohort_files(folder))
+    found = (Path(place) / name for place, folders, names in os.walk(folder) for name in (*names, *folders))
+    return next((path for path in found if path not in own and (path.is_symlink() or not path.is_dir())), None)

@@ -125,7 +125,7 @@ def _stain_of_groups(facts: Facts, prints: Prints, config: AuditConfig) -> Itera
     finding_id, title = "stain-groups", "Groups of unusual stain"
     seen_N = prints.read_N & (prints.tissue_N >= ENOUGH_TISSUE)
     features = {name: pl.Series(prints.stain_NF[:, place], dtype=pl.Float64) for place, name in enumerate(STAIN)}
-    known = facts.table.with_columns(**features).filter(pl.Series(seen_N) & pl.col("group_id").is_not_null())
+    known = facts.table.with_columns(**features).filter(pl.Series(seen_N), pl.col("group_id").is_not_null())
     groups = known.group_by("group_id").agg(*(pl.col(name).median() for name in STAIN), tiles=pl.len())
     groups = groups.filter(pl.col("tiles") >= TILES_PER_GROUP).sort("group_id")
     if len(groups) < ENOUGH_GROUPS:
