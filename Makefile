@@ -18,7 +18,7 @@ STAMP := .venv/.installed
 MAKE_VENV = $(PYTHON) scripts/make_venv.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) $(if $(IGNORE_GPU),--ignore-gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench bench-table constraints test-newest test-oldest wheel clean distclean
+.PHONY: help demo test test-slow check golden golden-check mutants bench bench-table constraints test-newest test-oldest wheel clean distclean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,15 @@ check: $(STAMP)  ## style, types and the order of the rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_room_order.py
+
+golden: $(STAMP)  ## record what every command prints and writes today (AT=COMMIT: what that commit's do)
+	$(BIN)/python scripts/golden record $(if $(AT),--at $(AT))
+
+golden-check: $(STAMP)  ## record again and tell every difference from the kept record, key by key
+	$(BIN)/python scripts/golden check
+
+mutants: $(STAMP)  ## plant a hundred faults one by one: do those that the tests found once still die?
+	$(BIN)/python -m scripts.mutants run
 
 bench: $(STAMP)  ## measure every claim on this machine and print the table
 	$(BIN)/python -m benchmarks run
