@@ -7,6 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from golden.command import main  # noqa: E402  (the folder above has to be on the path first)
+from golden.command import main  # the folder above has to be on the path first
 
 sys.exit(main())

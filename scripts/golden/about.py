@@ -9,9 +9,12 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from .differences import ABOUT, TIMES
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-WHEEL_OF_THE_TREE = "histotune"
+PACKAGE = "histotune"
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class About:
         source: A hash of all files of that ``src``.
         made: When, ISO 8601.
         python: Version of the interpreter.
-        packages: Version by name of every installed package, but for histotune's own.
+        packages: Version by name of every installed package that histotune needs or can use.
         processor: The machine's processor; the last bits of a number depend on it.
         system: Operating system and architecture.
         scripts: A hash of the scenes, masks and readers.
@@ -59,19 +62,43 @@ class About:
 
 def about_this(source: Path, commands: tuple[str, ...] = ()) -> About:
     """Return how a record of a ``src`` folder is made here and now."""
-    installed = {one.metadata["Name"].lower(): one.version for one in distributions()}
-    installed.pop(WHEEL_OF_THE_TREE, None)
     return About(
         commit=commit_of(source),
         source=hash_files(source, "*.*"),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
-        packages=dict(sorted(installed.items())),
+        packages=dict(sorted(packages_behind(PACKAGE).items())),
         processor=processor_name(),
         system=f"{platform.system()} {platform.machine()}",
         scripts=hash_files(Path(__file__).parent, "*.py", "*.csv"),
         commands=commands,
     )
+
+
+def packages_behind(root: str) -> dict[str, str]:
+    """Return the versions of what a package needs, of what that needs, and of the root's extras but for ``dev``."""
+    found: dict[str, str] = {}
+    waiting = [Requirement(root)]
+    while waiting:
+        name = canonicalize_name(waiting.pop().name)
+        try:
+            installed = distribution(name)
+        except PackageNotFoundError:
+            continue
+        if name in found:
+            continue
+        found[name] = installed.version
+        needed = [Requirement(text) for text in installed.requires or ()]
+        waiting += [one for one in needed if _counts(one, of_root=name == root)]
+    found.pop(root, None)
+    return found
+
+
+def _counts(needed: Requirement, *, of_root: bool) -> bool:
+    """Return whether a requirement holds here, an extra of the root included."""
+    if needed.marker is None or needed.marker.evaluate({"extra": ""}):
+        return True
+    return of_root and 'extra == "dev"' not in str(needed.marker)
 
 
 def commit_of(source: Path) -> str:

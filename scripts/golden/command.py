@@ -26,7 +26,6 @@ from .scenes import SCENES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from .about import About
     from .allowances import Judged
 
 KEPT = ROOT / ".golden" / "record"
@@ -153,7 +152,8 @@ def tell(judged: Judged, most: int, *, whole: bool) -> int:
         print(f"UNUSED ALLOWANCE: {allowance}")
     n = len(judged.found)
     allowed = f", {judged.n_allowed} allowed" if judged.n_allowed else ""
-    print(f"{n} difference{'' if n == 1 else 's'} in {len(told)} files of {len({one for one, _ in told})} commands{allowed}")
+    n_commands = len({command for command, _ in told})
+    print(f"{n} difference{'' if n == 1 else 's'} in {len(told)} files of {n_commands} commands{allowed}")
     return DIFFERENT if n or idle else SAME
 
 

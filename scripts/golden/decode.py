@@ -61,10 +61,8 @@ def plain(value: Any) -> Any:  # noqa: ANN401  (whatever a file holds)
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
     if isinstance(value, bytes):
         return f"bytes {digest(value)}" if len(value) > MOST_VALUES else f"bytes {value.hex()}"
     if isinstance(value, float) and not math.isfinite(value):

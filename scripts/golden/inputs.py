@@ -42,9 +42,9 @@ def settle(folder: Path) -> None:
             os.utime(path, (SETTLED_S, SETTLED_S))
 
 
-def draw(rng: np.random.Generator, colour: Sequence[float], size: tuple[int, int]) -> NDArray[np.uint8]:
+def draw(rng: np.random.Generator, colour: NDArray[Any], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Return a noisy tile of a mean colour, (H, W, 3)."""
-    pixels_HWC = rng.normal(np.asarray(colour, dtype=np.float64), 22.0, (*size, 3))
+    pixels_HWC = rng.normal(colour, 22.0, (*size, 3))
     return pixels_HWC.clip(0, 255).astype(np.uint8)
 
 
@@ -179,14 +179,14 @@ def png_bytes(pixels_HWC: NDArray[np.uint8]) -> bytes:
     return stream.getvalue()
 
 
-def tissues(name: str, seed: int, classes: tuple[str, ...] = ("adipose", "stroma", "tumour"), n_groups: int = 6) -> Edit:
-    """Return what writes a table of tiles of several tissues; another seed is another laboratory."""
+def tissues(name: str, seed: int, classes: tuple[str, ...] = ("adipose", "stroma", "tumour")) -> Edit:
+    """Return what writes a table of six groups of tiles per tissue; another seed is another laboratory."""
 
     def write(folder: Path) -> None:
         rng = np.random.default_rng(seed)
         lines = ["path,label,group,mpp"]
         for tissue in classes:
-            for group in range(n_groups):
+            for group in range(6):
                 tint = rng.normal(0, 14, 3)
                 for tile in range(3):
                     path = f"img/{tissue}_{group}_{tile}.png"
@@ -260,7 +260,8 @@ def draw_nuclei(diameter_px: float, height_px: int, width_px: int, seed: int) ->
     haematoxylin, eosin = np.array([1.05, 1.15, 0.55]), np.array([0.12, 0.75, 0.42])
     light_HWC = np.exp(-nuclei_HWC * haematoxylin - (0.45 - 0.3 * nuclei_HWC) * eosin)
     noise_HWC = 2.0 * rng.standard_normal(light_HWC.shape)
-    return (240 * light_HWC + noise_HWC).clip(0, 255).astype(np.uint8)
+    image_HWC: NDArray[np.uint8] = (240 * light_HWC + noise_HWC).clip(0, 255).astype(np.uint8)
+    return image_HWC
 
 
 def apart(rng: np.random.Generator, diameter_px: float, size: tuple[int, int]) -> Iterator[tuple[float, float]]:

@@ -1,7 +1,8 @@
 """What may differ between two runs of one version and is therefore not compared: one table, with a reason for each.
 
 A masked figure is an unchecked figure, so that a mask takes as little as it can: a number out of a line, never the
-line. Two kinds: :data:`TEXTS` work on every line of a text, :data:`KEYS` on a value in JSON or in a decoded table.
+line. Two kinds: :data:`TEXTS` work on every line of a text, :data:`KEYS` on a value in JSON or in a decoded table. :data:`ROWS` and
+:data:`FILES` name the few entries and files that are not kept at all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class TextMask:
     """Part of a line that is not compared.
 
     Attributes:
-        name: What stands in its place, in angle brackets.
-        pattern: What is found; where it has a group, only the group is replaced.
+        name: What stands in its place, in angle brackets; empty leaves nothing there.
+        pattern: What is found; where it has groups, only these are replaced.
         reason: Why it varies.
         files: Which files it is looked for in, as ``SCENE/STEP/FILE`` with wildcards.
     """
@@ -68,6 +69,23 @@ class RowMask:
     files: str = "*"
 
 
+@dataclass(frozen=True)
+class FileMask:
+    """A file that is not kept.
+
+    Attributes:
+        files: Which, as ``SCENE/STEP/files/PATH`` with wildcards.
+        reason: Why nothing of it can be compared.
+    """
+
+    files: str
+    reason: str
+
+
+FILES: tuple[FileMask, ...] = (
+    FileMask("*/files/home/state/histotune/wandb/*", "W&B's own log: records of another program, with times and host"),
+    FileMask("*/files/home/*/wandb/*", "W&B's own settings and logs"),
+)
 TEXTS: tuple[TextMask, ...] = (
     TextMask("work", r"/[^\s\"'<>]*?histotune-golden-\d", "the folder that a record is played in"),
     TextMask("run id", r"\b20\d{6}T\d{6}-[0-9a-f]{8}\b", "the time and a random number"),
@@ -80,22 +98,51 @@ TEXTS: tuple[TextMask, ...] = (
     TextMask("s", r"^( +[\d,]+\.\d) s  \S", "how long a stage took", "*/stdout.txt"),
     TextMask(
         "s",
-        r'<th scope="row">(?:read data|embed [^<]+|sweep and score [^<]+|report|total)</th><td class="num">([\d.,]+)</td>',
+        r'<th scope="row">(?:read data|embed [^<]+|sweep and score [^<]+|report|total)</th>'
+        r'<td class="num">([\d.,]+)</td>',
         "how long a stage took",
         "*.html",
     ),
+    TextMask("rate", r"^  [a-z ]+?( +[\d,.]+) images/s", "how fast this machine is now", "*/estimate*/stdout.txt"),
+    TextMask("limit", r"images/s on its own((?:  <- the limit)?)$", "the slowest stage", "*/estimate*/stdout.txt"),
+    TextMask(
+        "rates",
+        r"images/s \(([\d,.]+ to [\d,.]+ over \d+ batches of \d+)\)$",
+        "how fast this machine is now, which also decides how many batches are timed",
+        "*/estimate*/stdout.txt",
+    ),
+    TextMask("duration", r"^about (.+? \(.+? to .+?\)), ", "how fast this machine is now", "*/estimate*/stdout.txt"),
+    TextMask(
+        "", r"^A batch of \d+ takes long here.*\n", "only said where the machine is busy", "*/estimate*/stdout.txt"
+    ),
+    TextMask("cores", r"^  processor .*, (\d+) cores for this process", "another share of the machine", "*/stdout.txt"),
+    TextMask("memory", r"^  memory +([\d.]+ GiB *)$", "another share of the machine", "*/stdout.txt"),
+    TextMask("free", r"^  free disk +([\d.]+ GiB *)$", "what else is kept on the disk", "*/stdout.txt"),
+    TextMask(
+        "speed", r"^  (?:fp32|bf16) +([\d,]+) GFLOP/s.*?( *)$", "how fast this machine is now", "*/doctor/*/stdout.txt"
+    ),
+    TextMask("cores", r"<dt>n cpus</dt><dd>(\d+)</dd>", "another share of the machine", "*.html"),
+    TextMask("memory", r"<dt>memory gib</dt><dd>([\d.]+)</dd>", "another share of the machine", "*.html"),
+    TextMask(
+        "files",
+        r"^hashes\.sqlite: (\d+) \(content hashes of tiles and weights\), ([\d.]+ kB)$",
+        "a file's hash is remembered where the file is older than two seconds, and the demo renders its files",
+        "demo*/stdout.txt",
+    ),
+    TextMask("wandb run", r"offline-run-\d+_\d+-\w+", "W&B's name of a run holds the time and a random word"),
     TextMask("time", r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:\+00:00|Z)?", "when it was played"),
 )
 KEYS: tuple[KeyMask, ...] = (
     KeyMask("seconds", "columns.sweep_s[*]", "how long a sweep took", "*/trials/v1/*.parquet"),
     KeyMask("seconds", "stages[*].seconds_s", "how long a stage took", "*/provenance.json"),
-    KeyMask("version", "versions.*", "an installed library", "*/provenance.json"),
+    KeyMask("cores", "n_cpus", "another share of the machine", "*/provenance.json"),
+    KeyMask("memory", "memory_gib", "another share of the machine", "*/provenance.json"),
 )
 ROWS: tuple[RowMask, ...] = (
     RowMask(
         "content.rows",
         r"/histotune/(restained|synthetic)/",
-        "the hash of a file is remembered where the file is older than two seconds, and histotune wrote these just before",
+        "a file's hash is remembered where the file is older than two seconds, and histotune wrote these just before",
         "*/hashes.sqlite",
     ),
 )
@@ -110,12 +157,18 @@ class Masks:
         texts: Masks of text.
         keys: Masks of values.
         rows: Masks of entries.
+        files: Files that are not kept.
     """
 
     folders: Mapping[str, str]
     texts: Sequence[TextMask] = TEXTS
     keys: Sequence[KeyMask] = KEYS
     rows: Sequence[RowMask] = ROWS
+    files: Sequence[FileMask] = FILES
+
+    def keeps(self, file: str) -> bool:
+        """Return whether a file is kept at all."""
+        return not any(fnmatchcase(file, mask.files) for mask in self.files)
 
     def text(self, file: str, text: str) -> str:
         """Return a text with everything masked that may vary.
@@ -138,7 +191,8 @@ class Masks:
             file: Its place in the record.
             value: Parsed JSON.
         """
-        wanted = [mask for mask in (*self.keys, *self.rows) if fnmatchcase(file, mask.files)]
+        every: tuple[KeyMask | RowMask, ...] = (*self.keys, *self.rows)
+        wanted = [mask for mask in every if fnmatchcase(file, mask.files)]
         return self._inside(file, value, "", wanted)
 
     def _inside(self, file: str, value: Any, path: str, wanted: Sequence[KeyMask | RowMask]) -> Any:  # noqa: ANN401
@@ -171,20 +225,12 @@ def _key_pattern(pattern: str) -> re.Pattern[str]:
 
 def _replace(mask: TextMask, text: str) -> str:
     def masked(found: re.Match[str]) -> str:
-        if not found.re.groups:
-            return f"<{mask.name}>" + "\n" * found[0].endswith("\n")
-        start, stop = (place - found.start() for place in found.span(1))
-        return f"{found[0][:start]}<{mask.name}>{found[0][stop:]}"
+        spans = [found.span(group) for group in range(1, 1 + found.re.groups)] or [found.span()]
+        name = f"<{mask.name}>" + "\n" * (text[spans[-1][0] : spans[-1][1]].endswith("\n")) if mask.name else ""
+        pieces, place = [], found.start()
+        for start, stop in spans:
+            pieces += [text[place:start], name]
+            place = stop
+        return "".join([*pieces, text[place : found.end()]])
 
     return re.sub(mask.pattern, masked, text, flags=re.MULTILINE)
-
-
-def unused(masks: Masks, names: Iterable[str]) -> list[str]:
-    """Return the names of masks that replaced nothing in a record.
-
-    Args:
-        masks: The table.
-        names: Names in angle brackets that the record holds.
-    """
-    found = set(names)
-    return [mask.name for mask in (*masks.texts, *masks.keys) if mask.name not in found]

@@ -14,7 +14,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .decode import decode, to_json
@@ -22,6 +21,7 @@ from .scene import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from .masks import Masks
     from .scene import Scene, Step
@@ -32,8 +32,8 @@ ONE_THREAD = (
     "POLARS_MAX_THREADS", "VECLIB_MAXIMUM_THREADS",
 )  # fmt: skip
 FIXED = {
-    "COLUMNS": "120", "LINES": "40", "TERM": "dumb", "NO_COLOR": "1", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC",
-    "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
+    "COLUMNS": "120", "LINES": "40", "TERM": "dumb", "NO_COLOR": "1", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8",
+    "TZ": "UTC", "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
     "TOKENIZERS_PARALLELISM": "false", "WANDB_SILENT": "true",
 }  # fmt: skip
 KEPT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH")
@@ -163,8 +163,9 @@ def surroundings(folder: Path, stage: Stage) -> dict[str, str]:
     (folder / "temporary").mkdir(exist_ok=True)
     home.mkdir(exist_ok=True)
     own = {
-        "HOME": home, "XDG_CACHE_HOME": home / "cache", "XDG_STATE_HOME": home / "state", "TMPDIR": folder / "temporary",
-        "XDG_CONFIG_HOME": home / "config", "XDG_DATA_HOME": home / "data", "MPLCONFIGDIR": stage.work / "matplotlib",
+        "HOME": home, "XDG_CACHE_HOME": home / "cache", "XDG_STATE_HOME": home / "state",
+        "XDG_CONFIG_HOME": home / "config", "XDG_DATA_HOME": home / "data", "TMPDIR": folder / "temporary",
+        "MPLCONFIGDIR": stage.work / "matplotlib",
     }  # fmt: skip
     return {
         **{name: os.environ[name] for name in KEPT if name in os.environ},
@@ -209,8 +210,9 @@ def keep(scene: Scene, step: Step, outcome: Outcome, changed: Changes, stage: St
         "command": f"histotune {step.line}",
         "environment": dict(step.environment),
         "exit code": outcome.code,
-        "removed": sorted(masks.text(f"{place}/removed", name) for name in changed.removed),
-    }
+        "removed": [masks.text(f"{place}/removed", name) for name in changed.removed
+                    if masks.keeps(f"{place}/files/{name}")],
+    }  # fmt: skip
     texts = {"outcome.json": to_json(told), "stdout.txt": outcome.out, "stderr.txt": outcome.err}
     for name, text in texts.items():
         write(stage.record / place / name, masks.text(f"{place}/{name}", text))
@@ -221,7 +223,7 @@ def keep(scene: Scene, step: Step, outcome: Outcome, changed: Changes, stage: St
 def files_kept(place: str, changed: Changes, masks: Masks) -> Iterator[tuple[str, str]]:
     """Yield the name in the record and the masked text of every file that a command wrote."""
     seen: Counter[str] = Counter()
-    for name in changed.written:
+    for name in (name for name in changed.written if masks.keeps(f"{place}/files/{name}")):
         ending, text = decode(changed.folder / name)
         masked = masks.text(f"{place}/files", name)
         seen[masked] += 1

@@ -79,5 +79,5 @@ EXCHANGE = Scene(
     ),
     (inputs.breakhis(n_cases=5, n_tiles=2),),
     seconds_s=30,
-)
+)  # fmt: skip
 SCENES = (UPKEEP, EXCHANGE)

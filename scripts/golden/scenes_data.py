@@ -6,6 +6,7 @@ from . import edits, inputs
 from .scene import Scene, step
 from .scenes_studies import QUICK
 
+RUN = "run breakhis --data breakhis --train-magnification 100X"
 BENIGN = "breakhis/BreaKHis_v1/histology_slides/breast/benign/SOB/adenosis"
 MALIGNANT = "breakhis/BreaKHis_v1/histology_slides/breast/malignant/SOB/ductal_carcinoma"
 
@@ -42,24 +43,25 @@ AUDITS = Scene(
     ),
     (inputs.breakhis(), inputs.pcam(n_per_part=20), inputs.sited_tiles()),
     seconds_s=45,
-)
+)  # fmt: skip
 SPLITS = Scene(
     "splits",
     (
         step("grouped", "data split breakhis --data breakhis --split grouped-3-seed1 --out split.json"),
         step("checked", "data split breakhis --data breakhis --split split.json"),
         step("holdout", "data split breakhis --data breakhis --split holdout-34-seed0 --out holdout.json"),
-        step("random", "data split breakhis --data breakhis --split random-images-3-seed0 --allow-leaky --out leaky.json"),
+        step("random", "data split breakhis --data breakhis --split random-images-3-seed0 --allow-leaky "
+             "--out leaky.json"),
         step("authors", "data split breakhis --data breakhis --split authors-5:folds"),
         step("authors-fold", "data split breakhis --data breakhis --split authors-5/fold2:folds --out authors.json"),
         step("official", "data split pcam --data pcam --split pcam-official --out official.json"),
         step("tiles", "data split tiles --data sited/tiles.csv --split grouped-4-seed2"),
-        step("run-file", f"run breakhis --data breakhis --train-magnification 100X --split split.json --out run {QUICK}"),
-        step("run-named", f"run breakhis --data breakhis --train-magnification 100X --split grouped-3-seed1 --out named "
+        step("run-file", f"{RUN} --split split.json --out run {QUICK}"),
+        step("run-named", f"{RUN} --split grouped-3-seed1 --out named "
              f"{QUICK}"),
-        step("run-leaky", f"run breakhis --data breakhis --train-magnification 100X --split leaky.json --out leaky-run "
+        step("run-leaky", f"{RUN} --split leaky.json --out leaky-run "
              f"--allow-leaky {QUICK}"),
-        step("run-holdout", f"run breakhis --data breakhis --train-magnification 100X --split holdout.json --final "
+        step("run-holdout", f"{RUN} --split holdout.json --final "
              f"--out held {QUICK}"),
         step("run-from", "run --from held --out again"),
         step("sweep-part", f"sweep breakhis --data breakhis --split holdout-34-seed0 --out head {QUICK}"),
@@ -81,9 +83,9 @@ SCALE = Scene(
         step("pcam", "data estimate-mpp pcam --data pcam --max-tiles 10"),
         step("describe", "data describe breakhis --data drawn"),
         step("describe-adopted", """data describe breakhis --data drawn --set source.mpp_factor=1.3
-             --set 'source.mpp_by_magnification={"100X":1.2,"400X":0.3}'"""),
+             --set 'source.mpp_by_magnification={"40X":3,"100X":1.2,"200X":0.6,"400X":0.3}'"""),
     ),
     (inputs.nuclei(), inputs.breakhis(n_cases=2), inputs.pcam(n_per_part=10)),
     seconds_s=15,
-)
+)  # fmt: skip
 SCENES = (AUDITS, SPLITS, SCALE)

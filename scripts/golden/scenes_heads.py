@@ -6,6 +6,7 @@ from . import inputs
 from .scene import Scene, step
 from .scenes_studies import QUICK
 
+RUN = "run breakhis --data breakhis --train-magnification 100X"
 SITED = f"--data sited/tiles.csv {QUICK}"
 SGD = """--set sweep.family=sgd --set sweep.sgd.n_trials=4 --set sweep.sgd.base.epochs=5
 --set sweep.sgd.base.batch_size=16"""
@@ -13,10 +14,10 @@ SGD = """--set sweep.family=sgd --set sweep.sgd.n_trials=4 --set sweep.sgd.base.
 FAMILIES = Scene(
     "families",
     (
-        step("logistic", f"run breakhis --data breakhis --train-magnification 100X --out logistic {QUICK}"),
-        step("ridge", f"run breakhis --data breakhis --train-magnification 100X --out ridge {QUICK} "
+        step("logistic", f"{RUN} --out logistic {QUICK}"),
+        step("ridge", f"{RUN} --out ridge {QUICK} "
              "--set sweep.family=ridge"),
-        step("sgd", f"run breakhis --data breakhis --train-magnification 100X --out sgd {QUICK} {SGD}"),
+        step("sgd", f"{RUN} --out sgd {QUICK} {SGD}"),
         step("compare", "compare logistic ridge sgd --out comparison --permutations 199"),
         step("compare-first", "compare logistic ridge sgd --first --metric accuracy --metric auroc --permutations 99"),
         step("compare-pair", "compare logistic ridge --pair logistic,ridge --seed 3 --permutations 99"),
@@ -26,7 +27,7 @@ FAMILIES = Scene(
     ),
     (inputs.breakhis(),),
     seconds_s=50,
-)
+)  # fmt: skip
 SEARCHES = Scene(
     "searches",
     (
@@ -47,13 +48,15 @@ SEARCHES = Scene(
              "--set sweep.threshold=sensitivity --set sweep.sensitivity=0.9"),
         step("growth", f"sweep tiles {SITED} --out growth --set sweep.label_efficiency.draws=2 "
              "--set 'sweep.label_efficiency.sizes=[6,12]'"),
-        step("no-honesty", f"sweep tiles {SITED} --out plain --set sweep.honesty=none --set sweep.threshold=0.5"),
+        step("no-honesty", f"sweep tiles {SITED} --out plain --set sweep.honesty=none "
+             """--set 'sweep.threshold="0.5"'"""),
         step("evaluate", "evaluate one-se tiles --data sited/tiles.csv"),
         step("trials", "trials --top 12"),
+        step("wandb", f"sweep tiles {SITED} --out tracked --wandb"),
     ),
     (inputs.sited_tiles(),),
     seconds_s=35,
-)
+)  # fmt: skip
 CHOICES = Scene(
     "choices",
     (
@@ -76,7 +79,7 @@ CHOICES = Scene(
 VIEWS = Scene(
     "views",
     (
-        step("tiles", f"run breakhis --data breakhis --train-magnification 100X --out tiles {QUICK} --view tiles "
+        step("tiles", f"{RUN} --out tiles {QUICK} --view tiles "
              "--set view.target_mpp=0.2"),
         step("moved-label", f"run breakhis --data breakhis --pcam pcam --train-magnification 100X --out moved {QUICK} "
              "--view tiles --set view.target_mpp=0.3 --set view.allow_moved_label=true"),
@@ -86,8 +89,9 @@ VIEWS = Scene(
              "--view square --set view.interpolation=bilinear"),
         step("predict-mpp", "predict tiles breakhis/BreaKHis_v1/histology_slides/breast/benign --mpp 0.25"),
         step("evaluate-moved", "evaluate tiles pcam --data pcam --set view.allow_moved_label=true"),
-        step("own-mpp", f"run breakhis --data breakhis --train-magnification 100X --out own {QUICK} "
-             """--set 'source.mpp_by_magnification={"100X":1.0,"400X":0.3}' --set source.mpp_factor=1.2"""),
+        step("own-mpp", f"{RUN} --out own {QUICK} "
+             """--set 'source.mpp_by_magnification={"40X":2,"100X":1,"200X":0.5,"400X":0.3}' """
+             "--set source.mpp_factor=1.2"),
         step("nominal", "data describe breakhis --data breakhis --set source.mpp_source=nominal"),
         step("transfer-scaled", "transfer tiles breakhis --data breakhis --out again --set transfer.draws=2 "
              "--set transfer.folds=2"),
@@ -95,5 +99,5 @@ VIEWS = Scene(
     ),
     (inputs.breakhis(), inputs.pcam(n_per_part=20)),
     seconds_s=45,
-)
+)  # fmt: skip
 SCENES = (FAMILIES, SEARCHES, CHOICES, VIEWS)

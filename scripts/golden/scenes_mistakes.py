@@ -8,13 +8,15 @@ from .scenes_studies import QUICK
 
 RUN = f"run breakhis --data breakhis --train-magnification 100X --out run {QUICK}"
 SPLIT = "data split breakhis --data breakhis"
+BREAST = "BreaKHis_v1/histology_slides/breast"
+STEM = "camelyonpatch_level_2_split"
 HISTOGRAM = "--backbone colour-histogram"
 TILES = f"run tiles --data table.csv --out run {QUICK}"
 ROWS = "path,label,group\n" + "".join(
     f"folders/{name}/{name[0]}{number // 3}_{number}.png,{name},{name[0]}{number // 3}\n"
     for name in ("benign", "malignant")
     for number in range(18)
-)
+)  # fmt: skip
 
 WORDS = Scene(
     "mistakes-words",
@@ -38,6 +40,8 @@ WORDS = Scene(
         mistake("setting-of-another-data-set", f"{RUN} --set source.positive_class=benign"),
         mistake("two-scales", f"""{RUN} --set source.mpp=1 --set 'source.mpp_by_magnification={{"100X":1}}'"""),
         mistake("no-pattern", "run tiles --data folders --set 'source.group_pattern=('"),
+        mistake("threshold-as-a-number", f"{RUN} --set sweep.threshold=0.5"),
+        mistake("magnifications-left-out", f"""{RUN} --set 'source.mpp_by_magnification={{"100X":1.2}}'"""),
         mistake("unknown-search", f"{RUN} --set sweep.family=sgd --set sweep.sgd=common-wand"),
         mistake("grid-of-ranges", f"{RUN} --set sweep.family=sgd --set sweep.sgd.method=grid"),
         mistake("unknown-protocol-field", f"run eva-breakhis --data breakhis --set protocol.run=3 {HISTOGRAM}"),
@@ -77,7 +81,7 @@ DATA = Scene(
         mistake("empty-folder", RUN.replace("--data breakhis", "--data empty"), edits.folder("empty")),
         mistake("other-images", RUN.replace("--data breakhis", "--data cats"),
                 edits.copy("breakhis/**/*.png", "cats/cat.png")),
-        mistake("one-class", RUN.replace("--data breakhis", "--data breakhis/BreaKHis_v1/histology_slides/breast/benign")),
+        mistake("one-class", RUN.replace("--data breakhis", f"--data breakhis/{BREAST}/benign")),
         mistake("class-with-one-case", RUN.replace("--data breakhis", "--data single"),
                 edits.copy("breakhis", "single"), *(edits.remove("single/**/SOB_M_DC_14-150[1-9]") for _ in range(5))),
         mistake("fewer-groups-than-folds", RUN.replace("--set sweep.folds=3", "--set sweep.folds=30")),
@@ -91,18 +95,19 @@ DATA = Scene(
         mistake("truncated-image", RUN.replace("--data breakhis", "--data cut"), edits.copy("breakhis", "cut"),
                 edits.cut("cut/**/*-1001-100-001.png", 300)),
         mistake("truncated-image-embedded", f"embed breakhis --data cut {HISTOGRAM}"),
-        mistake("empty-image", f"data describe breakhis --data cut",
+        mistake("empty-image", "data describe breakhis --data cut",
                 edits.text("cut/SOB_B_A-14-1009-100-001.png", "")),
         mistake("one-name-two-images", "data describe breakhis --data twice", edits.copy("breakhis", "twice"),
                 edits.copy("breakhis/**/*-1001-100-001.png", "twice/SOB_M_DC-14-1500-100-001.png")),
-        mistake("too-many-pixels", f"embed breakhis --data breakhis {HISTOGRAM} --view square --set loader.max_pixels=100"),
+        mistake("too-many-pixels", f"embed breakhis --data breakhis {HISTOGRAM} --view square "
+                "--set loader.max_pixels=100"),
         mistake("pcam-missing", "run pcam --data breakhis"),
         mistake("pcam-lengths", "data describe pcam --data short", edits.copy("pcam", "short"),
-                edits.copy("other/camelyonpatch_level_2_split_train_y.h5", "short/camelyonpatch_level_2_split_train_y.h5")),
+                edits.copy(f"other/{STEM}_train_y.h5", f"short/{STEM}_train_y.h5")),
         mistake("pcam-incomplete", "data describe pcam --data half", edits.copy("pcam", "half"),
                 edits.remove("half/*_valid_y.h5")),
         mistake("pcam-truncated", "data audit pcam --data half",
-                edits.copy("pcam/camelyonpatch_level_2_split_valid_y.h5", "half/camelyonpatch_level_2_split_valid_y.h5"),
+                edits.copy(f"pcam/{STEM}_valid_y.h5", f"half/{STEM}_valid_y.h5"),
                 edits.cut("half/*_test_x.h5", 5000)),
         mistake("pcam-meta-columns", "data describe pcam --data meta", edits.copy("pcam", "meta"),
                 edits.replace("meta/*_train_meta.csv", "wsi", "slide")),
@@ -142,7 +147,8 @@ TABLES = Scene(
         mistake("missing-image", TILES, edits.text("table.csv", ROWS + "folders/benign/b9_9.png,benign,b9\n")),
         mistake("image-twice", TILES, edits.text("table.csv", ROWS + ROWS.splitlines()[1] + "\n")),
         mistake("labels-alike", TILES, edits.text("table.csv", ROWS.replace("b0_0.png,benign", "b0_0.png,Benign"))),
-        mistake("no-label", TILES, edits.text("table.csv", "\n".join(line.split(",")[0] for line in ROWS.splitlines()))),
+        mistake("no-label", TILES, edits.text("table.csv", "\n".join(
+            line.split(",")[0] for line in ROWS.splitlines()))),
         mistake("cases-of-one-class", TILES, edits.text("table.csv", ROWS.replace(",malignant,", ",benign,"))),
         mistake("scale-in-words", TILES, edits.text("table.csv", "\n".join(
             line + (",mpp" if line.startswith("path") else ",half") for line in ROWS.splitlines()))),

@@ -16,7 +16,8 @@ ON_BREAKHIS = Scene(
         step("eva", f"run eva-breakhis --data breakhis {HISTOGRAM} --out eva {EVA}"),
         step("eva-from", "run --from eva --out eva-again"),
         step("thunder", f"run thunder-breakhis --data breakhis {HISTOGRAM} --out thunder {THUNDER}"),
-        step("thunder-final", f"run thunder-breakhis --data breakhis {HISTOGRAM} --out thunder-final {THUNDER} --final"),
+        step("thunder-final", f"run thunder-breakhis --data breakhis {HISTOGRAM} --out thunder-final --final "
+             f"{THUNDER}"),
         step("uni", f"run uni-breakhis --data breakhis {HISTOGRAM} --out uni {UNI} --final"),
         step("leaderboard", "leaderboard --run thunder-final --run eva"),
         step("leaderboard-knn", "leaderboard --run thunder-final --protocol thunder-knn"),
@@ -50,7 +51,7 @@ ON_PCAM = Scene(
     ),
     (inputs.pcam(),),
     seconds_s=35,
-)
+)  # fmt: skip
 LEADERBOARD = Scene(
     "leaderboard",
     (
@@ -65,5 +66,5 @@ LEADERBOARD = Scene(
         step("narrow", "leaderboard --dataset BreakHis --split test --metric macro_f1 --pooling CLS"),
     ),
     seconds_s=8,
-)
+)  # fmt: skip
 SCENES = (ON_BREAKHIS, ON_PCAM, LEADERBOARD)

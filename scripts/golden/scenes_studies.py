@@ -1,4 +1,4 @@
-"""Whole studies: the demo, BreakHis with an external validation, PatchCamelyon, tiles of three tissues, real networks."""
+"""Whole studies: the demo, BreakHis and an external validation, PatchCamelyon, three tissues, real networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUICK = """--set sweep.penalties=[0.01,1] --set sweep.folds=3 --set evaluation.o
 --set evaluation.permutations=199 --backbone colour-histogram"""
 SMALL_DEMO = """--set cohort.n_groups=10 --set cohort.n_tiles_breakhis=40 --set cohort.n_tiles_pcam=60
 --set interval.n_resamples=200 --set evaluation.permutations=199"""
-SMALLEST_DEMO = """--set cohort.n_groups=4 --set cohort.n_tiles_breakhis=16 --set cohort.n_tiles_pcam=30
+SMALLEST_DEMO = """--set cohort.n_groups=8 --set cohort.n_tiles_breakhis=32 --set cohort.n_tiles_pcam=30
 --set sweep.folds=2 --set evaluation.outer_folds=2 --set interval.n_resamples=100 --set evaluation.permutations=0"""
 TRANSFER = "--set transfer.draws=3 --set transfer.folds=2"
 READER = """
@@ -45,7 +45,7 @@ DEMO = Scene(
         step("doctor", "doctor"),
     ),
     seconds_s=70,
-)
+)  # fmt: skip
 DEMO_SMALLEST = Scene(
     "demo-smallest",
     (
@@ -53,7 +53,7 @@ DEMO_SMALLEST = Scene(
         step("null-labels", f"demo --cache null --out null-run {SMALLEST_DEMO} --set cohort.null_labels=true"),
     ),
     seconds_s=30,
-)
+)  # fmt: skip
 BREAKHIS = Scene(
     "breakhis",
     (
@@ -86,7 +86,7 @@ BREAKHIS = Scene(
     ),
     (inputs.breakhis(), inputs.pcam()),
     seconds_s=90,
-)
+)  # fmt: skip
 PCAM = Scene(
     "pcam",
     (
@@ -106,7 +106,7 @@ PCAM = Scene(
     ),
     (inputs.pcam(), inputs.kaggle_pcam(), inputs.hub_pcam()),
     seconds_s=45,
-)
+)  # fmt: skip
 TISSUES = Scene(
     "tissues",
     (
@@ -130,7 +130,7 @@ TISSUES = Scene(
     ),
     (inputs.tissues("home-lab", 1), inputs.tissues("abroad", 2)),
     seconds_s=50,
-)
+)  # fmt: skip
 FOLDERS = Scene(
     "folders",
     (
@@ -147,7 +147,7 @@ FOLDERS = Scene(
     ),
     (inputs.class_folders(),),
     seconds_s=20,
-)
+)  # fmt: skip
 LITE0 = Scene(
     "lite0",
     (
@@ -165,7 +165,7 @@ LITE0 = Scene(
     ),
     (inputs.breakhis(n_tiles=2),),
     seconds_s=60,
-)
+)  # fmt: skip
 NETWORKS = Scene(
     "networks",
     (

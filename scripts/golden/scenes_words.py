@@ -64,7 +64,7 @@ HELP = Scene(
         step("config-alone", "config", code=2),
     ),
     seconds_s=25,
-)
+)  # fmt: skip
 CONFIG = Scene(
     "config",
     (
@@ -74,7 +74,7 @@ CONFIG = Scene(
         step("sgd", "config show tiles --set sweep.sgd=common-wandb --set sweep.sgd.n_trials=7"),
     ),
     seconds_s=20,
-)
+)  # fmt: skip
 BACKBONES = Scene(
     "backbones",
     (
@@ -86,7 +86,7 @@ BACKBONES = Scene(
     ),
     (models.dinov2(),),
     seconds_s=30,
-)
+)  # fmt: skip
 DOCTOR = Scene(
     "doctor",
     (
@@ -99,5 +99,5 @@ DOCTOR = Scene(
         step("version-of-completion", "--show-completion bash"),
     ),
     seconds_s=12,
-)
+)  # fmt: skip
 SCENES = (HELP, CONFIG, BACKBONES, DOCTOR)
