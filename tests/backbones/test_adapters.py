@@ -363,6 +363,9 @@ def test_what_we_write_declares_its_naming_and_its_base(dinov2: Path, tmp_path: 
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", SIDECAR,
     ]  # fmt: skip
+    (tmp_path / "a" / SIDECAR).write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="not readable JSON"):
+        adapter_hash(spec_of(dinov2, adapter=str(tmp_path / "a")))
 
 
 def test_an_adapter_of_ours_on_other_weights_is_refused(dinov2: Path, registers: Path, tmp_path: Path) -> None:

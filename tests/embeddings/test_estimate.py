@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -138,6 +139,8 @@ def test_the_command_prints_rates_hours_and_bytes(
         assert f"  {stage} " in done.out
     assert done.out.count("<- the limit") == 1
     assert "all together" in done.out and "of embeddings" in done.out and "batches of 32)" in done.out
+    ((slowest, fastest),) = re.findall(r"images/s \(([\d.]+) to ([\d.]+) over", done.out.replace(",", ""))
+    assert float(slowest) < float(fastest)
     assert not (tmp_path / "cache").exists()
 
 

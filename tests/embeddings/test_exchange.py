@@ -220,6 +220,7 @@ GOOD = np.ones((7, 2), np.float32)
         ({"features": np.ones(7)}, r"float64 \(7,\)"),
         ({"features": np.ones((7, 2), int)}, "int64"),
         ({"features": GOOD * np.nan}, "7 rows hold values that are not finite"),
+        ({"features": np.where(np.eye(7, 2), np.nan, GOOD)}, "2 rows hold values that are not finite"),
         ({"features": GOOD, "content": np.array(["x"] * 7)}, "something else than SHA-256"),
         ({"coords": np.ones((7, 2))}, "holds no embeddings"),
         ({"features": np.array([[{}]], dtype=object)}, "can't be read"),

@@ -83,6 +83,16 @@ def test_growth_has_a_panel_per_metric_with_every_number_in_words() -> None:
     assert figure.panels[0].count('class="whisker"') == 4
 
 
+def test_every_point_of_growth_lies_inside_its_picture() -> None:
+    figure = growth_figure(made_growth(), synthetic=False)
+    assert figure is not None
+    for panel in figure.panels:
+        root = ElementTree.fromstring(str(panel))
+        height_px = float(root.get("viewBox", "").split()[3])
+        heights = [float(pair.split(",")[1]) for line in root.iter() for pair in line.get("points", "").split()]
+        assert len(heights) >= 8 and 0 < min(heights) < max(heights) < height_px
+
+
 def test_growth_says_why_there_is_no_interval() -> None:
     figure = growth_figure(made_growth(refused=True), synthetic=False)
     assert figure is not None

@@ -39,6 +39,8 @@ def test_sobol_fills_the_space_more_evenly_than_chance() -> None:
     config = SgdConfig(n_trials=64, space={"lr": LogUniform(low=1e-4, high=1e-1)})
     places = [int((np.log10(t.lr) + 4) / 3 * 64) for t in draw_trials(config)]
     assert sorted(places) == list(range(64))
+    by_chance = draw_trials(config.model_copy(update={"method": "random"}))
+    assert len({int((np.log10(t.lr) + 4) / 3 * 64) for t in by_chance}) < 55
 
 
 def test_the_common_wandb_search() -> None:
