@@ -129,7 +129,7 @@ def test_the_list_is_spread_over_rooms_kinds_and_functions() -> None:
     assert {one.kind for one in mutants} == set(KINDS)
     per_function = [(one.file, one.function) for one in mutants]
     assert max(map(per_function.count, per_function)) <= 2
-    assert all(one.killer if one.result == "killed" else one.reason for one in mutants)
+    assert all((one.result == "killed") == bool(one.killer) for one in mutants)
 
 
 @pytest.mark.parametrize("number", range(len(CASES)))
