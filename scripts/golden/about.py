@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ def about_this(source: Path, commands: tuple[str, ...] = ()) -> About:
         source=hash_files(source, "*.*"),
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
-        packages=dict(sorted(packages_behind(PACKAGE).items())),
+        packages=dict(packages_behind(PACKAGE)),
         processor=processor_name(),
         system=f"{platform.system()} {platform.machine()}",
         scripts=hash_files(Path(__file__).parent, "*.py", "*.csv"),
@@ -75,7 +76,8 @@ def about_this(source: Path, commands: tuple[str, ...] = ()) -> About:
     )
 
 
-def packages_behind(root: str) -> dict[str, str]:
+@cache
+def packages_behind(root: str) -> tuple[tuple[str, str], ...]:
     """Return the versions of what a package needs, of what that needs, and of the root's extras but for ``dev``."""
     found: dict[str, str] = {}
     waiting = [Requirement(root)]
@@ -91,7 +93,7 @@ def packages_behind(root: str) -> dict[str, str]:
         needed = [Requirement(text) for text in installed.requires or ()]
         waiting += [one for one in needed if _counts(one, of_root=name == root)]
     found.pop(root, None)
-    return found
+    return tuple(sorted(found.items()))
 
 
 def _counts(needed: Requirement, *, of_root: bool) -> bool:

@@ -85,7 +85,7 @@ def breakhis(
     return write
 
 
-def published_breakhis(name: str = "breakhis", most_per_patient: int = 2) -> Edit:
+def published_breakhis(name: str = "breakhis", most_per_patient: int = 2, size: tuple[int, int] = (23, 35)) -> Edit:
     """Return what writes the first 40X images of every patient in the splits of eva and THUNDER."""
 
     def write(folder: Path) -> None:
@@ -95,7 +95,7 @@ def published_breakhis(name: str = "breakhis", most_per_patient: int = 2) -> Edi
                 tint = rng.normal(0, 10, 3)
                 for number in range(1, 1 + min(most_per_patient, int(row["n_40x"]))):
                     path = breakhis_path(folder / name, row["tumour"], row["patient"], 40, number)
-                    write_png(path, draw(rng, COLOUR_BY_TUMOUR[row["tumour"]] + tint, (23, 35)))
+                    write_png(path, draw(rng, COLOUR_BY_TUMOUR[row["tumour"]] + tint, size))
         settle(folder / name)
 
     return write

@@ -1,8 +1,8 @@
 """What may differ between two runs of one version and is therefore not compared: one table, with a reason for each.
 
 A masked figure is an unchecked figure, so that a mask takes as little as it can: a number out of a line, never the
-line. Two kinds: :data:`TEXTS` work on every line of a text, :data:`KEYS` on a value in JSON or in a decoded table. :data:`ROWS` and
-:data:`FILES` name the few entries and files that are not kept at all.
+line. :data:`TEXTS` work on every line of a text, :data:`KEYS` on a value in JSON or in a decoded table; :data:`ROWS`
+and :data:`FILES` name the few entries and files that are not kept at all.
 """
 
 from __future__ import annotations

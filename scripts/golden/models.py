@@ -32,6 +32,7 @@ def dinov2(name: str = "dinov2", n_registers: int = 0) -> Edit:
         import torch
         import transformers
 
+        transformers.utils.logging.disable_progress_bar()
         kind = "Dinov2WithRegisters" if n_registers else "Dinov2"
         options: dict[str, Any] = {"num_register_tokens": n_registers} if n_registers else {"use_swiglu_ffn": True}
         config = getattr(transformers, f"{kind}Config")(

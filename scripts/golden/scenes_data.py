@@ -20,7 +20,10 @@ AUDITS = Scene(
         step("audit", "data audit breakhis --data breakhis"),
         step("audit-quick", "data audit pcam --data pcam --quick --out quick"),
         step("audit-pcam", "data audit pcam --data pcam --out pcam-audit"),
-        step("audit-table", "data audit tiles --data sited/tiles.csv --out sited-audit"),
+        step("audit-table", "data audit tiles --data sited/tiles.csv --out sited-audit", code=2),
+        step("audit-table-quick", "data audit tiles --data sited/tiles.csv --out sited-quick --quick"),
+        step("audit-folders", "data audit tiles --data folders --out folders-audit "
+             "--set 'source.group_pattern=^(?P<group>[^_]+)_'"),
         step("audit-split", "data audit breakhis --data breakhis --split random-images-5-seed0 --out leaky", code=1),
         step("croissant", "data croissant breakhis --data breakhis --out meta/breakhis.json"),
         step("croissant-pcam", "data croissant pcam --data pcam --out pcam.json"),
@@ -41,7 +44,7 @@ AUDITS = Scene(
         step("diff-tables-there", "data diff tiles sited/tiles.csv sited/later.csv",
              edits.replace("sited/later.csv", "tumor", "normal")),
     ),
-    (inputs.breakhis(), inputs.pcam(n_per_part=20), inputs.sited_tiles()),
+    (inputs.breakhis(), inputs.pcam(n_per_part=20), inputs.sited_tiles(), inputs.class_folders()),
     seconds_s=45,
 )  # fmt: skip
 SPLITS = Scene(

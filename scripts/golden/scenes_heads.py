@@ -67,7 +67,8 @@ CHOICES = Scene(
              "--set evaluation.embedding_map=none --set evaluation.robustness_k=0"),
         step("no-units", f"run tiles {SITED} --out tiles-alone --set evaluation.aggregation=none "
              "--set evaluation.permutations=0 --set evaluation.leak_null_draws=0"),
-        *(step(method, f"run tiles {SITED} --out {method} --set interval.method={method} --set interval.level=0.9")
+        *(step(method, f"evaluate sites tiles --data sited/tiles.csv --set interval.method={method} "
+               "--set interval.level=0.9 --set interval.n_resamples=200")
           for method in ("percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "obuchowski-t")),
         step("evaluate", "evaluate sites tiles --data sited/tiles.csv"),
         step("report", "report repeats --latex tables.tex"),

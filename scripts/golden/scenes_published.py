@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from . import inputs
-from .scene import Scene, step
+from .scene import Scene, mistake, step
 
 HISTOGRAM = "--backbone colour-histogram"
 EVA = "--set protocol.max_steps=40 --set protocol.runs=3 --set protocol.lr=0.1"
@@ -15,17 +15,14 @@ ON_BREAKHIS = Scene(
     (
         step("eva", f"run eva-breakhis --data breakhis {HISTOGRAM} --out eva {EVA}"),
         step("eva-from", "run --from eva --out eva-again"),
-        step("thunder", f"run thunder-breakhis --data breakhis {HISTOGRAM} --out thunder {THUNDER}"),
         step("thunder-final", f"run thunder-breakhis --data breakhis {HISTOGRAM} --out thunder-final --final "
              f"{THUNDER}"),
         step("uni", f"run uni-breakhis --data breakhis {HISTOGRAM} --out uni {UNI} --final"),
-        step("leaderboard", "leaderboard --run thunder-final --run eva"),
-        step("leaderboard-knn", "leaderboard --run thunder-final --protocol thunder-knn"),
-        step("leaderboard-csv", "leaderboard --run thunder-final --format csv"),
-        step("leaderboard-file", "leaderboard --run thunder-final --out board.md"),
+        mistake("leaderboard-of-other-protocols", "leaderboard --run thunder-final --run eva"),
         step("compare", "compare thunder-final uni --permutations 99 --out comparison"),
         step("run-eva", f"run breakhis --data breakhis {HISTOGRAM} --split eva --allow-leaky --out own "
-             "--train-magnification 40X --set source.labels=eva4 --set sweep.folds=3 --set interval.n_resamples=200 "
+             "--train-magnification 40X --set source.labels=eva4 --set sweep.folds=3 "
+             "--set 'evaluation.floors=[\"majority\",\"untuned\"]' --set interval.n_resamples=200 "
              "--set sweep.penalties=[0.1,1]"),
         step("split-eva", "data split breakhis --data breakhis --split eva --allow-leaky --out eva.json "
              "--set source.labels=eva4"),
@@ -44,13 +41,26 @@ ON_PCAM = Scene(
              "--set protocol.runs=2 --set protocol.max_steps=30"),
         step("thunder", f"run thunder-pcam --data pcam {HISTOGRAM} --out thunder --final {THUNDER}"),
         step("uni", f"run uni-pcam --data pcam {HISTOGRAM} --out uni --final {UNI}"),
-        step("uni-valid", f"run uni-pcam --data pcam {HISTOGRAM} --out valid {UNI}"),
-        step("leaderboard", "leaderboard --run eva --run thunder"),
+        step("thunder-tuning", f"run thunder-pcam --data pcam {HISTOGRAM} --out tuning {THUNDER}"),
         step("compare", "compare thunder uni --permutations 99"),
         step("trials", "trials"),
     ),
     (inputs.pcam(),),
     seconds_s=35,
+)  # fmt: skip
+WHOLE = Scene(
+    "protocol-whole",
+    (
+        step("thunder", f"run thunder-breakhis --data breakhis {HISTOGRAM} --out thunder --final "
+             "--set protocol.epochs=2 --set protocol.shots=[1] --set protocol.draws=5"),
+        step("leaderboard", "leaderboard --run thunder"),
+        step("leaderboard-knn", "leaderboard --run thunder --protocol thunder-knn"),
+        step("leaderboard-csv", "leaderboard --run thunder --format csv"),
+        step("leaderboard-file", "leaderboard --run thunder --out board.md"),
+        mistake("leaderboard-other", "leaderboard --run thunder --protocol eva"),
+    ),
+    (inputs.published_breakhis(most_per_patient=1000, size=(8, 12)),),
+    seconds_s=30,
 )  # fmt: skip
 LEADERBOARD = Scene(
     "leaderboard",
@@ -63,8 +73,9 @@ LEADERBOARD = Scene(
         step("csv", "leaderboard --protocol thunder-linear --format csv"),
         step("latex", "leaderboard --protocol thunder-knn --format latex"),
         step("by-ending", "leaderboard --protocol eva --out board.tex"),
-        step("narrow", "leaderboard --dataset BreakHis --split test --metric macro_f1 --pooling CLS"),
+        step("narrow", "leaderboard --dataset BreakHis --split test --metric macro_f1"),
+        mistake("nothing-left", "leaderboard --dataset BreakHis --split test --metric macro_f1 --pooling CLS"),
     ),
     seconds_s=8,
 )  # fmt: skip
-SCENES = (ON_BREAKHIS, ON_PCAM, LEADERBOARD)
+SCENES = (ON_BREAKHIS, ON_PCAM, WHOLE, LEADERBOARD)

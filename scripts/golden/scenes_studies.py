@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from . import edits, inputs, models
-from .scene import Scene, step
+from .scene import Scene, mistake, step
 
 QUICK = """--set sweep.penalties=[0.01,1] --set sweep.folds=3 --set evaluation.outer_folds=3
 --set 'evaluation.floors=["majority","untuned"]' --set interval.n_resamples=200 --set evaluation.untuned_draws=20
 --set evaluation.permutations=199 --backbone colour-histogram"""
-SMALL_DEMO = """--set cohort.n_groups=10 --set cohort.n_tiles_breakhis=40 --set cohort.n_tiles_pcam=60
+SMALL_DEMO = """--set cohort.n_groups=8 --set cohort.n_tiles_breakhis=32 --set cohort.n_tiles_pcam=60
+--set sweep.folds=2 --set evaluation.outer_folds=2
 --set interval.n_resamples=200 --set evaluation.permutations=199"""
-SMALLEST_DEMO = """--set cohort.n_groups=8 --set cohort.n_tiles_breakhis=32 --set cohort.n_tiles_pcam=30
---set sweep.folds=2 --set evaluation.outer_folds=2 --set interval.n_resamples=100 --set evaluation.permutations=0"""
 TRANSFER = "--set transfer.draws=3 --set transfer.folds=2"
 READER = """
 from histotune.datasets.catalog import ClassScheme, DatasetSpec
@@ -36,7 +35,7 @@ DEMO = Scene(
         step("again", f"demo {SMALL_DEMO} --out again"),
         step("report", "report runs/demo --out page.html --latex tables.tex"),
         step("evaluate", "evaluate runs/demo pcam --data home/cache/histotune/synthetic/pcam --final"),
-        step("transfer", f"transfer runs/demo pcam --data home/cache/histotune/synthetic/pcam {TRANSFER}"),
+        step("transfer", f"transfer runs/demo pcam --data home/cache/histotune/synthetic/pcam --final {TRANSFER}"),
         step("describe", "data describe breakhis --data home/cache/histotune/synthetic/breakhis"),
         step("audit", "data audit pcam --data home/cache/histotune/synthetic/pcam"),
         step("ls", "cache ls"),
@@ -45,14 +44,6 @@ DEMO = Scene(
         step("doctor", "doctor"),
     ),
     seconds_s=70,
-)  # fmt: skip
-DEMO_SMALLEST = Scene(
-    "demo-smallest",
-    (
-        step("demo", f"demo --cache cache {SMALLEST_DEMO}"),
-        step("null-labels", f"demo --cache null --out null-run {SMALLEST_DEMO} --set cohort.null_labels=true"),
-    ),
-    seconds_s=30,
 )  # fmt: skip
 BREAKHIS = Scene(
     "breakhis",
@@ -74,7 +65,6 @@ BREAKHIS = Scene(
         step("transfer-default-folder", f"transfer run pcam --data pcam --no-images {TRANSFER}"),
         step("transfer-reinhard",
              f"transfer run pcam --data pcam --final --out reinhard --set transfer.stain=reinhard {TRANSFER}"),
-        step("transfer-own", f"transfer run breakhis --data breakhis --no-images --out own {TRANSFER}"),
         step("matrix", f"matrix breakhis --data breakhis --matched --out matrix {QUICK}"),
         step("matrix-split", f"matrix breakhis --data breakhis --split grouped-3-seed1 {QUICK}"),
         step("add", "report run --add transfer --add matrix --latex pages/added.tex"),
@@ -98,7 +88,7 @@ PCAM = Scene(
         step("sweep", f"sweep pcam --data pcam --out head {QUICK}"),
         step("evaluate", "evaluate head pcam --data pcam --final"),
         step("kaggle", f"run pcam --data kaggle --out kaggle-run {QUICK}"),
-        step("kaggle-tiles", f"run pcam --data kaggle --out kaggle-tiles --cluster tile {QUICK}"),
+        step("kaggle-tiles", "evaluate kaggle-run pcam --data kaggle --cluster tile"),
         step("hub", f"run pcam --data hub --out hub-run {QUICK}"),
         step("hub-describe", "data describe pcam --data hub"),
         step("kaggle-describe", "data describe pcam --data kaggle"),
@@ -155,16 +145,11 @@ LITE0 = Scene(
              "--set evaluation.outer_folds=3 --set interval.n_resamples=200 --set evaluation.permutations=199"),
         step("warm", "run --from run --out warm"),
         step("predict", "predict run breakhis/BreaKHis_v1/histology_slides/breast/benign --out table.csv"),
-        step("estimate", "embed breakhis --data breakhis --estimate"),
-        step("estimate-cold", "embed breakhis --data breakhis --estimate --view square"),
-        step("fp16", "embed breakhis --data breakhis --set embedding.storage=fp16 --set embedding.shard_tiles=8 "
-             "--cache half"),
-        step("bf16", "embed breakhis --data breakhis --set embedding.precision=bf16 --cache brain"),
+        step("estimate-warm", "embed breakhis --data breakhis --estimate"),
         step("audit", "data audit breakhis --data breakhis --embeddings"),
-        step("ls", "cache ls --cache half"),
     ),
-    (inputs.breakhis(n_tiles=2),),
-    seconds_s=60,
+    (inputs.breakhis(n_tiles=1),),
+    seconds_s=40,
 )  # fmt: skip
 NETWORKS = Scene(
     "networks",
@@ -180,6 +165,16 @@ NETWORKS = Scene(
         step("predict-adapter", "predict head breakhis/BreaKHis_v1/histology_slides/breast/malignant"),
         step("embed-registers", "embed breakhis --data breakhis --backbone registers"),
         step("embed-timm", "embed breakhis --data breakhis --backbone vit"),
+        step("bf16", "embed breakhis --data breakhis --backbone dinov2 --set embedding.precision=bf16"),
+        step("fp16-storage", "embed breakhis --data breakhis --backbone dinov2 --set embedding.storage=fp16 "
+             "--cache half"),
+        step("estimate", "embed breakhis --data breakhis --backbone vit --view square --estimate"),
+        mistake("no-adapter", "embed breakhis --data breakhis --backbone dinov2 --adapter nowhere"),
+        mistake("foreign-adapter", "embed breakhis --data breakhis --backbone registers --adapter adapter"),
+        mistake("changed-weights", "embed breakhis --data breakhis --backbone cut", edits.copy("dinov2", "cut"),
+                edits.cut("cut/model.safetensors", -64)),
+        mistake("changed-config", "embed breakhis --data breakhis --backbone other", edits.copy("dinov2", "other"),
+                edits.replace("other/config.json", '"num_hidden_layers": 2', '"num_hidden_layers": 3')),
         step("describe", "data describe breakhis --data breakhis --backbone dinov2"),
         step("ls", "cache ls"),
         step("export", "cache export registers --out features.npz"),
@@ -188,4 +183,4 @@ NETWORKS = Scene(
      models.timm_vit()),
     seconds_s=75,
 )  # fmt: skip
-SCENES = (DEMO, DEMO_SMALLEST, BREAKHIS, PCAM, TISSUES, FOLDERS, LITE0, NETWORKS)
+SCENES = (DEMO, BREAKHIS, PCAM, TISSUES, FOLDERS, LITE0, NETWORKS)
