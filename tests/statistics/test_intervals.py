@@ -142,7 +142,9 @@ def test_bca_agrees_with_scipys() -> None:
     rng = np.random.default_rng(1)
     drawn = x[rng.integers(0, 40, (60_000, 40))].mean(axis=1)
     low, high = bounds.bca_bounds(drawn, np.asarray(x.mean()), (x.sum() - x) / 39, ONE_KIND, 0.95)
-    theirs = scipy.stats.bootstrap((x,), np.mean, n_resamples=60_000, method="BCa", rng=2).confidence_interval
+    # random_state is the name that scipy before 1.15 knows for rng.
+    options = {"n_resamples": 60_000, "method": "BCa", "random_state": np.random.default_rng(2)}
+    theirs = scipy.stats.bootstrap((x,), np.mean, **options).confidence_interval
     assert low == pytest.approx(theirs.low, abs=0.012)
     assert high == pytest.approx(theirs.high, abs=0.012)
     plain = bounds.percentile_bounds(drawn, 0.95)
