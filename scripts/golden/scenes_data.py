@@ -45,7 +45,7 @@ AUDITS = Scene(
              edits.replace("sited/later.csv", "tumor", "normal")),
     ),
     (inputs.breakhis(), inputs.pcam(n_per_part=20), inputs.sited_tiles(), inputs.class_folders()),
-    seconds_s=45,
+    seconds_s=37,
 )  # fmt: skip
 SPLITS = Scene(
     "splits",
@@ -74,7 +74,7 @@ SPLITS = Scene(
         step("trials", "trials --all --top 3"),
     ),
     (inputs.breakhis(), inputs.pcam(n_per_part=20), inputs.sited_tiles(), inputs.authors_folds()),
-    seconds_s=45,
+    seconds_s=36,
 )  # fmt: skip
 SCALE = Scene(
     "scale",
@@ -89,6 +89,6 @@ SCALE = Scene(
              --set 'source.mpp_by_magnification={"40X":3,"100X":1.2,"200X":0.6,"400X":0.3}'"""),
     ),
     (inputs.nuclei(), inputs.breakhis(n_cases=2), inputs.pcam(n_per_part=10)),
-    seconds_s=15,
+    seconds_s=13,
 )  # fmt: skip
 SCENES = (AUDITS, SPLITS, SCALE)

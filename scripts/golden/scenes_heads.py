@@ -26,7 +26,7 @@ FAMILIES = Scene(
         step("trials", "trials --all --top 8"),
     ),
     (inputs.breakhis(),),
-    seconds_s=50,
+    seconds_s=30,
 )  # fmt: skip
 SEARCHES = Scene(
     "searches",
@@ -55,7 +55,7 @@ SEARCHES = Scene(
         step("wandb", f"sweep tiles {SITED} --out tracked --wandb"),
     ),
     (inputs.sited_tiles(),),
-    seconds_s=35,
+    seconds_s=33,
 )  # fmt: skip
 CHOICES = Scene(
     "choices",
@@ -75,7 +75,7 @@ CHOICES = Scene(
         step("compare", "compare sites max --permutations 99 --out comparison"),
     ),
     (inputs.sited_tiles(),),
-    seconds_s=60,
+    seconds_s=36,
 )  # fmt: skip
 VIEWS = Scene(
     "views",
@@ -99,6 +99,6 @@ VIEWS = Scene(
         step("ls", "cache ls"),
     ),
     (inputs.breakhis(), inputs.pcam(n_per_part=20)),
-    seconds_s=45,
+    seconds_s=34,
 )  # fmt: skip
 SCENES = (FAMILIES, SEARCHES, CHOICES, VIEWS)

@@ -72,7 +72,7 @@ WORDS = Scene(
         step("debug-traceback", "--debug run breakhis --data nowhere", code=1),
     ),
     (inputs.breakhis(n_cases=2), inputs.class_folders()),
-    seconds_s=50,
+    seconds_s=33,
 )  # fmt: skip
 DATA = Scene(
     "mistakes-data",
@@ -171,7 +171,7 @@ TABLES = Scene(
             "reader.py", "return config.nothing", "yield 3")),
     ),
     (inputs.class_folders(),),
-    seconds_s=20,
+    seconds_s=26,
 )  # fmt: skip
 FILES = Scene(
     "mistakes-files",
@@ -237,10 +237,10 @@ FILES = Scene(
         mistake("trials-damaged", "trials", edits.text("home/state/histotune/trials/v1/torn.parquet", "PAR1")),
         step("ledger-torn", "evaluate run breakhis --data breakhis",
              edits.cut("home/state/histotune/ledger.jsonl", -30)),
-        mistake("foreign-file-in-a-space", "cache rm --all --yes",
+        step("foreign-file-in-a-space", "cache rm --all --yes",
                 edits.beside("home/cache/histotune/embeddings/*/space.json", "notes.txt", "mine")),
     ),
     (inputs.breakhis(), inputs.tissues("home-lab", 1)),
-    seconds_s=70,
+    seconds_s=75,
 )  # fmt: skip
 SCENES = (WORDS, DATA, TABLES, FILES)

@@ -31,7 +31,7 @@ ON_BREAKHIS = Scene(
         step("all8", "data describe breakhis --data breakhis --set source.labels=all8"),
     ),
     (inputs.published_breakhis(),),
-    seconds_s=60,
+    seconds_s=36,
 )  # fmt: skip
 ON_PCAM = Scene(
     "protocols-pcam",
@@ -46,7 +46,7 @@ ON_PCAM = Scene(
         step("trials", "trials"),
     ),
     (inputs.pcam(),),
-    seconds_s=35,
+    seconds_s=31,
 )  # fmt: skip
 WHOLE = Scene(
     "protocol-whole",
@@ -60,7 +60,7 @@ WHOLE = Scene(
         mistake("leaderboard-other", "leaderboard --run thunder --protocol eva"),
     ),
     (inputs.published_breakhis(most_per_patient=1000, size=(8, 12)),),
-    seconds_s=30,
+    seconds_s=14,
 )  # fmt: skip
 LEADERBOARD = Scene(
     "leaderboard",
@@ -76,6 +76,6 @@ LEADERBOARD = Scene(
         step("narrow", "leaderboard --dataset BreakHis --split test --metric macro_f1"),
         mistake("nothing-left", "leaderboard --dataset BreakHis --split test --metric macro_f1 --pooling CLS"),
     ),
-    seconds_s=8,
+    seconds_s=7,
 )  # fmt: skip
 SCENES = (ON_BREAKHIS, ON_PCAM, WHOLE, LEADERBOARD)
