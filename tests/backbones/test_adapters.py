@@ -93,6 +93,17 @@ def test_an_adapter_under_old_names_changes_the_weights_by_b_a_on_this_transform
             torch.testing.assert_close(after[name] - before[name], 6 / 4 * b_OR @ a_RI, rtol=1e-4, atol=1e-5)
 
 
+def test_an_adapter_without_alpha_is_scaled_as_peft_scales_it(dinov2: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+
+    stated = write(tmp_path / "stated", old_tensors(), lora_alpha=LoraConfig().lora_alpha)
+    silent = write(tmp_path / "silent", old_tensors())
+    settings = {name: value for name, value in SETTINGS.items() if name != "lora_alpha"}
+    (silent / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    one, other = (weights_by_canonical_name(spec_of(dinov2, adapter=str(folder))) for folder in (stated, silent))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_an_adapter_that_this_peft_saved_embeds_as_peft_does(
     dinov2: Path, tmp_path: Path, cpu: ComputeDevice, pixels: np.ndarray
 ) -> None:

@@ -30,6 +30,12 @@ def test_one_factor_for_all_magnifications() -> None:
     assert found.unit_error == pytest.approx(0.1 * np.sqrt(np.pi / 2 / 20), rel=0.8)
 
 
+def test_magnifications_that_move_together_are_no_surer_than_one_of_them() -> None:
+    found = fit(diameters(spread=0.6))
+    assert found.error_M[0] > 2 * BETWEEN_GROUPS / np.sqrt(20)
+    assert found.unit_error == pytest.approx(found.error_M[0])
+
+
 def test_medians_are_numpys_where_all_is_known() -> None:
     log_GM = np.random.default_rng(1).normal(3, 0.3, (11, 4))
     assert fit(log_GM, None).log_M == pytest.approx(np.median(log_GM, axis=0))

@@ -150,6 +150,13 @@ def test_bca_agrees_with_scipys() -> None:
     assert high > plain[1]
 
 
+def test_bca_is_finite_where_every_resample_lies_on_one_side() -> None:
+    drawn = np.linspace(0.2, 0.8, 99)
+    for point in (0.1, 0.9):
+        low, high = bounds.bca_bounds(drawn, np.asarray(point), drawn[:40], ONE_KIND, 0.95)
+        assert 0.2 <= low <= high <= 0.8
+
+
 def test_studentised_and_t_intervals_of_a_mean_by_hand() -> None:
     x = np.random.default_rng(0).uniform(size=40)
     rng = np.random.default_rng(1)

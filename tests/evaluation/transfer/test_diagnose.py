@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from histotune.evaluation.transfer.config import TransferConfig
 from histotune.evaluation.transfer.diagnose import diagnose, verdict_only
 from histotune.evaluation.transfer.records import RemedyView, TransferCase, Verdict
 from histotune.evaluation.transfer.rule import join_candidates
+from histotune.evaluation.transfer.words import write_paragraph
 from histotune.statistics.config import IntervalConfig
 from tests.evaluation.transfer.conftest import SIGNAL
 
@@ -59,6 +61,13 @@ def test_the_paragraph_never_says_caused_and_the_record_is_json(transfer: Transf
     assert "consistent with another stain" in found.paragraph
     assert "caused" not in found.paragraph
     assert json.loads(json.dumps(found.as_dict()))["verdict"]["first"] == "stain"
+    for mpp, is_said in ((1.0, True), (math.nan, False)):
+        scaled = replace(found, shift=replace(found.shift, source_mpp=0.5, target_mpp=mpp))
+        assert (
+            ("0.5 and the target at 1 um/px" in write_paragraph(scaled))
+            == is_said
+            == ("um/px" in write_paragraph(scaled))
+        )
     stain = next(row for row in found.remedies if row.name == "stain")
     assert stain.recovery("auroc").alone.value > 0.1
     assert stain.recovery("auroc").left_out.value > 0.0
