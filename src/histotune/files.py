@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 NO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
+PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial")  # the names that atomic_path makes
 
 
 @contextmanager
@@ -50,6 +52,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def unfinished_name(path: Path) -> str | None:
+    """Return the name that a half-written file of :func:`atomic_path` was to get; None for any other file.
+
+    Args:
+        path: The file.
+
+    Example:
+        >>> unfinished_name(Path(".space.json.ab12cd34.partial"))
+        'space.json'
+    """
+    found = PARTIAL.fullmatch(path.name)
+    return None if found is None else found["name"]
+
+
+def is_regular_file(path: Path) -> bool:
+    """Return whether a path is a file itself and no link to one."""
+    return path.is_file() and not path.is_symlink()
 
 
 @contextmanager

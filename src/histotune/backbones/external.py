@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.backbones.records import BackboneSpec
 from histotune.errors import UserError, closest_name
-from histotune.files import hash_bytes, write_json
+from histotune.files import hash_bytes, is_regular_file, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -122,7 +122,7 @@ def external_names(cache: Path) -> list[str]:
 
 def is_record(path: Path) -> bool:
     """Return whether a file is the record of an import, whatever else lies beside it."""
-    if path.suffix != ".json" or not NAME.fullmatch(path.stem) or not path.is_file() or path.is_symlink():
+    if path.suffix != ".json" or not NAME.fullmatch(path.stem) or not is_regular_file(path):
         return False
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

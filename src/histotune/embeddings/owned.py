@@ -10,13 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.files import is_regular_file, unfinished_name
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 SPACE_NAME = re.compile(r"[0-9a-f]{32}")
 SHARD_NAME = re.compile(r"[0-9a-f]{24}")
-PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial")  # what an atomic write leaves when it is killed
 MATRIX_OR_NOTE = re.compile(rf"{SHARD_NAME.pattern}\.(npy|json)")
 NAMES_BY_PLACE = {
     "": re.compile(r"space\.json|pending\.json|lock|gathered\.lock"),
@@ -65,11 +66,6 @@ def owned_in(folder: Path, place: str) -> Iterator[Path]:
     return (path for path in _entries(folder / place) if _is_owned(path, place))
 
 
-def is_partial(path: Path) -> bool:
-    """Return whether a file has the name of an atomic write that was killed."""
-    return PARTIAL.fullmatch(path.name) is not None
-
-
 def is_real_folder(path: Path) -> bool:
     """Return whether this is a folder itself and no link to one."""
     return path.is_dir() and not path.is_symlink()
@@ -90,6 +86,5 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_owned(path: Path, place: str) -> bool:
-    found = PARTIAL.fullmatch(path.name)
-    name = path.name if found is None else found["name"]
-    return NAMES_BY_PLACE[place].fullmatch(name) is not None and path.is_file() and not path.is_symlink()
+    name = unfinished_name(path) or path.name
+    return NAMES_BY_PLACE[place].fullmatch(name) is not None and is_regular_file(path)

@@ -23,11 +23,11 @@ from histotune.embeddings.manifest import (
     read_plans,
     write_manifest,
 )
-from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_partial, is_real_folder, owned_in
+from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, owned_in
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import with_key
 from histotune.errors import UserError
-from histotune.files import NO_WRITE, atomic_path, hash_file, write_json
+from histotune.files import NO_WRITE, atomic_path, hash_file, unfinished_name, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -250,7 +250,7 @@ class Store:
         if is_crew_at_work(self):
             return ()
         places = ("", "shards", "gathered")
-        partial = tuple(path for place in places for path in owned_in(self.folder, place) if is_partial(path))
+        partial = tuple(path for place in places for path in owned_in(self.folder, place) if unfinished_name(path))
         for path in partial:
             path.unlink(missing_ok=True)
         return partial

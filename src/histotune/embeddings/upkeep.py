@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from histotune.backbones.external import is_record
 from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.embeddings.mapped import MappedFile, read_seal
-from histotune.embeddings.owned import NAMES_BY_PLACE, is_partial, is_real_folder, linked_place, owned_in, survey
+from histotune.embeddings.owned import NAMES_BY_PLACE, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError, collect, raise_together
-from histotune.files import explained_os_errors, lock, remove_empty_folders
+from histotune.files import explained_os_errors, is_regular_file, lock, remove_empty_folders, unfinished_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -171,7 +171,7 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
     removed = []
     with explained_os_errors(cache / "hashes.sqlite"):
         for name, is_own in (("hashes.sqlite", _is_hash_index), ("timm_names.json", _is_timm_names)):
-            if _is_regular(cache / name) and is_own(cache / name):
+            if is_regular_file(cache / name) and is_own(cache / name):
                 (cache / name).unlink()
                 removed.append(name)
         removed += ["synthetic"] if _remove_cohort(cache / "synthetic") else []
@@ -242,14 +242,14 @@ def _debris(store: Store) -> Iterator[Damage]:
     for place in ("", "shards", "gathered"):
         for path in owned_in(folder, place):
             name = path.relative_to(folder).as_posix()
-            if is_partial(path):
+            if unfinished_name(path):
                 yield Damage(name, "half-written by a killed run")
             elif place == "shards" and path.suffix == ".npy" and _is_orphan(path, planned):
                 yield Damage(name, "planned matrix without manifest: never counted")
             elif place == "gathered" and _is_sealed(path) and not _is_needed(path, hashes):
                 yield Damage(name, "gathered matrix that is damaged or out of date")
     plan = folder / "pending.json"
-    if plan.is_file() and not plan.is_symlink() and not planned:
+    if is_regular_file(plan) and not planned:
         yield Damage(plan.name, "damaged plan of an interrupted run")
 
 
@@ -286,12 +286,8 @@ def _empty(store: Store) -> None:
             store.folder.rmdir()
 
 
-def _is_regular(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
-
-
 def _is_hash_index(path: Path) -> bool:
-    """Whether this is the database of content hashes, or one that is too damaged to be any other."""
+    """Whether this is the database of content hashes; one that can't be opened may be anybody's."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
             columns = [row[1] for row in database.execute("PRAGMA table_info(content)")]
@@ -313,7 +309,7 @@ def _is_timm_names(path: Path) -> bool:
 
 def _is_fit(path: Path) -> bool:
     """Whether a sweep wrote this file."""
-    if FIT_NAME.fullmatch(path.name) is None or not _is_regular(path):
+    if FIT_NAME.fullmatch(path.name) is None or not is_regular_file(path):
         return False
     from safetensors import SafetensorError, safe_open
 

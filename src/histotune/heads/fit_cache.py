@@ -23,7 +23,7 @@ import numpy as np
 
 from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.errors import UserError
-from histotune.files import atomic_path, hash_bytes, hash_json
+from histotune.files import atomic_path, hash_bytes, hash_json, is_regular_file, unfinished_name
 from histotune.heads.logistic import FitSettings, FitSolution, fit_batch
 from histotune.heads.ridge import fit_ridge
 from histotune.provenance import cpu_count, library_version
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 FORMAT = "histotune-fits-1"
-OWN_NAME = re.compile(r"[0-9a-f]{40}\.safetensors|\.[0-9a-f]{40}\.safetensors\.[a-z0-9_]{8}\.partial")
+OWN_NAME = re.compile(r"[0-9a-f]{40}\.safetensors")
 BLOCK_BYTES = 16 * 2**20
 DEFAULT_MAX_BYTES = 2 * 2**30
 ABANDONED_S = 3600.0
@@ -225,7 +225,7 @@ def _make_room(folder: Path, max_bytes: int) -> None:
     for path in folder.iterdir():
         with suppress(OSError):
             facts = path.stat()
-            if OWN_NAME.fullmatch(path.name) is None or path.is_symlink():
+            if OWN_NAME.fullmatch(unfinished_name(path) or path.name) is None or not is_regular_file(path):
                 continue  # somebody else's file: it is neither counted nor removed
             if path.suffix == ".partial" and time.time() - facts.st_mtime > ABANDONED_S:
                 path.unlink()
