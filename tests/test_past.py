@@ -54,6 +54,9 @@ SAME_SOLVERS = all(version(name) == FACTS["versions"][0][name] for name in ("num
 TOLERANCE = 1e-12 if SAME_SOLVERS else 1e-9
 """Relative, of every number that is computed anew. Kernels of OpenBLAS for other processors differ by up to 6e-14 here;
 under numpy 2.0 and scipy 1.14 the limit of a calibration's interval, found by a root search, differs by 8e-12."""
+REFITTED = 1e-8
+"""Relative, of what a diagnosis fits anew: a recalibration stops at a gradient, and another processor lets it
+stop elsewhere (1.4e-10 in the limit of an interval, between two kinds of processor)."""
 
 Command = Callable[..., CommandResult]
 Bring = Callable[..., Path]
@@ -162,22 +165,28 @@ def skip_where_keys_differ(backbone: str) -> None:
         pytest.skip(f"the key of a network's space holds library majors; kept were {kept}, here are {here}")
 
 
-def assert_close(now: Any, then: Any, place: str = "", without: tuple[str, ...] = ()) -> None:  # noqa: ANN401
+def assert_close(
+    now: Any,  # noqa: ANN401
+    then: Any,  # noqa: ANN401
+    place: str = "",
+    without: tuple[str, ...] = (),
+    tolerance: float = TOLERANCE,
+) -> None:
     """Compare two JSON values: numbers within the tolerance, all else exactly; today's objects may have more fields."""
     if isinstance(then, dict):
         assert isinstance(now, dict), place
         for name in then:
             assert name in now, f"{place}/{name} is missing"
             if name not in without:
-                assert_close(now[name], then[name], f"{place}/{name}", without)
+                assert_close(now[name], then[name], f"{place}/{name}", without, tolerance)
     elif isinstance(then, list):
         assert isinstance(now, list), place
         assert len(now) == len(then), place
         for number, (one, other) in enumerate(zip(now, then, strict=True)):
-            assert_close(one, other, f"{place}/{number}", without)
+            assert_close(one, other, f"{place}/{number}", without, tolerance)
     elif isinstance(then, float):
         assert isinstance(now, int | float), place
-        assert math.isclose(now, then, rel_tol=TOLERANCE, abs_tol=TOLERANCE), f"{place}: {now!r}, not {then!r}"
+        assert math.isclose(now, then, rel_tol=tolerance, abs_tol=tolerance), f"{place}: {now!r}, not {then!r}"
     else:
         assert now == then, place
 
@@ -535,7 +544,7 @@ def test_a_kept_run_is_diagnosed_as_it_was(histotune: Command, bring: Bring, no_
     past = bring("runs", "cache", "state")
     out = found(histotune, *command("transfer", "--no-images", out="again"))
     now, then = (read_json(path / "transfer.json") for path in (past / "again", FIXTURES / "recorded/transfer"))
-    assert_close(now, then, without=("command", "ledger", "provenance"))
+    assert_close(now, then, without=("command", "ledger", "provenance"), tolerance=REFITTED)
     assert scored("patch_camelyon test", [then["head_id"]]) in out
 
 
