@@ -149,7 +149,8 @@ def cold(tiles: TileSet, how: Pass) -> Embeddings:
     """
     from histotune.backbones.catalog import documented_view
     from histotune.embeddings.config import EmbeddingConfig
-    from histotune.embeddings.extract import EmbedRequest, embed
+    from histotune.embeddings.extract import embed
+    from histotune.embeddings.space import EmbedRequest
     from histotune.images.config import LoaderConfig
 
     view = documented_view(how.spec)

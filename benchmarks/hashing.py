@@ -81,7 +81,8 @@ def cold_pass(tiles: TileSet, cache: Path) -> Embeddings:
     from histotune.backbones.catalog import documented_view, find_backbone
     from histotune.backbones.config import BackboneConfig
     from histotune.embeddings.config import EmbeddingConfig
-    from histotune.embeddings.extract import EmbedRequest, embed
+    from histotune.embeddings.extract import embed
+    from histotune.embeddings.space import EmbedRequest
     from histotune.images.config import LoaderConfig
 
     spec = find_backbone(BackboneConfig(), cache)

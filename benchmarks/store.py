@@ -58,8 +58,9 @@ def _store(embeddings: Embeddings, cache: Path) -> None:
     """Do what a pass does with finished rows."""
     from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import gather
+    from histotune.embeddings.manifest import RunFacts
     from histotune.embeddings.plan import plan_shards
-    from histotune.embeddings.store import RunFacts, Store
+    from histotune.embeddings.store import Store
     from histotune.files import hash_bytes
 
     content = tuple(hash_bytes(tile_id) for tile_id in embeddings.tile_ids)

@@ -9,8 +9,9 @@ import numpy as np
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.embeddings.choice import chosen_view, with_view_notes
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.ranks import process_rank
+from histotune.embeddings.space import EmbedRequest
 from histotune.errors import UserError
 from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
 from histotune.evaluation.material import Material

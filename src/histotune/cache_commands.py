@@ -241,9 +241,9 @@ def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, An
     from histotune.datasets.read import read_dataset
     from histotune.embeddings.choice import chosen_view
     from histotune.embeddings.export import tile_table_of
-    from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.foreign import read_places
     from histotune.embeddings.lookup import request_space, tile_contents
+    from histotune.embeddings.space import EmbedRequest
     from histotune.embeddings.store import Store
     from histotune.experiment import single_dataset
 

@@ -22,8 +22,9 @@ from histotune.evaluation.records import Artifacts, DatasetFacts, Findings, Ledg
 from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.target import part_rows, study_target
 from histotune.files import atomic_folder, explained_os_errors, hash_json, lock, make_folder
-from histotune.heads.families import SweepSupport, require_device
+from histotune.heads.families import SweepSupport
 from histotune.heads.fit_cache import FitCache
+from histotune.heads.sweep import require_device
 from histotune.images.view_checks import check_view
 from histotune.progress import Stopwatch
 from histotune.provenance import collect_provenance

@@ -15,7 +15,7 @@ from histotune.datasets.records import require_classes
 from histotune.datasets.splits.records import tile_groups
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
 from histotune.embeddings.choice import chosen_view
-from histotune.embeddings.extract import EmbedRequest
+from histotune.embeddings.space import EmbedRequest
 from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.parts import score_parts
@@ -28,10 +28,11 @@ from histotune.evaluation.target import part_rows
 from histotune.experiment import single_dataset
 from histotune.files import atomic_folder, hash_bytes
 from histotune.heads.apply import space_note
-from histotune.heads.families import SweepSupport, require_device
+from histotune.heads.families import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.label_efficiency import label_efficiency
-from histotune.heads.sweep import SweepTask, sweep
+from histotune.heads.sweep import require_device, sweep
+from histotune.heads.task import SweepTask
 from histotune.images.config import ViewChoice
 from histotune.report.sweep_folder import save_sweep
 from histotune.run_log import SweptSet, refit_curves, rows_of, run_log, track_rows, with_origin

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from histotune.datasets.breakhis import EVA_CLASSES, png_size_px
+from histotune.datasets.breakhis import EVA_CLASSES
 from histotune.datasets.config import DatasetConfig
+from histotune.datasets.headers import png_size_px
 from histotune.datasets.read import read_dataset
 from histotune.datasets.records import TILE_SCHEMA, TileSet
 from histotune.errors import UserError

@@ -14,7 +14,7 @@ from histotune.backbones.catalog import colour_histogram
 from histotune.backbones.records import BackboneSpec
 from histotune.datasets.records import TileSet, tile_table
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest
+from histotune.embeddings.space import EmbedRequest
 from histotune.images.config import LoaderConfig, ViewConfig
 
 OLD_NS = 1_000_000_000_000_000_000  # 2001: settled, so that content hashes are remembered

@@ -15,8 +15,7 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.records import Backbone
 from histotune.devices import ComputeDevice
 from histotune.embeddings.batches import BatchRate, find_batch_size, remembered_batch_size, with_batch_size
-from histotune.embeddings.extract import EmbedRequest
-from histotune.embeddings.space import embedding_space
+from histotune.embeddings.space import EmbedRequest, embedding_space
 
 Requests = Callable[..., EmbedRequest]
 CPU = ComputeDevice("cpu", "", "", float("nan"), fast_bf16=False)

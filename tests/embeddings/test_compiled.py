@@ -16,12 +16,13 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.records import ColumnBlock
 from histotune.devices import ComputeDevice
 from histotune.embeddings.compiled import chosen_space, compiled_space, is_compiled
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.lookup import request_space, tile_contents
+from histotune.embeddings.manifest import RunFacts, ShardPlan
 from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import embedding_space
-from histotune.embeddings.store import RunFacts, ShardPlan, Store
+from histotune.embeddings.space import EmbedRequest, embedding_space
+from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from tests.embeddings.conftest import write_tiles
 

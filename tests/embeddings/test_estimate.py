@@ -18,7 +18,8 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.records import Backbone, BackboneSpec
 from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.estimate import MANIFEST_BYTES, Estimate, StageRate, estimate
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
+from histotune.embeddings.space import EmbedRequest
 from histotune.errors import UserError
 from tests.conftest import CommandResult
 from tests.embeddings.conftest import tile_set, write_tiles

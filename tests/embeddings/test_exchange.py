@@ -19,11 +19,12 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.external import external_names
 from histotune.datasets.records import TileSet
 from histotune.embeddings.export import ExportTable, export, file_stem, space_table, tile_table_of
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.foreign import foreign_files, read_foreign, read_places
 from histotune.embeddings.importing import ImportReport, ImportRequest, KnownTiles, import_embeddings
 from histotune.embeddings.lookup import tile_contents
 from histotune.embeddings.records import Embeddings
+from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.images.config import LoaderConfig

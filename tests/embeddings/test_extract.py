@@ -22,10 +22,12 @@ from histotune.datasets.records import TileSet, tile_table
 from histotune.devices import ComputeDevice
 from histotune.embeddings import extract, gather
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest, embed, verify_space
+from histotune.embeddings.extract import embed, verify_space
+from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.runner import BatchRunner
-from histotune.embeddings.store import ShardPlan, Store
+from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.images.config import LoaderConfig
 from histotune.images.decode import read_pixels

@@ -14,8 +14,9 @@ from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.devices import ComputeDevice
 from histotune.embeddings import extract, lookup, precision_choice
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.lookup import request_space
+from histotune.embeddings.space import EmbedRequest
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]

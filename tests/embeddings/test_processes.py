@@ -15,7 +15,8 @@ import pytest
 
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
+from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.files import is_locked, lock
 from tests.embeddings.conftest import tile_set, write_tiles

@@ -19,9 +19,10 @@ import pytest
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.embeddings import ranks
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.ranks import ProcessRank, process_rank, see_own_gpu
 from histotune.embeddings.records import Embeddings
+from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.files import lock

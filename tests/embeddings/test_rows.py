@@ -19,11 +19,13 @@ from histotune.backbones.load import load_backbone
 from histotune.datasets.records import LabelRegion, TileSet
 from histotune.devices import ComputeDevice
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
+from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.rows import average_inputs, row_key
 from histotune.embeddings.runner import BatchRunner
-from histotune.embeddings.store import ShardPlan, Store
+from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.images.config import ViewConfig
 from histotune.images.decode import read_pixels

@@ -18,8 +18,9 @@ from histotune.backbones.load import load_backbone
 from histotune.backbones.records import Backbone, Reruns
 from histotune.devices import ComputeDevice
 from histotune.embeddings import extract
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.runner import BatchRunner, resizing_device
+from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from histotune.images.loader import Views

@@ -14,9 +14,9 @@ from histotune.backbones.catalog import colour_histogram, find_backbone, random_
 from histotune.backbones.config import BackboneConfig
 from histotune.devices import ComputeDevice
 from histotune.embeddings import space as space_module
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import embedding_space, with_key
+from histotune.embeddings.space import EmbedRequest, embedding_space, with_key
 from histotune.embeddings.store import Store
 from histotune.images.config import ViewConfig, ViewName
 from tests.embeddings.conftest import write_tiles

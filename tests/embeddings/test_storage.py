@@ -12,11 +12,11 @@ from histotune.backbones.catalog import colour_histogram
 from histotune.devices import ComputeDevice
 from histotune.embeddings.estimate import estimate
 from histotune.embeddings.export import export, space_table
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.gather import gather
 from histotune.embeddings.inventory import space_facts
 from histotune.embeddings.lookup import request_space
-from histotune.embeddings.space import embedding_space
+from histotune.embeddings.space import EmbedRequest, embedding_space
 from histotune.embeddings.storage import stored
 from histotune.embeddings.store import Store
 from histotune.evaluation.audit.embedded import nearest

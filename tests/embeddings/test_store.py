@@ -18,11 +18,11 @@ from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.records import Backbone, ColumnBlock
 from histotune.embeddings import extract, gather, mapped
-from histotune.embeddings.extract import EmbedRequest, embed
-from histotune.embeddings.manifest import Manifest, read_manifest, write_manifest
+from histotune.embeddings.extract import embed
+from histotune.embeddings.manifest import Manifest, RunFacts, ShardPlan, read_manifest, write_manifest
 from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import with_key
-from histotune.embeddings.store import RunFacts, ShardPlan, Store
+from histotune.embeddings.space import EmbedRequest, with_key
+from histotune.embeddings.store import Store
 from histotune.errors import UserError
 from tests.embeddings.conftest import write_tiles
 

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from histotune.embeddings import extract, gather
-from histotune.embeddings.extract import EmbedRequest, embed
+from histotune.embeddings.extract import embed
 from histotune.embeddings.inventory import find_stores, stores, take_inventory
-from histotune.embeddings.store import ShardPlan, Store
+from histotune.embeddings.manifest import ShardPlan
+from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.store import Store
 from histotune.embeddings.upkeep import check_space, parse_age, remove_spaces, repair_space
 from histotune.errors import UserError
 from histotune.files import is_locked, lock

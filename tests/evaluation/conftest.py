@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from histotune.backbones.records import ColumnBlock
 from histotune.datasets.records import TileSet, tile_table
-from histotune.embeddings.records import ColumnBlock, Embeddings, EmbeddingSpace
+from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.evaluation.material import Material
 
 

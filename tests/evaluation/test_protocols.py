@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 
+from histotune.backbones.records import ColumnBlock
 from histotune.datasets.records import TileSet
-from histotune.embeddings.records import ColumnBlock
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.material import Material
 from histotune.evaluation.protocols import ProtocolTask, protocol_part, study_protocol

@@ -26,7 +26,8 @@ from histotune.evaluation.source import (
     study_source,
 )
 from histotune.heads.config import SweepConfig
-from histotune.heads.sweep import SweepTask, sweep
+from histotune.heads.sweep import sweep
+from histotune.heads.task import SweepTask
 from histotune.statistics.config import IntervalConfig
 
 MakeMaterial = Callable[..., Material]

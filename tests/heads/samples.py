@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from histotune.embeddings.records import ColumnBlock, Embeddings, EmbeddingSpace
-from histotune.heads.sweep import SweepTask
+from histotune.backbones.records import ColumnBlock
+from histotune.embeddings.records import Embeddings, EmbeddingSpace
+from histotune.heads.task import SweepTask
 
 
 def make_embeddings(

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from histotune.heads.features import GramFeatures, SharedFeatures, make_features
-from histotune.heads.logistic import FitProblems, FitSettings, FitSolution, fit_batch
+from histotune.heads.logistic import fit_batch
+from histotune.heads.problems import FitProblems, FitSettings, FitSolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,14 +8,14 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
 from histotune.heads import ridge, stream
-from histotune.heads.logistic import FitProblems
+from histotune.heads.problems import FitProblems
 from histotune.heads.ridge import fit_ridge
 from tests.heads.test_logistic import fold_masks, make_data, problems_over
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.logistic import FitSolution
+    from histotune.heads.problems import FitSolution
 
 PENALTIES = np.array([1e-3, 0.1, 10.0])
 

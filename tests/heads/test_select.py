@@ -8,12 +8,12 @@ import pytest
 from histotune.errors import UserError
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import OutOfFold, SweepData, make_family
+from histotune.heads.families import OutOfFold, SweepData
 from histotune.heads.honest import N_RESAMPLES, nested, outer_parts, resample_choices
 from histotune.heads.logistic_family import PenaltyTrial
 from histotune.heads.select import TrialScores, choose_trial, describe_selection
 from histotune.heads.solve import Procedure, Solved, solve_parts
-from histotune.heads.sweep import sweep
+from histotune.heads.sweep import make_family, sweep
 from histotune.heads.task import FoldPlan, SweepTask, training_set
 from histotune.statistics.metrics import auroc, balanced_accuracy
 from tests.heads.samples import make_embeddings, make_task

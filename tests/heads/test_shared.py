@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from histotune.heads import logistic, shared, stream
 from histotune.heads.arrays import ArrayKit
-from histotune.heads.logistic import FitProblems, FitSettings, FitSolution, fit_batch
+from histotune.heads.logistic import fit_batch
+from histotune.heads.problems import FitProblems, FitSettings, FitSolution
 from histotune.heads.stream import RowStream
 from tests.heads.test_logistic import assert_as_good_as_sklearn, direct_objective, fold_masks, make_data, problems_over
 

@@ -12,8 +12,8 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from histotune.backbones.records import ColumnBlock
 from histotune.datasets.splits.folds import assign_group_folds
-from histotune.embeddings.records import ColumnBlock
 from histotune.errors import UserError
 from histotune.heads.apply import head_logits
 from histotune.heads.config import SweepConfig
@@ -247,7 +247,7 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
 
 @pytest.mark.parametrize(("family", "refused"), [("logistic", True), ("ridge", False)])
 def test_a_missing_gpu_is_found_before_anything_is_embedded(family: str, refused: bool) -> None:
-    from histotune.heads.families import require_device
+    from histotune.heads.sweep import require_device
 
     config = CONFIG.model_copy(update={"family": family, "device": "cuda"})
     if refused:

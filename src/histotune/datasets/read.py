@@ -82,7 +82,7 @@ def dataset_spec(name: str) -> DatasetSpec:
 
 def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
     from histotune.datasets.breakhis import read_breakhis
-    from histotune.datasets.patch_camelyon import read_patch_camelyon
+    from histotune.datasets.patch_camelyon.read import read_patch_camelyon
     from histotune.datasets.python_file import read_python
     from histotune.datasets.tiles import read_tiles
 

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.devices import ComputeDevice
-    from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.precision import Computed
     from histotune.embeddings.records import EmbeddingSpace
+    from histotune.embeddings.space import EmbedRequest
 
 LOG = logging.getLogger(__name__)
 WORTH_GAIN = 1.05  # a doubled batch that is not this much faster is not worth its memory

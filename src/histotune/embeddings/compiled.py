@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.devices import ComputeDevice
-    from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.records import EmbeddingSpace
+    from histotune.embeddings.space import EmbedRequest
 
 COMPILE_TILES = 20_000
 """Tiles from which on a fresh run is compiled."""

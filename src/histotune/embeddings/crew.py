@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from histotune.datasets.records import TileSet
+    from histotune.embeddings.manifest import ShardPlan
     from histotune.embeddings.ranks import ProcessRank
-    from histotune.embeddings.store import ShardPlan, Store
+    from histotune.embeddings.store import Store
 
 POLL_S = 0.2
 AGAIN_S = 0.01  # two looks at a lock: somebody else's look holds it for microseconds
@@ -212,11 +213,6 @@ def shard_files(store: Store) -> frozenset[str]:
         return frozenset(path.name for path in (store.folder / "shards").iterdir())
     except FileNotFoundError:
         return frozenset()
-
-
-def is_crew_at_work(store: Store) -> bool:
-    """Return whether a rank still writes shards of a plan, whatever became of its leader."""
-    return any(is_locked(path) for path in (store.folder / "ranks").glob("*.lock"))
 
 
 def _announcement(store: Store) -> Path:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from histotune.backbones.records import Backbone
     from histotune.datasets.records import TileSet
     from histotune.devices import ComputeDevice
-    from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.precision import Computed
+    from histotune.embeddings.space import EmbedRequest
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from histotune.backbones.records import ColumnBlock
     from histotune.datasets.records import TileSet
     from histotune.embeddings.gather import Gathered
-    from histotune.embeddings.records import ColumnBlock, EmbeddingSpace
+    from histotune.embeddings.records import EmbeddingSpace
     from histotune.embeddings.store import Store
 
 SUFFIXES = (".npz", ".parquet", ".h5")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Literal
 
@@ -18,13 +18,12 @@ from histotune.embeddings.crew import Crew, LeaveOutError, shard_files
 from histotune.embeddings.gather import gather, missing_content
 from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.precision_choice import checked_choice, remembered_choice
-from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.embeddings.rows import Rows, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads, resizing_device
-from histotune.embeddings.space import embedding_space
+from histotune.embeddings.space import EmbedRequest, embedding_space
 from histotune.embeddings.storage import stored
-from histotune.embeddings.store import Damage, ShardPlan, Store
+from histotune.embeddings.store import Damage, Store
 from histotune.errors import UserError
 from histotune.files import hash_bytes, lock
 from histotune.images.decode import PixelReader, tile_sources
@@ -38,42 +37,15 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
-    from histotune.backbones.records import BackboneSpec
-    from histotune.datasets.config import OnBadImage
     from histotune.datasets.records import TileSet
-    from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import Gathered
-    from histotune.embeddings.store import ShardPlan
-    from histotune.images.config import LoaderConfig, ViewConfig
+    from histotune.embeddings.manifest import ShardPlan
     from histotune.images.loader import Views
+
 
 LOG = logging.getLogger(__name__)
 WAIT_S = 7 * 24 * 3600.0  # another process may be embedding a large data set
 MAX_ATTEMPTS = 3
-# N tiles, B batch, S side, C channels, D columns
-
-
-@dataclass(frozen=True)
-class EmbedRequest:
-    """What to embed with, how, and where results are kept.
-
-    Attributes:
-        spec: The backbone.
-        view: How an image becomes its input.
-        embedding: Device, precision, batches, shards.
-        loader: How pixels are read.
-        cache: Root folder of the cache.
-        on_bad_image: ``skip`` leaves out tiles that can't be read; ``fail`` lists them and stops.
-        rank: Which of several processes this is; all of them must ask for the same.
-    """
-
-    spec: BackboneSpec
-    view: ViewConfig
-    embedding: EmbeddingConfig
-    loader: LoaderConfig
-    cache: Path
-    on_bad_image: OnBadImage = "fail"
-    rank: ProcessRank = field(default_factory=ProcessRank)
 
 
 @dataclass(frozen=True)

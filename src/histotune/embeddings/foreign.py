@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.backbones.external import ExternalFile
-from histotune.embeddings.records import ColumnBlock
+from histotune.backbones.records import ColumnBlock
 from histotune.errors import UserError
 from histotune.files import hash_file
 

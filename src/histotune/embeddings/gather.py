@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.backbones.records import ColumnBlock
-    from histotune.embeddings.store import Manifest, Store
+    from histotune.embeddings.manifest import Manifest
+    from histotune.embeddings.store import Store
 
     Matrix = NDArray[np.float32] | NDArray[np.float16]
 

@@ -19,8 +19,9 @@ from histotune.backbones.external import (
 from histotune.embeddings.export import file_stem, slides_of
 from histotune.embeddings.foreign import foreign_files, read_foreign
 from histotune.embeddings.gather import missing_content
+from histotune.embeddings.manifest import RunFacts, ShardPlan
 from histotune.embeddings.space import external_space
-from histotune.embeddings.store import RunFacts, ShardPlan, Store
+from histotune.embeddings.store import Store
 from histotune.errors import UserError, collect, raise_together
 from histotune.files import lock
 from histotune.progress import track

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.datasets.records import TileSet
-    from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.records import EmbeddingSpace
+    from histotune.embeddings.space import EmbedRequest
     from histotune.images.config import LoaderConfig
 
 INDEX = "hashes.sqlite"

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.devices import ComputeDevice
-    from histotune.embeddings.extract import EmbedRequest
     from histotune.embeddings.rows import Rows
+    from histotune.embeddings.space import EmbedRequest
     from histotune.images.decode import PixelReader
     from histotune.images.hashes import HashIndex
     from histotune.images.loader import Views, Wanted

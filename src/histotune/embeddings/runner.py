@@ -12,8 +12,8 @@ import numpy as np
 
 from histotune.backbones.engine import Engine, Pending
 from histotune.devices import halve_on_out_of_memory, out_of_memory
+from histotune.embeddings.manifest import RunFacts
 from histotune.embeddings.rows import average_inputs
-from histotune.embeddings.store import RunFacts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from histotune.backbones.records import Backbone, BackboneSpec
     from histotune.devices import ComputeDevice
-    from histotune.embeddings.extract import EmbedRequest
+    from histotune.embeddings.space import EmbedRequest
     from histotune.images.device_resize import ResizePlan
     from histotune.images.loader import Views
 

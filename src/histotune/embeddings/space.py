@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from histotune.backbones.adapters import adapter_hash
 from histotune.backbones.identity import weights_hash
-from histotune.devices import compute_signature
+from histotune.devices import ComputeDevice, compute_signature
+from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import EXTERNAL, EmbeddingSpace
 from histotune.files import canonical_json, hash_bytes, hash_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from histotune.backbones.records import BackboneSpec
-    from histotune.devices import ComputeDevice
-    from histotune.embeddings.config import Storage
-    from histotune.images.config import ViewConfig
+    from histotune.datasets.config import OnBadImage
+    from histotune.embeddings.config import EmbeddingConfig, Storage
+    from histotune.images.config import LoaderConfig, ViewConfig
     from histotune.images.hashes import HashIndex
+
 
 PIPELINE = "2"  # raised whenever the code between a file's bytes and an embedding changes what comes out
 
@@ -95,3 +99,27 @@ def with_key(space: EmbeddingSpace) -> EmbeddingSpace:
     name = facts.pop("backbone")
     facts.pop("key")
     return EmbeddingSpace(key=hash_json(facts), backbone=name, **facts)
+
+
+# N tiles, B batch, S side, C channels, D columns
+@dataclass(frozen=True)
+class EmbedRequest:
+    """What to embed with, how, and where results are kept.
+
+    Attributes:
+        spec: The backbone.
+        view: How an image becomes its input.
+        embedding: Device, precision, batches, shards.
+        loader: How pixels are read.
+        cache: Root folder of the cache.
+        on_bad_image: ``skip`` leaves out tiles that can't be read; ``fail`` lists them and stops.
+        rank: Which of several processes this is; all of them must ask for the same.
+    """
+
+    spec: BackboneSpec
+    view: ViewConfig
+    embedding: EmbeddingConfig
+    loader: LoaderConfig
+    cache: Path
+    on_bad_image: OnBadImage = "fail"
+    rank: ProcessRank = field(default_factory=ProcessRank)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.embeddings.crew import is_crew_at_work
 from histotune.embeddings.manifest import (
     Manifest,
     RunFacts,
@@ -27,7 +26,7 @@ from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, o
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import with_key
 from histotune.errors import UserError
-from histotune.files import NO_WRITE, atomic_path, hash_file, unfinished_name, write_json
+from histotune.files import NO_WRITE, atomic_path, hash_file, is_locked, unfinished_name, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -241,13 +240,18 @@ class Store:
         """Write the planned shards before the first of them is computed, so that a resumed run keeps its batches."""
         write_json(self.folder / "pending.json", [asdict(plan) for plan in plans])
 
+    @property
+    def ranks_at_work(self) -> bool:
+        """Whether a rank still writes shards of a plan, whatever became of its leader."""
+        return any(is_locked(path) for path in (self.folder / "ranks").glob("*.lock"))
+
     def sweep_up(self) -> tuple[Path, ...]:
         """Remove what a killed run left half-written; only for the process that holds the lock.
 
         Returns:
             What was removed; nothing while a rank of an earlier run, whose leader is gone, still writes.
         """
-        if is_crew_at_work(self):
+        if self.ranks_at_work:
             return ()
         places = ("", "shards", "gathered")
         partial = tuple(path for place in places for path in owned_in(self.folder, place) if unfinished_name(path))

@@ -11,7 +11,8 @@ import numpy as np
 from histotune.datasets.splits.records import tile_groups
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.heads.apply import class_probabilities, head_logits
-from histotune.heads.sweep import SweepTask, sweep
+from histotune.heads.sweep import sweep
+from histotune.heads.task import SweepTask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

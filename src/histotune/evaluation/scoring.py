@@ -14,8 +14,8 @@ from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.metrics import MetricName
     from histotune.statistics.records import Predictions
-    from histotune.statistics.scores import MetricName
 
 LEAKY = "LEAKY"
 TOO_NARROW = "TOO NARROW"

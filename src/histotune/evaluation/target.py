@@ -25,7 +25,8 @@ from histotune.evaluation.scoring import LEAKY, score_domains
 from histotune.evaluation.source import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
 from histotune.evaluation.units import score_units
 from histotune.files import hash_bytes
-from histotune.heads.sweep import SweepTask, sweep
+from histotune.heads.sweep import sweep
+from histotune.heads.task import SweepTask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from histotune.devices import find_device
 from histotune.heads.fit_cache import FitCache
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.embeddings.records import Embeddings
-    from histotune.heads.config import ClassWeight, SweepConfig
+    from histotune.heads.config import ClassWeight
     from histotune.heads.records import HiddenLayer
     from histotune.heads.task import TrainingSet
 
@@ -188,42 +187,6 @@ class Family(Protocol):
         Returns:
             One refit per pair.
         """
-
-
-def require_device(config: SweepConfig) -> None:
-    """Find out before anything is embedded whether the device that a sweep asks for is there.
-
-    Args:
-        config: What is tried.
-
-    Raises:
-        UserError: A GPU was asked for and none can be used.
-    """
-    device = config.sgd.device if config.family == "sgd" else config.device
-    if device == "cuda" and config.family != "ridge":
-        find_device("cuda")
-
-
-def make_family(config: SweepConfig) -> Family:
-    """Return the family that a config asks for.
-
-    Args:
-        config: What is tried.
-
-    Returns:
-        The family, ready to list its trials.
-    """
-    if config.family == "logistic":
-        from histotune.heads.logistic_family import LogisticFamily
-
-        return LogisticFamily(config)
-    if config.family == "ridge":
-        from histotune.heads.ridge_family import RidgeFamily
-
-        return RidgeFamily(config)
-    from histotune.heads.sgd.family import SgdFamily
-
-    return SgdFamily(config)
 
 
 def tell(

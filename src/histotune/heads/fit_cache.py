@@ -24,7 +24,8 @@ import numpy as np
 from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.errors import UserError
 from histotune.files import atomic_path, hash_bytes, hash_json, is_regular_file, unfinished_name
-from histotune.heads.logistic import FitSettings, FitSolution, fit_batch
+from histotune.heads.logistic import fit_batch
+from histotune.heads.problems import FitSettings, FitSolution
 from histotune.heads.ridge import fit_ridge
 from histotune.provenance import cpu_count, library_version
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.heads.logistic import FitProblems
+    from histotune.heads.problems import FitProblems
 
 LOG = logging.getLogger(__name__)
 FORMAT = "histotune-fits-1"

@@ -17,8 +17,9 @@ import numpy as np
 import polars as pl
 
 from histotune.errors import UserError
-from histotune.heads.families import SweepData, SweepSupport, full_logits, make_family
+from histotune.heads.families import SweepData, SweepSupport, full_logits
 from histotune.heads.select import group_means, tile_losses
+from histotune.heads.sweep import make_family
 from histotune.heads.task import FoldPlan, TrainingSet, check_task, training_set
 from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
 from histotune.statistics.resampling import Sample, class_signatures, draw_counts

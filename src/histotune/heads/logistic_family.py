@@ -13,7 +13,7 @@ from histotune.devices import find_device
 from histotune.errors import UserError
 from histotune.heads.families import OutOfFold, Refit, full_logits, sample_weights, tell, with_zero_class
 from histotune.heads.features import is_small
-from histotune.heads.logistic import FitProblems, FitSettings
+from histotune.heads.problems import FitProblems, FitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from histotune.heads.config import ClassWeight, SweepConfig
     from histotune.heads.families import SweepData, Trial
-    from histotune.heads.logistic import FitSolution
+    from histotune.heads.problems import FitSolution
     from histotune.heads.task import TrainingSet
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.heads.families import SweepData, SweepSupport, make_family
+from histotune.devices import find_device
+from histotune.heads.families import Family, SweepData, SweepSupport, Trial
 from histotune.heads.honest import bias_corrected, nested, outer_parts
 from histotune.heads.records import Head, SweepResult
 from histotune.heads.select import describe_selection, ranking_scores
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
 
     from histotune.embeddings.records import Embeddings
     from histotune.heads.config import Honesty, SweepConfig
-    from histotune.heads.families import Trial
     from histotune.heads.records import Selection
     from histotune.heads.solve import Solved
 
-__all__ = ["SweepSupport", "SweepTask", "sweep"]
+__all__ = ["make_family", "require_device", "sweep"]
 
 
 def sweep(
@@ -159,3 +159,39 @@ def _trials_table(trials: Sequence[Trial], solved: Solved, auroc_T: NDArray[np.f
             "chosen": chosen_T,
         }
     )
+
+
+def make_family(config: SweepConfig) -> Family:
+    """Return the family that a config asks for.
+
+    Args:
+        config: What is tried.
+
+    Returns:
+        The family, ready to list its trials.
+    """
+    if config.family == "logistic":
+        from histotune.heads.logistic_family import LogisticFamily
+
+        return LogisticFamily(config)
+    if config.family == "ridge":
+        from histotune.heads.ridge_family import RidgeFamily
+
+        return RidgeFamily(config)
+    from histotune.heads.sgd.family import SgdFamily
+
+    return SgdFamily(config)
+
+
+def require_device(config: SweepConfig) -> None:
+    """Find out before anything is embedded whether the device that a sweep asks for is there.
+
+    Args:
+        config: What is tried.
+
+    Raises:
+        UserError: A GPU was asked for and none can be used.
+    """
+    device = config.sgd.device if config.family == "sgd" else config.device
+    if device == "cuda" and config.family != "ridge":
+        find_device("cuda")

@@ -55,7 +55,9 @@ def test_every_source_is_https_and_has_a_way_by_hand(dataset: str) -> None:
     assert dataset_spec(SPEC_NAMES[dataset]).licence
     origins = origins_of(dataset)
     assert origins[0].source.name == "home"
+    names = [origin.source.name for origin in origins]
     for origin in origins:
+        assert origin.source.others == tuple(name for name in names if name != origin.source.name)
         assert origin.dataset == dataset
         assert origin.source.manual_url.startswith("https://")
         assert origin.source.manual_put

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from histotune.backbones.records import ColumnBlock
+from histotune.embeddings.manifest import RunFacts, ShardPlan
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import with_key
-from histotune.embeddings.store import RunFacts, ShardPlan, Store
+from histotune.embeddings.store import Store
 from histotune.evaluation.audit import embedded
 from histotune.evaluation.audit.embedded import cached_embeddings, nearest
 from histotune.evaluation.audit.overlap import overlap

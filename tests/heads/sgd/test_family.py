@@ -7,7 +7,7 @@ import pytest
 
 from histotune.heads.apply import head_logits as apply_head
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import SweepSupport, make_family
+from histotune.heads.families import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.save import load_head, save_head
 from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping
@@ -15,7 +15,7 @@ from histotune.heads.sgd.family import SgdFamily, SgdTrial
 from histotune.heads.sgd.outcome import head_logits
 from histotune.heads.sgd.records import Job, Split, TrainData
 from histotune.heads.sgd.train import train_heads
-from histotune.heads.sweep import sweep
+from histotune.heads.sweep import make_family, sweep
 from tests.heads.samples import make_task
 
 BASE = SgdSettings(epochs=8, batch_size=16, lr=3e-3)

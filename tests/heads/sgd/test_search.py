@@ -9,8 +9,16 @@ from pydantic import ValidationError
 from scipy.stats import kstest
 
 from histotune.errors import UserError
-from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping, Uniform
-from histotune.heads.sgd.search import common_wandb_search, draw_trials
+from histotune.heads.sgd.config import (
+    Choice,
+    LogUniform,
+    SgdConfig,
+    SgdSettings,
+    Stopping,
+    Uniform,
+    common_wandb_search,
+)
+from histotune.heads.sgd.search import draw_trials
 
 
 def test_a_grid_is_every_combination_in_order() -> None:

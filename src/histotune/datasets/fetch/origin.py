@@ -86,12 +86,9 @@ def cant_fetch(origin: Origin, folder: Path, what: str, fix: str | None = None, 
         fix: What a person can do about it, where it is known.
         put: What to download by hand, in place of the source's own words.
     """
-    from histotune.datasets.fetch.registry import origins_of
-
-    others = [other.source.name for other in origins_of(origin.dataset) if other.source.name != origin.source.name]
     ways = [
         "run the same command again later; what arrived is kept",
-        f"or choose --source {' or --source '.join(others)}",
+        f"or choose --source {' or --source '.join(origin.source.others)}",
         f"or download {put or origin.source.manual_put} by hand from {origin.source.manual_url} into {folder} "
         f"and {origin.source.manual_then}",
     ]

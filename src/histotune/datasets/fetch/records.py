@@ -107,6 +107,7 @@ class Source:
         download_bytes: About how much is downloaded.
         unpacked_bytes: About how much stays on disk.
         manual_then: What to do after that.
+        others: Names of the other sources of the same data set.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Source:
     download_bytes: int
     unpacked_bytes: int
     manual_then: str = "run the same command, which verifies and unpacks"
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

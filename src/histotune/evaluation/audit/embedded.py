@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.records import TileSet
-    from histotune.embeddings.store import Manifest
+    from histotune.embeddings.manifest import Manifest
     from histotune.evaluation.audit.facts import Facts
     from histotune.evaluation.audit.prints import Prints
     from histotune.images.config import LoaderConfig

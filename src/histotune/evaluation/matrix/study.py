@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from histotune.evaluation.matrix.records import Experiment, SeenScale, TrainingSize
     from histotune.evaluation.source import StudySettings
     from histotune.heads.records import SweepResult
+    from histotune.statistics.metrics import MetricName
     from histotune.statistics.records import Predictions
-    from histotune.statistics.scores import MetricName
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "log_loss")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
 
+
 MAX_GRID = 100_000
 
 
@@ -52,43 +53,6 @@ def draw_trials(config: SgdConfig) -> tuple[SgdSettings, ...]:
             for point in unit_TP
         ]
     return tuple(_settings(config.base, dict(zip(names, row, strict=True))) for row in rows)
-
-
-def common_wandb_search(n_trials: int = 100, seed: int = 0) -> SgdConfig:
-    """Return the search that many first sweeps with W&B run on a frozen backbone.
-
-    A linear head, ``init_lr`` log-uniform from 1e-7 to 1e-3, the optimizer one of AdamW, Adam and SGD, a few lengths
-    and batch sizes, drawn at random. Most of its learning rates are too small for 20 epochs, and SGD needs far larger
-    ones than Adam: expect many trials near the initial weights.
-
-    Args:
-        n_trials: Trials.
-        seed: Of the draws.
-
-    Returns:
-        The search; weight decay and momentum are torch's defaults of AdamW (0.01) and of SGD (0).
-    """
-    return SgdConfig(
-        method="random",
-        n_trials=n_trials,
-        seed=seed,
-        space={
-            "lr": LogUniform(low=1e-7, high=1e-3),
-            "optimizer": Choice(values=("AdamW", "Adam", "SGD")),
-            "epochs": Choice(values=(5, 10, 20)),
-            "batch_size": Choice(values=(32, 64, 128, 256)),
-        },
-        base=SgdSettings(weight_decay=0.01, momentum=0.0),
-    )
-
-
-def named_searches() -> dict[str, SgdConfig]:
-    """Return the searches that ``--set sweep.sgd=NAME`` takes.
-
-    Returns:
-        By name.
-    """
-    return {"common-wandb": common_wandb_search()}
 
 
 def _grid(names: Sequence[str], distributions: Sequence[Distribution]) -> list[tuple[float | int | str, ...]]:
