@@ -30,8 +30,8 @@ from pathlib import Path
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe, render_text
 from histotune.datasets.read import read_dataset
-from histotune.evaluation.audit.prints import empty_prints
-from histotune.evaluation.audit.run import AuditRequest, audit
+from histotune.audit.prints import empty_prints
+from histotune.audit.audit import AuditRequest, audit
 from histotune.images.config import LoaderConfig
 start = time.perf_counter()
 tiles = read_dataset(DatasetConfig(name="patch_camelyon", path=Path(sys.argv[1])))

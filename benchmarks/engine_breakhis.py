@@ -26,8 +26,8 @@ from benchmarks.hashing import N_TILES, rendered_tiles
 
 if TYPE_CHECKING:
     from histotune.backbones.network import Network
-    from histotune.backbones.records import BackboneSpec
-    from histotune.datasets.records import TileSet
+    from histotune.backbones.spec import BackboneSpec
+    from histotune.datasets.tileset import TileSet
 
 CLAIM = Claim(
     "engine_breakhis",

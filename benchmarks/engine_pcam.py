@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import torch
 
     from histotune.backbones.network import Network
-    from histotune.backbones.records import BackboneSpec
-    from histotune.datasets.records import TileSet
+    from histotune.backbones.spec import BackboneSpec
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.records import Embeddings
 
 N_CORES, N_TILES, BATCH, BLOCK = 2, 192, 32, 1_000
@@ -149,7 +149,7 @@ def cold(tiles: TileSet, how: Pass) -> Embeddings:
     """
     from histotune.backbones.catalog import documented_view
     from histotune.embeddings.config import EmbeddingConfig
-    from histotune.embeddings.extract import embed
+    from histotune.embeddings.embed import embed
     from histotune.embeddings.space import EmbedRequest
     from histotune.images.config import LoaderConfig
 
@@ -166,7 +166,7 @@ def cold(tiles: TileSet, how: Pass) -> Embeddings:
 def load(spec: BackboneSpec) -> None:
     """Load a backbone as a pass does."""
     from histotune.backbones.load import load_backbone
-    from histotune.devices import find_device
+    from histotune.tools.devices import find_device
 
     load_backbone(spec, find_device("cpu"), "fp32")
 

@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from benchmarks.harness import Claim, Part, Result, cores, measured, missing_hardware, not_measured
-from histotune.heads.protocols.config import EvaConfig
-from histotune.heads.protocols.eva import eva_settings
 from histotune.heads.sgd.config import Stopping
+from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.initial import linear_layers, shuffled_order
 from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.records import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.train import train_heads
+from histotune.published.config import EvaConfig
+from histotune.published.eva import eva_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.records import TrainedHead
+    from histotune.heads.sgd.data import TrainedHead
 
 N_CORES, N_RUNS, REPEATS = 2, 5, 7
 N_TRAIN, N_VALID, DIM, N_CLASSES = 1132, 339, 1536, 4

@@ -39,7 +39,7 @@ from benchmarks.harness import (
     not_measured,
     save,
 )
-from histotune.files import write_json
+from histotune.tools.files import write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -205,7 +205,7 @@ def prepare(folder: Path, eva: Path, n_images: int) -> Material:
     Returns:
         Where all lies.
     """
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
     from histotune.datasets.synthetic.write import write_cohort
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -362,8 +362,8 @@ def _run(material: Material, command: list[str]) -> str:
 
 def _distance(material: Material) -> float:
     """Return the largest difference between the class tokens of both programs in fp32, over the largest value."""
-    from histotune.commands import build_config
-    from histotune.workflow import embed_only
+    from histotune.cli.run import build_config
+    from histotune.studies.steps import embed_only
 
     config = build_config(
         "pcam", data=material.data, backbone=f"timm/{ARCHITECTURE}", cache=_cache(material, "fp32"),

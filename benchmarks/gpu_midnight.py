@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from histotune.backbones.engine import Engine
     from histotune.backbones.network import Network
-    from histotune.embeddings.precision import Computed, PrecisionCheck
+    from histotune.embeddings.precision import PrecisionCheck
+    from histotune.tools.devices import Computed
 
 Half = Literal["bf16", "fp16"]
 HALVES: tuple[Half, ...] = ("bf16", "fp16")

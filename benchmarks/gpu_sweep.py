@@ -24,7 +24,7 @@ from benchmarks.harness import Claim, Part, Result, measured, not_measured
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.problems import FitProblems, FitSolution
+    from histotune.heads.solver.problems import FitProblems, FitSolution
 
 NO_GPU = "needs an NVIDIA GPU"
 ROUNDS = 5
@@ -135,7 +135,7 @@ def results(found: Study) -> tuple[Result, ...]:
 
 def _large(shape: Shape) -> tuple[NDArray[np.float16], NDArray[np.int64], FitProblems]:
     from benchmarks.sweep_data import draw_rows, fill
-    from histotune.heads.problems import FitProblems
+    from histotune.heads.solver.problems import FitProblems
 
     rows = draw_rows(shape.n_large, shape.n_slides)
     x_ND = np.empty((shape.n_large, shape.large_dim), np.float16)
@@ -147,8 +147,8 @@ def _large(shape: Shape) -> tuple[NDArray[np.float16], NDArray[np.int64], FitPro
 def _timed(
     x_ND: NDArray[np.float16], y_N: NDArray[np.int64], problems: FitProblems, device: str, repeats: int
 ) -> tuple[tuple[float, ...], FitSolution]:
-    from histotune.heads.logistic import fit_batch
-    from histotune.heads.problems import FitSettings
+    from histotune.heads.solver.logistic import fit_batch
+    from histotune.heads.solver.problems import FitSettings
 
     seconds = []
     for _ in range(repeats):  # the weights are in main memory at the end: nothing is left to wait for
@@ -164,7 +164,7 @@ def _pass_and_gram(
     """Time one evaluation of all problems, and the Gram matrix; reading a result back waits for the device."""
     from histotune.heads.arrays import ArrayKit
     from histotune.heads.evaluation import Points, evaluate
-    from histotune.heads.stream import RowStream
+    from histotune.heads.solver.stream import RowStream
 
     kit = ArrayKit(device)
     stream = RowStream(x_ND, y_N, np.asarray(problems.mask_FN, np.float64), kit)

@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from histotune import provenance
-from histotune.devices import find_device
-from histotune.files import write_json
+from histotune.tools import provenance
+from histotune.tools.devices import find_device
+from histotune.tools.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,7 +13,7 @@ from benchmarks.harness import Arm, Claim, Part, Result, alternate, cores, measu
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.records import Embeddings
 
 N_CORES, N_TILES = 2, 240
@@ -61,7 +61,7 @@ def rendered_tiles(folder: Path) -> TileSet:
     """
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.read import read_dataset
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
     from histotune.datasets.synthetic.write import write_cohort
 
     written = write_cohort(SyntheticConfig(n_tiles_breakhis=N_TILES, n_tiles_pcam=30), folder / "cohort")
@@ -81,7 +81,7 @@ def cold_pass(tiles: TileSet, cache: Path) -> Embeddings:
     from histotune.backbones.catalog import documented_view, find_backbone
     from histotune.backbones.config import BackboneConfig
     from histotune.embeddings.config import EmbeddingConfig
-    from histotune.embeddings.extract import embed
+    from histotune.embeddings.embed import embed
     from histotune.embeddings.space import EmbedRequest
     from histotune.images.config import LoaderConfig
 

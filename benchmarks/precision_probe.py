@@ -15,7 +15,7 @@ from benchmarks.harness import Claim, Part, Result, measured
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.records import Embeddings
 
 SEEDS, N_PATCHES, N_FOLDS = 7, 400, 5
@@ -88,7 +88,7 @@ def measure() -> tuple[Result, ...]:
 def _rendered(folder: Path, seed: int) -> TileSet:
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.read import read_dataset
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
     from histotune.datasets.synthetic.write import write_cohort
 
     config = SyntheticConfig(seed=seed, n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=N_PATCHES)

@@ -13,7 +13,7 @@ import polars as pl
 from benchmarks.harness import Arm, Claim, Part, Result, alternate, cores, measured, missing_hardware, not_measured
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.intervals import Units, bootstrap_values, resampling_units
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from histotune.statistics.resampling import draw_counts, read_sample
 from histotune.statistics.tables import make_evaluator
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.harness import Arm, Claim, Part, Result, alternate, measured, not_measured, ratios
-from histotune import provenance
+from histotune.tools import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable

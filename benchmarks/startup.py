@@ -30,7 +30,7 @@ IMPORTS = Claim(
 SHOW_HELP = """
 import json, sys
 sys.argv = ["histotune", "--help"]
-from histotune.cli import main
+from histotune.cli.main import main
 try:
     main()
 except SystemExit:

@@ -61,7 +61,7 @@ def _store(embeddings: Embeddings, cache: Path) -> None:
     from histotune.embeddings.manifest import RunFacts
     from histotune.embeddings.plan import plan_shards
     from histotune.embeddings.store import Store
-    from histotune.files import hash_bytes
+    from histotune.tools.files import hash_bytes
 
     content = tuple(hash_bytes(tile_id) for tile_id in embeddings.tile_ids)
     store = Store(cache, embeddings.space)

@@ -34,7 +34,7 @@ from benchmarks.sweep_data import N_FOLDS, Rows, draw_rows, make_matrix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.problems import FitProblems, FitSolution
+    from histotune.heads.solver.problems import FitProblems, FitSolution
 
     Float = NDArray[np.float64]
 
@@ -108,7 +108,7 @@ def make_bench(n_tiles: int = N_TILES, block_dim: int = BLOCK_DIM, n_slides: int
     Returns:
         The bench.
     """
-    from histotune.heads.problems import FitProblems
+    from histotune.heads.solver.problems import FitProblems
 
     rows = draw_rows(n_tiles, n_slides)
     sets = (np.arange(block_dim), np.arange(block_dim, 2 * block_dim), np.arange(2 * block_dim))
@@ -157,8 +157,8 @@ def _alternate(bench: Bench) -> tuple[FitSolution, list[float], float, dict[str,
 
 
 def _ours(bench: Bench, tolerance: float = 1e-6) -> FitSolution:
-    from histotune.heads.logistic import fit_batch
-    from histotune.heads.problems import FitSettings
+    from histotune.heads.solver.logistic import fit_batch
+    from histotune.heads.solver.problems import FitSettings
 
     return fit_batch(bench.x_ND, bench.rows.y_N, bench.problems, FitSettings(tolerance=tolerance))
 

@@ -28,7 +28,7 @@ from benchmarks.sweep_data import draw_rows, fill
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.problems import FitProblems
+    from histotune.heads.solver.problems import FitProblems
 
 Form = Literal["all", "folds"]
 N_CORES, N_TILES, N_COLUMNS, N_SLIDES, N_PENALTIES = 2, 262_144, 3072, 400, 64
@@ -150,8 +150,8 @@ def sweep(path: Path, form: Form) -> Run:
     """
     import resource
 
-    from histotune.heads.logistic import fit_batch
-    from histotune.heads.problems import FitProblems, FitSettings
+    from histotune.heads.solver.logistic import fit_batch
+    from histotune.heads.solver.problems import FitProblems, FitSettings
 
     x_ND = np.load(path, mmap_mode="r")
     rows = draw_rows(len(x_ND), N_SLIDES)
@@ -172,7 +172,7 @@ def _pass_and_gram(x_ND: NDArray[np.float16], y_N: NDArray[np.int64], problems: 
     """Time one evaluation of all problems, and the Gram matrix."""
     from histotune.heads.arrays import ArrayKit
     from histotune.heads.evaluation import Points, evaluate
-    from histotune.heads.stream import RowStream
+    from histotune.heads.solver.stream import RowStream
 
     stream = RowStream(x_ND, y_N, np.asarray(problems.mask_FN, np.float64), ArrayKit())
     rng = np.random.default_rng(0)

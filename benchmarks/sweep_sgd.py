@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.records import Job, TrainData, TrainedHead
+    from histotune.heads.sgd.data import Job, TrainData, TrainedHead
 
 N_CORES, N_TRIALS, N_SAMPLE = 2, 1000, 40
 N_TILES, N_COLUMNS, N_CLASSES, N_EPOCHS, BATCH_SIZE = 2000, 1536, 2, 10, 256
@@ -85,7 +85,7 @@ def measure() -> tuple[Result, ...]:
 
 def make_data() -> TrainData:
     """Return standard-normal columns of which twelve directions tell the classes apart."""
-    from histotune.heads.sgd.records import Split, TrainData
+    from histotune.heads.sgd.data import Split, TrainData
 
     rng = np.random.default_rng(0)
     y_N = rng.integers(0, N_CLASSES, N_TILES)
@@ -97,7 +97,7 @@ def make_data() -> TrainData:
 def make_jobs() -> list[Job]:
     """Return the drawn trials."""
     from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings
-    from histotune.heads.sgd.records import Job
+    from histotune.heads.sgd.data import Job
     from histotune.heads.sgd.search import draw_trials
 
     config = SgdConfig(

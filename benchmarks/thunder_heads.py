@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.harness import Claim, Part, Result, measured, not_measured
-from histotune.heads.protocols.config import ThunderConfig
-from histotune.heads.protocols.thunder import METRIC, best_head, thunder_jobs
 from histotune.heads.sgd.config import Stopping
+from histotune.heads.sgd.data import Layer, Split, TrainData, TrainOptions
 from histotune.heads.sgd.initial import shuffled_order
 from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.records import Layer, Split, TrainData, TrainOptions
 from histotune.heads.sgd.train import train_heads
+from histotune.published.config import ThunderConfig
+from histotune.published.thunder import METRIC, best_head, thunder_jobs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.records import Job
+    from histotune.heads.sgd.data import Job
 
 N_TRAIN, N_VALID, DIM, N_CLASSES, EPOCHS, N_SEEDS = 936, 196, 1536, 4, 40, 3
 VARIABLE = "HISTOTUNE_BENCH_THUNDER_PYTHON"

@@ -140,7 +140,7 @@ def stop_without_gpu(venv: Path) -> None:
     if state is None or state.sees_gpu or not nvidia_smi_works():
         return
     sys.path.insert(0, str(ROOT / "src"))
-    from histotune.devices import driver_cuda_version, torch_install_line
+    from histotune.tools.devices import driver_cuda_version, torch_install_line
 
     driver = driver_cuda_version()
     command = torch_install_line(driver).replace("pip ", f"{python_of(venv)} -m pip ")

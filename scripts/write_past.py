@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 START = "import runpy, sys; sys.argv[0] = 'histotune'; runpy.run_module('histotune', run_name='__main__')"
-EARLY_START = "import sys; sys.argv[0] = 'histotune'; from histotune.cli import main; main()"
+EARLY_START = "import sys; sys.argv[0] = 'histotune'; from histotune.cli.main import main; main()"
 """Early commits could not run the package by its name."""
 LIBRARIES = ("torch", "timm", "transformers", "pillow", "numpy", "scipy", "polars", "pyarrow", "safetensors", "peft")
 BREAKHIS_COUNTS = {"40X": (625, 1370), "100X": (644, 1437), "200X": (623, 1390), "400X": (588, 1232)}

@@ -38,7 +38,7 @@ def histotune(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., CommandResult]:
     """Return a function that runs the command line in this process, with folders of its own."""
-    from histotune.cli import main
+    from histotune.cli.main import main
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))

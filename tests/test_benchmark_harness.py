@@ -35,8 +35,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import binom
 
-from histotune.devices import ComputeDevice
-from histotune.provenance import cpu_count
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from random import Random

@@ -19,7 +19,7 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.meta import without_memory
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("timm", "polars", "pydantic", "peft", "histotune.config", "histotune.embeddings.extract")
+HEAVY = ("timm", "polars", "pydantic", "peft", "histotune.studies.config", "histotune.embeddings.embed")
 
 
 def linear_flop(shape: Shape) -> float:

@@ -14,7 +14,7 @@ from benchmarks import gpu_sweep, sweep_exact
 from benchmarks.gpu_sweep import ROUNDS, TINY, results, study
 
 ROOT = Path(__file__).parents[1]
-HEAVY = ("timm", "transformers", "polars", "pydantic", "peft", "sklearn", "histotune.config")
+HEAVY = ("timm", "transformers", "polars", "pydantic", "peft", "sklearn", "histotune.studies.config")
 
 
 def test_every_step_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,11 +118,11 @@ def test_a_working_environment_is_kept_as_it_is(empty_venv: Path) -> None:
 def test_it_stops_with_the_install_line_where_torch_can_not_use_the_gpu(
     monkeypatch: pytest.MonkeyPatch, empty_venv: Path, tmp_path: Path, cuda: str | None, words: str
 ) -> None:
-    import histotune.devices
+    import histotune.tools.devices
 
     pretend_torch(empty_venv, "2.15.0", cuda, sees_gpu=False)
     pretend_nvidia_smi(monkeypatch, tmp_path / "bin")
-    monkeypatch.setattr(histotune.devices, "driver_cuda_version", lambda: "12.8")
+    monkeypatch.setattr(histotune.tools.devices, "driver_cuda_version", lambda: "12.8")
     with pytest.raises(SystemExit) as caught:
         make_venv.stop_without_gpu(empty_venv)
     message = str(caught.value)

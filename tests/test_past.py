@@ -32,11 +32,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
-# All that is imported from inside the package. Where these move, only these lines change.
-from histotune.config import load_config
 from histotune.embeddings.runner import BatchRunner
-from histotune.files import hash_json
 from histotune.heads import fit_cache
+
+# All that is imported from inside the package. Where these move, only these lines change.
+from histotune.studies.config import load_config
+from histotune.tools.files import hash_json
 from tests.conftest import CommandResult
 
 FIXTURES = Path(__file__).parent / "fixtures" / "past"

@@ -13,7 +13,7 @@ import pytest
 SCRIPT = """
 import json, sys
 sys.argv = ["histotune", *json.loads(sys.argv[1])]
-from histotune.cli import main
+from histotune.cli.main import main
 try:
     main()
 except SystemExit as stop:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from benchmarks.coverage.cohort import GROUPS, CellSpec, all_cells, true_values
 from benchmarks.coverage.judge import JUDGED, Plan, judge_cell
 from benchmarks.coverage.markdown import fill
-from histotune.files import write_json, write_text
 from histotune.statistics.coverage import studied_cells
 from histotune.statistics.methods import METHODS
+from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,11 +22,11 @@ from scipy.special import ndtr, ndtri
 
 from benchmarks.coverage.cohort import CellSpec, all_cells, holds_classes, simulate
 from benchmarks.coverage.judge import BLOCK, LEVEL, Tally
-from histotune.files import write_json, write_text
 from histotune.statistics import bounds
-from histotune.statistics.bands import Places, Thresholds, place_bounds, rising_limits
+from histotune.statistics.curves import Places, Thresholds, place_bounds, rising_limits
 from histotune.statistics.intervals import Units
 from histotune.statistics.resampling import draw_counts
+from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

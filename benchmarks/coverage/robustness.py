@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from histotune.devices import one_blas_thread
 from histotune.evaluation.robustness import tally_interval
 from histotune.evaluation.robustness_counts import Square, tally_square
-from histotune.files import write_text
 from histotune.statistics.bounds import Strata
+from histotune.tools.devices import one_blas_thread
+from histotune.tools.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results" / "robustness_coverage.csv"
 K, DIM, TILES_PER_GROUP, LEVEL = 11, 16, 8, 0.95

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.diagnosis.cohort import CASES, HELD_OUT, MODERATE, OTHER_WORLD, TRUTH, WEAK, make_case
-from histotune.evaluation.transfer.config import TransferConfig
-from histotune.evaluation.transfer.diagnose import verdict_only
-from histotune.files import write_text
 from histotune.statistics.config import IntervalConfig
+from histotune.tools.files import write_text
+from histotune.transfer.config import TransferConfig
+from histotune.transfer.diagnose import verdict_only
 
 if TYPE_CHECKING:
     from benchmarks.diagnosis.cohort import Case, Strengths

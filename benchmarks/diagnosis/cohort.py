@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.datasets.splits.folds import assign_group_folds
-from histotune.evaluation.transfer.arms import side_predictions
-from histotune.evaluation.transfer.recalibrate import two_class_margins
-from histotune.evaluation.transfer.records import HeadMap, RemedyView, Side, TransferCase
 from histotune.heads.calibrate import fit_temperatures
-from histotune.heads.logistic import fit_batch
-from histotune.heads.problems import FitProblems
+from histotune.heads.solver.logistic import fit_batch
+from histotune.heads.solver.problems import FitProblems
+from histotune.transfer.case import HeadMap, RemedyView, Side, TransferCase
+from histotune.transfer.corrections import side_predictions
+from histotune.transfer.recalibrate import two_class_margins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.evaluation.transfer.records import Physical
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
+    from histotune.transfer.case import Physical
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

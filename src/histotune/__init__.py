@@ -1,8 +1,7 @@
 """histotune: fine-tune and evaluate pathology foundation models on tiles, leak-free and with honest intervals.
 
-The package reads in the order of the data: datasets, statistics, images, backbones, embeddings, heads,
-evaluation, report, deploy, recipes. A room imports the tools (errors, files, provenance, devices, progress) and
-the rooms before it, never the ones after it.
+The package reads in the order of the data: tools, datasets, statistics, images, backbones, embeddings, audit, heads,
+evaluation, transfer, published, report, deploy, studies, cli. A room imports the rooms before it, never those after it.
 """
 
 __version__ = "0.1.0"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from histotune.devices import ComputeDevice
+from histotune.tools.devices import ComputeDevice
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 from histotune.backbones.access import AccessReport, check_access
 from histotune.backbones.catalog import find_entry
 from histotune.backbones.show import access_table
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 SECRET = "hf_aVerySecretTokenOfSomebody"
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from histotune.backbones.adapter_merge import merge_adapter
 from histotune.backbones.adapter_names import FUSED, GATE, UP, LoraLayer, canonical, place, split_key
 from histotune.backbones.adapter_save import save_adapter
 from histotune.backbones.adapters import SIDECAR, adapter_hash
@@ -24,10 +23,11 @@ from histotune.backbones.catalog import find_backbone, find_entry, pinned_config
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.identity import weights_hash
 from histotune.backbones.load import load_backbone
+from histotune.backbones.merge import merge_adapter
 from histotune.backbones.network import build_network
-from histotune.backbones.records import BackboneSpec
-from histotune.devices import ComputeDevice
-from histotune.errors import UserError
+from histotune.backbones.spec import BackboneSpec
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
 
 OLD = (  # as transformers named them up to 5.10: (layer, rows, columns)
     ("attention.attention.query", 32, 32), ("attention.attention.key", 32, 32), ("attention.attention.value", 32, 32),

@@ -13,9 +13,9 @@ from histotune.backbones.catalog import colour_histogram, documented_view, find_
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.load import load_backbone
-from histotune.backbones.records import BackboneSpec
-from histotune.devices import ComputeDevice
-from histotune.errors import UserError
+from histotune.backbones.spec import BackboneSpec
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
 
 
 def find(name: str, **options: str) -> BackboneSpec:

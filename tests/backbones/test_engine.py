@@ -27,7 +27,7 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig
 from histotune.backbones.lanes import lane_ranges
 from histotune.backbones.network import Network, build_network
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 Pixels = NDArray[np.uint8]
 LIBRARIES = ("timm", "polars", "pydantic", "peft", "PIL", "huggingface_hub", "transformers")

@@ -12,8 +12,8 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entry import CatalogEntry, cite, stated_figures
 from histotune.backbones.shapes import agrees, measure_shape
-from histotune.errors import UserError
-from histotune.provenance import library_version
+from histotune.tools.errors import UserError
+from histotune.tools.provenance import library_version
 
 BUILDABLE = [entry for entry in ENTRIES if entry.own_code is None and entry.spec.kind != "colour-histogram"]
 TIER_A = (

@@ -15,9 +15,9 @@ import pytest
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.identity import weights_hash
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import lite0_file, locate_weights
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

@@ -16,10 +16,10 @@ from histotune.backbones.catalog import colour_histogram, find_backbone, random_
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.lite0 import read_lite0, timm_name
 from histotune.backbones.load import load_backbone
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import lite0_file
-from histotune.devices import ComputeDevice
-from histotune.errors import UserError
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
 
 Pixels = NDArray[np.uint8]
 

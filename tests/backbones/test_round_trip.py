@@ -20,9 +20,9 @@ from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entry import CatalogEntry
 from histotune.backbones.identity import weights_hash
 from histotune.backbones.load import load_backbone
-from histotune.backbones.records import BackboneSpec
-from histotune.devices import ComputeDevice
-from histotune.errors import UserError
+from histotune.backbones.spec import BackboneSpec
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
 from tests.backbones.test_entries import available
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

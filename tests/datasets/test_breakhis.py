@@ -12,8 +12,8 @@ from histotune.datasets.breakhis import EVA_CLASSES
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.headers import png_size_px
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TILE_SCHEMA, TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TILE_SCHEMA, TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import (
     COUNTS_BY_MAGNIFICATION,
     full_size_names,

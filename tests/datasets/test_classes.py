@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.datasets.classes import order_classes
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from histotune.datasets.config import DatasetConfig, DatasetName
 from histotune.datasets.croissant import write_croissant
 from histotune.datasets.read import dataset_spec, read_dataset
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 from .fakes import tree_folder, write_image, write_part
 

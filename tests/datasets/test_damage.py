@@ -14,7 +14,7 @@ from PIL import Image
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 from tests.damage import flip, folder_for_everyone, without_rights
 from tests.datasets.fakes import encoded, write_image_parquet, write_part
 from tests.datasets.patch_camelyon.test_kaggle import image_id, write_kaggle

@@ -11,7 +11,7 @@ import pytest
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe, render_text
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet, tile_table
+from histotune.datasets.tileset import TileSet, tile_table
 from tests.datasets.fakes import real_data, tree_folder, write_image, write_part
 
 NAMES = [

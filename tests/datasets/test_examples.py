@@ -10,8 +10,8 @@ import pytest
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe, render_text
 from histotune.datasets.read import read_dataset, spec_of
-from histotune.datasets.records import TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "datasets"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from histotune.config import ExperimentConfig, override
 from histotune.datasets.catalog import choose_scale
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import dataset_spec
-from histotune.errors import UserError
+from histotune.studies.config import ExperimentConfig, override
+from histotune.tools.errors import UserError
 
 MAPPING = {"40X": 2.2, "100X": 0.88, "200X": 0.44, "400X": 0.22}
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from histotune.datasets.listing import list_files, name_some
-from histotune.errors import UserError
+from histotune.datasets.disk import list_files, name_some
+from histotune.tools.errors import UserError
 
 
 def message(path: Path) -> str:

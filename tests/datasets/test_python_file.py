@@ -10,8 +10,8 @@ from PIL import Image
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.python_file import code_sha256
 from histotune.datasets.read import read_dataset, spec_of
-from histotune.datasets.records import TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 
 START = """\
 from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec
@@ -82,7 +82,7 @@ def test_classes_and_scale_of_the_spec(data: Path) -> None:
 
 def test_a_whole_tile_set_may_be_returned(data: Path) -> None:
     code = START + (
-        "from histotune.datasets.records import TileSet, tile_table\n"
+        "from histotune.datasets.tileset import TileSet, tile_table\n"
         "def read(config):\n"
         "    table = tile_table({'tile_id': ['x'], 'path': [str(config.path / 'a/p1_1.png')], 'label': [0]})\n"
         "    return TileSet('mine', table, ('a',), SPEC.licence, SPEC.citation)\n"

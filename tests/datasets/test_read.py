@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from histotune.datasets.catalog import choose_scale
 from histotune.datasets.config import DatasetConfig, DatasetName
 from histotune.datasets.read import dataset_spec, known_specs, read_dataset
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 
 def test_every_configurable_data_set_can_be_read() -> None:

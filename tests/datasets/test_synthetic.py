@@ -24,7 +24,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.synthetic import files, plan
 from histotune.datasets.synthetic.cases import TYPE_CODES, make_cases
-from histotune.datasets.synthetic.config import SyntheticConfig
+from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.datasets.synthetic.noise import Field, centred_field, noise_HW, noise_P
 from histotune.datasets.synthetic.nuclei import density_HW, epithelial_nuclei
 from histotune.datasets.synthetic.plan import (
@@ -36,8 +36,8 @@ from histotune.datasets.synthetic.plan import (
 from histotune.datasets.synthetic.render import MICROSCOPE, densities_HW, render
 from histotune.datasets.synthetic.tissue import Stain, Tissue, depth_P
 from histotune.datasets.synthetic.write import MARK, CohortPaths, write_cohort
-from histotune.errors import UserError
-from histotune.files import hash_file
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +154,7 @@ def test_an_existing_cohort_returns_at_once(cohort: CohortPaths, monkeypatch: py
 def test_an_existing_cohort_needs_no_heavy_import(cohort: CohortPaths) -> None:
     code = (
         "import sys; from pathlib import Path\n"
-        "from histotune.datasets.synthetic.config import SyntheticConfig\n"
+        "from histotune.datasets.synthetic.cohort import SyntheticConfig\n"
         "from histotune.datasets.synthetic.write import write_cohort\n"
         f"write_cohort(SyntheticConfig(**{SMALL.model_dump()!r}), Path({str(cohort.oracle.parent)!r}))\n"
         "heavy = {'torch', 'timm', 'sklearn', 'scipy', 'h5py', 'PIL', 'matplotlib'} & set(sys.modules)\n"
@@ -188,7 +188,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from histotune.datasets.synthetic.config import SyntheticConfig\n"
+        "from histotune.datasets.synthetic.cohort import SyntheticConfig\n"
         "from histotune.datasets.synthetic.write import write_cohort\n"
         f"write_cohort(SyntheticConfig(n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=30), "
         f"Path({str(tmp_path / 'cohort')!r}), workers=2)\n",

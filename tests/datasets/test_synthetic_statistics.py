@@ -10,20 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from histotune.config import ExperimentConfig
 from histotune.datasets.config import DatasetConfig
-from histotune.datasets.synthetic.config import SyntheticConfig
+from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.floors import COLOUR_HISTOGRAM, RANDOM_WEIGHTS
-from histotune.evaluation.source import PROBE, RANDOM_SPLIT
-from histotune.experiment import run_experiment
-from histotune.provenance import cpu_count
+from histotune.evaluation.findings import COLOUR_HISTOGRAM, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
 from histotune.statistics.config import IntervalConfig
+from histotune.studies.config import ExperimentConfig
+from histotune.studies.experiment import run_experiment
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.evaluation.records import FindingId, Findings
+    from histotune.evaluation.findings import FindingId, Findings
 
 TRAIN, EXTREME = "200X", "40X"
 N_SEEDS = 10

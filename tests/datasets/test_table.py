@@ -12,8 +12,8 @@ from PIL import Image
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe, render_text
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 
 
 def write_images(folder: Path, *names: str) -> None:

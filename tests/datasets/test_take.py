@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from histotune.datasets.config import DatasetConfig, SubsetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.take import take_subset
-from histotune.errors import UserError, UserErrors
+from histotune.tools.errors import UserError, UserErrors
 from tests.conftest import write_breakhis
 from tests.datasets.fakes import write_part
 from tests.datasets.splits.cohorts import make_tiles, mixed_tiles, reordered, tiles_of_cases

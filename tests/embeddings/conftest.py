@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from histotune.backbones.catalog import colour_histogram
-from histotune.backbones.records import BackboneSpec
-from histotune.datasets.records import TileSet, tile_table
+from histotune.backbones.spec import BackboneSpec
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.config import EmbeddingConfig
 from histotune.embeddings.space import EmbedRequest
 from histotune.images.config import LoaderConfig, ViewConfig

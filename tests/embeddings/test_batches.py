@@ -12,10 +12,10 @@ import torch
 from histotune.backbones import load
 from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.backbones.records import Backbone
-from histotune.devices import ComputeDevice
+from histotune.backbones.spec import Backbone
 from histotune.embeddings.batches import BatchRate, find_batch_size, remembered_batch_size, with_batch_size
 from histotune.embeddings.space import EmbedRequest, embedding_space
+from histotune.tools.devices import ComputeDevice
 
 Requests = Callable[..., EmbedRequest]
 CPU = ComputeDevice("cpu", "", "", float("nan"), fast_bf16=False)

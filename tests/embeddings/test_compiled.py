@@ -13,17 +13,17 @@ import torch
 from histotune.backbones import engine
 from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.backbones.records import ColumnBlock
-from histotune.devices import ComputeDevice
+from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.compiled import chosen_space, compiled_space, is_compiled
-from histotune.embeddings.extract import embed
+from histotune.embeddings.embed import embed
 from histotune.embeddings.lookup import request_space, tile_contents
 from histotune.embeddings.manifest import RunFacts, ShardPlan
-from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import EmbedRequest, embedding_space
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
+from histotune.tools.ranks import ProcessRank
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]

@@ -15,12 +15,12 @@ import pytest
 from histotune.backbones import load
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.backbones.records import Backbone, BackboneSpec
+from histotune.backbones.spec import Backbone, BackboneSpec
 from histotune.backbones.weights import weights_are_here
+from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import MANIFEST_BYTES, Estimate, StageRate, estimate
-from histotune.embeddings.extract import embed
 from histotune.embeddings.space import EmbedRequest
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 from tests.conftest import CommandResult
 from tests.embeddings.conftest import tile_set, write_tiles
 

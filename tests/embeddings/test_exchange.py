@@ -17,17 +17,17 @@ import pytest
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.external import external_names
-from histotune.datasets.records import TileSet
-from histotune.embeddings.export import ExportTable, export, file_stem, space_table, tile_table_of
-from histotune.embeddings.extract import embed
+from histotune.datasets.tileset import TileSet
+from histotune.embeddings.embed import embed
+from histotune.embeddings.exchange import ExportTable, export, file_stem, space_table, tile_table_of
 from histotune.embeddings.foreign import foreign_files, read_foreign, read_places
 from histotune.embeddings.importing import ImportReport, ImportRequest, KnownTiles, import_embeddings
 from histotune.embeddings.lookup import tile_contents
 from histotune.embeddings.records import Embeddings
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
 from histotune.images.config import LoaderConfig
+from histotune.tools.errors import UserError
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -84,7 +84,7 @@ def test_npz_is_read_without_pickle(table: ExportTable, embeddings: Embeddings, 
 def test_parquet_is_an_array_column_for_polars(
     table: ExportTable, embeddings: Embeddings, tiles: TileSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histotune.embeddings.export.ROWS_PER_GROUP", 3)
+    monkeypatch.setattr("histotune.embeddings.exchange.ROWS_PER_GROUP", 3)
     export(table, tmp_path / "e.parquet")
     frame = pl.read_parquet(tmp_path / "e.parquet")
     assert frame.schema["embedding"] == pl.Array(pl.Float32, 96)

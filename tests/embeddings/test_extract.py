@@ -18,20 +18,21 @@ from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.config import BackboneConfig
 from histotune.backbones.histogram import colour_fractions
 from histotune.backbones.load import load_backbone
-from histotune.datasets.records import TileSet, tile_table
-from histotune.devices import ComputeDevice
-from histotune.embeddings import extract, gather
+from histotune.datasets.tileset import TileSet, tile_table
+from histotune.embeddings import embed as embed_module
+from histotune.embeddings import gather
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import embed, verify_space
+from histotune.embeddings.embed import embed, verify_space
 from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.plan import plan_shards
 from histotune.embeddings.runner import BatchRunner
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
 from histotune.images.config import LoaderConfig
 from histotune.images.decode import read_pixels
 from histotune.images.views import apply_view
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
 from tests.embeddings.conftest import OLD_NS, tile_set, write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -158,7 +159,7 @@ def test_a_large_matrix_is_memory_mapped_and_equal(
 ) -> None:
     tiles, request = write_tiles(tmp_path / "tiles", 11), request_for()
     small = embed(tiles, request)
-    monkeypatch.setattr(extract, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
+    monkeypatch.setattr(embed_module, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
     large = embed(tiles, request)
     assert isinstance(large.matrix_ND, np.memmap)
     assert large.matrix_ND.tobytes() == small.matrix_ND.tobytes()
@@ -221,13 +222,13 @@ def test_images_that_change_while_they_are_read_are_refused(
     other = (tmp_path / "tiles" / "0-001.png").read_bytes()
     embed(tiles.where(pl.col("tile_id") != "0-002.png"), request)  # remembers hashes of the others
 
-    load_views = extract.load_views
+    load_views = embed_module.load_views
 
     def late(*given: object, **options: object) -> object:
         (tmp_path / "tiles" / "0-002.png").write_bytes(other + b" ")
         return load_views(*given, **options)
 
-    monkeypatch.setattr(extract, "load_views", late)
+    monkeypatch.setattr(embed_module, "load_views", late)
     with pytest.raises(UserError, match=r"(?s)changed while they were read.*0-002"):
         embed(tiles, request)
 
@@ -307,7 +308,7 @@ def test_known_bad_tiles_need_no_network_on_a_warm_run(
     tiles, request = write_tiles(tmp_path / "tiles", 5), replace(request_for(), on_bad_image="skip")
     (tmp_path / "tiles" / "0-003.png").write_bytes(b"broken")
     cold = embed(tiles, request)
-    monkeypatch.setattr(extract, "_run", lambda *_: pytest.fail("a network was asked for"))
+    monkeypatch.setattr(embed_module, "_run", lambda *_: pytest.fail("a network was asked for"))
     assert embed(tiles, request).matrix_ND.tobytes() == cold.matrix_ND.tobytes()
 
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.datasets.synthetic.config import SyntheticConfig
+from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.datasets.synthetic.write import MARK, cohort_files, write_cohort
-from histotune.embeddings.export import export, space_table
-from histotune.embeddings.extract import embed
+from histotune.embeddings.embed import embed
+from histotune.embeddings.exchange import export, space_table
 from histotune.embeddings.inventory import stores, take_inventory
 from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.embeddings.upkeep import remove_rest, remove_spaces, repair_space, unused_fits
-from histotune.errors import UserError
 from histotune.heads.fit_cache import FitCache
+from histotune.tools.errors import UserError
 from tests.conftest import CommandResult
 from tests.embeddings.conftest import write_tiles
 

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.devices import ComputeDevice
 from histotune.embeddings.precision import (
     MEDIAN_LIMIT,
     P99_LIMIT,
@@ -17,6 +16,7 @@ from histotune.embeddings.precision import (
     spread_rows,
 )
 from histotune.embeddings.probe_error import probe_error
+from histotune.tools.devices import ComputeDevice
 
 NAN = float("nan")
 

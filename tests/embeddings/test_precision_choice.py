@@ -12,11 +12,12 @@ import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.devices import ComputeDevice
-from histotune.embeddings import extract, lookup, precision_choice
-from histotune.embeddings.extract import embed
+from histotune.embeddings import embed as embed_module
+from histotune.embeddings import lookup, precision_choice
+from histotune.embeddings.embed import embed
 from histotune.embeddings.lookup import request_space
 from histotune.embeddings.space import EmbedRequest
+from histotune.tools.devices import ComputeDevice
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -26,7 +27,7 @@ Requests = Callable[..., EmbedRequest]
 def a_processor_with_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine is: bf16 is worth trying."""
     device = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
-    for module in (extract, lookup):
+    for module in (embed_module, lookup):
         monkeypatch.setattr(module, "find_device", lambda _: device)
 
 
@@ -130,7 +131,7 @@ def test_other_weights_views_and_devices_are_other_questions(tmp_path: Path, req
 def test_nothing_is_checked_where_there_is_no_choice(
     tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "checked_choice", lambda *_: pytest.fail("a check without a choice"))
+    monkeypatch.setattr(embed_module, "checked_choice", lambda *_: pytest.fail("a check without a choice"))
     tiles = write_tiles(tmp_path / "tiles", 3)
     assert embed(tiles, request_for(colour_histogram(), precision="auto")).space.precision == "fp32"
     spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
@@ -148,7 +149,7 @@ def test_bad_tiles_of_the_check_are_left_out_like_others(tmp_path: Path, request
 def test_a_record_that_cannot_be_kept_is_no_obstacle(
     tmp_path: Path, request_auto: EmbedRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from histotune.errors import UserError
+    from histotune.tools.errors import UserError
 
     def refused(*_: object) -> None:
         raise UserError("the disk is full")

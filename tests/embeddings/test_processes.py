@@ -15,10 +15,10 @@ import pytest
 
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.embeddings.extract import embed
+from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
-from histotune.files import is_locked, lock
+from histotune.tools.files import is_locked, lock
 from tests.embeddings.conftest import tile_set, write_tiles
 
 SCRIPT = """
@@ -26,10 +26,10 @@ import json, sys
 from pathlib import Path
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.datasets.records import TileSet, tile_table
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest, embed
-from histotune.files import hash_bytes
+from histotune.embeddings.embed import EmbedRequest, embed
+from histotune.tools.files import hash_bytes
 from histotune.images.config import LoaderConfig, ViewConfig
 
 name, size_px, folder, cache = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])

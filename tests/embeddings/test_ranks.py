@@ -18,15 +18,15 @@ import pytest
 
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.embeddings import ranks
-from histotune.embeddings.extract import embed
-from histotune.embeddings.ranks import ProcessRank, process_rank, see_own_gpu
+from histotune.embeddings.embed import embed
 from histotune.embeddings.records import Embeddings
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
-from histotune.files import lock
 from histotune.images.unreadable import UnreadableTilesError
+from histotune.tools import ranks
+from histotune.tools.errors import UserError
+from histotune.tools.files import lock
+from histotune.tools.ranks import ProcessRank, process_rank, see_own_gpu
 from tests.embeddings.conftest import tile_set, write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -217,12 +217,12 @@ from pathlib import Path
 from histotune.backbones import load
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.devices import ComputeDevice
+from histotune.tools.devices import ComputeDevice
 from histotune.embeddings import extract
 from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.extract import EmbedRequest, embed
-from histotune.embeddings.ranks import process_rank
-from histotune.files import hash_bytes
+from histotune.embeddings.embed import EmbedRequest, embed
+from histotune.tools.ranks import process_rank
+from histotune.tools.files import hash_bytes
 from histotune.images.config import LoaderConfig, ViewConfig
 from tests.embeddings.conftest import tile_set
 

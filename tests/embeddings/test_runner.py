@@ -15,16 +15,16 @@ from histotune.backbones.config import BackboneConfig
 from histotune.backbones.engine import Engine, Pending
 from histotune.backbones.histogram import colour_fractions
 from histotune.backbones.load import load_backbone
-from histotune.backbones.records import Backbone, Reruns
-from histotune.devices import ComputeDevice
-from histotune.embeddings import extract
-from histotune.embeddings.extract import embed
+from histotune.backbones.spec import Backbone, Reruns
+from histotune.embeddings import embed as embed_module
+from histotune.embeddings.embed import embed
 from histotune.embeddings.runner import BatchRunner, resizing_device
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
 from histotune.images.loader import Views
 from histotune.images.unreadable import UnreadableTilesError
+from histotune.tools.devices import ComputeDevice
+from histotune.tools.errors import UserError
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -158,7 +158,7 @@ def test_a_device_that_resizes_gives_the_same_bytes(
         return original(self, pixels_BSSC, full, plan)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "submit", seen)
-    monkeypatch.setattr(extract, "resizing_device", lambda *_: "cpu")
+    monkeypatch.setattr(embed_module, "resizing_device", lambda *_: "cpu")
     found = embed(tiles, request_for(spec, tmp_path / "device", 64))
     assert len(plans) == 4 and all(plan is not None for plan in plans)
     assert found.matrix_ND.tobytes() == expected.matrix_ND.tobytes()

@@ -12,13 +12,13 @@ import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.backbones.config import BackboneConfig
-from histotune.devices import ComputeDevice
 from histotune.embeddings import space as space_module
-from histotune.embeddings.extract import embed
+from histotune.embeddings.embed import embed
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import EmbedRequest, embedding_space, with_key
 from histotune.embeddings.store import Store
 from histotune.images.config import ViewConfig, ViewName
+from histotune.tools.devices import ComputeDevice
 from tests.embeddings.conftest import write_tiles
 
 CPU = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
@@ -58,9 +58,9 @@ def test_every_field_but_the_name_changes_the_key() -> None:
 @pytest.mark.parametrize("library", ["torch", "timm", "transformers", "pillow"])
 def test_a_new_library_major_changes_the_key(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     before = key()
-    monkeypatch.setattr("histotune.devices.library_version", lambda name: "99.1" if name == library else "2.1")
+    monkeypatch.setattr("histotune.tools.devices.library_version", lambda name: "99.1" if name == library else "2.1")
     first = key()
-    monkeypatch.setattr("histotune.devices.library_version", lambda name: "99.7" if name == library else "2.9")
+    monkeypatch.setattr("histotune.tools.devices.library_version", lambda name: "99.7" if name == library else "2.9")
     assert first == key() != before
 
 
@@ -104,7 +104,7 @@ def test_another_component_finds_no_row(
         assert Store(request.cache, other).manifests() == {}
         return
     if component == "signature":
-        monkeypatch.setattr("histotune.devices.library_version", lambda _: "99.0")
+        monkeypatch.setattr("histotune.tools.devices.library_version", lambda _: "99.0")
     changed = {
         "weights": request_for(replace(spec, seed=1), size_px=32),
         "view": replace(request, view=request.view.model_copy(update={"interpolation": "bilinear"})),

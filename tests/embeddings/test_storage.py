@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from histotune.audit.embedded import nearest
 from histotune.backbones.catalog import colour_histogram
-from histotune.devices import ComputeDevice
+from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import estimate
-from histotune.embeddings.export import export, space_table
-from histotune.embeddings.extract import embed
+from histotune.embeddings.exchange import export, space_table
 from histotune.embeddings.gather import gather
 from histotune.embeddings.inventory import space_facts
 from histotune.embeddings.lookup import request_space
 from histotune.embeddings.space import EmbedRequest, embedding_space
 from histotune.embeddings.storage import stored
 from histotune.embeddings.store import Store
-from histotune.evaluation.audit.embedded import nearest
 from histotune.images.config import ViewConfig
+from histotune.tools.devices import ComputeDevice
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]

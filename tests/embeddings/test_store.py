@@ -16,14 +16,15 @@ import pytest
 
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.config import BackboneConfig
-from histotune.backbones.records import Backbone, ColumnBlock
-from histotune.embeddings import extract, gather, mapped
-from histotune.embeddings.extract import embed
+from histotune.backbones.spec import Backbone, ColumnBlock
+from histotune.embeddings import embed as embed_module
+from histotune.embeddings import gather, mapped
+from histotune.embeddings.embed import embed
 from histotune.embeddings.manifest import Manifest, RunFacts, ShardPlan, read_manifest, write_manifest
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import EmbedRequest, with_key
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -107,7 +108,7 @@ def test_a_shard_that_another_process_removes_is_computed_again(
 ) -> None:
     tiles, request = write_tiles(tmp_path / "tiles", 9), request_for()
     cold = embed(tiles, request)
-    real, calls = extract.gather, []
+    real, calls = embed_module.gather, []
 
     def late(store: Store, *rest: object) -> object:
         if not calls:
@@ -115,7 +116,7 @@ def test_a_shard_that_another_process_removes_is_computed_again(
         calls.append(1)
         return real(store, *rest)
 
-    monkeypatch.setattr(extract, "gather", late)
+    monkeypatch.setattr(embed_module, "gather", late)
     again = embed(tiles, request)
     assert (again.n_computed, again.matrix_ND.tobytes()) == (9, cold.matrix_ND.tobytes())
 
@@ -123,7 +124,7 @@ def test_a_shard_that_another_process_removes_is_computed_again(
 def test_a_flipped_byte_of_a_gathered_matrix_is_found(
     tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(extract, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
+    monkeypatch.setattr(embed_module, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
     monkeypatch.setattr(mapped, "BLOCK_BYTES", 1000)
     tiles, request = write_tiles(tmp_path / "tiles", 11), request_for()
     cold = embed(tiles, request).matrix_ND.tobytes()
@@ -154,7 +155,7 @@ def test_no_room_for_a_gathered_matrix_reads_into_memory(
     else:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
         monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
-    monkeypatch.setattr(extract, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
+    monkeypatch.setattr(embed_module, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
     result = embed(tiles, request)
     assert not isinstance(result.matrix_ND, np.memmap) and result.matrix_ND.tobytes() == small
     assert "disk is full" in caplog.text
@@ -234,7 +235,7 @@ def test_a_read_only_cache_that_holds_everything_is_read(
         warm = embed(tiles, request)
         assert (warm.n_computed, warm.matrix_ND.tobytes()) == (0, cold.matrix_ND.tobytes())
         assert caplog.text == ""
-        monkeypatch.setattr(extract, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
+        monkeypatch.setattr(embed_module, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
         large = embed(tiles, request)
         assert large.matrix_ND.tobytes() == cold.matrix_ND.tobytes()
     assert "read into memory" in caplog.text

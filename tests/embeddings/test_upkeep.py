@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.embeddings import extract, gather
-from histotune.embeddings.extract import embed
+from histotune.embeddings import embed as embed_module
+from histotune.embeddings import gather
+from histotune.embeddings.embed import embed
 from histotune.embeddings.inventory import find_stores, stores, take_inventory
 from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.embeddings.upkeep import check_space, parse_age, remove_spaces, repair_space
-from histotune.errors import UserError
-from histotune.files import is_locked, lock
+from histotune.tools.errors import UserError
+from histotune.tools.files import is_locked, lock
 from tests.embeddings.conftest import write_tiles
 
 Requests = Callable[..., EmbedRequest]
@@ -32,7 +33,7 @@ def filled(tmp_path: Path, request_for: Requests, n: int = 11) -> Store:
 def test_repair_sweeps_up_debris_and_keeps_every_row(
     tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
+    monkeypatch.setattr(embed_module, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
     store = filled(tmp_path, request_for)
     before = {path: path.read_bytes() for path in sorted(store.folder.rglob("*")) if path.is_file()}
     store.write_plan([ShardPlan(("e" * 64,), 2)])

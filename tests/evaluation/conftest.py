@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from histotune.backbones.records import ColumnBlock
-from histotune.datasets.records import TileSet, tile_table
+from histotune.backbones.spec import ColumnBlock
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
-from histotune.evaluation.material import Material
+from histotune.evaluation.predict import Material
 
 
 @dataclass(frozen=True)

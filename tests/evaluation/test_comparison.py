@@ -6,11 +6,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.errors import UserError
 from histotune.evaluation.comparison import Contender, compare_runs
-from histotune.statistics.compare import paired_difference
+from histotune.statistics.comparison import paired_difference
 from histotune.statistics.config import ComparisonConfig, IntervalConfig
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
+from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions
 
 INTERVAL = IntervalConfig(n_resamples=200)

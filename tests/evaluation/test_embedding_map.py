@@ -12,10 +12,10 @@ from sklearn.decomposition import PCA
 from histotune.evaluation import embedding_map
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.embedding_map import map_embeddings, principal_components
-from histotune.evaluation.material import Material, ScoredRows, build_predictions
-from histotune.evaluation.records import ScoredArm
+from histotune.evaluation.findings import PROBE, ScoredArm
+from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
+from histotune.evaluation.predict import Material, ScoredRows, build_predictions
 from histotune.evaluation.robustness import EmbeddedArm
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
 from histotune.heads.config import SweepConfig
 from histotune.statistics.config import IntervalConfig
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.splits.records import tile_groups
+from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
+from histotune.evaluation.findings import PROBE, Finding
+from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM, permuted_labels
-from histotune.evaluation.material import Material
-from histotune.evaluation.records import Finding
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
+from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.config import IntervalConfig
 from tests.evaluation.conftest import Cohort, make_material

@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from histotune.evaluation.findings import LedgerCount
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.records import LedgerCount
 
 
 def test_counts_scorings_and_distinct_choices(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.material import Material
-from histotune.evaluation.source import ArmMaterial, StudySettings, study_source
+from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
+from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.config import ComparisonConfig, IntervalConfig
 from histotune.statistics.family import compare_arms

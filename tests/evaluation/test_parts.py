@@ -9,12 +9,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.datasets.records import TileSet
-from histotune.evaluation.material import Material, ScoredRows, build_predictions
+from histotune.datasets.tileset import TileSet
 from histotune.evaluation.parts import score_parts
+from histotune.evaluation.predict import Material, ScoredRows, build_predictions
 from histotune.evaluation.scoring import metrics_for, score_domains
 from histotune.statistics.config import IntervalConfig
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from histotune.statistics.scores import score_predictions
 
 INTERVAL = IntervalConfig(n_resamples=200)

@@ -13,17 +13,18 @@ import pytest
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.named import named_split
-from histotune.datasets.splits.records import Split, tile_groups
+from histotune.datasets.splits.split import Split, tile_groups
 from histotune.datasets.splits.store import save_split
-from histotune.errors import UserError
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.material import Material
+from histotune.evaluation.external import study_target
+from histotune.evaluation.findings import PROBE
+from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySettings, study_source
 from histotune.evaluation.plan import plan_source, with_parts
-from histotune.evaluation.source import PROBE, ArmMaterial, SourceStudy, StudySettings, study_source
-from histotune.evaluation.target import study_target
+from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.config import IntervalConfig
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import tree_folder, write_image
 from tests.datasets.splits.cohorts import published_names
 

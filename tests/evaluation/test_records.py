@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 
-from histotune.evaluation.records import DatasetFacts, Finding, Findings, ScoredArm, SweepChoice, findings_from_dict
-from histotune.evaluation.scoring import domain_order
-from histotune.files import canonical_json
-from histotune.statistics.records import Interval, Score
+from histotune.evaluation.findings import (
+    DatasetFacts,
+    Finding,
+    Findings,
+    ScoredArm,
+    SweepChoice,
+    domain_order,
+    findings_from_dict,
+)
+from histotune.statistics.predictions import Interval, Score
+from histotune.tools.files import canonical_json
 
 
 def example() -> Findings:

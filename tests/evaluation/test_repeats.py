@@ -12,13 +12,13 @@ from sklearn.metrics import roc_auc_score
 
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.crossfit import cross_fit
-from histotune.evaluation.material import Material
+from histotune.evaluation.findings import PROBE, Finding
+from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.plan import plan_source
-from histotune.evaluation.records import Finding
+from histotune.evaluation.predict import Material
 from histotune.evaluation.repeats import REPEATED, repeat_plans
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import SweepSupport
+from histotune.heads.family import SweepSupport
 from histotune.statistics.config import IntervalConfig
 
 MakeMaterial = Callable[..., Material]

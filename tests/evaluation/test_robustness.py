@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from histotune.evaluation import robustness
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.draw import spread_order
-from histotune.evaluation.material import Material, ScoredRows, build_predictions
-from histotune.evaluation.records import RobustnessTable
+from histotune.evaluation.external import study_target
+from histotune.evaluation.findings import PROBE, RobustnessTable
+from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
+from histotune.evaluation.predict import Material, ScoredRows, build_predictions
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, cross, robustness_score, score_robustness
 from histotune.evaluation.robustness_counts import Square, nearest_of_other_groups, sum_tallies, tally_square
 from histotune.evaluation.scoring import score_domains
-from histotune.evaluation.source import PROBE, ArmMaterial, StudySettings, study_source
-from histotune.evaluation.target import study_target
 from histotune.heads.config import SweepConfig
 from histotune.heads.neighbours import ExclusionCodes, nearest_neighbours
 from histotune.statistics.config import IntervalConfig

@@ -10,25 +10,19 @@ import polars as pl
 import pytest
 
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
-from histotune.datasets.splits.records import tile_groups
-from histotune.errors import UserError
+from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.crossfit import CrossFitPlan, cross_fit
-from histotune.evaluation.material import Material
-from histotune.evaluation.source import (
-    DIFFERENCE,
-    PROBE,
-    RANDOM_SPLIT,
-    ArmMaterial,
-    SourceStudy,
-    StudySettings,
-    study_source,
-)
+from histotune.evaluation.crossfit import cross_fit
+from histotune.evaluation.findings import DIFFERENCE, PROBE, RANDOM_SPLIT
+from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySettings, study_source
+from histotune.evaluation.plan import CrossFitPlan
+from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.heads.sweep import sweep
 from histotune.heads.task import SweepTask
 from histotune.statistics.config import IntervalConfig
+from histotune.tools.errors import UserError
 
 MakeMaterial = Callable[..., Material]
 SWEEP = SweepConfig(penalties=(0.01, 0.1, 1.0), folds=3)

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
-from histotune.evaluation.material import Material
-from histotune.evaluation.records import PartTable
+from histotune.evaluation.findings import PartTable
+from histotune.evaluation.predict import Material
 from histotune.evaluation.scoring import score_domains
 from histotune.evaluation.units import score_units
 from histotune.statistics.config import IntervalConfig
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from tests.evaluation.test_parts import scored
 
 INTERVAL = IntervalConfig(n_resamples=200)

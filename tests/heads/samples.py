@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from histotune.backbones.records import ColumnBlock
+from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.records import Embeddings, EmbeddingSpace
 from histotune.heads.task import SweepTask
 

@@ -6,12 +6,12 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from histotune.errors import UserError
 from histotune.heads import apply
 from histotune.heads.apply import class_probabilities, decide, head_logits, space_note
-from histotune.heads.records import Calibration, Decision, Head, HiddenLayer
+from histotune.heads.head import Calibration, Decision, Head, HiddenLayer
 from histotune.heads.untuned import untuned_logits
 from histotune.statistics.metrics import auroc
+from histotune.tools.errors import UserError
 from tests.heads.samples import make_embeddings, make_task
 
 

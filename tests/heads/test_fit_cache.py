@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.backbones.records import ColumnBlock
+from histotune.backbones.spec import ColumnBlock
 from histotune.heads import fit_cache
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import SweepSupport
+from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache, fit_key, hash_array
-from histotune.heads.problems import FitProblems, FitSettings, FitSolution
+from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
 from histotune.heads.sweep import sweep
 from tests.heads.samples import make_task
 

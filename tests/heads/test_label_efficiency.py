@@ -14,14 +14,14 @@ from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from histotune.errors import UserError
 from histotune.heads import label_efficiency as module
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
-from histotune.heads.families import SweepData
+from histotune.heads.family import SweepData
 from histotune.heads.label_efficiency import label_efficiency, nested_orders
 from histotune.heads.sweep import sweep
 from histotune.heads.task import FoldPlan, training_set
 from histotune.statistics.config import IntervalConfig
+from histotune.tools.errors import UserError
 from tests.heads.samples import make_task
 
 CONFIG = SweepConfig(penalties=(0.03, 0.3, 3.0), folds=4, label_efficiency=LabelEfficiencyConfig(draws=3))

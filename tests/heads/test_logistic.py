@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from histotune.heads.features import GramFeatures, SharedFeatures, make_features
-from histotune.heads.logistic import fit_batch
-from histotune.heads.problems import FitProblems, FitSettings, FitSolution
+from histotune.heads.solver.logistic import fit_batch
+from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,7 +185,7 @@ def test_gram_and_shared_coordinates_give_one_solution() -> None:
     found = []
     for kind in (GramFeatures, SharedFeatures):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("histotune.heads.logistic.make_features", lambda *_, kind=kind: kind(x, y, weights))
+            patch.setattr("histotune.heads.solver.logistic.make_features", lambda *_, kind=kind: kind(x, y, weights))
             found.append(fit_batch(x, y, problems))
     np.testing.assert_allclose(found[0].objective_P, found[1].objective_P, rtol=1e-9)
     scale = np.abs(found[0].weight_PKD).max()

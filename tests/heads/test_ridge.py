@@ -7,15 +7,15 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 
-from histotune.heads import ridge, stream
-from histotune.heads.problems import FitProblems
-from histotune.heads.ridge import fit_ridge
+from histotune.heads.solver import ridge, stream
+from histotune.heads.solver.problems import FitProblems
+from histotune.heads.solver.ridge import fit_ridge
 from tests.heads.test_logistic import fold_masks, make_data, problems_over
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.problems import FitSolution
+    from histotune.heads.solver.problems import FitSolution
 
 PENALTIES = np.array([1e-3, 0.1, 10.0])
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from histotune.heads.apply import head_logits, softmax
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
-from histotune.heads.families import SweepSupport
+from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.save import load_head, save_head

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from histotune.errors import UserError
 from histotune.heads.apply import head_logits
-from histotune.heads.records import Calibration, Decision, HiddenLayer
+from histotune.heads.head import Calibration, Decision, HiddenLayer
 from histotune.heads.save import load_head, save_head
 from histotune.heads.sweep import sweep
-from histotune.statistics.records import Interval
+from histotune.statistics.predictions import Interval
+from histotune.tools.errors import UserError
 from tests.heads.samples import make_task
 from tests.heads.test_sweep import CONFIG
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.heads.records import Head
+    from histotune.heads.head import Head
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from histotune.errors import UserError
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import OutOfFold, SweepData
+from histotune.heads.family import OutOfFold, SweepData
 from histotune.heads.honest import N_RESAMPLES, nested, outer_parts, resample_choices
-from histotune.heads.logistic_family import PenaltyTrial
+from histotune.heads.linear import PenaltyTrial
 from histotune.heads.select import TrialScores, choose_trial, describe_selection
 from histotune.heads.solve import Procedure, Solved, solve_parts
 from histotune.heads.sweep import make_family, sweep
 from histotune.heads.task import FoldPlan, SweepTask, training_set
 from histotune.statistics.metrics import auroc, balanced_accuracy
+from histotune.tools.errors import UserError
 from tests.heads.samples import make_embeddings, make_task
 
 CONFIG = SweepConfig(penalties=(0.01, 0.1, 1.0, 10.0), folds=4, class_weights=("none", "balanced"))

@@ -12,12 +12,12 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from histotune.backbones.records import ColumnBlock
+from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.splits.folds import assign_group_folds
-from histotune.errors import UserError
 from histotune.heads.apply import head_logits
 from histotune.heads.config import SweepConfig
 from histotune.heads.sweep import sweep
+from histotune.tools.errors import UserError
 from tests.heads.samples import make_embeddings, make_task
 
 CONFIG = SweepConfig(penalties=(0.01, 0.1, 1.0, 10.0), folds=4)
@@ -175,7 +175,7 @@ def test_a_fit_that_ran_out_of_iterations_is_reported() -> None:
 def test_heads_and_statistics_start_without_heavy_libraries() -> None:
     code = (
         "import sys, histotune.heads.sweep, histotune.heads.apply, histotune.heads.save, histotune.heads.untuned, "
-        "histotune.statistics.scores, histotune.statistics.compare; "
+        "histotune.statistics.scores, histotune.statistics.comparison; "
         "print([name for name in ('torch', 'sklearn', 'scipy', 'pandas', 'timm', 'pyarrow') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -207,8 +207,8 @@ def test_what_can_not_be_learned_from_is_refused() -> None:
 def test_exact_fits_ask_for_a_gpu_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    from histotune.heads import logistic_family
-    from histotune.heads.problems import FitProblems
+    from histotune.heads import linear
+    from histotune.heads.solver.problems import FitProblems
 
     asked: list[str] = []
 
@@ -216,23 +216,23 @@ def test_exact_fits_ask_for_a_gpu_only_where_it_pays(monkeypatch: pytest.MonkeyP
         asked.append(choice)
         return SimpleNamespace(kind="cuda")
 
-    monkeypatch.setattr(logistic_family, "find_device", find)
+    monkeypatch.setattr(linear, "find_device", find)
     small = FitProblems(np.ones((1, 50), bool), np.zeros(1, int), np.ones(1), 2)
     large = FitProblems(np.ones((1, 20_000), bool), np.zeros(1, int), np.ones(1), 2)
-    assert logistic_family.solver_device("auto", (50, 100), small) == "cpu"
-    assert logistic_family.solver_device("cpu", (20_000, 1536), large) == "cpu"
+    assert linear.solver_device("auto", (50, 100), small) == "cpu"
+    assert linear.solver_device("cpu", (20_000, 1536), large) == "cpu"
     assert asked == []
-    assert logistic_family.solver_device("auto", (20_000, 1536), large) == "cuda"
-    assert logistic_family.solver_device("cuda", (50, 100), small) == "cuda"
+    assert linear.solver_device("auto", (20_000, 1536), large) == "cuda"
+    assert linear.solver_device("cuda", (50, 100), small) == "cuda"
     assert asked == ["auto", "cuda"]
 
 
 def test_a_sweep_on_the_solvers_device_gives_the_same_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from histotune.heads import logistic_family
+    from histotune.heads import linear
 
     embeddings, task = make_task(n_classes=2, dim=20)
     expected = sweep(embeddings, task, CONFIG)
-    monkeypatch.setattr(logistic_family, "solver_device", lambda *_: "torch:cpu")
+    monkeypatch.setattr(linear, "solver_device", lambda *_: "torch:cpu")
     for ours, theirs in zip(sweep(embeddings, task, CONFIG), expected, strict=True):
         assert ours.head.penalty == theirs.head.penalty
         np.testing.assert_allclose(ours.head.weight_KD, theirs.head.weight_KD, atol=1e-4)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.errors import UserError
 from histotune.images.config import LoaderConfig
 from histotune.images.decode import PixelReader, PixelSource, read_pixels
+from histotune.tools.errors import UserError
 from tests.damage import flip, folder_for_everyone, without_rights
 from tests.datasets.fakes import encoded, write_image_parquet
 

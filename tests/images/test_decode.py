@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.errors import UserError
 from histotune.images.config import LoaderConfig
 from histotune.images.decode import PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes, row_bytes
+from histotune.tools.errors import UserError
 
 RNG = np.random.default_rng(0)
 NOISE_HWC = RNG.integers(0, 256, (23, 31, 3), dtype=np.uint8)

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.records import TileSet, tile_table
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.diff import diff_datasets, render_diff
 from histotune.images.hashes import HashIndex
+from histotune.tools.errors import UserError
 
 from ..conftest import write_pcam
 

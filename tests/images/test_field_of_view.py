@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histotune.datasets.records import TileSet, tile_table
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
 from histotune.images.field_of_view import fields_of_view, render_fields
 from histotune.images.scale_text import text_table

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.records import TileSet, tile_table
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
 from histotune.images.geometry import place, resized_sizes, view_geometry
 from histotune.images.views import apply_view, input_mpp, view_inputs
+from histotune.tools.errors import UserError
 
 NAMES = ["short-side-crop", "square", "letterbox", "tiles"]
 VIEWS = [ViewConfig(name=name, target_mpp=target, size_px=56) for name in NAMES for target in (None, 0.5, 1.7)]

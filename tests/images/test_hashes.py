@@ -13,10 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from histotune.errors import UserError
 from histotune.images import hashes
 from histotune.images.decode import PixelReader, PixelSource, content_hash
 from histotune.images.hashes import HashIndex
+from histotune.tools.errors import UserError
 
 OLD_NS = 1_000_000_000_000_000_000  # 2001: settled long ago
 

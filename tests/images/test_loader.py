@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from histotune.errors import UserError
 from histotune.images.config import LoaderConfig, ViewConfig
 from histotune.images.decode import PixelReader, PixelSource
 from histotune.images.device_resize import DeviceResizer
 from histotune.images.loader import Wanted, load_views
+from histotune.tools.errors import UserError
 
 VIEW = ViewConfig(size_px=14)
 

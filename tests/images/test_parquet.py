@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.datasets import parquet as cells
-from histotune.errors import UserError
 from histotune.images import parquet
 from histotune.images.decode import PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes
 from histotune.images.hashes import HashIndex
 from histotune.images.parquet import ParquetImages
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, write_image_parquet
 
 RNG = np.random.default_rng(0)

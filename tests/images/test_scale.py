@@ -13,16 +13,16 @@ from PIL import Image
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet, tile_table
-from histotune.datasets.synthetic.config import SyntheticConfig
+from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.datasets.synthetic.nuclei import epithelial_nuclei, lymphocyte_nuclei
 from histotune.datasets.synthetic.plan import Job, breakhis_jobs, patch_job, pcam_patches
 from histotune.datasets.synthetic.write import CohortPaths, write_cohort
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ScaleConfig
 from histotune.images.nuclei import TOO_SMALL
 from histotune.images.scale import choose_tiles, estimate_scale
 from histotune.images.scale_records import MagnificationScale, ScaleEstimate
+from histotune.tools.errors import UserError
 from tests.images.drawn import Drawing
 
 COHORT = SyntheticConfig(seed=2, n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=30)

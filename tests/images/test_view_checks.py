@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from histotune.datasets.records import LabelRegion, TileSet, tile_table
-from histotune.errors import UserError
+from histotune.datasets.tileset import LabelRegion, TileSet, tile_table
 from histotune.images.config import ViewConfig
 from histotune.images.view_checks import check_view, moves_label, view_notes
+from histotune.tools.errors import UserError
 
 CENTRE = LabelRegion(left_px=32, top_px=32, width_px=32, height_px=32)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from histotune.datasets.records import TileSet, tile_table
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
 from histotune.images.view_checks import check_view
+from histotune.tools.errors import UserError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "views.md"
 BREAKHIS, PCAM = (700, 460, 1.0), (96, 96, 0.972)

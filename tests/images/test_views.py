@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.datasets.records import TileSet, tile_table
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
 from histotune.images.decode import read_pixels
 from histotune.images.views import apply_view, input_mpp, view_inputs

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from histotune.evaluation.records import (
+from histotune.evaluation.findings import (
     Artifacts,
     DatasetFacts,
     Finding,
@@ -18,9 +18,9 @@ from histotune.evaluation.records import (
     ScoredArm,
     SweepChoice,
 )
-from histotune.progress import StageTime
-from histotune.report.records import ReportInputs, Thumbnail
-from histotune.statistics.records import Interval, Score
+from histotune.report.run_folder import ReportInputs, Thumbnail
+from histotune.statistics.predictions import Interval, Score
+from histotune.tools.progress import StageTime
 
 METHOD = "percentile bootstrap over groups, 2,000 resamples"
 SPREAD = "central 95 % of 100 random heads, not a confidence interval"

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from histotune.commands import report_and_print
-from histotune.errors import UserError
+from histotune.cli.run import report_and_print
 from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell, MatrixStudy, SeenScale
-from histotune.evaluation.transfer.config import TransferConfig
-from histotune.evaluation.transfer.diagnose import diagnose
-from histotune.evaluation.transfer.records import Diagnosis
-from histotune.files import canonical_json, write_json
 from histotune.report.added import add_study, load_added
 from histotune.report.folder import load_run, save_run
 from histotune.report.page import render_page
 from histotune.statistics.config import IntervalConfig
-from histotune.statistics.records import Interval, Score
-from tests.evaluation.transfer.conftest import make_transfer
+from histotune.statistics.predictions import Interval, Score
+from histotune.tools.errors import UserError
+from histotune.tools.files import canonical_json, write_json
+from histotune.transfer.case import Diagnosis
+from histotune.transfer.config import TransferConfig
+from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs
+from tests.transfer.conftest import make_transfer
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from histotune.evaluation.records import SweepChoice
-from histotune.evaluation.source import describe_choice
+from histotune.evaluation.findings import SweepChoice
+from histotune.evaluation.held_out import describe_choice
 from histotune.heads.sweep import sweep
 from histotune.report.choice import choice_lines, honest_scores, temperature, threshold
 from tests.heads.samples import make_task

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from histotune.errors import UserError
 from histotune.report.folder import FILES, load_run, save_run
 from histotune.report.page import render_page
+from histotune.tools.errors import UserError
 from tests.report.made_up import made_inputs, made_thumbnail
 
 if TYPE_CHECKING:

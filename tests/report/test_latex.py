@@ -12,20 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histotune.commands import report_and_print
-from histotune.evaluation.leaderboard.boards import make_boards
-from histotune.evaluation.leaderboard.published import Query, published_scores
-from histotune.evaluation.transfer.config import TransferConfig
-from histotune.evaluation.transfer.diagnose import diagnose
-from histotune.leaderboard_commands import show_leaderboard
+from histotune.cli.leaderboard_commands import show_leaderboard
+from histotune.cli.run import report_and_print
+from histotune.published.leaderboard import make_boards
+from histotune.published.published_parts import Query, published_scores
 from histotune.report.added import Added, AddedTransfer
 from histotune.report.folder import save_run
 from histotune.report.latex import PREAMBLE, boards_latex, latex_text, run_latex
-from histotune.report.records import ReportInputs
 from histotune.report.rows import score_tables
+from histotune.report.run_folder import ReportInputs
 from histotune.statistics.config import IntervalConfig
-from tests.evaluation.transfer.conftest import make_transfer
+from histotune.transfer.config import TransferConfig
+from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs
+from tests.transfer.conftest import make_transfer
 
 DOCUMENT = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}\usepackage[T1]{fontenc}

@@ -13,10 +13,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from histotune.errors import UserError
-from histotune.evaluation.records import Artifacts
+from histotune.evaluation.findings import Artifacts
 from histotune.report.page import flat_settings, render_page, write_report
 from histotune.report.rows import score_tables
+from histotune.tools.errors import UserError
 from tests.report.made_up import (
     REASON,
     made_findings,
@@ -143,7 +143,7 @@ def test_everything_a_user_supplies_is_escaped() -> None:
 def test_hostile_names_in_findings_are_escaped() -> None:
     import json
 
-    from histotune.evaluation.records import findings_from_dict
+    from histotune.evaluation.findings import findings_from_dict
 
     dumped = json.dumps(made_findings().as_dict())
     for word in ("breakhis", "malignant", "probe, random", "sentence", REASON):

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import polars as pl
 
-from histotune.evaluation.records import Artifacts
+from histotune.evaluation.findings import Artifacts
 from histotune.report.folder import load_run, save_run
 from histotune.report.growth_figures import growth_figure
 from histotune.report.page import render_page

@@ -7,11 +7,11 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from histotune.datasets.records import TileSet, tile_table
-from histotune.evaluation.records import Scored
+from histotune.datasets.tileset import TileSet, tile_table
+from histotune.evaluation.findings import Scored
 from histotune.images.config import LoaderConfig
-from histotune.report.thumbnails import WIDTH_PX, largest_errors
-from histotune.statistics.records import PREDICTION_COLUMNS, Predictions
+from histotune.report.pictures import WIDTH_PX, largest_errors
+from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 
 CLASSES = ("benign", "malignant")
 # tile, group, true class, probability of class 1

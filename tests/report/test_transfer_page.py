@@ -13,18 +13,18 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from histotune.datasets.records import TileSet, tile_table
-from histotune.errors import UserError
-from histotune.evaluation.transfer.config import TransferConfig
-from histotune.evaluation.transfer.diagnose import diagnose
-from histotune.evaluation.transfer.records import Diagnosis, Side
+from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import LoaderConfig
-from histotune.report.transfer_figures import few_shot_figure, recovery_figures
+from histotune.report.study_figures import few_shot_figure, recovery_figures
 from histotune.report.transfer_page import write_transfer_page
 from histotune.report.transfer_pictures import cross_gallery
-from histotune.report.wording import number
+from histotune.report.words import number
 from histotune.statistics.config import IntervalConfig
-from tests.evaluation.transfer.conftest import make_transfer
+from histotune.tools.errors import UserError
+from histotune.transfer.case import Diagnosis, Side
+from histotune.transfer.config import TransferConfig
+from histotune.transfer.diagnose import diagnose
+from tests.transfer.conftest import make_transfer
 
 EVIL = "<img src=x onerror=alert(1)>"
 

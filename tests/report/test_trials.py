@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import SweepSupport
+from histotune.heads.family import SweepSupport
 from histotune.heads.sweep import sweep
 from histotune.report.trials import BestSoFar, interval_words, line_names, trials_table
 from tests.heads.samples import make_task

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from histotune.evaluation.records import ScoredArm
-from histotune.report.wording import Footnotes, format_score, is_trained_domain, number, score_cell
-from histotune.statistics.records import Interval, Score
+from histotune.evaluation.findings import ScoredArm
+from histotune.report.words import Footnotes, format_score, is_trained_domain, number, score_cell
+from histotune.statistics.predictions import Interval, Score
 from tests.report.made_up import METHOD, REASON, SPREAD, made_arm
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,12 +11,12 @@ from benchmarks.coverage.cohort import CellSpec, simulate
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from histotune.statistics import bands, bounds
-from histotune.statistics.bands import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands, rising_limits
+from histotune.statistics import bounds, curves
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.coverage import studied_bands
+from histotune.statistics.curves import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands, rising_limits
 from histotune.statistics.intervals import resampling_units
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from histotune.statistics.resampling import draw_counts, read_sample
 
 Float = NDArray[np.float64]
@@ -153,7 +153,7 @@ def test_many_scores_are_thinned_without_being_seen(monkeypatch: pytest.MonkeyPa
         return np.column_stack([evidence.point_x, evidence.drawn.values_xB])
 
     thin = read()
-    monkeypatch.setattr(bands, "MAX_THRESHOLDS", 10**6)
+    monkeypatch.setattr(curves, "MAX_THRESHOLDS", 10**6)
     full = read()
     roc = slice(len(FPR_GRID_M))
     np.testing.assert_allclose(thin[roc], full[roc], atol=8e-3)

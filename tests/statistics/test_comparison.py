@@ -7,7 +7,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.errors import UserError
 from histotune.statistics import tables
 from histotune.statistics.config import ComparisonConfig, IntervalConfig
 from histotune.statistics.family import compare_arms
@@ -23,9 +22,10 @@ from histotune.statistics.permutation import (
     moved_groups,
     permute,
 )
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import RANKING, score_predictions
+from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
 
 CONFIG = IntervalConfig(n_resamples=100)
@@ -147,7 +147,7 @@ def test_false_positives_at_the_null_over_many_sets(metric: MetricName) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "log_loss"])
 def test_paired_intervals_cover_no_difference_at_the_null(metric: MetricName) -> None:
-    from histotune.statistics.compare import paired_difference
+    from histotune.statistics.comparison import paired_difference
 
     held = 0
     for seed in range(1000):

@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 import sklearn.metrics as sk
 
-from histotune.errors import UserError
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.levels import aggregate, average_seeds, score_by, score_seeds
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from histotune.statistics.scores import score_predictions
+from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
 
 CONFIG = IntervalConfig(n_resamples=100)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histotune.errors import UserError
 from histotune.statistics.mean_ranks import rank_arms
+from histotune.tools.errors import UserError
 
 AUC = np.random.default_rng(3).integers(60, 99, size=(14, 4)) / 100 + [0.0, 0.04, 0.0, 0.08]
 AUC[4] = AUC[5, [0, 0, 2, 2]]  # ties

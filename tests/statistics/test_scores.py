@@ -10,16 +10,16 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.errors import UserError
 from histotune.statistics import tables
-from histotune.statistics.compare import paired_difference
+from histotune.statistics.comparison import paired_difference
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.intervals import bootstrap_values, resampling_units
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
-from histotune.statistics.records import Predictions
+from histotune.statistics.predictions import Predictions
 from histotune.statistics.resampling import class_signatures, draw_counts, read_sample
 from histotune.statistics.scores import score_predictions
 from histotune.statistics.tables import make_evaluator
+from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
 
 CONFIG = IntervalConfig(n_resamples=200)

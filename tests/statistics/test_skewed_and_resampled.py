@@ -11,7 +11,7 @@ import scipy.stats
 from histotune.statistics import bounds
 from histotune.statistics.config import IntervalConfig
 from histotune.statistics.methods import METHODS, Evidence, Method, method_bounds
-from histotune.statistics.records import Interval, Predictions
+from histotune.statistics.predictions import Interval, Predictions
 from histotune.statistics.scores import score_predictions
 from tests.statistics.samples import make_predictions, random_predictions
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from histotune.backbones.catalog import HUB_ID, find_entry, unknown_backbone
 from histotune.backbones.hub import cached_file
 from histotune.backbones.weights import INDEX, ONE_FILE, TORCH_FILE
-from histotune.provenance import redact
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from histotune.backbones.entry import CatalogEntry
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
 
 State = Literal["ok", "problem", "unknown"]
 TIMEOUT_S = 10.0

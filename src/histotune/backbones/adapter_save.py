@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.adapters import SIDECAR
 from histotune.backbones.identity import weights_hash
-from histotune.files import atomic_folder, write_json
-from histotune.provenance import library_version
+from histotune.tools.files import atomic_folder, write_json
+from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
     from histotune.images.hashes import HashIndex
 
 

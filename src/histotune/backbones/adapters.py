@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.hub import cached_file, commit_of, hub_file
 from histotune.backbones.identity import weights_hash
-from histotune.errors import UserError
-from histotune.files import canonical_json, hash_bytes
 from histotune.images.hashes import HashIndex
+from histotune.tools.errors import UserError
+from histotune.tools.files import canonical_json, hash_bytes
 
 if TYPE_CHECKING:
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
 
 LOG = logging.getLogger(__name__)
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"

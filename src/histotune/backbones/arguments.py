@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
 
 LAYERS = ("mlp_layer", "act_layer", "norm_layer")  # arguments that are classes, which config.json can't hold
 PASSED_ANYWAY = ("num_classes", "pretrained")

@@ -14,12 +14,12 @@ from histotune.backbones.describe import describe_folder, describe_hub, describe
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entries.colour_histogram import COLOUR_HISTOGRAM
 from histotune.backbones.external import PREFIX, describe_external
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import resolve_revision
-from histotune.errors import UserError, closest_name
-from histotune.files import write_json
 from histotune.images.config import ViewConfig
-from histotune.provenance import library_version
+from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import write_json
+from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
     from histotune.backbones.config import BackboneConfig

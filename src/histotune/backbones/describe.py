@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.backbones.hub import cached_file, commit_of, hub_file
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import INDEX, ONE_FILE
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
+    import torch
+
     from histotune.backbones.config import BackboneConfig
+
 
 LOG = logging.getLogger(__name__)
 Json = dict[str, Any]
@@ -154,7 +157,6 @@ def _has_tokens(architecture: str) -> bool:
     import timm
 
     from histotune.backbones.meta import without_memory
-    from histotune.backbones.network import has_class_token
 
     with without_memory():
         return has_class_token(timm.create_model(architecture, num_classes=0))
@@ -206,3 +208,11 @@ def _read_json(path: Path) -> Json:
                         fix="pass the folder that save_pretrained wrote") from error  # fmt: skip
     except ValueError as error:
         raise UserError("config.json is not readable JSON", value=path, fix="save the model again") from error
+
+
+def has_class_token(module: torch.nn.Module) -> bool:
+    """Return whether a timm network gives a sequence of tokens, prefix tokens first and the class token first of all.
+
+    Networks that keep their class token elsewhere (PiT, VOLO) count as having none and give ``pooled``.
+    """
+    return getattr(module, "cls_token", None) is not None and getattr(module, "num_prefix_tokens", 0) >= 1

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from histotune.backbones.lanes import MAX_LANES, Lanes
-from histotune.backbones.records import ColumnBlock, Reruns
-from histotune.errors import UserError
+from histotune.backbones.spec import ColumnBlock, Reruns
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

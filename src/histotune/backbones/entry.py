@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from histotune.backbones.records import BackboneSpec, ColumnBlock
+from histotune.backbones.spec import BackboneSpec, ColumnBlock
 
 Seen = Literal["yes", "no", "unknown"]
 Status = Literal["shape-verified", "listed", "no weights"]

@@ -7,9 +7,9 @@ import re
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
-from histotune.backbones.records import BackboneSpec
-from histotune.errors import UserError, closest_name
-from histotune.files import hash_bytes, is_regular_file, write_json
+from histotune.backbones.spec import BackboneSpec
+from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import hash_bytes, is_regular_file, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray  # noqa: TC002
 
-from histotune.backbones.records import Backbone, BackboneSpec, ColumnBlock
+from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock
 
 N_BINS = 32
 # B batch, S side, C channels, D columns

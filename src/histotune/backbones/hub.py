@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 
 def cached_file(repository: str, name: str, revision: str) -> Path | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histotune.backbones.weights import locate_weights
-from histotune.files import hash_bytes, hash_file, hash_json
 from histotune.images.hashes import HashIndex
+from histotune.tools.files import hash_bytes, hash_file, hash_json
 
 if TYPE_CHECKING:
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
 
 
 def weights_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path

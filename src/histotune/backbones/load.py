@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from histotune.backbones.engine import Engine, EngineConfig
 from histotune.backbones.histogram import load_histogram
-from histotune.backbones.records import Backbone, BackboneSpec
-from histotune.errors import UserError
+from histotune.backbones.spec import Backbone, BackboneSpec
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from histotune.devices import ComputeDevice
+    from histotune.tools.devices import ComputeDevice
 
 
 def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]) -> Backbone:

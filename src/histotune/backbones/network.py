@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from histotune.backbones.arguments import timm_arguments, timm_names, transformers_config
+from histotune.backbones.describe import has_class_token
 from histotune.backbones.lite0 import read_lite0
 from histotune.backbones.weights import locate_weights
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
+
 
 Outputs = dict[str, torch.Tensor]
+
+
 # B batch, C channels, H height, W width, T tokens, D columns of a block
-
-
 @dataclass(frozen=True)
 class Network:
     """A network and how its named outputs are read.
@@ -58,14 +60,6 @@ def build_network(spec: BackboneSpec) -> Network:
         return Network(module, lambda x_BCHW: _timm_tokens(module, x_BCHW), convolutional=False)
     convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
     return Network(module, lambda x_BCHW: _timm_pooled(module, x_BCHW), convolutional)
-
-
-def has_class_token(module: torch.nn.Module) -> bool:
-    """Return whether a timm network gives a sequence of tokens, prefix tokens first and the class token first of all.
-
-    Networks that keep their class token elsewhere (PiT, VOLO) count as having none and give ``pooled``.
-    """
-    return getattr(module, "cls_token", None) is not None and getattr(module, "num_prefix_tokens", 0) >= 1
 
 
 def _timm_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401  (timm's models share no typed base)
@@ -105,7 +99,7 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
 def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
     if not spec.adapter:
         return module
-    from histotune.backbones.adapter_merge import merge_adapter
+    from histotune.backbones.merge import merge_adapter
 
     return merge_adapter(module, spec)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from histotune.backbones.entry import CatalogEntry
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
 
 
 @dataclass(frozen=True)

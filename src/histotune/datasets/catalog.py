@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.records import LabelRegion, MppSource
+    from histotune.datasets.tileset import LabelRegion, MppSource
 
 
 @dataclass(frozen=True)

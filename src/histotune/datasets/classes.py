@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.listing import name_some
-from histotune.errors import UserError, closest_name
+from histotune.datasets.disk import name_some
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

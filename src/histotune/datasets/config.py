@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 DatasetName = Literal["breakhis", "patch_camelyon", "tiles", "python"]
 OnBadImage = Literal["fail", "skip"]

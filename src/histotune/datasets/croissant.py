@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.read import known_specs
-from histotune.errors import UserError
-from histotune.files import atomic_path, hash_file, write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, hash_file, write_json
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
 # The context that the specification recommends in its appendix 1, less the terms that are not used here.

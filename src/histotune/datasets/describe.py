@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.read import known_specs
-from histotune.datasets.text_layout import align_columns
+from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
     from histotune.datasets.catalog import DatasetSpec
-    from histotune.datasets.records import LabelRegion, TileSet
+    from histotune.datasets.tileset import LabelRegion, TileSet
 
 FEW_GROUPS = 5  # below this many groups in a class no interval over groups is given
 UNKNOWN = "unknown"

@@ -7,14 +7,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from histotune.datasets.disk import list_files, name_some
 from histotune.datasets.headers import IMAGE_SUFFIXES
-from histotune.datasets.listing import list_files, name_some
 from histotune.datasets.rows import PART_BY_NAME, Tile
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.listing import Listing
+    from histotune.datasets.disk import Listing
 
 LAYOUT = "FOLDER/class/image.png, or FOLDER/train/class/image.png with train, valid and test"
 

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from histotune.datasets.headers import IMAGE_SUFFIXES
-from histotune.datasets.records import TileSet, tile_table
-from histotune.errors import UserError, raise_together
+from histotune.datasets.tileset import TileSet, tile_table
+from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from histotune.datasets.catalog import DatasetSpec
-from histotune.datasets.records import TileSet
 from histotune.datasets.rows import Tile, tile_set
-from histotune.errors import UserError
-from histotune.files import hash_bytes
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

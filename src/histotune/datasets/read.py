@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histotune.datasets.take import take_subset
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from histotune.datasets.catalog import DatasetSpec
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 
 def read_dataset(config: DatasetConfig) -> TileSet:

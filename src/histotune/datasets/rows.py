@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.catalog import choose_scale
 from histotune.datasets.classes import order_classes, scheme_classes
+from histotune.datasets.disk import SYNTHETIC_NOTE, marked_synthetic, name_some
 from histotune.datasets.headers import size_or_reason
-from histotune.datasets.listing import SYNTHETIC_NOTE, marked_synthetic, name_some
-from histotune.datasets.records import TileSet, tile_table
-from histotune.errors import UserError, collect, raise_together
-from histotune.progress import track
+from histotune.datasets.tileset import TileSet, tile_table
+from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

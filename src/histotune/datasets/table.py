@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.listing import name_some
+from histotune.datasets.disk import name_some
 from histotune.datasets.parquet import explained_parquet_errors, open_parquet
 from histotune.datasets.rows import Tile
 from histotune.datasets.text_table import read_text_table
-from histotune.errors import UserError, raise_together
+from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ import polars as pl
 
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.datasets.splits.holdout import DRAWN, draw_groups
-from histotune.datasets.splits.records import tile_groups
-from histotune.errors import UserError, closest_name, collect, raise_together
+from histotune.datasets.splits.split import tile_groups
+from histotune.tools.errors import UserError, closest_name, collect, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.config import SubsetConfig
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 # N tiles
 

@@ -7,7 +7,7 @@ import stat
 
 import polars as pl
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 
 def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:

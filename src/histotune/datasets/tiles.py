@@ -8,11 +8,11 @@ from histotune.datasets.catalog import DatasetSpec
 from histotune.datasets.folder import read_folder
 from histotune.datasets.rows import tile_set
 from histotune.datasets.table import is_table, read_table
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 SPEC = DatasetSpec(
     name="tiles",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from histotune.backbones.config import BackboneConfig
-from histotune.devices import Precision  # noqa: TC001  (part of a record that others introspect)
-from histotune.errors import UserError
-from histotune.files import write_json
-from histotune.heads.records import Head  # noqa: TC001
+from histotune.heads.head import Head  # noqa: TC001
 from histotune.heads.save import load_head, save_head
 from histotune.images.config import ViewConfig
+from histotune.tools.devices import Precision  # noqa: TC001  (part of a record that others introspect)
+from histotune.tools.errors import UserError
+from histotune.tools.files import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

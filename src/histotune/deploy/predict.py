@@ -10,11 +10,11 @@ import polars as pl
 
 from histotune.backbones.catalog import find_backbone
 from histotune.datasets.loose import read_loose_images
-from histotune.embeddings.extract import embed
+from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
-from histotune.files import atomic_path
 from histotune.heads.apply import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
+from histotune.tools.files import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.embeddings.config import FIRST_BATCH
-from histotune.errors import UserError
-from histotune.files import write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.devices import ComputeDevice
-    from histotune.embeddings.precision import Computed
     from histotune.embeddings.records import EmbeddingSpace
     from histotune.embeddings.space import EmbedRequest
+    from histotune.tools.devices import Computed, ComputeDevice
 
 LOG = logging.getLogger(__name__)
 WORTH_GAIN = 1.05  # a doubled batch that is not this much faster is not worth its memory
@@ -116,7 +115,7 @@ def _rate(
     """Return images per second after one warm-up; 0 where memory runs out."""
     import torch
 
-    from histotune.devices import out_of_memory
+    from histotune.tools.devices import out_of_memory
 
     try:
         embed(blank_BSSC)

@@ -10,8 +10,8 @@ from histotune.backbones.catalog import documented_view
 from histotune.images.view_checks import view_notes
 
 if TYPE_CHECKING:
-    from histotune.backbones.records import BackboneSpec
-    from histotune.datasets.records import TileSet
+    from histotune.backbones.spec import BackboneSpec
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewChoice, ViewConfig
 
 LOG = logging.getLogger(__name__)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.space import with_key
 from histotune.embeddings.store import Store
-from histotune.files import canonical_json
+from histotune.tools.files import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.devices import ComputeDevice
     from histotune.embeddings.records import EmbeddingSpace
     from histotune.embeddings.space import EmbedRequest
+    from histotune.tools.devices import ComputeDevice
 
 COMPILE_TILES = 20_000
 """Tiles from which on a fresh run is compiled."""

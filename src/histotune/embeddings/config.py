@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from histotune.devices import DeviceChoice, Precision
+from histotune.tools.devices import DeviceChoice, Precision
 
 Storage = Literal["fp32", "fp16"]
 FIRST_BATCH = 32

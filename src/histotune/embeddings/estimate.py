@@ -14,7 +14,6 @@ import numpy as np
 
 from histotune.backbones.catalog import random_twin
 from histotune.backbones.weights import weights_are_here
-from histotune.devices import choose_precision, find_device
 from histotune.embeddings.compiled import COMPILE_TILES, chosen_space
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.lookup import INDEX
@@ -24,25 +23,25 @@ from histotune.embeddings.rows import Rows, row_key, with_sizes
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.store import Store
-from histotune.errors import UserError
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.images.loader import Wanted, load_views
 from histotune.images.unreadable import UnreadableTilesError
 from histotune.images.view_checks import check_view
 from histotune.images.views import view_inputs
-from histotune.provenance import cpu_count
+from histotune.tools.devices import choose_precision, find_device
+from histotune.tools.errors import UserError
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.records import Backbone
-    from histotune.datasets.records import TileSet
-    from histotune.devices import ComputeDevice
-    from histotune.embeddings.precision import Computed
+    from histotune.backbones.spec import Backbone
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import EmbedRequest
+    from histotune.tools.devices import Computed, ComputeDevice
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
@@ -131,7 +130,7 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
 
     Args:
         tiles: The tiles.
-        request: As for :func:`~histotune.embeddings.extract.embed`.
+        request: As for :func:`~histotune.embeddings.embed.embed`.
         budget_s: About how long the timed batches may take, seconds; at least three are timed.
 
     Returns:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.backbones.external import ExternalFile
-from histotune.backbones.records import ColumnBlock
-from histotune.errors import UserError
-from histotune.files import hash_file
+from histotune.backbones.spec import ColumnBlock
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

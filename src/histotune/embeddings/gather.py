@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.embeddings.mapped import MappedFile, create_mapped
-from histotune.errors import UserError
-from histotune.files import atomic_path, hash_bytes, lock
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, hash_bytes, lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.records import ColumnBlock
+    from histotune.backbones.spec import ColumnBlock
     from histotune.embeddings.manifest import Manifest
     from histotune.embeddings.store import Store
 

@@ -16,15 +16,15 @@ from histotune.backbones.external import (
     record_path,
     write_external,
 )
-from histotune.embeddings.export import file_stem, slides_of
+from histotune.embeddings.exchange import file_stem, slides_of
 from histotune.embeddings.foreign import foreign_files, read_foreign
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.manifest import RunFacts, ShardPlan
 from histotune.embeddings.space import external_space
 from histotune.embeddings.store import Store
-from histotune.errors import UserError, collect, raise_together
-from histotune.files import lock
-from histotune.progress import track
+from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.files import lock
+from histotune.tools.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.foreign import ForeignRows
 
 K = TypeVar("K", bound=Hashable)

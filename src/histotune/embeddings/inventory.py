@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from histotune.embeddings.owned import is_real_folder
 from histotune.embeddings.store import Damage, Store
-from histotune.errors import UserError, closest_name
-from histotune.files import is_locked
+from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import is_locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

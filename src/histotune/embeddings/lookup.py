@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.devices import find_device
 from histotune.embeddings.compiled import chosen_space
 from histotune.embeddings.precision_choice import remembered_choice
 from histotune.embeddings.space import embedding_space
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
+from histotune.tools.devices import find_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.records import EmbeddingSpace
     from histotune.embeddings.space import EmbedRequest
     from histotune.images.config import LoaderConfig

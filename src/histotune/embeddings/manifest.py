@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from histotune.backbones.records import ColumnBlock
-from histotune.files import hash_bytes, write_json
+from histotune.backbones.spec import ColumnBlock
+from histotune.tools.files import hash_bytes, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.files import write_json
-from histotune.provenance import cpu_count
+from histotune.tools.files import write_json
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

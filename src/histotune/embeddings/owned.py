@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.files import is_regular_file, unfinished_name
+from histotune.tools.files import is_regular_file, unfinished_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ spread between tiles.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.devices import ComputeDevice
+    from histotune.tools.devices import Computed, ComputeDevice
 
-Computed = Literal["fp32", "bf16", "fp16"]
+
 MEDIAN_LIMIT, P99_LIMIT = 0.01, 0.05
 PROBE_LIMIT = 0.005
 """Of a probe's scores' spread. The AUROC of n tiles moves by 0.7 to 3 times the error over sqrt(n) (docs/log.md): 0.005
 keeps it below 1e-3 from 400 tiles on."""
 MIN_TILES, CHECK_TILES, WISH_TILES, PROBE_TILES = 16, 64, 16, 128
+
+
 # N tiles, D columns
-
-
 @dataclass(frozen=True)
 class PrecisionCheck:
     """How far a precision is from fp32 on some tiles.

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.devices import choose_precision
 from histotune.embeddings.precision import (
     CHECK_TILES,
     MEDIAN_LIMIT,
     P99_LIMIT,
     PROBE_LIMIT,
     WISH_TILES,
-    Computed,
     PrecisionCheck,
     PrecisionChoice,
     candidates,
@@ -26,9 +24,10 @@ from histotune.embeddings.precision import (
 )
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import embedding_space, with_key
-from histotune.errors import UserError
-from histotune.files import lock, write_json
 from histotune.images.loader import load_views
+from histotune.tools.devices import Computed, choose_precision
+from histotune.tools.errors import UserError
+from histotune.tools.files import lock, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.devices import ComputeDevice
     from histotune.embeddings.rows import Rows
     from histotune.embeddings.space import EmbedRequest
     from histotune.images.decode import PixelReader
     from histotune.images.hashes import HashIndex
     from histotune.images.loader import Views, Wanted
+    from histotune.tools.devices import ComputeDevice
 
 LOG = logging.getLogger(__name__)
 WAIT_S = 24 * 3600.0  # another process may be checking a large network on a CPU

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.records import ColumnBlock
-from histotune.errors import UserError, closest_name
-from histotune.files import hash_bytes
+from histotune.backbones.spec import ColumnBlock
+from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

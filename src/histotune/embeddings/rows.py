@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.errors import UserError
-from histotune.files import hash_bytes
 from histotune.images.loader import Wanted
 from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
     from histotune.images.geometry import ViewGeometry

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.backbones.engine import Engine, Pending
-from histotune.devices import halve_on_out_of_memory, out_of_memory
 from histotune.embeddings.manifest import RunFacts
 from histotune.embeddings.rows import average_inputs
+from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.records import Backbone, BackboneSpec
-    from histotune.devices import ComputeDevice
+    from histotune.backbones.spec import Backbone, BackboneSpec
     from histotune.embeddings.space import EmbedRequest
     from histotune.images.device_resize import ResizePlan
     from histotune.images.loader import Views
+    from histotune.tools.devices import ComputeDevice
 
 LOG = logging.getLogger(__name__)
 # B batch, S side, D columns

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Literal
 
 from histotune.backbones.adapters import adapter_hash
 from histotune.backbones.identity import weights_hash
-from histotune.devices import ComputeDevice, compute_signature
-from histotune.embeddings.ranks import ProcessRank
 from histotune.embeddings.records import EXTERNAL, EmbeddingSpace
-from histotune.files import canonical_json, hash_bytes, hash_json
+from histotune.tools.devices import ComputeDevice, compute_signature
+from histotune.tools.files import canonical_json, hash_bytes, hash_json
+from histotune.tools.ranks import ProcessRank
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.backbones.records import BackboneSpec
+    from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.config import OnBadImage
     from histotune.embeddings.config import EmbeddingConfig, Storage
     from histotune.images.config import LoaderConfig, ViewConfig

@@ -25,8 +25,8 @@ from histotune.embeddings.manifest import (
 from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, owned_in
 from histotune.embeddings.records import EmbeddingSpace
 from histotune.embeddings.space import with_key
-from histotune.errors import UserError
-from histotune.files import NO_WRITE, atomic_path, hash_file, is_locked, unfinished_name, write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import NO_WRITE, atomic_path, hash_file, is_locked, unfinished_name, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.records import ColumnBlock
+    from histotune.backbones.spec import ColumnBlock
 
 __all__ = ["Damage", "Inspection", "Manifest", "RunFacts", "ShardPlan", "Store"]
 LOG = logging.getLogger(__name__)

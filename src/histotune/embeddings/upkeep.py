@@ -18,8 +18,8 @@ from histotune.embeddings.inventory import FITS_FOLDER
 from histotune.embeddings.mapped import MappedFile, read_seal
 from histotune.embeddings.owned import NAMES_BY_PLACE, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
-from histotune.errors import UserError, collect, raise_together
-from histotune.files import explained_os_errors, is_regular_file, lock, remove_empty_folders, unfinished_name
+from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.files import explained_os_errors, is_regular_file, lock, remove_empty_folders, unfinished_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

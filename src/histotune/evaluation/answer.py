@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.floors import RANDOM_WEIGHTS
+from histotune.evaluation.findings import DIFFERENCE, LEAKY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
 from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM
-from histotune.evaluation.scoring import LEAKY
-from histotune.evaluation.source import DIFFERENCE, PROBE, RANDOM_SPLIT
-from histotune.statistics.records import FULL_COVERAGE
+from histotune.statistics.predictions import FULL_COVERAGE
 
 if TYPE_CHECKING:
-    from histotune.evaluation.records import Finding, ScoredArm
-    from histotune.statistics.records import Score
+    from histotune.evaluation.findings import Finding, ScoredArm
+    from histotune.statistics.predictions import Score
 
 
 def write_answer(findings: tuple[Finding, ...]) -> str:

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.evaluation.predict import ScoredRows, build_predictions
 from histotune.heads.apply import class_probabilities, head_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.evaluation.material import Material
-    from histotune.heads.records import Head
-    from histotune.statistics.records import Predictions
+    from histotune.evaluation.predict import Material
+    from histotune.heads.head import Head
+    from histotune.statistics.predictions import Predictions
 # N scored tiles, K classes
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.datasets.splits.records import tile_groups
-from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.datasets.splits.split import tile_groups
+from histotune.evaluation.predict import ScoredRows, build_predictions
 from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.sweep import sweep
 from histotune.heads.task import SweepTask
@@ -17,32 +17,12 @@ from histotune.heads.task import SweepTask
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.evaluation.material import Material
+    from histotune.evaluation.plan import CrossFitPlan
+    from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
-    from histotune.heads.families import SweepSupport
-    from histotune.heads.records import SweepResult
-    from histotune.statistics.records import Predictions
-# N tiles, S training sets, K classes
-
-
-@dataclass(frozen=True)
-class CrossFitPlan:
-    """Who trains and who is scored.
-
-    Attributes:
-        train_N: Tiles that may train (the training magnification).
-        fold_N: Outer fold of every tile, over the groups of all magnifications; -1 is never scored. A scored part
-            is fold 0, and its train part -1.
-        split_hash: Hash of the split.
-        fold_labels: ``grouped`` also for the inner folds; ``image`` is the leaky arm.
-        seed: Seed of the folds.
-    """
-
-    train_N: NDArray[np.bool_]
-    fold_N: NDArray[np.int64]
-    split_hash: str
-    fold_labels: Literal["grouped", "image"]
-    seed: int
+    from histotune.heads.family import SweepSupport
+    from histotune.heads.head import SweepResult
+    from histotune.statistics.predictions import Predictions
 
 
 @dataclass(frozen=True)

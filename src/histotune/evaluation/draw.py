@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.files import hash_bytes
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ def spread_order(tile_ids: Sequence[str], groups: Sequence[str], seed: int) -> I
 
     Args:
         tile_ids: Id per tile (N).
-        groups: Group key per tile (N), as :func:`~histotune.datasets.splits.records.tile_groups` gives it.
+        groups: Group key per tile (N), as :func:`~histotune.datasets.splits.split.tile_groups` gives it.
         seed: Seed of the draw.
 
     Returns:

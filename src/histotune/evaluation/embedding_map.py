@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits.records import tile_groups
-from histotune.devices import SMALL_ROWS, one_blas_thread
+from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.draw import spread_order
+from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.evaluation.config import EvaluationConfig
-    from histotune.evaluation.records import ScoredArm
+    from histotune.evaluation.findings import ScoredArm
     from histotune.evaluation.robustness import EmbeddedArm
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
 
     Float = NDArray[np.float64]
 

@@ -6,24 +6,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.evaluation.material import ScoredRows, build_predictions, domains_of
-from histotune.evaluation.records import ScoredArm
-from histotune.evaluation.scoring import domain_order
+from histotune.evaluation.findings import UNTUNED, ScoredArm, domain_order
+from histotune.evaluation.predict import ScoredRows, build_predictions, domains_of
 from histotune.heads.untuned import untuned_logits
 from histotune.statistics.metrics import auroc, balanced_accuracy
-from histotune.statistics.records import Interval, Score
+from histotune.statistics.predictions import Interval, Score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.evaluation.material import Material
-    from histotune.statistics.records import Predictions
-# N tiles, K classes, M draws
-
-MAJORITY = "majority class"
-RANDOM_WEIGHTS = "random-weight backbone + probe"
-COLOUR_HISTOGRAM = "colour histogram + probe"
-UNTUNED = "untuned head"
+    from histotune.evaluation.predict import Material
+    from histotune.statistics.predictions import Predictions
 
 
 def majority_predictions(

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits.records import tile_groups
-from histotune.devices import SMALL_ROWS, map_small
-from histotune.errors import UserError
+from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.crossfit import cross_fit
-from histotune.evaluation.records import ScoredArm
+from histotune.evaluation.findings import ScoredArm
 from histotune.evaluation.scoring import plain_value
-from histotune.statistics.records import Interval, Score
+from histotune.statistics.predictions import Interval, Score
+from histotune.tools.devices import SMALL_ROWS, map_small
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
-    from histotune.evaluation.crossfit import CrossFitPlan
-    from histotune.evaluation.material import Material
+    from histotune.datasets.tileset import TileSet
+    from histotune.evaluation.plan import CrossFitPlan
+    from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
-    from histotune.heads.families import SweepSupport
+    from histotune.heads.family import SweepSupport
     from histotune.statistics.metrics import MetricName
 
 NULL_GROUPED, NULL_RANDOM = "null control", "null control, random image split"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.records import LedgerCount
-from histotune.files import explained_os_errors, lock
+from histotune.evaluation.findings import LedgerCount
+from histotune.tools.files import explained_os_errors, lock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.evaluation.records import PairedDifference
+from histotune.evaluation.findings import PairedDifference
 from histotune.statistics.config import ComparisonConfig
 from histotune.statistics.family import compare_arms
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.config import EvaluationConfig
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy")
 

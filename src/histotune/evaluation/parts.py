@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.evaluation.records import PartTable, ScoredArm
+from histotune.evaluation.findings import PartTable, ScoredArm
 from histotune.evaluation.scoring import median_mpp, metrics_for
 from histotune.statistics.levels import score_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
 
 PART_COLUMNS = ("site", "scanner", "stain")
 MAX_PARTS = 30

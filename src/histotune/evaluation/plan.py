@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
 
-from histotune.datasets.records import TileSet, require_classes
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.datasets.splits.store import find_split
-from histotune.errors import UserError, closest_name
-from histotune.evaluation.crossfit import CrossFitPlan
-from histotune.evaluation.material import domains_of
-from histotune.evaluation.scoring import LABEL_MOVED, LEAKY, SYNTHETIC, domain_order
+from histotune.datasets.tileset import TileSet, require_classes
+from histotune.evaluation.findings import (
+    LABEL_MOVED,
+    LEAKY,
+    SYNTHETIC,
+    domain_order,
+)
+from histotune.evaluation.predict import domains_of
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.splits.records import Split
+    from histotune.datasets.splits.split import Split
     from histotune.evaluation.config import EvaluationConfig
     from histotune.heads.config import SweepConfig
+
 
 RANDOM_IMAGES = "random-images"
 
@@ -242,3 +247,49 @@ def _finish(sweep: SweepConfig) -> str:
     scaled = "no calibration" if sweep.calibration == "none" else f"{sweep.calibration} scaling"
     rule = "the most probable class" if sweep.threshold == "0.5" else f"a threshold for {sweep.threshold}"
     return f"{scaled} and {rule} from the same out-of-fold logits"
+
+
+def part_rows(tiles: TileSet, part: str) -> NDArray[np.int64]:
+    """Return the labelled rows of an official part.
+
+    Args:
+        tiles: The data set.
+        part: "train", "valid" or "test".
+
+    Returns:
+        Row numbers.
+
+    Raises:
+        UserError: The part is not there.
+    """
+    rows = np.flatnonzero((tiles.table["split"].fill_null("") == part).to_numpy() & (tiles.labels_N >= 0))
+    if len(rows) == 0:
+        present = sorted(set(tiles.table["split"].drop_nulls()))
+        raise UserError(
+            f"{tiles.name} has no labelled tiles in its {part} part",
+            value=part,
+            allowed=", ".join(present) or "none: no official parts",
+            fix="add --final to score the test part" if part == "valid" else f"put the {part} files into the folder",
+        )
+    return rows
+
+
+# N tiles, S training sets, K classes
+@dataclass(frozen=True)
+class CrossFitPlan:
+    """Who trains and who is scored.
+
+    Attributes:
+        train_N: Tiles that may train (the training magnification).
+        fold_N: Outer fold of every tile, over the groups of all magnifications; -1 is never scored. A scored part
+            is fold 0, and its train part -1.
+        split_hash: Hash of the split.
+        fold_labels: ``grouped`` also for the inner folds; ``image`` is the leaky arm.
+        seed: Seed of the folds.
+    """
+
+    train_N: NDArray[np.bool_]
+    fold_N: NDArray[np.int64]
+    split_hash: str
+    fold_labels: Literal["grouped", "image"]
+    seed: int

@@ -16,19 +16,19 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
-from histotune.devices import SMALL_ROWS, map_small
-from histotune.errors import UserError
 from histotune.evaluation.crossfit import cross_fit
-from histotune.evaluation.records import ScoredArm
+from histotune.evaluation.findings import ScoredArm
 from histotune.evaluation.scoring import plain_value
-from histotune.statistics.records import Interval, Score
+from histotune.statistics.predictions import Interval, Score
+from histotune.tools.devices import SMALL_ROWS, map_small
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from histotune.evaluation.config import EvaluationConfig
-    from histotune.evaluation.crossfit import CrossFitPlan
-    from histotune.evaluation.material import Material
+    from histotune.evaluation.plan import CrossFitPlan
+    from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
-    from histotune.heads.families import SweepSupport
+    from histotune.heads.family import SweepSupport
     from histotune.statistics.metrics import MetricName
 
 REPEATED = "probe, other training cases"

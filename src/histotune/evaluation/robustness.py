@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits.records import tile_groups
+from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.draw import spread_order
+from histotune.evaluation.findings import RobustnessTable, ScoredArm
 from histotune.evaluation.parts import MAX_PARTS, PART_COLUMNS
-from histotune.evaluation.records import RobustnessTable, ScoredArm
 from histotune.evaluation.robustness_counts import Square, Tally, sum_tallies, tally_square
 from histotune.statistics.bounds import Scale, Strata
 from histotune.statistics.exact import flat_bounds
 from histotune.statistics.methods import Evidence, all_agree, method_bounds
-from histotune.statistics.records import Interval, Score
+from histotune.statistics.predictions import Interval, Score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.records import Embeddings
-    from histotune.evaluation.material import Material
+    from histotune.evaluation.predict import Material
     from histotune.evaluation.robustness_counts import Matrix
     from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
 
     Int = NDArray[np.int64]
 

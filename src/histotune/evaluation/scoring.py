@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.evaluation.records import ScoredArm
+from histotune.evaluation.findings import TOO_NARROW, ScoredArm, domain_order
 from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import score_predictions
 from histotune.statistics.tables import make_evaluator
@@ -15,13 +15,7 @@ from histotune.statistics.tables import make_evaluator
 if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.records import Predictions
-
-LEAKY = "LEAKY"
-TOO_NARROW = "TOO NARROW"
-SYNTHETIC = "SYNTHETIC"
-EXTERNAL = "EXTERNAL"
-LABEL_MOVED = "LABEL MOVED"  # the view moves or cuts the region that the label speaks about
+    from histotune.statistics.predictions import Predictions
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
@@ -86,18 +80,3 @@ def median_mpp(predictions: Predictions) -> float:
     """Return the median input_mpp, um/px; NaN where no tile's scale is known."""
     values = predictions.table["input_mpp"].drop_nulls().drop_nans()
     return float(np.round(values.median(), 4)) if len(values) else float("nan")  # type: ignore[arg-type]
-
-
-def domain_order(domain: str) -> tuple[str, float, str]:
-    """Return a sort key that puts 40X before 100X, 200X and 400X.
-
-    Args:
-        domain: Such as "breakhis 100X".
-
-    Example:
-        >>> sorted(["b 100X", "b 40X"], key=domain_order)
-        ['b 40X', 'b 100X']
-    """
-    name, _, last = domain.rpartition(" ")
-    digits = last.removesuffix("X")
-    return (name, float(digits), "") if digits.isdigit() else (name, float("inf"), last)

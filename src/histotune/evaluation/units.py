@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.errors import UserError
-from histotune.evaluation.records import UNIT, PartTable, ScoredArm
+from histotune.evaluation.findings import UNIT, PartTable, ScoredArm
 from histotune.evaluation.scoring import median_mpp, metrics_for
 from histotune.statistics.levels import COLUMNS, aggregate
 from histotune.statistics.scores import score_predictions
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.config import Aggregation
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.levels import Level
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
 
 LEVELS: tuple[Level, ...] = ("slide", "group")
 HOW = {

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.embeddings.records import Embeddings
-    from histotune.heads.records import Calibration, Head, HiddenLayer
+    from histotune.heads.head import Calibration, Head, HiddenLayer
 
 BLOCK_ROWS = 8192
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.apply import calibrated_logits, softmax
+from histotune.heads.head import Calibration
 from histotune.heads.jackknife import MIN_GROUPS, group_chunks, group_interval, jackknife_interval
-from histotune.heads.records import Calibration
 from histotune.heads.select import group_means, tile_losses
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import CalibrationKind
-    from histotune.statistics.records import Interval
+    from histotune.statistics.predictions import Interval
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

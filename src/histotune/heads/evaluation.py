@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.arrays import Array, ArrayKit, Precision
-    from histotune.heads.stream import Block, RowStream
+    from histotune.heads.solver.stream import Block, RowStream
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

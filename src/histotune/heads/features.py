@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from histotune.heads.solver.problems import is_constant
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
+
 SMALL_CURVATURE = 50_000_000
 """Up to this many products (rows x columns^2) a problem's exact curvature costs less than the iterations it saves."""
 COVARIANCE_ROWS_PER_COLUMN = 4
 NULL_EIGENVALUE = 1e-13
-EPSILON = float(np.finfo(np.float64).eps)
 
 
 class Features(Protocol):
@@ -275,20 +277,6 @@ def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
     std_D = _safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
     x_nD /= std_D
     return x_nD, Standardisation(mean_D + correction_D, std_D)
-
-
-def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]:
-    """Return which columns are constant up to rounding (as scikit-learn's scaler does).
-
-    Args:
-        variance: Variance per column, of any shape.
-        terms: Size of the terms that the mean was computed from, which bounds its rounding.
-        n_rows: Number of rows.
-
-    Returns:
-        True where the variance is none.
-    """
-    return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
 
 
 def _safe_std(variance: Float, terms: Float, n_rows: int) -> Float:

@@ -22,19 +22,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.embeddings.inventory import FITS_FOLDER
-from histotune.errors import UserError
-from histotune.files import atomic_path, hash_bytes, hash_json, is_regular_file, unfinished_name
-from histotune.heads.logistic import fit_batch
-from histotune.heads.problems import FitSettings, FitSolution
-from histotune.heads.ridge import fit_ridge
-from histotune.provenance import cpu_count, library_version
+from histotune.heads.solver.logistic import fit_batch
+from histotune.heads.solver.problems import FitSettings, FitSolution
+from histotune.heads.solver.ridge import fit_ridge
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, hash_bytes, hash_json, is_regular_file, unfinished_name
+from histotune.tools.provenance import cpu_count, library_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from histotune.heads.problems import FitProblems
+    from histotune.heads.solver.problems import FitProblems
 
 LOG = logging.getLogger(__name__)
 FORMAT = "histotune-fits-1"
@@ -66,7 +66,7 @@ class FitCache:
     def fit_batch(
         self, x_ND: NDArray[np.floating], y_N: NDArray[np.int64], problems: FitProblems, settings: FitSettings
     ) -> FitSolution:
-        """Solve logistic problems as :func:`~histotune.heads.logistic.fit_batch` does, or read the same solution.
+        """Solve logistic problems as :func:`~histotune.heads.solver.logistic.fit_batch` does, or read what it gave.
 
         Args:
             x_ND: Raw columns.
@@ -81,7 +81,7 @@ class FitCache:
         return self._solution((x_ND, y_N, problems), facts, lambda: fit_batch(x_ND, y_N, problems, settings))
 
     def fit_ridge(self, x_ND: NDArray[np.floating], y_N: NDArray[np.int64], problems: FitProblems) -> FitSolution:
-        """Solve ridge problems as :func:`~histotune.heads.ridge.fit_ridge` does, or read the same solution.
+        """Solve ridge problems as :func:`~histotune.heads.solver.ridge.fit_ridge` does, or read the same solution.
 
         Args:
             x_ND: Raw columns.

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.apply import calibrated_logits, hidden_units, softmax
+from histotune.heads.head import HonestScore
 from histotune.heads.jackknife import MIN_GROUPS, group_chunks, group_interval, jackknife_interval
-from histotune.heads.records import HonestScore
 from histotune.heads.select import group_means, paired_differences, tile_losses
 from histotune.heads.task import FoldPlan, training_set
+from histotune.statistics.predictions import Interval
 from histotune.statistics.ranking import weighted_auroc
-from histotune.statistics.records import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
 from histotune.statistics.sums import balanced_accuracy_sums
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import SelectionRule
-    from histotune.heads.families import Refit, SweepData, Trial
-    from histotune.heads.records import Selection
+    from histotune.heads.family import Refit, SweepData, Trial
+    from histotune.heads.head import Selection
     from histotune.heads.solve import Procedure, Solved
     from histotune.heads.task import SweepTask, TrainingSet
 

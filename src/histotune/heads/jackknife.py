@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.statistics.records import Interval
+from histotune.statistics.predictions import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

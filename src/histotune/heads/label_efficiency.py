@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.errors import UserError
-from histotune.heads.families import SweepData, SweepSupport, full_logits
+from histotune.heads.family import SweepData, SweepSupport, full_logits
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import make_family
 from histotune.heads.task import FoldPlan, TrainingSet, check_task, training_set
 from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
 from histotune.statistics.resampling import Sample, class_signatures, draw_counts
 from histotune.statistics.tables import make_evaluator
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from histotune.embeddings.records import Embeddings
     from histotune.heads.config import SweepConfig
-    from histotune.heads.families import Family, Refit, Trial
-    from histotune.heads.records import Head
+    from histotune.heads.family import Family, Refit, Trial
+    from histotune.heads.head import Head
     from histotune.heads.task import SweepTask
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName

@@ -16,7 +16,7 @@ import numpy as np
 
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.calibrate import CrossFitted, fit_temperatures
-from histotune.heads.logistic_family import LogisticFamily, PenaltyTrial
+from histotune.heads.linear import LogisticFamily, PenaltyTrial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import SweepConfig
-    from histotune.heads.families import OutOfFold, Refit, SweepData, Trial
-    from histotune.heads.problems import FitProblems, FitSolution
+    from histotune.heads.family import OutOfFold, Refit, SweepData, Trial
+    from histotune.heads.solver.problems import FitProblems, FitSolution
     from histotune.heads.task import TrainingSet
 
     Float = NDArray[np.float64]
@@ -49,7 +49,7 @@ class RidgeFamily(LogisticFamily):
         self._factors: dict[tuple[PenaltyTrial, bytes], float] = {}
 
     def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
-        """See :class:`~histotune.heads.families.Family`."""
+        """See :class:`~histotune.heads.family.Family`."""
         self._find_factors(data, chosen)
         factors = [self._factors[_own(trial), _key(part)] for part, trial in chosen]
         refits = super().refit(data, chosen)

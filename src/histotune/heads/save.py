@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from histotune.errors import UserError
-from histotune.files import atomic_path, hash_file, write_json
-from histotune.heads.records import Calibration, Decision, Head, HiddenLayer, Selection
+from histotune.heads.head import Calibration, Decision, Head, HiddenLayer, Selection
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, hash_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

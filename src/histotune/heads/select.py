@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
+from histotune.heads.head import Selection, TrialRecord
 from histotune.heads.lbfgs import loss_terms
-from histotune.heads.records import Selection, TrialRecord
 from histotune.statistics.metrics import auroc
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import SelectionRule
-    from histotune.heads.families import OutOfFold, Trial
+    from histotune.heads.family import OutOfFold, Trial
     from histotune.heads.task import TrainingSet
 
     Float = NDArray[np.float64]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.heads.apply import calibrated_logits, softmax
 from histotune.heads.calibrate import CrossFitted, calibrate
-from histotune.heads.records import Decision
+from histotune.heads.head import Decision
 from histotune.heads.select import choose_trial, score_trials
 from histotune.heads.thresholds import BinaryTiles, choose_threshold
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import SweepConfig
-    from histotune.heads.families import Family, OutOfFold, Refit, SweepData, Trial
-    from histotune.heads.records import Calibration
+    from histotune.heads.family import Family, OutOfFold, Refit, SweepData, Trial
+    from histotune.heads.head import Calibration
     from histotune.heads.select import TrialScores
     from histotune.heads.task import TrainingSet
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.devices import find_device
-from histotune.heads.families import Family, SweepData, SweepSupport, Trial
+from histotune.heads.family import Family, SweepData, SweepSupport, Trial
+from histotune.heads.head import Head, SweepResult
 from histotune.heads.honest import bias_corrected, nested, outer_parts
-from histotune.heads.records import Head, SweepResult
 from histotune.heads.select import describe_selection, ranking_scores
 from histotune.heads.solve import Procedure, solve_parts
 from histotune.heads.task import FoldPlan, SweepTask, check_task, training_set
+from histotune.tools.devices import find_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from histotune.embeddings.records import Embeddings
     from histotune.heads.config import Honesty, SweepConfig
-    from histotune.heads.records import Selection
+    from histotune.heads.head import Selection
     from histotune.heads.solve import Solved
 
 __all__ = ["make_family", "require_device", "sweep"]
@@ -171,7 +171,7 @@ def make_family(config: SweepConfig) -> Family:
         The family, ready to list its trials.
     """
     if config.family == "logistic":
-        from histotune.heads.logistic_family import LogisticFamily
+        from histotune.heads.linear import LogisticFamily
 
         return LogisticFamily(config)
     if config.family == "ridge":
@@ -195,3 +195,9 @@ def require_device(config: SweepConfig) -> None:
     device = config.sgd.device if config.family == "sgd" else config.device
     if device == "cuda" and config.family != "ridge":
         find_device("cuda")
+
+
+CONTEXT = ("trained_on", "backbone", "arm", "family")
+
+
+OUTCOME = ("log_loss", "log_loss_se", "auroc", "converged", "diverged", "chosen")

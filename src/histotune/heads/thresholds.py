@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.heads.head import Decision
 from histotune.heads.jackknife import MIN_GROUPS, group_chunks, group_interval, jackknife_interval
-from histotune.heads.records import Decision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

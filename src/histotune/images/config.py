@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 ViewName = Literal["short-side-crop", "square", "letterbox", "tiles"]
 Interpolation = Literal["bilinear", "bicubic"]

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.images.config import LoaderConfig
 from histotune.images.encoded import damaged, decode_image, read_image_file, too_large
 from histotune.images.parquet import ParquetImages, is_parquet
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 PIXELS = "x"  # name of the HDF5 data set that holds pixels
 # H height, W width, C channels (RGB)

@@ -6,13 +6,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError
 from histotune.images.decode import PixelReader, tile_sources
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.hashes import HashIndex
 
 COMPARED = ("class", "group_id", "slide_id", "source_patient_id", "split", "magnification", "mpp", "site", "scanner")

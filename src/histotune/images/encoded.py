@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from pathlib import Path

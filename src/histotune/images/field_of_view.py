@@ -12,7 +12,7 @@ from histotune.images.geometry import view_geometry
 from histotune.images.scale_text import text_table
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewConfig
 
 KEYS = ("magnification", "mpp", "mpp_source", "mpp_factor", "width_px", "height_px")

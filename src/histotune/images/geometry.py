@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewConfig
 
 MAX_RESIZED_PIXELS = 2**26  # a resized image beyond this is a mistake in the scale, or a very long strip

@@ -13,11 +13,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError
-from histotune.files import hash_file
 from histotune.images.decode import PixelSource, content_hash
 from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
-from histotune.provenance import cpu_count
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_file
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

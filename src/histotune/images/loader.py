@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.images.unreadable import MAX_LISTED, UnreadableTile, UnreadableTilesError
 from histotune.images.views import device_plan, device_resizable, view_inputs
-from histotune.provenance import cpu_count
+from histotune.tools.errors import UserError
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

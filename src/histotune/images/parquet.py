@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from histotune.datasets.parquet import explained_parquet_errors, image_batches, image_leaf, open_parquet
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.files import atomic_path, hash_bytes
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.stain import optical_density
 from histotune.images.stain_transfer import StainNormaliser
+from histotune.tools.files import atomic_path, hash_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig
     from histotune.images.decode import PixelSource
     from histotune.images.stain_transfer import StainMethod

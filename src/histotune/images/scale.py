@@ -11,22 +11,22 @@ import polars as pl
 
 from histotune.datasets.read import known_specs
 from histotune.datasets.splits.folds import keyed_hash
-from histotune.errors import UserError, raise_together
 from histotune.images.config import LoaderConfig, ScaleConfig
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.nuclei import TOO_SMALL, TileNuclei, nuclear_diameter
 from histotune.images.priors import find_prior, known_ratios
 from histotune.images.scale_fit import APPARENT, METHOD_FACTOR, Z95, Fit, combined_factor, fit_scale, interval
 from histotune.images.scale_records import CandidateCheck, How, MagnificationScale, RatioCheck, ScaleEstimate
-from histotune.progress import track
-from histotune.provenance import cpu_count
+from histotune.tools.errors import UserError, raise_together
+from histotune.tools.progress import track
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.decode import PixelSource
     from histotune.images.priors import NuclearPrior
 # N tiles, G groups, M magnifications

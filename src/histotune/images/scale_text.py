@@ -6,8 +6,8 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from histotune.datasets.text_layout import align_columns
 from histotune.images.scale_records import METHOD
+from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError, raise_together
 from histotune.images.geometry import MAX_INPUTS, MAX_RESIZED_PIXELS, ViewGeometry, view_geometry
+from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import LabelRegion, TileSet
+    from histotune.datasets.tileset import LabelRegion, TileSet
     from histotune.images.config import ViewConfig
 
 ROUNDING_PX = 1e-9  # a region that ends exactly at the crop's edge is inside

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.images.device_resize import DeviceResizer, ResizePlan, is_exact, passes_vertical_first
 from histotune.images.geometry import place, view_geometry
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewConfig
 # H height, W width, S side of the view, K inputs per image, N tiles
 

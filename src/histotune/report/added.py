@@ -10,16 +10,16 @@ import json
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from histotune.errors import UserError
-from histotune.evaluation.records import nan_for_null
-from histotune.files import write_text
+from histotune.evaluation.findings import nan_for_null
+from histotune.tools.errors import UserError
+from histotune.tools.files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from histotune.evaluation.findings import Findings
     from histotune.evaluation.matrix.records import MatrixStudy
-    from histotune.evaluation.records import Findings
-    from histotune.evaluation.transfer.records import Diagnosis
+    from histotune.transfer.case import Diagnosis
 
 FOLDER, KINDS = "added", ("transfer", "matrix")
 AGAIN = "run the command that wrote it again"
@@ -107,7 +107,7 @@ def _check_same(findings: Findings, study: AddedTransfer | MatrixStudy, folder: 
 
 
 def _read_transfer(path: Path) -> AddedTransfer:
-    from histotune.evaluation.transfer.records import Diagnosis
+    from histotune.transfer.case import Diagnosis
 
     data = read_object(path, AGAIN)
     own = {field.name for field in fields(Diagnosis)}

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.provenance import redact
 from histotune.report.matrix_figures import ShownMatrix, show_matrix
-from histotune.report.transfer_figures import few_shot_figure, recovery_figures
-from histotune.report.transfer_table import plain_tables
+from histotune.report.study_figures import few_shot_figure, recovery_figures
+from histotune.report.study_tables import plain_tables
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from histotune.evaluation.matrix.records import MatrixStudy
-    from histotune.evaluation.transfer.records import Diagnosis
     from histotune.report.added import Added
     from histotune.report.figures import Figure
-    from histotune.report.transfer_table import PlainTable
+    from histotune.report.study_tables import PlainTable
+    from histotune.transfer.case import Diagnosis
 
 
 @dataclass(frozen=True)

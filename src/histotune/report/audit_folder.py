@@ -5,15 +5,15 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from histotune.files import write_json
-from histotune.provenance import redact
-from histotune.report.audit_page import write_audit_page
+from histotune.report.study_pages import write_audit_page
+from histotune.tools.files import write_json
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from histotune.evaluation.audit.records import Audit
+    from histotune.audit.records import Audit
     from histotune.report.audit_pictures import AuditPicture
 
 

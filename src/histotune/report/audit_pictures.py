@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.errors import UserError
 from histotune.images.decode import PixelReader, PixelSource
-from histotune.report.thumbnails import jpeg_thumbnail
+from histotune.report.pictures import jpeg_thumbnail
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.datasets.records import TileSet
-    from histotune.datasets.splits.records import Split
-    from histotune.evaluation.audit.records import Audit, AuditFinding
+    from histotune.audit.records import Audit, AuditFinding
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig
 
 PICTURED = ("exact-duplicates", "near-duplicates", "overlapping-fields", "blank", "stain-tiles", "stain-groups")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from histotune.evaluation.audit.records import Audit, Verdict
+    from histotune.audit.records import Audit, Verdict
 
 STYLES: dict[Verdict, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
 

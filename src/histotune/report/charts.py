@@ -27,13 +27,13 @@ from histotune.report.svg import (
     x_axis,
     y_axis,
 )
-from histotune.report.wording import number
+from histotune.report.words import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.report.svg import Marker
-    from histotune.statistics.records import Score
+    from histotune.statistics.predictions import Score
 
 MAX_LABEL = 26
 

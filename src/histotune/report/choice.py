@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.report.wording import format_interval, metric_label, number
+from histotune.report.words import format_interval, metric_label, number
 
 if TYPE_CHECKING:
-    from histotune.evaluation.records import SweepChoice
-    from histotune.heads.records import HonestScore, TrialRecord
-    from histotune.statistics.records import Interval
+    from histotune.evaluation.findings import SweepChoice
+    from histotune.heads.head import HonestScore, TrialRecord
+    from histotune.statistics.predictions import Interval
 
 RULES = {"best": "lowest log-loss", "one-se": "strongest penalty within one standard error of the lowest log-loss"}
 

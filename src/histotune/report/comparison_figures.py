@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel
 from histotune.report.figures import Figure
 from histotune.report.svg import BLUE, INK, VERMILLION, WIDTH_PX, Frame, drawing, heading, line, marker, text, x_axis
-from histotune.report.wording import count, group_count, metric_label
+from histotune.report.words import count, group_count, metric_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from histotune.files import write_text
-from histotune.provenance import redact
 from histotune.report.comparison_figures import domain_figures, ranking_figure
 from histotune.report.page import page_environment, render_template
-from histotune.report.transfer_table import PlainTable, score_text
-from histotune.report.wording import SYNTHETIC, covered_score, metric_label
+from histotune.report.study_tables import PlainTable, score_text
+from histotune.report.words import SYNTHETIC, covered_score, metric_label
+from histotune.tools.files import write_text
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,12 +10,12 @@ import polars as pl
 
 from histotune.report.charts import Line, Look, Panel, swatch
 from histotune.report.curve_panels import precision_panel, reliability_panel, roc_panel
-from histotune.report.curves import class_matrix, precision_points, reliability_bins, roc_points
 from histotune.report.figures import LOOKS, MAJORITY, Figure
 from histotune.report.svg import AMBER, BLUE, GREEN, GREY, INK, PURPLE, VERMILLION
-from histotune.report.wording import FLOORS, PROBE, RANDOM_SPLIT, count, format_score, group_count
-from histotune.statistics.bands import curve_bands
-from histotune.statistics.records import Predictions
+from histotune.report.words import FLOORS, PROBE, RANDOM_SPLIT, count, format_score, group_count
+from histotune.statistics.curves import curve_bands
+from histotune.statistics.curves_parts import class_matrix, precision_points, reliability_bins, roc_points
+from histotune.statistics.predictions import Predictions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from numpy.typing import NDArray
 
-    from histotune.evaluation.records import Artifacts, Finding, Findings
-    from histotune.statistics.bands import Band, ClassBands, CurveBands
+    from histotune.evaluation.findings import Artifacts, Finding, Findings
     from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.records import Score
+    from histotune.statistics.curves import Band, ClassBands, CurveBands
+    from histotune.statistics.predictions import Score
 # N tiles, K classes
 
 LINE_LOOKS = (

@@ -18,7 +18,7 @@ from histotune.report.charts import (
     swatch,
 )
 from histotune.report.svg import BLUE, GREEN, GREY, VERMILLION
-from histotune.report.wording import (
+from histotune.report.words import (
     FLOORS,
     PROBE,
     RANDOM_SPLIT,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from histotune.evaluation.records import Finding, Findings, ScoredArm
+    from histotune.evaluation.findings import Finding, Findings, ScoredArm
 
 MAIN_METRICS = ("auroc", "balanced_accuracy")
 MAJORITY = "majority class"

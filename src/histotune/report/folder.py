@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.errors import UserError
-from histotune.evaluation.records import Artifacts, LedgerCount, findings_from_dict
-from histotune.files import write_json
-from histotune.progress import StageTime
+from histotune.evaluation.findings import Artifacts, LedgerCount, findings_from_dict
 from histotune.report.added import load_added, read_object
-from histotune.report.records import ReportInputs, Thumbnail
+from histotune.report.run_folder import ReportInputs, Thumbnail
+from histotune.tools.errors import UserError
+from histotune.tools.files import write_json
+from histotune.tools.progress import StageTime
 
 if TYPE_CHECKING:
     from pathlib import Path

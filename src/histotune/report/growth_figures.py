@@ -25,7 +25,7 @@ from histotune.report.svg import (
     x_axis,
     y_axis,
 )
-from histotune.report.wording import number
+from histotune.report.words import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,21 +7,21 @@ from dataclasses import replace
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from histotune.files import write_text
 from histotune.report.rows import score_tables
-from histotune.report.transfer_table import plain_tables
-from histotune.report.wording import SYNTHETIC
+from histotune.report.study_tables import plain_tables
+from histotune.report.words import SYNTHETIC
+from histotune.tools.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from histotune.evaluation.leaderboard.boards import Board
-    from histotune.evaluation.records import Finding
-    from histotune.report.records import ReportInputs
+    from histotune.evaluation.findings import Finding
+    from histotune.published.leaderboard import Board
     from histotune.report.rows import Row, RowGroup, ScoreTable
-    from histotune.report.transfer_table import PlainTable
-    from histotune.report.wording import Cell
+    from histotune.report.run_folder import ReportInputs
+    from histotune.report.study_tables import PlainTable
+    from histotune.report.words import Cell
 
 PREAMBLE = (
     "% \\usepackage{booktabs} and \\usepackage{textcomp} in the preamble; compile as UTF-8.\n"

@@ -7,7 +7,7 @@ import io
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.leaderboard.published import Protocol
+from histotune.published.published_parts import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from histotune.evaluation.leaderboard.boards import Board, BoardRow
+    from histotune.published.leaderboard import Board, BoardRow
 
 
 def boards_overview(boards: Sequence[Board]) -> Table:

@@ -26,7 +26,7 @@ from histotune.report.svg import (
     line,
     text,
 )
-from histotune.report.wording import count
+from histotune.report.words import count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel
 from histotune.report.svg import VERMILLION, WIDTH_PX, box, drawing, heading, text
-from histotune.report.wording import group_count, number
+from histotune.report.words import group_count, number
 
 if TYPE_CHECKING:
     from markupsafe import Markup
 
     from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell
-    from histotune.statistics.records import Score
+    from histotune.statistics.predictions import Score
 
 LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0
 PALE, DEEP = (255, 255, 255), (0x7F, 0xB8, 0xDA)  # black text stays readable on both

@@ -7,11 +7,11 @@ import io
 import math
 from typing import TYPE_CHECKING
 
-from histotune.files import write_json, write_text
 from histotune.report.matrix_figures import difference_panel, matrix_panel
 from histotune.report.matrix_page import render_matrix_page
 from histotune.report.sweep_folder import standalone
-from histotune.report.wording import format_score, number
+from histotune.report.words import format_score, number
+from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixStudy
-    from histotune.statistics.records import Score
+    from histotune.statistics.predictions import Score
 
 COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric", "value", "low", "high", "difference",
            "difference_low", "difference_high", "n_tiles", "n_groups", "n_train_tiles", "n_train_groups", "input_mpp",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.provenance import redact
 from histotune.report.matrix_figures import show_matrix
 from histotune.report.page import page_environment, render_template
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from histotune.evaluation.matrix.records import MatrixStudy

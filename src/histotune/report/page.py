@@ -7,9 +7,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.records import UNIT
-from histotune.files import canonical_json, write_text
-from histotune.provenance import redact
+from histotune.evaluation.findings import UNIT
 from histotune.report.added_sections import show_added
 from histotune.report.choice import honest_scores, runners_up, selected_score, temperature, threshold
 from histotune.report.curve_figures import ranking_figure
@@ -20,7 +18,9 @@ from histotune.report.paired_figures import paired_figure, paired_lines
 from histotune.report.robustness_table import RobustnessSection, robustness_section
 from histotune.report.rows import ScoreTable, score_tables
 from histotune.report.sweep_figures import sweep_figure
-from histotune.report.wording import SYNTHETIC, count, covered_score, group_count, number
+from histotune.report.words import SYNTHETIC, count, covered_score, group_count, number
+from histotune.tools.files import canonical_json, write_text
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from histotune.evaluation.records import DatasetFacts, Finding, FindingId, PartTable
-    from histotune.report.records import ReportInputs, Thumbnail
+    from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
+    from histotune.report.run_folder import ReportInputs, Thumbnail
     from histotune.statistics.config import IntervalConfig
 
 

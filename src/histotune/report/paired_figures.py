@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel
 from histotune.report.figures import Figure
 from histotune.report.svg import VERMILLION
-from histotune.report.wording import SHORT_FLOORS, count, group_count, metric_label, metric_of, number
+from histotune.report.words import SHORT_FLOORS, count, group_count, metric_label, metric_of, number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from markupsafe import Markup
 
-    from histotune.evaluation.records import Finding, PairedDifference
+    from histotune.evaluation.findings import Finding, PairedDifference
 
 LOOK = Look(VERMILLION, "diamond")
 

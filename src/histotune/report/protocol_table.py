@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.report.wording import METRIC_LABELS, Footnotes
+from histotune.report.words import METRIC_LABELS, Footnotes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from histotune.evaluation.protocols import ProtocolRow, ProtocolStudy
+    from histotune.published.study import ProtocolRow, ProtocolStudy
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.report.wording import (
+from histotune.report.words import (
     FLOORS,
     PROBE,
     SHORT_FLOORS,
@@ -23,7 +23,7 @@ from histotune.report.wording import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.evaluation.records import Findings, RobustnessTable, ScoredArm
+    from histotune.evaluation.findings import Findings, RobustnessTable, ScoredArm
 
 NO_USUAL = (0.0, "")  # every interval's method becomes a footnote
 HOW_TO_READ = (

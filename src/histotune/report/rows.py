@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from histotune.report.wording import (
+from histotune.report.words import (
     FLOORS,
     METRIC_LABELS,
     PROBABILITY_METRICS,
@@ -28,7 +28,7 @@ from histotune.report.wording import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from histotune.evaluation.records import Finding, ScoredArm
+    from histotune.evaluation.findings import Finding, ScoredArm
 
 
 @dataclass(frozen=True)

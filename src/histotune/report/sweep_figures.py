@@ -16,7 +16,7 @@ from histotune.report.trials import line_names
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from histotune.evaluation.records import Artifacts, Findings
+    from histotune.evaluation.findings import Artifacts, Findings
 
 
 @dataclass(frozen=True)

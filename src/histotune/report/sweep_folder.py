@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
     from markupsafe import Markup
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.report.figures import Figure
 
 FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; background: #fff; }'

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.repeats import REPEATED
-from histotune.report.wording import (
+from histotune.report.words import (
     FLOORS,
     PROBE,
     RANDOM_SPLIT,
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from histotune.evaluation.records import FindingId, Findings, ScoredArm
-    from histotune.statistics.records import Score
+    from histotune.evaluation.findings import FindingId, Findings, ScoredArm
+    from histotune.statistics.predictions import Score
 
 NARROW_TERMINAL = 78
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.files import write_text
-from histotune.provenance import redact
 from histotune.report.page import page_environment, render_template
-from histotune.report.transfer_figures import few_shot_figure, recovery_figures
-from histotune.report.transfer_table import plain_tables
-from histotune.report.wording import SYNTHETIC
+from histotune.report.study_figures import few_shot_figure, recovery_figures
+from histotune.report.study_tables import plain_tables
+from histotune.report.words import SYNTHETIC
+from histotune.tools.files import write_text
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.evaluation.transfer.records import Diagnosis
     from histotune.report.transfer_pictures import CrossGallery
+    from histotune.transfer.case import Diagnosis
 
 
 def write_transfer_page(

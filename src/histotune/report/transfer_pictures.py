@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.images.decode import read_pixels
-from histotune.report.thumbnails import jpeg_thumbnail
+from histotune.report.pictures import jpeg_thumbnail
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
-    from histotune.evaluation.transfer.records import Diagnosis, Neighbour, NeighbourRow
+    from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig
+    from histotune.transfer.case import Diagnosis, Neighbour, NeighbourRow
 
 
 @dataclass(frozen=True)

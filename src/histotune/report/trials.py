@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from histotune.heads.jackknife import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
-from histotune.tracking import CONTEXT, OUTCOME
+from histotune.heads.sweep import CONTEXT, OUTCOME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
 
-    from histotune.heads.families import Tried
+    from histotune.heads.family import Tried
 
 TOP = 10
 OPTIMISTIC = "optimistic: the lowest of several was selected"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.errors import UserError, closest_name
-from histotune.statistics.compare import check_same_tiles, paired_difference
+from histotune.statistics.comparison import check_same_tiles, paired_difference
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.permutation import draw_swaps, holm, max_t, moved_groups, permute
 from histotune.statistics.resampling import read_sample
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.permutation import PermutationResult, Swaps
-    from histotune.statistics.records import Predictions, Score
+    from histotune.statistics.predictions import Predictions, Score
     from histotune.statistics.resampling import Sample
 
 Correction = Literal["none", "max-T", "Holm"]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from histotune.devices import map_small, one_blas_thread
 from histotune.statistics import bounds as b
 from histotune.statistics import methods as m
 from histotune.statistics.coverage import default_method, simulated_coverage
-from histotune.statistics.records import Interval
+from histotune.statistics.predictions import Interval
 from histotune.statistics.resampling import class_signatures, draw_counts
+from histotune.tools.devices import map_small, one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

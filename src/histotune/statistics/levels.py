@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
-from histotune.errors import UserError
-from histotune.statistics.records import Predictions, Score
+from histotune.statistics.predictions import Predictions, Score
 from histotune.statistics.scores import score_predictions
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.statistics.permutation import holm
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.devices import one_blas_thread
 from histotune.statistics.intervals import SMALL_TILES
 from histotune.statistics.ranking import fold_rows
 from histotune.statistics.scores import RANKING
 from histotune.statistics.tables import make_evaluator
+from histotune.tools.devices import one_blas_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.records import Predictions, Ranking
+    from histotune.statistics.predictions import Predictions, Ranking
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError, closest_name
 from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
 from histotune.statistics.methods import metric_scale
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
+from histotune.statistics.predictions import Score
 from histotune.statistics.ranking import fold_rows
-from histotune.statistics.records import Score
 from histotune.statistics.resampling import read_sample
 from histotune.statistics.tables import make_evaluator
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from histotune.statistics.config import IntervalConfig
     from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
-    from histotune.statistics.records import Interval, Predictions, Weighting
+    from histotune.statistics.predictions import Interval, Predictions, Weighting
     from histotune.statistics.resampling import Sample
 
 __all__ = ["METRIC_NAMES", "MetricName", "score_predictions"]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.statistics import ranking, sums
 from histotune.statistics.evaluators import (
     MeanEvaluator,
@@ -20,6 +19,7 @@ from histotune.statistics.evaluators import (
     TileEvaluator,
 )
 from histotune.statistics.metrics import FIXED_RATE
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.breakhis_home import BreakhisHome
-from histotune.datasets.fetch.pcam_home import PcamHome
+from histotune.datasets.fetch.breakhis import BreakhisHome
+from histotune.datasets.fetch.pcam import PcamHome
 from histotune.datasets.fetch.records import Checksums, RemoteFile, Unpacked
 from histotune.datasets.fetch.unpack import Limits
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from histotune.datasets.fetch.download import Unavailable, download
 from histotune.datasets.fetch.records import Checksums, RemoteFile
 from histotune.datasets.fetch.transport import read_some
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard, content, remote, sums
 from .server import Act, Server, serving

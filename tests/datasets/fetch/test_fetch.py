@@ -24,9 +24,9 @@ from histotune.datasets.fetch.fetch import fetch, plan_fetch
 from histotune.datasets.fetch.place import read_receipt
 from histotune.datasets.fetch.render import render_outcome, render_plan
 from histotune.datasets.read import read_dataset
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
+from tests.tools.test_files import mounted_tmpfs
 
-from ...test_files import mounted_tmpfs
 from .conftest import IMPATIENT, Heard, sums
 from .made import COUNTS, Tree, breakhis_archive, breakhis_home, pcam_content, pcam_home
 from .server import Act, Server
@@ -348,7 +348,7 @@ def test_two_processes_into_one_folder_fetch_once(home: Server, tmp_path: Path) 
 
 
 def test_waiting_for_another_process_is_said_and_bounded(home: Server, heard: Heard, tmp_path: Path) -> None:
-    from histotune.files import lock
+    from histotune.tools.files import lock
 
     held, release = threading.Event(), threading.Event()
 

@@ -17,7 +17,7 @@ from histotune.datasets.fetch.facts import PCAM_SOURCES
 from histotune.datasets.fetch.fetch import fetch, plan_fetch
 from histotune.datasets.fetch.hub import PcamHub
 from histotune.datasets.fetch.render import render_outcome
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard
 from .made import Tree

@@ -17,7 +17,7 @@ from histotune.datasets.fetch.fetch import fetch, plan_fetch
 from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
 from histotune.datasets.fetch.render import render_outcome
 from histotune.datasets.read import read_dataset
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard
 from .made import COUNTS, Tree, kaggle_breakhis, kaggle_pcam, zip_of

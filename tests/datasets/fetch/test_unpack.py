@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from histotune.datasets.fetch.names import UnsafeMember, safe_member_path
 from histotune.datasets.fetch.records import Checksums, Unpacked
 from histotune.datasets.fetch.unpack import Limits, member_writer, read_through, unpack_gz, visit_tar_gz, visit_zip
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 from .conftest import content
 

@@ -11,8 +11,8 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import LabelRegion, TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import LabelRegion, TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import write_part
 
 LABELS = [0, 1, 1, 0, 0, 1]

@@ -11,9 +11,9 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
 from histotune.images.decode import read_pixels
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, write_image_parquet, write_part
 
 LABELS = [False, True, True, False, True]

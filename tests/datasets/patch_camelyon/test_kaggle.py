@@ -13,8 +13,8 @@ from PIL import Image
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, real_data, write_part
 
 

@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 
 from histotune.datasets.config import DatasetConfig
-from histotune.datasets.listing import list_files
+from histotune.datasets.disk import list_files
 from histotune.datasets.patch_camelyon import slides
 from histotune.datasets.patch_camelyon.hdf5 import read_hdf5
 from histotune.datasets.patch_camelyon.pixels import pixel_digests
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, write_image_parquet
 from tests.datasets.patch_camelyon.test_kaggle import image_id
 

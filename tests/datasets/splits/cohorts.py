@@ -8,8 +8,8 @@ from dataclasses import replace
 import polars as pl
 from hypothesis import strategies as st
 
-from histotune.datasets.records import TileSet, tile_table
 from histotune.datasets.splits.published import published_patients
+from histotune.datasets.tileset import TileSet, tile_table
 
 CLASSES = ("benign", "malignant", "other")
 

@@ -9,9 +9,9 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet
 from histotune.datasets.splits.named import named_split
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import tree_folder, write_image
 
 # Ten patients of the authors; 22549AB and 22549CD are blocks of one accession.

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from histotune.datasets.records import TileSet, tile_table
 from histotune.datasets.splits.folds import (
     assign_group_folds,
     check_disjoint,
@@ -18,9 +17,10 @@ from histotune.datasets.splits.folds import (
     grouped_folds,
     random_image_folds_like,
 )
-from histotune.datasets.splits.records import tile_groups
-from histotune.errors import UserError
-from histotune.files import hash_json
+from histotune.datasets.splits.split import tile_groups
+from histotune.datasets.tileset import TileSet, tile_table
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_json
 
 # Frozen: the folds of seed 0 and 1 must stay what they are on every platform and with every version.
 GOLDEN_GROUPS = [f"14-{100 + i}" for i in range(12)]

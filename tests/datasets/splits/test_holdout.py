@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from histotune.datasets.splits.holdout import grouped_holdout
 from histotune.datasets.splits.leaks import shared_groups
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 from tests.datasets.splits.cohorts import groups_by_side, make_tiles, mixed_tiles, reordered, tiles_of_cases
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.records import TileSet
 from histotune.datasets.splits.leaks import shared_groups
 from histotune.datasets.splits.named import named_split
 from histotune.datasets.splits.published import official_parts, published_patients
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 from tests.datasets.fakes import tree_folder, write_image, write_part
 from tests.datasets.splits.cohorts import make_tiles, published_names
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from histotune.datasets.splits.records import Split, note_outside
+from histotune.datasets.splits.split import Split, note_outside
 from tests.datasets.splits.cohorts import make_tiles
 
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.records import TileSet
 from histotune.datasets.splits.named import named_split
-from histotune.datasets.splits.records import Split
+from histotune.datasets.splits.split import Split
 from histotune.datasets.splits.store import find_split, load_split, save_split
-from histotune.errors import UserError
-from histotune.files import hash_json
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_json
 from tests.datasets.splits.cohorts import make_tiles, tiles_of_cases
 
 TILES = tiles_of_cases([(i % 2, 3 + i % 4) for i in range(12)])

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from histotune.heads.sgd.data import Split, TrainData
 from histotune.heads.sgd.initial import linear_layers, shuffled_order
-from histotune.heads.sgd.records import Split, TrainData
 
 if TYPE_CHECKING:
-    from histotune.heads.sgd.records import Job
+    from histotune.heads.sgd.data import Job
 
 
 def make_data(n: int = 150, dim: int = 20, n_classes: int = 2, seed: int = 0, standardise: bool = False) -> TrainData:

@@ -7,13 +7,13 @@ import pytest
 
 from histotune.heads.apply import head_logits as apply_head
 from histotune.heads.config import SweepConfig
-from histotune.heads.families import SweepSupport
+from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.save import load_head, save_head
 from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping
+from histotune.heads.sgd.data import Job, Split, TrainData
 from histotune.heads.sgd.family import SgdFamily, SgdTrial
 from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.records import Job, Split, TrainData
 from histotune.heads.sgd.train import train_heads
 from histotune.heads.sweep import make_family, sweep
 from tests.heads.samples import make_task
@@ -142,8 +142,8 @@ def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_kept_heads_are_the_trained_ones_whole(hidden: int, tmp_path) -> None:  # noqa: ANN001
+    from histotune.heads.sgd.data import TrainOptions
     from histotune.heads.sgd.kept import train_kept
-    from histotune.heads.sgd.records import TrainOptions
 
     embeddings, task = make_task()
     split = Split(np.arange(0, len(embeddings), 2), np.arange(1, len(embeddings), 2))

@@ -15,7 +15,7 @@ import pytest
 from histotune.heads.sgd import plan
 from histotune.heads.sgd.chunk import ChunkRun
 from histotune.heads.sgd.config import SgdSettings, Stopping
-from histotune.heads.sgd.records import Job, TrainedHead, TrainOptions
+from histotune.heads.sgd.data import Job, TrainedHead, TrainOptions
 from histotune.heads.sgd.train import train_heads
 from tests.heads.sgd.peer import make_data
 

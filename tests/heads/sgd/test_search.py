@@ -8,7 +8,6 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import kstest
 
-from histotune.errors import UserError
 from histotune.heads.sgd.config import (
     Choice,
     LogUniform,
@@ -19,6 +18,7 @@ from histotune.heads.sgd.config import (
     common_wandb_search,
 )
 from histotune.heads.sgd.search import draw_trials
+from histotune.tools.errors import UserError
 
 
 def test_a_grid_is_every_combination_in_order() -> None:

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.errors import UserError
 from histotune.heads.sgd import chunk, plan, rows
 from histotune.heads.sgd.config import Cosine, Hold, SgdSettings, Stopping, WarmUp
+from histotune.heads.sgd.data import Job, Split, TrainData, TrainedHead, TrainOptions
 from histotune.heads.sgd.outcome import head_logits
 from histotune.heads.sgd.plan import plan_chunks
-from histotune.heads.sgd.records import Job, Split, TrainData, TrainedHead, TrainOptions
 from histotune.heads.sgd.train import train_heads
+from histotune.tools.errors import UserError
 from tests.heads.sgd.peer import make_data, plain_logits, train_plainly
 
 if TYPE_CHECKING:

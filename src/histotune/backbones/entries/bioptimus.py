@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import academic_gated, apache_gated
 from histotune.backbones.entries.where import BIOPTIMUS_MEAN, BIOPTIMUS_STD, EVA, TRIDENT
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec, ModelArgument
+from histotune.backbones.spec import BackboneSpec, ModelArgument
 
 RELEASE = (
     "https://github.com/bioptimus/releases/blob/c369f8fb2fda321c28c5c5d112b77bf351056f81/models/h-optimus/v0/README.md"

@@ -1,7 +1,7 @@
 """The colour histogram of the view: a floor that knows colour and nothing of shape."""
 
 from histotune.backbones.entry import CatalogEntry, Licence, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 COLOUR_HISTOGRAM = CatalogEntry(
     BackboneSpec(

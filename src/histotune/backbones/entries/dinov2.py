@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import apache
 from histotune.backbones.entries.where import DINOV2_README, EVA, IMAGENET_MEAN, IMAGENET_STD
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 
 def _entry(size: str, letter: str, revision: str, params_m: float, dim: int) -> CatalogEntry:

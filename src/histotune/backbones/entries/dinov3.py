@@ -2,7 +2,7 @@
 
 from histotune.backbones.entries.where import DINOV3_README, IMAGENET_MEAN, IMAGENET_STD
 from histotune.backbones.entry import CatalogEntry, Licence, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 LICENCE = "https://ai.meta.com/resources/models-and-libraries/dinov3-license"
 

@@ -2,7 +2,7 @@
 
 from histotune.backbones.entries.where import IMAGENET_MEAN, IMAGENET_STD, TRIDENT, WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Licence, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 HOME = "https://github.com/prov-gigapath/prov-gigapath/blob/0383083c4569dd914e20b2a264e90a92abfa5709"
 

@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import mit
 from histotune.backbones.entries.where import EVA, IMAGENET_MEAN, IMAGENET_STD, TRIDENT, TRIDENT_TABLE, WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 GPFM = CatalogEntry(
     BackboneSpec(

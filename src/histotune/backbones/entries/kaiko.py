@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import non_commercial
 from histotune.backbones.entries.where import TRIDENT, WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec, ModelArgument
+from histotune.backbones.spec import BackboneSpec, ModelArgument
 
 HOME = "https://github.com/kaiko-ai/towards_large_pathology_fms"
 CODE = f"{HOME}/blob/480274c706932c07d9dc93e15fe75aead920b0dc/hubconf.py"

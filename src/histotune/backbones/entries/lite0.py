@@ -2,7 +2,7 @@
 
 from histotune.backbones.entries.licences import apache
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 HOME = "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite"
 TIMM = "timm, tf_efficientnet_lite0.in1k"

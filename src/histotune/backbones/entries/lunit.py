@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import non_commercial
 from histotune.backbones.entries.where import EVA, TRIDENT
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 HOME = "https://github.com/lunit-io/benchmark-ssl-pathology/blob"
 README = f"{HOME}/1d3fd2a3d5269110bb9bd9f19bc22b6038ad745e/README.md"

@@ -5,7 +5,7 @@ from dataclasses import replace
 from histotune.backbones.entries.licences import mit
 from histotune.backbones.entries.where import WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Licence, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 CARD = "https://huggingface.co/kaiko-ai/midnight"
 SPECTRA = "https://huggingface.co/medarc/spectra-midnight-12k-lora"

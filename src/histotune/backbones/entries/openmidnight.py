@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import apache_gated
 from histotune.backbones.entries.where import IMAGENET_MEAN, IMAGENET_STD, TRIDENT, TRIDENT_TABLE
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 CARD = "https://huggingface.co/SophontAI/OpenMidnight"
 SPECTRA = "https://huggingface.co/medarc/spectra-openmidnight-lora"

@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import non_commercial
 from histotune.backbones.entries.where import EVA, IMAGENET_MEAN, IMAGENET_STD, TRIDENT, WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 CARD, CARD2 = "https://huggingface.co/owkin/phikon", "https://huggingface.co/owkin/phikon-v2"
 CONFIG = f"{CARD}/blob/cd6ea0861ccd7a242d92f4d349cf88bf5eab7053/config.json"

@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import apache_gated, mit, no_derivatives
 from histotune.backbones.entries.where import TRIDENT, TRIDENT_TABLE
 from histotune.backbones.entry import CatalogEntry, Licence, OwnCode, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 ELSEWHERE = "embed your tiles with it elsewhere and bring the embeddings in with `histotune cache import`"
 REMOTE = "its repository ships Python that transformers would run (trust_remote_code), which is never done here"

@@ -2,7 +2,7 @@
 
 from histotune.backbones.entries.where import CLIP_MEAN, CLIP_STD
 from histotune.backbones.entry import CatalogEntry, Licence, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 HOME = "https://github.com/PathologyFoundation/plip"
 SIZES = "https://gist.github.com/rwightman/26043466fa319a7e3b920ae5faae97ef"

@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import bsd3
 from histotune.backbones.entries.where import IMAGENET_MEAN, IMAGENET_STD
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 CARD = "https://huggingface.co/timm/resnet50.tv_in1k"
 CONFIG = f"{CARD}/blob/aa6c2d36d56bc0209040c02b5a7b7d7bf11d57b8/config.json"

@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import academic_gated
 from histotune.backbones.entries.where import EVA, IMAGENET_MEAN, IMAGENET_STD, TRIDENT, UNI_README, WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 UNI2_CARD = "https://huggingface.co/MahmoodLab/UNI2-h"
 

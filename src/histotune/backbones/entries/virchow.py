@@ -3,7 +3,7 @@
 from histotune.backbones.entries.licences import academic_gated, apache_gated
 from histotune.backbones.entries.where import IMAGENET_MEAN, IMAGENET_STD, TRIDENT, WSISTREAM
 from histotune.backbones.entry import CatalogEntry, Overlap, cite
-from histotune.backbones.records import BackboneSpec, ModelArgument
+from histotune.backbones.spec import BackboneSpec, ModelArgument
 
 CARD, CARD2 = "https://huggingface.co/paige-ai/Virchow", "https://huggingface.co/paige-ai/Virchow2"
 SPECTRA = "https://huggingface.co/medarc/spectra-virchow-lora"

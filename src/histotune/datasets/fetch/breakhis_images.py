@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from histotune.datasets.breakhis import NAME_PATTERN
+from histotune.datasets.disk import FETCH_RECORDS
 from histotune.datasets.fetch.facts import BREAKHIS_COUNTS
-from histotune.datasets.listing import FETCH_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

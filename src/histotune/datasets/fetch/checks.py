@@ -6,8 +6,8 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from histotune.datasets.fetch.records import Digest
-from histotune.errors import UserError
-from histotune.progress import track_bytes
+from histotune.tools.errors import UserError
+from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,8 @@ from histotune.datasets.fetch.checks import digest_file, require_match
 from histotune.datasets.fetch.partial import Partial
 from histotune.datasets.fetch.records import show_bytes
 from histotune.datasets.fetch.transport import TransferError, public_url, read_some, request
-from histotune.errors import UserError
-from histotune.progress import track_bytes
+from histotune.tools.errors import UserError
+from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

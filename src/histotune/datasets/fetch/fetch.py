@@ -17,12 +17,12 @@ from histotune.datasets.fetch.place import (
 from histotune.datasets.fetch.records import FetchOutcome, FetchPlan
 from histotune.datasets.fetch.registry import SPEC_NAMES, find_origin
 from histotune.datasets.read import dataset_spec
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from histotune.datasets.fetch.config import NetworkConfig
-    from histotune.datasets.fetch.origin import Origin
     from histotune.datasets.fetch.records import Transfer
+    from histotune.datasets.fetch.source import Origin
 
 
 def default_folder(dataset: str) -> Path:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.fetch.checks import digest_file
 from histotune.datasets.fetch.names import UnsafeMember, safe_member_path
-from histotune.datasets.fetch.origin import Need, Result, cant_fetch, here_already, need_of
 from histotune.datasets.fetch.place import STAGING, file_entry, records_folder, require_space, unchanged, write_receipt
 from histotune.datasets.fetch.records import FetchedFile, PlannedFile, show_bytes
+from histotune.datasets.fetch.source import Need, Result, cant_fetch, here_already, need_of
 from histotune.datasets.fetch.unpack import flush_all
-from histotune.errors import UserError
-from histotune.files import FULL_DISK
+from histotune.tools.errors import UserError
+from histotune.tools.files import FULL_DISK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

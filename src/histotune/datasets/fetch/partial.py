@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from histotune.datasets.fetch.records import show_bytes
-from histotune.errors import UserError
-from histotune.files import FULL_DISK, NO_WRITE, write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import FULL_DISK, NO_WRITE, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

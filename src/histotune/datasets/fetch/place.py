@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from histotune import __version__
+from histotune.datasets.disk import FETCH_RECORDS
 from histotune.datasets.fetch.records import FetchedFile, show_bytes
-from histotune.datasets.listing import FETCH_RECORDS
-from histotune.errors import UserError
-from histotune.files import hash_bytes, lock, write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes, lock, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

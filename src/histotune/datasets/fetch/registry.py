@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.breakhis_home import BreakhisHome
+from histotune.datasets.fetch.breakhis import BreakhisHome
 from histotune.datasets.fetch.breakhis_images import COUNTS_CHECK, images_below, missing_images
 from histotune.datasets.fetch.hub import PcamHub
 from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
-from histotune.datasets.fetch.pcam_home import PcamHome
+from histotune.datasets.fetch.pcam import PcamHome
 from histotune.datasets.fetch.unpack import Limits
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.datasets.fetch.origin import Origin
+    from histotune.datasets.fetch.source import Origin
 
 SPEC_NAMES = {"breakhis": "breakhis", "pcam": "patch_camelyon"}
 BREAKHIS_LIMITS = Limits(facts.BREAKHIS_LIMIT_MEMBERS, facts.BREAKHIS_LIMIT_BYTES)

@@ -19,9 +19,9 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from histotune.datasets.fetch.names import SeenPaths, UnsafeMember, safe_member_path
 from histotune.datasets.fetch.records import Digest, show_bytes
-from histotune.errors import UserError
-from histotune.files import FULL_DISK, atomic_path
-from histotune.progress import track_bytes
+from histotune.tools.errors import UserError
+from histotune.tools.files import FULL_DISK, atomic_path
+from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

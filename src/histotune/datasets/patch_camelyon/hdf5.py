@@ -12,16 +12,16 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.patch_camelyon.part import Copy, Part, numbered_ids
-from histotune.datasets.patch_camelyon.spec import PARTS, SIDE_PX, SPEC
+from histotune.datasets.pcam_files import PARTS, SIDE_PX, SPEC
 from histotune.datasets.text_table import read_text_table
-from histotune.errors import UserError, raise_together
+from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.listing import Listing
+    from histotune.datasets.disk import Listing
 
 # N tiles of a part
 FILE_PATTERN = re.compile(

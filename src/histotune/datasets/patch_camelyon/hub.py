@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.datasets.disk import name_some
 from histotune.datasets.headers import encoded_size_px
-from histotune.datasets.listing import name_some
 from histotune.datasets.parquet import explained_parquet_errors, image_batches, image_leaf, open_parquet
 from histotune.datasets.patch_camelyon.part import Copy, Part, numbered_ids
-from histotune.datasets.patch_camelyon.spec import PARTS, SIDE_PX
-from histotune.errors import UserError, collect, raise_together
+from histotune.datasets.pcam_files import PARTS, SIDE_PX
+from histotune.tools.errors import UserError, collect, raise_together
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.listing import Listing
+    from histotune.datasets.disk import Listing
 # N tiles of a part
 
 PART_BY_NAME = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}

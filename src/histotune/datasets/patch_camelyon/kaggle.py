@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.datasets.disk import name_some
 from histotune.datasets.headers import size_or_reason
-from histotune.datasets.listing import name_some
 from histotune.datasets.patch_camelyon.part import Copy, Part
-from histotune.datasets.patch_camelyon.spec import SIDE_PX
+from histotune.datasets.pcam_files import SIDE_PX
 from histotune.datasets.text_table import read_text_table
-from histotune.errors import UserError
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from histotune.datasets.config import OnBadImage
-    from histotune.datasets.listing import Listing
+    from histotune.datasets.disk import Listing
 
 NAME_PATTERN = re.compile(r"(?P<id>[0-9a-f]{40})\.tif")
 LABELS = "train_labels.csv"

@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.groups import patch_camelyon_group_id
-from histotune.datasets.patch_camelyon.spec import SIDE_PX, SPEC
-from histotune.datasets.records import tile_table
+from histotune.datasets.pcam_files import SIDE_PX, SPEC
+from histotune.datasets.tileset import tile_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

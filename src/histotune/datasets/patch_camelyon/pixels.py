@@ -12,10 +12,10 @@ import numpy as np
 
 from histotune.datasets.parquet import image_batches, open_parquet
 from histotune.datasets.patch_camelyon.hdf5 import opened_hdf5
-from histotune.datasets.patch_camelyon.spec import SIDE_PX
-from histotune.errors import UserError
-from histotune.progress import track
-from histotune.provenance import cpu_count
+from histotune.datasets.pcam_files import SIDE_PX
+from histotune.tools.errors import UserError
+from histotune.tools.progress import track
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

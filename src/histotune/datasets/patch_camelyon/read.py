@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.catalog import choose_scale
-from histotune.datasets.listing import SYNTHETIC_NOTE, Listing, list_files
+from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files
 from histotune.datasets.patch_camelyon import hdf5, hub, kaggle
 from histotune.datasets.patch_camelyon.part import part_table
 from histotune.datasets.patch_camelyon.slides import join_slides
-from histotune.datasets.patch_camelyon.spec import SPEC
-from histotune.datasets.records import TileSet
+from histotune.datasets.pcam_files import SPEC
 from histotune.datasets.subset import keep_rows
-from histotune.errors import UserError
+from histotune.datasets.tileset import TileSet
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

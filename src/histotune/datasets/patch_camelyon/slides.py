@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.listing import list_files
+from histotune.datasets.disk import list_files
 from histotune.datasets.patch_camelyon import hdf5
 from histotune.datasets.patch_camelyon.pixels import pixel_digests
-from histotune.errors import UserError
-from histotune.files import hash_json, user_dir, write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_json, user_dir, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from histotune.datasets.listing import name_some
+from histotune.datasets.disk import name_some
 from histotune.datasets.splits.leaks import mark_leaks
-from histotune.datasets.splits.records import Split, note_outside
-from histotune.errors import UserError
-from histotune.files import hash_bytes
+from histotune.datasets.splits.split import Split, note_outside
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 CSV_NAME = "folds.csv"
 TEXT_NAME = re.compile(r"dsfold(\d+)\.txt", re.IGNORECASE)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
-    from histotune.datasets.splits.records import Split
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
 
     Int = NDArray[np.int64]
 

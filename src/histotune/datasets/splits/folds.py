@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.datasets.splits.balance import Wish, best_sides, few_group_notes
-from histotune.datasets.splits.records import Split, tile_groups
-from histotune.errors import UserError
+from histotune.datasets.splits.split import Split, tile_groups
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
     from histotune.datasets.splits.balance import Balanced
+    from histotune.datasets.tileset import TileSet
 
 
 def grouped_folds(tiles: TileSet, n_folds: int, seed: int) -> Split:

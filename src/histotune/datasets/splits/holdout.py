@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.splits.balance import Wish, best_sides
 from histotune.datasets.splits.folds import count_tiles, dealing_order, grouping, with_balance_notes
-from histotune.datasets.splits.records import Split, tile_groups
-from histotune.errors import UserError
+from histotune.datasets.splits.split import Split, tile_groups
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
     from histotune.datasets.splits.balance import Balanced
+    from histotune.datasets.tileset import TileSet
 
 REST, DRAWN = 0, 1
 

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from histotune.datasets.listing import name_some
-from histotune.errors import UserError
+from histotune.datasets.disk import name_some
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
-    from histotune.datasets.splits.records import Split
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
 
 LEAKY = "LEAKY: "
 ALLOW = "add --allow-leaky (or --set evaluation.allow_leaky=true): every table it reaches is then marked LEAKY"

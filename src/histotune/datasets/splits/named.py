@@ -12,11 +12,11 @@ from histotune.datasets.splits.holdout import grouped_holdout
 from histotune.datasets.splits.leaks import refuse_leaks
 from histotune.datasets.splits.published import breakhis_published, official_parts
 from histotune.datasets.splits.random_images import random_image_folds
-from histotune.errors import UserError, closest_name
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
-    from histotune.datasets.splits.records import Split
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
 
 FORMS = (
     "grouped-K-seedS (K folds), holdout-P-seedS (P per cent of the cases), eva, thunder, pcam-official, "

@@ -15,11 +15,11 @@ from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
 from histotune.datasets.splits.leaks import mark_leaks, shared_groups
-from histotune.datasets.splits.records import PART_ORDER, Split, note_outside, tile_groups
-from histotune.errors import UserError
+from histotune.datasets.splits.split import PART_ORDER, Split, note_outside, tile_groups
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 TABLE = "breakhis_eva_thunder.csv"
 MAGNIFICATION = "40X"

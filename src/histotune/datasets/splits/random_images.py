@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.datasets.splits.leaks import ALLOW, mark_leaks
-from histotune.datasets.splits.records import Split
-from histotune.errors import UserError
+from histotune.datasets.splits.split import Split
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 
 def random_image_folds(tiles: TileSet, n_folds: int, seed: int, *, allow_leaky: bool) -> Split:

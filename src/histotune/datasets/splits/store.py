@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from histotune.datasets.listing import name_some
+from histotune.datasets.disk import name_some
 from histotune.datasets.splits.leaks import mark_leaks, refuse_leaks
 from histotune.datasets.splits.named import is_split_name, named_split
-from histotune.datasets.splits.records import PART_ORDER, Split, note_outside
-from histotune.errors import UserError
-from histotune.files import hash_json, write_json
+from histotune.datasets.splits.split import PART_ORDER, Split, note_outside
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_json, write_json
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
 
 FORMAT: Literal["histotune split 1"] = "histotune split 1"
 MAX_BYTES = 512 * 1024 * 1024

@@ -10,8 +10,8 @@ import polars as pl
 from histotune.datasets.splits.balance import balance_table
 
 if TYPE_CHECKING:
-    from histotune.datasets.records import TileSet
-    from histotune.datasets.splits.records import Split
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
 
 
 def render_split(split: Split, tiles: TileSet) -> str:

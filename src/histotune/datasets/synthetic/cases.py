@@ -16,7 +16,7 @@ from histotune.datasets.synthetic.tissue import Stain, Tissue
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
 
 HAEMATOXYLIN, EOSIN = np.array([1.05, 1.15, 0.55]), np.array([0.12, 0.75, 0.42])
 STAIN_SHIFT_H, STAIN_SHIFT_E = np.array([0.10, 0.05, 0.40]), np.array([0.25, -0.10, 0.30])  # log, at strength 1

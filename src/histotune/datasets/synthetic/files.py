@@ -17,14 +17,14 @@ from histotune.datasets.synthetic.plan import (
     patch_job,
     pcam_patches,
 )
-from histotune.files import write_json
+from histotune.tools.files import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
     from histotune.datasets.synthetic.pool import Renderer
 
 LEVEL_0_MPP = 0.243  # the scale in whose pixels PatchCamelyon's meta file gives positions

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
     from histotune.datasets.synthetic.noise import Field
     from histotune.datasets.synthetic.tissue import Tissue
 

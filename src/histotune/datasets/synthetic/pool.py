@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from histotune.datasets.synthetic.render import render
-from histotune.errors import UserError
-from histotune.progress import track
-from histotune.provenance import cpu_count
+from histotune.tools.errors import UserError
+from histotune.tools.progress import track
+from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

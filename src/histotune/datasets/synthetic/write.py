@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError
-from histotune.files import atomic_folder, hash_json, write_json
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_folder, hash_json, write_json
 
 if TYPE_CHECKING:
-    from histotune.datasets.synthetic.config import SyntheticConfig
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
 
 GENERATOR_VERSION = "4"
 MARK = "SYNTHETIC.json"

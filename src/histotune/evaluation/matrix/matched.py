@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.evaluation.matrix.records import SeenScale
 from histotune.evaluation.matrix.training_sets import magnifications_of
 from histotune.images.geometry import view_geometry
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.evaluation.matrix.records import Experiment
     from histotune.images.config import ViewConfig
 

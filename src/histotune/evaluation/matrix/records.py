@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from histotune.statistics.records import Score  # noqa: TC001  (a saved record is read by its types)
+from histotune.statistics.predictions import Score  # noqa: TC001  (a saved record is read by its types)
 
 Experiment = Literal["as the network sees it", "equal input_mpp", "equal field of view"]
 TrainingSize = Literal["equal", "all data"]

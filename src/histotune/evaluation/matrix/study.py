@@ -10,28 +10,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits.records import tile_groups
-from histotune.errors import UserError
-from histotune.evaluation.crossfit import CrossFitPlan, score_folds
+from histotune.datasets.splits.split import tile_groups
+from histotune.evaluation.crossfit import score_folds
 from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell
 from histotune.evaluation.matrix.training_sets import TrainingTiles, magnifications_of, training_sets
 from histotune.heads.sweep import sweep
 from histotune.heads.task import FoldPlan, SweepTask, training_set
-from histotune.statistics.compare import paired_difference
-from histotune.statistics.records import Score
+from histotune.statistics.comparison import paired_difference
+from histotune.statistics.predictions import Score
 from histotune.statistics.scores import score_predictions
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.evaluation.material import Material
+    from histotune.evaluation.held_out import StudySettings
     from histotune.evaluation.matrix.records import Experiment, SeenScale, TrainingSize
-    from histotune.evaluation.source import StudySettings
-    from histotune.heads.records import SweepResult
+    from histotune.evaluation.plan import CrossFitPlan
+    from histotune.evaluation.predict import Material
+    from histotune.heads.head import SweepResult
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.records import Predictions
+    from histotune.statistics.predictions import Predictions
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "log_loss")
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.datasets.splits.records import tile_groups
-from histotune.errors import UserError
-from histotune.evaluation.scoring import domain_order
+from histotune.datasets.splits.split import tile_groups
+from histotune.evaluation.findings import domain_order
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.datasets.records import TileSet
+    from histotune.datasets.tileset import TileSet
     from histotune.evaluation.matrix.records import TrainingSize
 
     Bool = NDArray[np.bool_]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.files import atomic_path, hash_bytes, hash_json
 from histotune.heads.sgd.chunk_record import ChunkRecord
+from histotune.tools.files import atomic_path, hash_bytes, hash_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from histotune.heads.sgd.records import Job, TrainData, TrainOptions
+    from histotune.heads.sgd.data import Job, TrainData, TrainOptions
 
 FINGERPRINT_ROWS = 4096
 RUNNING = "running.safetensors"

@@ -18,7 +18,7 @@ from histotune.heads.sgd.optimisers import Decay, OptimiserState, new_state, tak
 from histotune.heads.sgd.plan import batches_per_epoch, training_epochs, training_steps
 from histotune.heads.sgd.rows import padded_width
 from histotune.heads.sgd.schedules import Clock, lr_factor
-from histotune.heads.sgd.stack import make_stack
+from histotune.heads.sgd.steps import make_stack
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from histotune.heads.sgd.records import Job, Layer, TrainData, TrainOptions
+    from histotune.heads.sgd.data import Job, Layer, TrainData, TrainOptions
     from histotune.heads.sgd.rows import SplitRows
-    from histotune.heads.sgd.stack import Stack
+    from histotune.heads.sgd.steps import Stack
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

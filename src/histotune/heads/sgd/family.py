@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.devices import find_device
-from histotune.heads.families import OutOfFold, Refit, full_logits, tell
-from histotune.heads.records import HiddenLayer
+from histotune.heads.family import OutOfFold, Refit, full_logits, tell
+from histotune.heads.head import HiddenLayer
+from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.kept import train_kept
 from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.records import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.search import draw_trials
+from histotune.tools.devices import find_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import ClassWeight, SweepConfig
-    from histotune.heads.families import SweepData, Trial
+    from histotune.heads.family import SweepData, Trial
     from histotune.heads.sgd.config import SgdSettings
-    from histotune.heads.sgd.records import TrainedHead
+    from histotune.heads.sgd.data import TrainedHead
     from histotune.heads.task import TrainingSet
 
     Float = NDArray[np.float64]
@@ -76,7 +76,7 @@ class SgdFamily:
         self._kept_epochs: dict[tuple[SgdTrial, bytes], int] = {}
 
     def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[SgdTrial, ...]:
-        """See :class:`~histotune.heads.families.Family`; the class weightings of the sweep cross the search's draws."""
+        """See :class:`~histotune.heads.family.Family`; the class weightings of the sweep cross the search's draws."""
         drawn = draw_trials(self._config.sgd)
         if "class_weight" not in self._config.sgd.space:
             drawn = tuple(
@@ -87,7 +87,7 @@ class SgdFamily:
         return tuple(SgdTrial(pooling, each) for pooling in poolings for each in drawn)
 
     def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
-        """See :class:`~histotune.heads.families.Family`."""
+        """See :class:`~histotune.heads.family.Family`."""
         found = [
             OutOfFold(
                 np.full((len(trials), part.n_tiles, data.n_classes), np.nan),
@@ -136,7 +136,7 @@ class SgdFamily:
                 self._kept_epochs[trial, part.rows.tobytes()] = max(1, round(float(epochs)))
 
     def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
-        """See :class:`~histotune.heads.families.Family`; all sets that chose one pooling are trained together."""
+        """See :class:`~histotune.heads.family.Family`; all sets that chose one pooling are trained together."""
         refitted: dict[int, Refit] = {}
         own = [(part, _own(trial)) for part, trial in chosen]
         for pooling in dict.fromkeys(trial.pooling for _, trial in own):

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.heads.sgd.data import Layer
 from histotune.heads.sgd.plan import n_outputs
-from histotune.heads.sgd.records import Layer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.records import Job
+    from histotune.heads.sgd.data import Job
 
 WEIGHTS, ORDER = 1, 2
 """Streams of random numbers."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.sgd.records import Curve, Layer, TrainedHead
+from histotune.heads.sgd.data import Curve, Layer, TrainedHead
 from histotune.heads.sgd.train import train_heads
-from histotune.provenance import library_version
+from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.fit_cache import FitCache
-    from histotune.heads.sgd.records import Job, TrainData, TrainOptions
+    from histotune.heads.sgd.data import Job, TrainData, TrainOptions
 
     Arrays = Mapping[str, NDArray[np.generic]]
 

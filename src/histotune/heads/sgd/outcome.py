@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.apply import activated
-from histotune.heads.sgd.records import Curve, Layer, TrainedHead
+from histotune.heads.sgd.data import Curve, Layer, TrainedHead
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.sgd.chunk_record import ChunkRecord
-    from histotune.heads.sgd.records import Job, TrainOptions
+    from histotune.heads.sgd.data import Job, TrainOptions
     from histotune.heads.sgd.rows import SplitRows
 
     Float = NDArray[np.float64]

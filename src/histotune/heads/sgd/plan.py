@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.sgd.config import SgdSettings
-    from histotune.heads.sgd.records import Job, TrainData
+    from histotune.heads.sgd.data import Job, TrainData
 
     Int = NDArray[np.int64]
 

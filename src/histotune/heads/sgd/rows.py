@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from histotune.heads.sgd.records import TrainData
+    from histotune.heads.sgd.data import TrainData
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

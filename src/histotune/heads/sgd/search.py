@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import ValidationError
 
-from histotune.errors import UserError
 from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

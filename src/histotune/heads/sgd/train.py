@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.errors import UserError
 from histotune.heads.sgd.checkpoint import Checkpoint, plan_key
 from histotune.heads.sgd.chunk import ChunkRun
+from histotune.heads.sgd.data import TrainOptions
 from histotune.heads.sgd.outcome import trained_heads
 from histotune.heads.sgd.plan import plan_chunks
-from histotune.heads.sgd.records import TrainOptions
 from histotune.heads.sgd.rows import SplitRows
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.heads.sgd.chunk_record import ChunkRecord
+    from histotune.heads.sgd.data import Job, TrainData, TrainedHead
     from histotune.heads.sgd.plan import Chunk
-    from histotune.heads.sgd.records import Job, TrainData, TrainedHead
 
 
 def train_heads(data: TrainData, jobs: Sequence[Job], options: TrainOptions | None = None) -> list[TrainedHead]:

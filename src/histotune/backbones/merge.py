@@ -1,0 +1,238 @@
+"""A PEFT adapter merged into a network's weights: every tensor of its file is used, or it is refused."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from histotune.backbones.adapter_names import PREFIX, LoraLayer, place, split_key
+from histotune.backbones.adapters import AdapterFiles, check_base, locate_adapter, read_adapter_config, read_sidecar
+from histotune.tools.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from histotune.backbones.spec import BackboneSpec
+
+LOG = logging.getLogger(__name__)
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # initialisations that leave the base weights alone
+
+
+def merge_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
+    """Merge an adapter into a network's weights, or apply it beside them where peft can't merge it.
+
+    Args:
+        module: The network in fp32 on the CPU; changed in place.
+        spec: The backbone with its adapter.
+
+    Returns:
+        The network with the adapter.
+
+    Raises:
+        UserError: An adapter of another network, of a kind that does not fit, damaged, or with tensors left over.
+    """
+    files = locate_adapter(spec.adapter, spec.adapter_revision)
+    check_base(spec, files)
+    settings, tensors = read_adapter_config(files), _read(files)
+    with _without_library_warnings():
+        if settings["peft_type"] == "LORA":
+            config, tensors = _placed_lora(module, files, settings, tensors)
+        else:
+            config = _plain_config(settings, files)
+        model = _injected(module, config, tensors, files)
+        return _merged(model, spec)
+
+
+@contextmanager
+def _without_library_warnings() -> Iterator[None]:
+    """Keep FutureWarnings out that peft and transformers address to each other, such as `is_gradient_checkpointing`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def _read(files: AdapterFiles) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = {name: tensor.float() for name, tensor in load_file(files.weights).items()}
+    except SafetensorError as error:
+        raise UserError("the adapter's weights can't be read", value=files.weights, fix="copy it again") from error
+    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise UserError("the adapter holds values that are not finite", value=broken[0], fix="train or copy it again")
+    return tensors
+
+
+def _placed_lora(
+    module: torch.nn.Module, files: AdapterFiles, settings: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return the config and the tensors of a LoRA adapter under the names of this network."""
+    start = settings.get("init_lora_weights", True)
+    if start not in PLAIN_STARTS:
+        raise UserError(
+            f"this adapter was started as {start}, which changes the base weights too",
+            value=files.config,
+            fix="convert it with peft: save_pretrained(path_initial_model_for_weight_conversion=...)",
+        )
+    layers, others = _layers(settings, tensors)
+    placed, lost = place(layers, (name for name, _ in module.named_modules()))
+    if others or lost:
+        raise _left_over([*others, *lost], files)
+    known = _known_settings(settings)
+    known.update(
+        target_modules=[layer.module for layer in placed],
+        rank_pattern={layer.module: layer.rank for layer in placed},
+        alpha_pattern={layer.module: _alpha(layer, settings) for layer in placed},
+        modules_to_save=None, layers_to_transform=None, layers_pattern=None, exclude_modules=None,
+        init_lora_weights=False, inference_mode=True, base_model_name_or_path=None, revision=None,
+    )  # fmt: skip
+    names = {f"{PREFIX}{layer.module}.{part}": tensor for layer in placed for part, tensor in layer.parts.items()}
+    from peft import LoraConfig
+
+    accepted = inspect.signature(LoraConfig).parameters
+    return LoraConfig(**{name: value for name, value in known.items() if name in accepted}), names
+
+
+def _layers(settings: dict[str, Any], tensors: dict[str, torch.Tensor]) -> tuple[list[LoraLayer], list[str]]:
+    """Group tensors by layer; the second list names tensors that belong to none."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    others = []
+    for key, tensor in tensors.items():
+        found = split_key(key)
+        if found is None:
+            others.append(key)
+        else:
+            parts.setdefault(found[0], {})[found[1]] = tensor
+    layers = []
+    for name, held in parts.items():
+        inner = next((tensor for part, tensor in held.items() if part.startswith(("lora_A", "lora_embedding_A"))), None)
+        if inner is None:
+            others.append(name)
+            continue
+        rank = int(inner.shape[0])
+        layers.append(LoraLayer(name, held, rank, _scale(settings, name, rank)))
+    return layers, others
+
+
+def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
+    """Return alpha / r, or alpha / sqrt(r) for rank-stabilised adapters (Kalajdzievski 2023, arXiv 2312.03732)."""
+    patterns = settings.get("alpha_pattern") or {}
+    matching = (value for key, value in patterns.items() if re.match(rf"(?:.*\.)?(?:{key})$", module))
+    alpha = float(next(matching, settings.get("lora_alpha", 8)))
+    return alpha / rank**0.5 if settings.get("use_rslora") else alpha / rank
+
+
+def _alpha(layer: LoraLayer, settings: dict[str, Any]) -> float:
+    return layer.scale * (layer.rank**0.5 if settings.get("use_rslora") else layer.rank)
+
+
+def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that the installed peft knows; say which others, not left at nothing, are ignored."""
+    from peft import LoraConfig
+
+    accepted = inspect.signature(LoraConfig).parameters
+    ignored = [
+        name for name, value in settings.items()
+        if name not in accepted and name not in ("peft_type", "auto_mapping", "peft_version") and value
+    ]  # fmt: skip
+    ignored = [name for name in ignored if settings[name] != {} and name != "qalora_group_size"]
+    if ignored:
+        LOG.warning("the installed peft does not know these settings of the adapter: %s", ", ".join(ignored))
+    return {name: value for name, value in settings.items() if name in accepted and name != "peft_type"}
+
+
+def _plain_config(settings: dict[str, Any], files: AdapterFiles) -> Any:  # noqa: ANN401  (peft's configs)
+    """Return the config of an adapter that is no LoRA: it is used under its own names or not at all."""
+    from peft import get_peft_config
+    from peft.config import PromptLearningConfig
+
+    kept = {name: value for name, value in settings.items() if value is not None and name != "auto_mapping"}
+    try:
+        config = get_peft_config(kept)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"the installed peft does not take this {settings['peft_type']} adapter ({error})",
+                        value=files.config, fix="pip install --upgrade peft") from error  # fmt: skip
+    if isinstance(config, PromptLearningConfig):
+        raise UserError("adapters that add tokens to a text do not fit an image backbone", value=settings["peft_type"],
+                        allowed="LORA and other kinds that change layers", fix="choose another adapter")  # fmt: skip
+    config.inference_mode = True
+    return config
+
+
+def _injected(module: torch.nn.Module, config: Any, tensors: dict[str, torch.Tensor], files: AdapterFiles) -> Any:  # noqa: ANN401
+    """Return a PeftModel that holds exactly the adapter's tensors."""
+    from peft import get_peft_model, get_peft_model_state_dict
+
+    try:
+        model = get_peft_model(module, config)
+        held = get_peft_model_state_dict(model)
+        strange = sorted(set(tensors) - set(held))
+        if strange:
+            raise _left_over(strange, files)
+        missing = sorted(set(held) - set(tensors))
+        if missing:
+            raise UserError("the adapter's file lacks tensors that its settings ask for", value=missing[0],
+                            allowed=f"{len(held)} tensors; {len(missing)} lack", fix="copy it again")  # fmt: skip
+        _fill(held, tensors)
+        if any(not torch.equal(held[name], part) for name, part in get_peft_model_state_dict(model).items()):
+            raise ValueError("its values did not reach the network")
+    except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
+        first = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"peft can't put this adapter on the backbone: {first}", value=files.weights.parent,
+                        fix=_naming_hint(files)) from error  # fmt: skip
+    return model
+
+
+def _fill(held: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> None:
+    """Write an adapter's values into the tensors that a PeftModel shares.
+
+    peft's own setter is not used: up to version 0.14 it loses layers whose name holds the word of the part it renames
+    (``weights_in`` and ``weight``), without a word.
+    """
+    odd = next((name for name in held if held[name].shape != tensors[name].shape), None)
+    if odd is not None:
+        raise ValueError(f"{odd} is {tuple(tensors[odd].shape)}, not {tuple(held[odd].shape)}")
+    with torch.no_grad():
+        for name, tensor in held.items():
+            tensor.copy_(tensors[name])
+
+
+def _merged(model: Any, spec: BackboneSpec) -> torch.nn.Module:  # noqa: ANN401
+    try:
+        merged: torch.nn.Module = model.merge_and_unload(safe_merge=True)
+    except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
+        LOG.warning("the adapter %s can't be merged (%s); it is applied beside the weights, which is slower",
+                    spec.adapter, error)  # fmt: skip
+        merged = model.base_model.model
+    return merged
+
+
+def _left_over(names: list[str], files: AdapterFiles) -> UserError:
+    return UserError(
+        f"{len(names)} tensors or layers of the adapter have no place in this backbone, e.g. {names[0]}",
+        value=files.weights.parent,
+        allowed="an adapter whose every tensor belongs to the backbone",
+        fix=_naming_hint(files),
+    )
+
+
+def _naming_hint(files: AdapterFiles) -> str:
+    from histotune.tools.provenance import library_version
+
+    naming = read_sidecar(files).get("naming") or {}
+    if naming:
+        return (
+            f"it was saved under {naming.get('library')} {naming.get('version')}; choose the backbone it was made for"
+        )
+    return (
+        f"choose the backbone it was made for (installed: transformers {library_version('transformers')}, "
+        f"timm {library_version('timm')})"
+    )

@@ -1,0 +1,328 @@
+"""Embeddings for other programs: npz, Parquet, and HDF5 as CLAM and TRIDENT read it."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from histotune.embeddings.gather import gather, missing_content
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_folder, atomic_path, canonical_json
+from histotune.tools.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import h5py
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from histotune.backbones.spec import ColumnBlock
+    from histotune.datasets.tileset import TileSet
+    from histotune.embeddings.gather import Gathered
+    from histotune.embeddings.records import EmbeddingSpace
+    from histotune.embeddings.store import Store
+
+SUFFIXES = (".npz", ".parquet", ".h5")
+ROWS_PER_GROUP = 4096
+UNKNOWN_PLACES = "unknown: -1 in every row"
+# N tiles, D columns
+
+
+@dataclass(frozen=True)
+class ExportTable:
+    """What is written.
+
+    Attributes:
+        features_ND: float32 or float16, a row per tile; written as float32.
+        blocks: Named column ranges.
+        content: Content hash per row.
+        space: Where the rows come from.
+        tiles: The tiles in row order; None for a whole space, which knows content hashes only.
+        places_N2: x and y of each tile's upper left corner on its slide at level 0, pixels; None where unknown.
+    """
+
+    features_ND: NDArray[np.float32] | NDArray[np.float16]
+    blocks: tuple[ColumnBlock, ...]
+    content: tuple[str, ...]
+    space: EmbeddingSpace
+    tiles: TileSet | None = None
+    places_N2: NDArray[np.int64] | None = None
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the rows are, JSON-ready; goes into every file."""
+        provenance = "external, unverified" if self.space.external else "computed"
+        facts: dict[str, Any] = {"space": asdict(self.space), "blocks": [asdict(block) for block in self.blocks],
+                                 "provenance": provenance}  # fmt: skip
+        if self.tiles is not None:
+            facts |= {"data set": self.tiles.name, "class_names": list(self.tiles.class_names),
+                      "licence": self.tiles.licence, "synthetic": self.tiles.synthetic}  # fmt: skip
+        return facts
+
+
+def space_table(store: Store) -> ExportTable:
+    """Return every row of a space, by content hash.
+
+    Args:
+        store: The space.
+
+    Returns:
+        The table, without tiles.
+
+    Raises:
+        UserError: The space is empty, or a shard is damaged.
+    """
+    content = sorted({one for manifest in store.manifests().values() for one in manifest.content})
+    if not content:
+        raise UserError("this space holds no embeddings", value=store.short_name, fix="histotune cache ls")
+    gathered = _gather(store, content)
+    return ExportTable(gathered.matrix_ND, gathered.blocks, tuple(content), store.space)
+
+
+def tile_table_of(
+    store: Store, tiles: TileSet, content: Sequence[str], places: Mapping[str, tuple[int, int]] | None = None
+) -> ExportTable:
+    """Return the rows of a tile set out of a space; nothing is computed.
+
+    Args:
+        store: The space.
+        tiles: The tiles.
+        content: Their content hashes.
+        places: Tile id -> x, y on its slide at level 0, where known.
+
+    Returns:
+        The table.
+
+    Raises:
+        UserError: Some tiles have no row there, a place is missing, or a shard is damaged.
+    """
+    missing = set(missing_content(store.manifests(), content))
+    if missing:
+        without = [tile_id for tile_id, one in zip(tiles.tile_ids, content, strict=True) if one in missing]
+        raise UserError(
+            f"{len(without):,} of {len(tiles):,} tiles have no embedding in space {store.short_name}",
+            value=", ".join(without[:20]) + (", ..." if len(without) > 20 else ""),
+            fix="histotune embed, with the same data set, backbone and cache; then export",
+        )
+    gathered = _gather(store, content)
+    places_N2 = None if places is None else _places_of(tiles, places)
+    return ExportTable(gathered.matrix_ND, gathered.blocks, tuple(content), store.space, tiles, places_N2)
+
+
+def export(table: ExportTable, out: Path) -> int:
+    """Write a table; the suffix says how, and a folder takes one HDF5 file per slide.
+
+    Args:
+        table: What to write.
+        out: ``FILE.npz``, ``FILE.parquet``, ``FILE.h5`` (tiles of one slide), or a new folder.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        UserError: An unknown suffix, a folder that holds something, a file there that no export wrote, several slides
+            for one HDF5 file, a full disk.
+    """
+    _refuse_foreign_file(out)
+    if out.suffix.lower() == ".npz":
+        with atomic_path(out) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **_arrays(table), allow_pickle=False)
+    elif out.suffix.lower() == ".parquet":
+        with atomic_path(out) as temporary:
+            _write_parquet(table, temporary)
+    elif out.suffix.lower() in (".h5", ""):
+        return _export_slides(table, out)
+    else:
+        raise UserError("unknown kind of file for embeddings", value=out.suffix, allowed=", ".join(SUFFIXES)
+                        + ", or a folder for one HDF5 file per slide", fix="--out embeddings.npz")  # fmt: skip
+    return 1
+
+
+def _refuse_foreign_file(out: Path) -> None:
+    """Refuse to replace a file that no export wrote: it may be the only copy of somebody's embeddings."""
+    if out.is_file() and not _is_export(out):
+        raise UserError("a file that histotune did not export lies there, and would be replaced", value=out,
+                        fix="choose another --out, or move the file away")  # fmt: skip
+    if out.is_dir() and out.suffix.lower() in SUFFIXES:
+        raise UserError("a folder stands where the file should go", value=out, fix="choose another --out")
+
+
+def _is_export(path: Path) -> bool:
+    """Whether an export wrote this file: each format carries what its rows are."""
+    import h5py
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return {"features", "content", "facts"} <= set(arrays.files)
+        if path.suffix.lower() == ".parquet":
+            return b"histotune" in (pq.read_schema(path).metadata or {})
+        if path.suffix.lower() == ".h5":
+            with h5py.File(path) as file:
+                return "features" in file and "histotune" in file["features"].attrs
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, pa.ArrowInvalid):
+        return False
+    return False
+
+
+def file_stem(slide: str) -> str:
+    """Return a slide's name as a file name: characters that file systems refuse become underscores.
+
+    Example:
+        >>> file_stem("14/1234 AB")
+        '14_1234_AB'
+    """
+    return re.sub(r"[^\w.-]", "_", slide)
+
+
+def slides_of(tiles: TileSet) -> list[str]:
+    """Return the slide of every tile, its group where the slide is unknown, "unknown" where both are."""
+    import polars as pl
+
+    return tiles.table.select(pl.coalesce("slide_id", "group_id", pl.lit("unknown"))).to_series().to_list()
+
+
+def _gather(store: Store, content: Sequence[str]) -> Gathered:
+    gathered = gather(store, store.manifests(), content)
+    if gathered is None:
+        raise UserError("a shard of this space is damaged and was set aside; nothing was written",
+                        value=store.short_name, fix="histotune embed computes its rows again; then export")  # fmt: skip
+    return gathered
+
+
+def _places_of(tiles: TileSet, places: Mapping[str, tuple[int, int]]) -> NDArray[np.int64]:
+    without = [tile_id for tile_id in tiles.tile_ids if tile_id not in places]
+    if without:
+        raise UserError(f"{len(without):,} tiles have no coordinates in the table given with --coords",
+                        value=", ".join(without[:20]), fix="add their rows: tile_id,x,y")  # fmt: skip
+    return np.array([places[tile_id] for tile_id in tiles.tile_ids], dtype=np.int64).reshape(-1, 2)
+
+
+def _tile_columns(tiles: TileSet) -> pl.DataFrame:
+    """Return what the rows of a tile set are called in every format."""
+    import polars as pl
+
+    table = tiles.table.select(
+        "tile_id", pl.col("label").fill_null(-1).cast(pl.Int64), pl.col("group_id").fill_null("").alias("group"),
+        pl.Series("slide", slides_of(tiles)), pl.col("split").fill_null(""),
+    )  # fmt: skip
+    return table
+
+
+def _arrays(table: ExportTable) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an npz file; text is fixed-width, so that no pickle is needed to read it."""
+    arrays: dict[str, NDArray[Any]] = {
+        "features": np.asarray(table.features_ND, dtype=np.float32),
+        "content": np.array(table.content, dtype="S64"),
+        "facts": np.array(canonical_json(table.facts)),
+    }
+    if table.tiles is not None:
+        arrays |= {name: np.array(column.to_list()) for name, column in _tile_columns(table.tiles).to_dict().items()}
+        arrays["class_names"] = np.array(table.tiles.class_names)
+    if table.places_N2 is not None:
+        arrays["coords"] = table.places_N2
+    return arrays
+
+
+def _write_parquet(table: ExportTable, path: Path) -> None:
+    """Write a row per tile with one fixed-size list of float32, which polars reads as an array column."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dim = table.features_ND.shape[1]
+    columns: dict[str, Any] = {"content": pa.array(table.content, pa.string())}
+    if table.tiles is not None:
+        columns |= {name: column.to_arrow() for name, column in _tile_columns(table.tiles).to_dict().items()}
+    if table.places_N2 is not None:
+        columns |= {"x": pa.array(table.places_N2[:, 0]), "y": pa.array(table.places_N2[:, 1])}
+    facts = pa.table(columns)
+    field = pa.field("embedding", pa.list_(pa.float32(), dim))
+    schema = pa.schema([*facts.schema, field], metadata={"histotune": canonical_json(table.facts)})
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(table.content), ROWS_PER_GROUP):
+            rows_ND = np.ascontiguousarray(table.features_ND[start : start + ROWS_PER_GROUP], dtype=np.float32)
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), dim)
+            part = facts.slice(start, ROWS_PER_GROUP)
+            writer.write_table(pa.table([*part.columns, vectors], schema=schema))
+
+
+def _export_slides(table: ExportTable, out: Path) -> int:
+    """Write one HDF5 file per slide."""
+    if table.tiles is None:
+        raise UserError("HDF5 files hold one slide each, and a space alone knows no slides", value=out,
+                        fix="add --dataset NAME --data DIR, or write .npz or .parquet")  # fmt: skip
+    rows_by_slide: dict[str, list[int]] = {}
+    for row, slide in enumerate(slides_of(table.tiles)):
+        rows_by_slide.setdefault(file_stem(slide), []).append(row)
+    if out.suffix:
+        if len(rows_by_slide) > 1:
+            raise UserError(f"one HDF5 file holds one slide, and these tiles come from {len(rows_by_slide):,}",
+                            value=out, fix=f"--out {out.with_suffix('')} writes a folder with a file each")  # fmt: skip
+        slide, rows = next(iter(rows_by_slide.items()))
+        with atomic_path(out) as temporary:
+            _write_slide(table, slide, rows, temporary)
+        return 1
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError("this folder holds other files", value=out, fix="choose a new folder with --out")
+    with atomic_folder(out) as folder:
+        for slide, rows in track(sorted(rows_by_slide.items()), "writing slides"):
+            _write_slide(table, slide, rows, folder / f"{slide}.h5")
+    return len(rows_by_slide)
+
+
+def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) -> None:
+    """Write ``features`` and ``coords`` as CLAM does, with TRIDENT's attributes as far as they are known.
+
+    CLAM: save_hdf5 in utils/file_utils.py, read in dataset_modules/dataset_generic.py. TRIDENT: save_h5 and
+    coords_to_h5 in trident/IO.py. Further data sets stand beside them; both programs read by name.
+    """
+    import h5py
+
+    assert table.tiles is not None
+    tiles = table.tiles.take(np.asarray(rows))
+    places_N2 = np.full((len(rows), 2), -1, np.int64) if table.places_N2 is None else table.places_N2[rows]
+    features_ND = np.ascontiguousarray(table.features_ND[rows], dtype=np.float32)
+    with h5py.File(path, "w") as file:
+        features = _growing(file, "features", features_ND)
+        features.attrs.update({"name": slide, "encoder": table.space.backbone,
+                               "histotune": json.dumps(table.facts)})  # fmt: skip
+        coords = _growing(file, "coords", places_N2)
+        known = "level 0 pixels, as given" if table.places_N2 is not None else UNKNOWN_PLACES
+        coords.attrs.update({"name": slide, "histotune_coords": known, **_patch_facts(tiles)})
+        text = h5py.string_dtype()
+        file.create_dataset("tile_id", data=list(tiles.tile_ids), dtype=text)
+        file.create_dataset("content", data=np.array([table.content[row] for row in rows], dtype="S64"))
+        file.create_dataset("label", data=tiles.labels_N)
+
+
+def _growing(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
+    return file.create_dataset(name, data=values, maxshape=(None, values.shape[1]), chunks=(1, values.shape[1]))
+
+
+def _patch_facts(tiles: TileSet) -> dict[str, int | float]:
+    """Return TRIDENT's attributes that are true of every tile; what is unknown is left out rather than guessed.
+
+    ``patch_size_level0`` is left out with the coordinates: slide encoders that use positions then stop, instead of
+    computing with wrong ones.
+    """
+    facts: dict[str, int | float] = {}
+    sizes = set(tiles.table["width_px"]) | set(tiles.table["height_px"])
+    if len(sizes) == 1 and None not in sizes:
+        facts["patch_size"] = int(sizes.pop())
+    labels = set(tiles.table["magnification"])
+    digits = str(next(iter(labels))).upper().removesuffix("X")
+    if len(labels) == 1 and digits.isdigit():
+        facts |= {"level0_magnification": int(digits), "target_magnification": int(digits)}
+    scales = set(tiles.table["mpp"])
+    if len(scales) == 1 and None not in scales:
+        facts["mpp"] = float(scales.pop())
+    return facts

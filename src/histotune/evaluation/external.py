@@ -1,0 +1,234 @@
+"""A second data set: heads carried over as they are (external), and heads trained on its own split (direct)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.datasets.splits.split import tile_groups
+from histotune.datasets.tileset import TileSet, require_classes
+from histotune.evaluation.apply import head_predictions
+from histotune.evaluation.embedding_map import map_embeddings
+from histotune.evaluation.findings import LEAKY, MAJORITY, Finding, FindingId, Scored, SweepChoice
+from histotune.evaluation.floors import majority_predictions, untuned_arms
+from histotune.evaluation.held_out import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
+from histotune.evaluation.paired import compare_first
+from histotune.evaluation.parts import score_parts
+from histotune.evaluation.plan import marks_of, part_rows
+from histotune.evaluation.robustness import EmbeddedArm, score_robustness
+from histotune.evaluation.scoring import score_domains
+from histotune.evaluation.units import score_units
+from histotune.heads.sweep import sweep
+from histotune.heads.task import SweepTask
+from histotune.tools.devices import SMALL_ROWS, map_small
+from histotune.tools.files import hash_bytes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.heads.head import Head
+    from histotune.statistics.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class TargetStudy:
+    """Findings on a second data set.
+
+    Attributes:
+        findings: External and direct, where they apply.
+        scored: The predictions behind them.
+        direct: Final sweep per arm on the target's own training part; empty without one.
+        choice: What the direct sweep chose; None without one.
+        split_hash: Hash of the scored part's tiles, labels and groups.
+        part: Name of the scored part.
+        embedding_map: Where the scored tiles lie on a map of what the direct probe reads; None beside a source, whose
+            own map is shown, and where it was not asked for.
+    """
+
+    findings: tuple[Finding, ...]
+    scored: tuple[Scored, ...]
+    direct: tuple[ArmSweep, ...]
+    choice: SweepChoice | None
+    split_hash: str
+    part: str
+    embedding_map: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One finding in the making: heads of one origin on the scored part."""
+
+    finding: FindingId
+    trained_on: str
+    train_labels: NDArray[np.int64]
+    scored: list[tuple[str, Predictions]]
+
+
+def study_target(
+    arms: tuple[ArmMaterial, ...], source: SourceStudy | None, settings: StudySettings, part: str
+) -> TargetStudy:
+    """Score the source's heads and heads trained here on one official part of the target.
+
+    Args:
+        arms: The target as each arm's backbone sees it, the probe first.
+        source: Study whose final heads are carried over; None skips external validation.
+        settings: What to score and how.
+        part: Official part that is scored, "valid" or "test".
+
+    Returns:
+        The findings.
+
+    Raises:
+        UserError: The part holds no labelled tiles, or the training part one class only.
+    """
+    tiles = arms[0].material.tiles
+    scored_N = part_rows(tiles, part)
+    split_hash = hash_bytes(tiles.take(scored_N).label_fingerprint, part)
+    tables: list[_Table] = []
+    if source is not None:
+        carried = tuple((final.arm, final.result.head) for final in source.finals)
+        name = f"{source.choice.trained_on}, all training cases"
+        scored = _score_heads(arms, carried, scored_N, split_hash)
+        tables.append(_Table("external", name, source.train_labels, scored))
+    direct = _train_here(arms, settings)
+    if direct:
+        own = tuple((arm.arm, arm.result.head) for arm in direct)
+        scored = _score_heads(arms, own, scored_N, split_hash)
+        tables.append(_Table("direct", f"{tiles.name} train", tiles.labels_N[_train_rows(tiles)], scored))
+    findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
+    shown = None
+    if direct:
+        findings[-1], shown = _look_at_embeddings(arms, direct, (findings[-1], tables[-1]), settings, source is None)
+    kept = [Scored(table.finding, arm, predictions) for table in tables for arm, predictions in table.scored]
+    choice = describe_choice(direct[0].result, f"{tiles.name} train") if direct else None
+    return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part, shown)
+
+
+def _train_rows(tiles: TileSet) -> NDArray[np.bool_]:
+    return (tiles.table["split"].fill_null("") == "train").to_numpy() & (tiles.labels_N >= 0)
+
+
+def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple[ArmSweep, ...]:
+    """Sweep each arm on the target's training part; nothing where it has none."""
+    tiles = arms[0].material.tiles
+    train_N = _train_rows(tiles)
+    if not train_N.any():
+        return ()
+    require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
+    small = int(train_N.sum()) <= SMALL_ROWS
+    return tuple(map_small(lambda arm: _sweep_once(arm, train_N, settings), arms, small))
+
+
+def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySettings) -> ArmSweep:
+    tiles = arm.material.tiles
+    task = SweepTask(
+        labels_N=tiles.labels_N,
+        groups=tuple(tile_groups(tiles)),
+        class_names=tiles.class_names,
+        train_sets_SN=train_N[None, :],
+        fold_labels="grouped",
+        default_pooling=arm.material.default_pooling,
+    )
+    start = time.perf_counter()
+    result = sweep(arm.material.embeddings, task, settings.sweep, settings.support)[0]
+    return ArmSweep(arm.arm, result, sweep_s=time.perf_counter() - start)
+
+
+def _score_heads(
+    arms: tuple[ArmMaterial, ...], heads: tuple[tuple[str, Head], ...], rows: NDArray[np.int64], split_hash: str
+) -> list[tuple[str, Predictions]]:
+    """Apply each arm's head to the scored part."""
+    scored = []
+    by_arm = {arm.arm: arm.material for arm in arms}
+    for name, head in heads:
+        material = by_arm[name]
+        scored.append((name, head_predictions(material, rows, head, split_hash)))
+    return scored
+
+
+def _look_at_embeddings(
+    arms: tuple[ArmMaterial, ...],
+    direct: tuple[ArmSweep, ...],
+    found: tuple[Finding, _Table],
+    settings: StudySettings,
+    with_map: bool,
+) -> tuple[Finding, pl.DataFrame | None]:
+    """Return the direct finding with the robustness index of what its heads read, and the map of its tiles."""
+    finding, table = found
+    probes = [row for row in finding.rows if row.arm == arms[0].arm]
+    read = [EmbeddedArm(arm.arm, arm.material, own.result.head.pooling) for arm, own in zip(arms, direct, strict=True)]
+    predictions = table.scored[0][1]
+    index = score_robustness(read, predictions, probes, settings.robustness)
+    shown = map_embeddings(read[0], predictions, probes, settings.evaluation) if with_map else None
+    return replace(finding, robustness=index), shown
+
+
+def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], settings: StudySettings) -> Finding:
+    """Score a table's arms and put the floors below them."""
+    tiles = probe.material.tiles
+    marks = marks_of(tiles, settings.target_split)
+    if table.finding == "direct" and LEAKY not in marks and _parts_share_groups(tiles):
+        marks = (*marks, LEAKY)
+    if "majority" in settings.evaluation.floors:
+        like = table.scored[0][1]
+        table.scored.append((MAJORITY, majority_predictions(probe.material, rows, [table.train_labels], like)))
+    arms = [
+        row
+        for arm, predictions in table.scored
+        for row in score_domains(arm, predictions, table.trained_on, settings.interval, marks)
+    ]
+    if "untuned" in settings.evaluation.floors:
+        draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
+        arms += untuned_arms(probe.material, rows, draws, seed, marks)
+    title, protocol = _words(table.finding, tiles, table.trained_on, settings)
+    split_notes = settings.target_split.notes if settings.target_split else ()
+    probe_arm, predictions = table.scored[0]
+    probes = [row for row in arms if row.arm == probe_arm]
+    units = score_units(predictions, settings.evaluation.aggregation, settings.interval, probes)
+    parts = (*units, *score_parts(predictions, tiles, settings.interval, probes))
+    domains = [row.domain for row in probes]
+    paired = compare_first(table.scored, domains, settings.evaluation, settings.interval)
+    notes = (*_notes(tiles, table.finding), *split_notes)
+    return Finding(table.finding, title, protocol, tuple(arms), notes, parts, paired)
+
+
+def _parts_share_groups(tiles: TileSet) -> bool:
+    known = tiles.table.drop_nulls(["group_id", "split"])
+    return not known.group_by("group_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1).is_empty()
+
+
+def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: StudySettings) -> tuple[str, str]:
+    """Title and protocol of a finding."""
+    if finding_id == "external":
+        return (
+            f"External validation: {trained_on.partition(',')[0]} -> {tiles.name}",
+            "The head trained on all training cases of the source is applied as it is: no retraining, no new "
+            "threshold. Class 1 of the source (malignant) is read as class 1 of the target (tumour).",
+        )
+    sweep_config, split = settings.sweep, settings.target_split
+    origin = f"the train part of split {split.title}" if split else "the official training part"
+    leak = " LEAKY: tiles of one group stand on both sides." if split and split.leaky else ""
+    return (
+        f"Direct training on {tiles.name}",
+        f"Trained on {origin}, {len(sweep_config.penalties)} penalties chosen by "
+        f"{sweep_config.folds}-fold cross-validation over its {'groups' if split else 'slides'} (seed "
+        f"{sweep_config.seed}), scored once on another {'part of it' if split else 'official part'}. The scored part "
+        f"takes no part in any choice.{leak}",
+    )
+
+
+def _notes(tiles: TileSet, finding_id: FindingId) -> tuple[str, ...]:
+    notes = []
+    if finding_id == "external" and tiles.label_region is not None:
+        size = tiles.label_region
+        notes.append(
+            f"The labels differ in meaning: a target label speaks of the centre {size.width_px} x {size.height_px} px "
+            "of its tile, a source label of the whole case."
+        )
+    if tiles.table.filter(pl.col("group_id").is_null()).height:
+        notes.append("Slides are unknown in this copy, so group intervals are refused.")
+    return tuple(notes)

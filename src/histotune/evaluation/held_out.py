@@ -1,0 +1,359 @@
+"""The study of one data set: held-out cases at every magnification, floors, and the leak's price."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.datasets.splits.folds import random_image_folds_like
+from histotune.evaluation.crossfit import CrossFit, cross_fit
+from histotune.evaluation.embedding_map import map_embeddings
+from histotune.evaluation.findings import (
+    DIFFERENCE,
+    LEAKY,
+    MAJORITY,
+    PROBE,
+    RANDOM_SPLIT,
+    TOO_NARROW,
+    Finding,
+    Scored,
+    ScoredArm,
+    SweepChoice,
+)
+from histotune.evaluation.floors import majority_predictions, untuned_arms
+from histotune.evaluation.leak_null import NullPlan, null_arms
+from histotune.evaluation.paired import compare_first
+from histotune.evaluation.parts import score_parts
+from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
+from histotune.evaluation.repeats import repeat_plans, repeated_arm
+from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
+from histotune.evaluation.scoring import score_domains
+from histotune.evaluation.units import score_units
+from histotune.heads.family import SweepSupport
+from histotune.heads.label_efficiency import label_efficiency
+from histotune.statistics.comparison import paired_difference
+from histotune.tools.devices import SMALL_ROWS, map_small
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
+    from histotune.evaluation.config import EvaluationConfig
+    from histotune.evaluation.plan import SourcePlan
+    from histotune.evaluation.predict import Material
+    from histotune.heads.config import SweepConfig
+    from histotune.heads.head import SweepResult
+    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class ArmMaterial:
+    """A data set as the backbone of one arm sees it."""
+
+    arm: str
+    material: Material
+
+
+@dataclass(frozen=True)
+class ArmSweep:
+    """The sweeps of one arm: the probe's, or a floor's own tuned probe.
+
+    Attributes:
+        arm: Its name.
+        result: The final sweep, on all training tiles.
+        folds: The sweep of every outer fold.
+        sweep_s: Seconds for all of them.
+    """
+
+    arm: str
+    result: SweepResult
+    folds: tuple[SweepResult, ...] = ()
+    sweep_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What a study needs to know besides its data.
+
+    Attributes:
+        evaluation: What is scored.
+        sweep: Which heads are tried.
+        interval: How intervals are made.
+        target_split: Split that fills the target's parts; None takes its official ones.
+        support: Solved fits to read and add to.
+    """
+
+    evaluation: EvaluationConfig
+    sweep: SweepConfig
+    interval: IntervalConfig
+    target_split: Split | None = None
+    support: SweepSupport = field(default_factory=SweepSupport)
+
+    @property
+    def robustness(self) -> RobustnessSettings:
+        """How the robustness index is made."""
+        return RobustnessSettings(self.evaluation.robustness_k, self.evaluation.seed, self.interval)
+
+
+@dataclass(frozen=True)
+class SourceStudy:
+    """Findings on one data set and the heads that go on to others.
+
+    Attributes:
+        findings: In-domain, cross-magnification and leak's price, in this order, where they apply.
+        scored: The predictions behind them.
+        finals: Final sweep per arm, the probe first.
+        choice: What the probe's sweep chose.
+        split_hash: Hash of the split.
+        scored_words: What was scored, for the ledger: "cross-fit", or a split's name and part.
+        train_labels: Labels of the training tiles.
+        leaky: Sweeps over random image folds; None where the leak was not priced.
+        growth: Score against the number of training groups; None where it was not asked for.
+        embedding_map: Where in-domain tiles lie on a map of what the probe reads; None where it was not asked for.
+    """
+
+    findings: tuple[Finding, ...]
+    scored: tuple[Scored, ...]
+    finals: tuple[ArmSweep, ...]
+    choice: SweepChoice
+    split_hash: str
+    scored_words: str
+    train_labels: NDArray[np.int64]
+    leaky: ArmSweep | None = None
+    growth: pl.DataFrame | None = None
+    embedding_map: pl.DataFrame | None = None
+
+
+def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> SourceStudy:
+    """Cross-fit every arm over the same folds, or train on one part and score another, at every magnification.
+
+    Args:
+        arms: The probe first, then floors that are backbones with their own tuned probe; same tiles.
+        settings: What to score and how.
+
+    Returns:
+        The findings.
+
+    Raises:
+        UserError: As :func:`~histotune.evaluation.plan.plan_source`.
+    """
+    tiles, evaluation = arms[0].material.tiles, settings.evaluation
+    plan = plan_source(tiles, evaluation)
+    train_N = plan.fit.train_N
+    fits, leaky = _fit_arms(arms, plan, settings)
+    scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
+    if "majority" in evaluation.floors:
+        scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
+    rows = _score_all(arms[0].material, scored, settings, plan)
+    inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
+    probes = [row for row in inside.rows if row.arm == arms[0].arm]
+    read = [EmbeddedArm(arm.arm, arm.material, fit.final.head.pooling) for arm, fit in zip(arms, fits, strict=True)]
+    inside = replace(
+        inside,
+        parts=(
+            *score_units(scored[0][1], evaluation.aggregation, settings.interval, probes),
+            *score_parts(scored[0][1], tiles, settings.interval, probes),
+        ),
+        paired=compare_first(scored, [row.domain for row in probes], evaluation, settings.interval),
+        robustness=score_robustness(read, scored[0][1], probes, settings.robustness),
+    )
+    findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]
+    kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
+    if leaky is not None:
+        findings.append(_leak_price((fits[0], leaky), (arms[0].material, plan), settings))
+        kept.append(Scored("leak-price", RANDOM_SPLIT, leaky.predictions))
+    return SourceStudy(
+        findings=tuple(findings),
+        scored=tuple(kept),
+        finals=tuple(_arm_sweep(arm.arm, fit) for arm, fit in zip(arms, fits, strict=True)),
+        choice=describe_choice(fits[0].final, training_domain(tiles, train_N)),
+        split_hash=plan.split.split_hash,
+        scored_words=f"{plan.split.name} {plan.part}" if plan.part else "cross-fit",
+        train_labels=tiles.labels_N[train_N],
+        leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
+        growth=_growth(arms[0].material, fits[0], settings),
+        embedding_map=map_embeddings(read[0], scored[0][1], probes, evaluation),
+    )
+
+
+def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
+    """Return what a sweep chose, for people."""
+    chosen = result.trials.filter(pl.col("chosen")).row(0, named=True)
+    head = result.head
+    return SweepChoice(
+        trained_on=trained_on,
+        head_id=head.head_id,
+        pooling=head.pooling,
+        penalty=head.penalty,
+        log_loss=float(chosen["log_loss"]),
+        log_loss_se=float(chosen["log_loss_se"]),
+        n_fits=result.n_fits,
+        n_tiles=head.n_tiles,
+        n_groups=head.n_groups,
+        calibration=head.calibration,
+        decision=head.decision,
+        selection=head.selection,
+        is_binary=len(head.class_names) == 2,
+    )
+
+
+def _score_all(
+    material: Material, scored: list[tuple[str, Predictions]], settings: StudySettings, plan: SourcePlan
+) -> tuple[ScoredArm, ...]:
+    """Score every arm on every domain; untuned heads last."""
+    trained_on = f"{_trained_on(material.tiles, settings)}, {plan.trained()}"
+    marks = marks_of(material.tiles, plan.split)
+    rows: list[ScoredArm] = []
+    for arm, predictions in scored:
+        rows += score_domains(arm, predictions, trained_on, settings.interval, marks)
+    if "untuned" in settings.evaluation.floors:
+        labelled = np.flatnonzero((material.tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
+        draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
+        rows += untuned_arms(material, labelled, draws, seed, marks)
+    return tuple(rows)
+
+
+def _in_domain(rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, settings: StudySettings) -> Finding:
+    domain = training_domain(tiles, plan.fit.train_N)
+    inside = {domain} if settings.evaluation.train_magnification else {row.domain for row in rows}
+    clean = (
+        "" if plan.split.leaky else " Every tile is scored by a head whose training and selection excluded its case."
+    )
+    return Finding(
+        "in-domain",
+        f"Held-out {'tiles' if plan.split.leaky else 'cases'}, {domain}",
+        f"{plan.protocol(settings.sweep)}{clean}",
+        tuple(row for row in rows if row.domain in inside),
+        plan.notes(settings.evaluation.leak_price),
+    )
+
+
+def _with_repeats(finding: Finding, material: Material, plan: SourcePlan, settings: StudySettings) -> Finding:
+    """Add how the probe's scores move when other cases train, or why that can't be told."""
+    evaluation, probe = settings.evaluation, finding.row(PROBE)
+    if not evaluation.repeats or probe is None:
+        return finding
+    if evaluation.split is not None or not plan.prices_leak:
+        why = "Training-set variability is not measured: other folds can't be drawn where a split is given."
+        return replace(finding, notes=(*finding.notes, why))
+    plans = repeat_plans(material, plan.fit, evaluation)
+    row = repeated_arm(material, plans, (settings.sweep, settings.support), probe)
+    if row is None:
+        return replace(finding, notes=(*finding.notes, "Training-set variability: other folds could not be trained."))
+    return replace(finding, rows=(finding.rows[0], row, *finding.rows[1:]))
+
+
+def _cross_magnification(
+    rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, settings: StudySettings
+) -> tuple[Finding, ...]:
+    """One table over all magnifications; nothing where there is only one."""
+    if settings.evaluation.train_magnification is None or len({row.domain for row in rows}) < 2:
+        return ()
+    title = f"Trained at {settings.evaluation.train_magnification}, scored at every magnification"
+    clean = (
+        " The split speaks of the cases of all magnifications, so that no case that trained a head is scored by it at "
+        "any magnification."
+    )
+    protocol = f"{plan.protocol(settings.sweep)}{'' if plan.split.leaky else clean}"
+    return (Finding("cross-magnification", title, protocol, rows, _scale_notes(tiles)),)
+
+
+def _fit_arms(
+    arms: tuple[ArmMaterial, ...], plan: SourcePlan, settings: StudySettings
+) -> tuple[list[CrossFit], CrossFit | None]:
+    """Cross-fit every arm, and the probe once more over random image folds where the leak is priced."""
+    priced = settings.evaluation.leak_price and plan.prices_leak
+    jobs = [(arm.material, plan.fit) for arm in arms]
+    if priced:
+        jobs.append((arms[0].material, _leaky_plan(arms[0].material, plan.fit, settings)))
+    small = int(plan.fit.train_N.sum()) <= SMALL_ROWS
+    fits = map_small(lambda job: cross_fit(*job, settings.sweep, settings.support), jobs, small)
+    return fits[: len(arms)], fits[len(arms)] if priced else None
+
+
+def _growth(material: Material, fit: CrossFit, settings: StudySettings) -> pl.DataFrame | None:
+    if not settings.sweep.label_efficiency.draws or fit.task.fold_labels != "grouped":
+        return None
+    choice = (fit.final.head, settings.sweep)
+    return label_efficiency(material.embeddings, fit.task, choice, settings.interval, settings.support)
+
+
+def _arm_sweep(arm: str, fit: CrossFit) -> ArmSweep:
+    """An arm's sweeps; where one part is scored there is one sweep, and it is the final one."""
+    folds = tuple(result for result in fit.folds if result is not fit.final)
+    return ArmSweep(arm, fit.final, folds, fit.sweep_s)
+
+
+def _leaky_plan(material: Material, plan: CrossFitPlan, settings: StudySettings) -> CrossFitPlan:
+    """The same tiles, fold sizes and selection rule, but tiles of one case on both sides."""
+    tile_ids = np.array(material.tiles.tile_ids)
+    rows = np.flatnonzero(plan.train_N)
+    rows = rows[np.argsort(tile_ids[rows])]  # the draw follows this order, so that row order changes nothing
+    fold_N = np.full(len(plan.fold_N), -1, dtype=np.int64)
+    labels = material.tiles.labels_N[rows]
+    fold_N[rows] = random_image_folds_like(plan.fold_N[rows], labels, settings.evaluation.seed)
+    return CrossFitPlan(plan.train_N, fold_N, f"{plan.split_hash}:random-images", "image", plan.seed)
+
+
+def _leak_price(
+    fits: tuple[CrossFit, CrossFit], context: tuple[Material, SourcePlan], settings: StudySettings
+) -> Finding:
+    (grouped, leaky), (material, plan) = fits, context
+    marks = marks_of(material.tiles, plan.split)
+    honest = grouped.predictions.where(pl.col("tile_id").is_in(leaky.predictions.table["tile_id"].to_list()))
+    trained_on = "the same tiles"
+    rows = [
+        *score_domains(PROBE, honest, trained_on, settings.interval, marks),
+        *score_domains(RANDOM_SPLIT, leaky.predictions, trained_on, settings.interval, _with_leaky(marks)),
+    ]
+    differences = tuple(
+        paired_difference(leaky.predictions, honest, metric, settings.interval, within_folds=True)
+        for metric in ("auroc", "balanced_accuracy", "accuracy")
+    )
+    narrow = (TOO_NARROW,) if settings.interval.cluster == "tile" else ()
+    rows.append(
+        ScoredArm(
+            DIFFERENCE, rows[0].domain, trained_on, rows[0].input_mpp, differences, (*_with_leaky(marks), *narrow)
+        )
+    )
+    if settings.evaluation.leak_null_draws:
+        rows += null_arms(material, _null_plan(material, plan, settings), (rows[0], rows[1]))
+    protocol = (
+        "Both arms: the same tiles, the same fold sizes and class counts, the same sweep and selection rule; only in "
+        "the random arm tiles of one case stand on both sides. Differences are paired by tile, intervals are over "
+        "cases. Null control: the same two arms with labels permuted among cases, so that only the case can be learned."
+    )
+    return Finding("leak-price", "What a random image split would have claimed", protocol, tuple(rows))
+
+
+def _null_plan(material: Material, plan: SourcePlan, settings: StudySettings) -> NullPlan:
+    leaky = _leaky_plan(material, plan.fit, settings)
+    grouped = replace(plan.fit, fold_N=np.where(plan.fit.train_N, plan.fit.fold_N, -1))
+    draws, seed = settings.evaluation.leak_null_draws, settings.evaluation.seed
+    return NullPlan(grouped, leaky, settings.sweep, draws, seed, settings.support)
+
+
+def _majority(material: Material, plan: CrossFitPlan, probe: Predictions) -> Predictions:
+    labels_N = material.tiles.labels_N
+    rows = np.flatnonzero((plan.fold_N >= 0) & (labels_N >= 0))
+    n_folds = int(plan.fold_N.max()) + 1
+    train_sets = [labels_N[plan.train_N & (plan.fold_N != fold)] for fold in range(n_folds)]
+    return majority_predictions(material, rows, train_sets, probe)
+
+
+def _trained_on(tiles: TileSet, settings: StudySettings) -> str:
+    return f"{tiles.name} {settings.evaluation.train_magnification or 'all tiles'}"
+
+
+def _with_leaky(marks: tuple[str, ...]) -> tuple[str, ...]:
+    return marks if LEAKY in marks else (*marks, LEAKY)
+
+
+def _scale_notes(tiles: TileSet) -> tuple[str, ...]:
+    sources = sorted(set(tiles.table["mpp_source"].drop_nulls()))
+    return (f"input_mpp rests on {' and '.join(sources)} pixel sizes.",) if sources else ()

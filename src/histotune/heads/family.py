@@ -1,0 +1,254 @@
+"""A family of heads: what a sweep asks of logistic regression and SGD heads alike.
+
+A family lists its trials, gives the out-of-fold logits of all of them, and refits the chosen ones. It sees embeddings,
+labels, training sets and their folds; it never chooses. Everything it fits (standardisation too) it fits on the rows
+it is told to train on.
+"""
+
+# n rows of the data, D columns of a pooling, K classes, T trials, H hidden units, E epochs
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from histotune.heads.fit_cache import FitCache
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.embeddings.records import Embeddings
+    from histotune.heads.config import ClassWeight
+    from histotune.heads.head import HiddenLayer
+    from histotune.heads.task import TrainingSet
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+
+class Trial(Protocol):
+    """Settings of one trial; a frozen dataclass of the family, equal for equal settings."""
+
+    @property
+    def pooling(self) -> tuple[str, ...]:
+        """Column blocks."""
+
+    @property
+    def class_weight(self) -> ClassWeight:
+        """How classes weigh in the training loss."""
+
+    @property
+    def strength(self) -> float:
+        """How strongly it is regularised (the penalty, or the weight decay): ties go to the stronger."""
+
+    def settings(self) -> dict[str, float | int | str]:
+        """Return the family's own columns of the trials table, ``penalty`` first; every trial has the same keys."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Trials that a family has just finished on one training set; told to whoever watches.
+
+    Attributes:
+        part: The training set.
+        trials: The trials.
+        found: Their out-of-fold logits.
+        y_n: Label per tile of the set.
+        n_done: Trials finished so far on all training sets.
+        n_trials: Trials on all training sets.
+    """
+
+    part: TrainingSet
+    trials: Sequence[Trial]
+    found: OutOfFold
+    y_n: Int
+    n_done: int
+    n_trials: int
+
+
+@dataclass(frozen=True)
+class SweepSupport:
+    """What a sweep may use besides its data; nothing of it changes a result.
+
+    Attributes:
+        fits: Solved fits, kept.
+        watch: Called whenever trials are finished; None where nobody watches.
+    """
+
+    fits: FitCache = field(default_factory=FitCache)
+    watch: Callable[[Tried], None] | None = None
+
+
+@dataclass(frozen=True)
+class SweepData:
+    """What all trials share.
+
+    Attributes:
+        embeddings: The embedded tiles.
+        used: Rows of the embeddings that any training set uses, sorted; ``n`` counts these.
+        y_n: Label per used row.
+        n_classes: Number of classes; 2 gives a binary task.
+        support: Solved fits, and who watches.
+    """
+
+    embeddings: Embeddings
+    used: Int
+    y_n: Int
+    n_classes: int
+    support: SweepSupport = field(default_factory=SweepSupport)
+
+    def matrix(self, pooling: tuple[str, ...]) -> NDArray[np.floating]:
+        """Return the used rows and the columns of one pooling (n, D): a view where both are whole, else a copy."""
+        columns = self.embeddings.columns(pooling)
+        x_ND = self.embeddings.matrix_ND
+        contiguous = (np.diff(columns) == 1).all()  # a slice is a view, a list of columns a copy
+        x_ND = x_ND[:, columns[0] : columns[-1] + 1] if contiguous else x_ND[:, columns]
+        return np.ascontiguousarray(x_ND[self.used] if len(self.used) < len(x_ND) else x_ND)
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """All trials on one training set.
+
+    Attributes:
+        logit_TnK: Logits of the set's tiles, each from the inner fold that held its group out; binary families hold
+            zeros for class 0. NaN where a trial diverged.
+        converged_T: Whether every fold's fit met its tolerance; families without one say True.
+        diverged_T: Whether any fold's fit diverged; such a trial is reported and never chosen.
+    """
+
+    logit_TnK: Float
+    converged_T: NDArray[np.bool_]
+    diverged_T: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Refit:
+    """A chosen trial, fitted on all tiles of its training set.
+
+    Attributes:
+        weight_KD: Weights on raw columns of the pooling, standardisation folded in; on hidden units (K, H) where there
+            is a hidden layer. Row 0 is zero in binary tasks.
+        bias_K: Biases.
+        converged: Whether the fit met its tolerance.
+        hidden: Hidden layer on raw columns; None for linear heads.
+        diverged: Whether the fit diverged.
+        loss_E: Training loss after every epoch; None where nothing is trained in epochs.
+    """
+
+    weight_KD: Float
+    bias_K: Float
+    converged: bool = True
+    hidden: HiddenLayer | None = None
+    diverged: bool = False
+    loss_E: Float | None = None
+
+
+class Family(Protocol):
+    """A family of heads that a sweep can try."""
+
+    @property
+    def name(self) -> str:
+        """Name, as in ``sweep.family``."""
+
+    def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[Trial, ...]:
+        """Return every trial over some poolings, in the order of the trials table (a pooling's trials together).
+
+        Args:
+            poolings: Sets of column blocks.
+
+        Raises:
+            UserError: Settings that can't be tried.
+        """
+
+    def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
+        """Fit every trial on every inner fold of every training set.
+
+        Args:
+            data: Embeddings and labels.
+            parts: Training sets with their folds. Nested cross-validation passes many of them.
+            trials: From :meth:`trials`.
+
+        Returns:
+            One record per training set.
+        """
+
+    def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
+        """Fit chosen trials on all tiles of their training sets.
+
+        Args:
+            data: Embeddings and labels.
+            chosen: A training set and its chosen trial, each.
+
+        Returns:
+            One refit per pair.
+        """
+
+
+def tell(
+    data: SweepData,
+    parts: Sequence[TrainingSet],
+    trials: Sequence[Trial],
+    finished: tuple[Int, Sequence[OutOfFold]],
+    n_done: int,
+) -> None:
+    """Tell whoever watches that some trials are finished; families call it as they go.
+
+    Args:
+        data: Labels, and who watches.
+        parts: Training sets.
+        trials: All trials.
+        finished: Numbers of the trials just finished, and the out-of-fold logits of every training set.
+        n_done: Trials finished so far.
+    """
+    if data.support.watch is None:
+        return
+    members, found = finished
+    for part, one in zip(parts, found, strict=True):
+        some = OutOfFold(one.logit_TnK[members], one.converged_T[members], one.diverged_T[members])
+        chosen = [trials[t] for t in members]
+        data.support.watch(Tried(part, chosen, some, data.y_n[part.rows], n_done, len(trials)))
+
+
+def sample_weights(rows: Int, y_n: Int, class_weight: ClassWeight) -> Float:
+    """Return the sample weights of a fit, 0 outside ``rows``.
+
+    Args:
+        rows: Training rows.
+        y_n: Label per row of the data.
+        class_weight: ``balanced`` lets every class that is present weigh the same.
+
+    Returns:
+        float64 (n,).
+    """
+    weight_n = np.zeros(len(y_n))
+    weight_n[rows] = 1.0 if class_weight == "none" else len(rows) / np.bincount(y_n[rows])[y_n[rows]]
+    return weight_n
+
+
+def full_logits(weight_PKD: Float, bias_PK: Float, x_nD: NDArray[np.floating]) -> Float:
+    """Return logits (P, n, K) of some linear fits on some rows.
+
+    Args:
+        weight_PKD: Weights on raw columns; one logit per fit in binary tasks.
+        bias_PK: Biases.
+        x_nD: Rows.
+
+    Returns:
+        float64; where a fit has one logit, class 0 gets a zero beside it.
+    """
+    n_fits, n_logits, n_columns = weight_PKD.shape
+    flat = x_nD.astype(np.float64) @ weight_PKD.reshape(-1, n_columns).T
+    z_PnK = flat.reshape(len(x_nD), n_fits, n_logits).transpose(1, 0, 2) + bias_PK[:, None, :]
+    return np.concatenate([np.zeros_like(z_PnK), z_PnK], axis=2) if n_logits == 1 else z_PnK
+
+
+def with_zero_class(weight_KD: Float, bias_K: Float) -> tuple[Float, Float]:
+    """Return weights and biases with class 0's zeros where a binary fit holds one logit; copies otherwise."""
+    if len(weight_KD) == 1:
+        return np.vstack([np.zeros_like(weight_KD), weight_KD]), np.r_[0.0, bias_K]
+    return np.ascontiguousarray(weight_KD), bias_K.copy()

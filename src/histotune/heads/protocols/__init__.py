@@ -1,1 +1,0 @@
-"""Published evaluation protocols, repeated as they are, each with what weakens its numbers."""

@@ -1,0 +1,117 @@
+"""What is asked of a batched fit, and what comes back: shared by all linear heads."""
+
+# N tiles, D columns, F training masks, P problems, K logits (1 in binary problems)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FitProblems:
+    """Which fits to solve together.
+
+    Attributes:
+        mask_FN: Which tiles train, per mask: bool, or real sample weights >= 0.
+        mask_index_P: Mask of each problem.
+        penalty_P: L2 penalty of each problem, > 0.
+        n_classes: Number of classes; 2 gives one logit per tile.
+        columns: Sets of columns (poolings), each ascending; empty where every problem uses all columns.
+        columns_index_P: Set of each problem.
+    """
+
+    mask_FN: NDArray[np.bool_] | Float
+    mask_index_P: Int
+    penalty_P: Float
+    n_classes: int
+    columns: tuple[Int, ...] = ()
+    columns_index_P: Int | None = None
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """When a fit is finished.
+
+    Attributes:
+        tolerance: A problem has converged once its gradient's norm is at most this times max(1, |w|), tightened
+            by the square root of penalties below 1, which bounds the relative error of the objective.
+        max_iterations: Iterations after which a problem is given back unconverged.
+        device: ``cpu`` (NumPy), or a torch device such as ``cuda``.
+    """
+
+    tolerance: float = 1e-6
+    max_iterations: int = 2000
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class FitSolution:
+    """One row per problem.
+
+    Attributes:
+        weight_PKD: Weights on raw columns, standardisation folded in, zero outside a problem's set of columns; K = 1
+            in binary problems.
+        bias_PK: Biases.
+        objective_P: Mean loss plus penalty.
+        gradient_norm_P: Norm of the gradient at the solution.
+        iterations_P: Iterations used.
+        converged_P: Whether the tolerance was met.
+        weight_norm_P: Norm |w| of the weights on standardised columns.
+        passes: Passes over the shared matrix, each with one product forth and one back for all running problems.
+    """
+
+    weight_PKD: Float
+    bias_PK: Float
+    objective_P: Float
+    gradient_norm_P: Float
+    iterations_P: Int
+    converged_P: NDArray[np.bool_]
+    weight_norm_P: Float
+    passes: int
+
+
+def check_problems(y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
+    """Refuse what has no solution.
+
+    Args:
+        y_N: Labels.
+        problems: What is to be solved.
+        weight_FN: Its masks as sample weights.
+
+    Raises:
+        ValueError: A penalty is not positive, a mask is empty, negative or trains on a label out of range.
+    """
+    if not (np.asarray(problems.penalty_P) > 0).all():
+        raise ValueError("every penalty must be positive: without one, separable classes have no solution")
+    if (weight_FN < 0).any() or not (weight_FN.sum(axis=1) > 0).all():
+        raise ValueError("every training mask needs tiles, and sample weights are never negative")
+    used_N = (weight_FN > 0).any(axis=0)
+    labels = np.asarray(y_N)[used_N]
+    if labels.min() < 0 or labels.max() >= problems.n_classes:
+        raise ValueError(f"training labels must lie in 0..{problems.n_classes - 1}")
+
+
+def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]:
+    """Return which columns are constant up to rounding (as scikit-learn's scaler does).
+
+    Args:
+        variance: Variance per column, of any shape.
+        terms: Size of the terms that the mean was computed from, which bounds its rounding.
+        n_rows: Number of rows.
+
+    Returns:
+        True where the variance is none.
+    """
+    return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
+
+
+EPSILON = float(np.finfo(np.float64).eps)

@@ -1,0 +1,108 @@
+"""eva's offline classification (kaiko-eva 0.4.5): all runs of a linear layer trained together.
+
+Read in kaiko-eva 0.4.5 and its configurations: AdamW, cross-entropy (one logit and BCE in binary tasks), the epoch with
+the best balanced accuracy on the valid part is kept. No scheduler is configured, so that torch's ConstantLR holds the
+learning rate at a third for the first five epochs.
+"""
+
+# N tiles, n scored tiles, D columns, K classes
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from histotune.heads.few_shots import draw_shots
+from histotune.heads.sgd.config import Hold, SgdSettings, Stopping
+from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
+from histotune.heads.sgd.train import train_heads
+from histotune.published.linear import linear_run
+from histotune.published.records import ProtocolArm
+
+if TYPE_CHECKING:
+    from histotune.published.config import EvaConfig
+    from histotune.published.records import ProtocolData
+
+METRIC: Final = "balanced_accuracy"
+WEAKNESSES = (
+    "Runs differ in initial weights and batch order only: their SD says nothing about other cases.",
+    "Columns are not standardised and the learning rate is one for all backbones; in the first 5 epochs it is a third "
+    "of the configured one, since no scheduler was configured.",
+)
+SELECTS_WHERE_IT_REPORTS = "The epoch is chosen on the very tiles that are reported: the number is optimistic."
+BREAKHIS_LEAK = (
+    "Four accession numbers (18842, 19979, 16184, 23060) stand on both sides of eva's BreakHis split: 91 of the 339 "
+    "scored images, all 42 of MC, 35 of 47 of TA, 14 of 82 of F."
+)
+TEN_SHOT = (
+    "Twenty labelled tiles train, and the whole valid part chooses the epoch. kaiko-eva 0.4.5 resets its sampler, so "
+    "that its 50 runs share one draw; here every run draws anew."
+)
+
+
+def eva(data: ProtocolData, config: EvaConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:
+    """Train all runs of eva's linear head in one batch.
+
+    Args:
+        data: Parts.
+        config: The published values, or others.
+        device: Where they train.
+
+    Returns:
+        One row: mean over the runs, with their SD.
+
+    Example:
+        >>> arm, = eva(data, EvaConfig(), "cpu")  # doctest: +SKIP
+        >>> f"{arm.mean:.3f} (SD {arm.sd:.3f} over {len(arm.runs)} runs)"  # doctest: +SKIP
+        '0.764 (SD 0.009 over 5 runs)'
+    """
+    splits = _splits(data, config)
+    settings = eva_settings(config, one_logit=data.n_classes == 2)
+    jobs = [Job(settings, run % len(splits), config.seed + run) for run in range(config.runs)]
+    options = TrainOptions(
+        metrics=(METRIC,),
+        stopping=Stopping(monitor=METRIC, patience=config.patience, min_delta=config.min_delta,
+                          check_every=config.check_every),
+        device=device,
+    )  # fmt: skip
+    trained = train_heads(TrainData(data.x_ND, data.y_N, data.n_classes, splits, standardise=False), jobs, options)
+    runs = tuple(
+        linear_run(data, head, METRIC, f"epoch {head.kept_epoch} of {head.n_epochs}, {head.n_steps:,} steps")
+        for head in trained
+    )
+    spread = "training tiles, initial weights" if config.shots else "initial weights and batch order"
+    return (ProtocolArm("linear layer", METRIC, runs, spread),)
+
+
+def eva_settings(config: EvaConfig, *, one_logit: bool) -> SgdSettings:
+    """Return eva's optimiser, schedule and loss.
+
+    Args:
+        config: The protocol's settings.
+        one_logit: Whether the task is binary, which eva trains with one logit.
+
+    Returns:
+        Settings of one run.
+    """
+    return SgdSettings(
+        optimizer="AdamW",
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        batch_size=config.batch_size,
+        max_steps=config.max_steps,
+        schedule=(Hold(factor=1.0 / 3.0, length=config.slow_epochs, unit="epoch"),),
+        one_logit=one_logit,
+    )
+
+
+def _splits(data: ProtocolData, config: EvaConfig) -> tuple[Split, ...]:
+    """Return the split of all runs, or one per run where each draws its training tiles."""
+    if config.shots is None:
+        return (Split(data.train_rows, data.valid_rows),)
+    y_n = data.y_N[data.train_rows]
+    return tuple(
+        Split(data.train_rows[draw_shots(y_n, config.shots, 1, np.random.default_rng(config.seed + run))[0].ravel()],
+              data.valid_rows)
+        for run in range(config.runs)
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Run folders as contenders of a comparison: probes of runs, rows of published protocols."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from histotune.evaluation.comparison import Contender
+from histotune.report.curve_figures import class_names_of
+from histotune.report.folder import load_run
+from histotune.report.words import PROBE
+from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
+from histotune.tools.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from histotune.evaluation.findings import Findings
+
+PROTOCOL = "protocol"
+COMPARED = ("in-domain", "cross-magnification", "external", "direct")
+
+
+def read_contenders(folders: Sequence[Path]) -> tuple[Contender, ...]:
+    """Read what can be compared from run folders.
+
+    Args:
+        folders: Folders of ``histotune run``, with recipes or published protocols.
+
+    Returns:
+        A contender per run and scored domain. They are named after their backbones where no two runs of one backbone
+        scored the same domain, and after their folders elsewhere.
+
+    Raises:
+        UserError: A folder is no finished run.
+    """
+    found = [_contenders(folder, name) for folder, name in zip(folders, _folder_names(folders), strict=True)]
+    by_backbone = [(one.domain, one.finding, backbone) for backbone, ones in found for one in ones]
+    if len(set(by_backbone)) < len(by_backbone) or any(not backbone for backbone, _ in found):
+        return tuple(one for _, ones in found for one in ones)
+    return tuple(replace(one, name=backbone) for backbone, ones in found for one in ones)
+
+
+def _folder_names(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of the folders' paths that tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("a run can't be compared with itself", value=", ".join(map(str, folders)), fix="name each run once")
+
+
+def _contenders(folder: Path, name: str) -> tuple[str, tuple[Contender, ...]]:
+    """Return a run's backbone and its arms; no backbone where a folder holds several arms of one."""
+    if (folder / "protocol.json").is_file():
+        return "", tuple(_protocol_arms(folder, name))
+    run = load_run(folder)
+    return run.findings.backbone, tuple(_probes(run.findings, run.artifacts.predictions, name))
+
+
+def _probes(findings: Findings, table: pl.DataFrame, name: str) -> Iterator[Contender]:
+    probes = table.filter((pl.col("arm") == PROBE) & pl.col("finding").is_in(COMPARED))
+    inside = findings.finding("in-domain")
+    trained = inside.rows[0].domain if inside is not None and inside.rows else None
+    for (finding, domain), part in probes.group_by("finding", "domain", maintain_order=True):
+        place = "in-domain" if domain == trained and finding in ("in-domain", "cross-magnification") else str(finding)
+        shown = findings.finding(place)  # type: ignore[arg-type]  # ids from a saved table are plain text
+        row = shown.row(PROBE, str(domain)) if shown is not None else None
+        names = class_names_of(findings, str(domain), len(part["probability"][0]))
+        data_set = findings.dataset_of(str(domain))
+        whose = data_set.name if data_set is not None else str(domain)
+        yield Contender(name, place, str(domain), whose, _predictions(part, names), row.marks if row else ())
+
+
+def _protocol_arms(folder: Path, name: str) -> Iterator[Contender]:
+    try:
+        marks = tuple(json.loads((folder / "protocol.json").read_text(encoding="utf-8")).get("marks", ()))
+        table = pl.read_parquet(folder / "predictions.parquet")
+    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"this run folder is damaged: {error}", value=folder, fix="run the protocol again") from error
+    for (row, pooling, domain), part in table.group_by("row", "pooling", "domain", maintain_order=True):
+        names = tuple(str(label) for label in range(len(part["probability"][0])))
+        arm = f"{name}: {row}, {pooling}"
+        yield Contender(arm, PROTOCOL, str(domain), str(domain), _predictions(part, names), marks)
+
+
+def _predictions(part: pl.DataFrame, names: tuple[str, ...]) -> Predictions:
+    own = ("threshold",) if "threshold" in part.columns else ()
+    return Predictions(part.select(*PREDICTION_COLUMNS, *own).filter(pl.col("y_true").is_not_null()), names)

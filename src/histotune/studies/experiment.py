@@ -1,0 +1,263 @@
+"""One experiment from files to report; the stages stand in the order of the data."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from histotune.backbones.catalog import find_backbone
+from histotune.deploy.bundle import Bundle, save_bundle
+from histotune.embeddings.choice import chosen_view
+from histotune.evaluation.answer import write_answer
+from histotune.evaluation.external import study_target
+from histotune.evaluation.findings import Artifacts, DatasetFacts, Findings, LedgerCount
+from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
+from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.plan import scored_part
+from histotune.heads.family import SweepSupport
+from histotune.heads.fit_cache import FitCache
+from histotune.heads.sweep import require_device
+from histotune.report.folder import save_run
+from histotune.report.growth_figures import growth_figure
+from histotune.report.page import write_report
+from histotune.report.pictures import largest_errors
+from histotune.report.run_folder import ReportInputs
+from histotune.report.sweep_figures import plot_name, sweep_figure
+from histotune.report.sweep_folder import save_plots
+from histotune.studies.run_log import RunToTrack, join_trials, track_run
+from histotune.studies.setup import embed_experiment, refuse_foreign_folder
+from histotune.studies.tracking import new_run_id, require_wandb
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.progress import Stopwatch
+from histotune.tools.provenance import collect_provenance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from histotune.datasets.tileset import TileSet
+    from histotune.evaluation.external import TargetStudy
+    from histotune.evaluation.findings import Scored
+    from histotune.evaluation.held_out import ArmSweep, SourceStudy
+    from histotune.evaluation.predict import Material
+    from histotune.studies.config import ExperimentConfig
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        inputs: Everything its report was made from.
+        folder: Where it was written.
+        n_computed: Embeddings that needed a forward pass; 0 on a warm run.
+        tracked: Where else it is tracked, in words; empty where only the local table has it.
+    """
+
+    inputs: ReportInputs
+    folder: Path
+    n_computed: int
+    tracked: str = ""
+
+
+@dataclass(frozen=True)
+class Studies:
+    """What was found on the source and on the target."""
+
+    source: SourceStudy | None
+    target: TargetStudy | None
+
+
+def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
+    """Read, embed, sweep, score and report one experiment.
+
+    Args:
+        config: What to do; see :class:`~histotune.studies.config.ExperimentConfig`.
+        command: The command line, for the report.
+
+    Returns:
+        The finished run; its folder appears only when everything is done.
+
+    Raises:
+        UserError: Anything the user can mend; nothing is left half-written.
+    """
+    refuse_foreign_folder(config.out)
+    require_wandb(config.tracking)
+    require_device(config.sweep)
+    watch = Stopwatch()
+    embedded = embed_experiment(config, watch)
+    config, source_arms, target_arms = embedded.config, embedded.source_arms, embedded.target_arms
+    support = SweepSupport(FitCache.at(config.cache))
+    settings = StudySettings(config.evaluation, config.sweep, config.interval, embedded.target_split, support)
+    studies = _study(settings, source_arms, target_arms, watch)
+    findings = _findings(config, studies, source_arms, target_arms)
+    ledger = _count_scorings(config, studies, findings)
+    inputs = _report_inputs(config, studies, findings, (source_arms, target_arms), ledger, command)
+    return _write(config, inputs, studies, (source_arms, target_arms), watch)
+
+
+def _study(
+    settings: StudySettings,
+    source_arms: tuple[ArmMaterial, ...],
+    target_arms: tuple[ArmMaterial, ...],
+    watch: Stopwatch,
+) -> Studies:
+    source, target = None, None
+    if source_arms:
+        with watch.stage(f"sweep and score {source_arms[0].material.tiles.name}"):
+            source = study_source(source_arms, settings)
+    if target_arms:
+        with watch.stage(f"sweep and score {target_arms[0].material.tiles.name}"):
+            target = study_target(target_arms, source, settings, scored_part(settings.evaluation))
+    return Studies(source, target)
+
+
+def _findings(
+    config: ExperimentConfig,
+    studies: Studies,
+    source_arms: tuple[ArmMaterial, ...],
+    target_arms: tuple[ArmMaterial, ...],
+) -> Findings:
+    present = [study for study in (studies.source, studies.target) if study is not None]
+    tables = tuple(finding for study in present for finding in study.findings)
+    if not tables:
+        raise UserError("there is nothing to score", fix="give a data set with labels: histotune run --help")
+    choices = tuple(study.choice for study in present if study.choice is not None)
+    materials = [arms[0].material for arms in (source_arms, target_arms) if arms]
+    heads = [choice.head_id for choice in choices]
+    return Findings(
+        title=_title(materials),
+        answer=write_answer(tables),
+        backbone=materials[0].embeddings.space.backbone,
+        view=materials[0].view,
+        datasets=tuple(_facts(material.tiles) for material in materials),
+        findings=tables,
+        choices=choices,
+        split_hash=present[0].split_hash,
+        choice_hash=hash_json([config.choices(), heads]),
+    )
+
+
+def _title(materials: list[Material]) -> str:
+    names = " and ".join(material.tiles.name for material in materials)
+    return f"{materials[0].embeddings.space.backbone} on {names}"
+
+
+def _facts(tiles: TileSet) -> DatasetFacts:
+    return DatasetFacts(
+        name=tiles.name,
+        n_tiles=len(tiles),
+        n_groups=tiles.n_groups,
+        class_names=tiles.class_names,
+        licence=tiles.licence,
+        citation=tiles.citation,
+        synthetic=tiles.synthetic,
+        pixel_fingerprint=tiles.pixel_fingerprint or "",
+        label_fingerprint=tiles.label_fingerprint,
+        notes=tiles.notes,
+        n_skipped=tiles.n_skipped,
+    )
+
+
+def _count_scorings(config: ExperimentConfig, studies: Studies, findings: Findings) -> tuple[LedgerCount, ...]:
+    """Enter every scored split in the ledger (law 2)."""
+    scorings = []
+    if studies.source is not None:
+        target = f"{findings.datasets[0].name} {studies.source.scored_words}"
+        scorings.append(Scoring(studies.source.split_hash, target, findings.choice_hash))
+    if studies.target is not None:
+        target = f"{findings.datasets[-1].name} {studies.target.part}"
+        scorings.append(Scoring(studies.target.split_hash, target, findings.choice_hash))
+    return tuple(record_scoring(config.ledger, scoring) for scoring in scorings)
+
+
+def _report_inputs(
+    config: ExperimentConfig,
+    studies: Studies,
+    findings: Findings,
+    arms: tuple[tuple[ArmMaterial, ...], ...],
+    ledger: tuple[LedgerCount, ...],
+    command: str,
+) -> ReportInputs:
+    present = [study for study in (studies.source, studies.target) if study is not None]
+    scored = [item for study in present for item in study.scored]
+    provenance = {
+        **collect_provenance().as_dict(),
+        "run id": new_run_id(),
+        "embeddings": [
+            {
+                "data set": material.tiles.name,
+                "arm": arm.arm,
+                "backbone": material.embeddings.space.backbone,
+                "precision": material.embeddings.space.precision,
+                "precision check": material.embeddings.precision_reason,
+                "provenance": material.embeddings.provenance,
+                "computed": material.embeddings.n_computed,
+                "equivalent": material.embeddings.n_equivalent,
+                "from the cache": len(material.tiles) - material.embeddings.n_computed,
+                "space": material.embeddings.space.key,
+            }
+            for group in arms
+            for arm in group
+            for material in (arm.material,)
+        ],
+    }
+    tiles = tuple(group[0].material.tiles for group in arms if group)
+    growth = studies.source.growth if studies.source else None
+    placed = next((study.embedding_map for study in present if study.embedding_map is not None), None)
+    return ReportInputs(
+        findings=findings,
+        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth, placed),
+        provenance=provenance,
+        stages=(),
+        ledger=ledger,
+        config=config.model_dump(mode="json"),
+        thumbnails=largest_errors(scored, tiles, config.loader),
+        command=command,
+    )
+
+
+def _join_predictions(scored: list[Scored]) -> pl.DataFrame:
+    return pl.concat(
+        item.predictions.table.with_columns(finding=pl.lit(item.finding), arm=pl.lit(item.arm)) for item in scored
+    )
+
+
+def _write(
+    config: ExperimentConfig,
+    inputs: ReportInputs,
+    studies: Studies,
+    arms: tuple[tuple[ArmMaterial, ...], ...],
+    watch: Stopwatch,
+) -> RunResult:
+    """Write the run folder; it appears whole or not at all."""
+    with atomic_folder(config.out) as folder:
+        with watch.stage("report"):
+            for name, sweeps in (
+                ("head", studies.source.finals if studies.source else ()),
+                ("head-direct", studies.target.direct if studies.target else ()),
+            ):
+                if sweeps:
+                    _save_probe(config, sweeps, folder / name)
+            write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
+        inputs = replace(inputs, stages=tuple(watch.stages))
+        save_run(inputs, folder)
+        save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
+        if inputs.artifacts.label_efficiency is not None:
+            growth = growth_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+            save_plots(growth, "training-groups", folder)
+    n_computed = sum(arm.material.embeddings.n_computed for group in arms for arm in group)
+    tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
+    return RunResult(inputs, config.out, n_computed, tracked)
+
+
+def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
+    """Save the probe's head with what it needs to embed new images."""
+    view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
+    save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)

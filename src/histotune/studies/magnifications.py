@@ -1,0 +1,120 @@
+"""The cross-magnification study from files to folder: embed each experiment's view, fill the matrices, write them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from histotune.backbones.catalog import find_backbone, pinned_config
+from histotune.datasets.read import read_dataset
+from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
+from histotune.embeddings.choice import chosen_view
+from histotune.evaluation.findings import TOO_NARROW
+from histotune.evaluation.held_out import StudySettings
+from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.magnifications import matrix_answer
+from histotune.evaluation.matrix.matched import MATCHED, matched_view, seen_scales
+from histotune.evaluation.matrix.records import MatrixStudy
+from histotune.evaluation.matrix.study import Seen, magnification_matrix
+from histotune.evaluation.matrix.training_sets import magnifications_of
+from histotune.evaluation.plan import CrossFitPlan, choose_split, marks_of
+from histotune.heads.family import SweepSupport
+from histotune.heads.fit_cache import FitCache
+from histotune.images.config import ViewChoice
+from histotune.images.view_checks import check_view
+from histotune.report.matrix_folder import save_matrices
+from histotune.studies.setup import embed_dataset, refuse_foreign_folder, single_dataset
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_folder, hash_json
+
+if TYPE_CHECKING:
+    from histotune.backbones.spec import BackboneSpec
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
+    from histotune.evaluation.findings import LedgerCount
+    from histotune.evaluation.matrix.records import Experiment, MagnificationMatrix, TrainingSize
+    from histotune.studies.config import ExperimentConfig
+
+RAW: Experiment = "as the network sees it"
+SIZES: tuple[TrainingSize, ...] = ("equal", "all data")
+
+
+def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> tuple[MatrixStudy, LedgerCount]:
+    """Train at every magnification, score every magnification, groups disjoint everywhere; write the folder.
+
+    Args:
+        config: Names one data set with magnifications, a backbone and the sweep.
+        command: The command line, for the page.
+        matched: Also embed and study the two matched views.
+
+    Returns:
+        The study, and how often this split has been scored.
+
+    Raises:
+        UserError: The data set has fewer than two magnifications, or anything else the user can mend.
+    """
+    refuse_foreign_folder(config.out)
+    tiles = read_dataset(single_dataset(config))
+    magnifications_of(tiles)
+    split = _folds(tiles, config)
+    pinned = pinned_config(config.backbone, find_backbone(config.backbone, config.cache))
+    config = config.model_copy(update={"backbone": pinned})
+    spec = find_backbone(config.backbone, config.cache)
+    experiments = (RAW, *MATCHED) if matched else (RAW,)
+    for experiment in experiments:  # a mistake shows before anything is embedded
+        check_view(tiles, matched_view(tiles, chosen_view(config.view, spec), experiment))
+    matrices = [matrix for experiment in experiments for matrix in _matrices(config, tiles, spec, split, experiment)]
+    study = _study(config, tiles, spec, split, matrices)
+    choice_hash = hash_json([config.choices(), "matrix"])
+    ledger = record_scoring(config.ledger, Scoring(split.split_hash, f"{tiles.name} cross-fit", choice_hash))
+    with atomic_folder(config.out) as folder:
+        save_matrices(study, (config.model_dump(mode="json"), command, str(ledger)), folder)
+    return study, ledger
+
+
+def _folds(tiles: TileSet, config: ExperimentConfig) -> Split:
+    split = choose_split(tiles, config.evaluation)
+    if split is None:
+        return grouped_folds(tiles, config.evaluation.outer_folds, config.evaluation.seed)
+    if split.kind == "parts" or split.leaky:
+        raise UserError("the matrix is cross-fitted over folds of groups", value=split.name,
+                        allowed="splits such as grouped-5-seed0", fix="leave out --split")  # fmt: skip
+    return split
+
+
+def _matrices(
+    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, split: Split, experiment: Experiment
+) -> list[MagnificationMatrix]:
+    """Fill both matrices of one experiment."""
+    view = matched_view(tiles, chosen_view(config.view, spec), experiment)
+    chosen = config.model_copy(update={"view": ViewChoice(**view.model_dump(exclude_none=True))})
+    material = embed_dataset(chosen, tiles, spec, single_dataset(config).on_bad_image)
+    settings = StudySettings(config.evaluation, config.sweep, config.interval,
+                             support=SweepSupport(FitCache.at(config.cache)))  # fmt: skip
+    fold_N = fold_per_tile(material.tiles, split)
+    plan = CrossFitPlan(fold_N >= 0, fold_N, split.split_hash, "grouped", config.evaluation.seed)
+    seen = Seen(experiment, seen_scales(material.tiles, view), _notes(material.tiles))
+    return [magnification_matrix(material, plan, seen, settings, size) for size in SIZES]
+
+
+def _notes(tiles: TileSet) -> tuple[str, ...]:
+    sources = sorted(set(tiles.table["mpp_source"].drop_nulls()))
+    return (f"Scales rest on {' and '.join(sources)} pixel sizes.",) if sources else ()
+
+
+def _study(
+    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, split: Split, matrices: list[MagnificationMatrix]
+) -> MatrixStudy:
+    sweep = config.sweep
+    protocol = (
+        f"Split {split.title}: {len(split.sides)} outer folds over the groups of all magnifications, so that no group"
+        f" trains a head and is scored by it at any magnification; inside each, {len(sweep.penalties)} penalties chosen"
+        f" by {sweep.folds}-fold grouped cross-validation (seed {sweep.seed}). AUROC counts pairs within a fold."
+        " Differences are paired by tile and group with the heads trained at the scored magnification. Intervals are"
+        " conditional on the trained heads."
+    )
+    narrow = (TOO_NARROW,) if config.interval.cluster == "tile" else ()
+    return MatrixStudy(
+        data_set=tiles.name, backbone=spec.name, protocol=protocol, matrices=tuple(matrices),
+        marks=(*marks_of(tiles, split), *narrow), answer=matrix_answer(matrices), licence=tiles.licence,
+        citation=tiles.citation, split_hash=split.split_hash,
+    )  # fmt: skip

@@ -1,0 +1,384 @@
+"""What was tried, kept for good: a local table of every trial, and Weights & Biases where it is asked for.
+
+Every sweep adds one Parquet file to a folder, and no file is ever changed, so that sweeps may run side by side and a
+crash loses nothing that was finished. The folder is one table: ``polars.scan_parquet("FOLDER/*.parquet")``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from histotune.heads.sweep import CONTEXT, OUTCOME
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, canonical_json
+from histotune.tools.provenance import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import polars as pl
+
+    from histotune.studies.config import TrackingConfig
+
+
+TABLE_VERSION = "v1"
+"""Name of the table's folder; a table with other columns takes another name."""
+
+
+"""Columns of a sweep's trials that say what came out; the others say what was tried."""
+
+
+WANDB_INSTALL = 'pip install "histotune[wandb]"'
+INIT_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class SweepFacts:
+    """What all trials of one sweep share.
+
+    Attributes:
+        run_id: From :func:`new_run_id`.
+        data_set: Name of the data set.
+        trained_on: The training tiles in words, such as "breakhis 100X".
+        training_set: ``all``, or which outer fold was left out, such as "outer fold 0".
+        split_hash: Hash of the split that says who may train; empty where all tiles train.
+        backbone: Backbone name.
+        space_key: Embedding space.
+        arm: ``probe``, or the floor whose sweep this is.
+        family: Family of heads, such as ``logistic``.
+        criterion: What the choice went by; lower is better.
+        honesty: How the whole procedure was estimated: ``none``, ``nested`` or ``bias-corrected``. The score of a
+            chosen trial is optimistic either way: it was the criterion.
+        honest_score: That estimate of the criterion; None without one.
+        n_tiles: Training tiles.
+        n_groups: Training groups.
+        sweep_s: Seconds for the whole sweep; its trials are solved together and have no times of their own.
+        folder: Where the head was written.
+    """
+
+    run_id: str
+    data_set: str
+    trained_on: str
+    training_set: str
+    split_hash: str
+    backbone: str
+    space_key: str
+    arm: str
+    family: str
+    criterion: str
+    honesty: str
+    honest_score: float | None
+    n_tiles: int
+    n_groups: int
+    sweep_s: float
+    folder: str
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial: a row of the table.
+
+    Attributes:
+        facts: What it shares with the other trials of its sweep.
+        time: When the sweep was recorded.
+        settings: What was tried, as JSON.
+        score: Value of the criterion; None where the trial diverged, which is never a score.
+        score_se: Its standard error over groups.
+        auroc: Out of fold; None where undefined.
+        converged: Whether every fit met its tolerance.
+        diverged: Whether a fit ended in numbers that are not finite.
+        chosen: Whether the sweep chose it.
+    """
+
+    facts: SweepFacts
+    time: datetime
+    settings: str
+    score: float | None
+    score_se: float | None
+    auroc: float | None
+    converged: bool
+    diverged: bool
+    chosen: bool
+
+    def __post_init__(self) -> None:
+        """Refuse a score of a diverged trial."""
+        if self.diverged and self.score is not None:
+            raise ValueError("a trial that diverged has no score")
+
+
+def new_run_id() -> str:
+    """Return an id that sorts by time and is never given twice, such as ``20260314T101112-3f9a0c1d``."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+
+
+def trials_folder(state: Path) -> Path:
+    """Return the folder of the table below the folder of records to keep."""
+    return state / "trials" / TABLE_VERSION
+
+
+def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRow, ...]:
+    """Return a sweep's trials as rows of the table.
+
+    Args:
+        trials: A row per trial: settings, and the columns of :data:`OUTCOME` (``diverged`` may be missing).
+        facts: What they share.
+
+    Returns:
+        One record per row, in order.
+    """
+    now = datetime.now(UTC)
+    records = []
+    for row in trials.iter_rows(named=True):
+        settings = {name: value for name, value in row.items() if name not in (*OUTCOME, *CONTEXT)}
+        diverged = bool(row.get("diverged")) or not math.isfinite(_number(row["log_loss"]))
+        records.append(
+            TrialRow(
+                facts=facts,
+                time=now,
+                settings=" ".join(canonical_json(settings).split()),
+                score=None if diverged else float(row["log_loss"]),
+                score_se=None if diverged else _finite(row["log_loss_se"]),
+                auroc=None if diverged else _finite(row["auroc"]),
+                converged=bool(row["converged"]) and not diverged,
+                diverged=diverged,
+                chosen=bool(row["chosen"]),
+            )
+        )
+    return tuple(records)
+
+
+def record_trials(state: Path, records: Sequence[TrialRow]) -> Path:
+    """Add the trials of one run to the table: one new file, whole or not at all.
+
+    Args:
+        state: Folder of records to keep.
+        records: Trials of one run id; at least one.
+
+    Returns:
+        The new file.
+
+    Raises:
+        UserError: The folder can't be written or the disk is full.
+        ValueError: No trials, or trials of several runs.
+    """
+    import polars as pl
+
+    run_ids = {record.facts.run_id for record in records}
+    if len(run_ids) != 1:
+        raise ValueError(f"one file holds the trials of one run, not of {len(run_ids)}")
+    rows = [{**asdict(record.facts), **_own_fields(record)} for record in records]
+    path = trials_folder(state) / f"{run_ids.pop()}.parquet"
+    with atomic_path(path) as temporary:
+        pl.DataFrame(rows, schema=_schema()).write_parquet(temporary)
+    return path
+
+
+def read_trials(state: Path) -> pl.DataFrame:
+    """Return the whole table, the newest run first.
+
+    Args:
+        state: Folder of records to keep.
+
+    Returns:
+        A row per trial: the fields of :class:`SweepFacts` and :class:`TrialRow`; empty where nothing was recorded.
+
+    Raises:
+        UserError: A file is damaged; it is named.
+    """
+    import polars as pl
+
+    folder = trials_folder(state)
+    if not any(folder.glob("*.parquet")):
+        return pl.DataFrame(schema=_schema())
+    try:
+        table = pl.scan_parquet(folder / "*.parquet").collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        damaged = [path for path in sorted(folder.glob("*.parquet")) if not _is_readable(path)]
+        raise UserError("the table of trials can't be read", value=", ".join(path.name for path in damaged) or error,
+                        fix=f"move the damaged file out of {folder}; every file is one run") from error  # fmt: skip
+    return table.sort("run_id", descending=True, maintain_order=True)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One curve of a run, in data units.
+
+    Attributes:
+        name: Such as "log-loss against penalty, pooled".
+        x_name: Name of the horizontal axis.
+        y_name: Name of the vertical axis.
+        points: (x, y) in order.
+    """
+
+    name: str
+    x_name: str
+    y_name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """What Weights & Biases gets of a finished run. No image, no tile id, no path of the data.
+
+    Attributes:
+        run_id: From :func:`new_run_id`.
+        name: The run in words.
+        config: The resolved config, nested.
+        scores: Final numbers by name.
+        curves: Curves by name.
+        trials: Every trial of the run.
+        heads: Folders of trained heads by name; each becomes an artifact.
+    """
+
+    run_id: str
+    name: str
+    config: Mapping[str, object]
+    scores: Mapping[str, float]
+    curves: tuple[Curve, ...]
+    trials: pl.DataFrame
+    heads: Mapping[str, Path] = field(default_factory=dict)
+
+
+def require_wandb(config: TrackingConfig) -> None:
+    """Find out before anything long starts whether W&B can be used.
+
+    Args:
+        config: What was asked for.
+
+    Raises:
+        UserError: The package is missing.
+    """
+    if config.wandb != "off" and importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb needs the package wandb, which is not installed", fix=WANDB_INSTALL)
+
+
+def log_run(log: RunLog, config: TrackingConfig, state: Path) -> str:
+    """Write a finished run to Weights & Biases; an upload that fails is kept offline instead.
+
+    Args:
+        log: What it gets.
+        config: ``off`` does nothing; ``offline`` touches no network and asks for no login.
+        state: Folder of records to keep; the run is written below its ``wandb``.
+
+    Returns:
+        One sentence that says where the run is; empty where nothing was written.
+
+    Raises:
+        UserError: The package is missing, or W&B can't write; the run itself is finished and kept.
+    """
+    require_wandb(config)
+    if config.wandb == "off":
+        return ""
+    import wandb
+
+    failed = ""
+    if config.wandb == "online":
+        try:
+            return f"wandb: {_write_wandb(wandb, log, config, state)}"
+        except (wandb.errors.Error, OSError) as error:
+            failed = f"the upload failed ({redact(str(error))}); "
+            config = config.model_copy(update={"wandb": "offline"})
+    try:
+        folder = _write_wandb(wandb, log, config, state)
+    except (wandb.errors.Error, OSError) as error:
+        raise UserError(f"Weights & Biases could not write this run: {redact(str(error))}",
+                        fix="the run itself is finished and kept; leave out --wandb") from error  # fmt: skip
+    return f"wandb: {failed}kept offline, nothing was uploaded; to upload: wandb sync {folder}"
+
+
+def _write_wandb(wandb: Any, log: RunLog, config: TrackingConfig, state: Path) -> str:  # noqa: ANN401
+    """Write one run; return its address, or its folder where it is offline."""
+    state.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(
+        project=config.wandb_project,
+        entity=config.wandb_entity,
+        mode=config.wandb,
+        dir=str(state),
+        name=log.name,
+        id=log.run_id,
+        config=_without_secrets(log.config),
+        settings=_quiet_settings(wandb),
+    )
+    try:
+        _fill(wandb, run, log)
+    finally:
+        run.finish()
+    return str(run.url) if config.wandb == "online" else str(run.dir).removesuffix("/files")
+
+
+def _quiet_settings(wandb: Any) -> Any:  # noqa: ANN401  (an optional package)
+    """Settings under which W&B records what it is given: no output, source, host, command line or hardware."""
+    return wandb.Settings(
+        silent=True, console="off", disable_code=True, disable_git=True, disable_job_creation=True, save_code=False,
+        x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True,
+        x_save_requirements=False,         init_timeout=INIT_TIMEOUT_S,
+    )  # fmt: skip
+
+
+def _fill(wandb: Any, run: Any, log: RunLog) -> None:  # noqa: ANN401
+    """Give W&B the scores, the curves, the table and the heads."""
+    run.summary.update({name: value for name, value in log.scores.items() if math.isfinite(value)})
+    for curve in log.curves:
+        x_name, y_name = f"{curve.name}/{curve.x_name}", f"{curve.name}/{curve.y_name}"
+        run.define_metric(x_name, hidden=True)
+        run.define_metric(y_name, step_metric=x_name)
+        for x, y in curve.points:
+            run.log({x_name: x, y_name: y})
+    columns = log.trials.columns
+    run.log({"trials": wandb.Table(columns=columns, data=[list(row) for row in log.trials.rows()])})
+    for name, folder in log.heads.items():
+        artifact = wandb.Artifact(f"{name}-{log.run_id}", type="head")
+        for path in sorted(item for item in folder.iterdir() if item.is_file()):
+            artifact.add_file(str(path))
+        run.log_artifact(artifact)
+
+
+def _without_secrets(value: object) -> Any:  # noqa: ANN401  (nested JSON)
+    """The value with anything shaped like a token as ``***``."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {str(key): _without_secrets(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_secrets(item) for item in value]
+    return value
+
+
+def _schema() -> dict[str, pl.DataType]:
+    """Columns of the table, those of the sweep first."""
+    import polars as pl
+
+    kinds: dict[str, pl.DataType] = {
+        "str": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean(),
+        "float | None": pl.Float64(), "datetime": pl.Datetime("us", "UTC"),
+    }  # fmt: skip
+    own = [item for item in fields(TrialRow) if item.name != "facts"]
+    return {item.name: kinds[str(item.type)] for item in (*fields(SweepFacts), *own)}
+
+
+def _own_fields(record: TrialRow) -> dict[str, object]:
+    return {item.name: getattr(record, item.name) for item in fields(record) if item.name != "facts"}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def _finite(value: object) -> float | None:
+    number = _number(value)
+    return number if math.isfinite(number) else None
+
+
+def _is_readable(path: Path) -> bool:
+    import polars as pl
+
+    with suppress(pl.exceptions.PolarsError, OSError):
+        return pl.read_parquet(path).schema == pl.Schema(_schema())
+    return False

@@ -1,0 +1,286 @@
+"""A transfer diagnosis from folders to a folder: the run's source, the target, its views, the tables."""
+
+# N tiles, K classes
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from histotune.backbones.catalog import find_backbone
+from histotune.datasets.read import read_dataset
+from histotune.datasets.splits.split import tile_groups
+from histotune.deploy.bundle import load_bundle
+from histotune.evaluation.findings import LEAKY, PROBE, SYNTHETIC, TOO_NARROW
+from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
+from histotune.heads.apply import calibrated_logits, column_logits
+from histotune.images.config import ViewChoice
+from histotune.images.restain import mean_density
+from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
+from histotune.studies.config import load_config
+from histotune.studies.setup import embed_dataset, single_dataset
+from histotune.studies.transfer_views import Remedied, ViewRequest, remedy_views
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes, write_json
+from histotune.tools.provenance import collect_provenance
+from histotune.transfer.case import HeadMap, Side, TransferCase
+from histotune.transfer.classes import check_every_class, match_classes
+from histotune.transfer.diagnose import diagnose
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from histotune.datasets.tileset import TileSet
+    from histotune.deploy.bundle import Bundle
+    from histotune.evaluation.findings import LedgerCount
+    from histotune.evaluation.predict import Material
+    from histotune.heads.head import Head
+    from histotune.studies.config import ExperimentConfig
+    from histotune.transfer.case import Diagnosis
+
+    Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TransferOutcome:
+    """A finished diagnosis.
+
+    Attributes:
+        diagnosis: What was found.
+        ledger: How often the target's part has been scored.
+        folder: ``transfer.json`` and ``transfer.html``.
+    """
+
+    diagnosis: Diagnosis
+    ledger: LedgerCount
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The run that trained the head."""
+
+    bundle: Bundle
+    tiles: TileSet
+    material: Material
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The part of the target that is scored.
+
+    Attributes:
+        name: Its name.
+        material: Its tiles, or a sample of them, embedded as the head's run did.
+        split_hash: Hash of the whole part.
+        marks: Warnings.
+        n_tiles: Tiles of the whole part.
+    """
+
+    name: str
+    material: Material
+    split_hash: str
+    marks: tuple[str, ...]
+    n_tiles: int
+
+
+def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, images: bool = True) -> TransferOutcome:
+    """Diagnose how a run's head carries over to another data set.
+
+    Args:
+        head_folder: Folder of a finished run, or its head folder.
+        config: Names the target; its backbone, view and precision are replaced by the head's own.
+        command: The command line, kept with the numbers.
+        images: Also try the remedies that embed the target again.
+
+    Returns:
+        The diagnosis; ``transfer.json`` and ``transfer.html`` lie in ``config.out``.
+
+    Raises:
+        UserError: No finished run there, a target without labels, or one of other classes than the head's.
+    """
+    from histotune.report.transfer_page import write_transfer_page
+    from histotune.report.transfer_pictures import cross_gallery
+
+    run = _run_folder(head_folder)
+    bundle = load_bundle(run)
+    config = _as_head(config, bundle)
+    target = _read_target(config, bundle.head.class_names)
+    source = _read_source(run, bundle, config)
+    found = _diagnose(source, target, config, images=images)
+    ledger = record_scoring(config.ledger, Scoring(target.split_hash, target.name, bundle.head.head_id))
+    facts = {"command": command, "ledger": str(ledger), "settings": config.transfer.model_dump(mode="json"),
+             "provenance": collect_provenance().as_dict()}  # fmt: skip
+    write_json(config.out / "transfer.json", {**found.as_dict(), **facts})
+    gallery = cross_gallery(found, source.material.tiles, target.material.tiles, config.loader) if images else None
+    write_transfer_page(found, command, str(ledger), config.out / "transfer.html", gallery)
+    return TransferOutcome(found, ledger, config.out)
+
+
+def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, images: bool) -> Diagnosis:
+    """Diagnose, and add what needs pixels or the tile tables."""
+    head, material = source.bundle.head, target.material
+    remedied = Remedied()
+    if images:
+        remedied = remedy_views(ViewRequest(config, source.bundle, source.tiles, source.material, material))
+    shared = set(head.train_groups) & set(tile_groups(material.tiles))
+    domain = training_domain(source.tiles, np.ones(len(source.tiles), dtype=np.bool_))
+    case = TransferCase(
+        _head_map(head),
+        _side(source.material, head, domain),
+        source.predictions,
+        _side(material, head, target.name),
+        remedied.views,
+        (*remedied.notes, *_facts(source, target, shared, config.interval.cluster)),
+    )
+    found = diagnose(case, config.transfer, config.interval)
+    marks = (*target.marks, *((SYNTHETIC,) if source.tiles.synthetic else ()), *((LEAKY,) if shared else ()),
+             *((TOO_NARROW,) if config.interval.cluster == "tile" else ()))  # fmt: skip
+    found = replace(found, marks=tuple(dict.fromkeys(marks)), plans=remedied.plans)
+    if shared:
+        warning = f"{LEAKY}: {len(shared)} of the target's groups trained this head, so nothing here is held out. "
+        found = replace(found, paragraph=warning + found.paragraph)
+    if not images:
+        return found
+    colours = [mean_density(tiles, config.loader) for tiles in (source.material.tiles, material.tiles)]
+    return replace(found, shift=replace(found.shift, stain_source=colours[0], stain_target=colours[1]))
+
+
+def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Target:
+    """Read and embed the scored part of the target, or a sample of it, labelled in the order of the head's classes."""
+    dataset, part = single_dataset(config), scored_part(config.evaluation)
+    tiles, split = with_parts(read_dataset(dataset), config.evaluation)
+    tiles, name = _scored_tiles(tiles, part)
+    kept = _spread(tiles, config.transfer.max_tiles)
+    sample = match_classes(tiles.take(kept), class_names)
+    sampled = (
+        f", sampled to {len(kept):,} tiles (--set transfer.max_tiles=0 takes all)," if len(kept) < len(tiles) else ""
+    )
+    check_every_class(sample.labels_N, class_names, name + sampled)
+    spec = find_backbone(config.backbone, config.cache)
+    material = embed_dataset(config, sample, spec, dataset.on_bad_image)
+    split_hash = hash_bytes(tiles.label_fingerprint, part)
+    return _Target(name, material, split_hash, marks_of(material.tiles, split), len(tiles))
+
+
+def _run_folder(folder: Path) -> Path:
+    """Return the run folder of a head: the diagnosis compares with the source's held-out scores."""
+    for place in (folder, folder.parent):
+        if (place / "predictions.parquet").is_file() and (place / "config.json").is_file():
+            return place
+    raise UserError(
+        "a diagnosis compares with held-out scores of the source, and this folder holds none",
+        value=folder, allowed="the folder of a finished run (histotune run)",
+        fix="histotune run RECIPE --data DIR --out DIR, then pass that folder",
+    )  # fmt: skip
+
+
+def _as_head(config: ExperimentConfig, bundle: Bundle) -> ExperimentConfig:
+    """Return the config with the head's own backbone, view and precision."""
+    embedding = config.embedding.model_copy(update={"precision": bundle.precision})
+    view = ViewChoice(**bundle.view.model_dump())
+    if config.view is not None and config.view.allow_moved_label is not None:
+        view = view.model_copy(update={"allow_moved_label": config.view.allow_moved_label})
+    return config.model_copy(update={"backbone": bundle.backbone, "view": view, "embedding": embedding})
+
+
+def _scored_tiles(tiles: TileSet, part: str) -> tuple[TileSet, str]:
+    """Return the labelled tiles of the scored part, and its name."""
+    if tiles.table["split"].null_count() == 0:
+        return tiles.take(part_rows(tiles, part)), f"{tiles.name} {part}"
+    labelled = tiles.take(np.flatnonzero(tiles.labels_N >= 0))
+    return labelled, training_domain(labelled, np.ones(len(labelled), dtype=np.bool_))
+
+
+def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source:
+    """Read the run's training tiles, their embeddings from the cache, and their held-out predictions."""
+    made = load_config(run)
+    dataset = made.source
+    if dataset is None:
+        raise UserError("this run has no source that was scored on held-out groups", value=run,
+                        fix="pass a run of histotune run breakhis, tiles, midnight or demo")  # fmt: skip
+    if not Path(dataset.path).exists():
+        raise UserError("the data that trained this head are not there any more", value=dataset.path,
+                        fix=f"put them back, or repeat the run: histotune run --from {run}")  # fmt: skip
+    tiles = read_dataset(dataset)
+    groups = np.array(tile_groups(tiles))
+    used_N = training_rows(tiles, made.evaluation.train_magnification) & np.isin(groups, bundle.head.train_groups)
+    tiles = tiles.take(np.flatnonzero(used_N))
+    predictions = _held_out(run, tiles)
+    own = made.model_copy(update={"cache": config.cache, "loader": config.loader, "embedding": config.embedding,
+                                  "backbone": bundle.backbone, "view": config.view})  # fmt: skip
+    kept = _spread(tiles, config.transfer.max_tiles)
+    spec = find_backbone(bundle.backbone, config.cache)
+    return _Source(bundle, tiles, embed_dataset(own, tiles.take(kept), spec, dataset.on_bad_image), predictions)
+
+
+def _held_out(run: Path, tiles: TileSet) -> Predictions:
+    """Return the probe's cross-fitted or held-out predictions on the domain that trained it."""
+    table = pl.read_parquet(run / "predictions.parquet").filter(
+        (pl.col("finding") == "cross-magnification") & (pl.col("arm") == PROBE)
+    )
+    own = table.filter(pl.col("tile_id").is_in(list(tiles.tile_ids)))
+    if own.is_empty():  # a split with parts: the scored part shares no tile with the one that trained
+        magnifications = set(tiles.table["magnification"].drop_nulls())
+        words = [domain for domain in table["domain"].unique() if domain.rpartition(" ")[2] in magnifications]
+        own = table.filter(pl.col("domain").is_in(words)) if words else table
+    if own.is_empty():
+        raise UserError("this run scored no held-out tiles of its source", value=run, fix="repeat the run")
+    return Predictions(own.select(*PREDICTION_COLUMNS, "threshold"), tiles.class_names, ranking="pairs")
+
+
+def _spread(tiles: TileSet, most: int) -> Int:
+    """Return rows of at most so many tiles, spread over the groups, in tile order."""
+    if not most or len(tiles) <= most:
+        return np.arange(len(tiles))
+    keys = [hash_bytes(tile_id) for tile_id in tiles.tile_ids]
+    table = pl.DataFrame({"row": np.arange(len(tiles)), "group": tile_groups(tiles), "key": keys})
+    dealt = table.with_columns(pl.col("key").rank("ordinal").over("group").alias("turn"))
+    return np.sort(dealt.sort("turn", "key")["row"].to_numpy()[:most])
+
+
+def _side(material: Material, head: Head, name: str) -> Side:
+    tiles, mpp_N = material.tiles, material.input_mpp_N
+    known = mpp_N[np.isfinite(mpp_N)]
+    return Side(
+        name,
+        head_columns(material, head),
+        tiles.labels_N,
+        tile_groups(tiles),
+        tiles.tile_ids,
+        tiles.has_groups,
+        float(np.round(np.median(known), 4)) if len(known) else float("nan"),
+    )
+
+
+def head_columns(material: Material, head: Head) -> NDArray[np.float64]:
+    """Return the columns of the head's pooling, float64."""
+    return np.asarray(material.embeddings.matrix_ND[:, np.asarray(head.columns)], dtype=np.float64)
+
+
+def _head_map(head: Head) -> HeadMap:
+    def margin(x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
+        logit_nK = calibrated_logits(head.calibration, column_logits(head, x_nD))
+        return np.asarray(logit_nK - logit_nK[:, :1])
+
+    return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
+
+
+def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> tuple[str, ...]:
+    """Return what a reader must know about both sides."""
+    tiles = target.material.tiles
+    notes = [f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes]
+    if shared:
+        notes.append(f"{len(shared)} of the target's groups trained this head, and the two sides are not independent.")
+    if len(tiles) + tiles.n_skipped < target.n_tiles:
+        notes.append(f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
+                     "(--set transfer.max_tiles=0 takes all).")  # fmt: skip
+    if not tiles.has_groups and cluster == "group":
+        notes.append("Groups of the target are unknown, so group intervals are refused and no cause is named.")
+    return tuple(dict.fromkeys(notes))

@@ -1,0 +1,1 @@
+"""Files, devices, errors, progress, tables: what any room may use."""

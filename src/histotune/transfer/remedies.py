@@ -1,0 +1,168 @@
+"""Remedies, alone and left out of the full stack."""
+
+# N tiles, D columns
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.transfer.case import ALIGNMENT, PHYSICAL, Physical, Recovery, RemedyRow
+from histotune.transfer.decision import threshold_arm
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from histotune.statistics.metrics import MetricName
+    from histotune.statistics.predictions import Score
+    from histotune.transfer.case import Arm, TransferCase
+    from histotune.transfer.corrections import Workbench
+    from histotune.transfer.differences import Contrasts
+
+    Float = NDArray[np.float64]
+
+METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "log_loss")
+ASSUMPTIONS = {
+    "scale": "the stated um/px of both data sets are right, and tissue looks the same at the same um/px",
+    "stain": "colour differs by the laboratory, not by the disease",
+    "mean": "both data sets hold the same mix of classes and tissues; only the mean of the embeddings moved",
+    ALIGNMENT: "both data sets hold the same mix of classes and tissues; both moments moved, the classes did not",
+    "prior correction (EM)": "only the prevalence differs, and the head is calibrated on the source",
+    "prevalence from labels": "only the prevalence differs; needs labels of other target groups",
+    "threshold from labels": "needs labels of other target groups",
+    "recalibration": "needs labels of other target groups; one shift (per class) and one scale set them right",
+}
+
+
+@dataclass(frozen=True)
+class RankingArms:
+    """The head on every version of the target's embeddings.
+
+    Attributes:
+        plain: As it is.
+        alone: One remedy each.
+        full: All of them.
+        without: All but one each.
+        margins: Margins behind plain and alone, by remedy; "" is plain.
+        refined: Plain and alone once more, each with the shift and scale that suit it best, learned on labels of other
+            target groups: no decision loss is left in them, so that their log-loss speaks of the ranking.
+    """
+
+    plain: Arm
+    alone: dict[str, Arm]
+    full: Arm
+    without: dict[str, Arm]
+    margins: dict[str, Float]
+    refined: dict[str, Arm]
+
+
+def views_of(case: TransferCase, candidate: str) -> dict[frozenset[Physical], Float]:
+    """Return the target's embeddings by what was undone, under one candidate scale; nothing undone is always there."""
+    views: dict[frozenset[Physical], Float] = {frozenset(): case.target.x_ND}
+    for view in case.views:
+        if "scale" not in view.undone or view.candidate == candidate:
+            views[view.undone] = view.x_ND
+    return views
+
+
+def usable(views: dict[frozenset[Physical], Float]) -> tuple[Physical, ...]:
+    """Return the physical remedies whose every combination was embedded."""
+    single = [cause for cause in PHYSICAL if frozenset({cause}) in views]
+    both = all(frozenset(pair) in views for pair in combinations(single, 2))
+    return tuple(single) if both else tuple(single[:1])
+
+
+def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
+    """Score every version of the target that speaks about the ranking.
+
+    Args:
+        bench: The workbench.
+        candidate: Candidate scale.
+
+    Returns:
+        The arms; alignment is fitted per fold, on tuning groups without their labels.
+    """
+    views = views_of(bench.case, candidate)
+    causes = usable(views)
+    margins: dict[str, Float] = {"": bench.margins(views[frozenset()])}
+    margins |= {cause: bench.margins(views[frozenset({cause})]) for cause in causes}
+    margins[ALIGNMENT] = bench.covariance_aligned(views[frozenset()])
+    full = frozenset(causes)
+    alone: dict[str, Arm] = {name: bench.arm(margins[name], fitted=name == ALIGNMENT) for name in (*causes, ALIGNMENT)}
+    without: dict[str, Arm] = {
+        cause: bench.arm(bench.covariance_aligned(views[full - {cause}]), fitted=True) for cause in causes
+    }
+    without[ALIGNMENT] = bench.arm(bench.margins(views[full]))
+    stacked = bench.arm(bench.covariance_aligned(views[full]), fitted=True)
+    refined = {name: bench.arm(bench.recalibrated(margins[name], scale=True), fitted=True) for name in margins}
+    return RankingArms(bench.arm(margins[""]), alone, stacked, without, margins, refined)
+
+
+def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tuple[RemedyRow, ...]:
+    """Return every remedy with its recoveries, those without labels first.
+
+    Args:
+        bench: The workbench.
+        arms: From :func:`ranking_arms`.
+        contrasts: Makes the intervals.
+
+    Returns:
+        The rows.
+    """
+    rows = [
+        RemedyRow(
+            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, (name, ""))
+        )
+        for name in arms.alone
+    ]
+    plain_NK = arms.margins[""]
+    further = {
+        "mean": (bench.arm(bench.mean_aligned(bench.case.target.x_ND), fitted=True), False),
+        "prior correction (EM)": (bench.arm(bench.prior_corrected(plain_NK, labels=False), fitted=True), False),
+        "prevalence from labels": (bench.arm(bench.prior_corrected(plain_NK, labels=True), fitted=True), True),
+        "threshold from labels": (threshold_arm(bench, plain_NK), True),
+        "recalibration": (bench.arm(bench.recalibrated(plain_NK, scale=True), fitted=True), True),
+    }
+    for name, (arm, uses_labels) in further.items():
+        alone = tuple(Recovery(metric, gain(contrasts, metric, arm, arms.plain)) for metric in METRICS)
+        rows.append(RemedyRow(name, ASSUMPTIONS[name], uses_labels, alone))
+    return tuple(rows)
+
+
+def _recoveries(arms: RankingArms, name: str, contrasts: Contrasts) -> tuple[Recovery, ...]:
+    return tuple(
+        Recovery(
+            metric,
+            gain(contrasts, metric, arms.alone[name], arms.plain),
+            gain(contrasts, metric, arms.full, arms.without[name]),
+        )
+        for metric in METRICS
+    )
+
+
+def gain(contrasts: Contrasts, metric: MetricName, after: Arm, before: Arm, level: float | None = None) -> Score:
+    """Return what one arm has over another, larger is better."""
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    return contrasts.score(metric, ((sign, after), (-sign, before)), level)
+
+
+def refinement(contrasts: Contrasts, arms: RankingArms, pair: tuple[str, str], level: float | None = None) -> Score:
+    """Return what one remedy gives back over another in log-loss, each with its own best shift and scale.
+
+    A proper score with its calibration taken out is its refinement (DeGroot and Fienberg, The Statistician 1983): like
+    the AUROC it speaks of how well the classes are told apart, not of where the scores lie.
+
+    Args:
+        contrasts: Makes the interval.
+        arms: From :func:`ranking_arms`.
+        pair: The remedy and what it is compared with; "" is the head as it is.
+        level: Nominal coverage; None takes the config's.
+
+    Returns:
+        The gain, larger is better.
+    """
+    after, before = pair
+    return gain(contrasts, "log_loss", arms.refined[after], arms.refined[before], level)
