@@ -46,8 +46,7 @@ def measure() -> tuple[Result, ...]:
 
 def _rendered(folder: Path) -> Path:
     """Render tissue in BreakHis's layout."""
-    from histotune.datasets.synthetic.cohort import SyntheticConfig
-    from histotune.datasets.synthetic.write import write_cohort
+    from histotune.datasets.synthetic.cohort import SyntheticConfig, write_cohort
 
     return write_cohort(SyntheticConfig(n_tiles_breakhis=N_TILES, n_tiles_pcam=30), folder / "cohort").breakhis
 

@@ -117,7 +117,7 @@ def test_files_without_a_readable_header_are_a_finding(histotune: Histotune, bre
     assert [Path(row[0]).name for row in unreadable["tables"][0]["rows"]] == [empty.name, text.name]
 
 
-@pytest.mark.skipif(find_spec("histotune.datasets.splits.store") is None, reason="splits have no names yet")
+@pytest.mark.skipif(find_spec("histotune.datasets.splits.named") is None, reason="splits have no names yet")
 @pytest.mark.parametrize("name", ["eva", "thunder"])
 def test_the_published_splits_are_found_to_leak_by_name(histotune: Histotune, tmp_path: Path, name: str) -> None:
     data = write_names(tmp_path / "names")

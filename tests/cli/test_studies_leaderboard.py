@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.datasets.splits.published import published_patients
+from histotune.datasets.splits.named import published_patients
 from histotune.published.config import EvaConfig, ThunderConfig
 from histotune.published.own import OwnScores, read_own_scores
 from histotune.published.published import eva_pcam_settings

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from histotune.datasets.splits.published import published_patients
+from histotune.datasets.splits.named import published_patients
 from tests.conftest import CommandResult
 
 COLOURS = {"TA": (200, 120, 160), "MC": (120, 160, 210), "F": (190, 190, 120), "DC": (110, 110, 160)}

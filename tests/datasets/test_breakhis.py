@@ -10,7 +10,7 @@ from PIL import Image
 
 from histotune.datasets.breakhis import EVA_CLASSES
 from histotune.datasets.config import DatasetConfig
-from histotune.datasets.headers import png_size_px
+from histotune.datasets.disk import png_size_px
 from histotune.datasets.read import read_dataset
 from histotune.datasets.tileset import TILE_SCHEMA, TileSet
 from histotune.tools.errors import UserError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.classes import order_classes
+from histotune.datasets.rows import order_classes
 from histotune.tools.errors import UserError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from histotune.datasets.groups import breakhis_group_id, breakhis_source_patient_id, patch_camelyon_group_id
+from histotune.datasets.tileset import breakhis_group_id, breakhis_source_patient_id, patch_camelyon_group_id
 from tests.datasets.fakes import SLIDES_BY_TUMOUR
 
 

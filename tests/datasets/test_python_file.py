@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from histotune.datasets.config import DatasetConfig
-from histotune.datasets.python_file import code_sha256
 from histotune.datasets.read import read_dataset, spec_of
+from histotune.datasets.tiles import code_sha256
 from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 

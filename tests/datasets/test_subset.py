@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.subset import keep_rows
+from histotune.datasets.pcam_files import keep_rows
 
 NAMES = ("normal", "tumour")
 

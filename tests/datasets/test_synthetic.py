@@ -22,20 +22,21 @@ from scipy import ndimage
 from histotune.datasets.breakhis import NAME_PATTERN
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.synthetic import files, plan
-from histotune.datasets.synthetic.cases import TYPE_CODES, make_cases
-from histotune.datasets.synthetic.cohort import SyntheticConfig
-from histotune.datasets.synthetic.noise import Field, centred_field, noise_HW, noise_P
-from histotune.datasets.synthetic.nuclei import density_HW, epithelial_nuclei
-from histotune.datasets.synthetic.plan import (
+from histotune.datasets.synthetic import cohort as cohort_module
+from histotune.datasets.synthetic.cohort import (
+    MARK,
     MPP_BY_MAGNIFICATION,
+    TYPE_CODES,
+    CohortPaths,
+    SyntheticConfig,
     breakhis_jobs,
+    make_cases,
     nested_fields,
     patch_job,
+    write_cohort,
 )
-from histotune.datasets.synthetic.render import MICROSCOPE, densities_HW, render
-from histotune.datasets.synthetic.tissue import Stain, Tissue, depth_P
-from histotune.datasets.synthetic.write import MARK, CohortPaths, write_cohort
+from histotune.datasets.synthetic.render import MICROSCOPE, densities_HW, density_HW, epithelial_nuclei, render
+from histotune.datasets.synthetic.tissue import FieldWindow, Stain, Tissue, centred_field, depth_P, noise_HW, noise_P
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_file
 
@@ -147,7 +148,7 @@ def test_an_existing_cohort_returns_at_once(cohort: CohortPaths, monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("rendered again")
 
-    monkeypatch.setattr(files, "write_breakhis", refuse)
+    monkeypatch.setattr(cohort_module, "write_breakhis", refuse)
     assert write_cohort(SMALL, cohort.oracle.parent) == cohort
 
 
@@ -155,7 +156,7 @@ def test_an_existing_cohort_needs_no_heavy_import(cohort: CohortPaths) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from histotune.datasets.synthetic.cohort import SyntheticConfig\n"
-        "from histotune.datasets.synthetic.write import write_cohort\n"
+        "from histotune.datasets.synthetic.cohort import write_cohort\n"
         f"write_cohort(SyntheticConfig(**{SMALL.model_dump()!r}), Path({str(cohort.oracle.parent)!r}))\n"
         "heavy = {'torch', 'timm', 'sklearn', 'scipy', 'h5py', 'PIL', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -189,7 +190,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script.write_text(
         "from pathlib import Path\n"
         "from histotune.datasets.synthetic.cohort import SyntheticConfig\n"
-        "from histotune.datasets.synthetic.write import write_cohort\n"
+        "from histotune.datasets.synthetic.cohort import write_cohort\n"
         f"write_cohort(SyntheticConfig(n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=30), "
         f"Path({str(tmp_path / 'cohort')!r}), workers=2)\n",
         encoding="utf-8",
@@ -204,7 +205,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "patch_job", stop)
+    monkeypatch.setattr(cohort_module, "patch_job", stop)
     with pytest.raises(KeyboardInterrupt):
         write_cohort(SMALL, tmp_path / "cohort", workers=1)
     assert list(tmp_path.iterdir()) == []
@@ -223,17 +224,17 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path, conten
 
 
 def test_noise_is_one_function_of_the_plane() -> None:
-    field = Field(left_um=-37.0, top_um=911.0, mpp=0.5, width_px=60, height_px=40)
+    field = FieldWindow(left_um=-37.0, top_um=911.0, mpp=0.5, width_px=60, height_px=40)
     pixels = noise_HW(field, 6.0, seed=5)
     x, y = np.meshgrid(field.x_W, field.y_H)
     np.testing.assert_allclose(pixels.ravel(), noise_P(x.ravel(), y.ravel(), 6.0, seed=5), atol=2e-5)
 
 
 def test_noise_has_unit_variance_and_vanishes_below_the_pixel() -> None:
-    wide = noise_HW(Field(0, 0, 1.0, 600, 600), 6.0, seed=1)
+    wide = noise_HW(FieldWindow(0, 0, 1.0, 600, 600), 6.0, seed=1)
     assert abs(float(wide.mean())) < 0.05
     assert 0.93 < float(wide.std()) < 1.07
-    assert not noise_HW(Field(0, 0, 8.0, 50, 50), 6.0, seed=1).any()
+    assert not noise_HW(FieldWindow(0, 0, 8.0, 50, 50), 6.0, seed=1).any()
 
 
 def nuclear_diameter_px(image: NDArray[np.uint8]) -> float:
@@ -279,7 +280,7 @@ def test_magnifications_are_nested_fields_of_one_tissue() -> None:
 def test_the_finer_image_shows_what_the_coarser_shows_there() -> None:
     case = make_cases(SMALL)[0]
     coarse = centred_field(20_000.0, 20_000.0, 0.5, (240, 200))
-    fine = Field(coarse.left_um + 20, coarse.top_um + 10, 0.25, 240, 200)
+    fine = FieldWindow(coarse.left_um + 20, coarse.top_um + 10, 0.25, 240, 200)
     dark_coarse = render(case.tissue, coarse, MICROSCOPE, 1)[:, :, 0].astype(float)[20:120, 40:160]
     dark_fine = render(case.tissue, fine, MICROSCOPE, 2)[:, :, 0].astype(float)
     pooled = dark_fine.reshape(100, 2, 120, 2).mean(axis=(1, 3))
@@ -314,7 +315,7 @@ def test_a_window_without_nuclei_is_empty() -> None:
 # --- knobs ---------------------------------------------------------------------------------------------------------
 
 BASE = SyntheticConfig(seed=1, n_groups=10, n_tiles_breakhis=40, n_tiles_pcam=90)
-pcam_patches = functools.cache(plan.pcam_patches)
+pcam_patches = functools.cache(cohort_module.pcam_patches)
 
 
 def turned(**changes: object) -> SyntheticConfig:

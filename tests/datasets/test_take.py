@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from histotune.datasets.config import DatasetConfig, SubsetConfig
-from histotune.datasets.read import read_dataset
-from histotune.datasets.take import take_subset
+from histotune.datasets.read import read_dataset, take_subset
 from histotune.tools.errors import UserError, UserErrors
 from tests.conftest import write_breakhis
 from tests.datasets.fakes import write_part

@@ -12,9 +12,8 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.splits.named import named_split
+from histotune.datasets.splits.named import named_split, save_split
 from histotune.datasets.splits.split import Split, tile_groups
-from histotune.datasets.splits.store import save_split
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.external import study_target

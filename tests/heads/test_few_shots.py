@@ -50,7 +50,7 @@ def test_all_draws_at_once_equal_one_by_one(
     shots: int, config: PrototypeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(few_shots, "BLOCK_BYTES", 4 * 4 * 50 * 7)  # several blocks of draws
-    monkeypatch.setattr(few_shots, "QUERY_BLOCK", 50)
+    monkeypatch.setattr(few_shots, "FEW_SHOT_QUERY_BLOCK", 50)
     (train, y), (query, _) = cohort(90, 0), cohort(120, 1)
     support = draw_shots(y, shots, 40, np.random.default_rng(0))
     assert (

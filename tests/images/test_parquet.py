@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets import parquet as cells
+from histotune.datasets import disk as cells
 from histotune.images import parquet
 from histotune.images.decode import PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes
 from histotune.images.hashes import HashIndex

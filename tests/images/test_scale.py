@@ -13,10 +13,16 @@ from PIL import Image
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.synthetic.cohort import SyntheticConfig
-from histotune.datasets.synthetic.nuclei import epithelial_nuclei, lymphocyte_nuclei
-from histotune.datasets.synthetic.plan import Job, breakhis_jobs, patch_job, pcam_patches
-from histotune.datasets.synthetic.write import CohortPaths, write_cohort
+from histotune.datasets.synthetic.cohort import (
+    CohortPaths,
+    Job,
+    SyntheticConfig,
+    breakhis_jobs,
+    patch_job,
+    pcam_patches,
+    write_cohort,
+)
+from histotune.datasets.synthetic.render import epithelial_nuclei, lymphocyte_nuclei
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ScaleConfig
 from histotune.images.nuclei import TOO_SMALL

@@ -13,8 +13,7 @@ from histotune.audit.leaks import balance_tables, name_findings
 from histotune.audit.pixels import BadTile, header_problem, scan
 from histotune.audit.pixels_parts import pixel_findings, unreadable
 from histotune.audit.records import Audit, AuditFinding
-from histotune.datasets.disk import list_files
-from histotune.datasets.headers import IMAGE_SUFFIXES
+from histotune.datasets.disk import IMAGE_SUFFIXES, list_files
 from histotune.datasets.read import known_specs, read_dataset
 from histotune.images.config import LoaderConfig
 

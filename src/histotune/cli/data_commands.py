@@ -110,7 +110,7 @@ def _split(name_or_path: str | None, tiles: TileSet) -> Split | None:
     """Return the split to check; a leaky one too, since leaks are what an audit is for."""
     if name_or_path is None:
         return None
-    from histotune.datasets.splits.store import find_split
+    from histotune.datasets.splits.named import find_split
 
     split: Split = find_split(name_or_path, tiles, allow_leaky=True)
     return split
@@ -140,8 +140,8 @@ class SplitRequest:
 
 def split_and_print(dataset: str, data: Path | None, request: SplitRequest, settings: Sequence[str] | None) -> None:
     """Print a split's balance and notes, and write it."""
-    from histotune.datasets.splits.store import find_split, save_split
-    from histotune.datasets.splits.summary import render_split
+    from histotune.datasets.splits.balance import render_split
+    from histotune.datasets.splits.named import find_split, save_split
 
     tiles = _read(dataset, data, settings)
     split = find_split(request.split, tiles, allow_leaky=request.allow_leaky)
@@ -155,10 +155,8 @@ def fetch_and_print(dataset: str, to: Path | None, source: str | None, *, dry_ru
     """Fetch a data set, or say what that would do."""
     import numpy as np
 
-    from histotune.datasets.fetch.config import NetworkConfig
-    from histotune.datasets.fetch.fetch import default_folder, fetch, plan_fetch
-    from histotune.datasets.fetch.records import Transfer
-    from histotune.datasets.fetch.render import render_outcome, render_plan
+    from histotune.datasets.fetch.fetch import default_folder, fetch, plan_fetch, render_outcome, render_plan
+    from histotune.datasets.fetch.source import NetworkConfig, Transfer
 
     folder = default_folder(dataset) if to is None else to.expanduser()
     config = NetworkConfig()

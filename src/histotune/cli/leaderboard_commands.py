@@ -36,7 +36,7 @@ def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[
     if out is not None:
         _save(boards, style, out)
     elif style == "table":
-        _print(boards, overview=not runs and not any(vars(query).values()))
+        _print_leaderboard(boards, overview=not runs and not any(vars(query).values()))
     else:
         sys.stdout.write(_text(boards, style))
     for one in refused:  # a table that is read by a program stays a table
@@ -81,7 +81,7 @@ def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:
     print(f"{sum(len(board.rows) for board in boards)} scores of {len(boards)} protocols: {out}")
 
 
-def _print(boards: tuple[Board, ...], *, overview: bool) -> None:
+def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
     from rich.console import Console
 
     from histotune.report.leaderboard import board_notes, board_table, boards_overview

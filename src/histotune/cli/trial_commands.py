@@ -49,7 +49,7 @@ def trials_and_print(chosen: TrialFilter) -> None:
         return
     table = _narrowed(table, chosen)
     for (trained_on,), part in table.group_by("trained_on", maintain_order=True):
-        _print(str(trained_on), part.sort("score", nulls_last=True, maintain_order=True), chosen.top)
+        _print_trials(str(trained_on), part.sort("score", nulls_last=True, maintain_order=True), chosen.top)
     print(f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
           f"'{trials_folder(state)}/*.parquet')")  # fmt: skip
 
@@ -69,7 +69,7 @@ def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
     return table.filter((table["arm"] == "probe") & (table["training_set"] == "all"))
 
 
-def _print(trained_on: str, trials: pl.DataFrame, top: int) -> None:
+def _print_trials(trained_on: str, trials: pl.DataFrame, top: int) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec, choose_scale
-from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some
-from histotune.datasets.groups import breakhis_group_id, breakhis_source_patient_id
-from histotune.datasets.headers import png_size_px
-from histotune.datasets.tileset import TileSet, skipped_note, tile_table
+from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some, png_size_px
+from histotune.datasets.tileset import TileSet, breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:

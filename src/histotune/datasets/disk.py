@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
+import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from histotune.datasets.headers import IMAGE_SUFFIXES
+import polars as pl
+
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
 SYNTHETIC_NOTE = "SYNTHETIC: these tiles were rendered by a program and show no patient."
@@ -131,3 +137,263 @@ def _marked_above(folder: Path) -> bool:
         if any((parent / SYNTHETIC_MARK).is_file() for parent in (*start.parents[:2], *inside)):
             return True
     return False
+
+
+# ------------------------------------------------------------------------------
+# How large an image is, from the first bytes of its file; no pixel is decoded.
+
+
+PNG_HEADER_BYTES = 24
+PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+
+
+def png_size_px(path: str) -> tuple[int, int]:
+    """Return (width, height) of a PNG from its first 24 bytes.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The size in pixels.
+
+    Raises:
+        ValueError: The file does not start like a PNG image of at least one pixel.
+        OSError: It can't be opened.
+    """
+    with open(path, "rb") as stream:  # noqa: PTH123  (thousands of files)
+        header = stream.read(PNG_HEADER_BYTES)
+    if not header:
+        raise ValueError("empty file")
+    if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
+        raise ValueError("not a PNG")
+    return _png_size_px(header)
+
+
+def image_size_px(path: str) -> tuple[int, int]:
+    """Return (width, height) of an image file of any format that histotune reads.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The size in pixels.
+
+    Raises:
+        ValueError: It is empty, no image, or no regular file.
+        OSError: It can't be opened.
+    """
+    status = os.stat(path)  # noqa: PTH116  (a pipe would block when opened)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
+    with open(path, "rb") as stream:  # noqa: PTH123
+        header = stream.read(PNG_HEADER_BYTES)
+        if not header:
+            raise ValueError("empty file")
+        if header.startswith(PNG_START) and len(header) == PNG_HEADER_BYTES:
+            return _png_size_px(header)
+        stream.seek(0)
+        return _pillow_size_px(stream)
+
+
+def encoded_size_px(data: bytes) -> tuple[int, int]:
+    """Return (width, height) of an encoded image.
+
+    Args:
+        data: The bytes of an image file.
+
+    Returns:
+        The size in pixels.
+
+    Raises:
+        ValueError: It is no image.
+    """
+    return _pillow_size_px(io.BytesIO(data))
+
+
+def size_or_reason(path: str) -> tuple[int, int] | str:
+    """Return the size of an image file, or why it has none, for lists of all bad files."""
+    try:
+        return image_size_px(path)
+    except FileNotFoundError:
+        return "missing"
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
+        return str(error)
+
+
+def _png_size_px(header: bytes) -> tuple[int, int]:
+    width_px, height_px = struct.unpack(">II", header[16:24])
+    if not width_px or not height_px:
+        raise ValueError("no pixels")
+    return width_px, height_px
+
+
+def _pillow_size_px(stream: BinaryIO) -> tuple[int, int]:
+    """Let Pillow read the header; its limit on pixels is left to the decoder, which knows the user's."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP")) as image:
+            size = image.size
+    except UnidentifiedImageError as error:
+        raise ValueError("not an image") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError("more pixels than a tile can have") from error
+    except Exception as error:  # Pillow's plugins raise many types on damaged headers
+        raise ValueError(f"damaged: {error}") from error
+    if not all(size):
+        raise ValueError("no pixels")
+    return size
+
+
+# ------------------------------------------------------------------------------
+# Parquet files whose cells are images: opened and checked, read in small batches, never whole.
+
+
+IMAGE = "image"  # the column of images: a struct of bytes and path (Hugging Face), or plain bytes
+BUFFER_BYTES = 2**20  # pages are read as they come, so that one giant row group costs no memory
+BATCH_BYTES = 8 * 2**20
+MAX_BATCH_ROWS = 64
+
+
+def open_parquet(path: str) -> Any:  # noqa: ANN401  (pyarrow has no types)
+    """Open a parquet file; only its footer is read, and pages that carry a checksum are checked against it.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A ``pyarrow.parquet.ParquetFile``.
+
+    Raises:
+        UserError: Missing, unreadable, no regular file, truncated or damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with explained_parquet_errors(path):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            raise UserError("this is a folder or a device, not a parquet file", value=path, fix="check --data")
+        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+
+
+@contextmanager
+def explained_parquet_errors(path: str) -> Iterator[None]:
+    """Turn whatever pyarrow raises on a damaged file into one UserError that names it.
+
+    Args:
+        path: The file that the block reads.
+
+    Raises:
+        UserError: In place of any other exception.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FileNotFoundError as error:
+        raise UserError("the parquet file is missing", value=path,
+                        fix="read the data set again; files have moved since") from error  # fmt: skip
+    except PermissionError as error:
+        raise UserError("the parquet file can't be read (permission denied)", value=path,
+                        fix=f"chmod u+r {path}") from error  # fmt: skip
+    except Exception as error:  # pyarrow raises OSError, ValueError, MemoryError and types of its own
+        raise UserError(f"the parquet file is truncated or damaged ({_first_line(error)})", value=path,
+                        fix="download it again") from error  # fmt: skip
+
+
+def image_leaf(file: Any, path: str) -> str:  # noqa: ANN401  (pyarrow has no types)
+    """Return the column that holds the encoded images, as pyarrow selects it.
+
+    Args:
+        file: From :func:`open_parquet`.
+        path: Named in messages.
+
+    Returns:
+        ``image.bytes`` for a struct, ``image`` for plain bytes.
+
+    Raises:
+        UserError: There is no such column.
+    """
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    if IMAGE in schema.names:
+        kind = schema.field(IMAGE).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return f"{IMAGE}.bytes"
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            return IMAGE
+    found = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    raise UserError(f'the parquet file has no column "{IMAGE}" of encoded images', value=path,
+                    allowed=f"a struct of bytes and path, or bytes; found: {found or 'nothing'}",
+                    fix="point --data to the files of the data set")  # fmt: skip
+
+
+def batch_rows(file: Any, group: int) -> int:  # noqa: ANN401  (pyarrow has no types)
+    """Return how many rows of a row group to read at once, so that a batch stays near 8 MB."""
+    facts = file.metadata.row_group(group)
+    per_row = max(1, facts.total_byte_size // max(1, facts.num_rows))
+    return int(min(MAX_BATCH_ROWS, max(1, BATCH_BYTES // per_row)))
+
+
+def image_batches(file: Any, path: str, group: int) -> Iterator[Sequence[bytes | None]]:  # noqa: ANN401
+    """Yield the encoded images of one row group in order, in small batches.
+
+    Args:
+        file: From :func:`open_parquet`.
+        path: Named in messages.
+        group: Number of the row group.
+
+    Yields:
+        Image files as bytes; None where a cell is empty.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    leaf = image_leaf(file, path)
+    with explained_parquet_errors(path):
+        for batch in file.iter_batches(batch_rows(file, group), row_groups=[group], columns=[leaf], use_threads=False):
+            column = batch.column(0)
+            yield (column if leaf == IMAGE else column.field("bytes")).to_pylist()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+# ------------------------------------------------------------------------------
+# Tables as text: CSV files read without guessing types, with one message for whatever is wrong with them.
+
+
+def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:
+    """Read a CSV file, plain or gzipped, as columns of text.
+
+    Args:
+        path: The file, UTF-8.
+        fix: What mends a table that can't be read.
+        separator: Between cells.
+        header: Whether the first line names the columns.
+
+    Returns:
+        All rows; empty cells are null.
+
+    Raises:
+        UserError: Missing, unreadable, no regular file, damaged, not UTF-8, or rows of different length.
+
+    Example:
+        >>> read_text_table("train_labels.csv", "download it again").columns  # doctest: +SKIP
+        ['id', 'label']
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
+            raise UserError("this is a folder or a device, not a table", value=path, fix=fix)
+        return pl.read_csv(path, infer_schema=False, separator=separator, has_header=header)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"this table can't be read ({error.strerror or error})", value=path, fix=fix) from error
+    except (Exception, pl.exceptions.PanicException) as error:  # a damaged gzip file ends in a panic of polars
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"this table can't be read ({reason[0].rstrip('.')})", value=path, fix=fix) from error

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from histotune.datasets.take import take_subset
-from histotune.tools.errors import UserError, closest_name
+import numpy as np
+import polars as pl
+
+from histotune.datasets.splits.folds import DRAWN, draw_groups, keyed_hash
+from histotune.datasets.splits.split import tile_groups
+from histotune.tools.errors import UserError, closest_name, collect, raise_together
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from histotune.datasets.catalog import DatasetSpec
-    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.config import DatasetConfig, SubsetConfig
     from histotune.datasets.tileset import TileSet
 
 
@@ -38,9 +46,9 @@ def read_dataset(config: DatasetConfig) -> TileSet:
 
 def known_specs() -> dict[str, DatasetSpec]:
     """Return what is known about every data set that has a reader here, by name."""
-    from histotune.datasets import breakhis, patch_camelyon, tiles
+    from histotune.datasets import breakhis, pcam_files, tiles
 
-    return {spec.name: spec for spec in (breakhis.SPEC, patch_camelyon.SPEC, tiles.SPEC)}
+    return {spec.name: spec for spec in (breakhis.SPEC, pcam_files.SPEC, tiles.SPEC)}
 
 
 def spec_of(config: DatasetConfig) -> DatasetSpec:
@@ -56,7 +64,7 @@ def spec_of(config: DatasetConfig) -> DatasetSpec:
         UserError: A hook's file is missing or stops with an error.
     """
     if config.name == "python":
-        from histotune.datasets.python_file import python_spec
+        from histotune.datasets.tiles import python_spec
 
         return python_spec(config)
     return dataset_spec(config.name)
@@ -82,11 +90,125 @@ def dataset_spec(name: str) -> DatasetSpec:
 
 def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
     from histotune.datasets.breakhis import read_breakhis
-    from histotune.datasets.patch_camelyon.read import read_patch_camelyon
-    from histotune.datasets.python_file import read_python
-    from histotune.datasets.tiles import read_tiles
+    from histotune.datasets.pcam import read_patch_camelyon
+    from histotune.datasets.tiles import read_python, read_tiles
 
     if name == "python":
         return read_python
     readers = {"breakhis": read_breakhis, "patch_camelyon": read_patch_camelyon, "tiles": read_tiles}
     return readers[dataset_spec(name).name]
+
+
+# ------------------------------------------------------------------------------
+# A smaller data set: by magnification, by class, by a share of the groups, by a few tiles of each class.
+#
+# N tiles
+
+
+def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
+    """Return the part of a data set that a config asks for.
+
+    Args:
+        tiles: The whole data set.
+        config: Magnifications, classes, share of the groups, tiles or groups per class, seed.
+
+    Returns:
+        The tiles, in their order, with a note that names the subset and counts what was kept; the same tiles where
+        nothing was asked for. With ``classes`` the labels are numbered anew, in the data set's order.
+
+    Raises:
+        UserError: Unknown magnifications or classes (all together), or nothing is left.
+
+    Example:
+        >>> from histotune.datasets.config import SubsetConfig
+        >>> few = take_subset(tiles, SubsetConfig(magnifications=("40X",), shots=16, seed=1))  # doctest: +SKIP
+    """
+    if not config.name:
+        return tiles
+    errors: list[UserError] = []
+    with collect(errors):
+        _require_known("magnification", config.magnifications, _present_magnifications(tiles))
+    with collect(errors):
+        _require_known("class", config.classes, tiles.class_names)
+    raise_together(errors)
+    taken = tiles
+    notes: list[str] = []
+    if config.magnifications:
+        taken = taken.where(pl.col("magnification").is_in(config.magnifications))
+    if config.classes:
+        taken = _keep_classes(taken, config.classes)
+    if config.group_fraction is not None:
+        taken = _thin(taken, lambda part: _share_of_groups(part, config), notes)
+    if config.shots is not None:
+        taken = _thin(taken, lambda part: _shots(part, config, notes), notes)
+    if not len(taken):
+        raise UserError("this subset holds no tiles", value=config.name, fix="widen --set source.subset.…")
+    kept = (
+        f"Subset {config.name}: kept {len(taken):,} of {len(tiles):,} tiles, {taken.n_groups:,} of {tiles.n_groups:,} "
+        f"groups ({_by_class(taken)})."
+    )
+    return replace(taken, notes=(*tiles.notes, kept, *dict.fromkeys(notes)))
+
+
+def _require_known(what: str, asked: Sequence[str], present: Sequence[str]) -> None:
+    unknown = [name for name in asked if name not in present]
+    if unknown:
+        raise UserError(f"no such {what} in this data set", value=", ".join(unknown),
+                        allowed=", ".join(present) or "none", closest=closest_name(unknown[0], present))  # fmt: skip
+
+
+def _present_magnifications(tiles: TileSet) -> tuple[str, ...]:
+    found = set(tiles.table["magnification"].drop_nulls())
+    return tuple(sorted(found, key=lambda name: (len(name), name)))
+
+
+def _keep_classes(tiles: TileSet, classes: Sequence[str]) -> TileSet:
+    names = tuple(name for name in tiles.class_names if name in classes)
+    new_by_old = {tiles.class_names.index(name): label for label, name in enumerate(names)}
+    label = pl.col("label").replace_strict(new_by_old, default=None, return_dtype=pl.Int32)
+    table = tiles.table.with_columns(label).filter(pl.col("label").is_not_null())
+    return replace(tiles, table=table, class_names=names, pixel_fingerprint=None)
+
+
+def _thin(tiles: TileSet, draw: Callable[[TileSet], NDArray[np.int64]], notes: list[str]) -> TileSet:
+    """Draw from the train part where there are official parts, from all tiles otherwise."""
+    in_train_N = (tiles.table["split"].fill_null("train") == "train").to_numpy()
+    if not in_train_N.all():
+        notes.append("Only the official train part was thinned out; valid and test are whole.")
+    rows = np.flatnonzero(in_train_N)
+    drawn = rows[draw(tiles.take(rows))] if len(rows) else rows
+    return tiles.take(np.sort(np.concatenate([np.flatnonzero(~in_train_N), drawn])))
+
+
+def _share_of_groups(tiles: TileSet, config: SubsetConfig) -> NDArray[np.int64]:
+    """Return the rows of the drawn groups."""
+    assert config.group_fraction is not None
+    permille, groups = round(1000 * config.group_fraction), tile_groups(tiles)
+    if permille == 1000 or len(set(groups)) < 2:
+        return np.arange(len(tiles), dtype=np.int64)
+    sides = draw_groups(groups, tiles.labels_N, len(tiles.class_names), permille, config.seed).side_by_group
+    return np.flatnonzero([sides[group] == DRAWN for group in groups])
+
+
+def _shots(tiles: TileSet, config: SubsetConfig, notes: list[str]) -> NDArray[np.int64]:
+    """Return the rows of n tiles, or of n groups, of each class."""
+    assert config.shots is not None
+    labels, keys = tiles.labels_N.tolist(), tiles.tile_ids if config.shots_of == "tiles" else tile_groups(tiles)
+    keys_by_label: dict[int, set[str]] = defaultdict(set)
+    for key, label in zip(keys, labels, strict=True):
+        if label >= 0:
+            keys_by_label[label].add(key)
+    drawn: set[str] = set()
+    for label, found in sorted(keys_by_label.items()):
+        already = len(found & drawn)  # a group of several classes counts for each of them
+        ranked = sorted(found - drawn, key=lambda key: (keyed_hash(config.seed, key), key))
+        drawn |= set(ranked[: max(config.shots - already, 0)])
+        if len(found) < config.shots:
+            notes.append(f"Class {tiles.class_names[label]} has only {len(found):,} {config.shots_of}.")
+    wanted = [key in drawn and label >= 0 for key, label in zip(keys, labels, strict=True)]
+    return np.flatnonzero(wanted)
+
+
+def _by_class(tiles: TileSet) -> str:
+    counts = np.bincount(tiles.labels_N[tiles.labels_N >= 0], minlength=len(tiles.class_names))
+    return ", ".join(f"{n:,} {name}" for n, name in zip(counts, tiles.class_names, strict=True))

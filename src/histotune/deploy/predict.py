@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.backbones.catalog import find_backbone
-from histotune.datasets.loose import read_loose_images
+from histotune.datasets.tiles import read_loose_images
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.heads.apply import class_probabilities, decide, head_logits, space_note

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
-SUFFIXES = (".h5", ".hdf5", ".npz", ".parquet")
+FOREIGN_SUFFIXES = (".h5", ".hdf5", ".npz", ".parquet")
 CONTENT = re.compile("[0-9a-f]{64}")
 FEATURES = ("features", "embedding", "embeddings")
 # N rows, D columns
@@ -67,11 +67,12 @@ def foreign_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     found: dict[Path, None] = {}
     for path in paths:
         inside = [path] if path.is_file() else sorted(
-            file for place in (path, path / "h5_files") for file in place.glob("*") if file.suffix in SUFFIXES
+            file for place in (path, path / "h5_files") for file in place.glob("*") if file.suffix in FOREIGN_SUFFIXES
         )  # fmt: skip
         if not inside:
             raise UserError("no embeddings to import here", value=path,
-                            allowed=f"files or folders of {', '.join(SUFFIXES)}", fix="check the path")  # fmt: skip
+                            allowed=f"files or folders of {', '.join(FOREIGN_SUFFIXES)}",
+                            fix="check the path")  # fmt: skip
         found.update(dict.fromkeys(inside))
     return tuple(found)
 
@@ -91,7 +92,7 @@ def read_foreign(path: Path) -> ForeignRows:
     """
     readers = {".h5": _read_hdf5, ".hdf5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise UserError("unknown kind of file for embeddings", value=path, allowed=", ".join(SUFFIXES),
+        raise UserError("unknown kind of file for embeddings", value=path, allowed=", ".join(FOREIGN_SUFFIXES),
                         fix="save them as npz with arrays `features` and `tile_id`")  # fmt: skip
     try:
         columns, facts = readers[path.suffix](path)

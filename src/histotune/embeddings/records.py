@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.spec import ColumnBlock
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import hash_bytes
 
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["ColumnBlock", "EmbeddingSpace", "Embeddings"]
+    from histotune.backbones.spec import ColumnBlock
+
 EXTERNAL = "external"  # in the signature of a space whose rows were imported
 # N tiles, D columns
 

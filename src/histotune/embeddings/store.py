@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from histotune.backbones.spec import ColumnBlock
 
-__all__ = ["Damage", "Inspection", "Manifest", "RunFacts", "ShardPlan", "Store"]
 LOG = logging.getLogger(__name__)
 FOLDER_DIGITS = 32  # of the space's key, in its folder's name
 # N tiles, D columns

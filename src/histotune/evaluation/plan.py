@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
-from histotune.datasets.splits.store import find_split
+from histotune.datasets.splits.named import find_split
 from histotune.datasets.tileset import TileSet, require_classes
 from histotune.evaluation.findings import (
     LABEL_MOVED,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 BLOCK_BYTES = 128 * 2**20
-QUERY_BLOCK = 4096
+FEW_SHOT_QUERY_BLOCK = 4096
 
 
 class PrototypeConfig(BaseModel):
@@ -148,8 +148,8 @@ def predict_draws(
     shift = torch.from_numpy(shift_D.astype(np.float32)).to(device)
     for part in _draw_blocks(support_BKS, train_ND.shape[1]):
         prototypes = _prototypes(_gather(train_ND, support_BKS[part], shift, device), config)
-        for start in range(0, len(query_QD), QUERY_BLOCK):
-            rows = slice(start, start + QUERY_BLOCK)
+        for start in range(0, len(query_QD), FEW_SHOT_QUERY_BLOCK):
+            rows = slice(start, start + FEW_SHOT_QUERY_BLOCK)
             query_qD = torch.from_numpy(np.array(query_QD[rows], dtype=np.float32)).to(device) - shift
             score_qbK = _scores(query_qD, prototypes, config)
             out_BQ[part, rows] = score_qbK.argmax(2).T.to(torch.int16).cpu().numpy()
@@ -210,7 +210,7 @@ def _gather(train_ND: Matrix, support_bKS: Int, shift_D: Any, device: str) -> An
 def _draw_blocks(support_BKS: Int, n_columns: int) -> Iterator[slice]:
     """Yield draws whose support and scores fit a block."""
     n_draws, n_classes, n_shots = support_BKS.shape
-    floats = max(n_classes * n_shots * n_columns, QUERY_BLOCK * (n_classes + 1))
+    floats = max(n_classes * n_shots * n_columns, FEW_SHOT_QUERY_BLOCK * (n_classes + 1))
     size = max(1, BLOCK_BYTES // (4 * floats))
     for start in range(0, n_draws, size):
         yield slice(start, min(start + size, n_draws))
@@ -218,8 +218,8 @@ def _draw_blocks(support_BKS: Int, n_columns: int) -> Iterator[slice]:
 
 def _mean(train_ND: Matrix) -> NDArray[np.float64]:
     total_D = np.zeros(train_ND.shape[1])
-    for start in range(0, len(train_ND), QUERY_BLOCK):
-        total_D += train_ND[start : start + QUERY_BLOCK].sum(axis=0, dtype=np.float64)
+    for start in range(0, len(train_ND), FEW_SHOT_QUERY_BLOCK):
+        total_D += train_ND[start : start + FEW_SHOT_QUERY_BLOCK].sum(axis=0, dtype=np.float64)
     return total_D / len(train_ND)
 
 

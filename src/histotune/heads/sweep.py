@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from histotune.heads.head import Selection
     from histotune.heads.solve import Solved
 
-__all__ = ["make_family", "require_device", "sweep"]
-
 
 def sweep(
     embeddings: Embeddings, task: SweepTask, config: SweepConfig, support: SweepSupport | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from histotune.datasets.parquet import explained_parquet_errors, image_batches, image_leaf, open_parquet
+from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ def render_scale(estimate: ScaleEstimate, part: str) -> str:
         _filled(f"Ruler: nuclei of {prior.tissue} measure {prior.diameter_um:g} um within a factor of "
                 f"{prior.factor:g}. {prior.source}"),
         _filled(f"Method: {METHOD}"),
-        _magnifications(estimate),
+        _show_magnifications(estimate),
         _ratios(estimate),
         _candidates(estimate),
         "\n".join(["Notes", *(_filled(note, "  - ", "    ") for note in estimate.notes)]) if estimate.notes else "",
@@ -58,7 +58,7 @@ def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
     return align_columns(title, cells, [not isinstance(value, str) for value in rows[0]])
 
 
-def _magnifications(estimate: ScaleEstimate) -> str:
+def _show_magnifications(estimate: ScaleEstimate) -> str:
     header = ("magnification", "nuclei_px", "95 %", "tiles", "measured", "groups", "mpp_alone", "mpp", "mpp_factor",
               "mpp from")  # fmt: skip
     rows = [

@@ -39,7 +39,7 @@ def temperature(choice: SweepChoice) -> str:
     calibration = choice.calibration
     if calibration.scale_K:
         return "vector scaling, factors " + " ".join(f"{value:.2f}" for value in calibration.scale_K)
-    return f"{calibration.temperature:.2f}{_beside(calibration.interval)}"
+    return f"{calibration.temperature:.2f}{_interval_beside(calibration.interval)}"
 
 
 def threshold(choice: SweepChoice) -> str:
@@ -47,7 +47,7 @@ def threshold(choice: SweepChoice) -> str:
     if not choice.is_binary:
         return "–"
     decision = choice.decision
-    return f"{number(decision.threshold)}{_beside(decision.interval)}, {decision.rule}"
+    return f"{number(decision.threshold)}{_interval_beside(decision.interval)}, {decision.rule}"
 
 
 def runners_up(choice: SweepChoice) -> str:
@@ -83,10 +83,10 @@ def choice_lines(choice: SweepChoice) -> tuple[str, ...]:
 
 
 def _honest(score: HonestScore) -> str:
-    return f"{metric_label(score.name)} {number(score.value)}{_beside(score.interval)}"
+    return f"{metric_label(score.name)} {number(score.value)}{_interval_beside(score.interval)}"
 
 
-def _beside(interval: Interval | None) -> str:
+def _interval_beside(interval: Interval | None) -> str:
     return "" if interval is None else f" {format_interval(interval)}"
 
 

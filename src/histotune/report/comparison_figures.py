@@ -28,7 +28,7 @@ RANK_CAPTION = (
     "Mean ranks over independent data sets, 1 is best. Runs joined by a bar lie within Nemenyi's critical difference: "
     "the data sets don't tell them apart. A mean rank depends on which other runs take part."
 )
-ROW_PX = 26.0
+CONTENDER_ROW_PX = 26.0
 
 
 def domain_figures(families: Sequence[Family]) -> tuple[Figure, ...]:
@@ -53,7 +53,7 @@ def _family_panel(family: Family) -> Markup | None:
     if not drawn:
         return None
     rows = [
-        ForestRow(f"{pair.first} − {pair.second}", _n(pair.difference.n_tiles, pair.difference.n_groups),
+        ForestRow(f"{pair.first} − {pair.second}", _sample_words(pair.difference.n_tiles, pair.difference.n_groups),
                   Estimate.of(pair.difference), LOOK, strong=True)
         for pair in drawn
     ]  # fmt: skip
@@ -76,7 +76,7 @@ def ranking_figure(ranking: Ranking) -> Figure | None:
 def _rank_panel(ranks: MeanRanks, metric: str) -> Markup:
     n_arms = len(ranks.names)
     top = 58.0 + 8.0 * len(ranks.cliques)
-    frame = Frame(12, top, WIDTH_PX - 24, ROW_PX * n_arms, x_range=(1.0, float(n_arms)))
+    frame = Frame(12, top, WIDTH_PX - 24, CONTENDER_ROW_PX * n_arms, x_range=(1.0, float(n_arms)))
     parts = [heading(f"{metric}: mean rank over {len(ranks.data_sets)} data sets", synthetic=False)]
     reach = frame.x(1.0 + min(ranks.critical_difference, n_arms - 1.0))
     parts += [
@@ -88,7 +88,7 @@ def _rank_panel(ranks: MeanRanks, metric: str) -> Markup:
         ends = frame.x(ranks.mean_ranks[first]) - 4, frame.x(ranks.mean_ranks[last]) + 4
         parts.append(line((ends[0], at), (ends[1], at), "interval", BLUE))
     for place, (name, rank) in enumerate(zip(ranks.names, ranks.mean_ranks, strict=True)):
-        at = frame.top_px + ROW_PX * (place + 0.6)
+        at = frame.top_px + CONTENDER_ROW_PX * (place + 0.6)
         parts.append(line((frame.x(rank), frame.top_px), (frame.x(rank), at), "grid"))
         parts.append(marker(frame.x(rank), at, "disc", INK))
         left = rank > (1 + n_arms) / 2
@@ -104,5 +104,5 @@ def _critical(ranks: MeanRanks) -> str:
     return f"critical difference {ranks.critical_difference:.2f}"
 
 
-def _n(n_tiles: int, n_groups: int) -> str:
+def _sample_words(n_tiles: int, n_groups: int) -> str:
     return f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"

@@ -82,7 +82,7 @@ def ranking_figure(
     names = class_names_of(findings, probe_row.domain, class_matrix(by_arm[PROBE], "probability").shape[1])
     bands = curve_bands(Predictions(by_arm[PROBE], names), interval)
     rankings = _arm_rankings(by_arm, bands) if len(names) == 2 else _class_rankings(by_arm[PROBE], names, bands)
-    told = {name: _told(probe_row.score(name), label) for name, label in (("auroc", "AUROC"), ("auprc", "AUPRC"))}
+    told = {name: _score_told(probe_row.score(name), label) for name, label in (("auroc", "AUROC"), ("auprc", "AUPRC"))}
     n_groups = by_arm[PROBE]["group_id"].drop_nulls().n_unique()
     n = f"{count(len(by_arm[PROBE]))} tiles, {group_count(n_groups)} groups"
     where = ", ".join(domains)
@@ -99,7 +99,7 @@ def ranking_figure(
     return Figure((roc, precision, calibration), legend if len(names) == 2 else tuple(reversed(legend)), caption)
 
 
-def _told(score: Score | None, label: str) -> str:
+def _score_told(score: Score | None, label: str) -> str:
     return f"{label} of the probe {format_score(score)}" if score else f"{label} of the probe not computed"
 
 

@@ -79,8 +79,8 @@ def map_figures(table: pl.DataFrame | None, *, synthetic: bool) -> tuple[Figure,
 def _figure(table: pl.DataFrame, synthetic: bool) -> Figure:
     column, heading_text = _second(table)
     panels = (
-        _panel(table, _kinds(table, "class", "other classes"), "By class", synthetic),
-        _panel(table, _kinds(table, column, f"other {heading_text}s"), f"By {heading_text}", synthetic),
+        _map_panel(table, _kinds(table, "class", "other classes"), "By class", synthetic),
+        _map_panel(table, _kinds(table, column, f"other {heading_text}s"), f"By {heading_text}", synthetic),
     )
     n, n_tiles = len(table), int(table["n_tiles"][0])
     shown = f"{count(n)} tiles" if n == n_tiles else f"{count(n)} of {count(n_tiles)} tiles, spread over groups"
@@ -127,8 +127,8 @@ def _kinds(table: pl.DataFrame, column: str, others: str) -> list[Kind]:
     return kinds
 
 
-def _panel(table: pl.DataFrame, kinds: Sequence[Kind], title: str, synthetic: bool) -> Markup:
-    frame = Frame(26, 26, WIDTH_PX - 34, 250, _range(table["x"]), _range(table["y"]))
+def _map_panel(table: pl.DataFrame, kinds: Sequence[Kind], title: str, synthetic: bool) -> Markup:
+    frame = Frame(26, 26, WIDTH_PX - 34, 250, _map_range(table["x"]), _map_range(table["y"]))
     size_px = 6.0 if len(table) <= FEW_POINTS else 4.0
     across, up = _axis_names(table)
     parts = [
@@ -167,7 +167,7 @@ def _edges(frame: Frame) -> list[tuple[tuple[float, float], tuple[float, float]]
     return list(zip(corners, [*corners[1:], corners[0]], strict=True))
 
 
-def _range(values: pl.Series) -> tuple[float, float]:
+def _map_range(values: pl.Series) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
     room = 0.04 * (high - low) or 1.0
     return low - room, high + room

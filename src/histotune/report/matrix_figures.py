@@ -75,7 +75,8 @@ def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | N
     if not cells:
         return None
     rows = [
-        ForestRow(f"{cell.trained_on} → {cell.magnification}", _n(cell.scores[0]), Estimate.of(cell.differences[0]),
+        ForestRow(f"{cell.trained_on} → {cell.magnification}", _cell_sample(cell.scores[0]),
+                  Estimate.of(cell.differences[0]),
                   Look(VERMILLION, "diamond"), strong=cell.trained_on in matrix.columns)
         for cell in cells
     ]  # fmt: skip
@@ -114,5 +115,5 @@ def _alt(matrix: MagnificationMatrix, synthetic: bool) -> str:
     return Panel("", synthetic, f"AUROC by training and scored magnification, {matrix.experiment}: {told}.").words
 
 
-def _n(score: Score) -> str:
+def _cell_sample(score: Score) -> str:
     return f"{score.n_tiles:,} tiles, {group_count(score.n_groups)} groups"

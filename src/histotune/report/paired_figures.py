@@ -51,7 +51,7 @@ def paired_lines(finding: Finding) -> tuple[str, ...]:
     """
     several = len({pair.domain for pair in finding.paired}) > 1
     return tuple(f"{metric_label(metric_of(pair.difference))}, probe less {_label(pair, several=several)}: "
-                 f"{_told(pair)}." for pair in finding.paired)  # fmt: skip
+                 f"{_difference_told(pair)}." for pair in finding.paired)  # fmt: skip
 
 
 def _panel(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> Markup:
@@ -77,7 +77,7 @@ def _n(pair: PairedDifference) -> str:
     return f"{count(pair.difference.n_tiles)} tiles, {group_count(pair.difference.n_groups)} groups"
 
 
-def _told(pair: PairedDifference) -> str:
+def _difference_told(pair: PairedDifference) -> str:
     score = pair.difference
     if math.isnan(score.value):
         return f"not estimable: {score.reason}"

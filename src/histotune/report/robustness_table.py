@@ -69,7 +69,7 @@ def robustness_section(table: RobustnessTable, findings: Findings) -> Robustness
     """
     footnotes = Footnotes()
     several = len({arm.domain for arm in table.rows}) > 1
-    rows = tuple(_row(arm, findings.backbone, footnotes, several=several) for arm in table.rows)
+    rows = tuple(_robustness_row(arm, findings.backbone, footnotes, several=several) for arm in table.rows)
     notes = (HOW_TO_READ.format(column=table.column), *table.notes) if table.rows else table.notes
     return RobustnessSection(table.column, rows, footnotes.items(), notes)
 
@@ -84,7 +84,7 @@ def robustness_lines(table: RobustnessTable) -> Iterator[str]:
     yield from table.notes
 
 
-def _row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) -> RobustnessRow:
+def _robustness_row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) -> RobustnessRow:
     score = arm.scores[0]
     name = backbone if arm.arm == PROBE else SHORT_FLOORS.get(arm.arm, arm.arm)
     return RobustnessRow(

@@ -77,7 +77,7 @@ def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure |
     looks = {str(name): LINE_LOOKS[index % len(LINE_LOOKS)]
              for index, name in enumerate(trials["line"].unique(maintain_order=True))}  # fmt: skip
     panels = [
-        _panel(part, axis, looks, known[str(trained_on)])
+        _trials_panel(part, axis, looks, known[str(trained_on)])
         for (trained_on,), part in trials.group_by("trained_on", maintain_order=True)
     ]
     if not panels:
@@ -117,7 +117,7 @@ def _axis(trials: pl.DataFrame) -> _Axis | None:
     return _Axis("penalty", "L2 penalty", "L2 penalty", joined=True) if "penalty" in trials.columns else None
 
 
-def _panel(part: pl.DataFrame, axis: _Axis, looks: dict[str, Look], known: TrainedOn) -> Markup:
+def _trials_panel(part: pl.DataFrame, axis: _Axis, looks: dict[str, Look], known: TrainedOn) -> Markup:
     lines = [
         _line(rows.sort(axis.column), axis, looks[str(name)])
         for (name,), rows in part.group_by("line", maintain_order=True)

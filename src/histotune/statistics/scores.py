@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from histotune.statistics.predictions import Interval, Predictions, Weighting
     from histotune.statistics.resampling import Sample
 
-__all__ = ["METRIC_NAMES", "MetricName", "score_predictions"]
 RANKING = ("auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
 CLIPPED = "no more than chance alone adds, so it is cut off at 0, where leaving out groups tells nothing of its error"
 DECIDING = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "patient_recognition_rate")

@@ -55,7 +55,7 @@ def python_file(code: Path, data: RecipeData) -> ExperimentConfig:
     Raises:
         UserError: The file or the data was not given.
     """
-    from histotune.datasets.python_file import code_sha256
+    from histotune.datasets.tiles import code_sha256
 
     if data.data is None:
         raise UserError("this reader needs to know where the data lies", value=code, fix="add --data FOLDER")

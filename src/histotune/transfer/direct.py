@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
 
-N_HALVES = 19
+N_DIRECT_HALVES = 19
 """Halvings of the source: a target beyond all of them is so by chance in about one case of twenty."""
 TILES_PER_COMPONENT = 10
 """Fewer tiles than this per component leave the smallest variances to chance."""
@@ -84,7 +84,7 @@ def changed_shape(source: Side, target: Side, components: int, rng: np.random.Ge
         return False
     source_NR, target_NR = principal_parts(source, target, components)
     between, within = [], []
-    for _ in range(N_HALVES):
+    for _ in range(N_DIRECT_HALVES):
         half_N = np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
         between.append(uneven_spread(source_NR[half_N], target_NR))
         within.append(uneven_spread(source_NR[half_N], source_NR[~half_N]))

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from histotune.datasets.fetch.config import NetworkConfig
-from histotune.datasets.fetch.records import Checksums, RemoteFile, Transfer
+from histotune.datasets.fetch.source import Checksums, NetworkConfig, RemoteFile, Transfer
 
 from .server import Server, serving
 

@@ -16,7 +16,7 @@ import numpy as np
 from histotune.datasets.fetch import facts
 from histotune.datasets.fetch.breakhis import BreakhisHome
 from histotune.datasets.fetch.pcam import PcamHome
-from histotune.datasets.fetch.records import Checksums, RemoteFile, Unpacked
+from histotune.datasets.fetch.source import Checksums, RemoteFile, Unpacked
 from histotune.datasets.fetch.unpack import Limits
 
 from ..fakes import png_header, tree_folder

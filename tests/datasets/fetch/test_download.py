@@ -15,9 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.fetch.download import Unavailable, download
-from histotune.datasets.fetch.records import Checksums, RemoteFile
-from histotune.datasets.fetch.transport import read_some
+from histotune.datasets.fetch.download import Unavailable, download, read_some
+from histotune.datasets.fetch.source import Checksums, RemoteFile
 from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard, content, remote, sums
@@ -424,9 +423,9 @@ CHILD = """
 import sys
 from pathlib import Path
 import numpy as np
-from histotune.datasets.fetch.config import NetworkConfig
+from histotune.datasets.fetch.source import NetworkConfig
 from histotune.datasets.fetch.download import download
-from histotune.datasets.fetch.records import Checksums, RemoteFile, Transfer
+from histotune.datasets.fetch.source import Checksums, RemoteFile, Transfer
 url, folder, md5, size = sys.argv[1:]
 transfer = Transfer(NetworkConfig(chunk_bytes=512), np.random.default_rng(0), print, lambda s: None)
 download(RemoteFile("file.bin", (url,), int(size), True, Checksums(md5=md5)), Path(folder), transfer)
@@ -460,7 +459,7 @@ def test_killed_between_the_last_byte_and_the_name_nothing_is_fetched_again(
     file = remote(server, DATA, exact=False, known=False)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            "histotune.datasets.fetch.partial.Partial.finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
+            "histotune.datasets.fetch.download.Partial.finish", lambda self: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         download(file, tmp_path, heard.transfer())
     assert names(tmp_path) == ["file.bin.partial", "file.bin.partial.json"]

@@ -5,9 +5,9 @@ import string
 import pytest
 
 from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.breakhis_images import count_images, missing_images
-from histotune.datasets.fetch.registry import SPEC_NAMES, origins_of
-from histotune.datasets.patch_camelyon.hdf5 import FILE_PATTERN
+from histotune.datasets.fetch.breakhis import count_images, missing_images
+from histotune.datasets.fetch.fetch import SPEC_NAMES, origins_of
+from histotune.datasets.pcam_files import HDF5_PATTERN
 from histotune.datasets.read import dataset_spec
 
 from ..fakes import full_size_names
@@ -28,8 +28,8 @@ def test_every_published_sum_has_its_form_and_none_comes_twice() -> None:
 
 def test_the_names_are_those_that_the_reader_knows() -> None:
     for file in facts.pcam_files():
-        assert FILE_PATTERN.fullmatch(file.name)
-        assert FILE_PATTERN.fullmatch(file.final_name)
+        assert HDF5_PATTERN.fullmatch(file.name)
+        assert HDF5_PATTERN.fullmatch(file.final_name)
         assert not file.final_name.endswith(".gz")
 
 

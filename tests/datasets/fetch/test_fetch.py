@@ -18,11 +18,10 @@ from pathlib import Path
 import pytest
 
 from histotune.datasets.config import DatasetConfig
-from histotune.datasets.fetch import registry
+from histotune.datasets.fetch import fetch as fetch_module
 from histotune.datasets.fetch.facts import BREAKHIS_ARCHIVE, BREAKHIS_SOURCES
-from histotune.datasets.fetch.fetch import fetch, plan_fetch
-from histotune.datasets.fetch.place import read_receipt
-from histotune.datasets.fetch.render import render_outcome, render_plan
+from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome, render_plan
+from histotune.datasets.fetch.source import read_receipt
 from histotune.datasets.read import read_dataset
 from histotune.tools.errors import UserError
 from tests.tools.test_files import mounted_tmpfs
@@ -38,8 +37,8 @@ X_TEST = "camelyonpatch_level_2_split_test_x.h5"
 def home(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     """Put both homes onto this machine."""
     pcam, breakhis = pcam_home(server), breakhis_home(server)
-    monkeypatch.setattr(registry, "_pcam", lambda: (pcam,))
-    monkeypatch.setattr(registry, "_breakhis", lambda: (breakhis,))
+    monkeypatch.setattr(fetch_module, "_pcam", lambda: (pcam,))
+    monkeypatch.setattr(fetch_module, "_breakhis", lambda: (breakhis,))
     return server
 
 
@@ -224,7 +223,7 @@ def test_a_wrong_unpacked_file_is_refused(
         file if file.unpacked is None else replace(file, unpacked=replace(file.unpacked, checksums=sums(b"other")))
         for file in origin.files
     )
-    monkeypatch.setattr(registry, "_pcam", lambda: (replace(origin, files=files),))
+    monkeypatch.setattr(fetch_module, "_pcam", lambda: (replace(origin, files=files),))
     with pytest.raises(UserError, match="is not the published file after unpacking"):
         fetch("pcam", tmp_path, None, heard.transfer())
     assert not any(name.endswith(".h5") for name in Tree(tmp_path).names())
@@ -233,7 +232,7 @@ def test_a_wrong_unpacked_file_is_refused(
 def test_a_source_that_is_gone_is_one_message_with_every_way_out(
     home: Server, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "_breakhis", lambda: (breakhis_home(home), *original()[1:]))
+    monkeypatch.setattr(fetch_module, "_breakhis", lambda: (breakhis_home(home), *original()[1:]))
     home.always[BREAKHIS_ARCHIVE] = Act(status=404)
     with pytest.raises(UserError) as caught:
         fetch("breakhis", tmp_path, None, heard.transfer())
@@ -242,7 +241,7 @@ def test_a_source_that_is_gone_is_one_message_with_every_way_out(
         assert words in text
 
 
-original = registry._breakhis
+original = fetch_module._breakhis
 
 
 def test_a_dry_run_lists_everything_and_writes_nothing(home: Server, tmp_path: Path) -> None:
@@ -272,7 +271,7 @@ def test_a_plan_says_what_is_here(home: Server, heard: Heard, tmp_path: Path) ->
 def test_too_little_space_is_said_before_the_first_byte(
     home: Server, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str
 ) -> None:
-    monkeypatch.setattr("histotune.datasets.fetch.place.free_bytes", lambda folder: 1_000)
+    monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1_000)
     with pytest.raises(UserError, match=r"1\.0 kB free and .* are needed \(.* to download and .* unpacked") as caught:
         fetch(dataset, tmp_path, None, heard.transfer())
     assert "--to" in str(caught.value)
@@ -282,7 +281,7 @@ def test_too_little_space_is_said_before_the_first_byte(
 def test_a_disk_that_fills_keeps_the_part_and_the_next_call_continues(
     home: Server, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histotune.datasets.fetch.place.free_bytes", lambda folder: 1 << 40)
+    monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1 << 40)
     disk = mounted_tmpfs(tmp_path / "disk", "size=128k")
     try:
         home.files[BREAKHIS_ARCHIVE] = breakhis_archive(padding=30_000)
@@ -325,7 +324,7 @@ def test_a_full_disk_while_unpacking_keeps_the_archive(
 
 
 def _fetch_in_a_process(port: int, folder: str, say: object) -> None:
-    from histotune.datasets.fetch import registry as there
+    from histotune.datasets.fetch import fetch as there
 
     local = Server(port)
     origin = breakhis_home(local)

@@ -12,11 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import errors
 
-from histotune.datasets.fetch import registry
+from histotune.datasets.fetch import fetch as fetch_module
 from histotune.datasets.fetch.facts import PCAM_SOURCES
-from histotune.datasets.fetch.fetch import fetch, plan_fetch
-from histotune.datasets.fetch.hub import PcamHub
-from histotune.datasets.fetch.render import render_outcome
+from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome
+from histotune.datasets.fetch.pcam import PcamHub
 from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard
@@ -78,8 +77,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fake.info)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fake.download)
     source = PCAM_SOURCES[1]
-    monkeypatch.setattr(registry, "_pcam", lambda: (PcamHub(source, "1aurent/PatchCamelyon", ROWS),))
-    monkeypatch.setattr("histotune.datasets.fetch.place.free_bytes", lambda folder: 1 << 40)
+    monkeypatch.setattr(fetch_module, "_pcam", lambda: (PcamHub(source, "1aurent/PatchCamelyon", ROWS),))
+    monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1 << 40)
     return fake
 
 

@@ -11,11 +11,10 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from histotune.datasets.config import DatasetConfig
-from histotune.datasets.fetch import registry
-from histotune.datasets.fetch.breakhis_images import images_below, missing_images
-from histotune.datasets.fetch.fetch import fetch, plan_fetch
+from histotune.datasets.fetch import fetch as fetch_module
+from histotune.datasets.fetch.breakhis import images_below, missing_images
+from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome
 from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
-from histotune.datasets.fetch.render import render_outcome
 from histotune.datasets.read import read_dataset
 from histotune.tools.errors import UserError
 
@@ -74,11 +73,11 @@ def kaggle(monkeypatch: pytest.MonkeyPatch) -> Kaggle:
     fake = Kaggle()
     monkeypatch.setitem(sys.modules, "kagglehub", fake)
     monkeypatch.delenv("KAGGLEHUB_CACHE", raising=False)
-    monkeypatch.setattr("histotune.datasets.fetch.place.free_bytes", lambda folder: 1 << 40)
-    home, copy = registry._breakhis()
+    monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1 << 40)
+    home, copy = fetch_module._breakhis()
     assert isinstance(copy, KaggleCopy)
     small = replace(copy, lacking=lambda folder: missing_images(images_below(folder), COUNTS))
-    monkeypatch.setattr(registry, "_breakhis", lambda: (home, small))
+    monkeypatch.setattr(fetch_module, "_breakhis", lambda: (home, small))
     return fake
 
 
@@ -140,7 +139,7 @@ def test_a_zip_downloaded_by_hand_needs_no_kagglehub(
     heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    monkeypatch.setattr("histotune.datasets.fetch.place.free_bytes", lambda folder: 1 << 40)
+    monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1 << 40)
     kaggle_pcam(tmp_path / "made")
     (tmp_path / "to").mkdir()
     archive = zip_of(tmp_path / "made", tmp_path / "to" / "histopathologic-cancer-detection.zip")
@@ -164,7 +163,7 @@ def test_without_kagglehub_the_install_line_is_given(
     heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    monkeypatch.setattr("histotune.datasets.fetch.place.free_bytes", lambda folder: 1 << 40)
+    monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1 << 40)
     with pytest.raises(UserError) as caught:
         fetch("breakhis", tmp_path, "kaggle", heard.transfer())
     assert 'fix: pip install "kagglehub>=1.0,<2"' in str(caught.value)

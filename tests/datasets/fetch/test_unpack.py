@@ -13,9 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.fetch.names import UnsafeMember, safe_member_path
-from histotune.datasets.fetch.records import Checksums, Unpacked
-from histotune.datasets.fetch.unpack import Limits, member_writer, read_through, unpack_gz, visit_tar_gz, visit_zip
+from histotune.datasets.fetch.source import Checksums, Unpacked
+from histotune.datasets.fetch.unpack import (
+    Limits,
+    UnsafeMember,
+    member_writer,
+    read_through,
+    safe_member_path,
+    unpack_gz,
+    visit_tar_gz,
+    visit_zip,
+)
 from histotune.tools.errors import UserError
 
 from .conftest import content

@@ -11,11 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from histotune.datasets import pcam
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.disk import list_files
-from histotune.datasets.patch_camelyon import slides
-from histotune.datasets.patch_camelyon.hdf5 import read_hdf5
-from histotune.datasets.patch_camelyon.pixels import pixel_digests
+from histotune.datasets.pcam import pixel_digests
+from histotune.datasets.pcam_files import read_hdf5
 from histotune.datasets.read import read_dataset
 from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
@@ -40,8 +40,8 @@ def write_hdf5(folder: Path, part: str, x_NHWC: np.ndarray, y: list[int], slides
     for kind, data in (("x", x_NHWC), ("y", np.array(y, np.uint8).reshape(-1, 1, 1, 1))):
         with h5py.File(f"{stem}_{kind}.h5", "w") as file:
             file[kind] = data
-    if slides is not None:
-        Path(f"{stem}_meta.csv").write_text("wsi\n" + "".join(f'"{slide}"\n' for slide in slides), encoding="utf-8")
+    if pcam is not None:
+        Path(f"{stem}_meta.csv").write_text("wsi\n" + "".join(f'"{slide}"\n' for slide in pcam), encoding="utf-8")
     return folder
 
 
@@ -140,7 +140,7 @@ def test_the_join_is_kept_until_a_file_changes(
         os.utime(path, ns=(OLD_NS, OLD_NS))
     first = read(hub, reference)
     calls = []
-    monkeypatch.setattr(slides, "pixel_digests", lambda *a: (calls.append(a), pixel_digests(*a))[1])
+    monkeypatch.setattr(pcam, "pixel_digests", lambda *a: (calls.append(a), pixel_digests(*a))[1])
     again = read(hub, reference)
     assert again.table.equals(first.table)
     assert again.notes == first.notes

@@ -8,7 +8,7 @@ from dataclasses import replace
 import polars as pl
 from hypothesis import strategies as st
 
-from histotune.datasets.splits.published import published_patients
+from histotune.datasets.splits.named import published_patients
 from histotune.datasets.tileset import TileSet, tile_table
 
 CLASSES = ("benign", "malignant", "other")

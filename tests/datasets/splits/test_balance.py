@@ -13,8 +13,13 @@ from hypothesis import strategies as st
 
 from histotune.datasets.splits import balance
 from histotune.datasets.splits.balance import Imbalance, Wish, balance_table, best_sides, few_group_notes
-from histotune.datasets.splits.folds import assign_group_folds, count_tiles, dealing_order, grouped_folds
-from histotune.datasets.splits.holdout import grouped_holdout
+from histotune.datasets.splits.folds import (
+    assign_group_folds,
+    count_tiles,
+    dealing_order,
+    grouped_folds,
+    grouped_holdout,
+)
 from histotune.datasets.splits.split import tile_groups
 from tests.datasets.splits.cohorts import cases, make_tiles, mixed_tiles, tiles_of_cases
 

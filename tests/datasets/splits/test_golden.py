@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from histotune.datasets.splits.named import named_split
-from histotune.datasets.splits.store import load_split, save_split
+from histotune.datasets.splits.named import load_split, named_split, save_split
 from histotune.datasets.tileset import TileSet
 from tests.datasets.splits.cohorts import CLASSES, make_tiles
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.splits.holdout import grouped_holdout
-from histotune.datasets.splits.leaks import shared_groups
+from histotune.datasets.splits.folds import grouped_holdout
+from histotune.datasets.splits.split import shared_groups
 from histotune.tools.errors import UserError
 from tests.datasets.splits.cohorts import groups_by_side, make_tiles, mixed_tiles, reordered, tiles_of_cases
 

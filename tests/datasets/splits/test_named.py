@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.splits.leaks import shared_groups
 from histotune.datasets.splits.named import is_split_name, named_split
+from histotune.datasets.splits.split import shared_groups
 from histotune.tools.errors import UserError
 from tests.conftest import write_breakhis
 from tests.datasets.splits.cohorts import cases, make_tiles, mixed_tiles, reordered, tiles_of_cases

@@ -9,9 +9,8 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.splits.leaks import shared_groups
-from histotune.datasets.splits.named import named_split
-from histotune.datasets.splits.published import official_parts, published_patients
+from histotune.datasets.splits.named import named_split, official_parts, published_patients
+from histotune.datasets.splits.split import shared_groups
 from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 from tests.datasets.fakes import tree_folder, write_image, write_part

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.splits.named import named_split
+from histotune.datasets.splits.named import find_split, load_split, named_split, save_split
 from histotune.datasets.splits.split import Split
-from histotune.datasets.splits.store import find_split, load_split, save_split
 from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histotune.datasets.fetch.records import Checksums, RemoteFile, Source, Unpacked
+from histotune.datasets.fetch.source import Checksums, RemoteFile, Source, Unpacked
 
 BREAKHIS_ARCHIVE = "BreaKHis_v1.tar.gz"
 BREAKHIS_FOLDER = "BreaKHis_v1"

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.datasets.fetch.place import (
+from histotune.datasets.fetch import facts
+from histotune.datasets.fetch.breakhis import COUNTS_CHECK, BreakhisHome, images_below, missing_images
+from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
+from histotune.datasets.fetch.pcam import PcamHome, PcamHub
+from histotune.datasets.fetch.source import (
+    FetchOutcome,
+    FetchPlan,
     Receipt,
     free_bytes,
     locked,
     read_receipt,
     require_space,
+    show_bytes,
     write_receipt,
 )
-from histotune.datasets.fetch.records import FetchOutcome, FetchPlan
-from histotune.datasets.fetch.registry import SPEC_NAMES, find_origin
+from histotune.datasets.fetch.unpack import Limits
 from histotune.datasets.read import dataset_spec
-from histotune.tools.errors import UserError
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
-    from histotune.datasets.fetch.config import NetworkConfig
-    from histotune.datasets.fetch.records import Transfer
-    from histotune.datasets.fetch.source import Origin
+    from histotune.datasets.fetch.source import FetchedFile, NetworkConfig, Origin, PlannedFile, Transfer
 
 
 def default_folder(dataset: str) -> Path:
@@ -114,3 +119,153 @@ def _receipt(origin: Origin, folder: Path) -> Receipt:
             "folder with --to",
         )
     return receipt
+
+
+# ------------------------------------------------------------------------------
+# Which data sets can be fetched, and from where.
+
+
+SPEC_NAMES = {"breakhis": "breakhis", "pcam": "patch_camelyon"}
+BREAKHIS_LIMITS = Limits(facts.BREAKHIS_LIMIT_MEMBERS, facts.BREAKHIS_LIMIT_BYTES)
+PCAM_LIMITS = Limits(400_000, 20_000_000_000)
+
+
+def origins_of(dataset: str) -> tuple[Origin, ...]:
+    """Return the sources of a data set, its own home first.
+
+    Args:
+        dataset: Name on the command line.
+
+    Raises:
+        UserError: It can't be fetched.
+    """
+    if dataset == "breakhis":
+        return _breakhis()
+    if dataset == "pcam":
+        return _pcam()
+    raise UserError("this data set can't be fetched", value=dataset, allowed=", ".join(SPEC_NAMES),
+                    closest=closest_name(dataset, SPEC_NAMES))  # fmt: skip
+
+
+def find_origin(dataset: str, source: str | None) -> Origin:
+    """Return a source by name.
+
+    Args:
+        dataset: Name on the command line.
+        source: Its name; None for the data set's own home.
+
+    Raises:
+        UserError: There is no such source; the closest name is given.
+    """
+    by_name = {origin.source.name: origin for origin in origins_of(dataset)}
+    name = source or next(iter(by_name))
+    if name not in by_name:
+        raise UserError(
+            f"{dataset} has no such source",
+            value=name,
+            allowed="; ".join(f"{known} ({origin.source.where})" for known, origin in by_name.items()),
+            closest=closest_name(name, by_name),
+        )
+    return by_name[name]
+
+
+def _breakhis() -> tuple[Origin, ...]:
+    home, kaggle = facts.BREAKHIS_SOURCES
+    return (
+        BreakhisHome(home, facts.BREAKHIS_FILES[0], BREAKHIS_LIMITS, facts.BREAKHIS_COUNTS),
+        KaggleCopy(
+            dataset="breakhis",
+            source=kaggle,
+            handle=facts.BREAKHIS_KAGGLE,
+            competition=False,
+            archive="archive.zip",
+            limits=BREAKHIS_LIMITS,
+            lacking=_lacking_images,
+            check=COUNTS_CHECK,
+        ),
+    )
+
+
+def _pcam() -> tuple[Origin, ...]:
+    home, hub, kaggle = facts.PCAM_SOURCES
+    return (
+        PcamHome(home, facts.pcam_files()),
+        PcamHub(hub, facts.HUB_REPOSITORY, facts.PCAM_ROWS),
+        KaggleCopy(
+            dataset="pcam",
+            source=kaggle,
+            handle=facts.PCAM_KAGGLE,
+            competition=True,
+            archive=f"{facts.PCAM_KAGGLE}.zip",
+            limits=PCAM_LIMITS,
+            lacking=lacking_tiffs,
+            check="every training label has its image and every training image its label; no checksum is published",
+        ),
+    )
+
+
+def _lacking_images(folder: Path) -> str:
+    return missing_images(images_below(folder))
+
+
+# ------------------------------------------------------------------------------
+# A plan and an outcome as a person reads them.
+
+
+def render_plan(plan: FetchPlan) -> str:
+    """Write a plan as plain text.
+
+    Args:
+        plan: From ``plan_fetch``.
+
+    Returns:
+        Several lines.
+    """
+    width = max(len(file.name) for file in plan.files)
+    total = sum(file.about_bytes for file in plan.files if file.state in ("to fetch", "to resume"))
+    enough = "enough" if plan.free_bytes >= plan.need_bytes else "NOT ENOUGH"
+    return "\n".join(
+        [
+            f"{plan.title} from {plan.source.where}",
+            f"into {plan.folder}; nothing was written",
+            "",
+            *(_plan_line(file, width) for file in plan.files),
+            "",
+            f"to download: {show_bytes(total)}",
+            f"free space: {show_bytes(plan.free_bytes)}; needed at the worst moment: {show_bytes(plan.need_bytes)}, "
+            f"margin included: {enough}",
+        ]
+    )
+
+
+def render_outcome(outcome: FetchOutcome) -> str:
+    """Write an outcome as plain text: where the data are, how they were verified, licence, citation, next command.
+
+    Args:
+        outcome: From ``fetch``.
+
+    Returns:
+        Several lines.
+    """
+    done = "is here" if outcome.new else "was here already; nothing was fetched"
+    citation = textwrap.fill(f"Cite: {outcome.citation}", 110, subsequent_indent="  ")
+    return "\n".join(
+        [
+            f"{outcome.title} {done}: {outcome.folder}",
+            *(_file_line(file) for file in outcome.files),
+            *(textwrap.fill(note, 110, initial_indent="  - ", subsequent_indent="    ") for note in outcome.notes),
+            f"Licence: {outcome.licence}",
+            citation,
+            f"next: histotune data describe {outcome.dataset} --data {outcome.folder}",
+        ]
+    )
+
+
+def _plan_line(file: PlannedFile, width: int) -> str:
+    size = ("" if file.exact else "about ") + show_bytes(file.about_bytes)
+    return f"  {file.name.ljust(width)}  {size:>13}  {file.state:<9}  {file.check}"
+
+
+def _file_line(file: FetchedFile) -> str:
+    by_hand = " (put here by hand)" if file.by_hand else ""
+    return f"  {file.name}  {show_bytes(file.size_bytes)}  {file.checked}{by_hand}"

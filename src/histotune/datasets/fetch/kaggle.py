@@ -10,10 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histotune.datasets.fetch.place import STAGING, clear_leftovers, records_folder, tree_entry, write_receipt
-from histotune.datasets.fetch.place import unpacked_folder as unpacked_in
-from histotune.datasets.fetch.records import PlannedFile
-from histotune.datasets.fetch.source import Need, Result, cant_fetch, here_already, need_of
+from histotune.datasets.fetch.source import (
+    STAGING,
+    Need,
+    PlannedFile,
+    Result,
+    cant_fetch,
+    clear_leftovers,
+    here_already,
+    need_of,
+    records_folder,
+    tree_entry,
+    write_receipt,
+)
+from histotune.datasets.fetch.source import unpacked_folder as unpacked_in
 from histotune.datasets.fetch.unpack import Limits, explained_unpacking, flush_all, member_writer, visit_zip
 from histotune.tools.errors import UserError
 from histotune.tools.files import FULL_DISK, atomic_folder
@@ -21,8 +31,7 @@ from histotune.tools.files import FULL_DISK, atomic_folder
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from histotune.datasets.fetch.place import Receipt
-    from histotune.datasets.fetch.records import FileState, Source, Transfer
+    from histotune.datasets.fetch.source import FileState, Receipt, Source, Transfer
 
 FINAL = "kaggle"
 INSTALL = 'pip install "kagglehub>=1.0,<2"'

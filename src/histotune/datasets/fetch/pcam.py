@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from histotune.datasets.fetch.checks import describe_check, digest_file, mismatches
-from histotune.datasets.fetch.download import Unavailable, download
-from histotune.datasets.fetch.partial import Partial
-from histotune.datasets.fetch.place import clear_leftovers, file_entry, unchanged, write_receipt
-from histotune.datasets.fetch.records import FetchedFile, PlannedFile
-from histotune.datasets.fetch.source import Need, Result, cant_fetch, need_of
-from histotune.datasets.fetch.transport import public_url
-from histotune.datasets.fetch.unpack import unpack_gz
+from histotune.datasets.fetch.download import (
+    Partial,
+    Unavailable,
+    describe_check,
+    digest_file,
+    download,
+    mismatches,
+    public_url,
+)
+from histotune.datasets.fetch.source import (
+    STAGING,
+    FetchedFile,
+    Need,
+    PlannedFile,
+    Result,
+    cant_fetch,
+    clear_leftovers,
+    file_entry,
+    here_already,
+    need_of,
+    records_folder,
+    require_space,
+    show_bytes,
+    unchanged,
+    write_receipt,
+)
+from histotune.datasets.fetch.unpack import UnsafeMember, flush_all, safe_member_path, unpack_gz
 from histotune.tools.errors import UserError, raise_together
+from histotune.tools.files import FULL_DISK
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from typing import Any
 
-    from histotune.datasets.fetch.place import Receipt
-    from histotune.datasets.fetch.records import Checksums, FileState, RemoteFile, Source, Transfer
+    from histotune.datasets.fetch.source import Checksums, FileState, Receipt, RemoteFile, Source, Transfer
 
 
 @dataclass(frozen=True)
@@ -138,3 +163,212 @@ def _state(folder: Path, file: RemoteFile, receipt: Receipt) -> FileState:
         if (folder / name).is_file():
             return "here" if unchanged(folder, receipt.find(name)) and name == file.final_name else "to verify"
     return "to resume" if Partial(file, folder).size_bytes else "to fetch"
+
+
+# ------------------------------------------------------------------------------
+# PatchCamelyon in parquet from the Hugging Face hub, verified by the hub's own SHA-256 and by the number of rows.
+
+
+FINAL = "hub"
+HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+UNREACHABLE, CHECK_NETWORK = "the hub can't be reached", "check the network connection of this machine"
+PARQUET = re.compile(r"data/(?P<part>train|valid|test)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A parquet file as the hub describes it.
+
+    Attributes:
+        name: Path in the repository.
+        part: ``train``, ``valid`` or ``test``.
+        size_bytes: Its length; None where the hub does not say.
+        sha256: Of its bytes; None where the hub does not say.
+    """
+
+    name: str
+    part: str
+    size_bytes: int | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class PcamHub:
+    """PatchCamelyon's copy on the hub.
+
+    Attributes:
+        source: For people.
+        repository: Data set repository.
+        rows: Tiles per part.
+        dataset: Name on the command line.
+    """
+
+    source: Source
+    repository: str
+    rows: Mapping[str, int]
+    dataset: str = "pcam"
+
+    def plan(self, folder: Path, receipt: Receipt) -> tuple[PlannedFile, ...]:
+        """Return one line: which files there are, the hub says when it is asked."""
+        state: FileState = "here" if _all_here(folder, receipt) else "to fetch"
+        check = "SHA-256 and length as the hub has them; number of rows per part as published"
+        return (PlannedFile(f"{self.repository}: data/*.parquet", self.source.download_bytes, False, check, state),)
+
+    def need(self, folder: Path, receipt: Receipt) -> Need:
+        """Return the space for what is missing."""
+        here = _all_here(folder, receipt)
+        return need_of(0 if here else self.source.download_bytes, 0, _size_of(_staging(folder)))
+
+    def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
+        """Fetch all parquet files of the newest commit.
+
+        Args:
+            folder: The data folder, locked.
+            receipt: What is there.
+            transfer: Where to say what happens.
+
+        Returns:
+            What is there now.
+
+        Raises:
+            UserError: No connection, no access, or a file that is not what the hub describes.
+        """
+        if _all_here(folder, receipt):
+            return Result(receipt, False)
+        if (folder / FINAL).exists():
+            raise here_already(folder / FINAL, "this folder is in the way of the copy from the hub")
+        with self._explained(folder):
+            commit, files = self._list()
+        staging = _staging(folder)
+        staging.mkdir(parents=True, exist_ok=True)
+        missing_bytes = sum(file.size_bytes or 0 for file in files) - _size_of(staging)
+        require_space(folder, missing_bytes + transfer.config.margin_bytes, f"{len(files)} parquet files")
+        entries = [self._fetch_one(folder, file, commit, transfer) for file in files]
+        self._require_rows(staging, files)
+        shutil.rmtree(staging / ".cache", ignore_errors=True)  # the hub library's own notes on what it downloaded
+        flush_all()
+        staging.replace(folder / FINAL)
+        final = tuple(replace(entry, name=f"{FINAL}/{entry.name}") for entry in entries)
+        note = f"From commit {commit} of {self.repository}."
+        receipt = replace(receipt, files=final, address=f"https://huggingface.co/datasets/{self.repository}")
+        return Result(write_receipt(folder, replace(receipt, notes=(note,))), True)
+
+    def _list(self) -> tuple[str, list[HubFile]]:
+        """Ask the hub for the newest commit and its parquet files."""
+        from huggingface_hub import HfApi
+
+        info = HfApi().dataset_info(self.repository, files_metadata=True)
+        files = [file for file in map(_hub_file, info.siblings or ()) if file is not None]
+        found = {file.part for file in files}
+        if found != set(self.rows) or info.sha is None:
+            raise UserError(
+                "the repository does not hold the parquet files of all parts",
+                value=self.repository,
+                allowed=", ".join(f"data/{part}-00000-of-00001.parquet" for part in self.rows),
+            )
+        return info.sha, sorted(files, key=lambda file: file.name)
+
+    def _fetch_one(self, folder: Path, file: HubFile, commit: str, transfer: Transfer) -> FetchedFile:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.utils import disable_progress_bars
+
+        if not sys.stderr.isatty():
+            disable_progress_bars()
+        staging = _staging(folder)
+        with self._explained(folder):
+            hf_hub_download(self.repository, file.name, repo_type="dataset", revision=commit, local_dir=staging)
+        path = staging / file.name
+        digest = digest_file(path)
+        wrong = []
+        if file.size_bytes is not None and digest.size_bytes != file.size_bytes:
+            wrong.append(f"it has {digest.size_bytes:,} bytes, not {file.size_bytes:,}")
+        if file.sha256 is not None and digest.sha256 != file.sha256:
+            wrong.append(f"its SHA-256 is {digest.sha256}, not {file.sha256}")
+        if wrong:
+            path.unlink()
+            raise UserError(f"{file.name} is not what the hub describes ({'; '.join(wrong)}); it was removed",
+                            fix="run the same command again, or choose another --source")  # fmt: skip
+        checked = "length as the hub has it" if file.sha256 is None else "SHA-256 and length as the hub has them"
+        transfer.say(f"{file.name}: arrived ({show_bytes(digest.size_bytes)}), {checked}")
+        return file_entry(staging, file.name, digest, checked)
+
+    def _require_rows(self, staging: Path, files: list[HubFile]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = dict.fromkeys(self.rows, 0)
+        for file in files:
+            try:
+                rows[file.part] += pq.ParquetFile(staging / file.name).metadata.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(f"{file.name} is no parquet file ({type(error).__name__})", value=staging) from error
+        wrong = [f"{part} {rows[part]:,} of {n:,}" for part, n in self.rows.items() if rows[part] != n]
+        if wrong:
+            raise UserError(f"the copy on the hub does not have PatchCamelyon's number of tiles ({', '.join(wrong)})",
+                            value=self.repository, fix="choose another --source")  # fmt: skip
+
+    @contextmanager
+    def _explained(self, folder: Path) -> Iterator[None]:
+        """Turn what huggingface_hub raises into one message; nothing that a server wrote is repeated."""
+        try:
+            yield
+        except Exception as error:
+            explained = None if isinstance(error, UserError) else _explain(error, self.repository)
+            if explained is None:
+                raise
+            raise cant_fetch(self, folder, *explained) from error
+
+
+def _explain(error: Exception, repository: str) -> tuple[str, str] | None:
+    """Return what happened and what helps; None for a fault of ours."""
+    from huggingface_hub import errors
+
+    page = f"https://huggingface.co/datasets/{repository}"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    terms = f"accept its terms at {page}, then `hf auth login`"
+    # In this order: the later kinds of error hold the earlier ones.
+    explanations: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str, str], ...] = (
+        (errors.OfflineModeIsEnabled, "offline mode is on", "unset HF_HUB_OFFLINE"),
+        (errors.GatedRepoError, "the repository is gated and access was not granted", terms),
+        (errors.RepositoryNotFoundError, "the repository is gone, renamed or private", f"see {page}"),
+        (errors.RevisionNotFoundError, "the repository lost a commit", f"see {page}"),
+        (errors.LocalEntryNotFoundError, UNREACHABLE, CHECK_NETWORK),
+        (errors.EntryNotFoundError, "the repository lost one of its files", f"see {page}"),
+        (errors.HfHubHTTPError, f"the hub refuses the download (status {status})", "`hf auth whoami` shows the token"),
+    )
+    for kinds, what, fix in explanations:
+        if isinstance(error, kinds):
+            return what, fix
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return "the disk is full", "free space there"
+    # The library's HTTP client has its own errors for a missing connection, and it changed between versions.
+    network = type(error).__module__.partition(".")[0] in HTTP_CLIENTS
+    return (UNREACHABLE, CHECK_NETWORK) if network or isinstance(error, OSError) else None
+
+
+def _hub_file(sibling: Any) -> HubFile | None:  # noqa: ANN401  (huggingface_hub has no types here)
+    match = PARQUET.fullmatch(sibling.rfilename)
+    if match is None:
+        return None
+    try:
+        safe_member_path(sibling.rfilename)
+    except UnsafeMember:
+        return None
+    sha256 = getattr(getattr(sibling, "lfs", None), "sha256", None)
+    return HubFile(sibling.rfilename, match["part"], getattr(sibling, "size", None), sha256)
+
+
+def _staging(folder: Path) -> Path:
+    return records_folder(folder) / STAGING / FINAL
+
+
+def _size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in _files(folder))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in folder.rglob("*") if path.is_file())
+
+
+def _all_here(folder: Path, receipt: Receipt) -> bool:
+    return bool(receipt.files) and all(unchanged(folder, entry) for entry in receipt.files)

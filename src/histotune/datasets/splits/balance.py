@@ -9,6 +9,7 @@ M candidates, L levels of the imbalance.
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass, fields
 from math import isqrt
 from typing import TYPE_CHECKING
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 
     Int = NDArray[np.int64]
 
+
 FEW_GROUPS = 120  # up to here groups are moved and swapped; beyond, dealing them out is even enough
 TRY_ALL = 60_000  # up to here every assignment is tried
 MAX_STEPS = 400
 STEPS = 200  # a side's share of a class's tiles counts in steps of half a percentage point: finer is no better,
+
+
 # and ties leave room for the seed
-
-
 @dataclass(frozen=True)
 class Wish:
     """The share of each side.
@@ -335,3 +337,36 @@ def _first_best(levels_ML: Int) -> int:
 
 def _points(tenths: int) -> str:
     return f"{tenths // 10}.{tenths % 10}"
+
+
+# ------------------------------------------------------------------------------
+# A split as text for the terminal: name, hash, balance, what to beware of.
+
+
+def render_split(split: Split, tiles: TileSet) -> str:
+    """Write a split as plain text.
+
+    Args:
+        split: The split.
+        tiles: The tiles that it was made over.
+
+    Returns:
+        Several lines, without colours.
+    """
+    mark = "LEAKY " if split.leaky else ""
+    head = f"{mark}{split.name}: {len(split.sides)} {split.kind} by {split.unit}, hash {split.split_hash}"
+    notes = [textwrap.fill(note, 108, initial_indent="  - ", subsequent_indent="    ") for note in split.notes]
+    blocks = [head, _text_table(balance_table(tiles, split)), "\n".join(["Notes", *notes]) if notes else ""]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def _text_table(table: pl.DataFrame) -> str:
+    with pl.Config(
+        tbl_rows=-1,
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_formatting="NOTHING",
+        tbl_cell_numeric_alignment="RIGHT",
+        thousands_separator=",",
+    ):
+        return str(table).rstrip()

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from histotune.datasets.splits.authors import authors_split
-from histotune.datasets.splits.folds import grouped_folds
-from histotune.datasets.splits.holdout import grouped_holdout
-from histotune.datasets.splits.leaks import refuse_leaks
-from histotune.datasets.splits.published import breakhis_published, official_parts
-from histotune.datasets.splits.random_images import random_image_folds
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from histotune.datasets.disk import name_some
+from histotune.datasets.splits.folds import grouped_folds, grouped_holdout, random_image_folds
+from histotune.datasets.splits.split import (
+    PART_ORDER,
+    Split,
+    mark_leaks,
+    note_outside,
+    refuse_leaks,
+    shared_groups,
+    tile_groups,
+)
 from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import hash_bytes, hash_json, write_json
 
 if TYPE_CHECKING:
-    from histotune.datasets.splits.split import Split
+    from collections.abc import Iterator
+
     from histotune.datasets.tileset import TileSet
+
 
 FORMS = (
     "grouped-K-seedS (K folds), holdout-P-seedS (P per cent of the cases), eva, thunder, pcam-official, "
@@ -79,3 +95,591 @@ def _make(name: str, tiles: TileSet, allow_leaky: bool) -> Split:
         fold = None if match["fold"] is None else int(match["fold"])
         return authors_split(tiles, int(match["number"]), fold, Path(match["path"]) if match["path"] else None)
     raise UserError("unknown split", value=name, allowed=FORMS, closest=closest_name(name, EXAMPLES))
+
+
+# ------------------------------------------------------------------------------
+# Splits that others published: eva and THUNDER on BreakHis, the official parts of PatchCamelyon.
+#
+# ``breakhis_eva_thunder.csv`` holds the authors' patient numbers with their 40X image counts and parts: those of eva as
+# kaiko-eva 0.4.5 writes them down (its ``BreaKHis`` data set), those of THUNDER from thunder-bench 0.2.2, which takes
+# eva's validation patients as its test part and ten others for tuning.
+
+
+TABLE = "breakhis_eva_thunder.csv"
+MAGNIFICATION = "40X"
+PATIENT = re.compile(r"SOB_[BM]_(?P<tumour>[A-Z]+)_\d{2}-(?P<number>\d+[A-Z]*)")
+CLASSES = ("TA", "MC", "F", "DC")
+RULES = {
+    "eva": (
+        "eva (kaiko-eva 0.4.5): BreakHis at 40X, classes TA, MC, F and DC; 14 patient numbers of the authors validate "
+        "and there is no test part. Its authors stop training and report on the same part; here a head is chosen "
+        "inside the train part."
+    ),
+    "thunder": (
+        "THUNDER (thunder-bench 0.2.2): eva's 14 patient numbers are the test part, ten others tune, the rest trains. "
+        "Its authors choose head and epoch on the tuning part; here a head is chosen inside the train part and the "
+        "tuning part is valid."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PublishedPatient:
+    """One of the authors' patients as eva and THUNDER use it.
+
+    Attributes:
+        tumour: Tumour type.
+        number: The authors' patient number, with block letters.
+        n_tiles: Its images at 40X.
+        eva: train or valid.
+        thunder: train, valid (tuning) or test.
+    """
+
+    tumour: str
+    number: str
+    n_tiles: int
+    eva: str
+    thunder: str
+
+    def part(self, name: str) -> str:
+        """Return the part in the split of this name."""
+        return self.eva if name == "eva" else self.thunder
+
+
+def published_patients() -> tuple[PublishedPatient, ...]:
+    """Return the patients of eva and THUNDER, in the order of eva's own table."""
+    text = resources.files(__package__).joinpath(TABLE).read_text(encoding="utf-8")
+    return tuple(
+        PublishedPatient(row["tumour"], row["patient"], int(row["n_40x"]), row["eva"], row["thunder"])
+        for row in csv.DictReader(text.splitlines())
+    )
+
+
+def breakhis_published(name: Literal["eva", "thunder"], tiles: TileSet) -> Split:
+    """Return eva's or THUNDER's split of BreakHis.
+
+    Args:
+        name: Which.
+        tiles: BreakHis tiles; those of other magnifications and tumour types take no part.
+
+    Returns:
+        The split by tiles, marked leaky where today's groups lie on two sides, with notes on the rule, on what these
+        tiles lack of the published split, and on every shared group.
+
+    Raises:
+        UserError: These are no BreakHis tiles, or none of the published patients is among them.
+
+    Example:
+        >>> breakhis_published("eva", tiles).sides  # doctest: +SKIP
+        ('train', 'valid')
+    """
+    _require_breakhis(name, tiles)
+    patients = published_patients()
+    part_by_patient = {(patient.tumour, patient.number): patient.part(name) for patient in patients}
+    side_by_key: dict[str, str] = {}
+    columns = tiles.table.select("tile_id", "source_patient_id", "magnification")
+    for tile_id, source_patient_id, magnification in columns.iter_rows():
+        match = PATIENT.fullmatch(source_patient_id or "")
+        part = part_by_patient.get((match["tumour"], match["number"])) if match else None
+        if part is not None and magnification == MAGNIFICATION:
+            side_by_key[tile_id] = part
+    if not side_by_key:
+        raise UserError(
+            f"none of these tiles belongs to the {len(patients)} patients of this split at {MAGNIFICATION}",
+            value=name,
+            allowed="the original BreakHis images at 40X, of tumour types TA, MC, F and DC",
+            fix="point --data to the whole data set, or use grouped-5-seed0",
+        )
+    split = Split(name, "parts", "tile", side_by_key, notes=(RULES[name],), partial=True)
+    split = replace(split, notes=(*split.notes, *_differences(split, tiles, patients)))
+    return note_outside(mark_leaks(split, tiles), tiles)
+
+
+def official_parts(tiles: TileSet) -> Split:
+    """Return PatchCamelyon's own parts, as its files are named.
+
+    Args:
+        tiles: Tiles whose ``split`` column says train, valid or test.
+
+    Returns:
+        The split, by slide where slides are known and none lies in two parts, by tile otherwise.
+
+    Raises:
+        UserError: These are no PatchCamelyon tiles, or they belong to no part.
+    """
+    if tiles.name != "patch_camelyon":
+        raise UserError("pcam-official is a split of PatchCamelyon", value=tiles.name, allowed="patch_camelyon",
+                        fix="use grouped-5-seed0")  # fmt: skip
+    pairs = zip(tiles.tile_ids, tiles.table["split"].to_list(), strict=True)
+    side_by_tile = {tile_id: side for tile_id, side in pairs if side in PART_ORDER}
+    if not side_by_tile:
+        raise UserError("these tiles belong to no official part", value=tiles.name, allowed="train, valid, test")
+    split = Split("pcam-official", "parts", "tile", side_by_tile, partial=len(side_by_tile) < len(tiles))
+    unknown = tiles.table["group_id"].null_count()
+    if unknown:
+        note = (
+            f"The slide of {unknown:,} tiles is unknown in this copy: that no slide lies in two official parts is its "
+            "authors' word and can't be checked here."
+        )
+        split = replace(split, notes=(note,))
+    elif not split.partial and not shared_groups(tiles, split).groups:
+        by_slide = dict(zip(tile_groups(tiles), split.side_of_tiles(tiles), strict=True))
+        split = replace(split, unit="group", side_by_key={key: side for key, side in by_slide.items() if side})
+    return note_outside(mark_leaks(split, tiles), tiles)
+
+
+def _require_breakhis(name: str, tiles: TileSet) -> None:
+    if tiles.name != "breakhis":
+        raise UserError(f"{name} is a split of BreakHis", value=tiles.name, allowed="breakhis",
+                        fix="use pcam-official or grouped-5-seed0")  # fmt: skip
+
+
+def _differences(split: Split, tiles: TileSet, patients: tuple[PublishedPatient, ...]) -> list[str]:
+    """Say where these tiles or their labels differ from the published split."""
+    notes = []
+    found = Counter(split.side_by_key.values())
+    wanted: Counter[str] = Counter()
+    for patient in patients:
+        wanted[patient.part(split.name)] += patient.n_tiles
+    if found != wanted:
+        counts = ", ".join(
+            f"{side} {found[side]:,} of {wanted[side]:,}" for side in sorted(wanted, key=PART_ORDER.__getitem__)
+        )
+        notes.append(f"These tiles are not the whole published split: {counts}.")
+    if tiles.class_names != CLASSES:
+        notes.append(
+            f"The published task has the classes {', '.join(CLASSES)}; these tiles are labelled "
+            f"{', '.join(tiles.class_names)} (--set source.labels=eva4 gives the published ones)."
+        )
+    return notes
+
+
+# ------------------------------------------------------------------------------
+# The BreakHis authors' own folds, from Kaggle's ``Folds.csv`` or from plain text, ``dsfold1.txt`` and so on.
+#
+# Both list every image once per fold with ``train`` or ``test``. They keep the authors' 82 patients apart, not the
+# accession numbers, and each fold is a train/test split of its own, whose test parts may overlap.
+
+
+CSV_NAME = "folds.csv"
+TEXT_NAME = re.compile(r"dsfold(\d+)\.txt", re.IGNORECASE)
+COLUMNS = {
+    "fold": ("fold", "folds", "fold_id"),
+    "grp": ("grp", "group", "set", "split", "part"),
+    "filename": ("filename", "file", "file_name", "path", "image"),
+}
+FOLDS_FORMAT = (
+    "Folds.csv with the columns fold, mag, grp (train or test) and filename, or dsfold1.txt ... with lines such as "
+    "SOB_M_DC-14-5694-400-005.png|400|1|train"
+)
+MAX_FOLDS_BYTES = 64 * 1024 * 1024  # the real files hold about 40,000 lines
+LEVELS_UP = 5  # from the images' common folder to where copies of the data set keep their fold files
+
+
+@dataclass(frozen=True)
+class AuthorsFolds:
+    """What the fold files say.
+
+    Attributes:
+        source: Names of the files and the first digits of their hash, for notes.
+        side_by_fold: Fold number -> tile id -> train or test.
+    """
+
+    source: str
+    side_by_fold: dict[int, dict[str, Literal["train", "test"]]]
+
+    @property
+    def are_folds(self) -> bool:
+        """Whether every image is tested in exactly one fold and trains in all others."""
+        tested: dict[str, int] = defaultdict(int)
+        for sides in self.side_by_fold.values():
+            for tile_id, side in sides.items():
+                tested[tile_id] += side == "test"
+        complete = all(len(sides) == len(tested) for sides in self.side_by_fold.values())
+        return complete and all(n == 1 for n in tested.values())
+
+
+def authors_split(tiles: TileSet, n_folds: int, fold: int | None, path: Path | None) -> Split:
+    """Return the authors' folds, or one of them as a train/test split.
+
+    Args:
+        tiles: BreakHis tiles.
+        n_folds: How many folds the files are expected to hold: 5.
+        fold: One of them, counted from 1; None asks for all as folds, each tested in turn.
+        path: ``Folds.csv``, a ``dsfold*.txt``, or a folder with either; None looks beside the images and above.
+
+    Returns:
+        The split by tiles, marked leaky where today's groups lie on two sides.
+
+    Raises:
+        UserError: No such files, lines that can't be read, contradictions, another number of folds, a fold that is
+            not there, no image in common, or test parts that overlap where folds were asked for.
+    """
+    if tiles.name != "breakhis":
+        raise UserError("the authors' folds are a split of BreakHis", value=tiles.name, allowed="breakhis")
+    folds = read_folds(find_fold_files(tiles, path))
+    name = f"authors-{n_folds}" + ("" if fold is None else f"/fold{fold}")
+    if len(folds.side_by_fold) != n_folds:
+        n = len(folds.side_by_fold)
+        raise UserError(f"the fold files hold {n} folds, not {n_folds}", value=folds.source, allowed=f"authors-{n}")
+    if fold is None:
+        side_by_key, kind = _all_folds(folds, n_folds), "folds"
+    elif fold in folds.side_by_fold:
+        side_by_key, kind = dict(folds.side_by_fold[fold]), "parts"
+    else:
+        raise UserError("there is no such fold", value=name, allowed=_fold_names(folds))
+    known = {tile_id: side_by_key[tile_id] for tile_id in tiles.tile_ids if tile_id in side_by_key}
+    if not known:
+        raise UserError("no image of the fold files is among these tiles", value=folds.source,
+                        allowed=f"the original file names, such as {next(iter(side_by_key))}")  # fmt: skip
+    split = Split(
+        name=name,
+        kind="folds" if kind == "folds" else "parts",
+        unit="tile",
+        side_by_key=known,
+        notes=(f"The data set authors' folds, from {folds.source}.", *_absent(known, side_by_key)),
+        partial=True,
+    )
+    return note_outside(mark_leaks(split, tiles), tiles)
+
+
+def find_fold_files(tiles: TileSet, path: Path | None) -> tuple[Path, ...]:
+    """Return ``Folds.csv`` or all ``dsfold*.txt`` of one folder.
+
+    Args:
+        tiles: Where no path is given, the folder of their images and those above it are searched.
+        path: A file, or a folder that holds the files.
+
+    Returns:
+        One CSV file, or the text files in the order of their numbers.
+
+    Raises:
+        UserError: Nothing was found.
+    """
+    if path is not None:
+        place = path.expanduser()
+        if place.is_file():
+            return _in_folder(place.parent) if TEXT_NAME.fullmatch(place.name) else (place,)
+        found = _in_folder(place) if place.is_dir() else ()
+        if not found:
+            raise UserError("no fold files here", value=path, allowed=FOLDS_FORMAT)
+        return found
+    common = Path(os.path.commonpath([str(path) for path in {Path(path).parent for path in tiles.table["path"]}]))
+    for folder in (common, *list(common.parents)[:LEVELS_UP]):
+        found = _in_folder(folder)
+        if found:
+            return found
+    raise UserError("the authors' fold files were not found beside the images", value=common, allowed=FOLDS_FORMAT,
+                    fix="name them: --split authors-5:PATH/TO/Folds.csv")  # fmt: skip
+
+
+def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
+    """Read fold files of either shape.
+
+    Args:
+        paths: One CSV file, or text files with ``|`` between the fields.
+
+    Returns:
+        Train or test per fold and image.
+
+    Raises:
+        UserError: A file can't be read, lacks a column, holds a line that says neither train nor test, or puts an
+            image on both sides of a fold.
+    """
+    texts = [_read_text(path) for path in paths]
+    if not any(text.strip() for text in texts):
+        raise UserError("the fold file is empty", value=paths[0], allowed=FOLDS_FORMAT)
+    side_by_fold: dict[int, dict[str, Literal["train", "test"]]] = defaultdict(dict)
+    for path, text in zip(paths, texts, strict=True):
+        entries = _csv_entries(path, text) if "|" not in text.partition("\n")[0] else _text_entries(text)
+        for where, fold_text, side_text, file_name in entries:
+            number, side = re.search(r"\d+", fold_text), side_text.strip().lower()
+            stem = re.split(r"[\\/]", file_name.strip())[-1].rpartition(".")[0]
+            if number is None or side not in ("train", "test") or not stem:
+                raise UserError(f"{path.name} can't be read at {where}", value=f"{fold_text}, {side_text}, {file_name}",
+                                allowed=FOLDS_FORMAT)  # fmt: skip
+            first = side_by_fold[int(number[0])].setdefault(stem, "test" if side == "test" else "train")
+            if first != side:
+                raise UserError(f"{path.name} puts an image on both sides of fold {number[0]}", value=stem)
+    if not side_by_fold:
+        raise UserError("the fold file lists no image", value=paths[0], allowed=FOLDS_FORMAT)
+    names = name_some([path.name for path in paths], 5)
+    return AuthorsFolds(f"{names} (hash {hash_bytes(*texts)[:12]})", dict(sorted(side_by_fold.items())))
+
+
+def _in_folder(folder: Path) -> tuple[Path, ...]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError:
+        return ()
+    table = tuple(path for path in files if path.name.lower() == CSV_NAME)
+    numbered = [(int(match[1]), path) for path in files if (match := TEXT_NAME.fullmatch(path.name))]
+    return table or tuple(path for _, path in sorted(numbered))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        if path.stat().st_size > MAX_FOLDS_BYTES:
+            raise UserError("this file is too large for a fold file", value=path, allowed=FOLDS_FORMAT)
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("this fold file can't be read", value=path, allowed=FOLDS_FORMAT) from error
+
+
+def _csv_entries(path: Path, text: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield line number, fold, side and file name; columns are found by name, in any order and case."""
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.reader(text.splitlines(), delimiter=delimiter)
+    names = [name.strip().lower() for name in next(rows, [])]
+    places = {}
+    for column, known in COLUMNS.items():
+        found = next((names.index(name) for name in known if name in names), None)
+        if found is None:
+            raise UserError(f"{path.name} has no column {column}", value=", ".join(names) or "no columns",
+                            allowed=FOLDS_FORMAT)  # fmt: skip
+        places[column] = found
+    for number, row in enumerate(rows, 2):
+        if not any(field.strip() for field in row):
+            continue
+        fields = [row[places[column]] if places[column] < len(row) else "" for column in ("fold", "grp", "filename")]
+        yield f"line {number}", fields[0], fields[1], fields[2]
+
+
+def _text_entries(text: str) -> Iterator[tuple[str, str, str, str]]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        fields = [*line.split("|"), "", "", ""]
+        yield f"line {number}", fields[2], fields[3], fields[0]
+
+
+def _all_folds(folds: AuthorsFolds, n_folds: int) -> dict[str, str]:
+    """Return the fold that tests each image, counted from 0."""
+    if not folds.are_folds:
+        raise UserError(
+            "the test parts of these folds do not cover each image once, so they are no cross-validation: each fold is "
+            "a train/test split of its own",
+            value=f"authors-{n_folds}",
+            allowed=_fold_names(folds),
+            fix=f"--split authors-{n_folds}/fold1 --final, and the other folds in turn",
+        )
+    numbers = {fold: str(place) for place, fold in enumerate(folds.side_by_fold)}
+    return {
+        tile_id: numbers[fold]
+        for fold, sides in folds.side_by_fold.items()
+        for tile_id, side in sides.items()
+        if side == "test"
+    }
+
+
+def _fold_names(folds: AuthorsFolds) -> str:
+    n = len(folds.side_by_fold)
+    return ", ".join(f"authors-{n}/fold{fold}" for fold in folds.side_by_fold)
+
+
+def _absent(known: dict[str, str], listed: dict[str, str]) -> tuple[str, ...]:
+    absent = len(listed) - len(known)
+    return (f"{absent:,} images of the fold files are not among these tiles.",) if absent else ()
+
+
+# ------------------------------------------------------------------------------
+# Splits in files: canonical JSON, written whole or not at all, checked against the tiles when read.
+
+
+SPLIT_FORMAT: Literal["histotune split 1"] = "histotune split 1"
+MAX_SPLIT_BYTES = 512 * 1024 * 1024
+
+
+class SplitFile(BaseModel):
+    """The content of a split file.
+
+    Attributes:
+        format: Says what the file is.
+        name: Name of the split.
+        kind: folds or parts.
+        unit: group or tile.
+        leaky: Whether it was leaky when it was written.
+        partial: Whether tiles without a side are meant to be left out.
+        notes: Its notes.
+        side_by_key: Side per group or tile.
+        split_hash: Hash of unit and sides.
+        checksum: Hash of everything else in the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format: Literal["histotune split 1"]
+    name: str
+    kind: Literal["folds", "parts"]
+    unit: Literal["group", "tile"]
+    leaky: bool
+    partial: bool
+    notes: list[str]
+    side_by_key: dict[str, str]
+    split_hash: str
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How the keys of a split and those of some tiles differ.
+
+    Attributes:
+        absent: Keys of the split that no tile has.
+        extra: Keys of tiles that the split does not know.
+    """
+
+    absent: tuple[str, ...]
+    extra: tuple[str, ...]
+
+
+def save_split(split: Split, path: Path) -> None:
+    """Write a split as JSON; equal splits give equal bytes.
+
+    Args:
+        split: The split.
+        path: The file, conventionally ending in ``.json``; an older split there is replaced.
+
+    Raises:
+        UserError: Something else than a split lies there, or the place can't be written.
+    """
+    if path.exists() and not _may_replace(path):
+        raise UserError("something else than a split lies here", value=path, fix="choose another --out")
+    content: dict[str, object] = {
+        "format": SPLIT_FORMAT,
+        "name": split.name,
+        "kind": split.kind,
+        "unit": split.unit,
+        "leaky": split.leaky,
+        "partial": split.partial,
+        "notes": list(split.notes),
+        "side_by_key": dict(split.side_by_key),
+        "split_hash": split.split_hash,
+    }
+    write_json(path, {**content, "checksum": hash_json(content)})
+
+
+def load_split(path: Path, tiles: TileSet, *, allow_leaky: bool = False) -> Split:
+    """Read a split and check it against the tiles.
+
+    Args:
+        path: Written by :func:`save_split`.
+        tiles: The tiles that it will be applied to, with the groups as they are known today.
+        allow_leaky: Also return a split that puts tiles of one group on two sides.
+
+    Returns:
+        The split, marked by what today's groups say.
+
+    Raises:
+        UserError: No such file; it is truncated or was changed by hand; its keys are not those of the tiles; or a
+            group lies on two sides and that was not allowed.
+    """
+    split = _read(path)
+    coverage = coverage_of(split, tiles)
+    if coverage.absent or (coverage.extra and not split.partial):
+        raise _mismatch(path, split, coverage)
+    refuse_leaks(split, tiles, allow_leaky=allow_leaky)
+    return note_outside(mark_leaks(split, tiles), tiles)
+
+
+def find_split(name_or_path: str, tiles: TileSet, *, allow_leaky: bool = False) -> Split:
+    """Make a split by its name, or read it from a file.
+
+    Args:
+        name_or_path: A name as for :func:`named_split`; otherwise a file that exists or ends in ``.json``.
+        tiles: The tiles to split.
+        allow_leaky: Also return a split that puts tiles of one group on two sides.
+
+    Returns:
+        The split.
+
+    Raises:
+        UserError: As :func:`named_split` and :func:`load_split`.
+    """
+    path = Path(name_or_path).expanduser()
+    if not is_split_name(name_or_path) and (path.suffix.lower() == ".json" or path.exists()):
+        return load_split(path, tiles, allow_leaky=allow_leaky)
+    return named_split(name_or_path, tiles, allow_leaky=allow_leaky)
+
+
+def coverage_of(split: Split, tiles: TileSet) -> Coverage:
+    """Compare the keys of a split with those of some tiles.
+
+    Args:
+        split: The split.
+        tiles: The tiles.
+
+    Returns:
+        What either lacks, sorted.
+    """
+    keys = set(split.key_of_tiles(tiles))
+    known = set(split.side_by_key)
+    return Coverage(absent=tuple(sorted(known - keys)), extra=tuple(sorted(keys - known)))
+
+
+def _read(path: Path) -> Split:
+    if not path.is_file():
+        raise UserError("there is no such split file", value=path,
+                        fix="histotune data split DATASET --data DIR --split NAME --out FILE")  # fmt: skip
+    data = _json(path)
+    if not isinstance(data, dict) or data.get("format") != SPLIT_FORMAT:
+        raise _unusable("this file is no split of histotune", path)
+    try:
+        content = SplitFile.model_validate(data)
+    except ValidationError as error:
+        fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors()}))
+        raise _unusable(f"this split file was changed by hand or by another version ({fields})", path) from error
+    split = Split(content.name, content.kind, content.unit, dict(sorted(content.side_by_key.items())), content.leaky,
+                  tuple(content.notes), content.partial)  # fmt: skip
+    del data["checksum"]
+    if split.split_hash != content.split_hash or hash_json(data) != content.checksum or not _sides_fit(split):
+        raise _unusable("this split file was changed after it was written: its hash does not match its content", path)
+    return split
+
+
+def _json(path: Path) -> object:
+    try:
+        if path.stat().st_size > MAX_SPLIT_BYTES:
+            raise _unusable("this file is too large for a split", path)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _unusable("this split file is truncated or no JSON", path) from error
+    except OSError as error:
+        raise UserError("this split file can't be read", value=path, fix=f"chmod u+r {path}") from error
+
+
+def _sides_fit(split: Split) -> bool:
+    """Whether the sides are those of the kind: 0 to n - 1, or known parts."""
+    numbers = {str(fold) for fold in range(len(split.sides))}
+    return bool(split.sides) and set(split.sides) <= (numbers if split.kind == "folds" else set(PART_ORDER))
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether a file is empty or starts like a split, damaged or not."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(400)
+    except OSError:
+        return False
+    return not head or SPLIT_FORMAT.encode() in head
+
+
+def _unusable(what: str, path: Path) -> UserError:
+    return UserError(what, value=path, fix="make it again: histotune data split DATASET --data DIR --split NAME "
+                     "--out FILE")  # fmt: skip
+
+
+def _mismatch(path: Path, split: Split, coverage: Coverage) -> UserError:
+    said = []
+    if coverage.absent:
+        said.append(f"{len(coverage.absent):,} of its {len(split.side_by_key):,} {split.unit}s are not among the tiles "
+                    f"({name_some(list(coverage.absent), 3)})")  # fmt: skip
+    if coverage.extra and not split.partial:
+        said.append(f"{len(coverage.extra):,} {split.unit}s of the tiles are not in it "
+                    f"({name_some(list(coverage.extra), 3)})")  # fmt: skip
+    return UserError(
+        f"the split {split.name} was made over other tiles: {'; '.join(said)}",
+        value=path,
+        fix="read the same data with the same source settings (labels, subset), or make it again: histotune data split",
+    )

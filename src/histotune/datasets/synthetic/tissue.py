@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.datasets.synthetic.noise import Field, noise_HW, noise_P, resolved, sub_seed
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
 
 ISLAND, ISLAND_FOLDS, ISLAND_EDGE, TUMOUR, WARP_WIDE, WARP_FINE, STROMA_DENSITY, INFILTRATE = range(8)
 FOLD_SHARE, EDGE_SHARE = 0.45, 0.12
@@ -96,7 +96,7 @@ class Compartments:
     stroma_HW: Floats
 
 
-def compartments_HW(tissue: Tissue, field: Field) -> Compartments:
+def compartments_HW(tissue: Tissue, field: FieldWindow) -> Compartments:
     """Return what every pixel of a window holds.
 
     Args:
@@ -180,7 +180,7 @@ def tumour_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> NDArray[np.bool_]:
     return region_P & (depth > 0) & (depth < tissue.lumen)
 
 
-def fibre_phase_HW(tissue: Tissue, field: Field, level_HW: Floats) -> Floats:
+def fibre_phase_HW(tissue: Tissue, field: FieldWindow, level_HW: Floats) -> Floats:
     """Return the phase of the collagen bundles: they run along the epithelium's edge and wave elsewhere.
 
     Args:
@@ -226,7 +226,7 @@ def _fibre_phase_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
     return phase
 
 
-def fibre_contrast(tissue: Tissue, field: Field) -> float:
+def fibre_contrast(tissue: Tissue, field: FieldWindow) -> float:
     """Return how much of the bundles' contrast the pixels show (half a wavelength is the structure)."""
     return resolved(tissue.fibre_um / 2, field.mpp)
 
@@ -236,3 +236,182 @@ def _depth(tissue: Tissue, level: Floats) -> Floats:
 
 
 TUMOUR_REGION_UM = 420.0
+
+
+# ------------------------------------------------------------------------------
+# Random functions of a plane in micrometres: the same value at a point whatever the window or the pixel size.
+#
+# Values sit on a lattice, where a hash of the lattice point gives them, and a cubic B-spline runs between. Nothing is
+# stored, so a window of any size, anywhere, at any scale, costs only its own pixels. Shapes: H x W pixels, P points.
+
+
+SPLINE_GAIN = 3.615  # sqrt(3) for a uniform value times 1 / 0.479, the mean squared spline weight: unit variance
+
+
+@dataclass(frozen=True)
+class FieldWindow:
+    """A window on the plane, cut into pixels.
+
+    Attributes:
+        left_um: Left edge.
+        top_um: Top edge.
+        mpp: Micrometres per pixel.
+        width_px: Width.
+        height_px: Height.
+    """
+
+    left_um: float
+    top_um: float
+    mpp: float
+    width_px: int
+    height_px: int
+
+    @property
+    def x_W(self) -> NDArray[np.float64]:
+        """Pixel centres along x, um."""
+        return np.asarray(self.left_um + (np.arange(self.width_px) + 0.5) * self.mpp, np.float64)
+
+    @property
+    def y_H(self) -> NDArray[np.float64]:
+        """Pixel centres along y, um."""
+        return np.asarray(self.top_um + (np.arange(self.height_px) + 0.5) * self.mpp, np.float64)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.height_px, self.width_px
+
+
+def centred_field(x_um: float, y_um: float, mpp: float, size_px: tuple[int, int]) -> FieldWindow:
+    """Return the window around a point.
+
+    Args:
+        x_um: Centre.
+        y_um: Centre.
+        mpp: Micrometres per pixel.
+        size_px: Width and height.
+
+    Returns:
+        The window.
+    """
+    width, height = size_px
+    return FieldWindow(x_um - width * mpp / 2, y_um - height * mpp / 2, mpp, width, height)
+
+
+def hash_uniform(x: Ints, y: Ints, seed: int) -> Floats:
+    """Return a number in [0, 1) per integer pair: equal pairs and seeds give equal numbers everywhere.
+
+    Args:
+        x: First integers; broadcast against ``y``.
+        y: Second integers.
+        seed: Names the random function.
+
+    Returns:
+        float32 of the broadcast shape.
+    """
+    mixed = _mix(_mix(x.astype(np.uint32) + np.uint32(seed & 0xFFFFFFFF)) + y.astype(np.uint32))
+    return (mixed >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def sub_seed(seed: int, channel: int) -> int:
+    """Return the seed of one of many independent random functions of a case.
+
+    Args:
+        seed: The case's seed.
+        channel: Which function.
+
+    Returns:
+        32 bits.
+    """
+    return int(_mix(np.array([seed & 0xFFFFFFFF], np.uint32) ^ _mix(np.array([channel], np.uint32)))[0])
+
+
+def resolved(size_um: float, mpp: float) -> float:
+    """Return how much of a structure survives the pixels: 0 below one pixel, 1 from two and a half.
+
+    Args:
+        size_um: Its size.
+        mpp: Micrometres per pixel.
+
+    Returns:
+        A factor for its contrast.
+    """
+    return float(np.clip((size_um / mpp - 1.0) / 1.5, 0.0, 1.0))
+
+
+def noise_HW(field: FieldWindow, spacing_um: float, seed: int) -> Floats:
+    """Return smooth noise of unit variance on the pixels of a window.
+
+    Args:
+        field: The window.
+        spacing_um: Distance of the lattice points, about the size of the blobs.
+        seed: Names the random function.
+
+    Returns:
+        float32, shape (H, W); zero where pixels are too coarse to show it.
+    """
+    gain = resolved(spacing_um, field.mpp)
+    if gain == 0.0:
+        return np.zeros(field.shape, np.float32)
+    first_x, tap_W, weight_W4 = _taps(field.x_W / spacing_um)
+    first_y, tap_H, weight_H4 = _taps(field.y_H / spacing_um)
+    lattice = _lattice(first_x, first_y, int(tap_W[-1]) + 4, int(tap_H[-1]) + 4, seed) * np.float32(gain)
+    wide = lattice[:, tap_W] * weight_W4[0]
+    for k in range(1, 4):
+        wide += lattice[:, tap_W + k] * weight_W4[k]
+    out: Floats = wide[tap_H] * weight_H4[0][:, None]
+    for k in range(1, 4):
+        out += wide[tap_H + k] * weight_H4[k][:, None]
+    return out
+
+
+def noise_P(x_P: NDArray[np.float64], y_P: NDArray[np.float64], spacing_um: float, seed: int) -> Floats:
+    """Return the same noise at scattered points.
+
+    Args:
+        x_P: Points, um.
+        y_P: Points, um.
+        spacing_um: As for :func:`noise_HW`.
+        seed: As for :func:`noise_HW`.
+
+    Returns:
+        float32, shape (P,).
+    """
+    if x_P.size == 0:
+        return np.zeros(0, np.float32)
+    first_x, tap_x_P, weight_x_P4 = _taps(x_P / spacing_um)
+    first_y, tap_y_P, weight_y_P4 = _taps(y_P / spacing_um)
+    n_x, n_y = int(tap_x_P.max()) + 4, int(tap_y_P.max()) + 4
+    flat = _lattice(first_x, first_y, n_x, n_y, seed).ravel()
+    out = np.zeros(x_P.shape, np.float32)
+    for k in range(4):
+        base_P = (tap_y_P + k) * n_x + tap_x_P
+        row_P = flat[base_P] * weight_x_P4[0]
+        for j in range(1, 4):
+            row_P += flat[base_P + j] * weight_x_P4[j]
+        out += row_P * weight_y_P4[k]
+    return out
+
+
+def _lattice(first_x: int, first_y: int, n_x: int, n_y: int, seed: int) -> Floats:
+    x, y = np.arange(first_x, first_x + n_x), np.arange(first_y, first_y + n_y)
+    return (hash_uniform(x[None, :], y[:, None], seed) * 2 - 1) * np.float32(SPLINE_GAIN)
+
+
+def _taps(position: NDArray[np.float64]) -> tuple[int, Ints, Floats]:
+    """First lattice index, per position its first tap relative to that, and its four B-spline weights."""
+    whole = np.floor(position)
+    f = (position - whole).astype(np.float32)
+    first = int(whole.min()) - 1
+    g = 1 - f
+    weights = np.stack([g * g * g, 3 * f**3 - 6 * f * f + 4, 3 * g**3 - 6 * g * g + 4, f**3]) / np.float32(6)
+    return first, whole.astype(np.int64) - 1 - first, weights.astype(np.float32)
+
+
+def _mix(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Spread every input bit over all output bits (lowbias32 by C. Wellons)."""
+    h = h ^ (h >> np.uint32(16))
+    h = h * np.uint32(0x7FEB352D)
+    h = h ^ (h >> np.uint32(15))
+    h = h * np.uint32(0x846CA68B)
+    return h ^ (h >> np.uint32(16))

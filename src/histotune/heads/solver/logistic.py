@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
 
-__all__ = ["FitProblems", "FitSettings", "FitSolution", "fit_batch"]
 
 DROP_SHARE = 0.1
 """Finished problems are dropped from the arrays once they make up this share of them."""
