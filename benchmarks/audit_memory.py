@@ -30,7 +30,7 @@ from pathlib import Path
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe, render_text
 from histotune.datasets.read import read_dataset
-from histotune.audit.prints import empty_prints
+from histotune.audit.pixels import empty_prints
 from histotune.audit.audit import AuditRequest, audit
 from histotune.images.config import LoaderConfig
 start = time.perf_counter()

@@ -81,7 +81,7 @@ def _folded(spec: BackboneSpec) -> Network:
     """Return the network as the engine runs it."""
     import torch
 
-    from histotune.backbones.fold import fold_batch_norms
+    from histotune.backbones.engine import fold_batch_norms
     from histotune.backbones.network import build_network
 
     network = build_network(spec)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from histotune.backbones.network import Network
     from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
 
 N_CORES, N_TILES, BATCH, BLOCK = 2, 192, 32, 1_000
 BACKBONE = "random/timm/vit_small_patch16_224"
@@ -129,7 +129,7 @@ def write_patches(folder: Path, n_rows: int) -> None:
 def found_backbone(name: str) -> BackboneSpec:
     """Return a backbone's spec."""
     from histotune.backbones.catalog import find_backbone
-    from histotune.backbones.config import BackboneConfig
+    from histotune.backbones.spec import BackboneConfig
 
     return find_backbone(BackboneConfig(name=name))
 
@@ -148,9 +148,8 @@ def cold(tiles: TileSet, how: Pass) -> Embeddings:
         RuntimeError: Some rows were there already.
     """
     from histotune.backbones.catalog import documented_view
-    from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.embed import embed
-    from histotune.embeddings.space import EmbedRequest
+    from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
     from histotune.images.config import LoaderConfig
 
     view = documented_view(how.spec)
@@ -165,7 +164,7 @@ def cold(tiles: TileSet, how: Pass) -> Embeddings:
 
 def load(spec: BackboneSpec) -> None:
     """Load a backbone as a pass does."""
-    from histotune.backbones.load import load_backbone
+    from histotune.backbones.engine import load_backbone
     from histotune.tools.devices import find_device
 
     load_backbone(spec, find_device("cpu"), "fp32")

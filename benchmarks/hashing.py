@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
 
 N_CORES, N_TILES = 2, 240
 CLAIM = Claim(
@@ -78,10 +78,9 @@ def cold_pass(tiles: TileSet, cache: Path) -> Embeddings:
         The embeddings.
     """
     from histotune.backbones.catalog import documented_view, find_backbone
-    from histotune.backbones.config import BackboneConfig
-    from histotune.embeddings.config import EmbeddingConfig
+    from histotune.backbones.spec import BackboneConfig
     from histotune.embeddings.embed import embed
-    from histotune.embeddings.space import EmbedRequest
+    from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
     from histotune.images.config import LoaderConfig
 
     spec = find_backbone(BackboneConfig(), cache)

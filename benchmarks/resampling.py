@@ -11,17 +11,15 @@ import numpy as np
 import polars as pl
 
 from benchmarks.harness import Arm, Claim, Part, Result, alternate, cores, measured, missing_hardware, not_measured
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.evaluators import draw_counts, make_evaluator, read_sample
 from histotune.statistics.intervals import Units, bootstrap_values, resampling_units
-from histotune.statistics.predictions import Predictions
-from histotune.statistics.resampling import draw_counts, read_sample
-from histotune.statistics.tables import make_evaluator
+from histotune.statistics.predictions import IntervalConfig, Predictions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.statistics.evaluators import Sample
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.resampling import Sample
 
     Float = NDArray[np.float64]
 

@@ -60,8 +60,7 @@ def _measure(claim: Claim, work: Work) -> Result:
     import torch
 
     from histotune.images.config import ViewConfig
-    from histotune.images.device_resize import DeviceResizer
-    from histotune.images.views import apply_view, device_plan, device_resizable
+    from histotune.images.views import DeviceResizer, apply_view, device_plan, device_resizable
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     view = ViewConfig()
@@ -124,7 +123,7 @@ def _png(width_px: int, height_px: int) -> Work:
 
     from PIL import Image
 
-    from histotune.images.encoded import decode_image
+    from histotune.images.decode import decode_image
 
     rng = np.random.default_rng(1)
     files = []

@@ -12,7 +12,7 @@ from benchmarks.harness import Arm, Claim, Part, Result, alternate, cores, measu
 from benchmarks.hashing import cold_pass, rendered_tiles
 
 if TYPE_CHECKING:
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
 
 N_CORES = 2
 CLAIM = Claim(
@@ -56,11 +56,10 @@ def _empty(cache: Path) -> None:
 
 def _store(embeddings: Embeddings, cache: Path) -> None:
     """Do what a pass does with finished rows."""
-    from histotune.embeddings.config import EmbeddingConfig
     from histotune.embeddings.gather import gather
-    from histotune.embeddings.manifest import RunFacts
-    from histotune.embeddings.plan import plan_shards
-    from histotune.embeddings.store import Store
+    from histotune.embeddings.rows import plan_shards
+    from histotune.embeddings.space import EmbeddingConfig
+    from histotune.embeddings.store import RunFacts, Store
     from histotune.tools.files import hash_bytes
 
     content = tuple(hash_bytes(tile_id) for tile_id in embeddings.tile_ids)

@@ -182,9 +182,9 @@ def write_adapter(root: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import Dinov2Model
 
-    from histotune.backbones.adapter_save import save_adapter
+    from histotune.backbones.adapters import save_adapter
     from histotune.backbones.catalog import find_backbone
-    from histotune.backbones.config import BackboneConfig
+    from histotune.backbones.spec import BackboneConfig
 
     torch.manual_seed(4)
     network = Dinov2Model.from_pretrained(root / BACKBONE)

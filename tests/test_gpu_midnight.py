@@ -15,8 +15,8 @@ from benchmarks.gpu_midnight import MIDNIGHT, ROUNDS, TINY, Plan, Shape, plan_fo
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.meta import without_memory
+from histotune.backbones.describe import without_memory
+from histotune.backbones.spec import BackboneConfig
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("timm", "polars", "pydantic", "peft", "histotune.studies.config", "histotune.embeddings.embed")
@@ -26,7 +26,7 @@ def linear_flop(shape: Shape) -> float:
     """Count the products of the real network, without its attention, from its own weights."""
     from transformers import AutoModel
 
-    from histotune.backbones.arguments import transformers_config
+    from histotune.backbones.describe import transformers_config
 
     with without_memory():
         model = AutoModel.from_config(transformers_config(find_backbone(BackboneConfig(name="midnight")), None))

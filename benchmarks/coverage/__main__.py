@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from benchmarks.coverage.cohort import GROUPS, CellSpec, all_cells, true_values
 from benchmarks.coverage.judge import JUDGED, Plan, judge_cell
 from benchmarks.coverage.markdown import fill
-from histotune.statistics.coverage import studied_cells
-from histotune.statistics.methods import METHODS
+from histotune.statistics.bounds import METHODS
+from histotune.statistics.intervals import studied_cells
 from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:

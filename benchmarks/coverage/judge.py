@@ -12,9 +12,9 @@ import numpy as np
 from scipy.special import expit
 
 from benchmarks.coverage.cohort import HELD, CellSpec, Cohorts, holds_classes, simulate, true_values
-from histotune.statistics import bounds, sums
-from histotune.statistics.evaluators import PairsEvaluator, SumsEvaluator, ThresholdEvaluator
-from histotune.statistics.methods import (
+from histotune.statistics import bounds
+from histotune.statistics import metrics as metrics_module
+from histotune.statistics.bounds import (
     BOOTSTRAPS,
     METHODS,
     Evidence,
@@ -24,17 +24,23 @@ from histotune.statistics.methods import (
     metric_scale,
     structural_components,
 )
-from histotune.statistics.ranking import ThresholdWalk
-from histotune.statistics.resampling import draw_counts
-from histotune.statistics.tables import threshold_evaluator, win_matrix
+from histotune.statistics.evaluators import (
+    PairsEvaluator,
+    SumsEvaluator,
+    ThresholdEvaluator,
+    draw_counts,
+    threshold_evaluator,
+    win_matrix,
+)
+from histotune.statistics.metrics import ThresholdWalk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from histotune.statistics.bounds import Method
     from histotune.statistics.evaluators import Evaluator
-    from histotune.statistics.methods import Method
     from histotune.statistics.metrics import MetricName
 
     Float = NDArray[np.float64]
@@ -187,15 +193,15 @@ def _batched(cohorts: Cohorts, plan: Plan, n_repeats: int, n_groups: int) -> Ite
     y_N = cohorts.y_N
     for name in (name for name in SUM_METRICS if name in plan.metrics):
         tiles = {
-            "accuracy": lambda: sums.accuracy_sums(y_N, decided_N),
-            "balanced_accuracy": lambda: sums.balanced_accuracy_sums(y_N, decided_N, 2),
-            "macro_f1": lambda: sums.macro_f1_sums(y_N, decided_N, 2),
-            "mcc": lambda: sums.mcc_sums(y_N, decided_N, 2),
-            "log_loss": lambda: sums.log_loss_sums(y_N, p_N2),
-            "brier": lambda: sums.brier_sums(y_N, p_N2),
-            "ece": lambda: sums.ece_sums(y_N, p_N2),
-            "ece_debiased": lambda: sums.ece_debiased_sums(y_N, p_N2),
-            "patient_recognition_rate": lambda: sums.patient_recognition_sums(y_N, decided_N, unit_N),
+            "accuracy": lambda: metrics_module.accuracy_sums(y_N, decided_N),
+            "balanced_accuracy": lambda: metrics_module.balanced_accuracy_sums(y_N, decided_N, 2),
+            "macro_f1": lambda: metrics_module.macro_f1_sums(y_N, decided_N, 2),
+            "mcc": lambda: metrics_module.mcc_sums(y_N, decided_N, 2),
+            "log_loss": lambda: metrics_module.log_loss_sums(y_N, p_N2),
+            "brier": lambda: metrics_module.brier_sums(y_N, p_N2),
+            "ece": lambda: metrics_module.ece_sums(y_N, p_N2),
+            "ece_debiased": lambda: metrics_module.ece_debiased_sums(y_N, p_N2),
+            "patient_recognition_rate": lambda: metrics_module.patient_recognition_sums(y_N, decided_N, unit_N),
         }[name]()
         columns = [np.bincount(unit_N, weights=c, minlength=n_repeats * n_groups) for c in tiles.addend_NM.T]
         addend_RGM = np.stack(columns, axis=1).reshape(n_repeats, n_groups, -1).astype(np.float64)

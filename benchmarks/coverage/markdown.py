@@ -6,8 +6,8 @@ from itertools import groupby
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from histotune.statistics.coverage import StudiedCell, default_method
-from histotune.statistics.methods import METHODS
+from histotune.statistics.bounds import METHODS
+from histotune.statistics.intervals import StudiedCell, default_method
 from histotune.statistics.metrics import METRIC_NAMES
 
 if TYPE_CHECKING:

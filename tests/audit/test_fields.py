@@ -7,15 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.audit import embedded
+from histotune.audit import overlap as overlap_module
 from histotune.audit.audit import AuditRequest, audit
-from histotune.audit.embedded import cached_embeddings, nearest
-from histotune.audit.overlap import overlap
+from histotune.audit.overlap import cached_embeddings, nearest, overlap
 from histotune.backbones.spec import ColumnBlock
-from histotune.embeddings.manifest import RunFacts, ShardPlan
-from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import with_key
-from histotune.embeddings.store import Store
+from histotune.embeddings.space import EmbeddingSpace, with_key
+from histotune.embeddings.store import RunFacts, ShardPlan, Store
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
 from tests.audit.made import hdf5_tiles, jpeg, stained, tissue
@@ -48,8 +45,8 @@ def test_neighbours_equal_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPa
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -np.inf)
     apart = np.where(groups[:, None] == groups, -np.inf, cosine)
-    monkeypatch.setattr(embedded, "BLOCK_ROWS", 10)
-    monkeypatch.setattr(embedded, "BLOCK_COLUMNS", 7)
+    monkeypatch.setattr(overlap_module, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(overlap_module, "BLOCK_COLUMNS", 7)
     i, j, values = nearest(matrix, groups)
     np.testing.assert_array_equal(j, [*cosine.argmax(axis=1), *apart.argmax(axis=1)])
     np.testing.assert_allclose(values, [*cosine.max(axis=1), *apart.max(axis=1)], rtol=1e-5)

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histotune.audit import near
-from histotune.audit.near import find_near, near_pairs, perceptual_hashes, spectrum, turn
-from histotune.audit.prints import prints_of
+from histotune.audit import duplicates
+from histotune.audit.duplicates import find_near, near_pairs, perceptual_hashes, spectrum, turn
+from histotune.audit.pixels import prints_of
 from tests.audit.made import brighter, jpeg, stained, tissue
 
 Pixels = NDArray[np.uint8]
@@ -63,7 +63,7 @@ def test_pairs_are_compared_in_bounded_portions(monkeypatch: pytest.MonkeyPatch)
     whole = {
         pair for portion in near_pairs(hashes, hashes, 2) for pair in zip(*map(np.ndarray.tolist, portion), strict=True)
     }
-    monkeypatch.setattr(near, "CANDIDATES", 70)
+    monkeypatch.setattr(duplicates, "CANDIDATES", 70)
     portions = list(near_pairs(hashes, hashes, 2))
     assert max(len(first) for first, _ in portions) <= 70
     assert {pair for portion in portions for pair in zip(*map(np.ndarray.tolist, portion), strict=True)} == whole
@@ -133,4 +133,4 @@ def test_glass_and_a_lone_edge_are_not_comparable() -> None:
     glass = (235 + rng.normal(0, 3, (96, 96, 3))).clip(0, 255).astype(np.uint8)
     edge = glass.copy()
     edge[:40] -= 90
-    assert near.comparable(thumbs(glass, edge, tissue(0))).tolist() == [False, False, True]
+    assert duplicates.comparable(thumbs(glass, edge, tissue(0))).tolist() == [False, False, True]

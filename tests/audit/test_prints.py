@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histotune.audit.prints import THUMB, empty_prints, prints_of
+from histotune.audit.pixels import THUMB, empty_prints, prints_of
 from tests.audit.made import tissue
 
 

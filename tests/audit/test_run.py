@@ -12,10 +12,9 @@ from scipy.stats import median_abs_deviation
 
 from histotune.audit import duplicates
 from histotune.audit.audit import AuditRequest, audit, unread_files
-from histotune.audit.config import AuditConfig
-from histotune.audit.near import Pairs
-from histotune.audit.pixels_parts import robust_z
-from histotune.audit.records import AuditFinding
+from histotune.audit.duplicates import Pairs
+from histotune.audit.pixels import robust_z
+from histotune.audit.records import AuditConfig, AuditFinding
 from histotune.datasets.splits.split import Split
 from tests.audit.made import brighter, hdf5_tiles, jpeg, png_tiles, stained, tissue
 

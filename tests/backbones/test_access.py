@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from histotune.backbones.access import AccessReport, check_access
+from histotune.backbones.access import AccessReport, access_table, check_access
 from histotune.backbones.catalog import find_entry
-from histotune.backbones.show import access_table
 from histotune.tools.errors import UserError
 
 SECRET = "hf_aVerySecretTokenOfSomebody"

@@ -10,10 +10,9 @@ import pytest
 
 from histotune.backbones import describe
 from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.engine import load_backbone
 from histotune.backbones.entries import ENTRIES
-from histotune.backbones.load import load_backbone
-from histotune.backbones.spec import BackboneSpec
+from histotune.backbones.spec import BackboneConfig, BackboneSpec
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 

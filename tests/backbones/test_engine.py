@@ -23,11 +23,9 @@ from numpy.typing import NDArray
 
 from histotune.backbones import engine as engine_module
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig
-from histotune.backbones.lanes import lane_ranges
+from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig, lane_ranges
 from histotune.backbones.network import Network, build_network
-from histotune.backbones.spec import BackboneSpec
+from histotune.backbones.spec import BackboneConfig, BackboneSpec
 
 Pixels = NDArray[np.uint8]
 LIBRARIES = ("timm", "polars", "pydantic", "peft", "PIL", "huggingface_hub", "transformers")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from histotune.backbones.catalog import find_backbone, find_entry
-from histotune.backbones.config import BackboneConfig
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entry import CatalogEntry, cite, stated_figures
-from histotune.backbones.shapes import agrees, measure_shape
+from histotune.backbones.network import agrees, measure_shape
+from histotune.backbones.spec import BackboneConfig
 from histotune.tools.errors import UserError
 from histotune.tools.provenance import library_version
 

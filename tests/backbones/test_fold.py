@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from histotune.backbones.fold import fold_batch_norms
+from histotune.backbones.engine import fold_batch_norms
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050"])

@@ -13,14 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from histotune.backbones.arguments import timm_arguments
 from histotune.backbones.catalog import find_backbone, random_twin
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.describe import timm_arguments
+from histotune.backbones.engine import load_backbone
 from histotune.backbones.entries import ENTRIES
 from histotune.backbones.entry import CatalogEntry
-from histotune.backbones.identity import weights_hash
-from histotune.backbones.load import load_backbone
-from histotune.backbones.spec import BackboneSpec
+from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.weights import weights_hash
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from tests.backbones.test_entries import available

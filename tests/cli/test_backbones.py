@@ -43,7 +43,7 @@ def test_everything_about_one_has_its_sources(histotune: Histotune) -> None:
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_all_can_be_shown(entry: object, histotune: Histotune) -> None:
-    from histotune.backbones.show import entry_text
+    from histotune.backbones.access import entry_text
 
     text = entry_text(entry)  # type: ignore[arg-type]
     assert "sources:" in text and "commercial use" in text
@@ -84,10 +84,10 @@ def test_embed_takes_an_adapter_and_keys_it(
     from peft import LoraConfig, get_peft_model
     from transformers import ViTConfig, ViTModel
 
-    from histotune.backbones.adapter_save import save_adapter
+    from histotune.backbones.adapters import save_adapter
     from histotune.backbones.catalog import find_backbone
-    from histotune.backbones.config import BackboneConfig
     from histotune.backbones.network import build_network
+    from histotune.backbones.spec import BackboneConfig
 
     torch.manual_seed(0)
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histotune.embeddings.inventory import stores
+from histotune.embeddings.upkeep import stores
 from tests.conftest import CommandResult
 
 Histotune = Callable[..., CommandResult]

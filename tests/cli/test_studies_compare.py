@@ -16,8 +16,8 @@ from histotune.cli.main import app
 from histotune.evaluation.comparison import Ranking, RunComparison, compare_runs
 from histotune.report.comparison_page import comparison_tables, write_comparison_page
 from histotune.report.folder import save_run
-from histotune.statistics.config import ComparisonConfig, IntervalConfig
-from histotune.statistics.mean_ranks import rank_arms
+from histotune.statistics.comparison import rank_arms
+from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
 from histotune.studies.compare import read_contenders
 from histotune.tools.errors import UserError
 from tests.report.made_up import made_inputs

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from histotune.cli.main import app
 from histotune.report.study_tables import plain_tables
 from histotune.report.transfer_page import write_transfer_page
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.studies.transfer import _run_folder
 from histotune.tools.errors import UserError
 from histotune.transfer.config import TransferConfig
@@ -44,7 +44,7 @@ def test_the_page_holds_every_table_and_escapes_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["macenko", "reinhard"])
 def test_stain_normalisation_brings_colours_closer_and_keeps_glass(method: str) -> None:
     pytest.importorskip("torchstain")
-    from histotune.images.stain_transfer import StainNormaliser
+    from histotune.images.stain import StainNormaliser
 
     rng = np.random.default_rng(0)
 
@@ -62,8 +62,8 @@ def test_stain_normalisation_brings_colours_closer_and_keeps_glass(method: str) 
 
 
 def test_without_torchstain_the_install_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from histotune.images import stain_transfer
+    from histotune.images import stain
 
-    monkeypatch.setattr(stain_transfer, "has_torchstain", lambda: False)
+    monkeypatch.setattr(stain, "has_torchstain", lambda: False)
     with pytest.raises(UserError, match=r"histotune\[stain\]"):
-        stain_transfer.StainNormaliser("macenko", [np.zeros((4, 4, 3), np.uint8)])
+        stain.StainNormaliser("macenko", [np.zeros((4, 4, 3), np.uint8)])

@@ -14,7 +14,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.findings import COLOUR_HISTOGRAM, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.studies.config import ExperimentConfig
 from histotune.studies.experiment import run_experiment
 from histotune.tools.provenance import cpu_count

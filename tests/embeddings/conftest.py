@@ -13,8 +13,7 @@ from PIL import Image
 from histotune.backbones.catalog import colour_histogram
 from histotune.backbones.spec import BackboneSpec
 from histotune.datasets.tileset import TileSet, tile_table
-from histotune.embeddings.config import EmbeddingConfig
-from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
 from histotune.images.config import LoaderConfig, ViewConfig
 
 OLD_NS = 1_000_000_000_000_000_000  # 2001: settled, so that content hashes are remembered

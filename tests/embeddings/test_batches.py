@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from histotune.backbones import load
+from histotune.backbones import engine
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.spec import Backbone
-from histotune.embeddings.batches import BatchRate, find_batch_size, remembered_batch_size, with_batch_size
+from histotune.backbones.spec import Backbone, BackboneConfig
+from histotune.embeddings.runner import BatchRate, find_batch_size, remembered_batch_size, with_batch_size
 from histotune.embeddings.space import EmbedRequest, embedding_space
 from histotune.tools.devices import ComputeDevice
 
@@ -89,11 +88,11 @@ def test_a_search_is_made_once_per_space(gpu_request: EmbedRequest, monkeypatch:
 
     def fake(spec: object, device: ComputeDevice, precision: str) -> Backbone:
         loaded.append((device.kind, precision))
-        backbone = load.load_histogram(colour_histogram())
+        backbone = engine.load_histogram(colour_histogram())
         return replace(backbone, embed=Gpu(fits=64).embed)
 
-    monkeypatch.setattr(load, "load_backbone", fake)
-    monkeypatch.setattr("histotune.embeddings.batches.WORTH_GAIN", 0.0)  # the real clock decides nothing
+    monkeypatch.setattr(engine, "load_backbone", fake)
+    monkeypatch.setattr("histotune.embeddings.runner.WORTH_GAIN", 0.0)  # the real clock decides nothing
     assert size_for(gpu_request, T4, 5_000) == 64
     assert size_for(gpu_request, T4, 5_000) == 64
     assert size_for(gpu_request, T4, 10) == 64  # remembered, for short runs too

@@ -12,15 +12,12 @@ import torch
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.spec import ColumnBlock
-from histotune.embeddings.compiled import chosen_space, compiled_space, is_compiled
+from histotune.backbones.spec import BackboneConfig, ColumnBlock
 from histotune.embeddings.embed import embed
-from histotune.embeddings.lookup import request_space, tile_contents
-from histotune.embeddings.manifest import RunFacts, ShardPlan
-from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import EmbedRequest, embedding_space
-from histotune.embeddings.store import Store
+from histotune.embeddings.estimate import request_space, tile_contents
+from histotune.embeddings.runner import chosen_space, compiled_space, is_compiled
+from histotune.embeddings.space import EmbeddingSpace, EmbedRequest, embedding_space
+from histotune.embeddings.store import RunFacts, ShardPlan, Store
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from histotune.tools.ranks import ProcessRank
@@ -95,7 +92,7 @@ def test_a_wish_is_obeyed(network: EmbedRequest, plain: EmbeddingSpace) -> None:
 def test_what_the_spaces_hold_decides(
     network: EmbedRequest, plain: EmbeddingSpace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("histotune.embeddings.compiled.COMPILE_TILES", 20)  # compiling costs as much as 4 tiles
+    monkeypatch.setattr("histotune.embeddings.runner.COMPILE_TILES", 20)  # compiling costs as much as 4 tiles
     compiled = compiled_space(plain)
     hold(network, compiled, keys(100))
     assert chosen_space(network, T4, plain, keys(100)) == compiled  # a warm run

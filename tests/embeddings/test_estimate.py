@@ -12,10 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.backbones import load
+from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.spec import Backbone, BackboneSpec
+from histotune.backbones.spec import Backbone, BackboneConfig, BackboneSpec
 from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import MANIFEST_BYTES, Estimate, StageRate, estimate
@@ -31,7 +30,7 @@ TILE_S = 0.02
 @pytest.fixture
 def slow_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every backbone take 20 ms per tile."""
-    real = load.load_backbone
+    real = engine.load_backbone
 
     def slow(*given: object) -> Backbone:
         backbone = real(*given)  # type: ignore[arg-type]
@@ -42,7 +41,7 @@ def slow_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return replace(backbone, embed=embed_slowly)
 
-    monkeypatch.setattr(load, "load_backbone", slow)
+    monkeypatch.setattr(engine, "load_backbone", slow)
 
 
 @pytest.mark.usefixtures("slow_network")

@@ -14,17 +14,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.external import external_names
+from histotune.backbones.catalog import external_names, find_backbone
+from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import TileSet
 from histotune.embeddings.embed import embed
-from histotune.embeddings.exchange import ExportTable, export, file_stem, space_table, tile_table_of
-from histotune.embeddings.foreign import foreign_files, read_foreign, read_places
-from histotune.embeddings.importing import ImportReport, ImportRequest, KnownTiles, import_embeddings
-from histotune.embeddings.lookup import tile_contents
-from histotune.embeddings.records import Embeddings
-from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.estimate import tile_contents
+from histotune.embeddings.exchange import (
+    ExportTable,
+    ImportReport,
+    ImportRequest,
+    KnownTiles,
+    export,
+    file_stem,
+    foreign_files,
+    import_embeddings,
+    read_foreign,
+    read_places,
+    space_table,
+    tile_table_of,
+)
+from histotune.embeddings.space import Embeddings, EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.images.config import LoaderConfig
 from histotune.tools.errors import UserError

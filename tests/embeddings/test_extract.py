@@ -15,19 +15,17 @@ import polars as pl
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.histogram import colour_fractions
-from histotune.backbones.load import load_backbone
+from histotune.backbones.engine import load_backbone
+from histotune.backbones.network import colour_fractions
+from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import gather
-from histotune.embeddings.config import EmbeddingConfig
 from histotune.embeddings.embed import embed, verify_space
-from histotune.embeddings.manifest import ShardPlan
-from histotune.embeddings.plan import plan_shards
+from histotune.embeddings.rows import plan_shards
 from histotune.embeddings.runner import BatchRunner
-from histotune.embeddings.space import EmbedRequest
-from histotune.embeddings.store import Store
+from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
+from histotune.embeddings.store import ShardPlan, Store
 from histotune.images.config import LoaderConfig
 from histotune.images.decode import read_pixels
 from histotune.images.views import apply_view

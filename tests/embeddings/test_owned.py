@@ -14,11 +14,9 @@ import pytest
 from histotune.datasets.synthetic.cohort import MARK, SyntheticConfig, cohort_files, write_cohort
 from histotune.embeddings.embed import embed
 from histotune.embeddings.exchange import export, space_table
-from histotune.embeddings.inventory import stores, take_inventory
-from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.space import EmbedRequest
-from histotune.embeddings.store import Store
-from histotune.embeddings.upkeep import remove_rest, remove_spaces, repair_space, unused_fits
+from histotune.embeddings.store import ShardPlan, Store
+from histotune.embeddings.upkeep import remove_rest, remove_spaces, repair_space, stores, take_inventory, unused_fits
 from histotune.heads.fit_cache import FitCache
 from histotune.tools.errors import UserError
 from tests.conftest import CommandResult

@@ -13,9 +13,9 @@ from histotune.embeddings.precision import (
     candidates,
     choose_by_check,
     compare_precision,
+    probe_error,
     spread_rows,
 )
-from histotune.embeddings.probe_error import probe_error
 from histotune.tools.devices import ComputeDevice
 
 NAN = float("nan")

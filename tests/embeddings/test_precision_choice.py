@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.embeddings import embed as embed_module
-from histotune.embeddings import lookup, precision_choice
+from histotune.embeddings import estimate
+from histotune.embeddings import precision as precision_module
 from histotune.embeddings.embed import embed
-from histotune.embeddings.lookup import request_space
+from histotune.embeddings.estimate import request_space
 from histotune.embeddings.space import EmbedRequest
 from histotune.tools.devices import ComputeDevice
 from tests.embeddings.conftest import write_tiles
@@ -27,7 +28,7 @@ Requests = Callable[..., EmbedRequest]
 def a_processor_with_fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine is: bf16 is worth trying."""
     device = ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
-    for module in (embed_module, lookup):
+    for module in (embed_module, estimate):
         monkeypatch.setattr(module, "find_device", lambda _: device)
 
 
@@ -40,15 +41,15 @@ def request_auto(request_for: Requests) -> EmbedRequest:
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the precisions that a network was loaded in."""
-    from histotune.backbones import load
+    from histotune.backbones import engine
 
-    original, precisions = load.load_backbone, []
+    original, precisions = engine.load_backbone, []
 
     def counting(spec: object, device: object, precision: str) -> object:
         precisions.append(precision)
         return original(spec, device, precision)
 
-    monkeypatch.setattr(load, "load_backbone", counting)
+    monkeypatch.setattr(engine, "load_backbone", counting)
     return precisions
 
 
@@ -154,6 +155,6 @@ def test_a_record_that_cannot_be_kept_is_no_obstacle(
     def refused(*_: object) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(precision_choice, "write_json", refused)
+    monkeypatch.setattr(precision_module, "write_json", refused)
     assert embed(write_tiles(tmp_path / "tiles", 20), request_auto).n_computed == 20
     assert "can't be kept (the disk is full)" in caplog.text

@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.embeddings.embed import embed
-from histotune.embeddings.records import Embeddings
-from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.space import Embeddings, EmbedRequest
 from histotune.embeddings.store import Store
-from histotune.images.unreadable import UnreadableTilesError
+from histotune.images.decode import UnreadableTilesError
 from histotune.tools import ranks
 from histotune.tools.errors import UserError
 from histotune.tools.files import lock
@@ -216,10 +215,10 @@ import json, sys
 from pathlib import Path
 from histotune.backbones import load
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.tools.devices import ComputeDevice
 from histotune.embeddings import extract
-from histotune.embeddings.config import EmbeddingConfig
+from histotune.embeddings.space import EmbeddingConfig
 from histotune.embeddings.embed import EmbedRequest, embed
 from histotune.tools.ranks import process_rank
 from histotune.tools.files import hash_bytes

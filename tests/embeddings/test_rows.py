@@ -13,23 +13,18 @@ import pytest
 from PIL import Image
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.histogram import colour_fractions
-from histotune.backbones.load import load_backbone
+from histotune.backbones.engine import load_backbone
+from histotune.backbones.network import colour_fractions
+from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import LabelRegion, TileSet
-from histotune.embeddings.config import EmbeddingConfig
 from histotune.embeddings.embed import embed
-from histotune.embeddings.manifest import ShardPlan
-from histotune.embeddings.plan import plan_shards
-from histotune.embeddings.rows import average_inputs, row_key
+from histotune.embeddings.rows import average_inputs, plan_shards, row_key
 from histotune.embeddings.runner import BatchRunner
-from histotune.embeddings.space import EmbedRequest
-from histotune.embeddings.store import Store
+from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
+from histotune.embeddings.store import ShardPlan, Store
 from histotune.images.config import ViewConfig
-from histotune.images.decode import read_pixels
-from histotune.images.geometry import resized_sizes
-from histotune.images.unreadable import UnreadableTilesError
-from histotune.images.views import view_inputs
+from histotune.images.decode import UnreadableTilesError, read_pixels
+from histotune.images.views import resized_sizes, view_inputs
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from tests.embeddings.conftest import OLD_NS, tile_set, write_tiles

@@ -11,18 +11,16 @@ import pytest
 import torch
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.engine import Engine, Pending
-from histotune.backbones.histogram import colour_fractions
-from histotune.backbones.load import load_backbone
-from histotune.backbones.spec import Backbone, Reruns
+from histotune.backbones.engine import Engine, Pending, load_backbone
+from histotune.backbones.network import colour_fractions
+from histotune.backbones.spec import Backbone, BackboneConfig, Reruns
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings.embed import embed
 from histotune.embeddings.runner import BatchRunner, resizing_device
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
+from histotune.images.decode import UnreadableTilesError
 from histotune.images.loader import Views
-from histotune.images.unreadable import UnreadableTilesError
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from tests.embeddings.conftest import write_tiles

@@ -11,11 +11,10 @@ import polars as pl
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.embeddings import space as space_module
 from histotune.embeddings.embed import embed
-from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import EmbedRequest, embedding_space, with_key
+from histotune.embeddings.space import EmbeddingSpace, EmbedRequest, embedding_space, with_key
 from histotune.embeddings.store import Store
 from histotune.images.config import ViewConfig, ViewName
 from histotune.tools.devices import ComputeDevice

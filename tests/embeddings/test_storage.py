@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.audit.embedded import nearest
+from histotune.audit.overlap import nearest
 from histotune.backbones.catalog import colour_histogram
 from histotune.embeddings.embed import embed
-from histotune.embeddings.estimate import estimate
+from histotune.embeddings.estimate import estimate, request_space
 from histotune.embeddings.exchange import export, space_table
 from histotune.embeddings.gather import gather
-from histotune.embeddings.inventory import space_facts
-from histotune.embeddings.lookup import request_space
+from histotune.embeddings.precision import stored
 from histotune.embeddings.space import EmbedRequest, embedding_space
-from histotune.embeddings.storage import stored
 from histotune.embeddings.store import Store
+from histotune.embeddings.upkeep import space_facts
 from histotune.images.config import ViewConfig
 from histotune.tools.devices import ComputeDevice
 from tests.embeddings.conftest import write_tiles

@@ -15,15 +15,13 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.config import BackboneConfig
-from histotune.backbones.spec import Backbone, ColumnBlock
+from histotune.backbones.spec import Backbone, BackboneConfig, ColumnBlock
 from histotune.embeddings import embed as embed_module
-from histotune.embeddings import gather, mapped
+from histotune.embeddings import gather
+from histotune.embeddings import gather as gather_module
 from histotune.embeddings.embed import embed
-from histotune.embeddings.manifest import Manifest, RunFacts, ShardPlan, read_manifest, write_manifest
-from histotune.embeddings.records import EmbeddingSpace
-from histotune.embeddings.space import EmbedRequest, with_key
-from histotune.embeddings.store import Store
+from histotune.embeddings.space import EmbeddingSpace, EmbedRequest, with_key
+from histotune.embeddings.store import Manifest, RunFacts, ShardPlan, Store, read_manifest, write_manifest
 from histotune.tools.errors import UserError
 from tests.embeddings.conftest import write_tiles
 
@@ -125,7 +123,7 @@ def test_a_flipped_byte_of_a_gathered_matrix_is_found(
     tmp_path: Path, request_for: Requests, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(embed_module, "gather", lambda *given: gather.gather(*given, in_memory_bytes=100))
-    monkeypatch.setattr(mapped, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(gather_module, "BLOCK_BYTES", 1000)
     tiles, request = write_tiles(tmp_path / "tiles", 11), request_for()
     cold = embed(tiles, request).matrix_ND.tobytes()
     (file,) = request.cache.glob("embeddings/*/gathered/*.npy")
@@ -262,13 +260,13 @@ def test_after_running_out_of_memory_rows_are_equivalent_and_say_so(
 ) -> None:
     import torch
 
-    from histotune.backbones import load
+    from histotune.backbones import engine
 
     spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
     tiles = write_tiles(tmp_path / "tiles", 11)
     whole = embed(tiles, request_for(spec, tmp_path / "whole", 56, batch_size=4))
     assert (whole.n_equivalent, whole.notes) == (0, ())
-    real = load.load_backbone
+    real = engine.load_backbone
 
     def small(*given: object) -> Backbone:
         backbone = real(*given)  # type: ignore[arg-type]
@@ -280,7 +278,7 @@ def test_after_running_out_of_memory_rows_are_equivalent_and_say_so(
 
         return replace(backbone, embed=embed_few)
 
-    monkeypatch.setattr(load, "load_backbone", small)
+    monkeypatch.setattr(engine, "load_backbone", small)
     halved = embed(tiles, request_for(spec, tmp_path / "halved", 56, batch_size=4))
     difference_N = np.linalg.norm(halved.matrix_ND - whole.matrix_ND, axis=1)
     assert (difference_N <= 1e-5 * np.linalg.norm(whole.matrix_ND, axis=1)).all()

@@ -13,11 +13,17 @@ import pytest
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import gather
 from histotune.embeddings.embed import embed
-from histotune.embeddings.inventory import find_stores, stores, take_inventory
-from histotune.embeddings.manifest import ShardPlan
 from histotune.embeddings.space import EmbedRequest
-from histotune.embeddings.store import Store
-from histotune.embeddings.upkeep import check_space, parse_age, remove_spaces, repair_space
+from histotune.embeddings.store import ShardPlan, Store
+from histotune.embeddings.upkeep import (
+    check_space,
+    find_stores,
+    parse_age,
+    remove_spaces,
+    repair_space,
+    stores,
+    take_inventory,
+)
 from histotune.tools.errors import UserError
 from histotune.tools.files import is_locked, lock
 from tests.embeddings.conftest import write_tiles

@@ -10,7 +10,7 @@ import pytest
 
 from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.tileset import TileSet, tile_table
-from histotune.embeddings.records import Embeddings, EmbeddingSpace
+from histotune.embeddings.space import Embeddings, EmbeddingSpace
 from histotune.evaluation.predict import Material
 
 

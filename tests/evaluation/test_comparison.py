@@ -8,8 +8,7 @@ import pytest
 
 from histotune.evaluation.comparison import Contender, compare_runs
 from histotune.statistics.comparison import paired_difference
-from histotune.statistics.config import ComparisonConfig, IntervalConfig
-from histotune.statistics.predictions import Predictions
+from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions
 from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions
 

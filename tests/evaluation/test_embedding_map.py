@@ -17,7 +17,7 @@ from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_sour
 from histotune.evaluation.predict import Material, ScoredRows, build_predictions
 from histotune.evaluation.robustness import EmbeddedArm
 from histotune.heads.config import SweepConfig
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 
 MakeMaterial = Callable[..., Material]
 DOMAINS = ("toy 100X", "toy 400X")

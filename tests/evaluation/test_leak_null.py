@@ -17,7 +17,7 @@ from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_sour
 from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM, permuted_labels
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from tests.evaluation.conftest import Cohort, make_material
 
 MakeMaterial = Callable[..., Material]

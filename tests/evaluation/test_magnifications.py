@@ -26,7 +26,7 @@ from histotune.evaluation.plan import CrossFitPlan
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.images.config import ViewConfig
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
 from tests.evaluation.conftest import Cohort, make_material

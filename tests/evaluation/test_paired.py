@@ -12,8 +12,8 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
-from histotune.statistics.config import ComparisonConfig, IntervalConfig
-from histotune.statistics.family import compare_arms
+from histotune.statistics.comparison import compare_arms
+from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
 
 INTERVAL = IntervalConfig(n_resamples=200)
 SWEEP = SweepConfig(penalties=(0.1, 1.0), folds=3)

@@ -13,8 +13,7 @@ from histotune.datasets.tileset import TileSet
 from histotune.evaluation.parts import score_parts
 from histotune.evaluation.predict import Material, ScoredRows, build_predictions
 from histotune.evaluation.scoring import metrics_for, score_domains
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.predictions import Predictions
+from histotune.statistics.predictions import IntervalConfig, Predictions
 from histotune.statistics.scores import score_predictions
 
 INTERVAL = IntervalConfig(n_resamples=200)

@@ -22,7 +22,7 @@ from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySetting
 from histotune.evaluation.plan import plan_source, with_parts
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 from tests.datasets.fakes import tree_folder, write_image
 from tests.datasets.splits.cohorts import published_names

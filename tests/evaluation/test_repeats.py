@@ -19,7 +19,7 @@ from histotune.evaluation.predict import Material
 from histotune.evaluation.repeats import REPEATED, repeat_plans
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepSupport
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 
 MakeMaterial = Callable[..., Material]
 SWEEP = SweepConfig(penalties=(0.01, 0.1), folds=3)

@@ -23,7 +23,7 @@ from histotune.evaluation.robustness_counts import Square, nearest_of_other_grou
 from histotune.evaluation.scoring import score_domains
 from histotune.heads.config import SweepConfig
 from histotune.heads.neighbours import ExclusionCodes, nearest_neighbours
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 
 MakeMaterial = Callable[..., Material]
 INTERVAL = IntervalConfig()

@@ -21,7 +21,7 @@ from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.heads.sweep import sweep
 from histotune.heads.task import SweepTask
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 
 MakeMaterial = Callable[..., Material]

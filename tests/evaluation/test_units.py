@@ -13,8 +13,7 @@ from histotune.evaluation.findings import PartTable
 from histotune.evaluation.predict import Material
 from histotune.evaluation.scoring import score_domains
 from histotune.evaluation.units import score_units
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.predictions import Predictions
+from histotune.statistics.predictions import IntervalConfig, Predictions
 from tests.evaluation.test_parts import scored
 
 INTERVAL = IntervalConfig(n_resamples=200)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from histotune.backbones.spec import ColumnBlock
-from histotune.embeddings.records import Embeddings, EmbeddingSpace
+from histotune.embeddings.space import Embeddings, EmbeddingSpace
 from histotune.heads.task import SweepTask
 
 

@@ -20,7 +20,7 @@ from histotune.heads.family import SweepData
 from histotune.heads.label_efficiency import label_efficiency, nested_orders
 from histotune.heads.sweep import sweep
 from histotune.heads.task import FoldPlan, training_set
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 from tests.heads.samples import make_task
 

@@ -20,7 +20,7 @@ from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.save import load_head, save_head
 from histotune.heads.sweep import sweep
 from histotune.heads.task import FoldPlan, training_set
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from tests.heads.samples import make_task
 
 if TYPE_CHECKING:

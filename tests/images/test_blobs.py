@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from histotune.images.blobs import Blobs, find_blobs, without_overlaps
+from histotune.images.nuclei import Blobs, find_blobs, without_overlaps
 from tests.images.drawn import Drawing
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
-from histotune.images.field_of_view import fields_of_view, render_fields
-from histotune.images.scale_text import text_table
+from histotune.images.scale import text_table
+from histotune.images.view_checks import fields_of_view, render_fields
 
 
 def tiles() -> TileSet:

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
-from histotune.images.geometry import place, resized_sizes, view_geometry
-from histotune.images.views import apply_view, input_mpp, view_inputs
+from histotune.images.views import apply_view, input_mpp, place, resized_sizes, view_geometry, view_inputs
 from histotune.tools.errors import UserError
 
 NAMES = ["short-side-crop", "square", "letterbox", "tiles"]

@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.datasets import disk as cells
-from histotune.images import parquet
-from histotune.images.decode import PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes
+from histotune.images import decode
+from histotune.images.decode import ParquetImages, PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes
 from histotune.images.hashes import HashIndex
-from histotune.images.parquet import ParquetImages
 from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, write_image_parquet
 
@@ -39,7 +38,7 @@ def n_groups_opened(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     original = cells.image_batches
     monkeypatch.setattr(
-        parquet, "image_batches", lambda file, path, group: (seen.append(group), original(file, path, group))[1]
+        decode, "image_batches", lambda file, path, group: (seen.append(group), original(file, path, group))[1]
     )
     return seen
 
@@ -74,7 +73,7 @@ def test_random_order_is_right_too(table: Path) -> None:
 @settings(max_examples=25)
 def test_any_order_any_row_groups_any_memory(rows: list[int], group_size: int, kept: int) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parquet, "KEPT_BYTES", 100 * kept)
+        patch.setattr(decode, "KEPT_BYTES", 100 * kept)
         patch.setattr(cells, "MAX_BATCH_ROWS", 7)
         images = ParquetImages(write_image_parquet(Path(folder) / "t.parquet", IMAGES[:60], row_group_size=group_size))
         assert [images.cell(row) for row in rows] == [IMAGES[row] for row in rows]
@@ -82,7 +81,7 @@ def test_any_order_any_row_groups_any_memory(rows: list[int], group_size: int, k
 
 
 def test_little_is_kept(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "KEPT_BYTES", 2000)
+    monkeypatch.setattr(decode, "KEPT_BYTES", 2000)
     images = ParquetImages(table)
     for row in range(230):
         assert images.cell(row) == IMAGES[row]

@@ -26,8 +26,7 @@ from histotune.datasets.synthetic.render import epithelial_nuclei, lymphocyte_nu
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ScaleConfig
 from histotune.images.nuclei import TOO_SMALL
-from histotune.images.scale import choose_tiles, estimate_scale
-from histotune.images.scale_records import MagnificationScale, ScaleEstimate
+from histotune.images.scale import MagnificationScale, ScaleEstimate, choose_tiles, estimate_scale
 from histotune.tools.errors import UserError
 from tests.images.drawn import Drawing
 

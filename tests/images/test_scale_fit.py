@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from histotune.images.scale_fit import APPARENT, BETWEEN_GROUPS, Fit, combined_factor, fit_scale, interval
+from histotune.images.scale import APPARENT, BETWEEN_GROUPS, Fit, combined_factor, fit_scale, interval
 
 RATIO_M = np.log(1 / np.array([40.0, 100.0, 200.0, 400.0]))
 

@@ -14,7 +14,7 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.predict import Material
 from histotune.published.config import UniConfig
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 
 TASK = ProtocolTask(UniConfig(draws=2, shots=(1,), k=3), EvaluationConfig(), IntervalConfig(n_resamples=200))
 

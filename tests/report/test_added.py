@@ -13,8 +13,7 @@ from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell,
 from histotune.report.added import add_study, load_added
 from histotune.report.folder import load_run, save_run
 from histotune.report.page import render_page
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.predictions import Interval, Score
+from histotune.statistics.predictions import Interval, IntervalConfig, Score
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json
 from histotune.transfer.case import Diagnosis

@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from histotune.statistics.curves_parts import class_matrix, precision_points, reliability_bins, roc_points
+from histotune.statistics.curves import class_matrix, precision_points, reliability_bins, roc_points
 
 
 @st.composite

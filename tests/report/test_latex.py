@@ -21,7 +21,7 @@ from histotune.report.folder import save_run
 from histotune.report.latex import PREAMBLE, boards_latex, latex_text, run_latex
 from histotune.report.rows import score_tables
 from histotune.report.run_folder import ReportInputs
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.transfer.config import TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs

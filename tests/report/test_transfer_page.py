@@ -19,7 +19,7 @@ from histotune.report.study_figures import few_shot_figure, recovery_figures
 from histotune.report.transfer_page import write_transfer_page
 from histotune.report.transfer_pictures import cross_gallery
 from histotune.report.words import number
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 from histotune.transfer.case import Diagnosis, Side
 from histotune.transfer.config import TransferConfig

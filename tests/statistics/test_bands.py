@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from histotune.statistics import bounds, curves
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.coverage import studied_bands
 from histotune.statistics.curves import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands, rising_limits
-from histotune.statistics.intervals import resampling_units
-from histotune.statistics.predictions import Predictions
-from histotune.statistics.resampling import draw_counts, read_sample
+from histotune.statistics.evaluators import draw_counts, read_sample
+from histotune.statistics.intervals import resampling_units, studied_bands
+from histotune.statistics.predictions import IntervalConfig, Predictions
 
 Float = NDArray[np.float64]
 

@@ -7,14 +7,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.statistics import tables
-from histotune.statistics.config import ComparisonConfig, IntervalConfig
-from histotune.statistics.family import compare_arms
-from histotune.statistics.intervals import resampling_units
-from histotune.statistics.metrics import MetricName
-from histotune.statistics.permutation import (
+from histotune.statistics import evaluators
+from histotune.statistics.comparison import (
     PermutationResult,
     Swaps,
+    compare_arms,
     draw_swaps,
     holm,
     least_p,
@@ -22,8 +19,10 @@ from histotune.statistics.permutation import (
     moved_groups,
     permute,
 )
-from histotune.statistics.predictions import Predictions
-from histotune.statistics.resampling import read_sample
+from histotune.statistics.evaluators import read_sample
+from histotune.statistics.intervals import resampling_units
+from histotune.statistics.metrics import MetricName
+from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions
 from histotune.statistics.scores import RANKING, score_predictions
 from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
@@ -87,7 +86,7 @@ def test_permuted_wins_equal_ranking_anew(monkeypatch: pytest.MonkeyPatch, n_cla
 
     def permuted(**limits: int) -> PermutationResult:
         for name, value in limits.items():
-            monkeypatch.setattr(tables, name, value)
+            monkeypatch.setattr(evaluators, name, value)
         return permute("auroc", samples, units, swaps, within_folds=within_folds)
 
     whole = permuted()
@@ -105,8 +104,8 @@ def test_wins_in_blocks_equal_counting_pairs(monkeypatch: pytest.MonkeyPatch) ->
     for i, j in product(np.flatnonzero(positive), np.flatnonzero(~positive)):
         expected[unit[i], unit[j]] += 1.0 if score[i] > score[j] else 0.5 if score[i] == score[j] else 0.0
     for block in (1, 9, 50, 10**6):
-        monkeypatch.setattr(tables, "WIN_BLOCK", block)
-        np.testing.assert_array_equal(tables.win_matrix(positive, score, unit, 9)[0], expected)
+        monkeypatch.setattr(evaluators, "WIN_BLOCK", block)
+        np.testing.assert_array_equal(evaluators.win_matrix(positive, score, unit, 9)[0], expected)
 
 
 def test_all_assignments_are_listed_once() -> None:

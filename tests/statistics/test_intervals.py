@@ -8,16 +8,13 @@ from benchmarks.coverage.judge import Plan, judge_cell
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.statistics import bounds, tables
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.coverage import default_method, simulated_coverage, studied_cells
-from histotune.statistics.evaluators import PairsEvaluator
-from histotune.statistics.intervals import resampling_units
-from histotune.statistics.methods import METHODS, structural_components
+from histotune.statistics import bounds, evaluators
+from histotune.statistics.bounds import METHODS, structural_components
+from histotune.statistics.evaluators import PairsEvaluator, make_evaluator, read_sample, win_matrix
+from histotune.statistics.intervals import default_method, resampling_units, simulated_coverage, studied_cells
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
-from histotune.statistics.resampling import read_sample
+from histotune.statistics.predictions import IntervalConfig
 from histotune.statistics.scores import score_predictions
-from histotune.statistics.tables import make_evaluator, win_matrix
 from tests.statistics.samples import make_predictions, random_predictions
 
 ONE_KIND = bounds.Strata.of(np.ones((40, 1), bool))
@@ -217,8 +214,8 @@ def test_too_many_units_for_tables_give_the_same_jackknife(monkeypatch: pytest.M
     metrics: list[MetricName] = ["auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity"]
     config = IntervalConfig(method="jackknife-t")
     dense = score_predictions(predictions, metrics, config)
-    monkeypatch.setattr(tables, "MAX_DENSE", 0)
-    monkeypatch.setattr(tables, "MAX_PAIRS", 0)
+    monkeypatch.setattr(evaluators, "MAX_DENSE", 0)
+    monkeypatch.setattr(evaluators, "MAX_PAIRS", 0)
     for ours, theirs in zip(dense, score_predictions(predictions, metrics, config), strict=True):
         assert ours.interval is not None
         assert theirs.interval is not None

@@ -7,10 +7,8 @@ import polars as pl
 import pytest
 import sklearn.metrics as sk
 
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.levels import aggregate, average_seeds, score_by, score_seeds
-from histotune.statistics.predictions import Predictions
-from histotune.statistics.scores import score_predictions
+from histotune.statistics.predictions import IntervalConfig, Predictions
+from histotune.statistics.scores import aggregate, average_seeds, score_by, score_predictions, score_seeds
 from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
 

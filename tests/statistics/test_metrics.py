@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
+from histotune.statistics import metrics
 from histotune.statistics import metrics as m
-from histotune.statistics import ranking, sums
 
 
 def sample(seed: int, n: int = 80, n_classes: int = 2, decimals: int = 1):  # noqa: ANN201
@@ -60,8 +60,8 @@ def test_ranking_metrics_equal_sklearns(seed: int, decimals: int) -> None:
     assert m.auroc(y, p) == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0]), abs=1e-12)
     assert m.auprc(y == 1, p[:, 1]) == pytest.approx(sk.average_precision_score(y, p[:, 1]), abs=1e-12)
     weights = np.stack([rng.integers(0, 4, len(y)), rng.uniform(0, 2, len(y))]).astype(float)
-    areas = ranking.weighted_auroc(y, p, weights)
-    precisions = ranking.weighted_average_precision(y == 1, p[:, 1], weights)
+    areas = metrics.weighted_auroc(y, p, weights)
+    precisions = metrics.weighted_average_precision(y == 1, p[:, 1], weights)
     for weight, area, precision in zip(weights, areas, precisions, strict=True):
         assert area == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0], sample_weight=weight), abs=1e-12)
         expected = sk.average_precision_score(y, p[:, 1], sample_weight=weight)
@@ -79,16 +79,16 @@ def test_weighted_sums_equal_sklearns_with_sample_weights(name: str) -> None:
     y, p, rng = sample(2, n_classes=3)
     predicted = p.argmax(axis=1)
     found, reference = {
-        "accuracy": (sums.accuracy_sums(y, predicted), lambda w: sk.accuracy_score(y, predicted, sample_weight=w)),
+        "accuracy": (metrics.accuracy_sums(y, predicted), lambda w: sk.accuracy_score(y, predicted, sample_weight=w)),
         "balanced_accuracy": (
-            sums.balanced_accuracy_sums(y, predicted, 3),
+            metrics.balanced_accuracy_sums(y, predicted, 3),
             lambda w: sk.balanced_accuracy_score(y, predicted, sample_weight=w),
         ),
         "macro_f1": (
-            sums.macro_f1_sums(y, predicted, 3),
+            metrics.macro_f1_sums(y, predicted, 3),
             lambda w: sk.f1_score(y, predicted, average="macro", sample_weight=w),
         ),
-        "log_loss": (sums.log_loss_sums(y, p), lambda w: sk.log_loss(y, p, sample_weight=w)),
+        "log_loss": (metrics.log_loss_sums(y, p), lambda w: sk.log_loss(y, p, sample_weight=w)),
     }[name]
     weights = rng.integers(0, 4, (5, len(y))).astype(float)
     np.testing.assert_allclose(found.value(weights), [reference(weight) for weight in weights], atol=1e-12)
@@ -118,7 +118,7 @@ def test_heads_with_different_scales_do_not_spoil_fold_wise_auroc() -> None:
 def test_patient_recognition_rate_by_hand() -> None:
     y, predicted = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 0, 1])
     patient = np.array([0, 0, 0, 1, 1, 2])
-    found = sums.patient_recognition_sums(y, predicted, patient)
+    found = metrics.patient_recognition_sums(y, predicted, patient)
     assert found.value()[0] == pytest.approx((2 / 3 + 1 / 2 + 1) / 3)
 
 
@@ -129,7 +129,7 @@ def test_undefined_is_nan_and_never_zero() -> None:
     assert np.isnan(m.auprc(one_class == 1, p[:, 1]))
     assert np.isnan(m.balanced_accuracy(one_class, one_class, 2))
     assert np.isnan(m.macro_f1(one_class, one_class, 2))
-    assert np.isnan(ranking.weighted_auroc(np.array([0, 1]), p[:2], np.array([[1.0, 0.0]]))[0])
+    assert np.isnan(metrics.weighted_auroc(np.array([0, 1]), p[:2], np.array([[1.0, 0.0]]))[0])
 
 
 @settings(max_examples=60)
@@ -159,7 +159,7 @@ def test_mcc_equals_sklearns(n_classes: int, seed: int) -> None:
     assert m.mcc(y, predicted, n_classes) == pytest.approx(sk.matthews_corrcoef(y, predicted), abs=1e-12)
     weights = rng.integers(0, 4, (5, len(y))).astype(float)
     expected = [sk.matthews_corrcoef(y, predicted, sample_weight=weight) for weight in weights]
-    np.testing.assert_allclose(sums.mcc_sums(y, predicted, n_classes).value(weights), expected, atol=1e-12)
+    np.testing.assert_allclose(metrics.mcc_sums(y, predicted, n_classes).value(weights), expected, atol=1e-12)
     assert np.isnan(m.mcc(y, np.zeros_like(y), n_classes))
 
 
@@ -171,9 +171,9 @@ def test_operating_points_equal_sklearns_roc_curve(decimals: int, rate: float) -
     for weight in (np.ones(len(y)), rng.integers(0, 4, len(y)).astype(float)):
         fpr, tpr, _ = sk.roc_curve(y, score, sample_weight=weight, drop_intermediate=False)
         expected = tpr[fpr <= 1 - rate + 1e-9].max()
-        assert ranking.weighted_sensitivity(y == 1, score, weight[None], rate)[0] == pytest.approx(expected, abs=1e-12)
+        assert metrics.weighted_sensitivity(y == 1, score, weight[None], rate)[0] == pytest.approx(expected, abs=1e-12)
         reverse = 1 - fpr[tpr >= rate - 1e-9].min()
-        found = ranking.weighted_sensitivity(y == 0, -score, weight[None], rate)[0]
+        found = metrics.weighted_sensitivity(y == 0, -score, weight[None], rate)[0]
         assert found == pytest.approx(reverse, abs=1e-12)
     assert m.specificity_at(y == 1, score, rate) == m.sensitivity_at(y == 0, -score, rate)
 

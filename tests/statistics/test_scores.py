@@ -10,15 +10,13 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.statistics import tables
+from histotune.statistics import evaluators as evaluators_module
 from histotune.statistics.comparison import paired_difference
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.evaluators import class_signatures, draw_counts, make_evaluator, read_sample
 from histotune.statistics.intervals import bootstrap_values, resampling_units
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
-from histotune.statistics.predictions import Predictions
-from histotune.statistics.resampling import class_signatures, draw_counts, read_sample
+from histotune.statistics.predictions import IntervalConfig, Predictions
 from histotune.statistics.scores import score_predictions
-from histotune.statistics.tables import make_evaluator
 from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
 
@@ -76,8 +74,8 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
     monkeypatch: pytest.MonkeyPatch, dense: bool, n_classes: int, within_folds: bool
 ) -> None:
     if not dense:
-        monkeypatch.setattr(tables, "MAX_DENSE", 0)
-        monkeypatch.setattr(tables, "MAX_PAIRS", 0)
+        monkeypatch.setattr(evaluators_module, "MAX_DENSE", 0)
+        monkeypatch.setattr(evaluators_module, "MAX_PAIRS", 0)
     config = IntervalConfig(n_resamples=100)
     sample = read_sample(random_predictions(n_classes=n_classes))
     units = resampling_units(sample, config)
@@ -343,7 +341,7 @@ def test_auroc_over_pairs_of_classes_equals_a_loop(
     monkeypatch: pytest.MonkeyPatch, within_folds: bool, dense: bool
 ) -> None:
     if not dense:
-        monkeypatch.setattr(tables, "MAX_DENSE", 0)
+        monkeypatch.setattr(evaluators_module, "MAX_DENSE", 0)
     predictions = dataclasses.replace(random_predictions(n_classes=4, n=200, n_groups=28), ranking="pairs")
     y, logit, fold = predictions.y_true_N, predictions.logit_NK, predictions.table["fold"].to_numpy()
     values = []

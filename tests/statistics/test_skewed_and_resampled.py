@@ -9,9 +9,8 @@ import pytest
 import scipy.stats
 
 from histotune.statistics import bounds
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.methods import METHODS, Evidence, Method, method_bounds
-from histotune.statistics.predictions import Interval, Predictions
+from histotune.statistics.bounds import METHODS, Evidence, Method, method_bounds
+from histotune.statistics.predictions import Interval, IntervalConfig, Predictions
 from histotune.statistics.scores import score_predictions
 from tests.statistics.samples import make_predictions, random_predictions
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from histotune.images.stain_transfer import has_torchstain
+from histotune.images.stain import has_torchstain
 from tests.conftest import CommandResult, write_breakhis, write_pcam
 
 Command = Callable[..., CommandResult]

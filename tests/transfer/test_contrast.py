@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from histotune.statistics.comparison import paired_difference
-from histotune.statistics.config import IntervalConfig
 from histotune.statistics.metrics import MetricName
+from histotune.statistics.predictions import IntervalConfig
 from histotune.transfer.case import TransferCase
 from histotune.transfer.corrections import make_workbench
 from histotune.transfer.differences import Contrasts, independent_difference

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 from histotune.transfer.case import RemedyView, TransferCase, Verdict
 from histotune.transfer.config import TransferConfig

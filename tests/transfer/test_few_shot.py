@@ -12,7 +12,7 @@ from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.transfer.case import Side, TransferCase
 from histotune.transfer.config import TransferConfig
 from histotune.transfer.corrections import make_workbench

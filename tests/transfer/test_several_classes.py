@@ -14,8 +14,7 @@ from scipy.optimize import differential_evolution
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
-from histotune.statistics.config import IntervalConfig
-from histotune.statistics.predictions import Interval
+from histotune.statistics.predictions import Interval, IntervalConfig
 from histotune.tools.errors import UserError
 from histotune.transfer.case import TransferCase
 from histotune.transfer.config import TransferConfig

@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from histotune.audit.config import AuditConfig
 from histotune.audit.duplicates import EXACT, FIELDS, NEAR, duplicate_finding, exact_copies, near_copies
-from histotune.audit.embedded import cached_embeddings, overlapping_fields
-from histotune.audit.facts import audit_facts
 from histotune.audit.leaks import balance_tables, name_findings
-from histotune.audit.pixels import BadTile, header_problem, scan
-from histotune.audit.pixels_parts import pixel_findings, unreadable
-from histotune.audit.records import Audit, AuditFinding
+from histotune.audit.overlap import cached_embeddings, overlapping_fields
+from histotune.audit.pixels import BadTile, header_problem, pixel_findings, scan, unreadable
+from histotune.audit.records import Audit, AuditConfig, AuditFinding, audit_facts
 from histotune.datasets.disk import IMAGE_SUFFIXES, list_files
 from histotune.datasets.read import known_specs, read_dataset
 from histotune.images.config import LoaderConfig
@@ -21,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from histotune.audit.facts import Facts
-    from histotune.audit.prints import Prints
+    from histotune.audit.pixels import Prints
+    from histotune.audit.records import Facts
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet

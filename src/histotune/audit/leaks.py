@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.audit.facts import UNKNOWN, UNLABELLED, count, frame_table, natural, some
-from histotune.audit.records import AuditFinding, AuditTable, Verdict
+from histotune.audit.records import (
+    UNKNOWN,
+    UNLABELLED,
+    AuditFinding,
+    AuditTable,
+    Verdict,
+    count,
+    frame_table,
+    natural,
+    some,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.audit.config import AuditConfig
-    from histotune.audit.facts import Facts
+    from histotune.audit.records import AuditConfig, Facts
 
 MIXED_SHARE = 1 / 3  # where more groups than this hold several classes, labels belong to tiles
 JOIN_ADVICE = "Give all tiles of a case one side: split with `grouped` folds, by group_id."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,27 +12,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
-from histotune.audit.prints import empty_prints, prints_of
-from histotune.images.decode import PixelReader, PixelSource
-from histotune.images.encoded import FORMATS
+from histotune.audit.records import AuditFinding, AuditTable, count, frame_table, some
+from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.tools.errors import UserError
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.audit.prints import Prints
+    from histotune.audit.records import AuditConfig, Facts
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig
 
+
 BLOCK_ROWS = 128
+
+
 # N tiles, H height, W width, C channels
-
-
 @dataclass(frozen=True)
 class BadTile:
     """A tile that can't be read.
@@ -194,3 +197,300 @@ def _read_one(reader: PixelReader, source: PixelSource, rows: NDArray[np.int64])
     except Exception as error:
         reason = f"the image can't be read ({error or type(error).__name__})"
     return _Answer(rows, None, (BadTile(int(rows[0]), str(source), reason),))
+
+
+# ------------------------------------------------------------------------------
+# What is kept of a tile's pixels: a content hash, a 16x16 grey thumbnail, and a few numbers about its stain.
+
+
+THUMB = 16
+STAIN = ("density", "red_share", "blue_share")
+TISSUE_DENSITY = 0.15  # optical density from which a pixel is stained: Macenko et al., ISBI 2009 (their beta)
+DARK = 12  # a pixel darker than this in every channel is no tissue but padding or a pen
+STAIN_PIXELS = 65_536  # of larger tiles every k-th row and column is looked at
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+# N tiles, H height, W width, C channels (RGB), T side of the thumbnail, F stain features
+@dataclass(frozen=True)
+class Prints:
+    """Small arrays about many tiles, rows in tile order.
+
+    Attributes:
+        digest_N2: uint64 (N, 2): 128-bit hash of size and decoded pixels.
+        thumb_NTT: uint8 (N, 16, 16): grey means of a 16x16 grid.
+        stain_NF: float32 (N, 3): mean optical density of the stained pixels, and the share of red and blue in it;
+            NaN where nothing is stained.
+        tissue_N: float32: share of stained pixels.
+        constant_N: Whether all pixels are equal.
+        read_N: Whether the tile could be read; other rows hold nothing.
+    """
+
+    digest_N2: NDArray[np.uint64]
+    thumb_NTT: NDArray[np.uint8]
+    stain_NF: NDArray[np.float32]
+    tissue_N: NDArray[np.float32]
+    constant_N: NDArray[np.bool_]
+    read_N: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.read_N)
+
+    @property
+    def bytes_per_tile(self) -> int:
+        """Memory that one tile takes, in bytes."""
+        return sum(int(array[:1].nbytes) for array in vars(empty_prints(1)).values())
+
+    def put(self, rows: NDArray[np.int64], block: Prints) -> None:
+        """Store a block's rows at the given places."""
+        for name, array in vars(self).items():
+            array[rows] = getattr(block, name)
+
+    def take(self, rows: NDArray[np.int64]) -> Prints:
+        """Return the given rows, in that order."""
+        return Prints(**{name: array[rows] for name, array in vars(self).items()})
+
+
+def empty_prints(n: int) -> Prints:
+    """Return room for ``n`` tiles, none of them read."""
+    return Prints(
+        digest_N2=np.zeros((n, 2), np.uint64),
+        thumb_NTT=np.zeros((n, THUMB, THUMB), np.uint8),
+        stain_NF=np.full((n, len(STAIN)), np.nan, np.float32),
+        tissue_N=np.zeros(n, np.float32),
+        constant_N=np.zeros(n, np.bool_),
+        read_N=np.zeros(n, np.bool_),
+    )
+
+
+def prints_of(pixels_NHWC: NDArray[np.uint8]) -> Prints:
+    """Return the prints of some tiles of one size.
+
+    Args:
+        pixels_NHWC: uint8 (N, H, W, 3) RGB.
+
+    Returns:
+        A row per tile.
+
+    Example:
+        >>> prints_of(np.zeros((2, 96, 96, 3), np.uint8)).constant_N.tolist()
+        [True, True]
+    """
+    n = len(pixels_NHWC)
+    stain_NF, tissue_N = _stain(pixels_NHWC)
+    thumb_NTT = _thumbs(pixels_NHWC)
+    return Prints(
+        digest_N2=np.stack([_digest(pixels_HWC) for pixels_HWC in pixels_NHWC]),
+        thumb_NTT=thumb_NTT,
+        stain_NF=stain_NF,
+        tissue_N=tissue_N,
+        constant_N=np.array([_constant(*pair) for pair in zip(pixels_NHWC, thumb_NTT, strict=True)], np.bool_),
+        read_N=np.ones(n, np.bool_),
+    )
+
+
+def _constant(pixels_HWC: NDArray[np.uint8], thumb_TT: NDArray[np.uint8]) -> bool:
+    return bool((thumb_TT == thumb_TT[0, 0]).all() and (pixels_HWC == pixels_HWC[0, 0]).all())
+
+
+def _digest(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    digest = hashlib.blake2b(f"{pixels_HWC.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels_HWC).data)
+    return np.frombuffer(digest.digest(), "<u8").astype(np.uint64)
+
+
+def _thumbs(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey means over a 16x16 grid whose lines lie symmetrically, so that a mirrored tile has a mirrored thumbnail."""
+    starts_y, heights = _grid(pixels_NHWC.shape[1])
+    starts_x, widths = _grid(pixels_NHWC.shape[2])
+    columns_NHTC = np.add.reduceat(pixels_NHWC, starts_x, axis=2, dtype=np.uint32)
+    sums_NTTC = np.add.reduceat(columns_NHTC, starts_y, axis=1, dtype=np.uint64)
+    grey_NTT = sums_NTTC.astype(np.float32) @ GREY / (heights[:, None] * widths).astype(np.float32)
+    return np.rint(grey_NTT).astype(np.uint8)
+
+
+def _grid(length_px: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel and length of each of 16 parts, mirrored about the middle; tiles under 16 px repeat pixels."""
+    lower = [math.floor(part * length_px / THUMB + 0.5) for part in range(THUMB // 2)]
+    upper = [length_px - edge for edge in reversed(lower)]
+    edges = np.array([*lower, length_px // 2, *upper], np.int64)
+    starts = np.minimum(edges[:-1], length_px - 1)
+    return starts, np.maximum(np.diff(edges), 1)
+
+
+def _stain(pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Stain features and share of stained pixels.
+
+    Optical density is -log10 of transmitted light (Beer-Lambert); its direction is the hue, its length the amount.
+    """
+    step = max(1, math.ceil(math.sqrt(pixels_NHWC.shape[1] * pixels_NHWC.shape[2] / STAIN_PIXELS)))
+    seen_NPC = pixels_NHWC[:, ::step, ::step].reshape(len(pixels_NHWC), -1, 3)
+    density_by_level = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
+    density_CNP = [density_by_level[seen_NPC[:, :, channel]] for channel in range(3)]
+    dark = density_by_level[DARK]
+    stained_NP = density_CNP[0] + density_CNP[1] + density_CNP[2] > 3 * TISSUE_DENSITY
+    stained_NP &= (density_CNP[0] < dark) | (density_CNP[1] < dark) | (density_CNP[2] < dark)
+    n_stained_N = stained_NP.sum(axis=1)
+    sums_CN = [np.where(stained_NP, density_NP, 0).sum(axis=1, dtype=np.float64) for density_NP in density_CNP]
+    total_N = sums_CN[0] + sums_CN[1] + sums_CN[2]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        stain_NF = np.stack([total_N / (3 * n_stained_N), sums_CN[0] / total_N, sums_CN[2] / total_N], axis=1)
+    return stain_NF.astype(np.float32), (n_stained_N / stained_NP.shape[1]).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------
+# What single tiles tell: unreadable, blank, free of tissue, or stained unlike the rest.
+
+
+MAD_TO_SIGMA = 0.6745  # of a normal distribution
+ENOUGH_TISSUE = 0.05  # below this share of stained pixels a tile's stain is hardly measured
+ENOUGH_GROUPS = 8
+LEAST_MAD = 0.005  # of optical density, and of the shares of red and blue in it
+TILES_PER_GROUP = 3  # a median of fewer tiles says more about the tiles than about the group
+STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "blue share"}
+
+
+# N tiles, F stain features
+def pixel_findings(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
+    """Yield what single tiles and groups look like.
+
+    Args:
+        facts: The table of tiles.
+        prints: Rows as in the table.
+        config: Limits.
+
+    Yields:
+        Findings in a fixed order.
+    """
+    yield _blank(facts, prints, config)
+    yield _stain_of_tiles(facts, prints, config)
+    yield from _stain_of_groups(facts, prints, config)
+
+
+def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
+    """Judge tiles that can't be read; all are listed.
+
+    Args:
+        bad: Place and reason of each.
+        n_tiles: Tiles of the data set.
+
+    Returns:
+        The finding.
+    """
+    if not bad:
+        return AuditFinding("unreadable", "Unreadable tiles", "ok", f"All {count(n_tiles, 'tile')} can be read.")
+    rows = tuple((tile.place, tile.reason) for tile in bad)
+    return AuditFinding(
+        "unreadable", "Unreadable tiles", "error",
+        f"{count(len(bad), 'tile')} of {n_tiles:,} can't be read and "
+        f"{'is' if len(bad) == 1 else 'are'} left out of everything else that looks at pixels.",
+        n=len(bad), n_tiles=len(bad), advice="Copy these files again from their source, or remove them.",
+        tables=(AuditTable("Unreadable tiles", ("where", "why"), rows),),
+    )  # fmt: skip
+
+
+def _blank(facts: Facts, prints: Prints, config: AuditConfig) -> AuditFinding:
+    free_N = prints.read_N & ~prints.constant_N & (prints.tissue_N < config.tissue_free)
+    constant_N = prints.read_N & prints.constant_N
+    n_constant, n_free = int(constant_N.sum()), int(free_N.sum())
+    if not n_constant + n_free:
+        sentence = f"Every tile has tissue on at least {config.tissue_free:.1%} of its pixels."
+        return AuditFinding("blank", "Blank tiles", "ok", sentence)
+    found = [f"{count(n_constant, 'tile')} of one single colour"] if n_constant else []
+    found += (
+        [f"{count(n_free, 'tile')} with tissue on less than {config.tissue_free:.1%} of the pixels"] if n_free else []
+    )
+    hit = facts.table.filter(pl.Series(constant_N | free_N))
+    classes = hit.group_by("class").agg(pl.len()).sort("len", "class", descending=[True, False])
+    named = ", ".join(f"{name} {n:,}" for name, n in classes.iter_rows())
+    return AuditFinding(
+        "blank", "Blank tiles", "warning" if n_constant else "note",
+        f"{' and '.join(found)} ({named}).",
+        n=len(hit), n_tiles=len(hit), tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
+        advice="Look at them: a blank tile teaches a head what background is called, and counts in every score.",
+        tables=(_per_group(facts, constant_N | free_N),) if hit["group_id"].null_count() < len(hit) else (),
+    )  # fmt: skip
+
+
+def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
+    grouped = facts.table.with_columns(pl.Series("blank", hit_N)).filter(pl.col("group_id").is_not_null())
+    counted = grouped.group_by("group_id").agg(blank=pl.col("blank").sum(), tiles=pl.len())
+    ordered = counted.filter(pl.col("blank") > 0).sort("blank", "group_id", descending=[True, False])
+    return frame_table("Groups with most blank tiles", ordered.head(50))
+
+
+def _stain_of_tiles(facts: Facts, prints: Prints, config: AuditConfig) -> AuditFinding:
+    finding_id, title = "stain-tiles", "Tiles of unusual stain"
+    seen_N = prints.read_N & (prints.tissue_N >= ENOUGH_TISSUE)
+    z_NF = robust_z(prints.stain_NF, seen_N, LEAST_MAD)
+    worst_N = np.nan_to_num(np.abs(z_NF)).max(axis=1) * seen_N
+    rows = np.flatnonzero(worst_N >= config.tile_z)
+    if not len(rows):
+        sentence = f"None of {count(int(seen_N.sum()), 'tile')} lies {config.tile_z:g} robust deviations out."
+        return AuditFinding(finding_id, title, "ok", sentence)
+    ordered = rows[np.lexsort((rows, -worst_N[rows]))]
+    table = facts.table[ordered[: config.max_listed]].select("tile_id", "group_id", "class").with_columns(
+        *_z_columns(z_NF[ordered[: config.max_listed]])
+    )  # fmt: skip
+    return AuditFinding(
+        finding_id, title, "note",
+        f"{count(len(rows), 'tile')} of {int(seen_N.sum()):,} {'lies' if len(rows) == 1 else 'lie'} "
+        f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain.",
+        n=len(rows), n_tiles=len(rows), tile_ids=tuple(table["tile_id"].to_list()),
+        advice="Look at them: ink, folds, blood, another stain, or a case that was prepared differently.",
+        tables=(frame_table("Robust z of stain", table),),
+    )  # fmt: skip
+
+
+def _stain_of_groups(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
+    finding_id, title = "stain-groups", "Groups of unusual stain"
+    seen_N = prints.read_N & (prints.tissue_N >= ENOUGH_TISSUE)
+    features = {name: pl.Series(prints.stain_NF[:, place], dtype=pl.Float64) for place, name in enumerate(STAIN)}
+    known = facts.table.with_columns(**features).filter(pl.Series(seen_N), pl.col("group_id").is_not_null())
+    groups = known.group_by("group_id").agg(*(pl.col(name).median() for name in STAIN), tiles=pl.len())
+    groups = groups.filter(pl.col("tiles") >= TILES_PER_GROUP).sort("group_id")
+    if len(groups) < ENOUGH_GROUPS:
+        return
+    z_GF = robust_z(groups.select(STAIN).to_numpy(), np.ones(len(groups), np.bool_), LEAST_MAD)
+    worst_G = np.nan_to_num(np.abs(z_GF)).max(axis=1)
+    out = groups.select("group_id", "tiles").with_columns(*_z_columns(z_GF), pl.Series("worst", worst_G))
+    out = out.filter(pl.col("worst") >= config.group_z).sort("worst", "group_id", descending=[True, False])
+    if out.is_empty():
+        sentence = f"None of {len(groups):,} groups has a median stain {config.group_z:g} robust deviations out."
+        yield AuditFinding(finding_id, title, "ok", sentence)
+        return
+    hit = known.filter(pl.col("group_id").is_in(out["group_id"].to_list()))
+    yield AuditFinding(
+        finding_id, title, "note",
+        f"{len(out):,} of {count(len(groups), 'group')} {'is' if len(out) == 1 else 'are'} stained unlike the others: "
+        f"{some(out['group_id'].to_list())}.",
+        n=len(out), n_tiles=len(hit), tile_ids=tuple(hit.unique("group_id", keep="first", maintain_order=True)
+                                                     ["tile_id"].head(config.max_listed).to_list()),
+        advice="See which side and class they fall on: a head can learn a stain in place of a disease.",
+        tables=(frame_table("Robust z of the group's median stain", out.drop("worst")),),
+    )  # fmt: skip
+
+
+def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_], least_mad: float = 0.0) -> NDArray[np.float64]:
+    """Return deviations from the median in units of the scaled median absolute deviation.
+
+    Args:
+        values_NF: Features (N, F).
+        seen_N: Rows that count for median and deviation.
+        least_mad: Smaller deviations are taken for this one, so that a very even data set has no outliers nobody sees.
+
+    Returns:
+        float64 (N, F); 0 where a feature does not vary, NaN where it is NaN.
+    """
+    values = values_NF.astype(np.float64)
+    if not seen_N.any():
+        return np.zeros_like(values)
+    deviation_NF = values - np.median(values[seen_N], axis=0)
+    mad_F = np.maximum(np.median(np.abs(deviation_NF[seen_N]), axis=0), least_mad)
+    z_NF: NDArray[np.float64] = np.where(mad_F > 0, MAD_TO_SIGMA * deviation_NF / np.where(mad_F > 0, mad_F, 1), 0.0)
+    return z_NF
+
+
+def _z_columns(z_NF: NDArray[np.float64]) -> list[pl.Series]:
+    return [pl.Series(STAIN_WORDS[name], np.round(z_NF[:, place], 1)) for place, name in enumerate(STAIN)]

@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histotune.backbones.hub import cached_file, commit_of, hub_file
-from histotune.backbones.identity import weights_hash
+from histotune.backbones.weights import cached_file, commit_of, hub_file, weights_hash
 from histotune.images.hashes import HashIndex
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, hash_bytes
+from histotune.tools.files import atomic_folder, canonical_json, hash_bytes, write_json
+from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
     from histotune.backbones.spec import BackboneSpec
+
 
 LOG = logging.getLogger(__name__)
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -245,3 +246,46 @@ def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
     parts = HUB_ADAPTER.fullmatch(spec.adapter)
     depth = 0 if parts is None else parts[2].count("/")
     return commit_of(files.config.parents[depth - 1] if depth else files.config)
+
+
+# ------------------------------------------------------------------------------
+# Adapters as histotune writes them: peft's own files, and beside them what they belong to and how layers are named.
+
+
+def save_adapter(model: Any, folder: Path, spec: BackboneSpec, index: HashIndex | None = None) -> None:  # noqa: ANN401
+    """Save an adapter with the naming of its layers and the weights it was trained on.
+
+    Args:
+        model: A ``peft.PeftModel`` around the backbone's network.
+        folder: Where it goes; appears when finished, replacing an older one.
+        spec: The backbone without an adapter.
+        index: Remembers the hashes of weight files.
+
+    Raises:
+        UserError: The disk is full, the folder can't be written, or the backbone's weights are gone.
+    """
+    repository = spec.repository if spec.weights == "pretrained" else ""
+    for config in model.peft_config.values():  # never a path of this machine
+        config.base_model_name_or_path = repository or spec.name.removeprefix("random/")
+        config.revision = spec.revision or None
+    base = {
+        "name": spec.name,
+        "repository": repository,
+        "revision": spec.revision,
+        "weights_hash": weights_hash(spec, index),
+    }
+    with atomic_folder(folder) as temporary:
+        model.save_pretrained(temporary, safe_serialization=True)
+        (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        write_json(temporary / SIDECAR, {"format": 1, "naming": _naming(model, spec), "base": base})
+
+
+def _naming(model: Any, spec: BackboneSpec) -> dict[str, object]:  # noqa: ANN401
+    """Return how the adapted layers are called, block numbers left out, and by which library."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    network = model.base_model.model
+    adapted = {re.sub(r"\.\d+\.", ".N.", name) for name, part in network.named_modules()
+               if isinstance(part, BaseTunerLayer)}  # fmt: skip
+    library = "transformers" if spec.kind == "transformers" else "timm"
+    return {"library": library, "version": library_version(library), "layers": sorted(adapted)}

@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from histotune.backbones.arguments import timm_arguments, timm_names, transformers_config
-from histotune.backbones.describe import has_class_token
-from histotune.backbones.lite0 import read_lite0
-from histotune.backbones.weights import locate_weights
+from histotune.backbones.describe import has_class_token, timm_arguments, timm_names, transformers_config
+from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock
+from histotune.backbones.weights import locate_weights, read_lite0
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from histotune.backbones.spec import BackboneSpec
+    from numpy.typing import NDArray
+
+    from histotune.backbones.entry import CatalogEntry
 
 
 Outputs = dict[str, torch.Tensor]
@@ -277,3 +279,108 @@ def _no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+# ------------------------------------------------------------------------------
+# The colour histogram as a backbone: numpy only.
+
+
+N_BINS = 32
+
+
+# B batch, S side, C channels, D columns
+def load_histogram(spec: BackboneSpec) -> Backbone:
+    """Return the colour histogram as a backbone with the block ``pooled``, 96 columns."""
+    return Backbone(spec, (ColumnBlock("pooled", 0, 3 * N_BINS),), colour_fractions)
+
+
+def colour_fractions(pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the fraction of pixels in each of 32 equal bins, channel by channel.
+
+    Args:
+        pixels_BSSC: uint8 (B, S, S, 3).
+
+    Returns:
+        float32 (B, 96): red, green, blue; each channel sums to 1.
+    """
+    bins_BPC = (pixels_BSSC >> 3).reshape(len(pixels_BSSC), -1, 3)  # 256 / 32 = 8 grey levels per bin
+    counts = [[np.bincount(tile_PC[:, channel], minlength=N_BINS) for channel in range(3)] for tile_PC in bins_BPC]
+    counts_BD = np.asarray(counts, dtype=np.float64).reshape(-1, 3 * N_BINS)
+    return (counts_BD / bins_BPC.shape[1]).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------
+# A backbone's architecture at full size without its weights: what can be counted.
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What was counted.
+
+    Attributes:
+        params_m: Parameters in millions, without pooler.
+        dim: Width of one column block.
+        registers: Register tokens.
+    """
+
+    params_m: float
+    dim: int
+    registers: int
+
+
+def measure_shape(spec: BackboneSpec, *, with_classifier: bool = False) -> Shape:
+    """Build a backbone on torch's ``meta`` device, which takes no memory, and count.
+
+    Args:
+        spec: A catalog spec of kind ``lite0``, ``timm`` or ``transformers``.
+        with_classifier: Count timm's classifier too, where a source does.
+
+    Returns:
+        Its shape.
+
+    Raises:
+        UserError: The installed libraries lack a layer.
+    """
+    from histotune.backbones.describe import without_memory
+
+    with without_memory():
+        if spec.kind == "transformers":
+            return _transformers_shape(spec)
+        import timm
+
+        classes = {} if with_classifier else {"num_classes": 0}
+        module = timm.create_model(spec.source.split(".")[0], **classes, **timm_arguments(spec, {}))
+    dim = getattr(module, "head_hidden_size", None) or module.num_features
+    registers = max(getattr(module, "num_prefix_tokens", 1) - 1, 0)  # the class token is no register
+    return Shape(_n_params(module) / 1e6, int(dim), int(registers))
+
+
+def _transformers_shape(spec: BackboneSpec) -> Shape:
+    from transformers import AutoModel
+
+    module = AutoModel.from_config(transformers_config(spec, None))
+    registers = getattr(module.config, "num_register_tokens", 0)
+    return Shape(_n_params(module) / 1e6, int(module.config.hidden_size), int(registers))
+
+
+def _n_params(module: torch.nn.Module) -> int:
+    return sum(tensor.numel() for name, tensor in module.named_parameters() if not name.startswith("pooler."))
+
+
+def agrees(entry: CatalogEntry, shape: Shape) -> bool:
+    """Return whether a measured shape has the figures that an entry cites.
+
+    A parameter count agrees within one unit of the last digit cited: sources round and cut.
+
+    Args:
+        entry: The entry.
+        shape: What was counted.
+
+    Returns:
+        True where every cited figure agrees; False where one does not, or none is cited.
+    """
+    if entry.dim is None:
+        return False
+    registers_agree = entry.registers is None or shape.registers == entry.registers
+    params_agree = entry.params_m is None or abs(shape.params_m - entry.params_m) <= entry.params_step_m
+    return shape.dim == entry.dim and registers_agree and params_agree

@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import BaseModel, ConfigDict
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
 
 BackboneKind = Literal["lite0", "timm", "transformers", "colour-histogram", "own-code", "external"]
 ModelArgument = int | float | bool | str
@@ -120,3 +123,28 @@ class Backbone:
     def total_dim(self) -> int:
         """Number of embedding columns."""
         return self.blocks[-1].stop
+
+
+# ------------------------------------------------------------------------------
+# Settings of the backbones room.
+
+
+class BackboneConfig(BaseModel):
+    """Which backbone embeds the tiles.
+
+    Attributes:
+        name: Catalog name (``lite0``, ``midnight``), ``timm/ARCHITECTURE``, a hub id, or a local folder.
+        revision: Hub revision; empty takes the catalog's pinned one.
+        weights: A checkpoint file or folder instead of the hub's weights, for ``timm/ARCHITECTURE`` and catalog names.
+        adapter: PEFT adapter merged into the weights: a local folder, or ``ORGANISATION/NAME[/FOLDER]`` on the hub;
+            ``none`` leaves out the catalog's.
+        adapter_revision: Hub revision of the adapter; empty takes the catalog's pinned one, or ``main``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "lite0"
+    revision: str = ""
+    weights: str = ""
+    adapter: str = ""
+    adapter_revision: str = ""

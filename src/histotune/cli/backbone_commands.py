@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 def list_backbones() -> None:
     """Print the catalog as a table."""
+    from histotune.backbones.access import catalog_table
     from histotune.backbones.entries import ENTRIES
-    from histotune.backbones.show import catalog_table
 
     _console().print(catalog_table(ENTRIES))
 
@@ -26,8 +26,8 @@ def show_backbone(name: str) -> None:
     Raises:
         UserError: The catalog has no such backbone.
     """
+    from histotune.backbones.access import entry_text
     from histotune.backbones.catalog import find_entry, unknown_backbone
-    from histotune.backbones.show import entry_text
 
     entry = find_entry(name)
     if entry is None:
@@ -41,8 +41,7 @@ def check_backbones(names: Sequence[str]) -> None:
     Args:
         names: Catalog names or hub ids.
     """
-    from histotune.backbones.access import check_access
-    from histotune.backbones.show import access_table
+    from histotune.backbones.access import access_table, check_access
 
     reports = check_access(names)
     _console().print(access_table(reports))

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.exchange import ExportTable
-    from histotune.embeddings.importing import ImportReport
-    from histotune.embeddings.inventory import Inventory, SpaceFacts
+    from histotune.embeddings.exchange import ExportTable, ImportReport
     from histotune.embeddings.store import Store
+    from histotune.embeddings.upkeep import Inventory, SpaceFacts
 
 FITS = "fits"
 
@@ -52,7 +51,7 @@ class ImportChoice:
 
 def list_and_print(cache: Path | None) -> None:
     """Print what the cache holds."""
-    from histotune.embeddings.inventory import take_inventory
+    from histotune.embeddings.upkeep import take_inventory
 
     inventory = take_inventory(_root(cache))
     if not inventory.spaces and not inventory.others:
@@ -83,8 +82,7 @@ def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
     Returns:
         Whether all is well.
     """
-    from histotune.embeddings.inventory import find_stores
-    from histotune.embeddings.upkeep import check_space
+    from histotune.embeddings.upkeep import check_space, find_stores
 
     broken = []
     found = find_stores(_root(cache), names)
@@ -109,8 +107,7 @@ def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
 
 def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
     """Mend some spaces, or all, and say what will be computed again."""
-    from histotune.embeddings.inventory import find_stores
-    from histotune.embeddings.upkeep import repair_space
+    from histotune.embeddings.upkeep import find_stores, repair_space
 
     found = find_stores(_root(cache), names)
     if not found:
@@ -177,7 +174,7 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
         **typed: ``dataset``, ``data``, ``backbone``, ``cache`` and ``settings`` as typed.
     """
     from histotune.embeddings.exchange import export, space_table
-    from histotune.embeddings.inventory import find_stores
+    from histotune.embeddings.upkeep import find_stores
 
     root = _root(typed.get("cache"))
     stores = () if space is None else find_stores(root, [space])
@@ -207,9 +204,8 @@ def import_and_print(choice: ImportChoice, **typed: Any) -> None:  # noqa: ANN40
         choice: What was typed about the files.
         **typed: ``dataset``, ``data``, ``pcam``, ``cache`` and ``settings`` as typed.
     """
-    from histotune.embeddings.foreign import read_places
-    from histotune.embeddings.importing import ImportRequest, KnownTiles, import_embeddings
-    from histotune.embeddings.lookup import tile_contents
+    from histotune.embeddings.estimate import tile_contents
+    from histotune.embeddings.exchange import ImportRequest, KnownTiles, import_embeddings, read_places
 
     root = _root(typed.get("cache"))
     known = []
@@ -239,11 +235,9 @@ def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, An
     """Find the rows of a data set, in a space that was named or in that of its backbone."""
     from histotune.backbones.catalog import find_backbone
     from histotune.datasets.read import read_dataset
-    from histotune.embeddings.choice import chosen_view
-    from histotune.embeddings.exchange import tile_table_of
-    from histotune.embeddings.foreign import read_places
-    from histotune.embeddings.lookup import request_space, tile_contents
-    from histotune.embeddings.space import EmbedRequest
+    from histotune.embeddings.estimate import request_space, tile_contents
+    from histotune.embeddings.exchange import read_places, tile_table_of
+    from histotune.embeddings.space import EmbedRequest, chosen_view
     from histotune.embeddings.store import Store
     from histotune.studies.setup import single_dataset
 
@@ -266,8 +260,7 @@ def _tile_sets(config: Any) -> list[TileSet]:  # noqa: ANN401  (an ExperimentCon
 
 
 def _chosen(choice: RemoveChoice, root: Path) -> tuple[Store, ...]:
-    from histotune.embeddings.inventory import find_stores, space_facts
-    from histotune.embeddings.upkeep import parse_age
+    from histotune.embeddings.upkeep import find_stores, parse_age, space_facts
 
     if not (choice.names or choice.older_than or choice.everything):
         raise UserError("what to remove?", allowed="SPACE..., fits, --older-than 30d, or --all",
@@ -284,7 +277,7 @@ def _chosen(choice: RemoveChoice, root: Path) -> tuple[Store, ...]:
 
 def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
     """Show what would go and ask; without a person to ask, --yes must have been typed."""
-    from histotune.embeddings.inventory import space_facts
+    from histotune.embeddings.upkeep import space_facts
 
     for store in found:
         facts = space_facts(store)

@@ -52,7 +52,7 @@ def compare_and_print(request: CompareRequest) -> None:
     from histotune.evaluation.comparison import compare_runs
     from histotune.report.comparison_page import comparison_notes, comparison_tables
     from histotune.report.study_tables import printed_tables
-    from histotune.statistics.config import ComparisonConfig, IntervalConfig
+    from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
     from histotune.studies.compare import read_contenders
 
     metrics = _metrics(request.metrics)

@@ -114,7 +114,7 @@ def audit(
 
     histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
     """
-    from histotune.audit.config import AuditConfig
+    from histotune.audit.records import AuditConfig
     from histotune.cli.data_commands import AuditOptions, audit_and_print
 
     options = AuditOptions(split, out, AuditConfig(quick=quick), embeddings, cache)

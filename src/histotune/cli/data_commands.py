@@ -15,7 +15,7 @@ from histotune.tools.errors import UserError, raise_together
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.audit.config import AuditConfig
+    from histotune.audit.records import AuditConfig
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
@@ -46,8 +46,8 @@ def describe_and_print(dataset: str, data: Path | None, backbone: str | None, se
     from histotune.backbones.catalog import find_backbone
     from histotune.datasets.describe import describe, render_text
     from histotune.datasets.read import spec_of
-    from histotune.embeddings.choice import chosen_view
-    from histotune.images.field_of_view import render_fields
+    from histotune.embeddings.space import chosen_view
+    from histotune.images.view_checks import render_fields
 
     config = build_config(dataset, data=data, backbone=backbone, settings=settings)
     tiles = _read(dataset, data, settings)
@@ -204,8 +204,7 @@ def estimate_mpp_and_print(
     dataset: str, data: Path | None, settings: Sequence[str] | None, options: ScaleOptions
 ) -> None:
     """Measure the scale of a data set, print it, and write it where asked."""
-    from histotune.images.scale import estimate_scale
-    from histotune.images.scale_text import render_scale
+    from histotune.images.scale import estimate_scale, render_scale
     from histotune.tools.files import write_json
 
     config = build_config(dataset, data=data, settings=settings)

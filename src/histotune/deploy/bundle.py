@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.heads.head import Head  # noqa: TC001
 from histotune.heads.save import load_head, save_head
 from histotune.images.config import ViewConfig

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.config import OnBadImage
     from histotune.deploy.bundle import Bundle
-    from histotune.embeddings.config import EmbeddingConfig
+    from histotune.embeddings.space import EmbeddingConfig
     from histotune.images.config import LoaderConfig
 
 LOG = logging.getLogger(__name__)

@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.backbones.engine import CompilationError
-from histotune.embeddings.batches import with_batch_size
-from histotune.embeddings.compiled import chosen_space, is_compiled
 from histotune.embeddings.gather import gather, missing_content
-from histotune.embeddings.plan import plan_shards
-from histotune.embeddings.precision_choice import checked_choice, remembered_choice
-from histotune.embeddings.records import Embeddings, EmbeddingSpace
-from histotune.embeddings.rows import Rows, with_sizes
-from histotune.embeddings.runner import BatchRunner, compute_threads, resizing_device
-from histotune.embeddings.space import EmbedRequest, embedding_space
-from histotune.embeddings.storage import stored
+from histotune.embeddings.precision import checked_choice, remembered_choice, stored
+from histotune.embeddings.rows import Rows, plan_shards, with_sizes
+from histotune.embeddings.runner import (
+    BatchRunner,
+    chosen_space,
+    compute_threads,
+    is_compiled,
+    resizing_device,
+    with_batch_size,
+)
+from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest, embedding_space
 from histotune.embeddings.store import Damage, Store
 from histotune.embeddings.workers import Crew, LeaveOutError, shard_files
-from histotune.images.decode import PixelReader, tile_sources
+from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.images.loader import load_views
-from histotune.images.unreadable import UnreadableTilesError
 from histotune.images.view_checks import check_view
 from histotune.tools.devices import ComputeDevice, find_device
 from histotune.tools.errors import UserError
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.gather import Gathered
-    from histotune.embeddings.manifest import ShardPlan
+    from histotune.embeddings.store import ShardPlan
     from histotune.images.loader import Views
 
 
@@ -284,7 +285,7 @@ def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -
 
 def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], limits: tuple[int, int]) -> None:
     """Embed and write shard by shard; at most ``limits[0]`` inputs per pass, on ``limits[1]`` threads."""
-    from histotune.backbones.load import load_backbone
+    from histotune.backbones.engine import load_backbone
 
     inputs_per_pass, threads = limits
     crew, storage = job.crew, job.request.embedding.storage

@@ -14,19 +14,15 @@ import numpy as np
 
 from histotune.backbones.catalog import random_twin
 from histotune.backbones.weights import weights_are_here
-from histotune.embeddings.compiled import COMPILE_TILES, chosen_space
 from histotune.embeddings.gather import missing_content
-from histotune.embeddings.lookup import INDEX
-from histotune.embeddings.precision import candidates
-from histotune.embeddings.precision_choice import remembered_choice
+from histotune.embeddings.precision import candidates, remembered_choice
 from histotune.embeddings.rows import Rows, row_key, with_sizes
-from histotune.embeddings.runner import BatchRunner, compute_threads
+from histotune.embeddings.runner import COMPILE_TILES, BatchRunner, chosen_space, compute_threads
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.store import Store
-from histotune.images.decode import PixelReader, tile_sources
+from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.images.loader import Wanted, load_views
-from histotune.images.unreadable import UnreadableTilesError
 from histotune.images.view_checks import check_view
 from histotune.images.views import view_inputs
 from histotune.tools.devices import choose_precision, find_device
@@ -35,21 +31,24 @@ from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from histotune.backbones.spec import Backbone
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.space import EmbedRequest
+    from histotune.embeddings.space import EmbeddingSpace, EmbedRequest
+    from histotune.images.config import LoaderConfig
     from histotune.tools.devices import Computed, ComputeDevice
+
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
 MAX_BATCH_S = 4.0  # a batch that takes longer is timed in smaller ones
 MANIFEST_BYTES = 72  # per row: its content hash in the manifest
+
+
 # B batch, S side, C channels
-
-
 @dataclass(frozen=True)
 class StageRate:
     """How fast one stage runs when the others rest."""
@@ -240,7 +239,7 @@ def _timed(
     known: Estimate, missing: Sequence[Wanted], request: EmbedRequest, device: ComputeDevice, budget_s: float
 ) -> Estimate:
     """Load the backbone and time it with the tiles."""
-    from histotune.backbones.load import load_backbone
+    from histotune.backbones.engine import load_backbone
 
     here = weights_are_here(request.spec)
     spec = replace(request.spec if here else random_twin(request.spec), size_px=request.view.size_px)
@@ -344,3 +343,50 @@ def _decode(bench: _Bench, one: Wanted) -> NDArray[np.uint8] | None:
 def _weight_bytes(backbone: Backbone) -> int:
     """Return the size of the weights as float32."""
     return 0 if backbone.module is None else 4 * sum(one.numel() for one in backbone.module.parameters())
+
+
+# ------------------------------------------------------------------------------
+# Which space a request lives in and which content its tiles have, without computing an embedding.
+
+
+INDEX = "hashes.sqlite"
+
+
+def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingSpace:
+    """Return the space that a request's embeddings live in.
+
+    Args:
+        request: Backbone, view, device, cache.
+        keys: Row keys that are looked for: on GPUs the rows of a long run come from a compiled network.
+
+    Returns:
+        The space.
+
+    Raises:
+        UserError: Missing weights, or a device that is not there.
+    """
+    device = find_device(request.embedding.device)
+    index = HashIndex(request.cache / INDEX)
+    choice = remembered_choice(request, device, index)
+    precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
+    storage = request.embedding.storage
+    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
+    return chosen_space(request, device, plain, keys)
+
+
+def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:
+    """Return the content hash of every tile; bytes are read only where they were never hashed.
+
+    Args:
+        tiles: The tiles.
+        cache: Remembers hashes.
+        loader: How pixels are read.
+
+    Returns:
+        64 hexadecimal digits per tile.
+
+    Raises:
+        UnreadableTilesError: Tiles that can't be read.
+    """
+    with PixelReader(loader) as reader:
+        return HashIndex(cache / INDEX).tiles(tile_sources(tiles), reader, loader.workers)

@@ -5,14 +5,27 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from histotune.backbones.catalog import (
+    PREFIX,
+    ExternalFile,
+    ExternalRecord,
+    external_names,
+    read_external,
+    record_path,
+    write_external,
+)
+from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.gather import gather, missing_content
-from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, atomic_path, canonical_json
+from histotune.embeddings.space import external_space
+from histotune.embeddings.store import RunFacts, ShardPlan, Store
+from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.files import atomic_folder, atomic_path, canonical_json, hash_file, lock
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
@@ -23,18 +36,17 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from histotune.backbones.spec import ColumnBlock
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.gather import Gathered
-    from histotune.embeddings.records import EmbeddingSpace
-    from histotune.embeddings.store import Store
+    from histotune.embeddings.space import EmbeddingSpace
+
 
 SUFFIXES = (".npz", ".parquet", ".h5")
 ROWS_PER_GROUP = 4096
 UNKNOWN_PLACES = "unknown: -1 in every row"
+
+
 # N tiles, D columns
-
-
 @dataclass(frozen=True)
 class ExportTable:
     """What is written.
@@ -326,3 +338,433 @@ def _patch_facts(tiles: TileSet) -> dict[str, int | float]:
     if len(scales) == 1 and None not in scales:
         facts["mpp"] = float(scales.pop())
     return facts
+
+
+# ------------------------------------------------------------------------------
+# Embeddings of other programs become rows of a space of their own, found by tile like any others.
+
+
+K = TypeVar("K", bound=Hashable)
+ROWS_PER_SHARD = 512
+
+
+# N rows of all files, D columns, T tiles
+@dataclass(frozen=True)
+class ImportRequest:
+    """What to import and what to call it.
+
+    Attributes:
+        paths: Files, or folders of them.
+        name: It becomes ``--backbone external:NAME``.
+        cache: Root folder of the cache.
+        claimed: The network that made them, as the user says; empty takes what the files say.
+        places: Tile id -> x, y on its slide; finds rows that only coordinates name.
+        replace: Whether the name may be taken from other files.
+    """
+
+    paths: tuple[Path, ...]
+    name: str
+    cache: Path
+    claimed: str = ""
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class KnownTiles:
+    """A tile set and the content hash of each of its tiles."""
+
+    tiles: TileSet
+    content: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What was imported.
+
+    Attributes:
+        record: Name, files, blocks.
+        store: The space that holds the rows.
+        n_rows: Rows in the files.
+        n_used: Rows that belong to a tile (or name its content themselves).
+        n_new: Rows the space did not hold yet.
+        without_row: Tiles that no file has a row for.
+    """
+
+    record: ExternalRecord
+    store: Store
+    n_rows: int
+    n_used: int
+    n_new: int
+    without_row: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of all files in one numbering."""
+
+    files: tuple[ForeignRows, ...]
+    features_ND: NDArray[np.float32]
+
+
+def import_embeddings(request: ImportRequest, known: Sequence[KnownTiles]) -> ImportReport:
+    """Import embeddings that somebody else computed.
+
+    Rows are matched to tiles by content hash, else by tile id, else by slide and coordinates. Nothing about the network
+    can be checked, so the rows live in a space whose key is the files' hash, and every number made with them is
+    marked EXTERNAL.
+
+    Args:
+        request: Files and name.
+        known: The tiles they belong to; empty where the files name content hashes themselves.
+
+    Returns:
+        What was imported, and which tiles have no row.
+
+    Raises:
+        UserError: Unreadable files, dims that differ, two rows for one tile, no row that belongs to any tile, or a
+            name that other files have: all mistakes together, nothing written.
+    """
+    record_path(request.name, request.cache)  # an odd name shows before anything is read
+    rows = _read_all(request.paths)
+    record = ExternalRecord(
+        request.name,
+        request.claimed or next((file.claimed for file in rows.files if file.claimed), "unknown"),
+        tuple(file.file for file in rows.files),
+        tuple(block.name for block in rows.files[0].blocks),
+    )
+    _refuse_other_files(record, request)
+    row_by_content, without = _match(rows, known, request.places)
+    if not row_by_content:
+        raise _nothing_fits(rows, known)
+    store = Store(request.cache, external_space(PREFIX + record.name, record.files_hash))
+    n_new = _write(store, rows, row_by_content)
+    write_external(record, request.cache)
+    n_used = len(set(row_by_content.values()))
+    return ImportReport(record, store, len(rows.features_ND), n_used, n_new, tuple(without))
+
+
+def _read_all(paths: Sequence[Path]) -> _Rows:
+    """Read every file; mistakes of all of them are reported together."""
+    errors: list[UserError] = []
+    files = []
+    for path in track(foreign_files(paths), "reading embeddings"):
+        with collect(errors):
+            files.append(read_foreign(path))
+    raise_together(errors)
+    layouts = {file.blocks for file in files}
+    if len(layouts) > 1:
+        found = ", ".join(f"{file.file.name}: {file.features_ND.shape[1]}" for file in files[:20])
+        raise UserError("the files differ in their columns, so they come from different networks", value=found,
+                        allowed="one number of columns, in the same blocks",
+                        fix="import each network on its own")  # fmt: skip
+    return _Rows(tuple(files), np.concatenate([file.features_ND for file in files]))
+
+
+def _refuse_other_files(record: ExternalRecord, request: ImportRequest) -> None:
+    if request.replace or record.name not in external_names(request.cache):
+        return
+    if read_external(record.name, request.cache).files_hash != record.files_hash:
+        raise UserError("this name belongs to embeddings from other files", value=record.name,
+                        fix="choose another --as, import all files together, or add --replace")  # fmt: skip
+
+
+def _match(
+    rows: _Rows, known: Sequence[KnownTiles], places: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, int], list[str]]:
+    """Return the row of every content hash, and the tiles without one."""
+    by_content = _index(rows, "content")
+    if not known:
+        return by_content, []
+    by_tile, by_place = _index(rows, "tile_ids"), _index_places(rows)
+    found: dict[str, int] = {}
+    without = []
+    for one in known:
+        slides = slides_of(one.tiles)
+        for tile_id, content, slide in zip(one.tiles.tile_ids, one.content, slides, strict=True):
+            row = by_content.get(content, by_tile.get(tile_id))
+            if row is None and tile_id in places:
+                row = by_place.get((file_stem(slide), *places[tile_id]))
+            if row is None:
+                without.append(tile_id)
+            else:
+                found.setdefault(content, row)
+    return found, without
+
+
+def _index(rows: _Rows, names: str) -> dict[str, int]:
+    """Return the row of every name; two different rows of one name are refused."""
+    index: dict[str, int] = {}
+    start = 0
+    for file in rows.files:
+        by_bytes_alone = names == "tile_ids" and file.content  # an id whose image has changed since is another tile
+        for offset, name in enumerate(() if by_bytes_alone else getattr(file, names)):
+            _enter(index, name, start + offset, rows)
+        start += file.file.n_rows
+    return index
+
+
+def _index_places(rows: _Rows) -> dict[tuple[str, int, int], int]:
+    index: dict[tuple[str, int, int], int] = {}
+    start = 0
+    for file in rows.files:
+        if file.coords_N2 is not None and not file.content:
+            for offset, (x, y) in enumerate(file.coords_N2.tolist()):
+                _enter(index, (file_stem(file.slide), x, y), start + offset, rows)
+        start += file.file.n_rows
+    return index
+
+
+def _enter(index: dict[K, int], name: K, row: int, rows: _Rows) -> None:
+    if name in index and not np.array_equal(rows.features_ND[index[name]], rows.features_ND[row]):
+        raise UserError("two different rows stand for one tile", value=name,
+                        fix="import the files of one network, each tile once")  # fmt: skip
+    index.setdefault(name, row)
+
+
+def _nothing_fits(rows: _Rows, known: Sequence[KnownTiles]) -> UserError:
+    named = [what for what, present in (
+        ("content hashes", any(file.content for file in rows.files)),
+        ("tile ids", any(file.tile_ids for file in rows.files)),
+        ("slide coordinates", any(file.coords_N2 is not None for file in rows.files)),
+    ) if present]  # fmt: skip
+    words = " and ".join(named) or "nothing that names a tile"
+    if not known:
+        return UserError("the files do not say which bytes each row was computed from", value=f"they hold {words}",
+                         fix="name the tiles: --dataset breakhis --data DIR (and --coords TABLE)")  # fmt: skip
+    return UserError("no row of these files belongs to a tile of this data set", value=f"they hold {words}",
+                     allowed=f"tile ids such as {known[0].tiles.tile_ids[0]}",
+                     fix="check --dataset and --data; for slide coordinates add --coords TABLE")  # fmt: skip
+
+
+def _write(store: Store, rows: _Rows, row_by_content: Mapping[str, int]) -> int:
+    """Write the rows that the space lacks, shard by shard; return how many."""
+    blocks = rows.files[0].blocks
+    with lock(store.lock_path):
+        store.sweep_up()
+        missing = missing_content(store.manifests(), tuple(row_by_content))
+        store.describe(blocks)
+        for start in range(0, len(missing), ROWS_PER_SHARD):
+            plan = ShardPlan(missing[start : start + ROWS_PER_SHARD], ROWS_PER_SHARD)
+            matrix_ND = rows.features_ND[[row_by_content[one] for one in plan.content]]
+            store.write_shard(plan, matrix_ND, RunFacts(blocks, plan.batch_sizes, 0, 0))
+    return len(missing)
+
+
+# ------------------------------------------------------------------------------
+# Embeddings that other programs wrote: HDF5 of CLAM and TRIDENT, npz, Parquet; read without running any of it.
+
+
+FOREIGN_SUFFIXES = (".h5", ".hdf5", ".npz", ".parquet")
+CONTENT = re.compile("[0-9a-f]{64}")
+FEATURES = ("features", "embedding", "embeddings")
+
+
+# N rows, D columns
+@dataclass(frozen=True)
+class ForeignRows:
+    """The rows of one file.
+
+    Attributes:
+        file: Its name, hash and number of rows.
+        slide: The file's name without suffix, which CLAM and TRIDENT take for the slide.
+        features_ND: float32, finite.
+        content: Content hash per row; empty where the file has none.
+        tile_ids: Tile id per row; empty where the file has none.
+        coords_N2: x and y on the slide; None where the file has none, or none that is known.
+        blocks: Named column ranges; one block ``pooled`` where the file names none.
+        claimed: The network that the file says made them; empty where it says nothing.
+    """
+
+    file: ExternalFile
+    slide: str
+    features_ND: NDArray[np.float32]
+    content: tuple[str, ...] = ()
+    tile_ids: tuple[str, ...] = ()
+    coords_N2: NDArray[np.int64] | None = None
+    blocks: tuple[ColumnBlock, ...] = ()
+    claimed: str = ""
+
+
+def foreign_files(paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the files to import: those named, and those in folders named (CLAM's ``h5_files`` too).
+
+    Args:
+        paths: Files and folders.
+
+    Returns:
+        Files in order, each once.
+
+    Raises:
+        UserError: Missing paths, or a folder without such files.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        inside = [path] if path.is_file() else sorted(
+            file for place in (path, path / "h5_files") for file in place.glob("*") if file.suffix in FOREIGN_SUFFIXES
+        )  # fmt: skip
+        if not inside:
+            raise UserError("no embeddings to import here", value=path,
+                            allowed=f"files or folders of {', '.join(FOREIGN_SUFFIXES)}",
+                            fix="check the path")  # fmt: skip
+        found.update(dict.fromkeys(inside))
+    return tuple(found)
+
+
+def read_foreign(path: Path) -> ForeignRows:
+    """Read one file of embeddings.
+
+    Args:
+        path: ``.h5`` with ``features`` (N, D) and ``coords`` (N, 2); ``.npz`` with ``features``; ``.parquet`` with a
+            column ``embedding`` of lists. ``tile_id`` and ``content`` beside them name the tiles.
+
+    Returns:
+        Its rows.
+
+    Raises:
+        UserError: Damaged or unknown; counts that differ; values that are not finite; pickled objects.
+    """
+    readers = {".h5": _read_hdf5, ".hdf5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}
+    if path.suffix not in readers:
+        raise UserError("unknown kind of file for embeddings", value=path, allowed=", ".join(FOREIGN_SUFFIXES),
+                        fix="save them as npz with arrays `features` and `tile_id`")  # fmt: skip
+    try:
+        columns, facts = readers[path.suffix](path)
+    except UserError:
+        raise
+    except Exception as error:  # h5py, numpy and pyarrow raise many types on damaged files
+        raise UserError(f"this file of embeddings can't be read ({error})", value=path,
+                        fix="copy it again from where it was written") from error  # fmt: skip
+    return _checked(path, columns, facts)
+
+
+def read_places(path: Path) -> dict[str, tuple[int, int]]:
+    """Read where tiles lie on their slides.
+
+    Args:
+        path: ``.csv`` or ``.parquet`` with columns ``tile_id``, ``x``, ``y``: the upper left corner, level 0 pixels.
+
+    Returns:
+        x and y by tile id.
+
+    Raises:
+        UserError: Missing file or columns, or coordinates that are no numbers.
+    """
+    import polars as pl
+
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        rows = table.select(pl.col("tile_id").cast(pl.String), pl.col("x", "y").cast(pl.Float64).cast(pl.Int64))
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError("this table of coordinates can't be read", value=path, allowed="columns tile_id, x, y",
+                        fix="write it as CSV with these three columns") from error  # fmt: skip
+    return {tile_id: (x, y) for tile_id, x, y in rows.drop_nulls().iter_rows()}
+
+
+def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        columns = {name: values for name in (*FEATURES, "coords", "tile_id", "content")
+                   if (values := _dataset(file, name)) is not None}  # fmt: skip
+        attributes = dict(file["features"].attrs) if "features" in columns else {}
+    facts = json.loads(attributes["histotune"]) if "histotune" in attributes else {}
+    return columns, {"encoder": str(attributes.get("encoder", "")), **facts}
+
+
+def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
+    """Read a data set of this very file; links would read files that nobody named."""
+    import h5py
+
+    if name not in file:
+        return None
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or file[name].is_virtual or file[name].external:
+        raise UserError(f'"{name}" in this file is a link to elsewhere', value=file.filename,
+                        fix="write the values themselves into the file")  # fmt: skip
+    values = file[name]
+    return np.asarray(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
+
+
+def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        columns = {name: file[name] for name in (*FEATURES, "coords", "tile_id", "content") if name in file}
+        facts = json.loads(str(file["facts"])) if "facts" in file else {}
+    return columns, facts
+
+
+def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    names = [name for name in (*FEATURES, "x", "y", "tile_id", "content") if name in file.schema_arrow.names]
+    table = file.read(names)
+    columns: dict[str, Any] = {}
+    for name in names:
+        column = table[name].combine_chunks()
+        if name in FEATURES:
+            if len(pc.unique(pc.list_value_length(column))) != 1:
+                raise UserError("the vectors in this file differ in length, or there are none", value=path,
+                                fix="write the rows of one network only")  # fmt: skip
+            columns[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
+        else:
+            columns[name] = np.asarray(column.to_pylist())
+    if "x" in columns and "y" in columns:
+        columns["coords"] = np.stack([columns.pop("x"), columns.pop("y")], axis=1)
+    metadata = file.schema_arrow.metadata or {}
+    return columns, json.loads(metadata[b"histotune"]) if b"histotune" in metadata else {}
+
+
+def _checked(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> ForeignRows:
+    """Check shapes and values, all mistakes of a file in one message."""
+    name = next((name for name in FEATURES if name in columns), None)
+    if name is None:
+        raise UserError("this file holds no embeddings", value=path, allowed=f"an array {' or '.join(FEATURES)}",
+                        fix="check that these are tile features, not coordinates")  # fmt: skip
+    features_ND = columns[name]
+    if features_ND.ndim != 2 or not np.issubdtype(features_ND.dtype, np.floating) or 0 in features_ND.shape:
+        raise UserError(f"{name} holds {features_ND.dtype} {features_ND.shape}", value=path,
+                        allowed="floating-point numbers (tiles, columns)", fix="write one row per tile")  # fmt: skip
+    n = len(features_ND)
+    counts = {other: len(columns[other]) for other in ("coords", "tile_id", "content") if other in columns}
+    if any(count != n for count in counts.values()):
+        found = ", ".join(f"{count:,} {other}" for other, count in counts.items())
+        raise UserError(f"counts differ: {n:,} rows of {name}, {found}", value=path, allowed="one of each per row",
+                        fix="write the file again")  # fmt: skip
+    features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
+    if not np.isfinite(features_ND).all():
+        bad = int((~np.isfinite(features_ND).all(axis=1)).sum())
+        raise UserError(f"{bad:,} rows hold values that are not finite in float32", value=path,
+                        fix="compute them again in a wider precision")  # fmt: skip
+    rows = ForeignRows(ExternalFile(path.name, hash_file(path), n), path.stem, features_ND)
+    return _named(rows, columns, facts)
+
+
+def _named(rows: ForeignRows, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> ForeignRows:
+    """Add what names the rows and columns."""
+    dim = rows.features_ND.shape[1]
+    coords = columns.get("coords")
+    if coords is not None and (coords.ndim != 2 or coords.shape[1] != 2):
+        raise UserError(f"coords has shape {coords.shape}", value=rows.file.name, allowed="(tiles, 2): x, y",
+                        fix="write the file again")  # fmt: skip
+    content = tuple(_text(value) for value in columns.get("content", ()))
+    if any(not CONTENT.fullmatch(one) for one in content):
+        raise UserError("content holds something else than SHA-256 hashes", value=rows.file.name,
+                        allowed="64 hexadecimal digits per row", fix="leave it out, name rows by tile_id")  # fmt: skip
+    known = coords is not None and not bool((np.asarray(coords) < 0).any())  # -1 says that nobody knows
+    blocks = tuple(ColumnBlock(**block) for block in facts.get("blocks", ()))
+    if not blocks or blocks[-1].stop != dim:
+        blocks = (ColumnBlock("pooled", 0, dim),)
+    claimed = facts.get("space", {}).get("backbone") or facts.get("encoder", "")
+    return replace(
+        rows,
+        content=content,
+        tile_ids=tuple(_text(value) for value in columns.get("tile_id", ())),
+        coords_N2=np.asarray(coords, dtype=np.int64) if known else None,
+        blocks=blocks,
+        claimed=str(claimed),
+    )
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)

@@ -7,19 +7,35 @@ spread between tiles.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+import logging
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.embeddings.probe_error import probe_error
+from histotune.embeddings.runner import BatchRunner, compute_threads
+from histotune.embeddings.space import embedding_space, with_key
+from histotune.images.loader import load_views
+from histotune.tools.devices import Computed, choose_precision
+from histotune.tools.errors import UserError
+from histotune.tools.files import lock, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from histotune.tools.devices import Computed, ComputeDevice
+    from histotune.embeddings.rows import Rows
+    from histotune.embeddings.space import EmbedRequest, Storage
+    from histotune.images.decode import PixelReader
+    from histotune.images.hashes import HashIndex
+    from histotune.images.loader import Views, Wanted
+    from histotune.tools.devices import ComputeDevice
+
+    Float = NDArray[np.float64]
 
 
 MEDIAN_LIMIT, P99_LIMIT = 0.01, 0.05
@@ -171,3 +187,225 @@ def spread_rows(n_rows: int, n_wanted: int = CHECK_TILES) -> NDArray[np.int64]:
         At most ``n_wanted`` row numbers, ascending.
     """
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_wanted)).round().astype(np.int64))
+
+
+# ------------------------------------------------------------------------------
+# Which precision a backbone embeds in: remembered where it was checked, checked on the data's own tiles otherwise.
+
+
+LOG = logging.getLogger(__name__)
+WAIT_S = 24 * 3600.0  # another process may be checking a large network on a CPU
+
+
+# N tiles, D columns
+def remembered_choice(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> PrecisionChoice | None:
+    """Return the precision without computing anything: where there is no choice, or where it was checked before.
+
+    Args:
+        request: Backbone, view, wanted precision, cache.
+        device: Where the backbone runs.
+        index: Remembers the hashes of weight files.
+
+    Returns:
+        The choice; None where it has to be checked on tiles first.
+
+    Raises:
+        UserError: A precision that the device does not have, or missing weights.
+    """
+    tried = _tried(request, device)
+    if len(tried) == 1:
+        return PrecisionChoice("fp32", (), "nothing faster than fp32 was asked for, or is there")
+    try:
+        data = json.loads(_record(request, device, index).read_text(encoding="utf-8"))
+        checks = tuple(PrecisionCheck(**check) for check in data["checks"])
+        return PrecisionChoice(data["precision"], checks, data["reason"])
+    except (OSError, ValueError, KeyError, TypeError):  # never checked, or the record is damaged: check (again)
+        return None
+
+
+def checked_choice(
+    request: EmbedRequest, device: ComputeDevice, index: HashIndex, reader: PixelReader, rows: Rows
+) -> PrecisionChoice:
+    """Check faster precisions against fp32 on tiles from all over a data set, and remember the answer.
+
+    Of several processes that ask at once the first checks; the others wait and read its answer.
+
+    Args:
+        request: Backbone, view, wanted precision, cache.
+        device: Where the backbone runs.
+        index: Remembers the hashes of weight files.
+        reader: Reads the tiles.
+        rows: The rows of the data set.
+
+    Returns:
+        The fastest precision that passes. An explicit wish is granted in any case, with a warning where it fails.
+
+    Raises:
+        UnreadableTilesError: Tiles of the check that can't be read.
+    """
+    with _one_at_a_time(_record(request, device, index).with_suffix(".lock")):
+        return remembered_choice(request, device, index) or _check(request, device, index, reader, rows)
+
+
+def _check(
+    request: EmbedRequest, device: ComputeDevice, index: HashIndex, reader: PixelReader, rows: Rows
+) -> PrecisionChoice:
+    tried = _tried(request, device)
+    keys = list(dict.fromkeys(rows.keys))
+    # an explicit wish is granted in any case: fewer tiles say whether to warn
+    n_tiles = CHECK_TILES if request.embedding.precision == "auto" else WISH_TILES
+    sample = [rows[keys[place]].wanted for place in spread_rows(len(keys), n_tiles)]
+    batches = _views(request, reader, sample)
+    choice = choose_by_check(tried, lambda precision: _embed(request, device, batches, precision), len(sample))
+    if request.embedding.precision != "auto" and choice.precision != tried[0]:
+        LOG.warning("%s as asked for, against the check: %s", tried[0], choice.reason)
+        choice = replace(choice, precision=tried[0], reason=f"{tried[0]} as asked for; {choice.reason}")
+    elif choice.checks:
+        LOG.info(choice.reason)
+    if choice.checks:
+        _remember(choice, _record(request, device, index))
+    return choice
+
+
+def _tried(request: EmbedRequest, device: ComputeDevice) -> tuple[Computed, ...]:
+    """Return the precisions to check, fp32 last; fp32 alone where nothing is to be checked."""
+    if request.spec.kind in ("colour-histogram", "external"):
+        return ("fp32",)
+    if request.embedding.precision == "auto":
+        return candidates(device)
+    explicit = choose_precision(device, request.embedding.precision)
+    return ("fp32",) if explicit == "fp32" else (explicit, "fp32")
+
+
+def _record(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> Path:
+    """Return where the answer is kept: by everything that decides it but the tiles."""
+    space = embedding_space(request.spec, request.view, device, "fp32", index)
+    question = f"check of {', '.join(_tried(request, device))} within {MEDIAN_LIMIT:g}, {P99_LIMIT:g}, {PROBE_LIMIT:g}"
+    return request.cache / "precision" / f"{with_key(replace(space, precision=question)).key[:32]}.json"
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock for the block; where the cache can't be written nobody else could read an answer either."""
+    with ExitStack() as stack:
+        with suppress(UserError):
+            stack.enter_context(lock(path, timeout_s=WAIT_S))
+        yield
+
+
+def _remember(choice: PrecisionChoice, path: Path) -> None:
+    try:
+        write_json(path, choice.as_dict())
+    except UserError as error:
+        LOG.warning("the answer of the precision check can't be kept (%s): %s", error.what, path)
+
+
+def _views(request: EmbedRequest, reader: PixelReader, sample: Sequence[Wanted]) -> list[Views]:
+    size = request.embedding.first_batch_size
+    sizes = [min(size, len(sample) - start) for start in range(0, len(sample), size)]
+    find_all_bad = request.on_bad_image == "skip"
+    return list(load_views(sample, sizes, request.view, reader, find_all_bad=find_all_bad))
+
+
+def _embed(
+    request: EmbedRequest, device: ComputeDevice, batches: Sequence[Views], precision: Computed
+) -> NDArray[np.float32]:
+    """Embed the tiles of the check in one precision."""
+    from histotune.backbones.engine import load_backbone
+
+    with compute_threads(request):
+        backbone = load_backbone(replace(request.spec, size_px=request.view.size_px), device, precision)
+        runner = BatchRunner(backbone, request.embedding.first_batch_size)
+        return np.concatenate([runner.run(views.pixels_BSSC, views.n_inputs) for views in batches])
+
+
+# ------------------------------------------------------------------------------
+# How much a lower precision moves the scores of a probe, asked without labels.
+#
+# A probe can lean on directions in which tiles hardly differ, where an error that is small in every dimension is
+# large. So ridge probes are fitted to random targets on half of the tiles, once per precision, and score the other
+# half: random targets use every direction, and no label is needed.
+#
+# N tiles, D columns, n tiles of a half, T random targets
+
+
+N_SPLITS, N_TARGETS = 32, 8
+SHRINKAGE = 0.001
+"""Ridge penalty over the mean eigenvalue of the Gram matrix."""
+
+
+def probe_error(reference_ND: Float, candidate_ND: Float, seed: int = 0) -> float:
+    """Return the RMS change of a probe's scores over their spread between tiles it was not trained on.
+
+    Args:
+        reference_ND: fp32 embeddings; finite, four tiles or more.
+        candidate_ND: The same tiles otherwise computed or stored; finite.
+        seed: Seed of the halves and the targets.
+
+    Returns:
+        0 where nothing changes; about the relative error of the directions that a probe uses. Dimensions without
+        spread are left out.
+
+    Example:
+        >>> x_ND = np.random.default_rng(0).normal(size=(64, 20))
+        >>> probe_error(x_ND, x_ND)
+        0.0
+    """
+    rng = np.random.Generator(np.random.PCG64(seed))
+    mean_D, spread_D = reference_ND.mean(axis=0), reference_ND.std(axis=0)
+    used_D = spread_D > 0
+    if not used_D.any():
+        return 0.0
+    a_ND, b_ND = ((x_ND - mean_D)[:, used_D] / spread_D[used_D] for x_ND in (reference_ND, candidate_ND))
+    squares, spread = 0.0, 0.0
+    for _ in range(N_SPLITS):
+        order_N = rng.permutation(len(a_ND))
+        train_n, held_n = np.array_split(order_N, 2)
+        target_nT = rng.normal(size=(len(train_n), N_TARGETS))
+        score_nT = _ridge_scores(a_ND[train_n], a_ND[held_n], target_nT)
+        squares += float(((_ridge_scores(b_ND[train_n], b_ND[held_n], target_nT) - score_nT) ** 2).sum())
+        spread += float(((score_nT - score_nT.mean(axis=0)) ** 2).sum())
+    return float(np.sqrt(squares / spread)) if spread > 0 else 0.0
+
+
+def _ridge_scores(train_nD: Float, held_nD: Float, target_nT: Float) -> Float:
+    """Return what ridge probes say of held-out tiles, from the Gram matrix because tiles are fewer than dimensions."""
+    mean_D = train_nD.mean(axis=0)
+    centred_nD = train_nD - mean_D
+    gram_nn = centred_nD @ centred_nD.T
+    gram_nn[np.diag_indices_from(gram_nn)] += SHRINKAGE * np.trace(gram_nn) / len(gram_nn) or 1.0
+    weight_DT = centred_nD.T @ np.linalg.solve(gram_nn, target_nT - target_nT.mean(axis=0))
+    return np.asarray((held_nD - mean_D) @ weight_DT)
+
+
+# ------------------------------------------------------------------------------
+# How a shard is kept: float32, or float16 where rounding costs nothing that matters.
+
+
+# N tiles, D columns
+def stored(
+    matrix_ND: NDArray[np.float32], storage: Storage, shard: str = ""
+) -> NDArray[np.float32] | NDArray[np.float16]:
+    """Return a shard's rows as they are kept.
+
+    Args:
+        matrix_ND: float32, a row per tile.
+        storage: ``fp16`` rounds to float16 where the error stays within the limits of the precision check.
+        shard: Its name, for the log.
+
+    Returns:
+        The same rows, float16 or float32. They stay float32 where rounding fails the check (values beyond 65,504,
+        a spread that is small beside the mean) or the shard is too small to tell.
+    """
+    if storage == "fp32":
+        return matrix_ND
+    if len(matrix_ND) < MIN_TILES:
+        LOG.info("shard %s stays in float32: %d rows are too few to check float16", shard, len(matrix_ND))
+        return matrix_ND
+    with np.errstate(over="ignore"):  # becomes infinite, which never passes
+        half_ND = matrix_ND.astype(np.float16)
+    check = compare_precision("fp16", matrix_ND, half_ND)
+    if check.passed:
+        return half_ND
+    LOG.warning("shard %s stays in float32: storing %s", shard, check)
+    return matrix_ND

@@ -8,23 +8,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.embeddings.store import ShardPlan
+from histotune.images.decode import UnreadableTile, UnreadableTilesError
 from histotune.images.loader import Wanted
-from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
+    from histotune.embeddings.space import EmbeddingConfig
     from histotune.images.config import ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
-    from histotune.images.geometry import ViewGeometry
+    from histotune.images.views import ViewGeometry
+
+
 # B inputs of a batch, N tiles, D columns
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a space.
@@ -150,3 +152,40 @@ def average_inputs(result_BD: NDArray[np.float32], n_inputs: tuple[int, ...]) ->
         has_more_N = number_N > step
         total_ND[has_more_N] += result_BD[starts_N[has_more_N] + step]
     return np.asarray(total_ND / number_N.astype(np.float32)[:, None])
+
+
+# ------------------------------------------------------------------------------
+# Which rows share a shard and a batch, fixed before anything is computed (law 4).
+
+
+def plan_shards(
+    earlier: Sequence[ShardPlan],
+    missing: Sequence[str],
+    config: EmbeddingConfig,
+    n_inputs: Mapping[str, int] | None = None,
+) -> tuple[ShardPlan, ...]:
+    """Divide missing rows into shards; what an interrupted run had planned keeps its batches.
+
+    Args:
+        earlier: Plan of an interrupted run; empty where there was none.
+        missing: Row keys to compute, each once.
+        config: Rows per shard, network inputs per batch.
+        n_inputs: Network inputs per row, 1 where absent. Rows of equally many share a shard, so that a batch holds as
+            many inputs as the config asks for.
+
+    Returns:
+        The shards in the order they are computed.
+    """
+    wanted = set(missing)
+    kept = tuple(plan for plan in earlier if wanted.issuperset(plan.content))
+    planned = {one for plan in kept for one in plan.content}
+    groups: dict[int, list[str]] = {}
+    for one in missing:
+        if one not in planned:
+            groups.setdefault((n_inputs or {}).get(one, 1), []).append(one)
+    new = []
+    for number in sorted(groups):
+        rest, batch_size = groups[number], max(config.first_batch_size // number, 1)
+        starts = range(0, len(rest), config.shard_tiles)
+        new += [ShardPlan(tuple(rest[start : start + config.shard_tiles]), batch_size) for start in starts]
+    return (*kept, *new)

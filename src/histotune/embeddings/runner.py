@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import time
 from collections import deque
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histotune.backbones.engine import Engine, Pending
-from histotune.embeddings.manifest import RunFacts
+from histotune.embeddings.gather import missing_content
 from histotune.embeddings.rows import average_inputs
+from histotune.embeddings.space import FIRST_BATCH, with_key
+from histotune.embeddings.store import RunFacts, Store
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
+from histotune.tools.errors import UserError
+from histotune.tools.files import canonical_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from histotune.backbones.spec import Backbone, BackboneSpec
-    from histotune.embeddings.space import EmbedRequest
-    from histotune.images.device_resize import ResizePlan
+    from histotune.embeddings.space import EmbeddingSpace, EmbedRequest
     from histotune.images.loader import Views
-    from histotune.tools.devices import ComputeDevice
+    from histotune.images.views import ResizePlan
+    from histotune.tools.devices import Computed, ComputeDevice
+
 
 LOG = logging.getLogger(__name__)
+
+
 # B batch, S side, D columns
-
-
 @dataclass(frozen=True)
 class Submitted:
     """A batch on its way through the backbone.
@@ -233,3 +241,203 @@ def resizing_device(device: ComputeDevice, spec: BackboneSpec) -> str:
         Empty where the network shares its processor with Pillow, which is the faster of the two there.
     """
     return device.kind if device.kind == "cuda" and spec.kind not in ("colour-histogram", "external") else ""
+
+
+# ------------------------------------------------------------------------------
+# How many inputs a forward pass takes: as asked for, remembered, or found by timing blank tiles on a GPU.
+
+
+WORTH_GAIN = 1.05  # a doubled batch that is not this much faster is not worth its memory
+TIMED_BATCHES = 3
+SEARCH_TILES = 2_000  # below, the search would take longer than it saves
+
+
+# B batch, S side, C channels, D columns
+@dataclass(frozen=True)
+class BatchRate:
+    """How fast a batch size is."""
+
+    batch_size: int
+    images_per_s: float
+
+
+def with_batch_size(
+    request: EmbedRequest, device: ComputeDevice, precision: Computed, space: EmbeddingSpace, n_missing: int
+) -> EmbedRequest:
+    """Return the request with ``batch_size="auto"`` replaced by a number.
+
+    Args:
+        request: The request.
+        device: Where the backbone runs; 32 off CUDA, where larger batches gain nothing.
+        precision: Precision of its matrix products.
+        space: The space whose rows are computed; the answer is remembered for it in the cache.
+        n_missing: Tiles to compute; with few, and nothing remembered, 32 is taken unsought.
+
+    Returns:
+        The request with a number. It enters the plan of each new shard; shards that are planned already keep theirs.
+    """
+    if request.embedding.batch_size != "auto":
+        return request
+    size: int | None = FIRST_BATCH
+    if device.kind == "cuda" and request.spec.kind not in ("colour-histogram", "external"):
+        size = remembered_batch_size(request, space)
+        if size is None:
+            size = _search(request, device, precision, space) if n_missing >= SEARCH_TILES else FIRST_BATCH
+    return replace(request, embedding=request.embedding.model_copy(update={"batch_size": size}))
+
+
+def remembered_batch_size(request: EmbedRequest, space: EmbeddingSpace) -> int | None:
+    """Return the batch size found earlier for a space.
+
+    Args:
+        request: Names the cache, and the shard size that bounds a batch.
+        space: The space.
+
+    Returns:
+        None where there was no search, or its record is damaged.
+    """
+    try:
+        size = json.loads(_record(request, space).read_text(encoding="utf-8"))["batch_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return size if isinstance(size, int) and 1 <= size <= max(request.embedding.shard_tiles, FIRST_BATCH) else None
+
+
+def find_batch_size(
+    embed: Callable[[NDArray[np.uint8]], object],
+    size_px: int,
+    most: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[BatchRate, ...]:
+    """Double the batch from 32 until throughput gains less than 5 %, or memory runs out.
+
+    Args:
+        embed: Runs one forward pass and waits for its result.
+        size_px: Side of the input.
+        most: Largest batch worth trying.
+        clock: Seconds.
+
+    Returns:
+        The rate of each size tried, the best one last; 32 alone where even that does not fit, to be halved later.
+    """
+    rates: list[BatchRate] = []
+    size = FIRST_BATCH
+    while size <= max(most, FIRST_BATCH):
+        rate = _rate(embed, np.zeros((size, size_px, size_px, 3), np.uint8), clock)
+        if rate == 0 or (rates and rate < WORTH_GAIN * rates[-1].images_per_s):
+            break
+        rates.append(BatchRate(size, rate))
+        size *= 2
+    return tuple(rates) or (BatchRate(FIRST_BATCH, 0.0),)
+
+
+def _rate(
+    embed: Callable[[NDArray[np.uint8]], object], blank_BSSC: NDArray[np.uint8], clock: Callable[[], float]
+) -> float:
+    """Return images per second after one warm-up; 0 where memory runs out."""
+    import torch
+
+    from histotune.tools.devices import out_of_memory
+
+    try:
+        embed(blank_BSSC)
+        start = clock()
+        for _ in range(TIMED_BATCHES):
+            embed(blank_BSSC)
+        return TIMED_BATCHES * len(blank_BSSC) / (clock() - start)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return 0.0
+
+
+def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, space: EmbeddingSpace) -> int:
+    """Load the backbone, find its batch size and remember it."""
+    from histotune.backbones.engine import load_backbone
+
+    spec = replace(request.spec, size_px=request.view.size_px)
+    backbone = load_backbone(spec, device, precision)
+    rates = find_batch_size(backbone.embed, spec.size_px, request.embedding.shard_tiles)
+    LOG.info("batches of %d: %s", rates[-1].batch_size,
+             ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates))  # fmt: skip
+    try:
+        write_json(
+            _record(request, space), {"batch_size": rates[-1].batch_size, "rates": [asdict(one) for one in rates]}
+        )
+    except UserError as error:
+        LOG.warning("the batch size found can't be kept (%s)", error.what)
+    return rates[-1].batch_size
+
+
+def _record(request: EmbedRequest, space: EmbeddingSpace) -> Path:
+    return request.cache / "batches" / f"{space.key[:32]}.json"
+
+
+# ------------------------------------------------------------------------------
+# Whether ``torch.compile`` pays back for the length of a run: decided by what is missing, kept in the space's key.
+#
+# A compiled network rounds differently, so its rows live in a space of their own (law 3), and a run has to know which
+# of the two spaces it belongs to before anything is computed. Nothing is remembered for that: what the spaces hold
+# decides.
+
+
+COMPILE_TILES = 20_000
+"""Tiles from which on a fresh run is compiled."""
+GAIN = 0.2
+"""Time that compilation is expected to save per tile; its own time is that of ``GAIN x COMPILE_TILES`` tiles."""
+COMPILER = "compiler"  # in the signature of a space whose network was compiled
+
+
+def chosen_space(
+    request: EmbedRequest, device: ComputeDevice, plain: EmbeddingSpace, keys: Sequence[str]
+) -> EmbeddingSpace:
+    """Return the space of the plain network, or of the compiled one where that finishes sooner.
+
+    Args:
+        request: Its ``embedding.compile``: ``auto`` compiles on CUDA where it pays back, but not in several processes,
+            each of which would have to decide alone and the same; ``on`` and ``off`` are obeyed.
+        device: Where the backbone runs.
+        plain: The space without compilation.
+        keys: Row keys wanted.
+
+    Returns:
+        The space. With everything there already the choice costs nothing; ten new tiles beside many compiled ones are
+        compiled for, since the alternative is embedding all of them again.
+    """
+    wish = request.embedding.compile
+    if wish == "off" or request.spec.kind in ("colour-histogram", "external"):
+        return plain
+    compiled = compiled_space(plain)
+    if wish == "on":
+        return compiled
+    if device.kind != "cuda":
+        return plain
+    here, there = (_n_missing(request, space, keys) for space in (plain, compiled))
+    if request.rank.world_size > 1:
+        return compiled if there == 0 < here else plain
+    compiled_cost = (1 - GAIN) * there + (GAIN * COMPILE_TILES if there else 0)
+    return compiled if compiled_cost < here else plain
+
+
+def compiled_space(plain: EmbeddingSpace) -> EmbeddingSpace:
+    """Return the space of the same settings with a compiled network.
+
+    Args:
+        plain: The space without compilation.
+
+    Returns:
+        A space with another key.
+    """
+    signature = {**json.loads(plain.signature), COMPILER: "inductor"}
+    return with_key(replace(plain, signature=canonical_json(signature)))
+
+
+def is_compiled(space: EmbeddingSpace) -> bool:
+    """Return whether a space's rows come from a compiled network."""
+    return COMPILER in json.loads(space.signature)
+
+
+def _n_missing(request: EmbedRequest, space: EmbeddingSpace, keys: Sequence[str]) -> int:
+    return len(missing_content(Store(request.cache, space).inspect().sound, keys))

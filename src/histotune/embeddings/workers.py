@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.embeddings.owned import owned_in
-from histotune.images.decode import PixelSource, tile_sources
-from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
+from histotune.images.decode import PixelSource, UnreadableTile, UnreadableTilesError, tile_sources
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, is_locked, lock, write_json
 
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.manifest import ShardPlan
-    from histotune.embeddings.store import Store
+    from histotune.embeddings.store import ShardPlan, Store
     from histotune.tools.ranks import ProcessRank
 
 POLL_S = 0.2

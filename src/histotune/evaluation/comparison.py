@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.statistics.family import Comparison, compare_arms
-from histotune.statistics.levels import SeedScore, average_seeds, score_seeds
-from histotune.statistics.mean_ranks import LEAST_DATA_SETS, MeanRanks, rank_arms
+from histotune.statistics.comparison import LEAST_DATA_SETS, Comparison, MeanRanks, compare_arms, rank_arms
 from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.statistics.scores import SeedScore, average_seeds, score_seeds
 from histotune.tools.errors import UserError
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.statistics.config import ComparisonConfig, IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions
 
 TRAINED_THERE = ("in-domain", "direct")
 """Findings whose head was trained on the data set it is scored on: what a ranking over data sets counts."""

@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
     from histotune.heads.head import SweepResult
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import IntervalConfig, Predictions
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.evaluation.findings import PairedDifference
-from histotune.statistics.config import ComparisonConfig
-from histotune.statistics.family import compare_arms
+from histotune.statistics.comparison import compare_arms
+from histotune.statistics.predictions import ComparisonConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from histotune.evaluation.config import EvaluationConfig
-    from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import IntervalConfig, Predictions
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy")
 

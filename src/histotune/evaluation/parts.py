@@ -8,14 +8,13 @@ import polars as pl
 
 from histotune.evaluation.findings import PartTable, ScoredArm
 from histotune.evaluation.scoring import median_mpp, metrics_for
-from histotune.statistics.levels import score_by
+from histotune.statistics.scores import score_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from histotune.datasets.tileset import TileSet
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import IntervalConfig, Predictions
 
 PART_COLUMNS = ("site", "scanner", "stain")
 MAX_PARTS = 30

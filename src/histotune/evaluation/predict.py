@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
 # N tiles, K classes
 
 

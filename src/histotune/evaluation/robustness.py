@@ -20,9 +20,7 @@ from histotune.evaluation.draw import spread_order
 from histotune.evaluation.findings import RobustnessTable, ScoredArm
 from histotune.evaluation.parts import MAX_PARTS, PART_COLUMNS
 from histotune.evaluation.robustness_counts import Square, Tally, sum_tallies, tally_square
-from histotune.statistics.bounds import Scale, Strata
-from histotune.statistics.exact import flat_bounds
-from histotune.statistics.methods import Evidence, all_agree, method_bounds
+from histotune.statistics.bounds import Evidence, Scale, Strata, all_agree, flat_bounds, method_bounds
 from histotune.statistics.predictions import Interval, Score
 
 if TYPE_CHECKING:
@@ -31,11 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
     from histotune.evaluation.predict import Material
     from histotune.evaluation.robustness_counts import Matrix
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import IntervalConfig, Predictions
 
     Int = NDArray[np.int64]
 

@@ -8,14 +8,12 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.findings import TOO_NARROW, ScoredArm, domain_order
-from histotune.statistics.resampling import read_sample
+from histotune.statistics.evaluators import make_evaluator, read_sample
 from histotune.statistics.scores import score_predictions
-from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
-    from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import IntervalConfig, Predictions
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:

@@ -8,17 +8,15 @@ import polars as pl
 
 from histotune.evaluation.findings import UNIT, PartTable, ScoredArm
 from histotune.evaluation.scoring import median_mpp, metrics_for
-from histotune.statistics.levels import COLUMNS, aggregate
-from histotune.statistics.scores import score_predictions
+from histotune.statistics.scores import COLUMNS, aggregate, score_predictions
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.evaluation.config import Aggregation
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.levels import Level
-    from histotune.statistics.predictions import Predictions
+    from histotune.statistics.predictions import IntervalConfig, Predictions
+    from histotune.statistics.scores import Level
 
 LEVELS: tuple[Level, ...] = ("slide", "group")
 HOW = {

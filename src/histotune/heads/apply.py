@@ -14,7 +14,7 @@ from histotune.tools.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
     from histotune.heads.head import Calibration, Head, HiddenLayer
 
 BLOCK_ROWS = 8192

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
     from histotune.heads.config import ClassWeight
     from histotune.heads.head import HiddenLayer
     from histotune.heads.task import TrainingSet

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.embeddings.inventory import FITS_FOLDER
+from histotune.embeddings.upkeep import FITS_FOLDER
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitSettings, FitSolution
 from histotune.heads.solver.ridge import fit_ridge

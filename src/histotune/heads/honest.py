@@ -19,10 +19,9 @@ from histotune.heads.head import HonestScore
 from histotune.heads.jackknife import MIN_GROUPS, group_chunks, group_interval, jackknife_interval
 from histotune.heads.select import group_means, paired_differences, tile_losses
 from histotune.heads.task import FoldPlan, training_set
+from histotune.statistics.evaluators import class_signatures, draw_counts
+from histotune.statistics.metrics import balanced_accuracy_sums, weighted_auroc
 from histotune.statistics.predictions import Interval
-from histotune.statistics.ranking import weighted_auroc
-from histotune.statistics.resampling import class_signatures, draw_counts
-from histotune.statistics.sums import balanced_accuracy_sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,9 +20,8 @@ from histotune.heads.family import SweepData, SweepSupport, full_logits
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import make_family
 from histotune.heads.task import FoldPlan, TrainingSet, check_task, training_set
+from histotune.statistics.evaluators import Sample, class_signatures, draw_counts, make_evaluator
 from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
-from histotune.statistics.resampling import Sample, class_signatures, draw_counts
-from histotune.statistics.tables import make_evaluator
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,13 +29,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
     from histotune.heads.config import SweepConfig
     from histotune.heads.family import Family, Refit, Trial
     from histotune.heads.head import Head
     from histotune.heads.task import SweepTask
-    from histotune.statistics.config import IntervalConfig
     from histotune.statistics.metrics import MetricName
+    from histotune.statistics.predictions import IntervalConfig
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

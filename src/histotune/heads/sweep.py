@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
     from histotune.heads.config import Honesty, SweepConfig
     from histotune.heads.head import Selection
     from histotune.heads.solve import Solved

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.embeddings.records import Embeddings
+    from histotune.embeddings.space import Embeddings
 
 
 def untuned_logits(

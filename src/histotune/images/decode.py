@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
+import stat
+import struct
 import threading
+import zlib
+from bisect import bisect_right
+from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet
 from histotune.images.config import LoaderConfig
-from histotune.images.encoded import damaged, decode_image, read_image_file, too_large
-from histotune.images.parquet import ParquetImages, is_parquet
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from types import TracebackType
 
     import h5py
     from numpy.typing import NDArray
+    from PIL import Image, ImageFile
 
     from histotune.datasets.tileset import TileSet
 
+
 PIXELS = "x"  # name of the HDF5 data set that holds pixels
+
+
 # H height, W width, C channels (RGB)
-
-
 @dataclass(frozen=True)
 class PixelSource:
     """Where the pixels of one tile are.
@@ -269,3 +278,296 @@ def _open_hdf5(path: Path) -> h5py.File:
         raise UserError(f'the HDF5 file has no data set "{PIXELS}" of rows', value=path, allowed=f"found: {names}",
                         fix="point to the file whose name ends in _x.h5")  # fmt: skip
     return file
+
+
+# ------------------------------------------------------------------------------
+# From the bytes of an image file to uint8 RGB pixels, with every odd or damaged image refused by name.
+
+
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+BYTES_PER_PIXEL = 8  # no 8-bit image needs more; a longer file is none, and is not loaded into memory
+SMALL_FILE_BYTES = 16 * 2**20
+
+
+def read_image_file(path: Path, max_pixels: int) -> bytes:
+    """Return an image file's bytes.
+
+    Args:
+        path: The file.
+        max_pixels: Files too long for an image of so many pixels are refused unread.
+
+    Returns:
+        All bytes.
+
+    Raises:
+        UserError: Missing, unreadable, empty, not a regular file, or far too long.
+    """
+    try:
+        status = os.stat(path)  # noqa: PTH116  (a quarter of the time of Path.stat, over many thousand tiles)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "device or pipe"
+            raise UserError(f"this is a {kind}, not an image file", value=path, fix="remove it, or read the right file")
+        if status.st_size > BYTES_PER_PIXEL * max_pixels + SMALL_FILE_BYTES:
+            raise too_large(path, f"{status.st_size:,} bytes", max_pixels)
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError("the image is missing", value=path,
+                        fix="read the data set again; files have moved since") from error  # fmt: skip
+    except OSError as error:
+        raise UserError(f"the image can't be read ({error.strerror})", value=path,
+                        fix="check the permissions of the file and its disk") from error  # fmt: skip
+    if not data:
+        raise UserError("the image file is empty", value=path, fix="copy it again from its source, or remove it")
+    return data
+
+
+def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode an image file's bytes.
+
+    A PNG carries a checksum over every part of it, and Pillow does not look at those of the pixels; they are
+    checked here, so that a flipped bit in a PNG is always found. TIFF, BMP and JPEG have no checksum: a flipped bit
+    there is found only where it breaks the format.
+
+    Args:
+        data: The whole file.
+        place: Named in messages: the file, or the row that holds it.
+        max_pixels: Images with more pixels are refused before they are decoded.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+
+    Raises:
+        UserError: Damaged, too large, or not 8-bit RGB, grey or opaque RGBA.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        _check_png(data)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_odd(image, place, max_pixels)
+            image.load()
+            return _as_rgb(image, place)
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError("this file is no image that can be read", value=place, allowed=", ".join(FORMATS),
+                        fix="copy the file again from its source, or remove it") from error  # fmt: skip
+    except Image.DecompressionBombError as error:
+        raise too_large(place, str(error), max_pixels) from error
+    except Exception as error:  # Pillow's plugins raise many types on damaged files: SyntaxError, struct.error, ...
+        raise damaged(place, error) from error
+
+
+def too_large(place: object, size: str, max_pixels: int) -> UserError:
+    """Return the message for an image beyond the limit."""
+    size = size if "bytes" in size else f"{size} pixels"
+    return UserError(f"this image is too large ({size})", value=place, allowed=f"at most {max_pixels:,} pixels",
+                     fix="cut it into tiles, or raise --set loader.max_pixels=...")  # fmt: skip
+
+
+def damaged(place: object, error: BaseException) -> UserError:
+    """Return the message for an image that breaks while it is read."""
+    return UserError(f"the image is truncated or damaged ({error})", value=place,
+                     fix="copy it again from its source, or remove it")  # fmt: skip
+
+
+def _check_png(data: bytes) -> None:
+    """Check every chunk of a PNG against its CRC (PNG specification, section 5.3) up to the closing chunk."""
+    if not data.startswith(PNG_SIGNATURE):
+        return
+    view = memoryview(data)
+    start, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        if start + 12 > len(data):
+            raise ValueError("the PNG ends before its closing chunk")
+        length, kind = struct.unpack_from(">I4s", data, start)
+        end = start + 8 + length
+        if end + 4 > len(data):
+            raise ValueError("the PNG ends within a chunk")
+        if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            raise ValueError(f"a checksum of the PNG is wrong, in chunk {kind.decode('latin-1')}")
+        start = end + 4
+
+
+def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> None:
+    """Refuse what would be decoded wrongly, judged by the header alone."""
+    if image.width * image.height > max_pixels:
+        raise too_large(place, f"{image.width} x {image.height}", max_pixels)
+    if getattr(image, "n_frames", 1) > 1:
+        raise UserError("this image holds several frames or pages", value=place, allowed="one image per file",
+                        fix="save the page to use as a file of its own")  # fmt: skip
+    # Pillow opens 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
+    if image.mode.startswith(("I", "F")) or any("16" in str(tile[3]) for tile in image.tile):
+        raise UserError("this image has more than 8 bits per channel", value=place, allowed="8-bit RGB or grey",
+                        fix="convert the data set to 8 bits with the scaling you want, then read it again")  # fmt: skip
+    if image.mode not in ("RGB", "L", "RGBA", "LA", "P"):
+        raise UserError(f"this image has colour mode {image.mode}", value=place, allowed="8-bit RGB, grey, opaque RGBA",
+                        fix="convert it to RGB")  # fmt: skip
+
+
+def _as_rgb(image: Image.Image, place: object) -> NDArray[np.uint8]:
+    """Convert to RGB; transparency has no agreed background, so only opaque images pass."""
+    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] != 255:
+            raise UserError("this image has transparent pixels", value=place, allowed="opaque images",
+                            fix="flatten it onto the background you want (usually white)")  # fmt: skip
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+# ------------------------------------------------------------------------------
+# Encoded images in the cells of a parquet file, by row number, from any thread, without loading the file.
+
+
+KEPT_BYTES = 64 * 2**20  # threads that read ahead ask a little out of order; no more than this is kept for them
+SUFFIX = ".parquet"
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether rows of this file are cells of a parquet column."""
+    return path.suffix.lower() == SUFFIX
+
+
+@dataclass
+class _Stream:
+    """A row group being read from its start.
+
+    Attributes:
+        group: Number of the row group.
+        next_row: Row, within the file, of the next batch's first cell.
+        batches: What is left of it.
+    """
+
+    group: int
+    next_row: int
+    batches: Iterator[Sequence[bytes | None]]
+
+
+class ParquetImages:
+    """The image column of one parquet file.
+
+    Rows asked for in about ascending order are read once; a jump backwards reads its row group again from the start.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: The file is missing, damaged, or has no column of images.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open_parquet(str(path))
+        image_leaf(self._file, str(path))
+        facts = self._file.metadata
+        sizes = (facts.row_group(group).num_rows for group in range(facts.num_row_groups))
+        self._starts: list[int] = [0, *accumulate(sizes)]
+        self._guard = threading.Lock()
+        self._stream: _Stream | None = None
+        self._kept: OrderedDict[int, bytes | None] = OrderedDict()
+        self._kept_bytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._starts[-1]
+
+    def cell(self, row: int) -> bytes:
+        """Return the encoded image in one row.
+
+        Args:
+            row: Row number within the file.
+
+        Returns:
+            The bytes of an image file.
+
+        Raises:
+            UserError: No such row, an empty cell, or a damaged file.
+        """
+        if not 0 <= row < len(self):
+            raise UserError(
+                "the parquet file has no such row",
+                value=f"{self._path}, row {row}",
+                allowed=f"0 to {len(self) - 1}",
+                fix="read the data set again; the file has changed",
+            )
+        with self._guard:
+            data = self._kept[row] if row in self._kept else self._read_up_to(row)
+        if not data:
+            raise UserError("this row holds no image", value=f"{self._path}, row {row}",
+                            fix="download the file again; an image kept beside the table can't be used")  # fmt: skip
+        return data
+
+    def close(self) -> None:
+        """Close the file and forget what was read."""
+        with self._guard:
+            self._stream = None
+            self._kept.clear()
+            self._kept_bytes = 0
+            self._file.close()
+
+    def _read_up_to(self, row: int) -> bytes | None:
+        """Read on, or anew from the start of the row group, until the row has been seen."""
+        group = bisect_right(self._starts, row) - 1
+        stream = self._stream
+        if stream is None or stream.group != group or stream.next_row > row:
+            stream = _Stream(group, self._starts[group], image_batches(self._file, str(self._path), group))
+        self._stream = None  # a stream that fails is not used again
+        with explained_parquet_errors(str(self._path)):
+            for cells in stream.batches:
+                first, stream.next_row = stream.next_row, stream.next_row + len(cells)
+                self._keep(first, cells)
+                if row < stream.next_row:
+                    self._stream = stream
+                    return cells[row - first]
+            raise ValueError(f"row {row} is missing, though the footer counts it")
+
+    def _keep(self, first: int, cells: Sequence[bytes | None]) -> None:
+        for row, data in enumerate(cells, start=first):
+            self._drop(row)
+            self._kept[row] = data
+            self._kept_bytes += len(data or b"")
+        while self._kept_bytes > KEPT_BYTES:
+            self._drop(next(iter(self._kept)))
+
+    def _drop(self, row: int) -> None:
+        self._kept_bytes -= len(self._kept.pop(row, None) or b"")
+
+
+# ------------------------------------------------------------------------------
+# Tiles that can't be read, each with its reason, reported together or left out together.
+
+
+MAX_LISTED = 20  # one message names at most this many
+SKIP_FIX = "mend these and run again, or leave them out with --on-bad-image skip"
+
+
+@dataclass(frozen=True)
+class UnreadableTile:
+    """A tile and why it can't be read."""
+
+    source: PixelSource
+    error: UserError
+
+
+class UnreadableTilesError(UserError):
+    """Tiles that can't be read.
+
+    Args:
+        tiles: All that are known, at least one.
+        complete: Whether every tile was tried; otherwise the message says that there may be more.
+    """
+
+    def __init__(self, tiles: Sequence[UnreadableTile], *, complete: bool = True) -> None:
+        self.tiles = tuple(tiles)
+        self.complete = complete
+        super().__init__("\n".join(str(error) for error in self._errors()))
+
+    def _errors(self) -> list[UserError]:
+        errors = [tile.error for tile in self.tiles[:MAX_LISTED]]
+        more = len(self.tiles) - MAX_LISTED
+        if not self.complete:
+            errors.append(UserError("there may be more; the check stopped here", fix=SKIP_FIX))
+        elif more > 0:
+            errors.append(UserError(f"and {more:,} more tiles that can't be read", fix=SKIP_FIX))
+        return errors

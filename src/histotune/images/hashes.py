@@ -13,8 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.images.decode import PixelSource, content_hash
-from histotune.images.unreadable import UnreadableTile, UnreadableTilesError
+from histotune.images.decode import PixelSource, UnreadableTile, UnreadableTilesError, content_hash
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_file
 from histotune.tools.provenance import cpu_count

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.images.unreadable import MAX_LISTED, UnreadableTile, UnreadableTilesError
+from histotune.images.decode import MAX_LISTED, UnreadableTile, UnreadableTilesError
 from histotune.images.views import device_plan, device_resizable, view_inputs
 from histotune.tools.errors import UserError
 from histotune.tools.provenance import cpu_count
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from histotune.images.config import ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
-    from histotune.images.device_resize import ResizePlan
+    from histotune.images.views import ResizePlan
 
 LOG = logging.getLogger(__name__)
 MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message

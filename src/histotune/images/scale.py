@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
@@ -14,23 +17,23 @@ from histotune.datasets.splits.folds import keyed_hash
 from histotune.images.config import LoaderConfig, ScaleConfig
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.nuclei import TOO_SMALL, TileNuclei, nuclear_diameter
-from histotune.images.priors import find_prior, known_ratios
-from histotune.images.scale_fit import APPARENT, METHOD_FACTOR, Z95, Fit, combined_factor, fit_scale, interval
-from histotune.images.scale_records import CandidateCheck, How, MagnificationScale, RatioCheck, ScaleEstimate
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
+from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
     from histotune.images.decode import PixelSource
-    from histotune.images.priors import NuclearPrior
-# N tiles, G groups, M magnifications
 
+    Doubles = NDArray[np.float64]
+
+
+# N tiles, G groups, M magnifications
 MAX_ERRORS = 20
 NO_GROUP = "unknown"
 CONTRADICTS = "its nuclei contradict the known ratios to the finer magnifications"
@@ -257,3 +260,479 @@ def _notes(
     if (measured["group_id"] == NO_GROUP).any():
         notes.append("Groups are unknown for some tiles; these count as one group, so sampling says little.")
     return tuple(notes)
+
+
+# ------------------------------------------------------------------------------
+# From diameters to one scale: medians over groups, their bootstrap, and one factor for all magnifications.
+#
+# Legend: G groups, M magnifications, R resamples. Nuclei that are too small to measure enter as minus infinity: a
+# median stays right as long as fewer than half are, and says so when not.
+
+
+Z95 = 1.96
+METHOD_FACTOR = 1.25  # crowding, chromatin, texture: rendered tissue, also with stained stroma, measures 0.8 to 1.04
+APPARENT = 0.92  # of their true diameter: drawn discs that cover 30 % of the plane, as nuclei do where cells are
+BETWEEN_GROUPS = 0.15  # log deviation of typical diameters between cases: low to high grade is 7.5 to 9.6 um
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Medians with their uncertainty.
+
+    Attributes:
+        log_M: Log diameter in px; NaN without data, minus infinity where nuclei are too small.
+        resampled_RM: The same for resampled groups.
+        error_M: Standard error of ``log_M``; NaN where there is no finite value.
+        log_unit: Log of um/px at 1X by the joint fit; NaN where no magnification was measured or ratios are unknown.
+        unit_error: Its standard error by sampling of groups.
+        used_M: Magnifications in the joint fit.
+    """
+
+    log_M: Doubles
+    resampled_RM: Doubles
+    error_M: Doubles
+    log_unit: float
+    unit_error: float
+    used_M: NDArray[np.bool_]
+
+
+def fit_scale(
+    log_GM: Doubles, log_ratio_M: Doubles | None, prior_um: float, n_resamples: int, rng: np.random.Generator
+) -> Fit:
+    """Take medians over groups and, where ratios are known, fit one factor to all magnifications that agree.
+
+    Blur and clumps make small nuclei look large, so the finest magnification is trusted first; a coarser one joins
+    only where its nuclei stand in the known ratio to the finer ones within what sampling and method explain.
+
+    Args:
+        log_GM: Log diameter in px per group and magnification (G, M); NaN where a group has none.
+        log_ratio_M: Log of um/px per magnification over that of 1X (M,); None where unknown.
+        prior_um: True nuclear diameter; crowded nuclei measure :data:`APPARENT` times as much.
+        n_resamples: Bootstrap resamples of groups.
+        rng: Draws them.
+
+    Returns:
+        The fit.
+    """
+    log_M = _median(log_GM[None])[0]
+    drawn_RG = rng.integers(0, len(log_GM), (n_resamples, len(log_GM)))
+    resampled_RM = _median(log_GM[drawn_RG])
+    error_M = np.array([
+        _error(resampled_RM[:, column], int(np.sum(~np.isnan(log_GM[:, column]))))
+        if np.isfinite(log_M[column]) else np.nan for column in range(len(log_M))
+    ])  # fmt: skip
+    finite_M = np.isfinite(log_M)
+    if log_ratio_M is None or not finite_M.any():
+        return Fit(log_M, resampled_RM, error_M, math.nan, math.nan, finite_M & False)
+    units_M = math.log(APPARENT * prior_um) - log_M - log_ratio_M
+    used_M = _agreeing(units_M, error_M, log_ratio_M)
+    weighted_M = np.where(used_M, error_M, np.nan)
+    log_unit = float(_weighted(units_M[None], weighted_M)[0])
+    resampled_R = _weighted(math.log(APPARENT * prior_um) - resampled_RM - log_ratio_M, weighted_M)
+    n_groups = int(np.sum(~np.isnan(log_GM[:, used_M]).all(axis=1)))
+    return Fit(log_M, resampled_RM, error_M, log_unit, _error(resampled_R, n_groups), used_M)
+
+
+def combined_factor(*parts: float) -> float:
+    """Return the factor of a product of independent factors, each meant as a 95 % range.
+
+    Args:
+        parts: Multiplicative uncertainties, at least 1.
+
+    Returns:
+        The root of the sum of squares of their logarithms, as a factor.
+
+    Example:
+        >>> round(combined_factor(1.25, 1.0), 2)
+        1.25
+    """
+    return math.exp(math.sqrt(sum(math.log(part) ** 2 for part in parts)))
+
+
+def interval(values: Doubles) -> tuple[float, float]:
+    """Return the 2.5th and 97.5th percentile of the finite values; NaN where there are none."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return math.nan, math.nan
+    low, high = np.percentile(finite, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _median(log_RGM: Doubles) -> Doubles:
+    """Return the median over groups, NaN ignored; minus infinity counts as the smallest value."""
+    ordered_RGM = np.sort(log_RGM, axis=1)  # NaN last
+    n_RM = np.sum(~np.isnan(log_RGM), axis=1)
+    low_RM, high_RM = (
+        np.take_along_axis(ordered_RGM, np.maximum(rank_RM, 0)[:, None], axis=1)[:, 0]
+        for rank_RM in ((n_RM - 1) // 2, n_RM // 2)
+    )
+    return np.asarray(np.where(n_RM > 0, (low_RM + high_RM) / 2, np.nan))
+
+
+def _agreeing(units_M: Doubles, error_M: Doubles, log_ratio_M: Doubles) -> NDArray[np.bool_]:
+    """Return which magnifications enter the joint fit, taken from the finest to the coarsest."""
+    used_M = np.zeros(len(units_M), bool)
+    for column in np.argsort(log_ratio_M):
+        if not np.isfinite(error_M[column]):
+            continue
+        if used_M.any():
+            so_far = float(_weighted(units_M[None], np.where(used_M, error_M, np.nan))[0])
+            error = math.hypot(float(error_M[column]), float(np.sum(1 / error_M[used_M] ** 2)) ** -0.5)
+            if abs(units_M[column] - so_far) > math.hypot(math.log(METHOD_FACTOR), Z95 * error):
+                continue
+        used_M[column] = True
+    return used_M
+
+
+def _error(resampled_R: Doubles, n_groups: int) -> float:
+    """Return the bootstrap's standard error, but never less than what cases are known to differ by."""
+    finite = resampled_R[np.isfinite(resampled_R)]
+    spread = float(finite.std()) if len(finite) > 1 else 0.0
+    return max(spread, BETWEEN_GROUPS / math.sqrt(max(n_groups, 1)))
+
+
+def _weighted(units_RM: Doubles, error_M: Doubles) -> Doubles:
+    """Return the mean over magnifications by precision; what is missing has no weight."""
+    usable_RM = np.isfinite(units_RM) & np.isfinite(error_M)
+    weight_RM = np.where(usable_RM, 1 / np.where(np.isfinite(error_M), error_M, 1.0) ** 2, 0.0)
+    total_R = weight_RM.sum(axis=1)
+    mean_R = (weight_RM * np.where(usable_RM, units_RM, 0.0)).sum(axis=1) / np.where(total_R > 0, total_R, 1.0)
+    return np.asarray(np.where(total_R > 0, mean_R, np.nan))
+
+
+# ------------------------------------------------------------------------------
+# What a measurement of scale found, ready for the terminal, for JSON and for a config.
+
+
+How = Literal["measured", "joint fit", "not estimable"]
+METHOD = (
+    "Haematoxylin by two dyes estimated per image (Macenko et al. 2009) and least squares (Ruifrok and Johnston 2001); "
+    "round maxima of the scale-normalised Laplacian of "
+    "Gaussian over place and scale (Lindeberg 1998); diameter-weighted median per tile, median over the tiles of a "
+    "group, median over groups; bootstrap over groups."
+)
+
+
+@dataclass(frozen=True)
+class MagnificationScale:
+    """The scale of one magnification.
+
+    Attributes:
+        magnification: Label; "" for tiles without one.
+        n_tiles: Tiles looked at.
+        n_estimable: Tiles whose nuclei could be measured.
+        n_groups: Groups with such tiles, or with nuclei too small to measure.
+        diameter_px: Typical nuclear diameter as measured, a little less than true; NaN where not estimable.
+        low_px: Lower end of its 95 % interval over groups.
+        high_px: Upper end.
+        mpp_alone: um/px from this magnification alone; NaN where not estimable.
+        mpp: um/px to use: from the joint fit where the ratios between magnifications are known.
+        mpp_factor: Multiplicative uncertainty of ``mpp``: prior, method and sampling.
+        how: Where ``mpp`` comes from.
+        reason: Why the magnification is not estimable alone, or not trusted; empty where it is.
+    """
+
+    magnification: str
+    n_tiles: int
+    n_estimable: int
+    n_groups: int
+    diameter_px: float
+    low_px: float
+    high_px: float
+    mpp_alone: float
+    mpp: float
+    mpp_factor: float
+    how: How
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RatioCheck:
+    """A measured ratio of nuclear diameters beside what the optics demand.
+
+    Attributes:
+        fine: The stronger magnification.
+        coarse: The weaker one.
+        measured: Diameter at ``fine`` over diameter at ``coarse``.
+        low: Lower end of the 95 % interval over groups.
+        high: Upper end.
+        expected: From the magnifications.
+    """
+
+    fine: str
+    coarse: str
+    measured: float
+    low: float
+    high: float
+    expected: float
+
+
+@dataclass(frozen=True)
+class CandidateCheck:
+    """What a scale on record would make of the measured nuclei.
+
+    Attributes:
+        source: ``nominal`` or ``estimated``.
+        magnification: Label; "" for tiles without one.
+        mpp: um/px of the candidate.
+        nucleus_um: Measured diameter at that scale.
+        supported: Whether that is a nucleus, within the uncertainties of prior, method, sampling and candidate.
+    """
+
+    source: str
+    magnification: str
+    mpp: float
+    nucleus_um: float
+    supported: bool
+
+
+@dataclass(frozen=True)
+class ScaleEstimate:
+    """The measured scale of a data set.
+
+    Attributes:
+        dataset: Its name.
+        synthetic: Whether the tiles were rendered by a program.
+        prior: The nuclear diameter that served as the ruler.
+        magnifications: One entry per magnification.
+        ratios: Every pair of measured magnifications with a known ratio.
+        candidates: The scales on record, judged.
+        notes: What was assumed or left out.
+        tiles: tile_id, magnification, group_id, diameter_px, n_nuclei, reason: one row per tile looked at.
+    """
+
+    dataset: str
+    synthetic: bool
+    prior: NuclearPrior
+    magnifications: tuple[MagnificationScale, ...]
+    ratios: tuple[RatioCheck, ...]
+    candidates: tuple[CandidateCheck, ...]
+    notes: tuple[str, ...]
+    tiles: pl.DataFrame
+
+    @property
+    def adopted(self) -> tuple[MagnificationScale, ...]:
+        """The magnifications with a value."""
+        return tuple(scale for scale in self.magnifications if scale.how != "not estimable")
+
+    def settings(self, part: str) -> tuple[str, ...]:
+        """Return the config fields that adopt this scale.
+
+        Args:
+            part: ``source`` or ``target``, where the data set stands in a config.
+
+        Returns:
+            Assignments for ``--set``; empty where nothing could be measured.
+        """
+        if len(self.adopted) < len(self.magnifications) or not self.magnifications:
+            return ()
+        factor = f"{part}.mpp_factor={max(scale.mpp_factor for scale in self.adopted):.3g}"
+        if [scale.magnification for scale in self.adopted] == [""]:
+            return f"{part}.mpp={self.adopted[0].mpp:.4g}", factor
+        mapping = {scale.magnification: float(f"{scale.mpp:.4g}") for scale in self.adopted}
+        return f"{part}.mpp_by_magnification={json.dumps(mapping, separators=(',', ':'))}", factor
+
+    def as_dict(self) -> dict[str, object]:
+        """Return everything as a JSON-ready dict."""
+        return {
+            "dataset": self.dataset,
+            "synthetic": self.synthetic,
+            "method": METHOD,
+            "prior": asdict(self.prior),
+            "magnifications": [asdict(scale) for scale in self.magnifications],
+            "ratios": [asdict(ratio) for ratio in self.ratios],
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+            "notes": list(self.notes),
+            "tiles": self.tiles.to_dicts(),
+        }
+
+
+# ------------------------------------------------------------------------------
+# How large nuclei are in micrometres: the ruler that turns pixels into a scale, with its own uncertainty.
+
+
+@dataclass(frozen=True)
+class NuclearPrior:
+    """A typical nuclear diameter in H&E sections.
+
+    Attributes:
+        tissue: Where it holds.
+        diameter_um: Typical diameter of a nuclear profile.
+        factor: Multiplicative uncertainty: the tissue of a data set is taken to lie between diameter / factor and
+            diameter * factor, with about 95 % confidence.
+        source: Where the numbers come from.
+    """
+
+    tissue: str
+    diameter_um: float
+    factor: float
+    source: str
+
+
+PRIORS = {
+    "breast": NuclearPrior(
+        "breast tumours, benign and malignant",
+        9.0,
+        1.25,
+        "Tan et al., Modern Pathology 14(10), 2001: mean nuclear areas of 44, 48 and 72 um2 in ductal carcinoma in "
+        "situ of low, intermediate and high grade, which are 7.5, 7.8 and 9.6 um as circles; invasive tumour "
+        "epithelium is commonly given as 8 to 12 um, and lymphocytes between, 6 to 7 um, pull down.",
+    ),
+    "lymph-node": NuclearPrior(
+        "lymph nodes, with and without metastases",
+        7.0,
+        1.25,
+        "A small lymphocyte's nucleus is about as wide as a red cell, 6 to 7 um; tumour nuclei of 8 to 12 um in a "
+        "part of the tiles pull up.",
+    ),
+}
+TISSUE_BY_DATASET = {"breakhis": "breast", "patch_camelyon": "lymph-node"}
+# BreakHis was photographed by one camera through four objectives, so its pixels are inverse to the label.
+RATIO_DATASETS = ("breakhis",)
+
+
+def find_prior(dataset: str, config: ScaleConfig) -> NuclearPrior:
+    """Return the nuclear diameter that a data set is measured with.
+
+    Args:
+        dataset: Name of the data set.
+        config: The user's own diameter or tissue, which win.
+
+    Returns:
+        The prior.
+
+    Raises:
+        UserError: Nothing says what tissue the data set shows.
+    """
+    if config.nucleus_um is not None:
+        return NuclearPrior("the user's own", config.nucleus_um, config.nucleus_factor, "given by the user")
+    tissue = config.tissue or TISSUE_BY_DATASET.get(dataset)
+    if tissue is None:
+        raise UserError(
+            "nothing says how large nuclei are in this data set",
+            value=dataset,
+            allowed=f"--tissue {' or '.join(PRIORS)}, or --nucleus-um with your own typical diameter",
+            fix="add --tissue or --nucleus-um",
+        )
+    return PRIORS[tissue]
+
+
+def known_ratios(dataset: str, magnifications: tuple[str, ...]) -> Mapping[str, float]:
+    """Return um/px of each magnification over that of a 1X label, where a data set's optics fix the ratios.
+
+    Args:
+        dataset: Name of the data set.
+        magnifications: Its labels, such as "40X".
+
+    Returns:
+        Magnification -> 1 / number; empty where the ratios are not known.
+
+    Example:
+        >>> known_ratios("breakhis", ("100X", "400X"))
+        {'100X': 0.01, '400X': 0.0025}
+    """
+    if dataset not in RATIO_DATASETS or not all(name.endswith("X") and name[:-1].isdigit() for name in magnifications):
+        return {}
+    return {name: 1 / int(name[:-1]) for name in magnifications}
+
+
+# ------------------------------------------------------------------------------
+# A measured scale as text for the terminal.
+
+
+def render_scale(estimate: ScaleEstimate, part: str) -> str:
+    """Write a measured scale as plain text.
+
+    Args:
+        estimate: From :func:`histotune.images.scale.estimate_scale`.
+        part: ``source`` or ``target``, where the data set stands in a config.
+
+    Returns:
+        Several lines, ending with the options that adopt the scale.
+    """
+    prior = estimate.prior
+    mark = "SYNTHETIC " if estimate.synthetic else ""
+    blocks = [
+        f"{mark}{estimate.dataset}: scale by the size of its nuclei",
+        _filled(f"Ruler: nuclei of {prior.tissue} measure {prior.diameter_um:g} um within a factor of "
+                f"{prior.factor:g}. {prior.source}"),
+        _filled(f"Method: {METHOD}"),
+        _show_magnifications(estimate),
+        _ratios(estimate),
+        _candidates(estimate),
+        "\n".join(["Notes", *(_filled(note, "  - ", "    ") for note in estimate.notes)]) if estimate.notes else "",
+        _adoption(estimate, part),
+    ]  # fmt: skip
+    return "\n\n".join(block for block in blocks if block)
+
+
+def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write a table with columns as wide as their content, numbers to the right.
+
+    Args:
+        title: First line.
+        header: Column names.
+        rows: Cells: text, whole numbers, or numbers shown with four digits (NaN as "-").
+
+    Returns:
+        The lines; empty without rows.
+    """
+    if not rows:
+        return ""
+    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
+    return align_columns(title, cells, [not isinstance(value, str) for value in rows[0]])
+
+
+def _show_magnifications(estimate: ScaleEstimate) -> str:
+    header = ("magnification", "nuclei_px", "95 %", "tiles", "measured", "groups", "mpp_alone", "mpp", "mpp_factor",
+              "mpp from")  # fmt: skip
+    rows = [
+        (
+            scale.magnification or "any", scale.diameter_px, _range(scale.low_px, scale.high_px), scale.n_tiles,
+            scale.n_estimable, scale.n_groups, scale.mpp_alone, scale.mpp, scale.mpp_factor, scale.how,
+        )
+        for scale in estimate.magnifications
+    ]  # fmt: skip
+    return text_table("Nuclear diameter and scale (um/px; the truth within a factor of mpp_factor)", header, rows)
+
+
+def _ratios(estimate: ScaleEstimate) -> str:
+    rows = [
+        (f"{check.coarse} : {check.fine}", check.measured, _range(check.low, check.high), check.expected)
+        for check in estimate.ratios
+    ]
+    title = "Ratios of nuclear diameter between magnifications"
+    return text_table(title, ("magnifications", "measured", "95 %", "expected"), rows)
+
+
+def _candidates(estimate: ScaleEstimate) -> str:
+    rows = [
+        (check.source, check.magnification or "any", check.mpp, check.nucleus_um,
+         "supported" if check.supported else "contradicted by the nuclei")
+        for check in estimate.candidates
+    ]  # fmt: skip
+    header = ("source", "magnification", "mpp", "nuclei would be um", "verdict")
+    return text_table("Scales on record", header, rows)
+
+
+def _adoption(estimate: ScaleEstimate, part: str) -> str:
+    settings = estimate.settings(part)
+    if not settings:
+        return "No scale to adopt: " + (
+            "nothing could be measured." if not estimate.adopted else "some magnifications have no value."
+        )
+    return "To adopt it:  " + " ".join(f"--set '{setting}'" for setting in settings)
+
+
+def _range(low: float, high: float) -> str:
+    return "-" if math.isnan(low) or math.isnan(high) else f"{low:.3g} to {high:.3g}"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _filled(text: str, first: str = "", other: str = "  ") -> str:
+    return textwrap.fill(text, 110, initial_indent=first, subsequent_indent=other)

@@ -4,19 +4,34 @@ Dyes are estimated per image, since laboratories differ, and then compared with 
 always finds two dyes, also where only one is there.
 """
 
+# H height, W width, P pixels, C channels (RGB)
+
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import polars as pl
+
+from histotune.images.decode import PixelReader, tile_sources
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, hash_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from numpy.typing import NDArray
+
+    from histotune.datasets.tileset import TileSet
+    from histotune.images.config import LoaderConfig
+    from histotune.images.decode import PixelSource
 
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
-# H height, W width, P pixels, C channels (RGB)
+    Image = NDArray[np.uint8]
+
 
 # Absorbance of red, green and blue light: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23(4), 2001, table 1.
 HAEMATOXYLIN = (0.65, 0.70, 0.29)
@@ -94,3 +109,163 @@ def haematoxylin_light(density_HWC: Floats, dyes: Dyes) -> Floats:
 def _unit(values: tuple[float, ...] | Doubles) -> Doubles:
     vector = np.asarray(values, np.float64)
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12))
+
+
+# ------------------------------------------------------------------------------
+# Give an image the colours of other images: Macenko's and Reinhard's normalisers, by torchstain.
+#
+# H height, W width, C channels (RGB)
+
+
+StainMethod = Literal["macenko", "reinhard"]
+INSTALL = "pip install 'histotune[stain]'"
+MIN_STAINED_SHARE = 0.02
+"""Tiles with less tissue hold no dyes to estimate."""
+LIGHT, PALE = 240, 0.15  # torchstain's own: transmitted light, and the optical density below which a pixel is glass
+
+
+def has_torchstain() -> bool:
+    """Return whether torchstain is installed."""
+    from importlib.util import find_spec
+
+    return find_spec("torchstain") is not None
+
+
+class StainNormaliser:
+    """Gives images the colours of reference images.
+
+    Args:
+        method: ``macenko`` (ISBI 2009) exchanges the two dyes, ``reinhard`` (IEEE CG&A 21(5), 2001) mean and spread
+            of each channel in Lab.
+        reference: Images of the wanted colour; their pixels are pooled.
+
+    Raises:
+        UserError: torchstain is not installed.
+    """
+
+    def __init__(self, method: StainMethod, reference: Sequence[Image]) -> None:
+        if not has_torchstain():
+            raise UserError("stain normalisation needs torchstain", value=method, fix=INSTALL)
+        from torchstain import normalizers
+
+        maker = normalizers.MacenkoNormalizer if method == "macenko" else normalizers.ReinhardNormalizer
+        self._method = method
+        self._normaliser: Any = maker(backend="torch")
+        pixels = np.concatenate([image_HWC.reshape(-1, 3) for image_HWC in reference])
+        self._normaliser.fit(_tensor(pixels[None]))
+
+    def __call__(self, image_HWC: Image) -> Image | None:
+        """Return the image in the reference's colours.
+
+        Args:
+            image_HWC: uint8 (H, W, 3).
+
+        Returns:
+            uint8 (H, W, 3); None where too little tissue is on it, or its dyes can't be told apart.
+        """
+        if stained_share(image_HWC) < MIN_STAINED_SHARE:
+            return None
+        try:
+            if self._method == "macenko":
+                found = self._normaliser.normalize(_tensor(image_HWC), stains=False)[0]
+            else:
+                found = self._normaliser.normalize(_tensor(image_HWC))
+        except RuntimeError:  # torch's linear algebra, on one colour only
+            return None
+        values = found.numpy().astype(np.float64)
+        if not np.isfinite(values).all() or values.shape != image_HWC.shape:
+            return None
+        return np.asarray(np.clip(values, 0, 255), dtype=np.uint8)
+
+
+def stained_share(image_HWC: Image) -> float:
+    """Return the share of pixels that are tissue: dark enough in every channel."""
+    density_HWC = -np.log((image_HWC.astype(np.float64) + 1.0) / LIGHT)
+    return float((density_HWC >= PALE).all(axis=-1).mean())
+
+
+def _tensor(image_HWC: Image) -> Any:  # noqa: ANN401  (torch is imported when something is normalised)
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))
+
+
+# ------------------------------------------------------------------------------
+# The target's tiles in the source's colours, as files of their own, and the colours of both.
+#
+# C channels (RGB)
+
+
+N_REFERENCE = 16
+N_COLOUR = 64
+
+
+@dataclass(frozen=True)
+class Restained:
+    """Tiles in other colours.
+
+    Attributes:
+        tiles: The same tiles, their pixels elsewhere.
+        n_kept: Tiles that keep their colours, since they hold too little tissue.
+    """
+
+    tiles: TileSet
+    n_kept: int
+
+
+def restain(tiles: TileSet, like: TileSet, how: tuple[StainMethod, LoaderConfig], cache: Path) -> Restained:
+    """Write tiles in the colours of others; files that are there already are kept.
+
+    Args:
+        tiles: What gets new colours.
+        like: Tiles of the wanted colours; some of them, evenly spaced, are the reference.
+        how: Normaliser, and how pixels are read.
+        cache: Root of the cache; files go to ``restained`` below it.
+
+    Returns:
+        Tiles whose paths point to PNG files.
+
+    Raises:
+        UserError: torchstain is not installed, or a tile can't be read.
+    """
+    from PIL import Image
+
+    method, loader = how
+    with PixelReader(loader) as reader:
+        reference = [reader.pixels_and_hash(source) for source in _spaced(like, N_REFERENCE)]
+        normaliser = StainNormaliser(method, [pixels_HWC for pixels_HWC, _ in reference])
+        folder = cache / "restained" / hash_bytes(method, *(content for _, content in reference))[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        paths, n_kept = [], 0
+        for source in tile_sources(tiles):
+            image_HWC, content = reader.pixels_and_hash(source)
+            path, same = folder / f"{content}.png", folder / f"{content}.kept.png"
+            if not path.exists() and not same.exists():
+                changed_HWC = normaliser(image_HWC)
+                with atomic_path(same if changed_HWC is None else path) as temporary:
+                    Image.fromarray(image_HWC if changed_HWC is None else changed_HWC).save(temporary, format="PNG")
+            n_kept += same.exists()
+            paths.append(str(same if same.exists() else path))
+    table = tiles.table.with_columns(pl.Series("path", paths, pl.String), pl.lit(None, pl.Int64).alias("row"))
+    return Restained(replace(tiles, table=table, pixel_fingerprint=None), n_kept)
+
+
+def mean_density(tiles: TileSet, loader: LoaderConfig) -> tuple[float, ...]:
+    """Return the mean optical density of red, green and blue light over some tiles, evenly spaced.
+
+    Args:
+        tiles: The tiles.
+        loader: How pixels are read.
+
+    Returns:
+        Three values, natural logarithm.
+    """
+    with PixelReader(loader) as reader:
+        values = [optical_density(reader.pixels(source)).mean(axis=(0, 1)) for source in _spaced(tiles, N_COLOUR)]
+    mean_C: NDArray[np.float64] = np.mean(values, axis=0)
+    return tuple(round(float(value), 4) for value in mean_C)
+
+
+def _spaced(tiles: TileSet, n: int) -> list[PixelSource]:
+    sources = tile_sources(tiles)
+    return [sources[row] for row in np.unique(np.linspace(0, len(sources) - 1, min(n, len(sources))).astype(int))]

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.predict import Material
     from histotune.published.config import ProtocolConfig
     from histotune.published.records import ProtocolArm, ProtocolRun
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Interval, Predictions
+    from histotune.statistics.predictions import Interval, IntervalConfig, Predictions
 
     Int = NDArray[np.int64]
 

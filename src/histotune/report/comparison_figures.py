@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from histotune.evaluation.comparison import Family, Ranking
-    from histotune.statistics.mean_ranks import MeanRanks
+    from histotune.statistics.comparison import MeanRanks
 
 LOOK = Look(VERMILLION, "diamond")
 FOREST_CAPTION = (

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.evaluation.comparison import Family, Ranking, RunComparison
-    from histotune.statistics.levels import SeedScore
+    from histotune.statistics.scores import SeedScore
 
 
 def comparison_tables(found: RunComparison) -> tuple[PlainTable, ...]:

@@ -13,8 +13,7 @@ from histotune.report.curve_panels import precision_panel, reliability_panel, ro
 from histotune.report.figures import LOOKS, MAJORITY, Figure
 from histotune.report.svg import AMBER, BLUE, GREEN, GREY, INK, PURPLE, VERMILLION
 from histotune.report.words import FLOORS, PROBE, RANDOM_SPLIT, count, format_score, group_count
-from histotune.statistics.curves import curve_bands
-from histotune.statistics.curves_parts import class_matrix, precision_points, reliability_bins, roc_points
+from histotune.statistics.curves import class_matrix, curve_bands, precision_points, reliability_bins, roc_points
 from histotune.statistics.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -25,9 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.evaluation.findings import Artifacts, Finding, Findings
-    from histotune.statistics.config import IntervalConfig
     from histotune.statistics.curves import Band, ClassBands, CurveBands
-    from histotune.statistics.predictions import Score
+    from histotune.statistics.predictions import IntervalConfig, Score
 # N tiles, K classes
 
 LINE_LOOKS = (

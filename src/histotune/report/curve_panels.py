@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from histotune.report.charts import Line, Panel
-    from histotune.statistics.curves_parts import ReliabilityBin
+    from histotune.statistics.curves import ReliabilityBin
 
 FEW_TILES = 10
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
     from histotune.report.run_folder import ReportInputs, Thumbnail
-    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.predictions import IntervalConfig
 
 
 SHORT_TITLES: dict[FindingId, str] = {
@@ -251,7 +251,7 @@ def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:
 
 def _interval_settings(inputs: ReportInputs) -> IntervalConfig:
     """Return how the run's intervals were made."""
-    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.predictions import IntervalConfig
 
     saved = inputs.config.get("interval")
     return IntervalConfig.model_validate(saved if isinstance(saved, dict) else {})

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from histotune.statistics.bounds import Scale
-from histotune.statistics.evaluators import DifferenceEvaluator
-from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
-from histotune.statistics.metrics import metric_kind
+from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator, read_sample
+from histotune.statistics.intervals import SMALL_TILES, Estimate, make_intervals, resampling_units
+from histotune.statistics.metrics import fold_rows, metric_kind
 from histotune.statistics.predictions import Score
-from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import (
+    RANKING,
     check_metric,
     interval_refusal,
     point_value,
     undefined_reason,
     undefined_value,
 )
-from histotune.statistics.tables import make_evaluator
-from histotune.tools.errors import UserError
+from histotune.tools.devices import one_blas_thread
+from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
-    from histotune.statistics.config import IntervalConfig
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from histotune.statistics.evaluators import Sample
+    from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.predictions import Predictions, Weighting
-    from histotune.statistics.resampling import Sample
+    from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions, Weighting
+
+    Float = NDArray[np.float64]
+    Bool = NDArray[np.bool_]
 
 
 def paired_difference(
@@ -85,3 +96,554 @@ def check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b:
     if not (sample_a.y_N == sample_b.y_N).all() or not same_groups:
         raise UserError("labels or groups of the same tiles differ between the two arms",
                         fix="score both heads against one tile table")  # fmt: skip
+
+
+# ------------------------------------------------------------------------------
+# Several comparisons at once: paired intervals, permutation tests, and p values adjusted for the whole family.
+
+
+Correction = Literal["none", "max-T", "Holm"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two arms of a family, compared.
+
+    Attributes:
+        first: Name of the first arm.
+        second: Name of the second arm.
+        difference: First less second, with its paired interval.
+        p_value: Two-sided permutation p of this comparison alone; NaN with the reason in ``difference``.
+        smallest_p: The least p that these groups can give.
+        p_adjusted: Adjusted for the family.
+        correction: How.
+        n_family: Comparisons in the family.
+        n_permutations: Assignments listed or drawn.
+        exact: All assignments were listed.
+    """
+
+    first: str
+    second: str
+    difference: Score
+    p_value: float
+    smallest_p: float
+    p_adjusted: float
+    correction: Correction
+    n_family: int
+    n_permutations: int
+    exact: bool
+
+    def in_words(self) -> str:
+        """Return the p value with the smallest attainable one, and how it was adjusted.
+
+        Example:
+            >>> found.in_words()  # doctest: +SKIP
+            'p = 0.031 (smallest attainable 0.0001; 9,999 swaps drawn); adjusted by max-T over 3 comparisons: p = 0.068'
+        """
+        if np.isnan(self.p_value):
+            return f"no p value: {self.difference.reason}"
+        how = "all swaps listed" if self.exact else f"{self.n_permutations:,} swaps drawn"
+        text = f"p = {self.p_value:.2g} (smallest attainable {self.smallest_p:.2g}; {how})"
+        if self.correction == "none":
+            return text
+        return f"{text}; adjusted by {self.correction} over {self.n_family} comparisons: p = {self.p_adjusted:.2g}"
+
+
+@dataclass(frozen=True)
+class _Pair:
+    names: tuple[str, str]
+    samples: tuple[Sample, Sample]
+    units: Units
+    difference: Score
+
+
+def compare_arms(
+    arms: Mapping[str, Predictions],
+    metric: MetricName,
+    config: ComparisonConfig,
+    interval: IntervalConfig,
+    *,
+    within_folds: bool = False,
+) -> tuple[Comparison, ...]:
+    """Compare the pairs of a declared family on their shared groups.
+
+    Args:
+        arms: Predictions by the name of head, backbone or protocol; the two of a pair describe the same tiles.
+        metric: What is compared.
+        config: The family and the number of permutations.
+        interval: How intervals of differences are made.
+        within_folds: All arms are cross-fitted; AUROC compares only tiles of one fold.
+
+    Returns:
+        A comparison per pair, in the family's order. Where all pairs speak of the same tiles, p values are adjusted by
+        max-T over shared permutations, otherwise by Holm.
+
+    Raises:
+        UserError: A pair names an unknown arm, or its arms differ in tiles, labels, groups or classes.
+
+    Example:
+        >>> arms = {"probe": a, "LoRA": b}  # doctest: +SKIP
+        >>> found = compare_arms(arms, "auroc", ComparisonConfig(), IntervalConfig())  # doctest: +SKIP
+        >>> found[0].p_adjusted, found[0].smallest_p  # doctest: +SKIP
+        (0.0312, 0.0001)
+    """
+    pairs = [_pair(arms, names, metric, interval, within_folds=within_folds) for names in family_of(arms, config)]
+    tested = [
+        number for number, pair in enumerate(pairs) if np.isfinite(pair.difference.value) and pair.units.refusal == ""
+    ]
+    results, swaps = _permute([pairs[number] for number in tested], metric, config, within_folds=within_folds)
+    correction, adjusted = _adjust(results, swaps)
+    by_pair = {number: (results[k], adjusted[k], swaps[k]) for k, number in enumerate(tested)}
+    return tuple(_comparison(pair, by_pair.get(number), correction, len(pairs)) for number, pair in enumerate(pairs))
+
+
+def family_of(arms: Mapping[str, Predictions], config: ComparisonConfig) -> tuple[tuple[str, str], ...]:
+    """Return the pairs that a family declares.
+
+    Args:
+        arms: Predictions by name.
+        config: The family.
+
+    Returns:
+        Pairs of names.
+
+    Raises:
+        UserError: An unknown name, with the closest one, or an arm paired with itself.
+    """
+    names = tuple(arms)
+    if config.family == "all pairs":
+        return tuple(combinations(names, 2))
+    if config.family == "against the first":
+        return tuple((name, names[0]) for name in names[1:])
+    for pair in config.family:
+        for name in pair:
+            if name not in arms:
+                raise UserError("a comparison names an unknown arm", value=name, allowed=", ".join(names),
+                                closest=closest_name(name, names))  # fmt: skip
+        if pair[0] == pair[1]:
+            raise UserError("an arm can't be compared with itself", value=pair[0], fix="name two arms")
+    return config.family
+
+
+def _pair(
+    arms: Mapping[str, Predictions],
+    names: tuple[str, str],
+    metric: MetricName,
+    interval: IntervalConfig,
+    *,
+    within_folds: bool,
+) -> _Pair:
+    a, b = arms[names[0]], arms[names[1]]
+    samples = read_sample(a), read_sample(b)
+    check_same_tiles(a, b, *samples)
+    difference = paired_difference(a, b, metric, interval, within_folds=within_folds)
+    return _Pair(names, samples, resampling_units(samples[0], interval), difference)
+
+
+def _permute(
+    pairs: list[_Pair], metric: MetricName, config: ComparisonConfig, *, within_folds: bool
+) -> tuple[list[PermutationResult], list[Swaps]]:
+    """Test every pair; pairs over the same tiles share one set of swaps."""
+    if not pairs:
+        return [], []
+    rng = np.random.Generator(np.random.PCG64(config.seed))
+    moved = [moved_groups(*pair.samples, pair.units) for pair in pairs]
+    if _same_tiles(pairs):
+        swaps = [draw_swaps(np.any(moved, axis=0), config.n_permutations, rng)] * len(pairs)
+    else:
+        swaps = [draw_swaps(moved_G, config.n_permutations, rng) for moved_G in moved]
+    results = [
+        permute(metric, pair.samples, pair.units, swap, within_folds=within_folds)
+        for pair, swap in zip(pairs, swaps, strict=True)
+    ]
+    return results, swaps
+
+
+def _same_tiles(pairs: list[_Pair]) -> bool:
+    """Whether all pairs describe the same tiles in the same groups."""
+    first = pairs[0]
+    return all(
+        np.array_equal(pair.units.unit_N, first.units.unit_N)
+        and pair.samples[0].tile_ids.equals(first.samples[0].tile_ids)
+        for pair in pairs[1:]
+    )
+
+
+def _adjust(results: list[PermutationResult], swaps: list[Swaps]) -> tuple[Correction, list[float]]:
+    p_values = [result.p_value for result in results]
+    if len(results) < 2:
+        return "none", p_values
+    if all(swap is swaps[0] for swap in swaps):
+        return "max-T", max_t(results, swaps[0])
+    return "Holm", holm(p_values)
+
+
+def _comparison(
+    pair: _Pair, found: tuple[PermutationResult, float, Swaps] | None, correction: Correction, n_family: int
+) -> Comparison:
+    nan = float("nan")
+    if found is None:
+        return Comparison(*pair.names, pair.difference, nan, nan, nan, correction, n_family, 0, exact=False)
+    result, adjusted, swaps = found
+    return Comparison(
+        *pair.names, pair.difference, result.p_value, result.smallest_p, adjusted, correction, n_family,
+        len(swaps.swapped_PG), swaps.exact,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------
+# Tests that swap all of a group's predictions together: what a difference between two heads is worth.
+#
+# N tiles, K classes, G groups, P permutations, C comparisons
+
+
+EQUAL = 1e-12
+"""Statistics closer than this tie; a tie counts against the difference."""
+CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Swaps:
+    """Which groups change arms in each permutation.
+
+    Attributes:
+        swapped_PG: True where a group's predictions change arms.
+        exact: Every assignment is listed once, the one observed among them.
+    """
+
+    swapped_PG: Bool
+    exact: bool
+
+
+@dataclass(frozen=True)
+class PermutationResult:
+    """A difference and its distribution where the arms are alike.
+
+    Attributes:
+        difference: Metric of the first arm less metric of the second.
+        permuted_P: The difference under every permutation.
+        p_value: Two-sided.
+        smallest_p: The least p that these groups and this many permutations can give.
+        exact: All assignments were listed.
+    """
+
+    difference: float
+    permuted_P: Float
+    p_value: float
+    smallest_p: float
+    exact: bool
+
+
+def moved_groups(first: Sample, second: Sample, units: Units) -> Bool:
+    """Return the groups in which the arms differ at all: swapping others changes nothing."""
+    differs_N = (first.score_NK != second.score_NK).any(axis=1) | (first.predicted_N != second.predicted_N)
+    differs_N |= (first.probability_NK != second.probability_NK).any(axis=1)
+    return np.bincount(units.unit_N[differs_N], minlength=units.n_units) > 0
+
+
+def draw_swaps(moved_G: Bool, n_permutations: int, rng: np.random.Generator) -> Swaps:
+    """List every assignment where there are few enough, or draw.
+
+    Args:
+        moved_G: Groups whose swap changes something in at least one comparison.
+        n_permutations: Most permutations.
+        rng: Source of randomness.
+
+    Returns:
+        The swaps.
+    """
+    n_moved = int(moved_G.sum())
+    exact = n_moved < 31 and 2**n_moved <= n_permutations
+    if exact:
+        drawn = (np.arange(2**n_moved)[:, None] >> np.arange(n_moved)) & 1 == 1
+    else:
+        drawn = rng.random((n_permutations, n_moved)) < 0.5
+    swapped_PG = np.zeros((len(drawn), len(moved_G)), bool)
+    swapped_PG[:, moved_G] = drawn
+    return Swaps(swapped_PG, exact)
+
+
+def permute(
+    metric: MetricName, arms: tuple[Sample, Sample], units: Units, swaps: Swaps, *, within_folds: bool = False
+) -> PermutationResult:
+    """Test a difference by swapping the arms' predictions in whole groups.
+
+    Where the heads are alike, the predictions of a group could as well have come from the other arm; tiles of a group
+    move together because they are not independent. Ranking metrics compare ranks within each arm, because two heads'
+    scores share no scale (Bandos, Rockette & Gur, Stat. Med. 2005). Ranks depend on their whole arm, so the test is
+    exact for the other metrics and approximate for these: p values are slightly too small with few groups.
+
+    Args:
+        metric: What is compared.
+        arms: The same tiles in the same order under both heads.
+        units: The groups.
+        swaps: Which groups change arms.
+        within_folds: AUROC compares only tiles of one fold.
+
+    Returns:
+        The result.
+    """
+    both = _stack(metric, arms, within_folds=within_folds)
+    unit_N = np.concatenate([units.unit_N, units.unit_N + units.n_units])
+    with one_blas_thread(len(unit_N) <= SMALL_TILES):
+        evaluate = make_evaluator(metric, both, unit_N, 2 * units.n_units, within_folds=within_folds)
+
+        def difference(swapped_PG: Bool) -> Float:
+            z_PG = swapped_PG.astype(np.float64)
+            stays = np.hstack([1.0 - z_PG, z_PG])
+            goes = np.hstack([z_PG, 1.0 - z_PG])
+            return np.asarray(evaluate(stays) - evaluate(goes))
+
+        observed = float(difference(np.zeros((1, units.n_units), bool))[0])
+        chunks = [
+            difference(swaps.swapped_PG[start : start + CHUNK]) for start in range(0, len(swaps.swapped_PG), CHUNK)
+        ]
+    permuted_P = np.concatenate(chunks)
+    n_moved = int(moved_groups(*arms, units).sum())
+    smallest = least_p(n_moved, swaps)
+    return PermutationResult(
+        observed, permuted_P, p_value(abs(observed), np.abs(permuted_P), swaps), smallest, swaps.exact
+    )
+
+
+def p_value(observed: float, permuted_P: Float, swaps: Swaps) -> float:
+    """Return the share of permutations at least as extreme; drawn ones count the observed assignment as one more."""
+    n_extreme = int((permuted_P >= observed - EQUAL).sum())
+    if swaps.exact:
+        return n_extreme / len(permuted_P)
+    return (n_extreme + 1) / (len(permuted_P) + 1)
+
+
+def least_p(n_moved: int, swaps: Swaps) -> float:
+    """Return the least attainable p: an assignment and its mirror image give the same absolute difference."""
+    listed = min(1.0, 2.0 ** (1 - n_moved))
+    return listed if swaps.exact else max(listed, 1.0 / (len(swaps.swapped_PG) + 1))
+
+
+def max_t(results: Sequence[PermutationResult], swaps: Swaps) -> list[float]:
+    """Return p values adjusted for a family by the step-down maximum of |difference| / its permutation SD.
+
+    All comparisons are permuted by the same swaps, so that the maximum knows how they hang together (Westfall & Young,
+    Resampling-Based Multiple Testing, 1993, algorithm 4.1).
+
+    Args:
+        results: The family; permuted by the same swaps.
+        swaps: Those swaps.
+
+    Returns:
+        Adjusted p values in the order of ``results``.
+    """
+    permuted_CP = np.abs(np.stack([result.permuted_P for result in results]))
+    spread_C = np.sqrt((permuted_CP**2).mean(axis=1))
+    unit_C = np.where(spread_C > EQUAL, spread_C, np.inf)
+    t_CP = permuted_CP / unit_C[:, None]
+    t_C = np.abs([result.difference for result in results]) / unit_C
+    order = np.argsort(-t_C, kind="stable")
+    adjusted, least = [1.0] * len(results), 0.0
+    for step, number in enumerate(order):
+        largest_P = t_CP[order[step:]].max(axis=0)
+        least = max(least, p_value(float(t_C[number]), largest_P, swaps))
+        adjusted[number] = least
+    return adjusted
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return Holm's step-down adjusted p values (Scand. J. Statist. 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    adjusted, least = [1.0] * len(p_values), 0.0
+    for step, number in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - step) * p_values[number]))
+        adjusted[number] = least
+    return adjusted
+
+
+def _stack(metric: MetricName, arms: tuple[Sample, Sample], *, within_folds: bool) -> Sample:
+    """Return both arms' tiles as one sample, scores as ranks within their arm where the metric ranks."""
+    first, second = arms
+    scores = [arm.score_NK for arm in arms]
+    if metric in RANKING:
+        folds = fold_rows(first.fold_N if within_folds and metric == "auroc" else None, len(first.y_N))
+        scores = [_ranks(arm.score_NK, folds) for arm in arms]
+    patient_N = None
+    if first.patient_N is not None and second.patient_N is not None:
+        patient_N = np.concatenate([first.patient_N, second.patient_N + first.patient_N.max() + 1])
+    return replace(
+        first,
+        y_N=np.tile(first.y_N, 2),
+        probability_NK=np.concatenate([arm.probability_NK for arm in arms]),
+        score_NK=np.concatenate(scores),
+        predicted_N=np.concatenate([arm.predicted_N for arm in arms]),
+        fold_N=np.tile(first.fold_N, 2),
+        patient_N=patient_N,
+        group_N=None,
+        order=np.tile(first.order, 2),
+    )
+
+
+def _ranks(score_NK: Float, folds: list[NDArray[np.int64]]) -> Float:
+    from scipy.stats import rankdata
+
+    rank_NK = np.zeros_like(score_NK)
+    for rows in folds:
+        rank_NK[rows] = rankdata(score_NK[rows], axis=0)
+    if score_NK.shape[1] == 2:
+        rank_NK[:, 0] = 0.0  # a binary ranking is the difference of the columns
+    return rank_NK
+
+
+# ------------------------------------------------------------------------------
+# Several arms over several independent data sets: mean ranks, and how far apart they must lie.
+#
+# Demsar, JMLR 7, 2006: Friedman's test in Iman and Davenport's form, and Nemenyi's critical difference. Mean ranks of
+# two arms depend on who else takes part (Benavoli, Corani and Mangili, JMLR 17, 2016), so that every pair also gets
+# Wilcoxon's signed-rank test, adjusted by Holm.
+#
+# S data sets, A arms
+
+
+LEAST_DATA_SETS = 5
+
+
+@dataclass(frozen=True)
+class RankedPair:
+    """Two arms over all data sets.
+
+    Attributes:
+        first: Name of the first arm.
+        second: Name of the second arm.
+        p_value: Wilcoxon's signed-rank test, two-sided, exact where no differences tie; NaN where all are 0.
+        p_adjusted: By Holm over all pairs.
+        within_critical_difference: Their mean ranks lie closer than the critical difference.
+    """
+
+    first: str
+    second: str
+    p_value: float
+    p_adjusted: float
+    within_critical_difference: bool
+
+
+@dataclass(frozen=True)
+class MeanRanks:
+    """Arms by mean rank.
+
+    Attributes:
+        names: Arms, best first.
+        mean_ranks: Mean rank of each over the data sets; 1 is best, ties share theirs.
+        data_sets: The data sets, each counted once.
+        p_value: Friedman's test that all arms are alike, as Iman and Davenport's F; NaN where all always tie.
+        critical_difference: Nemenyi's: mean ranks closer than this can't be told apart.
+        cliques: Largest runs of neighbouring arms that can't be told apart, each by its first and last place.
+        smallest_p: The least p that Wilcoxon's test can give with so many data sets.
+        pairs: All pairs.
+    """
+
+    names: tuple[str, ...]
+    mean_ranks: tuple[float, ...]
+    data_sets: tuple[str, ...]
+    p_value: float
+    critical_difference: float
+    cliques: tuple[tuple[int, int], ...]
+    smallest_p: float
+    pairs: tuple[RankedPair, ...]
+
+
+def rank_arms(
+    value_SA: Float,
+    data_sets: Sequence[str],
+    names: Sequence[str],
+    *,
+    higher_is_better: bool = True,
+    level: float = 0.95,
+) -> MeanRanks:
+    """Rank arms over independent data sets.
+
+    Args:
+        value_SA: A score per data set and arm.
+        data_sets: Names of the rows; independent of one another, so magnifications of the same slides are one.
+        names: Names of the columns.
+        higher_is_better: Whether the largest value ranks first.
+        level: Nominal level of the critical difference.
+
+    Returns:
+        Mean ranks with their tests.
+
+    Raises:
+        UserError: Fewer than five data sets, fewer than two arms, or a value is missing.
+
+    Example:
+        >>> values = np.array([[0.9, 0.8], [0.7, 0.6], [0.8, 0.7], [0.9, 0.7], [0.6, 0.5]])
+        >>> rank_arms(values, list("abcde"), ["LoRA", "probe"]).mean_ranks
+        (1.0, 2.0)
+    """
+    from scipy import stats
+
+    n_sets, n_arms = value_SA.shape
+    if n_sets < LEAST_DATA_SETS:
+        raise UserError(
+            "a ranking over data sets needs more of them", value=n_sets, allowed=f"{LEAST_DATA_SETS} or more"
+        )
+    if n_arms < 2 or not np.isfinite(value_SA).all():
+        raise UserError("a ranking needs a value of two or more arms on every data set")
+    rank_SA = stats.rankdata(-value_SA if higher_is_better else value_SA, axis=1)
+    mean_A = rank_SA.mean(axis=0)
+    order = np.argsort(mean_A, kind="stable")
+    critical = _critical_difference(n_sets, n_arms, level)
+    return MeanRanks(
+        names=tuple(names[place] for place in order),
+        mean_ranks=tuple(float(rank) for rank in mean_A[order]),
+        data_sets=tuple(data_sets),
+        p_value=_friedman(rank_SA),
+        critical_difference=critical,
+        cliques=_cliques(mean_A[order], critical),
+        smallest_p=2.0 ** (1 - n_sets),
+        pairs=_pairs(value_SA, names, mean_A, critical),
+    )
+
+
+def _critical_difference(n_sets: int, n_arms: int, level: float) -> float:
+    """Return Nemenyi's critical difference of mean ranks (Demsar, JMLR 7, 2006, 3.2.2)."""
+    from scipy import stats
+
+    spread = float(stats.studentized_range.ppf(level, n_arms, np.inf)) / math.sqrt(2.0)
+    return spread * math.sqrt(n_arms * (n_arms + 1) / (6.0 * n_sets))
+
+
+def _friedman(rank_SA: Float) -> float:
+    """Return the p value of Iman and Davenport's F (Comm. Statist. A9, 1980), ties corrected for."""
+    from scipy import stats
+
+    n_sets, n_arms = rank_SA.shape
+    between = float(((rank_SA.mean(axis=0) - (n_arms + 1) / 2.0) ** 2).sum()) * n_sets
+    total = float(((rank_SA - (n_arms + 1) / 2.0) ** 2).sum())
+    if total == 0.0:
+        return math.nan
+    chi2 = n_sets * (n_arms - 1) * between / total
+    left = n_sets * (n_arms - 1) - chi2
+    if left <= 0.0:  # the same order on every data set
+        return math.pow(math.factorial(n_arms), 1 - n_sets)
+    return float(stats.f.sf((n_sets - 1) * chi2 / left, n_arms - 1, (n_arms - 1) * (n_sets - 1)))
+
+
+def _pairs(value_SA: Float, names: Sequence[str], mean_A: Float, critical: float) -> tuple[RankedPair, ...]:
+    from scipy import stats
+
+    chosen = list(combinations(range(len(names)), 2))
+    p_values = []
+    for a, b in chosen:
+        difference_S = value_SA[:, a] - value_SA[:, b]
+        p_values.append(float(stats.wilcoxon(difference_S).pvalue) if difference_S.any() else 1.0)
+    return tuple(
+        RankedPair(names[a], names[b], p, adjusted, bool(abs(mean_A[a] - mean_A[b]) < critical))
+        for (a, b), p, adjusted in zip(chosen, p_values, holm(p_values), strict=True)
+    )
+
+
+def _cliques(sorted_A: Float, critical: float) -> tuple[tuple[int, int], ...]:
+    """Return the longest runs of places whose ends lie within the critical difference."""
+    found: list[tuple[int, int]] = []
+    for first in range(len(sorted_A)):
+        last = int(np.flatnonzero(sorted_A < sorted_A[first] + critical)[-1])
+        if last > first and (not found or last > found[-1][1]):
+            found.append((first, last))
+    return tuple(found)

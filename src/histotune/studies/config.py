@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
-from histotune.embeddings.config import EmbeddingConfig
+from histotune.embeddings.space import EmbeddingConfig
 from histotune.evaluation.config import EvaluationConfig
 from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.published.config import ProtocolConfig
-from histotune.statistics.config import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.files import user_dir
 from histotune.transfer.config import TransferConfig

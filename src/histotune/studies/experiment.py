@@ -10,7 +10,7 @@ import polars as pl
 
 from histotune.backbones.catalog import find_backbone
 from histotune.deploy.bundle import Bundle, save_bundle
-from histotune.embeddings.choice import chosen_view
+from histotune.embeddings.space import chosen_view
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.external import study_target
 from histotune.evaluation.findings import Artifacts, DatasetFacts, Findings, LedgerCount

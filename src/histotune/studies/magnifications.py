@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
-from histotune.embeddings.choice import chosen_view
+from histotune.embeddings.space import chosen_view
 from histotune.evaluation.findings import TOO_NARROW
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.ledger import Scoring, record_scoring

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.backbones.config import BackboneConfig
+from histotune.backbones.spec import BackboneConfig
 from histotune.heads.config import SweepConfig
 from histotune.studies.recipes import breakhis
 

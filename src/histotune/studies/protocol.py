@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
-from histotune.embeddings.choice import chosen_view
+from histotune.embeddings.space import chosen_view
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import with_parts
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol

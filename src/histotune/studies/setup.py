@@ -10,9 +10,8 @@ import numpy as np
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, pinned_config, random_twin
 from histotune.datasets.read import read_dataset
-from histotune.embeddings.choice import chosen_view, with_view_notes
 from histotune.embeddings.embed import embed
-from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
 from histotune.evaluation.findings import (
     COLOUR_HISTOGRAM,
     EXTERNAL,

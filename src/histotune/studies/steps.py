@@ -13,8 +13,7 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.datasets.tileset import require_classes
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
-from histotune.embeddings.choice import chosen_view
-from histotune.embeddings.space import EmbedRequest
+from histotune.embeddings.space import EmbedRequest, chosen_view
 from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.findings import LEAKY, PROBE, Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice

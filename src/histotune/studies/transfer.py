@@ -20,7 +20,7 @@ from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
 from histotune.heads.apply import calibrated_logits, column_logits
 from histotune.images.config import ViewChoice
-from histotune.images.restain import mean_density
+from histotune.images.stain import mean_density
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.studies.config import load_config
 from histotune.studies.setup import embed_dataset, single_dataset

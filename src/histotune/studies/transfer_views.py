@@ -11,9 +11,8 @@ import numpy as np
 import polars as pl
 
 from histotune.backbones.catalog import find_backbone
-from histotune.embeddings.choice import chosen_view
-from histotune.images.restain import restain
-from histotune.images.stain_transfer import INSTALL, has_torchstain
+from histotune.embeddings.space import chosen_view
+from histotune.images.stain import INSTALL, has_torchstain, restain
 from histotune.images.view_checks import check_view
 from histotune.studies.setup import embed_dataset, single_dataset
 from histotune.tools.errors import UserError

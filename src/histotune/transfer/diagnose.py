@@ -21,8 +21,7 @@ from histotune.transfer.shift import measure_shift
 from histotune.transfer.words import write_paragraph
 
 if TYPE_CHECKING:
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Score
+    from histotune.statistics.predictions import IntervalConfig, Score
     from histotune.transfer.case import TransferCase, Verdict
     from histotune.transfer.config import TransferConfig
     from histotune.transfer.corrections import Workbench

@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.statistics import bounds as b
+from histotune.statistics.evaluators import make_evaluator, read_sample
 from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
 from histotune.statistics.metrics import metric_kind
 from histotune.statistics.predictions import Interval, Score
-from histotune.statistics.resampling import read_sample
 from histotune.statistics.scores import interval_refusal, point_value, undefined_reason, undefined_value
-from histotune.statistics.tables import make_evaluator
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.evaluators import Evaluator
+    from histotune.statistics.evaluators import Evaluator, Sample
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.predictions import Predictions
-    from histotune.statistics.resampling import Sample
+    from histotune.statistics.predictions import IntervalConfig, Predictions
     from histotune.transfer.case import Arm
 
     Float = NDArray[np.float64]

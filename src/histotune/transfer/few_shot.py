@@ -10,21 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.statistics import bounds as b
-from histotune.statistics.evaluators import MeanEvaluator
-from histotune.statistics.exact import flat_bounds
+from histotune.statistics.bounds import flat_bounds
+from histotune.statistics.evaluators import MeanEvaluator, make_evaluator, read_sample
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.predictions import Interval, Score
-from histotune.statistics.resampling import read_sample
-from histotune.statistics.tables import make_evaluator
 from histotune.transfer.case import FewShotPoint
 from histotune.transfer.limits import fit_masks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.evaluators import Sample
     from histotune.statistics.intervals import Units
-    from histotune.statistics.resampling import Sample
+    from histotune.statistics.predictions import IntervalConfig
     from histotune.transfer.case import Side
     from histotune.transfer.config import TransferConfig
     from histotune.transfer.corrections import Workbench

@@ -19,7 +19,7 @@ from histotune.transfer.remedies import METRICS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.statistics.config import IntervalConfig
+    from histotune.statistics.predictions import IntervalConfig
     from histotune.transfer.case import Arm, TransferCase
     from histotune.transfer.corrections import Workbench
 

@@ -25,8 +25,7 @@ from histotune.transfer.remedies import gain, refinement
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Score
+    from histotune.statistics.predictions import IntervalConfig, Score
     from histotune.transfer.case import DecisionPart
     from histotune.transfer.config import TransferConfig
     from histotune.transfer.corrections import Workbench

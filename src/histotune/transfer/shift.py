@@ -20,8 +20,7 @@ from histotune.transfer.recalibrate import two_class_margins
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.statistics.config import IntervalConfig
-    from histotune.statistics.predictions import Score
+    from histotune.statistics.predictions import IntervalConfig, Score
     from histotune.transfer.config import TransferConfig
 
     Float = NDArray[np.float64]

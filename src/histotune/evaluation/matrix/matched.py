@@ -10,7 +10,7 @@ import numpy as np
 
 from histotune.evaluation.matrix.records import SeenScale
 from histotune.evaluation.matrix.training_sets import magnifications_of
-from histotune.images.geometry import view_geometry
+from histotune.images.views import view_geometry
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
