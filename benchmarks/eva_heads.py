@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from benchmarks.harness import Claim, Part, Result, cores, measured, missing_hardware, not_measured
-from histotune.heads.sgd.config import Stopping
+from histotune.heads.config import Stopping
 from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
-from histotune.heads.sgd.initial import linear_layers, shuffled_order
-from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.train import train_heads
+from histotune.heads.sgd.steps import linear_layers, shuffled_order
+from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.published.config import EvaConfig
 from histotune.published.eva import eva_settings
 

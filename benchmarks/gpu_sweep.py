@@ -94,7 +94,7 @@ def study(shape: Shape, device: str) -> Study:
 
     Args:
         shape: How large they are.
-        device: A device of :class:`histotune.heads.arrays.ArrayKit`.
+        device: A device of :class:`histotune.heads.solver.stream.ArrayKit`.
 
     Returns:
         The figures.
@@ -162,9 +162,8 @@ def _pass_and_gram(
     x_ND: NDArray[np.float16], y_N: NDArray[np.int64], problems: FitProblems, device: str
 ) -> tuple[float, float]:
     """Time one evaluation of all problems, and the Gram matrix; reading a result back waits for the device."""
-    from histotune.heads.arrays import ArrayKit
-    from histotune.heads.evaluation import Points, evaluate
-    from histotune.heads.solver.stream import RowStream
+    from histotune.heads.solver.shared import Points, evaluate
+    from histotune.heads.solver.stream import ArrayKit, RowStream
 
     kit = ArrayKit(device)
     stream = RowStream(x_ND, y_N, np.asarray(problems.mask_FN, np.float64), kit)

@@ -170,9 +170,8 @@ def sweep(path: Path, form: Form) -> Run:
 
 def _pass_and_gram(x_ND: NDArray[np.float16], y_N: NDArray[np.int64], problems: FitProblems) -> tuple[float, float]:
     """Time one evaluation of all problems, and the Gram matrix."""
-    from histotune.heads.arrays import ArrayKit
-    from histotune.heads.evaluation import Points, evaluate
-    from histotune.heads.solver.stream import RowStream
+    from histotune.heads.solver.shared import Points, evaluate
+    from histotune.heads.solver.stream import ArrayKit, RowStream
 
     stream = RowStream(x_ND, y_N, np.asarray(problems.mask_FN, np.float64), ArrayKit())
     rng = np.random.default_rng(0)

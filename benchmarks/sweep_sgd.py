@@ -96,9 +96,8 @@ def make_data() -> TrainData:
 
 def make_jobs() -> list[Job]:
     """Return the drawn trials."""
-    from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings
+    from histotune.heads.config import Choice, LogUniform, SgdConfig, SgdSettings, draw_trials
     from histotune.heads.sgd.data import Job
-    from histotune.heads.sgd.search import draw_trials
 
     config = SgdConfig(
         method="random",
@@ -117,7 +116,7 @@ def train_plainly(data: TrainData, job: Job) -> NDArray[np.float32]:
     """Train one trial as a careful script does, and return its logits on all tiles."""
     import torch
 
-    from histotune.heads.sgd.initial import linear_layers, shuffled_order
+    from histotune.heads.sgd.steps import linear_layers, shuffled_order
 
     x_ND, y_N = torch.from_numpy(np.asarray(data.x_ND)), torch.from_numpy(data.y_N)
     layer = linear_layers(job, N_COLUMNS, N_CLASSES)[0]
@@ -148,7 +147,7 @@ def largest_difference(
     data: TrainData, heads: Sequence[TrainedHead], peer_logits: Sequence[NDArray[np.float32]]
 ) -> float:
     """Return the largest difference of logits between the two ways, over all trials and tiles."""
-    from histotune.heads.sgd.outcome import head_logits
+    from histotune.heads.sgd.train import head_logits
 
     pairs = zip(heads, peer_logits, strict=True)
     return max(float(np.abs(head_logits(head, data.x_ND) - theirs).max()) for head, theirs in pairs)

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.harness import Claim, Part, Result, measured, not_measured
-from histotune.heads.sgd.config import Stopping
+from histotune.heads.config import Stopping
 from histotune.heads.sgd.data import Layer, Split, TrainData, TrainOptions
-from histotune.heads.sgd.initial import shuffled_order
-from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.train import train_heads
+from histotune.heads.sgd.steps import shuffled_order
+from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.published.config import ThunderConfig
 from histotune.published.thunder import METRIC, best_head, thunder_jobs
 

@@ -19,8 +19,8 @@ from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySetting
 from histotune.evaluation.plan import CrossFitPlan
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
+from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep
-from histotune.heads.task import SweepTask
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 

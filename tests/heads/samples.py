@@ -4,7 +4,7 @@ import numpy as np
 
 from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.space import Embeddings, EmbeddingSpace
-from histotune.heads.task import SweepTask
+from histotune.heads.family import SweepTask
 
 
 def make_embeddings(

@@ -6,10 +6,18 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from histotune.heads import apply
-from histotune.heads.apply import class_probabilities, decide, head_logits, space_note
-from histotune.heads.head import Calibration, Decision, Head, HiddenLayer
-from histotune.heads.untuned import untuned_logits
+from histotune.heads import head as head_module
+from histotune.heads.head import (
+    Calibration,
+    Decision,
+    Head,
+    HiddenLayer,
+    class_probabilities,
+    decide,
+    head_logits,
+    space_note,
+    untuned_logits,
+)
 from histotune.statistics.metrics import auroc
 from histotune.tools.errors import UserError
 from tests.heads.samples import make_embeddings, make_task
@@ -29,7 +37,7 @@ def test_logits_use_the_heads_columns_in_any_block_size(monkeypatch: pytest.Monk
     head = make_head()
     expected = embeddings.matrix_ND[:, [4, 5, 1]].astype(np.float64) @ head.weight_KD.T + head.bias_K
     np.testing.assert_allclose(head_logits(head, embeddings), expected, rtol=1e-12)
-    monkeypatch.setattr(apply, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(head_module, "BLOCK_ROWS", 7)
     np.testing.assert_allclose(head_logits(head, embeddings), expected, rtol=1e-12)
 
 

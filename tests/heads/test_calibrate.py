@@ -6,10 +6,9 @@ from scipy.optimize import minimize, minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from histotune.heads import jackknife
-from histotune.heads.apply import calibrated_logits, softmax
-from histotune.heads.calibrate import CrossFitted, calibrate, fit_temperatures, fit_vector
-from histotune.heads.jackknife import jackknife_interval
+from histotune.heads import calibrate as calibrate_module
+from histotune.heads.calibrate import CrossFitted, calibrate, fit_temperatures, fit_vector, jackknife_interval
+from histotune.heads.head import calibrated_logits, softmax
 
 
 def make_crossfitted(
@@ -77,7 +76,7 @@ def test_the_held_out_loss_and_the_interval_are_those_of_a_loop(monkeypatch: pyt
         for g in range(20)
     ])  # fmt: skip
     for chunk in (4_000_000, 1500):
-        monkeypatch.setattr(jackknife, "CHUNK_VALUES", chunk)
+        monkeypatch.setattr(calibrate_module, "CHUNK_VALUES", chunk)
         ours = calibrate(found, "temperature")
         assert ours.nll_after == pytest.approx(found.log_loss(held), rel=1e-9)
         ends = np.exp(jackknife_interval(np.log(ours.temperature), np.log(left_out)))

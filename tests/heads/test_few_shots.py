@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from histotune.heads import few_shots
-from histotune.heads.few_shots import (
+from histotune.heads import neighbours
+from histotune.heads.neighbours import (
     FewShotPredictions,
     PrototypeConfig,
     draw_shots,
@@ -49,8 +49,8 @@ def one_by_one(query: np.ndarray, train: np.ndarray, support: np.ndarray, config
 def test_all_draws_at_once_equal_one_by_one(
     shots: int, config: PrototypeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(few_shots, "BLOCK_BYTES", 4 * 4 * 50 * 7)  # several blocks of draws
-    monkeypatch.setattr(few_shots, "FEW_SHOT_QUERY_BLOCK", 50)
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", 4 * 4 * 50 * 7)  # several blocks of draws
+    monkeypatch.setattr(neighbours, "FEW_SHOT_QUERY_BLOCK", 50)
     (train, y), (query, _) = cohort(90, 0), cohort(120, 1)
     support = draw_shots(y, shots, 40, np.random.default_rng(0))
     assert (

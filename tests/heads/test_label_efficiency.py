@@ -16,10 +16,9 @@ from sklearn.preprocessing import StandardScaler
 
 from histotune.heads import label_efficiency as module
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
-from histotune.heads.family import SweepData
+from histotune.heads.family import FoldPlan, SweepData, training_set
 from histotune.heads.label_efficiency import label_efficiency, nested_orders
 from histotune.heads.sweep import sweep
-from histotune.heads.task import FoldPlan, training_set
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
 from tests.heads.samples import make_task

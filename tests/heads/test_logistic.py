@@ -8,8 +8,7 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from histotune.heads.features import GramFeatures, SharedFeatures, make_features
-from histotune.heads.solver.logistic import fit_batch
+from histotune.heads.solver.logistic import GramFeatures, SharedFeatures, fit_batch, make_features
 from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
 
 if TYPE_CHECKING:

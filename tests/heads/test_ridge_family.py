@@ -12,14 +12,12 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 
-from histotune.heads.apply import head_logits, softmax
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
-from histotune.heads.family import SweepSupport
+from histotune.heads.family import FoldPlan, SweepSupport, training_set
 from histotune.heads.fit_cache import FitCache
+from histotune.heads.head import head_logits, load_head, save_head, softmax
 from histotune.heads.label_efficiency import label_efficiency
-from histotune.heads.save import load_head, save_head
 from histotune.heads.sweep import sweep
-from histotune.heads.task import FoldPlan, training_set
 from histotune.statistics.predictions import IntervalConfig
 from tests.heads.samples import make_task
 

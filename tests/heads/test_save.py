@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from histotune.heads.apply import head_logits
-from histotune.heads.head import Calibration, Decision, HiddenLayer
-from histotune.heads.save import load_head, save_head
+from histotune.heads.head import Calibration, Decision, HiddenLayer, head_logits, load_head, save_head
 from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import Interval
 from histotune.tools.errors import UserError

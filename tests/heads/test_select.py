@@ -5,15 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 
-from histotune.heads.apply import class_probabilities, head_logits
 from histotune.heads.config import SweepConfig
-from histotune.heads.family import OutOfFold, SweepData
-from histotune.heads.honest import N_RESAMPLES, nested, outer_parts, resample_choices
+from histotune.heads.family import FoldPlan, OutOfFold, SweepData, SweepTask, training_set
+from histotune.heads.head import class_probabilities, head_logits
 from histotune.heads.linear import PenaltyTrial
 from histotune.heads.select import TrialScores, choose_trial, describe_selection
-from histotune.heads.solve import Procedure, Solved, solve_parts
-from histotune.heads.sweep import make_family, sweep
-from histotune.heads.task import FoldPlan, SweepTask, training_set
+from histotune.heads.sweep import (
+    N_RESAMPLES,
+    Procedure,
+    Solved,
+    make_family,
+    nested,
+    outer_parts,
+    resample_choices,
+    solve_parts,
+    sweep,
+)
 from histotune.statistics.metrics import auroc, balanced_accuracy
 from histotune.tools.errors import UserError
 from tests.heads.samples import make_embeddings, make_task
@@ -144,7 +151,7 @@ def test_the_honest_estimate_of_many_useless_trials_lies_above_the_selected_scor
     choice = choose_trial(scores, trials, "best")
     found = OutOfFold(logit, np.ones(60, bool), np.zeros(60, bool))
     solved = Solved(part, found, scores, choice, None, None, None)  # type: ignore[arg-type]
-    from histotune.heads.honest import bias_corrected
+    from histotune.heads.sweep import bias_corrected
 
     procedure = Procedure(make_family(CONFIG), trials, CONFIG)
     selection = bias_corrected(describe_selection(scores, trials, choice, "best"), solved, y, procedure)

@@ -12,11 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.heads.arrays import ArrayKit
 from histotune.heads.solver import logistic, shared, stream
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
-from histotune.heads.solver.stream import RowStream
+from histotune.heads.solver.stream import ArrayKit, RowStream
 from tests.heads.test_logistic import assert_as_good_as_sklearn, direct_objective, fold_masks, make_data, problems_over
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.splits.folds import assign_group_folds
-from histotune.heads.apply import head_logits
 from histotune.heads.config import SweepConfig
+from histotune.heads.head import head_logits
 from histotune.heads.sweep import sweep
 from histotune.tools.errors import UserError
 from tests.heads.samples import make_embeddings, make_task
@@ -174,7 +174,7 @@ def test_a_fit_that_ran_out_of_iterations_is_reported() -> None:
 
 def test_heads_and_statistics_start_without_heavy_libraries() -> None:
     code = (
-        "import sys, histotune.heads.sweep, histotune.heads.apply, histotune.heads.save, histotune.heads.untuned, "
+        "import sys, histotune.heads.sweep, histotune.heads.head, histotune.heads.head, histotune.heads.head, "
         "histotune.statistics.scores, histotune.statistics.comparison; "
         "print([name for name in ('torch', 'sklearn', 'scipy', 'pandas', 'timm', 'pyarrow') if name in sys.modules])"
     )

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-from histotune.heads.jackknife import jackknife_interval, jackknife_se
-from histotune.heads.thresholds import BinaryTiles, choose_threshold
+from histotune.heads.calibrate import BinaryTiles, choose_threshold, jackknife_interval, jackknife_se
 
 
 def make_tiles(seed: int, n: int = 120, n_groups: int = 16, grid: int = 40) -> BinaryTiles:

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from histotune.heads.sgd.data import Curve, Job, TrainedHead
-from histotune.heads.sgd.initial import linear_layers, shuffled_order
+from histotune.heads.sgd.steps import linear_layers, shuffled_order
 from histotune.published.config import EvaConfig, ThunderConfig
 from histotune.published.eva import eva
 from histotune.published.records import ProtocolData

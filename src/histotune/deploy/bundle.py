@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from histotune.backbones.spec import BackboneConfig
-from histotune.heads.head import Head  # noqa: TC001
-from histotune.heads.save import load_head, save_head
+from histotune.heads.head import (
+    Head,  # noqa: TC001
+    load_head,
+    save_head,
+)
 from histotune.images.config import ViewConfig
 from histotune.tools.devices import Precision  # noqa: TC001  (part of a record that others introspect)
 from histotune.tools.errors import UserError

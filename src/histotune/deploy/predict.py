@@ -12,7 +12,7 @@ from histotune.backbones.catalog import find_backbone
 from histotune.datasets.tiles import read_loose_images
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
-from histotune.heads.apply import class_probabilities, decide, head_logits, space_note
+from histotune.heads.head import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
 from histotune.tools.files import atomic_path
 

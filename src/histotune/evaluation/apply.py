@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.evaluation.predict import ScoredRows, build_predictions
-from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.head import class_probabilities, head_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,9 +10,9 @@ import numpy as np
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.predict import ScoredRows, build_predictions
-from histotune.heads.apply import class_probabilities, head_logits
+from histotune.heads.family import SweepTask
+from histotune.heads.head import class_probabilities, head_logits
 from histotune.heads.sweep import sweep
-from histotune.heads.task import SweepTask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

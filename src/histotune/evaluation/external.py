@@ -22,8 +22,8 @@ from histotune.evaluation.plan import marks_of, part_rows
 from histotune.evaluation.robustness import EmbeddedArm, score_robustness
 from histotune.evaluation.scoring import score_domains
 from histotune.evaluation.units import score_units
+from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep
-from histotune.heads.task import SweepTask
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
 

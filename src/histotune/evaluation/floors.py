@@ -8,7 +8,7 @@ import numpy as np
 
 from histotune.evaluation.findings import UNTUNED, ScoredArm, domain_order
 from histotune.evaluation.predict import ScoredRows, build_predictions, domains_of
-from histotune.heads.untuned import untuned_logits
+from histotune.heads.head import untuned_logits
 from histotune.statistics.metrics import auroc, balanced_accuracy
 from histotune.statistics.predictions import Interval, Score
 

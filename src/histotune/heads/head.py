@@ -4,16 +4,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
-from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule  # noqa: TC001
-from histotune.statistics.predictions import Interval  # noqa: TC001  (a saved record is read by its types)
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_path, hash_file, write_json
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Mapping
+    from pathlib import Path
+
     import polars as pl
     from numpy.typing import NDArray
+
+    from histotune.embeddings.space import Embeddings
+    from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule
+    from histotune.statistics.predictions import Interval
+
+    Tensors = Mapping[str, NDArray[np.float64]]
+
 
 Activation = Literal["relu", "gelu"]
 
@@ -222,3 +235,348 @@ class SweepResult:
     out_of_fold_logit_NK: NDArray[np.float64]
     n_fits: int
     refit_loss_E: NDArray[np.float64] | None = None
+
+
+# ------------------------------------------------------------------------------
+# A head on disk: safetensors for the numbers, JSON for what they mean.
+
+
+FORMAT = "histotune-head"
+FORMAT_VERSION = 3
+OLD_VERSION = 2
+"""Version 2 held a temperature and a threshold and nothing about them; it is read as version 3."""
+WEIGHTS_FILE = "head.safetensors"
+FACTS_FILE = "head.json"
+LISTS = ("pooling", "columns", "class_names", "train_groups")
+PLAIN = ("backbone", "space_key", "meaning_key", "penalty", "n_tiles", "n_groups", "family")
+NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision, "selection": Selection | None}
+LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
+
+
+def save_head(head: Head, folder: Path) -> None:
+    """Write a head; other files of the folder stay as they are.
+
+    The facts are written last and name the hash of the weights, so a half-written head is never read as whole.
+
+    Args:
+        head: The head.
+        folder: Where ``head.safetensors`` and ``head.json`` belong; made when missing.
+
+    Raises:
+        UserError: The folder can't be written or the disk is full.
+    """
+    from safetensors.numpy import save_file
+
+    tensors = {"weight_KD": head.weight_KD, "bias_K": head.bias_K}
+    if head.hidden is not None:
+        tensors |= {"weight_HD": head.hidden.weight_HD, "bias_H": head.hidden.bias_H}
+    with atomic_path(folder / WEIGHTS_FILE) as temporary:
+        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
+    facts = {name: getattr(head, name) for name in (*LISTS, *PLAIN)}
+    nested = {
+        "calibration": asdict(head.calibration),
+        "decision": asdict(head.decision),
+        "selection": None if head.selection is None else asdict(head.selection),
+    }
+    written = {
+        "activation": None if head.hidden is None else head.hidden.activation,
+        "head_id": head.head_id,
+        "weights_sha256": hash_file(folder / WEIGHTS_FILE),
+    }
+    write_json(folder / FACTS_FILE, {"format": FORMAT, "format_version": FORMAT_VERSION, **facts, **nested, **written})
+
+
+def load_head(folder: Path) -> Head:
+    """Read a head that :func:`save_head` wrote, or one of format version 2.
+
+    Args:
+        folder: The head's folder.
+
+    Returns:
+        The same head, with the same ``head_id``.
+
+    Raises:
+        UserError: The folder holds no head, one of another format version, or a damaged one.
+    """
+    facts = _read_facts(folder)
+    tensors = _read_weights(folder, facts)
+    try:
+        head = Head(
+            weight_KD=tensors["weight_KD"],
+            bias_K=tensors["bias_K"],
+            hidden=HiddenLayer(tensors["weight_HD"], tensors["bias_H"], facts["activation"])
+            if facts["activation"]
+            else None,
+            **_typed(facts),
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        raise _damaged(folder, f"{FACTS_FILE} is incomplete: {error}") from error
+    _check_shapes(head, folder)
+    if head.head_id != facts["head_id"]:
+        raise _damaged(folder, "its identity does not match its content")
+    return head
+
+
+def _typed(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts as the fields of a head."""
+    lists = {name: tuple(facts[name]) for name in LISTS}
+    nested: dict[str, Any] = {name: TypeAdapter(kind).validate_python(facts[name]) for name, kind in NESTED.items()}
+    return {**lists, **{name: facts[name] for name in PLAIN}, **nested}
+
+
+def _check_shapes(head: Head, folder: Path) -> None:
+    """Refuse tensors that don't fit each other or the facts."""
+    n_classes, n_inputs = len(head.class_names), len(head.columns)
+    if head.hidden is not None:
+        n_hidden = len(head.hidden.bias_H)
+        if head.hidden.weight_HD.shape != (n_hidden, n_inputs):
+            raise _damaged(folder, f"hidden weights {head.hidden.weight_HD.shape} do not fit {n_inputs} columns")
+        n_inputs = n_hidden
+    if head.weight_KD.shape != (n_classes, n_inputs) or head.bias_K.shape != (n_classes,):
+        raise _damaged(folder, f"weights {head.weight_KD.shape} do not fit {n_classes} classes and {n_inputs} inputs")
+    if len(head.calibration.scale_K) not in {0, n_classes} or len(head.calibration.shift_K) != len(
+        head.calibration.scale_K
+    ):
+        raise _damaged(folder, f"its calibration does not fit {n_classes} classes")
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Read and check head.json."""
+    path = folder / FACTS_FILE
+    if not path.is_file():
+        raise UserError(
+            "this folder holds no head",
+            value=folder,
+            allowed=f"a folder with {FACTS_FILE} and {WEIGHTS_FILE}",
+            fix="pass the folder that `histotune sweep` or `histotune run` wrote",
+        )
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(folder, f"{FACTS_FILE} is not JSON") from error
+    facts: dict[str, Any] = read if isinstance(read, dict) else {}
+    if facts.get("format") != FORMAT:
+        raise UserError(f"{FACTS_FILE} does not describe a histotune head", value=folder)
+    if facts.get("format_version") == OLD_VERSION:
+        facts = _from_version_2(facts)
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            "this head was saved in another format version",
+            value=facts.get("format_version"),
+            allowed=f"{OLD_VERSION}, {FORMAT_VERSION}",
+            fix="install the histotune version that saved it, or train it anew",
+        )
+    missing = [
+        name for name in (*LISTS, *PLAIN, *NESTED, "activation", "head_id", "weights_sha256") if name not in facts
+    ]
+    if missing:
+        raise _damaged(folder, f"{FACTS_FILE} lacks {', '.join(missing)}")
+    return facts
+
+
+def _from_version_2(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return version 2's facts in today's form; its heads were linear logistic regressions."""
+    told = dict(facts)
+    if "temperature" in told:
+        told["calibration"] = {"temperature": told.pop("temperature")}
+    if "threshold" in told:
+        told["decision"] = {"threshold": told.pop("threshold")}
+    return {**told, "family": "logistic", "activation": None, "selection": None, "format_version": FORMAT_VERSION}
+
+
+def _read_weights(folder: Path, facts: dict[str, Any]) -> Tensors:
+    """Read the tensors, after their hash has been checked."""
+    from safetensors.numpy import load_file
+
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise _damaged(folder, f"{WEIGHTS_FILE} is missing")
+    if hash_file(path) != str(facts["weights_sha256"]):
+        raise _damaged(folder, f"{WEIGHTS_FILE} is not the file that {FACTS_FILE} describes")
+    tensors: Tensors = load_file(path)
+    expected = LINEAR | HIDDEN if facts["activation"] else LINEAR
+    if set(tensors) != expected or any(values.dtype != np.float64 for values in tensors.values()):
+        raise _damaged(folder, f"{WEIGHTS_FILE} holds other tensors: {', '.join(sorted(tensors))}")
+    return tensors
+
+
+def _damaged(folder: Path, detail: str) -> UserError:
+    return UserError(f"this head is damaged ({detail})", value=folder, fix="copy it again, or train it anew")
+
+
+# ------------------------------------------------------------------------------
+# Apply a head to embeddings of its own space.
+#
+# N tiles, n tiles of a block, K classes, D columns, H hidden units
+
+
+BLOCK_ROWS = 8192
+
+
+def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
+    """Return the logit of every tile and class.
+
+    Args:
+        head: A trained head.
+        embeddings: Embeddings of the space it was trained in, or of another with the same meaning (see
+            :func:`space_note`).
+
+    Returns:
+        float64, (n_tiles, n_classes); the temperature is not applied.
+
+    Raises:
+        UserError: The embeddings mean something else (other weights, adapter, view or normalisation).
+    """
+    if embeddings.space.meaning_key != head.meaning_key:
+        raise UserError(
+            f"this head was trained on embeddings of {head.backbone} (space {head.space_key[:12]}) and can't be "
+            f"applied to embeddings of {embeddings.space.backbone} (space {embeddings.space.key[:12]}): "
+            "backbone weights, adapter, view and normalisation must all be the same",
+            value=f"view {embeddings.space.view}",
+            fix=f"embed these tiles as the head's run did (--backbone {head.backbone}), or train a head on this space",
+        )
+    columns = np.asarray(head.columns)
+    out_NK = np.empty((len(embeddings), len(head.class_names)))
+    for start in range(0, len(embeddings), BLOCK_ROWS):
+        block_nD = embeddings.matrix_ND[start : start + BLOCK_ROWS][:, columns].astype(np.float64)
+        out_NK[start : start + BLOCK_ROWS] = column_logits(head, block_nD)
+    return out_NK
+
+
+def column_logits(head: Head, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logits of columns, whatever space they come from: the caller answers for their meaning.
+
+    Args:
+        head: A trained head.
+        x_nD: The columns of its pooling.
+
+    Returns:
+        float64 (n, K); the temperature is not applied.
+    """
+    features_n = x_nD if head.hidden is None else hidden_units(head.hidden, x_nD)
+    return np.asarray(features_n @ head.weight_KD.T + head.bias_K)
+
+
+def hidden_units(layer: HiddenLayer, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the activations of a hidden layer.
+
+    Args:
+        layer: The layer.
+        x_nD: Raw columns of the pooling.
+
+    Returns:
+        float64, (n, H).
+    """
+    return activated(x_nD @ layer.weight_HD.T + layer.bias_H, layer.activation)
+
+
+def activated(z_nH: NDArray[np.float64], activation: str) -> NDArray[np.float64]:
+    """Return ``relu`` or ``gelu`` of hidden units."""
+    if activation == "relu":
+        return np.maximum(z_nH, 0.0)
+    from scipy.special import ndtr  # the exact GELU (Hendrycks & Gimpel 2016): z times the normal distribution at z
+
+    return np.asarray(z_nH * ndtr(z_nH))
+
+
+def space_note(head: Head, embeddings: Embeddings) -> str:
+    """Return what differs between a head's own space and these embeddings of the same meaning.
+
+    Args:
+        head: The head.
+        embeddings: What it is applied to.
+
+    Returns:
+        One sentence; empty where the spaces are one.
+    """
+    if embeddings.space.key == head.space_key:
+        return ""
+    space = embeddings.space
+    return (
+        f"The head was trained on embeddings computed elsewhere or otherwise (space {head.space_key[:12]}); these come "
+        f"from {space.precision} on {json.loads(space.signature).get('device', 'another device')}: the same up to "
+        "rounding."
+    )
+
+
+def class_probabilities(head: Head, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return calibrated probabilities: the softmax of logits after the head's temperature or vector scaling.
+
+    Args:
+        head: Whose calibration to use.
+        logit_NK: Logits of :func:`head_logits`.
+
+    Returns:
+        float64, (n_tiles, n_classes); rows sum to 1.
+    """
+    return softmax(calibrated_logits(head.calibration, logit_NK))
+
+
+def calibrated_logits(calibration: Calibration, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return logits after temperature or vector scaling; a softmax makes probabilities of them."""
+    if calibration.scale_K:
+        return np.asarray(logit_NK * np.array(calibration.scale_K) + np.array(calibration.shift_K))
+    return np.asarray(logit_NK / calibration.temperature)
+
+
+def softmax(logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the softmax over the last axis."""
+    e_NK = np.exp(logit_NK - logit_NK.max(axis=-1, keepdims=True))
+    return np.asarray(e_NK / e_NK.sum(axis=-1, keepdims=True))
+
+
+def decide(head: Head, probability_NK: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the class index that a head says.
+
+    Args:
+        head: Whose threshold to use in binary tasks.
+        probability_NK: Calibrated probabilities.
+
+    Returns:
+        int64 (n_tiles,): class 1 from the threshold on in binary tasks, the most probable class otherwise.
+    """
+    if len(head.class_names) == 2:
+        return np.asarray(probability_NK[:, 1] >= head.threshold).astype(np.int64)
+    return np.asarray(probability_NK.argmax(axis=1))
+
+
+# ------------------------------------------------------------------------------
+# Heads that were never trained: the floor that shows what a draw of random weights already scores.
+#
+# M draws, N tiles, D columns, K classes
+
+
+def untuned_logits(
+    embeddings: Embeddings,
+    columns: NDArray[np.int64],
+    n_classes: int,
+    n_draws: int,
+    seed: int,
+    train_rows: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return the logits of random linear heads on standardised embeddings.
+
+    Weights are drawn from a normal distribution with variance 1 / D, so that logits have unit scale; there is no bias.
+
+    Args:
+        embeddings: The tiles.
+        columns: Column numbers of the pooling.
+        n_classes: Number of classes.
+        n_draws: Number of random heads.
+        seed: Seed of the draws.
+        train_rows: Rows whose mean and standard deviation standardise the columns.
+
+    Returns:
+        float64, (n_draws, n_tiles, n_classes); in binary tasks class 0 has logit 0.
+    """
+    x_ND = embeddings.matrix_ND[:, columns].astype(np.float64)
+    train_nD = x_ND[train_rows]
+    std_D = train_nD.std(axis=0)
+    x_ND = (x_ND - train_nD.mean(axis=0)) / np.where(std_D > 0, std_D, 1.0)
+    rng = np.random.Generator(np.random.PCG64(seed))
+    n_logits = 1 if n_classes == 2 else n_classes
+    weight_DJ = rng.standard_normal((len(columns), n_draws * n_logits)) / np.sqrt(len(columns))
+    logit_MNK = (x_ND @ weight_DJ).reshape(len(x_ND), n_draws, n_logits).transpose(1, 0, 2)
+    if n_logits == 1:
+        logit_MNK = np.concatenate([np.zeros_like(logit_MNK), logit_MNK], axis=2)
+    return np.ascontiguousarray(logit_MNK)

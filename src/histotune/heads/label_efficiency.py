@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.heads.family import SweepData, SweepSupport, full_logits
+from histotune.heads.family import FoldPlan, SweepData, SweepSupport, TrainingSet, check_task, full_logits, training_set
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import make_family
-from histotune.heads.task import FoldPlan, TrainingSet, check_task, training_set
 from histotune.statistics.evaluators import Sample, class_signatures, draw_counts, make_evaluator
 from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
 from histotune.tools.errors import UserError
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
 
     from histotune.embeddings.space import Embeddings
     from histotune.heads.config import SweepConfig
-    from histotune.heads.family import Family, Refit, Trial
+    from histotune.heads.family import Family, Refit, SweepTask, Trial
     from histotune.heads.head import Head
-    from histotune.heads.task import SweepTask
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig
 
@@ -199,7 +197,7 @@ def _chunks(subsets: Sequence[Subset], values_each: int) -> Iterator[Sequence[Su
 
 def _logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:
     """Logits (n, K) of one refitted head; NaN where it diverged."""
-    from histotune.heads.apply import hidden_units
+    from histotune.heads.head import hidden_units
 
     if refit.diverged:
         return np.full((len(x_nD), len(refit.bias_K)), np.nan)
@@ -222,7 +220,7 @@ def _cross_chosen(logit_TnK: Float, data: SweepData, part: TrainingSet) -> Float
 
 def _sample(logit_nK: Float, data: SweepData, part: TrainingSet, class_names: tuple[str, ...]) -> Sample:
     """The scored tiles as the metrics take them."""
-    from histotune.heads.apply import softmax
+    from histotune.heads.head import softmax
 
     probability_nK = softmax(logit_nK)
     score_nK = logit_nK - logit_nK[:, :1] if len(class_names) == 2 else probability_nK

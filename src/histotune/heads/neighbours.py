@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     Matrix = NDArray[np.floating[Any]]
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+
 
 Metric = Literal["cosine", "euclidean"]
 Weighting = Literal["majority", "softmax"]
@@ -202,3 +204,234 @@ def _similarities(query_qD: Any, train_nD: Any, metric: Metric) -> Any:  # noqa:
         return product_qn
     product_qn.mul_(2.0).sub_(query_qD.square().sum(1)[:, None]).sub_(train_nD.square().sum(1)[None, :])
     return product_qn
+
+
+# ------------------------------------------------------------------------------
+# Few-shot classification by class prototypes: every draw of a benchmark in one batched pass.
+#
+# A thousand draws of a few shots are a thousand small sets of prototypes; their scores of all queries are columns of
+# one matrix product.
+#
+# Q queries, N training tiles, D columns, B draws, K classes, S shots per class
+
+
+BLOCK_BYTES = 128 * 2**20
+FEW_SHOT_QUERY_BLOCK = 4096
+
+
+class PrototypeConfig(BaseModel):
+    """How class prototypes are made and compared.
+
+    Attributes:
+        centre: What is subtracted: the mean of the draw's ``support``, the mean of all ``training`` tiles, or
+            ``nothing``.
+        normalise: Whether support and query are brought to unit length before prototypes are averaged.
+        metric: How a query and a prototype are compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    centre: Literal["support", "training", "nothing"] = "training"
+    normalise: bool = True
+    metric: Literal["cosine", "euclidean"] = "euclidean"
+
+
+def simple_shot() -> PrototypeConfig:
+    """Return SimpleShot's CL2N: centred by the training mean, unit length (Wang et al., arXiv 1911.04623)."""
+    return PrototypeConfig()
+
+
+def thunder_shot() -> PrototypeConfig:
+    """Return THUNDER's variant (thunder-bench 0.2.2): centred by the support's mean, nearest prototype by cosine."""
+    return PrototypeConfig(centre="support", normalise=False, metric="cosine")
+
+
+def uni_shot() -> PrototypeConfig:
+    """Return UNI's variant (MahmoodLab/UNI, ``eval_fewshot``): centred by the support's mean, unit length."""
+    return PrototypeConfig(centre="support")
+
+
+@dataclass(frozen=True)
+class FewShotPredictions:
+    """Every draw's prediction of every query.
+
+    Attributes:
+        predicted_BQ: Class, int16.
+        n_classes: Number of classes.
+    """
+
+    predicted_BQ: NDArray[np.int16]
+    n_classes: int
+
+    def confusion_BKK(self, y_Q: Int) -> Int:
+        """Return each draw's confusion matrix: true class by predicted class."""
+        n_draws, k = len(self.predicted_BQ), self.n_classes
+        out = np.empty((n_draws, k * k), np.int64)
+        for draw, predicted_Q in enumerate(self.predicted_BQ):
+            out[draw] = np.bincount(np.asarray(y_Q) * k + predicted_Q, minlength=k * k)
+        return out.reshape(n_draws, k, k)
+
+    def majority_Q(self) -> Int:
+        """Return the class most draws vote for, the lowest at a tie."""
+        votes_QK = np.stack([(self.predicted_BQ == label).sum(axis=0) for label in range(self.n_classes)], axis=1)
+        return np.asarray(votes_QK.argmax(axis=1), dtype=np.int64)
+
+
+def draw_shots(
+    y_N: Int, shots: int, n_draws: int, rng: np.random.Generator, *, group_N: Int | None = None
+) -> NDArray[np.int64]:
+    """Draw the same number of training tiles of every class, without replacement, many times.
+
+    Args:
+        y_N: Labels; negative ones take no part. Classes are 0 up to the largest label.
+        shots: Tiles per class.
+        n_draws: Number of draws.
+        rng: Source of randomness.
+        group_N: Group code per tile: the shots of a class come from as many groups as possible, so that "16 shots"
+            are not 16 views of one case. Without it every tile is as likely as any other, as the benchmarks draw.
+
+    Returns:
+        Row numbers (B, K, S).
+
+    Raises:
+        ValueError: A class has fewer tiles than shots.
+    """
+    n_classes = int(np.max(y_N)) + 1
+    out_BKS = np.empty((n_draws, n_classes, shots), np.int64)
+    for label in range(n_classes):
+        rows_n = np.flatnonzero(np.asarray(y_N) == label)
+        if len(rows_n) < shots:
+            raise ValueError(f"class {label} has {len(rows_n)} tiles, {shots} shots were asked for")
+        groups = None if group_N is None else _GroupDraws(rows_n, np.asarray(group_N)[rows_n])
+        for draw in range(n_draws):
+            if groups is None:
+                out_BKS[draw, label] = rows_n[rng.choice(len(rows_n), shots, replace=False, shuffle=False)]
+            else:
+                out_BKS[draw, label] = groups.draw(shots, rng)
+    return out_BKS
+
+
+def predict_draws(
+    query_QD: Matrix, train_ND: Matrix, support_BKS: Int, config: PrototypeConfig, device: str = "cpu"
+) -> FewShotPredictions:
+    """Classify every query with the prototypes of every draw.
+
+    Args:
+        query_QD: Embeddings of the queries; may be memory-mapped.
+        train_ND: Embeddings that the support is drawn from.
+        support_BKS: Rows of every draw, class and shot, from :func:`draw_shots`.
+        config: How prototypes are made and compared.
+        device: torch device of the products.
+
+    Returns:
+        The predictions, equal to those of the draws one by one up to rounding at exact ties.
+
+    Example:
+        >>> support_BKS = draw_shots(y_N, 16, 1000, np.random.default_rng(0))  # doctest: +SKIP
+        >>> predict_draws(test_QD, train_ND, support_BKS, simple_shot()).predicted_BQ.shape  # doctest: +SKIP
+        (1000, 32768)
+    """
+    import torch
+
+    n_draws, n_classes, _ = support_BKS.shape
+    out_BQ = np.empty((n_draws, len(query_QD)), np.int16)
+    # A common offset changes no distance and nothing that is centred later, and would cost digits.
+    keeps_offset = config.centre == "nothing" and (config.normalise or config.metric == "cosine")
+    shift_D = np.zeros(train_ND.shape[1]) if keeps_offset else _mean(train_ND)
+    shift = torch.from_numpy(shift_D.astype(np.float32)).to(device)
+    for part in _draw_blocks(support_BKS, train_ND.shape[1]):
+        prototypes = _prototypes(_gather(train_ND, support_BKS[part], shift, device), config)
+        for start in range(0, len(query_QD), FEW_SHOT_QUERY_BLOCK):
+            rows = slice(start, start + FEW_SHOT_QUERY_BLOCK)
+            query_qD = torch.from_numpy(np.array(query_QD[rows], dtype=np.float32)).to(device) - shift
+            score_qbK = _scores(query_qD, prototypes, config)
+            out_BQ[part, rows] = score_qbK.argmax(2).T.to(torch.int16).cpu().numpy()
+    return FewShotPredictions(out_BQ, n_classes)
+
+
+@dataclass(frozen=True)
+class _Prototypes:
+    """Prototypes of some draws (b, K, D), measured from each draw's centre (b, D), which is None where it is 0."""
+
+    mean_bKD: Any
+    centre_bD: Any
+
+
+def _prototypes(support_bKSD: Any, config: PrototypeConfig) -> _Prototypes:  # noqa: ANN401  (torch is imported late)
+    """Average the support per class."""
+    import torch
+
+    centre_bD = None
+    if config.centre == "support":
+        centre_bD = support_bKSD.mean((1, 2))
+        support_bKSD = support_bKSD - centre_bD[:, None, None, :]
+    if config.normalise:
+        support_bKSD = torch.nn.functional.normalize(support_bKSD, dim=3, eps=1e-30)
+    return _Prototypes(support_bKSD.mean(2), centre_bD)
+
+
+def _scores(query_qD: Any, prototypes: _Prototypes, config: PrototypeConfig) -> Any:  # noqa: ANN401  (torch is imported late)
+    """Return scores (q, b, K) whose argmax is the nearest prototype: one product over all draws.
+
+    A query's length scales its scores alike for every class, so that the cosine needs none of it; a distance between
+    vectors of unit length does.
+    """
+    mean_bKD, centre_bD = prototypes.mean_bKD, prototypes.centre_bD
+    n_draws, n_classes, n_columns = mean_bKD.shape
+    score_qbK = (query_qD @ mean_bKD.reshape(-1, n_columns).T).reshape(-1, n_draws, n_classes)
+    if centre_bD is not None:
+        score_qbK -= (mean_bKD @ centre_bD[:, :, None])[None, :, :, 0]
+    if config.metric == "cosine":
+        return score_qbK / mean_bKD.norm(dim=2).clamp_min(1e-30)[None]
+    if config.normalise:
+        square_qb = query_qD.square().sum(1)[:, None]
+        if centre_bD is not None:
+            square_qb = square_qb - 2.0 * (query_qD @ centre_bD.T) + centre_bD.square().sum(1)[None]
+        score_qbK /= square_qb.clamp_min(1e-30).sqrt()[:, :, None]
+    return score_qbK - 0.5 * mean_bKD.square().sum(2)[None]
+
+
+def _gather(train_ND: Matrix, support_bKS: Int, shift_D: Any, device: str) -> Any:  # noqa: ANN401  (torch is imported late)
+    """Return the support's rows (b, K, S, D), each training tile converted once."""
+    import torch
+
+    rows, place = np.unique(support_bKS, return_inverse=True)
+    used_nD = torch.from_numpy(np.array(train_ND[rows], dtype=np.float32)).to(device) - shift_D
+    return used_nD[torch.from_numpy(place.reshape(support_bKS.shape)).to(device)]
+
+
+def _draw_blocks(support_BKS: Int, n_columns: int) -> Iterator[slice]:
+    """Yield draws whose support and scores fit a block."""
+    n_draws, n_classes, n_shots = support_BKS.shape
+    floats = max(n_classes * n_shots * n_columns, FEW_SHOT_QUERY_BLOCK * (n_classes + 1))
+    size = max(1, BLOCK_BYTES // (4 * floats))
+    for start in range(0, n_draws, size):
+        yield slice(start, min(start + size, n_draws))
+
+
+def _mean(train_ND: Matrix) -> NDArray[np.float64]:
+    total_D = np.zeros(train_ND.shape[1])
+    for start in range(0, len(train_ND), FEW_SHOT_QUERY_BLOCK):
+        total_D += train_ND[start : start + FEW_SHOT_QUERY_BLOCK].sum(axis=0, dtype=np.float64)
+    return total_D / len(train_ND)
+
+
+class _GroupDraws:
+    """Draws of one class that take a second tile of a group only when every group has given one."""
+
+    def __init__(self, rows_n: Int, group_n: Int) -> None:
+        order_n = np.argsort(group_n, kind="stable")
+        self.rows_n, self.group_n = rows_n[order_n], group_n[order_n]
+        self.first_G = np.flatnonzero(np.r_[True, np.diff(self.group_n) != 0])
+        self.size_G = np.diff(np.r_[self.first_G, len(rows_n)])
+
+    def draw(self, shots: int, rng: np.random.Generator) -> Int:
+        """Return rows (S,)."""
+        n_groups = len(self.first_G)
+        if shots <= n_groups:
+            group_S = rng.choice(n_groups, shots, replace=False)
+            return np.asarray(self.rows_n[self.first_G[group_S] + rng.integers(self.size_G[group_S])])
+        order_n = np.lexsort((rng.random(len(self.rows_n)), self.group_n))
+        turn_n = np.arange(len(order_n)) - np.repeat(self.first_G, self.size_G)  # which of its group's tiles this is
+        luck_n = np.repeat(rng.random(n_groups), self.size_G)
+        return np.asarray(self.rows_n[order_n[np.lexsort((luck_n, turn_n))[:shots]]])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.head import Selection, TrialRecord
-from histotune.heads.lbfgs import loss_terms
+from histotune.heads.solver.logistic import loss_terms
 from histotune.statistics.metrics import auroc
 from histotune.tools.errors import UserError
 
@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.config import SelectionRule
-    from histotune.heads.family import OutOfFold, Trial
-    from histotune.heads.task import TrainingSet
+    from histotune.heads.family import OutOfFold, TrainingSet, Trial
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from histotune.heads.few_shots import draw_shots
-from histotune.heads.sgd.config import Hold, SgdSettings, Stopping
+from histotune.heads.config import Hold, SgdSettings, Stopping
+from histotune.heads.neighbours import draw_shots
 from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.train import train_heads
 from histotune.published.linear import linear_run

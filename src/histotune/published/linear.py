@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.apply import BLOCK_ROWS, softmax
-from histotune.heads.sgd.outcome import head_logits
+from histotune.heads.head import BLOCK_ROWS, softmax
+from histotune.heads.sgd.train import head_logits
 from histotune.published.records import ProtocolRun, metric_value
 
 if TYPE_CHECKING:

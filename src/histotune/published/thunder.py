@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from histotune.heads.few_shots import thunder_shot
-from histotune.heads.sgd.config import SgdSettings, Stopping
+from histotune.heads.config import SgdSettings, Stopping
+from histotune.heads.neighbours import thunder_shot
 from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.train import train_heads
 from histotune.published.linear import linear_run

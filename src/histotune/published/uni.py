@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from histotune.heads.apply import softmax
-from histotune.heads.few_shots import uni_shot
-from histotune.heads.neighbours import nearest_neighbours, vote
+from histotune.heads.head import softmax
+from histotune.heads.neighbours import nearest_neighbours, uni_shot, vote
 from histotune.published.records import ProtocolArm, ProtocolRun, metric_value
 from histotune.published.votes import averaged_draws, few_shot_draws, one_run
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.heads.few_shots import draw_shots, predict_draws
-from histotune.heads.neighbours import nearest_neighbours, vote
+from histotune.heads.neighbours import draw_shots, nearest_neighbours, predict_draws, vote
 from histotune.published.records import ProtocolArm, ProtocolRun, decided, metric_of_counts, metric_value
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.heads.few_shots import FewShotPredictions, PrototypeConfig
+    from histotune.heads.neighbours import FewShotPredictions, PrototypeConfig
     from histotune.published.records import ProtocolData, ProtocolMetric
 
     Int = NDArray[np.int64]

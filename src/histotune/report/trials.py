@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from histotune.heads.jackknife import MIN_GROUPS, t_interval
+from histotune.heads.calibrate import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
 from histotune.heads.sweep import CONTEXT, OUTCOME
 

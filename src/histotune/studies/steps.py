@@ -22,12 +22,11 @@ from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import score_domains
-from histotune.heads.apply import space_note
-from histotune.heads.family import SweepSupport
+from histotune.heads.family import SweepSupport, SweepTask
 from histotune.heads.fit_cache import FitCache
+from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import require_device, sweep
-from histotune.heads.task import SweepTask
 from histotune.images.config import ViewChoice
 from histotune.report.sweep_folder import save_sweep
 from histotune.studies.run_log import SweptSet, refit_curves, rows_of, run_log, track_rows, with_origin

@@ -18,7 +18,7 @@ from histotune.deploy.bundle import load_bundle
 from histotune.evaluation.findings import LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
-from histotune.heads.apply import calibrated_logits, column_logits
+from histotune.heads.head import calibrated_logits, column_logits
 from histotune.images.config import ViewChoice
 from histotune.images.stain import mean_density
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions

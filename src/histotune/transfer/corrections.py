@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.splits.folds import assign_group_folds
-from histotune.heads.apply import softmax
+from histotune.heads.head import softmax
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.transfer.alignment import Coral, moments
 from histotune.transfer.case import Arm

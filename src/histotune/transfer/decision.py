@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.apply import softmax
-from histotune.heads.thresholds import BinaryTiles, choose_threshold
+from histotune.heads.calibrate import BinaryTiles, choose_threshold
+from histotune.heads.head import softmax
 from histotune.transfer.case import DecisionPart
 from histotune.transfer.recalibrate import fit_affine
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.apply import softmax
+from histotune.heads.head import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

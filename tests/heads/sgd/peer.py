@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from histotune.heads.sgd.data import Split, TrainData
-from histotune.heads.sgd.initial import linear_layers, shuffled_order
+from histotune.heads.sgd.steps import linear_layers, shuffled_order
 
 if TYPE_CHECKING:
     from histotune.heads.sgd.data import Job

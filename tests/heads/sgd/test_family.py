@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histotune.heads.apply import head_logits as apply_head
-from histotune.heads.config import SweepConfig
+from histotune.heads.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping, SweepConfig
 from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
-from histotune.heads.save import load_head, save_head
-from histotune.heads.sgd.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping
+from histotune.heads.head import head_logits as apply_head
+from histotune.heads.head import load_head, save_head
 from histotune.heads.sgd.data import Job, Split, TrainData
 from histotune.heads.sgd.family import SgdFamily, SgdTrial
-from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.train import train_heads
+from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.heads.sweep import make_family, sweep
 from tests.heads.samples import make_task
 
@@ -54,7 +52,7 @@ def test_logits_out_of_fold_come_from_heads_that_never_saw_the_group() -> None:
     config = sgd_sweep()
     result = sweep(embeddings, task, config)[2]
     trial = SgdFamily(config).trials([("pooled",)])[int(np.flatnonzero(result.trials["chosen"].to_numpy())[0])]
-    from histotune.heads.task import FoldPlan, training_set
+    from histotune.heads.family import FoldPlan, training_set
 
     used = np.arange(len(embeddings))
     part = training_set(embeddings.tile_ids, task, (used, used), FoldPlan(3, config.seed))
@@ -104,12 +102,12 @@ def test_class_weightings_cross_the_draws() -> None:
 
 
 def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
-    from histotune.heads.sgd import kept
+    from histotune.heads.sgd import family
 
     embeddings, task = make_task()
-    monkeypatch.setattr(kept, "CHUNK_JOBS", 8)
+    monkeypatch.setattr(family, "CHUNK_JOBS", 8)
     whole = sweep(embeddings, task, sgd_sweep())
-    original, trained = kept.train_heads, []
+    original, trained = family.train_heads, []
 
     def killed_at_the_third(data: TrainData, jobs: list[Job], options: object) -> object:
         if len(trained) == 2:
@@ -117,7 +115,7 @@ def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch
         trained.append(len(jobs))
         return original(data, jobs, options)
 
-    monkeypatch.setattr(kept, "train_heads", killed_at_the_third)
+    monkeypatch.setattr(family, "train_heads", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
     seen = []
@@ -126,7 +124,7 @@ def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch
         seen.append(len(jobs))
         return original(data, jobs, options)
 
-    monkeypatch.setattr(kept, "train_heads", counting)
+    monkeypatch.setattr(family, "train_heads", counting)
     resumed = sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
     n_chunks = len(seen)
     for one, other in zip(whole, resumed, strict=True):
@@ -143,7 +141,7 @@ def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_kept_heads_are_the_trained_ones_whole(hidden: int, tmp_path) -> None:  # noqa: ANN001
     from histotune.heads.sgd.data import TrainOptions
-    from histotune.heads.sgd.kept import train_kept
+    from histotune.heads.sgd.family import train_kept
 
     embeddings, task = make_task()
     split = Split(np.arange(0, len(embeddings), 2), np.arange(1, len(embeddings), 2))

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from histotune.heads.sgd import plan
-from histotune.heads.sgd.chunk import ChunkRun
-from histotune.heads.sgd.config import SgdSettings, Stopping
+from histotune.heads.config import SgdSettings, Stopping
+from histotune.heads.sgd import data as data_module
 from histotune.heads.sgd.data import Job, TrainedHead, TrainOptions
-from histotune.heads.sgd.train import train_heads
+from histotune.heads.sgd.train import ChunkRun, train_heads
 from tests.heads.sgd.peer import make_data
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ def test_another_plan_reads_nothing_of_this_one(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 from pathlib import Path
-from histotune.heads.sgd.chunk import ChunkRun
+from histotune.heads.sgd.train import ChunkRun
 from histotune.heads.sgd.train import train_heads
 from tests.heads.sgd.peer import make_data
 from tests.heads.sgd.test_resume import JOBS, options
@@ -110,5 +109,7 @@ def test_a_killed_process_loses_nothing_but_its_last_epoch(tmp_path: Path) -> No
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert list(tmp_path.glob("*/chunk-00000.safetensors"))
-    assert not list(tmp_path.glob(f"*/chunk-{len(plan.plan_chunks(make_data(), JOBS, 'cpu')) - 1:05d}.safetensors"))
+    assert not list(
+        tmp_path.glob(f"*/chunk-{len(data_module.plan_chunks(make_data(), JOBS, 'cpu')) - 1:05d}.safetensors")
+    )
     assert_equal(train_heads(make_data(), JOBS, options(tmp_path)), train_heads(make_data(), JOBS, options(None)))

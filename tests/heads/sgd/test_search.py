@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 from scipy.stats import kstest
 
-from histotune.heads.sgd.config import (
+from histotune.heads.config import (
     Choice,
     LogUniform,
     SgdConfig,
@@ -16,8 +16,8 @@ from histotune.heads.sgd.config import (
     Stopping,
     Uniform,
     common_wandb_search,
+    draw_trials,
 )
-from histotune.heads.sgd.search import draw_trials
 from histotune.tools.errors import UserError
 
 

@@ -11,12 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histotune.heads.sgd import chunk, plan, rows
-from histotune.heads.sgd.config import Cosine, Hold, SgdSettings, Stopping, WarmUp
-from histotune.heads.sgd.data import Job, Split, TrainData, TrainedHead, TrainOptions
-from histotune.heads.sgd.outcome import head_logits
-from histotune.heads.sgd.plan import plan_chunks
-from histotune.heads.sgd.train import train_heads
+from histotune.heads.config import Cosine, Hold, SgdSettings, Stopping, WarmUp
+from histotune.heads.sgd import data as data_module
+from histotune.heads.sgd import train as train_module
+from histotune.heads.sgd.data import Job, Split, TrainData, TrainedHead, TrainOptions, plan_chunks
+from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.tools.errors import UserError
 from tests.heads.sgd.peer import make_data, plain_logits, train_plainly
 
@@ -147,7 +146,7 @@ def test_a_head_does_not_depend_on_the_ones_beside_it(monkeypatch: pytest.Monkey
     ]
     together = train_heads(data, jobs)
     order = rng.permutation(len(jobs))
-    monkeypatch.setitem(plan.CHUNK_BYTES, "cpu", 3 * 4 * 32 * 4)
+    monkeypatch.setitem(data_module.CHUNK_BYTES, "cpu", 3 * 4 * 32 * 4)
     shuffled = train_heads(data, [jobs[j] for j in order])
     for place, j in enumerate(order):
         np.testing.assert_allclose(shuffled[place].layers[0].weight_OI, together[j].layers[0].weight_OI, atol=1e-5)
@@ -171,7 +170,7 @@ def test_every_job_is_in_exactly_one_chunk_with_jobs_that_step_alike(seed: int, 
         for _ in range(n_jobs)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(plan.CHUNK_BYTES, "cpu", limit * 256)
+        patch.setitem(data_module.CHUNK_BYTES, "cpu", limit * 256)
         chunks = plan_chunks(data, jobs, "cpu")
     assert sorted(j for part in chunks for j in part.job_ST.ravel()) == list(range(n_jobs))
     for part in chunks:
@@ -190,9 +189,9 @@ def test_rows_read_from_a_mapped_half_precision_file_equal_rows_in_memory(
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     jobs = [Job(SgdSettings(lr=1e-2, epochs=3, batch_size=32))]
     dense = train_heads(dataclasses.replace(data, x_ND=np.asarray(mapped).astype(np.float32)), jobs)
-    monkeypatch.setattr(rows, "DENSE_BYTES", 0)
-    monkeypatch.setattr(rows, "HELD_BYTES", 0)
-    monkeypatch.setattr(rows, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(data_module, "DENSE_BYTES", 0)
+    monkeypatch.setattr(data_module, "HELD_BYTES", 0)
+    monkeypatch.setattr(data_module, "BLOCK_ROWS", 7)
     streamed = train_heads(dataclasses.replace(data, x_ND=mapped), jobs)
     np.testing.assert_allclose(streamed[0].layers[0].weight_OI, dense[0].layers[0].weight_OI, atol=1e-6)
     np.testing.assert_allclose(streamed[0].curve("log_loss"), dense[0].curve("log_loss"), atol=1e-6)
@@ -237,7 +236,7 @@ def test_a_diverged_trial_says_so_and_harms_nobody() -> None:
 
 
 def test_initial_weights_follow_torchs_default_distribution() -> None:
-    layers = chunk.linear_layers(Job(SgdSettings(hidden_units=400)), 100, 2)
+    layers = train_module.linear_layers(Job(SgdSettings(hidden_units=400)), 100, 2)
     ours, torchs = layers[0].weight_OI.ravel(), torch.nn.Linear(100, 400).weight.detach().numpy().ravel()
     quantiles = np.linspace(0, 1, 21)
     np.testing.assert_allclose(np.quantile(ours, quantiles), np.quantile(torchs, quantiles), atol=3e-3)
@@ -248,7 +247,7 @@ def test_initial_weights_follow_torchs_default_distribution() -> None:
 def test_order_and_initial_weights_can_be_given() -> None:
     data = make_data()
     job = Job(SgdSettings(epochs=2, batch_size=50))
-    zero = chunk.linear_layers(job, 20, 2)[0]
+    zero = train_module.linear_layers(job, 20, 2)[0]
     zero = dataclasses.replace(zero, weight_OI=np.zeros_like(zero.weight_OI), bias_O=np.zeros_like(zero.bias_O))
     seen: list[tuple[int, int, int]] = []
 

@@ -14,8 +14,8 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.crossfit import score_folds
 from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell
 from histotune.evaluation.matrix.training_sets import TrainingTiles, magnifications_of, training_sets
+from histotune.heads.family import FoldPlan, SweepTask, training_set
 from histotune.heads.sweep import sweep
-from histotune.heads.task import FoldPlan, SweepTask, training_set
 from histotune.statistics.comparison import paired_difference
 from histotune.statistics.predictions import Score
 from histotune.statistics.scores import score_predictions

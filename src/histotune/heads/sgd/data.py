@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.heads.sgd.config import SgdSettings, Stopping
+from histotune.heads.config import Cosine, SgdSettings, Stopping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-    from histotune.heads.sgd.config import CurveMetric
+    from histotune.heads.config import CurveMetric
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -162,3 +163,291 @@ class TrainedHead:
             if curve.metric == metric:
                 return curve.value_E
         raise KeyError(metric)
+
+
+# ------------------------------------------------------------------------------
+# Rows of a split as the loop reads them: float32, standardised, a column of ones for the bias, padded in width.
+#
+# N tiles, n rows of a split, B rows of a batch, D columns, V columns with the bias, padded
+
+
+BLOCK_ROWS = 8192
+DENSE_BYTES = 2**31
+"""Up to this size the training rows are kept in float32; beyond it every batch is read from the source."""
+HELD_BYTES = 2**30
+"""The same for held-out rows."""
+WIDTH_MULTIPLE = 16
+"""Rows start on a cache line: 16 floats."""
+EPSILON = float(np.finfo(np.float64).eps)
+
+
+def padded_width(n_columns: int) -> int:
+    """Return the width of a row: columns, the bias, and zeros up to a whole cache line."""
+    return -(-(n_columns + 1) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+
+class SplitRows:
+    """Training and held-out rows of one split.
+
+    Args:
+        data: The matrix and its splits.
+        split: Number of the split.
+        device: Where batches go.
+    """
+
+    def __init__(self, data: TrainData, split: int, device: str) -> None:
+        self._data, self._split, self._device = data, data.splits[split], device
+        n_columns = data.x_ND.shape[1]
+        self._width = padded_width(n_columns)
+        self.mean_D, self.std_D = np.zeros(n_columns), np.ones(n_columns)
+        if data.standardise:
+            self.mean_D, self.std_D = column_moments(data.x_ND, self._split.train_rows)
+        self._held: list[Tensor] | None = None
+        self._dense_nV: Tensor | None = None
+        if len(self._split.train_rows) * self._width * 4 <= DENSE_BYTES:
+            self._dense_nV = self._read(self._split.train_rows)
+
+    def batch(self, index_B: Tensor, out_BV: Tensor) -> None:
+        """Write some training rows.
+
+        Args:
+            index_B: Positions among the split's training rows.
+            out_BV: Where they go.
+        """
+        import torch
+
+        if self._dense_nV is not None:
+            torch.index_select(self._dense_nV, 0, index_B, out=out_BV)
+        else:
+            out_BV.copy_(self._read(self._split.train_rows[index_B.cpu().numpy()]))
+
+    def held_blocks(self) -> Iterator[Tensor]:
+        """Yield the held-out rows, in order, in blocks (n, V)."""
+        rows = self._split.held_rows
+        if self._held is None and len(rows) * self._width * 4 <= HELD_BYTES:
+            self._held = [self._read(rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
+        if self._held is not None:
+            yield from self._held
+            return
+        for start in range(0, len(rows), BLOCK_ROWS):
+            yield self._read(rows[start : start + BLOCK_ROWS])
+
+    def _read(self, rows_n: Int) -> Tensor:
+        import torch
+
+        out_nV = np.zeros((len(rows_n), self._width), np.float32)
+        n_columns = len(self.mean_D)
+        for start in range(0, len(rows_n), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            block = self._data.x_ND[rows_n[part]]
+            if self._data.standardise:
+                out_nV[part, :n_columns] = (block.astype(np.float64) - self.mean_D) / self.std_D
+            else:
+                out_nV[part, :n_columns] = block
+        out_nV[:, n_columns] = 1.0
+        return torch.from_numpy(out_nV).to(self._device)
+
+
+def column_moments(x_ND: NDArray[np.floating], rows: Int) -> tuple[Float, Float]:
+    """Return mean and standard deviation per column, in float64, streamed; constant columns have deviation 1.
+
+    Args:
+        x_ND: Columns.
+        rows: Which rows count.
+    """
+    blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
+    mean_D = np.sum([x_ND[block].sum(axis=0, dtype=np.float64) for block in blocks], axis=0) / len(rows)
+    square_D = np.sum([((x_ND[block].astype(np.float64) - mean_D) ** 2).sum(axis=0) for block in blocks], axis=0)
+    variance_D = square_D / len(rows)
+    # Constant up to rounding, as scikit-learn's scaler judges it.
+    bound_D = len(rows) * EPSILON * variance_D + (len(rows) * mean_D * EPSILON) ** 2
+    return mean_D, np.where(variance_D <= bound_D, 1.0, np.sqrt(variance_D))
+
+
+# ------------------------------------------------------------------------------
+# Metrics of many heads on the same held-out tiles at once.
+#
+# T heads, n tiles, C classes, L = C - 1 logits relative to class 0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Labels of held-out tiles.
+
+    Attributes:
+        y_n: Labels.
+        weight_n: Weights of the log-loss, summing to 1.
+        n_classes: Number of classes.
+    """
+
+    y_n: Tensor
+    weight_n: Tensor
+    n_classes: int
+
+
+def measure(z_TLn: Tensor, held: HeldOut, metrics: Sequence[CurveMetric]) -> Tensor:
+    """Return metrics of every head.
+
+    Args:
+        z_TLn: Logits relative to class 0; a tie between classes goes to the lower one.
+        held: Labels.
+        metrics: Which ones. Balanced accuracy means over the classes that occur, macro-F1 over those that occur or
+            are predicted, as scikit-learn does; AUROC is NaN with fewer than two classes.
+
+    Returns:
+        (M, T), in the order of ``metrics``.
+    """
+    import torch
+
+    z_TCn = torch.nn.functional.pad(z_TLn, (0, 0, 1, 0))
+    counts_TCC = _confusion(z_TCn, held) if set(metrics) & {"balanced_accuracy", "macro_f1", "accuracy"} else None
+    values = []
+    for metric in metrics:
+        if metric == "log_loss":
+            values.append(_log_loss(z_TCn, held))
+        elif metric == "auroc":
+            values.append(_auroc(z_TCn, held))
+        else:
+            assert counts_TCC is not None
+            values.append(_from_counts(counts_TCC, metric))
+    return torch.stack(values) if values else z_TLn.new_empty(0, len(z_TLn))
+
+
+def _log_loss(z_TCn: Tensor, held: HeldOut) -> Tensor:
+    import torch
+
+    own_Tn = z_TCn.gather(1, held.y_n.expand(len(z_TCn), 1, -1))[:, 0]
+    return (torch.logsumexp(z_TCn, 1) - own_Tn) @ held.weight_n
+
+
+def _confusion(z_TCn: Tensor, held: HeldOut) -> Tensor:
+    """Return counts (T, true, predicted)."""
+    import torch
+
+    n_classes = held.n_classes
+    code_Tn = held.y_n * n_classes + z_TCn.argmax(1)
+    counts = torch.zeros(len(z_TCn), n_classes**2, dtype=z_TCn.dtype, device=z_TCn.device)
+    return counts.scatter_add_(1, code_Tn, torch.ones_like(code_Tn, dtype=z_TCn.dtype)).view(-1, n_classes, n_classes)
+
+
+def _from_counts(counts_TCC: Tensor, metric: CurveMetric) -> Tensor:
+    hit_TC = counts_TCC.diagonal(dim1=1, dim2=2)
+    true_TC, guessed_TC = counts_TCC.sum(2), counts_TCC.sum(1)
+    if metric == "accuracy":
+        return hit_TC.sum(1) / true_TC.sum(1)
+    if metric == "balanced_accuracy":
+        return _mean_where(hit_TC / true_TC.clamp(min=1), true_TC > 0)
+    return _mean_where(2 * hit_TC / (true_TC + guessed_TC).clamp(min=1), true_TC + guessed_TC > 0)
+
+
+def _mean_where(value_TC: Tensor, counted_TC: Tensor) -> Tensor:
+    return (value_TC * counted_TC).sum(1) / counted_TC.sum(1)
+
+
+def _auroc(z_TCn: Tensor, held: HeldOut) -> Tensor:
+    """Mean over classes of one against the rest (class 1 alone in binary tasks), ties half, from mid-ranks."""
+    import torch
+
+    binary = held.n_classes == 2
+    score_TCn = z_TCn[:, 1:] if binary else torch.softmax(z_TCn, 1)
+    is_Cn = torch.stack([held.y_n == label for label in ([1] if binary else range(held.n_classes))])
+    sorted_TCn = score_TCn.sort(dim=2).values
+    score_TCn = score_TCn.contiguous()
+    below = torch.searchsorted(sorted_TCn, score_TCn)
+    upto = torch.searchsorted(sorted_TCn, score_TCn, right=True)
+    rank_TCn = (below + upto + 1).double() / 2
+    n_own, n_rest = is_Cn.sum(1).double(), (~is_Cn).sum(1).double()
+    wins_TC = (rank_TCn * is_Cn).sum(2) - n_own * (n_own + 1) / 2
+    both = (n_own > 0) & (n_rest > 0)
+    value_TC = torch.where(both, wins_TC / (n_own * n_rest).clamp(min=1), torch.zeros_like(wins_TC))
+    mean_T = value_TC.sum(1) / both.sum()
+    return torch.where(torch.isfinite(z_TCn).all(2).all(1), mean_T, torch.nan).to(z_TCn.dtype)
+
+
+# ------------------------------------------------------------------------------
+# Which jobs step together: equal shapes and optimisers, equal lengths of an epoch, few enough to stay in cache.
+#
+# J jobs of a chunk, S streams, T jobs per stream
+
+
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2**29}
+"""Weights of one chunk: on a CPU they, their gradients and moments stay near the cores from step to step."""
+MAX_STREAMS = 64
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Jobs that step together.
+
+    Attributes:
+        job_ST: Job numbers; the jobs of a row share split and seed, and so their batches.
+    """
+
+    job_ST: Int
+
+
+def plan_chunks(data: TrainData, jobs: Sequence[Job], device: str) -> list[Chunk]:
+    """Deal all jobs into chunks.
+
+    Args:
+        data: Splits and columns.
+        jobs: What to train.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        Chunks, those of one split one after another.
+    """
+    streams: dict[tuple[SgdSettings, int, int, int], list[int]] = {}
+    for number, job in enumerate(jobs):
+        n_rows = len(data.splits[job.split].train_rows)
+        streams.setdefault((_stepping(job.settings), n_rows, job.split, job.seed), []).append(number)
+    chunks: list[Chunk] = []
+    by_shape: dict[tuple[SgdSettings, int, int, int], list[list[int]]] = {}
+    for key, members in streams.items():
+        limit = max(1, CHUNK_BYTES[device] // _job_bytes(data, jobs[members[0]].settings))
+        for start in range(0, len(members), limit):
+            part = members[start : start + limit]
+            together = min(max(1, limit // len(part)), MAX_STREAMS)
+            by_shape.setdefault((key[0], key[1], len(part), together), []).append(part)
+    for (_, _, _, together), parts in by_shape.items():
+        chunks += [
+            Chunk(np.array(parts[start : start + together], np.int64)) for start in range(0, len(parts), together)
+        ]
+    return sorted(chunks, key=lambda chunk: jobs[chunk.job_ST[0, 0]].split)
+
+
+def n_outputs(settings: SgdSettings, n_classes: int) -> int:
+    """Return the rows of the output layer."""
+    return 1 if settings.one_logit else n_classes
+
+
+def batches_per_epoch(settings: SgdSettings, n_rows: int) -> int:
+    """Return how many steps an epoch takes; a set smaller than one batch is one step."""
+    whole, rest = divmod(n_rows, settings.batch_size)
+    return max(whole + (1 if rest and not settings.drop_last else 0), 1)
+
+
+def training_steps(settings: SgdSettings, n_rows: int) -> int:
+    """Return how many steps a training takes in all."""
+    return settings.max_steps or settings.epochs * batches_per_epoch(settings, n_rows)
+
+
+def training_epochs(settings: SgdSettings, n_rows: int) -> int:
+    """Return how many epochs a training begins."""
+    return -(-training_steps(settings, n_rows) // batches_per_epoch(settings, n_rows))
+
+
+def _stepping(settings: SgdSettings) -> SgdSettings:
+    """Return the settings with everything that may differ between jobs of a chunk taken out."""
+    neutral: dict[str, object] = {"lr": 1.0, "weight_decay": 0.0, "label_smoothing": 0.0, "class_weight": "none"}
+    if settings.optimizer != "SGD":
+        neutral |= {"momentum": 0.9, "nesterov": False}
+    if not any(isinstance(piece, Cosine) for piece in settings.schedule) and settings.max_steps is None:
+        neutral["epochs"] = 1
+    return settings.model_copy(update=neutral)
+
+
+def _job_bytes(data: TrainData, settings: SgdSettings) -> int:
+    width, hidden = padded_width(data.x_ND.shape[1]), settings.hidden_units
+    outputs = n_outputs(settings, data.n_classes)
+    return 4 * (hidden * width + outputs * (hidden + 1) if hidden else outputs * width)

@@ -10,10 +10,23 @@ A softmax sees only differences of logits: those to class 0 are computed, and cl
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+import numpy as np
+
+from histotune.heads.config import Hold, WarmUp
+from histotune.heads.sgd.data import Layer, n_outputs
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    from histotune.heads.config import SchedulePiece, SgdSettings
+    from histotune.heads.sgd.data import Job
 
 
 class Stack(Protocol):
@@ -150,3 +163,305 @@ def _fill_absolute(out_STKX: Tensor, relative_STLX: Tensor) -> None:
         return
     out_STKX[:, :, 1:] = relative_STLX
     torch.sum(relative_STLX, 2, out=out_STKX[:, :, 0]).neg_()
+
+
+# ------------------------------------------------------------------------------
+# Cross-entropy of many heads at once, and its derivative by logit.
+#
+# S streams of batches, T jobs per stream, B rows of a batch, K classes, L = K - 1 logits relative to class 0
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How each job's loss differs from plain cross-entropy.
+
+    Attributes:
+        smoothing_ST: Label smoothing.
+        weight_STK: Weight of every class.
+        plain: Whether no job smooths or weighs.
+    """
+
+    smoothing_ST: Tensor
+    weight_STK: Tensor
+    plain: bool
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A batch's labels as a loss sees them; the jobs' axis has length 1 where all jobs see the same.
+
+    Attributes:
+        mass_STKB: Target per class.
+        total_STB: Sum of the targets over the classes.
+        norm_ST: What the summed loss is divided by: the rows' class weights.
+    """
+
+    mass_STKB: Tensor
+    total_STB: Tensor
+    norm_ST: Tensor
+
+
+def make_targets(one_hot_SKB: Tensor, settings: LossSettings) -> Targets:
+    """Return the targets of a batch, as torch.nn.functional.cross_entropy defines smoothing and class weights.
+
+    Args:
+        one_hot_SKB: Labels.
+        settings: Smoothing and weights.
+
+    Returns:
+        Targets per job.
+    """
+    if settings.plain:
+        mass = one_hot_SKB[:, None]
+        return Targets(mass, mass.new_ones(1, 1, 1), mass.new_full((1, 1), float(mass.shape[-1])))
+    n_classes = one_hot_SKB.shape[1]
+    smoothing, weight = settings.smoothing_ST[:, :, None, None], settings.weight_STK[..., None]
+    own = weight * one_hot_SKB[:, None]
+    mass = own * (1.0 - smoothing) + weight * (smoothing / n_classes)
+    return Targets(mass, mass.sum(2), own.sum((2, 3)))
+
+
+def loss_and_slope(z_STLB: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """Return every job's mean loss and its derivative by relative logit.
+
+    Args:
+        z_STLB: Logits minus class 0's; overwritten.
+        targets: Of the batch.
+
+    Returns:
+        Loss (S, T) and slope (S, T, L, B).
+    """
+    import torch
+
+    total, norm = targets.total_STB[:, :, None], targets.norm_ST
+    mass = targets.mass_STKB[:, :, 1:]
+    if z_STLB.shape[2] == 1:
+        loss = (torch.nn.functional.softplus(z_STLB) * total - z_STLB * mass).sum((2, 3))
+        slope = z_STLB.sigmoid_()
+    else:
+        log_norm = torch.logsumexp(torch.nn.functional.pad(z_STLB, (0, 0, 1, 0)), 2, keepdim=True)
+        loss = ((log_norm * total).sum(2) - (z_STLB * mass).sum(2)).sum(2)
+        slope = z_STLB.sub_(log_norm).exp_()
+    slope = slope.mul_(total).sub_(mass).div_(norm[:, :, None, None])
+    return loss / norm, slope
+
+
+# ------------------------------------------------------------------------------
+# torch.optim's own kernels on stacked weights in units of the learning rate; weight decay is each job's own.
+#
+# S streams, T jobs per stream, X all weights of a job in one tensor
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Weight decay of every job.
+
+    Attributes:
+        kind: ``decoupled`` shrinks weights (Loshchilov & Hutter, arXiv 1711.05101), ``gradient`` adds to gradients.
+        rate_ST: Learning rate times weight decay.
+        any: Whether any job decays.
+    """
+
+    kind: Literal["decoupled", "gradient"]
+    rate_ST: Tensor
+    any: bool
+
+    def apply(self, scaled: list[Tensor], gradients: list[Tensor], factor: float) -> None:
+        """Decay the weights, or add the decay to the gradients.
+
+        Args:
+            scaled: Weights divided by learning rates; changed in place.
+            gradients: By weight; changed in place.
+            factor: The schedule's factor of the learning rate.
+        """
+        if not self.any:
+            return
+        for weight, gradient in zip(scaled, gradients, strict=True):
+            weight_STX = weight.flatten(2)
+            if self.kind == "decoupled":
+                weight_STX.mul_(1.0 - factor * self.rate_ST[:, :, None])
+            else:
+                gradient.flatten(2).addcmul_(weight_STX, self.rate_ST[:, :, None])
+
+
+@dataclass
+class OptimiserState:
+    """Moments of the stacked weights.
+
+    Attributes:
+        first: Running mean of the gradients, or momentum's buffer.
+        second: Running mean of their squares; empty for SGD.
+        n_steps: Steps taken.
+    """
+
+    first: list[Tensor]
+    second: list[Tensor]
+    n_steps: int = 0
+    _counters: list[Tensor] = field(default_factory=list)
+
+    def counters(self) -> list[Tensor]:
+        """Return the step counters that torch's kernel advances, one per tensor."""
+        import torch
+
+        if not self._counters:
+            self._counters = [
+                torch.tensor(float(self.n_steps), dtype=torch.float32, device=part.device) for part in self.first
+            ]
+        return self._counters
+
+
+def new_state(scaled: list[Tensor], settings: SgdSettings) -> OptimiserState:
+    """Return the state before the first step.
+
+    Args:
+        scaled: Stacked weights.
+        settings: Any job's; all of a stack share their optimiser.
+    """
+    import torch
+
+    zeros = [torch.zeros_like(part) for part in scaled]
+    if settings.optimizer == "SGD":
+        return OptimiserState(zeros if settings.momentum else [], [])
+    return OptimiserState(zeros, [torch.zeros_like(part) for part in scaled])
+
+
+def take_step(
+    scaled: list[Tensor], gradients: list[Tensor], state: OptimiserState, settings: SgdSettings, factor: float
+) -> None:
+    """Move all weights by one step.
+
+    Args:
+        scaled: Weights divided by learning rates; changed in place.
+        gradients: By weight, decay included where it belongs to the gradient.
+        state: Changed in place.
+        settings: Optimiser, betas, momentum.
+        factor: The schedule's factor of the learning rate, in these units the learning rate itself.
+    """
+    if settings.optimizer == "SGD":
+        _sgd_step(scaled, gradients, state, settings, factor)
+    else:
+        _adam_step(scaled, gradients, state, settings, factor)
+    state.n_steps += 1
+
+
+def _adam_step(
+    scaled: list[Tensor], gradients: list[Tensor], state: OptimiserState, settings: SgdSettings, factor: float
+) -> None:
+    """Kingma & Ba, arXiv 1412.6980; the decay is :class:`Decay`'s, so that Adam and AdamW are one kernel."""
+    from torch.optim.adam import adam
+
+    beta1, beta2 = settings.betas
+    adam(
+        scaled, gradients, state.first, state.second, [], state.counters(), fused=True, amsgrad=False, beta1=beta1,
+        beta2=beta2, lr=factor, weight_decay=0.0, eps=settings.eps, maximize=False,
+    )  # fmt: skip
+
+
+def _sgd_step(
+    scaled: list[Tensor], gradients: list[Tensor], state: OptimiserState, settings: SgdSettings, factor: float
+) -> None:
+    """Momentum as torch.optim.SGD: buffer = momentum * buffer + gradient, which from zeros equals its first step."""
+    from torch.optim.sgd import sgd
+
+    buffers: list[Tensor | None] = list(state.first) if state.first else [None] * len(scaled)
+    sgd(
+        scaled, gradients, buffers, fused=True, weight_decay=0.0, momentum=settings.momentum, lr=factor,
+        dampening=0.0, nesterov=settings.nesterov, maximize=False,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------
+# Learning-rate schedules: the product of pieces, each a factor of the step or of the epoch.
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where a training stands.
+
+    Attributes:
+        step: Steps done.
+        epoch: Epochs done.
+        n_steps: Steps of the whole training.
+        n_epochs: Epochs of the whole training.
+    """
+
+    step: int
+    epoch: int
+    n_steps: int
+    n_epochs: int
+
+
+def lr_factor(schedule: Sequence[SchedulePiece], clock: Clock) -> float:
+    """Return what multiplies the learning rate in the coming step.
+
+    Args:
+        schedule: Pieces; none gives 1.
+        clock: Where the training stands.
+
+    Returns:
+        The product of all pieces' factors.
+
+    Example:
+        >>> from histotune.heads.config import Hold
+        >>> round(lr_factor((Hold(),), Clock(0, 4, 100, 10)), 3), lr_factor((Hold(),), Clock(0, 5, 100, 10))
+        (0.333, 1.0)
+    """
+    factor = 1.0
+    for piece in schedule:
+        done, total = (clock.step, clock.n_steps) if piece.unit == "step" else (clock.epoch, clock.n_epochs)
+        factor *= _piece_factor(piece, done, total)
+    return factor
+
+
+def _piece_factor(piece: SchedulePiece, done: int, total: int) -> float:
+    if isinstance(piece, Hold):
+        return piece.factor if done < piece.length else 1.0
+    if isinstance(piece, WarmUp):
+        return piece.start + (1.0 - piece.start) * min(done, piece.length) / piece.length
+    share = min(max(done - piece.after, 0) / max(total - piece.after, 1), 1.0)
+    return piece.final + (1.0 - piece.final) * (1.0 + math.cos(math.pi * share)) / 2.0
+
+
+# ------------------------------------------------------------------------------
+# Initial weights and batch orders: torch.nn.Linear's distribution and shuffled epochs, each from a seed of its own.
+#
+# O outputs, I inputs
+
+
+WEIGHTS, ORDER = 1, 2
+"""Streams of random numbers."""
+
+
+def shuffled_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
+    """Return the rows of an epoch in their order; the same at any time for the same arguments.
+
+    Args:
+        seed: Of the job.
+        epoch: From 0.
+        n_rows: Training rows.
+    """
+    return np.random.default_rng((ORDER, seed, epoch)).permutation(n_rows)
+
+
+def linear_layers(job: Job, n_columns: int, n_classes: int) -> tuple[Layer, ...]:
+    """Return initial layers: weights and biases uniform within 1 / sqrt(inputs), as torch.nn.Linear draws them.
+
+    Args:
+        job: Its seed draws; its settings shape.
+        n_columns: Columns of the pooling.
+        n_classes: Number of classes.
+
+    Returns:
+        One layer, or two with a hidden layer.
+    """
+    rng = np.random.default_rng((WEIGHTS, job.seed))
+    outputs, hidden = n_outputs(job.settings, n_classes), job.settings.hidden_units
+    if not hidden:
+        return (_draw(rng, outputs, n_columns),)
+    return _draw(rng, hidden, n_columns), _draw(rng, outputs, hidden)
+
+
+def _draw(rng: np.random.Generator, n_out: int, n_in: int) -> Layer:
+    bound = 1.0 / np.sqrt(n_in)
+    weight_OI = rng.uniform(-bound, bound, (n_out, n_in)).astype(np.float32)
+    return Layer(weight_OI, rng.uniform(-bound, bound, n_out).astype(np.float32))

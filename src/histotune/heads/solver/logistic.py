@@ -9,23 +9,22 @@ scikit-learn's ``LogisticRegression`` behind a ``StandardScaler`` with C = 1 / (
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from histotune.heads.features import is_small, make_features
-from histotune.heads.lbfgs import REFRESH_EVERY, Batch, advance, loss_terms, refresh, set_gradient
-from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems
+from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems, is_constant
 from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator
 
-    from histotune.heads.features import Features
+    from numpy.typing import NDArray
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+    Bool = NDArray[np.bool_]
 
 
 DROP_SHARE = 0.1
@@ -200,3 +199,529 @@ def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
     )  # fmt: skip
     set_gradient(batch, features)
     return batch
+
+
+# ------------------------------------------------------------------------------
+# Batched L-BFGS for penalised linear models: one product forth and one back per iteration, for all problems at once.
+#
+# Logits are linear in the coordinates, so a line search needs no product: along a direction the loss is a function of
+# z + t dz, whose slope and curvature are sums over tiles. Problems that have converged leave the batch.
+#
+# A active problems, P all problems, K logits, N rows, V coordinates with the bias last
+
+
+MEMORY = 10
+SLOPE_RATIO = 0.25
+"""The line search ends when the slope has fallen to this fraction of its start."""
+MAX_LINE_STEPS = 20
+REFRESH_EVERY = 30
+"""Iterations after which problems that still run get their exact curvature as preconditioner."""
+REFRESH_BYTES = 2**28
+CURVATURE_FLOOR = 1e-12
+DIRECT_INVERSE_WIDTH = 64
+
+
+@dataclass
+class Batch:
+    """The problems still running; rows of every array belong together.
+
+    Attributes:
+        index_A: Problem number.
+        mask_A: Training mask.
+        penalty_AV: Penalty per coordinate (0 for the bias).
+        precondition_AV: Inverse of the Hessian's diagonal at the start.
+        whiten_AKVV: Inverse Cholesky factor of each logit's block of the Hessian at the last refresh; None before one.
+        theta_AKV: Coordinates.
+        z_AKN: Logits.
+        gradient_AKV: Gradient of the objective.
+        y_AN: Labels.
+        weight_AN: Normalised sample weights.
+        done_A: Problems that have converged and wait to be dropped.
+        history: Pairs of (step, gradient change) with 1 / (step . change), oldest first.
+    """
+
+    index_A: Int
+    mask_A: Int
+    penalty_AV: Float
+    precondition_AV: Float
+    theta_AKV: Float
+    z_AKN: Float
+    gradient_AKV: Float
+    y_AN: Int
+    weight_AN: Float
+    done_A: Bool
+    history: list[tuple[Float, Float, Float]] = field(default_factory=list)
+    whiten_AKVV: Float | None = None
+
+    def keep(self, stay_A: Bool) -> None:
+        """Drop the other problems."""
+        for name in ("index_A", "mask_A", "penalty_AV", "precondition_AV", "theta_AKV", "z_AKN", "gradient_AKV",
+                     "y_AN", "weight_AN", "done_A"):  # fmt: skip
+            setattr(self, name, getattr(self, name)[stay_A])
+        self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
+        if self.whiten_AKVV is not None:
+            self.whiten_AKVV = self.whiten_AKVV[stay_A]
+
+    def precondition(self, q_AKV: Float) -> Float:
+        """Apply the approximate inverse Hessian."""
+        if self.whiten_AKVV is None:
+            return q_AKV * self.precondition_AV[:, None]
+        white_AKV1 = self.whiten_AKVV @ q_AKV[..., None]  # H^-1 = W^T W with H = L L^T, W = L^-1
+        out = np.matmul(white_AKV1.swapaxes(2, 3), self.whiten_AKVV)[:, :, 0]
+        return np.asarray(out - out.mean(axis=1, keepdims=True) if out.shape[1] > 1 else out)
+
+
+def loss_terms(z_AKN: Float, y_AN: Int) -> Float:
+    """Return the log-loss per problem and row.
+
+    Args:
+        z_AKN: Logits; one per row in binary problems, K symmetric ones otherwise.
+        y_AN: Labels.
+
+    Returns:
+        Loss (A, N), in nats.
+    """
+    if z_AKN.shape[1] == 1:
+        margin_AN = np.where(y_AN == 1, z_AKN[:, 0], -z_AKN[:, 0])
+        return np.asarray(np.log1p(np.exp(-np.abs(margin_AN))) + np.maximum(-margin_AN, 0.0))
+    top_AN = z_AKN.max(axis=1)
+    total_AN = np.log(np.exp(z_AKN - top_AN[:, None]).sum(axis=1)) + top_AN
+    return np.asarray(total_AN - np.take_along_axis(z_AKN, y_AN[:, None], axis=1)[:, 0])
+
+
+def probabilities(z_AKN: Float) -> Float:
+    """Return sigmoid (one logit) or softmax probabilities, without overflow."""
+    if z_AKN.shape[1] == 1:
+        e = np.exp(-np.abs(z_AKN))
+        return np.asarray(np.where(z_AKN >= 0, 1.0, e) / (1.0 + e))
+    e = np.exp(z_AKN - z_AKN.max(axis=1, keepdims=True))
+    return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+
+def residuals(p_AKN: Float, y_AN: Int, weight_AN: Float) -> Float:
+    """Return the derivative of the weighted loss by logit (A, K, N)."""
+    if p_AKN.shape[1] == 1:
+        return np.asarray((p_AKN - (y_AN == 1)[:, None]) * weight_AN[:, None])
+    out = p_AKN.copy()
+    for label in range(p_AKN.shape[1]):
+        out[:, label] -= y_AN == label
+    out *= weight_AN[:, None]
+    return out
+
+
+def set_gradient(batch: Batch, features: Features) -> None:
+    """Recompute the gradient from the logits."""
+    residual_AKN = residuals(probabilities(batch.z_AKN), batch.y_AN, batch.weight_AN)
+    batch.gradient_AKV = features.pull_back(residual_AKN, batch.mask_A)
+    batch.gradient_AKV += batch.penalty_AV[:, None] * batch.theta_AKV
+
+
+def direction(batch: Batch) -> Float:
+    """Return the quasi-Newton direction (A, K, V) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
+    q = batch.gradient_AKV.copy()
+    alphas = []
+    for step, change, rho_A in reversed(batch.history):
+        alpha_A = rho_A * _dot(step, q)
+        q -= alpha_A[:, None, None] * change
+        alphas.append(alpha_A)
+    q = batch.precondition(q)
+    if batch.history:
+        step, change, rho_A = batch.history[-1]
+        scaled = _dot(change, batch.precondition(change))
+        usable = (rho_A > 0) & (scaled > 0)
+        gamma_A = np.where(usable, 1.0 / np.where(usable, rho_A * scaled, 1.0), 1.0)
+        q *= gamma_A[:, None, None]
+    for (step, change, rho_A), alpha_A in zip(batch.history, reversed(alphas), strict=True):
+        q += (alpha_A - rho_A * _dot(change, q))[:, None, None] * step
+    return -q
+
+
+def step_lengths(batch: Batch, d_AKV: Float, dz_AKN: Float) -> Float:
+    """Return near-exact step lengths by a safeguarded Newton iteration on the slope.
+
+    Args:
+        batch: The running problems.
+        d_AKV: Directions.
+        dz_AKN: Their logits.
+
+    Returns:
+        Step per problem; the objective is convex along the direction, so the slope brackets its minimum.
+    """
+    penalty_AV = batch.penalty_AV[:, None]
+    start_A = _dot(penalty_AV * batch.theta_AKV, d_AKV)
+    bend_A = _dot(penalty_AV * d_AKV, d_AKV)
+    slope0_A = _dot(batch.gradient_AKV, d_AKV)
+    n = len(slope0_A)
+    t_A, low_A, high_A = np.ones(n), np.zeros(n), np.full(n, np.inf)
+    todo = np.arange(n)
+    for _ in range(MAX_LINE_STEPS):
+        slope, curvature = _slope_and_curvature(batch, dz_AKN, t_A, todo)
+        slope += start_A[todo] + t_A[todo] * bend_A[todo]
+        curvature += bend_A[todo]
+        low_A[todo] = np.where(slope < 0, t_A[todo], low_A[todo])
+        high_A[todo] = np.where(slope < 0, high_A[todo], t_A[todo])
+        open_ = np.abs(slope) > SLOPE_RATIO * np.abs(slope0_A[todo])
+        slope, curvature, todo = slope[open_], curvature[open_], todo[open_]
+        if not len(todo):
+            break
+        newton = t_A[todo] - slope / np.maximum(curvature, np.finfo(float).tiny)
+        low, high = low_A[todo], high_A[todo]
+        fallback = np.where(np.isinf(high), 4.0 * t_A[todo], 0.5 * (low + high))
+        inside = (newton > low) & (newton < np.minimum(high, 16.0 * np.maximum(low, 0.1)))
+        t_A[todo] = np.where(inside, newton, fallback)
+    return t_A
+
+
+def _slope_and_curvature(batch: Batch, dz_AKN: Float, t_A: Float, todo: Int) -> tuple[Float, Float]:
+    """Return first and second derivative by step length of the weighted loss, for the problems ``todo``."""
+    everything = len(todo) == len(t_A)
+    z, dz = (batch.z_AKN, dz_AKN) if everything else (batch.z_AKN[todo], dz_AKN[todo])
+    y, weight = (batch.y_AN, batch.weight_AN) if everything else (batch.y_AN[todo], batch.weight_AN[todo])
+    p = probabilities(z + t_A[todo][:, None, None] * dz)
+    slope = _dot(residuals(p, y, weight), dz)
+    if z.shape[1] == 1:
+        return slope, np.einsum("an,an,an->a", weight, p[:, 0] * (1.0 - p[:, 0]), dz[:, 0] ** 2)
+    mean_AN = (p * dz).sum(axis=1)
+    return slope, np.einsum("an,an->a", weight, (p * dz**2).sum(axis=1) - mean_AN**2)
+
+
+def advance(batch: Batch, features: Features) -> None:
+    """Take one L-BFGS step in every running problem."""
+    d_AKV = direction(batch)
+    uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
+    if uphill_A.any():
+        d_AKV[uphill_A] = -batch.precondition(batch.gradient_AKV)[uphill_A]
+    d_AKV[batch.done_A] = 0.0
+    dz_AKN = features.logits(d_AKV, batch.mask_A)
+    t_A = step_lengths(batch, d_AKV, dz_AKN)[:, None, None]
+    before = batch.gradient_AKV
+    d_AKV *= t_A
+    batch.theta_AKV = batch.theta_AKV + d_AKV
+    dz_AKN *= t_A
+    batch.z_AKN += dz_AKN
+    set_gradient(batch, features)
+    change = batch.gradient_AKV - before
+    curvature_A = _dot(d_AKV, change)
+    rho_A = np.where(curvature_A > 0, 1.0 / np.where(curvature_A > 0, curvature_A, 1.0), 0.0)
+    batch.history.append((d_AKV, change, rho_A))
+    del batch.history[:-MEMORY]
+
+
+def refresh(batch: Batch, features: Features) -> None:
+    """Replace the preconditioner by the inverse of the Hessian's blocks at the present point, where they fit memory.
+
+    Weak penalties on separable classes move far from the start, where the first preconditioner no longer fits.
+    """
+    n_problems, n_logits, width = batch.theta_AKV.shape
+    if not features.small or n_problems * n_logits * width**2 * 8 > REFRESH_BYTES:
+        return
+    p_AKN = probabilities(batch.z_AKN)
+    hessian_AKVV = features.curvature(p_AKN * (1.0 - p_AKN) * batch.weight_AN[:, None], batch.mask_A)
+    diagonal = np.arange(width)
+    hessian_AKVV[:, :, diagonal, diagonal] += batch.penalty_AV[:, None] + CURVATURE_FLOOR
+    try:
+        batch.whiten_AKVV = _inverse_of_lower(np.asarray(np.linalg.cholesky(hessian_AKVV), np.float64))
+    except np.linalg.LinAlgError:  # singular up to rounding: any preconditioner serves, the one at hand too
+        return
+    batch.history.clear()
+
+
+def _inverse_of_lower(l_AKVV: Float) -> Float:
+    """Return the inverses of lower triangular matrices: halves joined by products, a quarter of a general inverse."""
+    width = l_AKVV.shape[-1]
+    if width <= DIRECT_INVERSE_WIDTH:
+        return np.asarray(np.linalg.inv(l_AKVV), np.float64)
+    half = width // 2
+    out = np.zeros_like(l_AKVV)
+    out[..., :half, :half] = _inverse_of_lower(l_AKVV[..., :half, :half])
+    out[..., half:, half:] = _inverse_of_lower(l_AKVV[..., half:, half:])
+    out[..., half:, :half] = -out[..., half:, half:] @ (l_AKVV[..., half:, :half] @ out[..., :half, :half])
+    return out
+
+
+def _dot(a_AKV: Float, b_AKV: Float) -> Float:
+    """Return the inner product per problem."""
+    return np.asarray(np.einsum("akv,akv->a", a_AKV, b_AKV))
+
+
+# ------------------------------------------------------------------------------
+# Coordinates in which many penalised linear models are cheap: every fold's exact standardisation, one shared matrix.
+#
+# Each problem is solved in coordinates u with w_z = B u for an orthonormal B, so |w_z| = |u| and the penalty is exact.
+# B holds the eigenvectors of the standardised training covariance, where the Hessian at u = 0 is diagonal. With fewer
+# tiles than columns B comes from the n x n Gram matrix of each training set, otherwise one decomposition of the pooled
+# covariance serves all: it is the preconditioner, so it changes the path and never the solution.
+#
+# N tiles (rows), D columns, F training masks, A active problems, K logits per problem, R coordinates,
+# V = R + 1 coordinates with the bias last
+
+
+SMALL_CURVATURE = 50_000_000
+"""Up to this many products (rows x columns^2) a problem's exact curvature costs less than the iterations it saves."""
+COVARIANCE_ROWS_PER_COLUMN = 4
+NULL_EIGENVALUE = 1e-13
+
+
+class Features(Protocol):
+    """Linear maps between coordinates and logits for all masks.
+
+    Attributes:
+        y_FN: Label per mask and row.
+        weight_FN: Normalised sample weight per mask and row (each row of the array sums to 1).
+        curvature_FR: Weighted variance of each coordinate (exact, or of the pooled rows).
+        small: Whether :meth:`curvature` is cheap.
+    """
+
+    y_FN: Int
+    weight_FN: Float
+    curvature_FR: Float
+    small: bool
+
+    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
+        """Return logits (A, K, N) of each problem on its mask's rows."""
+
+    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
+        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
+
+    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
+        """Return weights on raw columns (A, K, D) and biases (A, K)."""
+
+    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
+        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """Weighted mean and standard deviation per column; constant columns have standard deviation 1."""
+
+    mean_D: Float
+    std_D: Float
+
+
+def is_small(n_rows: int, n_columns: int, n_masks: int) -> bool:
+    """Return whether problems are solved in float64 with exact curvature where it helps.
+
+    Args:
+        n_rows: Rows of the largest mask.
+        n_columns: Columns.
+        n_masks: Masks.
+
+    Returns:
+        True where a Gram matrix per mask is cheap, or a problem's curvature.
+    """
+    return _gram_is_cheap(n_rows, n_columns, n_masks) or n_rows * n_columns**2 <= SMALL_CURVATURE
+
+
+def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
+    return n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3
+
+
+def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Features:
+    """Choose the cheaper coordinates.
+
+    Args:
+        x_ND: Raw columns.
+        y_N: Labels.
+        weight_FN: Sample weight per mask and row, 0 outside the mask.
+
+    Returns:
+        Gram coordinates where every training set is small against the columns, shared ones otherwise.
+    """
+    weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
+    n_masks, n_columns = len(weight_FN), x_ND.shape[1]
+    n_rows = int((weight_FN > 0).sum(axis=1).max())
+    if _gram_is_cheap(n_rows, n_columns, n_masks):
+        return GramFeatures(x_ND, y_N, weight_FN)
+    return SharedFeatures(x_ND, y_N, weight_FN)
+
+
+class GramFeatures:
+    """Per-mask coordinates in the span of the training rows (n < D): exact, and the Hessian at 0 is diagonal."""
+
+    small = True
+
+    def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
+        self.x_ND = x_ND
+        self.rows_F = [np.flatnonzero(weight_N > 0) for weight_N in weight_FN]
+        n_masks, n_max = len(weight_FN), max(len(rows) for rows in self.rows_F)
+        self.y_FN = np.zeros((n_masks, n_max), np.int64)
+        self.weight_FN = np.zeros((n_masks, n_max))
+        self.curvature_FR = np.zeros((n_masks, n_max))
+        self.phi_FNV = np.zeros((n_masks, n_max, n_max + 1))
+        self.basis_FNR = np.zeros((n_masks, n_max, n_max))
+        self.standard_F: list[Standardisation] = []
+        for mask, rows in enumerate(self.rows_F):
+            self._fill(mask, rows, y_N[rows], weight_FN[mask, rows])
+        n_coordinates = int(np.count_nonzero(self.curvature_FR, axis=1).max()) or 1
+        keep = np.r_[np.arange(n_max - n_coordinates, n_max)]  # eigenvalues ascend, so the null ones lead
+        self.curvature_FR = np.ascontiguousarray(self.curvature_FR[:, keep])
+        self.basis_FNR = np.ascontiguousarray(self.basis_FNR[:, :, keep])
+        self.phi_FNV = np.ascontiguousarray(self.phi_FNV[:, :, np.r_[keep, n_max]])
+
+    def _fill(self, mask: int, rows: Int, y_n: Int, weight_n: Float) -> None:
+        """Decompose one mask: sqrt(S) Z Zt sqrt(S) = Q L Qt gives features S^-1/2 Q L^1/2 of covariance L."""
+        z_nD, standard = _standardise(self.x_ND[rows].astype(np.float64), weight_n)
+        self.standard_F.append(standard)
+        root_n = np.sqrt(weight_n)
+        z_nD *= root_n[:, None]
+        eigen_r, q_nr = np.linalg.eigh(z_nD @ z_nD.T)
+        eigen_r = np.where(eigen_r > NULL_EIGENVALUE * max(eigen_r[-1], 0.0), eigen_r, 0.0)
+        scale_r = np.sqrt(eigen_r)
+        inverse_r = np.divide(1.0, scale_r, out=np.zeros_like(scale_r), where=scale_r > 0)
+        n, n_max = len(rows), self.phi_FNV.shape[1]
+        self.y_FN[mask, :n], self.weight_FN[mask, :n] = y_n, weight_n
+        self.curvature_FR[mask, n_max - n :] = eigen_r
+        self.phi_FNV[mask, :n, n_max - n : n_max] = q_nr * scale_r / root_n[:, None]
+        self.phi_FNV[mask, :n, n_max] = 1.0
+        self.basis_FNR[mask, :n, n_max - n :] = q_nr * inverse_r * root_n[:, None]
+
+    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
+        """Return logits (A, K, N) of each problem on its mask's rows."""
+        n_problems, n_logits, _ = theta_AKV.shape
+        out = np.empty((n_problems, n_logits, self.y_FN.shape[1]))
+        for mask, part in _runs(mask_A):
+            out[part] = _flat_product(theta_AKV[part], self.phi_FNV[mask].T)
+        return out
+
+    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
+        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
+        n_problems, n_logits, _ = residual_AKN.shape
+        out = np.empty((n_problems, n_logits, self.phi_FNV.shape[2]))
+        for mask, part in _runs(mask_A):
+            out[part] = _flat_product(residual_AKN[part], self.phi_FNV[mask])
+        return out
+
+    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
+        """Return weights on raw columns (A, K, D) and biases (A, K)."""
+        n_problems, n_logits, _ = theta_AKV.shape
+        weight = np.empty((n_problems, n_logits, self.x_ND.shape[1]))
+        bias = theta_AKV[:, :, -1].copy()
+        for mask, part in _runs(mask_A):
+            rows, standard = self.rows_F[mask], self.standard_F[mask]
+            dual = _flat_product(theta_AKV[part, :, :-1], self.basis_FNR[mask, : len(rows)].T)
+            z_nD = (self.x_ND[rows].astype(np.float64) - standard.mean_D) / standard.std_D
+            weight[part] = _flat_product(dual, z_nD) / standard.std_D
+            bias[part] -= weight[part] @ standard.mean_D
+        return weight, bias
+
+    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
+        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
+        n_problems, n_logits, _ = weight_AKN.shape
+        width = self.phi_FNV.shape[2]
+        out = np.empty((n_problems, n_logits, width, width))
+        for problem, mask in enumerate(mask_A):
+            for logit in range(n_logits):
+                scaled_NV = np.sqrt(weight_AKN[problem, logit])[:, None] * self.phi_FNV[mask]
+                out[problem, logit] = scaled_NV.T @ scaled_NV
+        return out
+
+
+class SharedFeatures:
+    """One pooled-standardised matrix for all masks, in float64; each mask's own mean and SD enter as an affine map."""
+
+    def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
+        used = np.flatnonzero((weight_FN > 0).any(axis=0))
+        self.x_ND = x_ND if len(used) == len(x_ND) else x_ND[used]
+        n_masks, self.n_rows = len(weight_FN), len(used)
+        self.weight_FN = np.ascontiguousarray(weight_FN[:, used])
+        self.y_FN = np.broadcast_to(y_N[used], (n_masks, self.n_rows))
+        self.pooled = self._pooled()
+        self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
+        # With several logits the blocks on the Hessian's diagonal fit worse than the memory of past steps.
+        few_products = self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
+        self.small = few_products and int(self.y_FN.max()) <= 1
+        self.mean_FD, self.std_FD = self._mask_moments()
+        eigen_R, self.q_DR = self._eigenbasis()
+        self.curvature_FR = np.broadcast_to(eigen_R, (n_masks, len(eigen_R)))
+
+    def _pooled(self) -> Standardisation:
+        mean_D = self.x_ND.mean(axis=0, dtype=np.float64)
+        variance_D = ((self.x_ND.astype(np.float64) - mean_D) ** 2).mean(axis=0)
+        return Standardisation(mean_D, _safe_std(variance_D, mean_D, self.n_rows))
+
+    def _mask_moments(self) -> tuple[Float, Float]:
+        """Return each mask's mean and SD in pooled-standardised columns, by two passes."""
+        mean_FD = self.weight_FN @ self._hat_ND
+        var_FD = np.zeros_like(mean_FD)
+        for mask, weight_N in enumerate(self.weight_FN):
+            rows = np.flatnonzero(weight_N > 0)
+            var_FD[mask] = weight_N[rows] @ (self._hat_ND[rows] - mean_FD[mask]) ** 2
+        # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
+        terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
+        std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
+        return mean_FD, std_FD / self.pooled.std_D
+
+    def _eigenbasis(self) -> tuple[Float, Float]:
+        """Return eigenvalues and eigenvectors of the pooled covariance over at most four rows per column."""
+        n_columns = self.x_ND.shape[1]
+        sample_nD = self._hat_ND[:: max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * n_columns))]
+        eigen_R, q_DR = np.linalg.eigh(sample_nD.T @ sample_nD / len(sample_nD))
+        return np.maximum(eigen_R, 0.0), q_DR
+
+    def _columns_weight(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
+        """Return weights on pooled-standardised columns (A, K, D) and offsets (A, K)."""
+        v_AKD = _flat_product(theta_AKV[:, :, :-1], self.q_DR.T) / self.std_FD[mask_A][:, None, :]
+        offset_AK = theta_AKV[:, :, -1] - np.einsum("akd,ad->ak", v_AKD, self.mean_FD[mask_A])
+        return v_AKD, offset_AK
+
+    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
+        """Return logits (A, K, N) of each problem on all rows."""
+        v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
+        return np.asarray(_flat_product(v_AKD, self._hat_ND.T) + offset_AK[:, :, None])
+
+    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
+        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
+        gradient_AKD = _flat_product(residual_AKN, self._hat_ND)
+        total_AK = residual_AKN.sum(axis=2)
+        gradient_AKD -= total_AK[:, :, None] * self.mean_FD[mask_A][:, None, :]
+        gradient_AKD /= self.std_FD[mask_A][:, None, :]
+        return np.concatenate([_flat_product(gradient_AKD, self.q_DR), total_AK[:, :, None]], axis=2)
+
+    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
+        """Return weights on raw columns (A, K, D) and biases (A, K)."""
+        v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
+        weight = v_AKD / self.pooled.std_D
+        return weight, offset_AK - weight @ self.pooled.mean_D
+
+    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
+        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
+        n_problems, n_logits, _ = weight_AKN.shape
+        width = self.q_DR.shape[1] + 1
+        out = np.empty((n_problems, n_logits, width, width))
+        for mask, part in _runs(mask_A):
+            phi_NV = np.ones((self.n_rows, width))
+            phi_NV[:, :-1] = ((self._hat_ND - self.mean_FD[mask]) / self.std_FD[mask]) @ self.q_DR
+            for problem in range(part.start, part.stop):
+                for logit in range(n_logits):
+                    out[problem, logit] = (weight_AKN[problem, logit][:, None] * phi_NV).T @ phi_NV
+        return out
+
+
+def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
+    """Standardise in place with the weighted mean and SD."""
+    mean_D = weight_n @ x_nD
+    x_nD -= mean_D
+    correction_D = weight_n @ x_nD  # a second pass removes the rounding of a large mean
+    x_nD -= correction_D
+    std_D = _safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
+    x_nD /= std_D
+    return x_nD, Standardisation(mean_D + correction_D, std_D)
+
+
+def _safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
+    """Return standard deviations, 1 for constant columns."""
+    return np.where(is_constant(variance, terms, n_rows), 1.0, np.sqrt(np.maximum(variance, 0.0)))
+
+
+def _flat_product(left_AKX: Float, right_XY: Float) -> Float:
+    """Return left @ right as one product over all problems and logits."""
+    n_problems, n_logits, width = left_AKX.shape
+    flat = np.ascontiguousarray(left_AKX).reshape(n_problems * n_logits, width)
+    return (flat @ right_XY).reshape(n_problems, n_logits, right_XY.shape[1])
+
+
+def _runs(mask_A: Int) -> Iterator[tuple[int, slice]]:
+    """Yield each run of equal mask numbers as (mask, slice); problems are sorted by mask."""
+    starts = np.flatnonzero(np.r_[True, mask_A[1:] != mask_A[:-1]])
+    for start, stop in zip(starts, np.r_[starts[1:], len(mask_A)], strict=True):
+        yield int(mask_A[start]), slice(int(start), int(stop))

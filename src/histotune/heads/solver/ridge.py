@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.arrays import ArrayKit
 from histotune.heads.solver.problems import FitSolution, check_problems
-from histotune.heads.solver.stream import RowStream
+from histotune.heads.solver.stream import ArrayKit, RowStream
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

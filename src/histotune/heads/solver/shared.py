@@ -9,24 +9,24 @@ on where that is not far enough.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.arrays import ArrayKit
-from histotune.heads.minimise import ROUNDING, STALLED_AFTER, Basis, Batch, minimise
-from histotune.heads.solver.stream import RowStream
+from histotune.heads.solver.stream import ArrayKit, RowStream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from histotune.heads.arrays import Array, Precision
     from histotune.heads.solver.problems import FitProblems, FitSettings
+    from histotune.heads.solver.stream import Array, Block, Precision
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+    Bool = NDArray[np.bool_]
 
 
 class SharedFit:
@@ -191,3 +191,419 @@ def _joined(kit: ArrayKit, batches: Sequence[Batch]) -> list[Batch]:
                          parts[0].runs, parts[0].basis, theta_AKV,
                          evaluations_A=np.concatenate([part.evaluations_A for part in parts])[order]))  # fmt: skip
     return out
+
+
+# ------------------------------------------------------------------------------
+# Batched L-BFGS that needs one fused pass over the rows per evaluation, for any number of problems.
+#
+# Every pass evaluates one trial point of every running problem. A problem whose trial is accepted moves on, another one
+# shortens its step for the next pass, and a finished one leaves. Convexity makes the slope at the trial enough to judge
+# it: short of the minimum along the line the objective has fallen for certain.
+#
+# The quasi-Newton model starts from the eigenbasis of the shared correlation matrix, in which c C + lambda I, with
+# each problem's own present mean curvature c, is diagonal. Steps and gradients stay in plain standardised columns in
+# float64, so the basis, computed once in float32 over all rows, changes the path and never the solution.
+#
+# A problems of a batch, K logits, C columns, V = C + 1 coordinates with the bias last, M remembered steps
+
+
+MEMORY = 20
+OVERSHOOT = 0.9
+"""A trial beyond the minimum is accepted if its slope is at most this fraction of the slope at the start."""
+SHORTEST, LONGEST = 0.1, 0.7
+SLACK = {"float32": 1e-6, "float64": 1e-12}
+"""Relative rise of the objective that passes for rounding."""
+STALLED_AFTER = {"float32": 4, "float64": 12}
+"""Trials in a row that were refused, after which rounding is what stands in the way."""
+LEAST_CURVATURE = 1e-6
+ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Eigenbasis of the correlations of one set of columns.
+
+    Attributes:
+        eigen_C: Eigenvalues; float32, on the device.
+        vectors_CC: Eigenvectors, one per column.
+    """
+
+    eigen_C: Array
+    vectors_CC: Array
+
+
+@dataclass
+class Batch:
+    """The running problems over one set of columns; entry i of every array belongs to one problem.
+
+    Attributes:
+        index_A: Problem numbers.
+        mask_A: Masks.
+        penalty_A: L2 penalties.
+        runs: The set of columns.
+        basis: Its eigenbasis.
+        theta_AKV: Present points; float64, on the device.
+        values: What is known there; None before the first pass.
+        turned_AKV: Gradients there in the eigenbasis; float32.
+        turned_step_AKV: Steps under trial, of length 1, in the eigenbasis; float32.
+        step_AKV: The same steps in columns; float64.
+        length_A: Their lengths.
+        slope_A: Slopes along them at the present points.
+        refused_A: Trials refused since the last move.
+        evaluations_A: Evaluations so far.
+        history: Steps, changes of the gradient (both float32 in the eigenbasis) and 1 / (step . change), oldest first.
+    """
+
+    index_A: Int
+    mask_A: Int
+    penalty_A: Float
+    runs: tuple[slice, ...]
+    basis: Basis
+    theta_AKV: Array
+    values: Values | None = None
+    turned_AKV: Array = None
+    turned_step_AKV: Array = None
+    step_AKV: Array = None
+    length_A: Float = field(default_factory=lambda: np.empty(0))
+    slope_A: Float = field(default_factory=lambda: np.empty(0))
+    refused_A: Int = field(default_factory=lambda: np.empty(0, np.int64))
+    evaluations_A: Int = field(default_factory=lambda: np.empty(0, np.int64))
+    history: list[tuple[Array, Array, Float]] = field(default_factory=list)
+
+    def trial(self) -> Points:
+        """Return the points to evaluate next."""
+        theta_AKV = self.theta_AKV
+        if self.values is not None:
+            theta_AKV = theta_AKV + _column(self.length_A, theta_AKV) * self.step_AKV
+        return Points(theta_AKV, self.mask_A, self.penalty_A, self.runs)
+
+    def take(self, stay_A: Int) -> Batch:
+        """Return a batch of some of the problems, without what it remembers of past steps."""
+        return Batch(self.index_A[stay_A], self.mask_A[stay_A], self.penalty_A[stay_A], self.runs, self.basis,
+                     self.theta_AKV[stay_A], evaluations_A=self.evaluations_A[stay_A])  # fmt: skip
+
+    def keep(self, stay_A: Int) -> None:
+        """Drop the other problems."""
+        for name in ("index_A", "mask_A", "penalty_A", "theta_AKV", "turned_AKV", "turned_step_AKV",
+                     "step_AKV", "length_A", "slope_A", "refused_A", "evaluations_A"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, value[stay_A])
+        assert self.values is not None
+        old = self.values
+        self.values = Values(old.objective_A[stay_A], old.gradient_AKV[stay_A], old.curvature_A[stay_A],
+                             old.residual_A[stay_A])  # fmt: skip
+        self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
+
+
+def minimise(
+    stream: RowStream, batches: list[Batch], precision: Precision, finished: Callable[[Batch], Int], budget: int
+) -> None:
+    """Advance batches until every problem has left.
+
+    Args:
+        stream: The rows.
+        batches: Problems, one batch per set of columns; emptied on the way.
+        precision: Of the products.
+        finished: Called after every pass; notes and returns which problems of a batch leave.
+        budget: Passes after which the loop ends, whatever still runs.
+    """
+    running = [batch for batch in batches if len(batch.index_A)]
+    while running and budget:
+        budget -= 1
+        n_logits = running[0].theta_AKV.shape[1]
+        found = evaluate(stream, [batch.trial() for batch in running], n_logits, precision)
+        for batch, values in zip(running, found, strict=True):
+            _settle(stream.kit, batch, values, precision)
+            leaving_A = finished(batch)
+            if len(leaving_A):
+                batch.keep(np.setdiff1d(np.arange(len(batch.index_A)), leaving_A))
+            if len(batch.index_A):
+                _turn(stream.kit, batch)
+        running = [batch for batch in running if len(batch.index_A)]
+
+
+def _settle(kit: ArrayKit, batch: Batch, found: Values, precision: Precision) -> None:
+    """Accept or refuse the trials."""
+    batch.evaluations_A = batch.evaluations_A + 1
+    old = batch.values
+    turned_AKV = _product(kit.cast(found.gradient_AKV, "float32"), batch.basis.vectors_CC)
+    if old is None:
+        n = len(batch.index_A)
+        batch.values, batch.turned_AKV = found, turned_AKV
+        batch.refused_A, batch.length_A, batch.slope_A = np.zeros(n, np.int64), np.ones(n), np.zeros(n)
+        return
+    slope_A = kit.host(kit.dot(found.gradient_AKV, batch.step_AKV))
+    fell_A = found.objective_A <= old.objective_A + SLACK[precision] * np.abs(old.objective_A)
+    taken_A = fell_A & (slope_A <= OVERSHOOT * np.abs(batch.slope_A))
+    length_A = np.where(taken_A, batch.length_A, 0.0)
+    bend_A = length_A * (slope_A - batch.slope_A)
+    rho_A = np.where(bend_A > 0, 1.0 / np.where(bend_A > 0, bend_A, 1.0), 0.0)
+    turned_step_AKV = _column(length_A, turned_AKV) * batch.turned_step_AKV
+    batch.history.append((turned_step_AKV, turned_AKV - batch.turned_AKV, rho_A))
+    del batch.history[:-MEMORY]
+    batch.theta_AKV = batch.theta_AKV + _column(length_A, batch.step_AKV) * batch.step_AKV
+    batch.values = _merge(kit, taken_A, found, old)
+    batch.turned_AKV = _where(kit, taken_A, turned_AKV, batch.turned_AKV)
+    shorter_A = np.clip(-batch.slope_A / np.maximum(slope_A - batch.slope_A, 1e-300), SHORTEST, LONGEST)
+    batch.length_A = np.where(taken_A, 1.0, batch.length_A * shorter_A)
+    batch.refused_A = np.where(taken_A, 0, batch.refused_A + 1)
+
+
+def _merge(kit: ArrayKit, taken_A: Bool, new: Values, old: Values) -> Values:
+    return Values(
+        np.where(taken_A, new.objective_A, old.objective_A),
+        _where(kit, taken_A, new.gradient_AKV, old.gradient_AKV),
+        np.where(taken_A, new.curvature_A, old.curvature_A), np.where(taken_A, new.residual_A, old.residual_A),
+    )  # fmt: skip
+
+
+def _turn(kit: ArrayKit, batch: Batch) -> None:
+    """Give the problems that moved a new step."""
+    values = batch.values
+    assert values is not None
+    moved_A = batch.refused_A == 0
+    if not moved_A.any():
+        return
+    turned_AKV = _direction(kit, batch)
+    uphill_A = _dot(kit, turned_AKV, batch.turned_AKV) >= 0
+    if uphill_A.any():
+        turned_AKV = _where(kit, uphill_A, -_precondition(kit, batch, batch.turned_AKV), turned_AKV)
+    if not moved_A.all():
+        turned_AKV = _where(kit, moved_A, turned_AKV, batch.turned_step_AKV)
+    batch.turned_step_AKV = turned_AKV
+    batch.step_AKV = kit.cast(_product(turned_AKV, batch.basis.vectors_CC.T), "float64")
+    batch.slope_A = kit.host(kit.dot(values.gradient_AKV, batch.step_AKV))
+
+
+def _direction(kit: ArrayKit, batch: Batch) -> Array:
+    """Return the quasi-Newton direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
+    q_AKV = batch.turned_AKV * 1.0
+    alphas = []
+    for step, change, rho_A in reversed(batch.history):
+        alpha_A = rho_A * _dot(kit, step, q_AKV)
+        q_AKV -= _column(alpha_A, q_AKV) * change
+        alphas.append(alpha_A)
+    q_AKV = _precondition(kit, batch, q_AKV)
+    if batch.history:
+        _, change, rho_A = batch.history[-1]
+        scaled_A = rho_A * _dot(kit, change, _precondition(kit, batch, change))
+        q_AKV *= _column(np.where(scaled_A > 0, 1.0 / np.where(scaled_A > 0, scaled_A, 1.0), 1.0), q_AKV)
+    for (step, change, rho_A), alpha_A in zip(batch.history, reversed(alphas), strict=True):
+        q_AKV += _column(alpha_A - rho_A * _dot(kit, change, q_AKV), q_AKV) * step
+    return -q_AKV
+
+
+def _precondition(kit: ArrayKit, batch: Batch, q_AKV: Array) -> Array:
+    """Divide by the model's diagonal, c e + lambda, and the bias by c."""
+    assert batch.values is not None
+    curvature_A = np.maximum(batch.values.curvature_A, LEAST_CURVATURE)
+    c_A11 = kit.array(curvature_A, "float32")[:, None, None]
+    out = q_AKV / c_A11
+    out[:, :, :-1] = q_AKV[:, :, :-1] / (c_A11 * batch.basis.eigen_C + _column(batch.penalty_A, q_AKV))
+    return out
+
+
+def _product(values_AKV: Array, matrix_CC: Array) -> Array:
+    """Apply a matrix to the weights and leave the biases."""
+    n_problems, n_logits, width = values_AKV.shape
+    out = values_AKV * 1.0
+    flat = values_AKV[:, :, :-1].reshape(n_problems * n_logits, width - 1)
+    out[:, :, :-1] = (flat @ matrix_CC).reshape(n_problems, n_logits, width - 1)
+    return out
+
+
+def _where(kit: ArrayKit, which_A: Bool, yes_AKV: Array, no_AKV: Array) -> Array:
+    """Choose per problem."""
+    return yes_AKV if which_A.all() else kit.xp.where(kit.array(which_A)[:, None, None], yes_AKV, no_AKV)
+
+
+def _column(values_A: Float, like_AKV: Array) -> Array:
+    """Return one value per problem, to multiply an array with."""
+    shaped = values_A[:, None, None]
+    if isinstance(like_AKV, np.ndarray):
+        return shaped.astype(like_AKV.dtype)
+    return like_AKV.new_tensor(shaped)
+
+
+def _dot(kit: ArrayKit, a_AKV: Array, b_AKV: Array) -> Float:
+    """Return the inner product per problem."""
+    return kit.host(kit.dot(a_AKV, b_AKV)).astype(np.float64)
+
+
+# ------------------------------------------------------------------------------
+# Loss and gradient of many penalised linear models in one pass over shared rows.
+#
+# A problems of a batch, K logits (1 in binary problems), N rows, n rows of a block, D columns of the stream,
+# C columns of a batch, V = C + 1 coordinates with the bias last, F masks
+
+
+@dataclass(frozen=True)
+class Points:
+    """Where problems over one set of columns are evaluated.
+
+    Attributes:
+        theta_AKV: Weights on standardised columns and biases; float64, on the device.
+        mask_A: Mask of each problem.
+        penalty_A: L2 penalty of each problem.
+        runs: The set of columns, as consecutive runs.
+    """
+
+    theta_AKV: Array
+    mask_A: Int
+    penalty_A: Float
+    runs: tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class Values:
+    """What a pass found.
+
+    Attributes:
+        objective_A: Mean loss plus penalty.
+        gradient_AKV: Gradient of the objective; float64, on the device.
+        curvature_A: Mean over rows and logits of p (1 - p).
+        residual_A: Mean over rows and logits of |p - y|.
+    """
+
+    objective_A: Float
+    gradient_AKV: Array
+    curvature_A: Float
+    residual_A: Float
+
+
+def evaluate(stream: RowStream, batches: Sequence[Points], n_logits: int, precision: Precision) -> list[Values]:
+    """Evaluate all points in one pass; sums over blocks are kept in float64 whatever the products' precision.
+
+    Args:
+        stream: The rows.
+        batches: Points, grouped by their set of columns.
+        n_logits: Logits per problem: 1 in binary problems, else the number of classes.
+        precision: Of the products.
+
+    Returns:
+        Values, one record per batch.
+    """
+    targets = _Targets(stream, n_logits, precision)
+    sums = [_Sums(stream, points, precision) for points in batches]
+    for block, x_nD in stream.blocks(precision):
+        for one in sums:
+            one.add(block, x_nD, targets)
+    return [one.values() for one in sums]
+
+
+class _Targets:
+    """Labels and weights of all rows, in the precision of a pass."""
+
+    def __init__(self, stream: RowStream, n_logits: int, precision: Precision) -> None:
+        self.kit = stream.kit
+        self.weight_FN = self.kit.array(stream.weight_FN, precision)
+        signs = 2.0 * (stream.y_N[None] == np.arange(n_logits)[:, None] + (n_logits == 1)) - 1.0
+        self.sign_KN = self.kit.array(signs, precision)
+
+    def derivatives(self, z_AKn: Array, weight_An: Array, part: slice) -> tuple[Array, Array, Array, Array]:
+        """Return loss (A,), weighted residual (A, K, n), curvature (A,) and mean absolute residual (A,)."""
+        sign_Kn = self.sign_KN[:, part]
+        return (_binary if len(sign_Kn) == 1 else _softmax)(self.kit, z_AKn, weight_An, sign_Kn)
+
+
+def _binary(kit: ArrayKit, z_A1n: Array, weight_An: Array, sign_1n: Array) -> tuple[Array, Array, Array, Array]:
+    xp = kit.xp
+    margin_An = z_A1n[:, 0] * sign_1n
+    size_An = xp.abs(margin_An)
+    e_An = xp.exp(-size_An)
+    total_An = 1.0 + e_An
+    wrong_An = xp.where(margin_An > 0, e_An, 1.0) / total_An  # probability of the other class
+    loss_An = xp.log(total_An)
+    size_An -= margin_An
+    size_An *= 0.5
+    loss_An += size_An
+    weighted_An = weight_An * wrong_An
+    residual_A = weighted_An.sum(axis=1)
+    curvature_A = residual_A - kit.dot(weighted_An, wrong_An)
+    weighted_An *= -sign_1n
+    return kit.dot(weight_An, loss_An), weighted_An[:, None], curvature_A, residual_A
+
+
+def _softmax(kit: ArrayKit, z_AKn: Array, weight_An: Array, sign_Kn: Array) -> tuple[Array, Array, Array, Array]:
+    xp = kit.xp
+    hit_Kn = 0.5 * (sign_Kn + 1.0)
+    z_AKn = z_AKn - xp.amax(z_AKn, axis=1)[:, None]
+    p_AKn = xp.exp(z_AKn)
+    total_An = p_AKn.sum(axis=1)
+    p_AKn /= total_An[:, None]
+    loss_An = xp.log(total_An) - (z_AKn * hit_Kn).sum(axis=1)
+    weighted_AKn = weight_An[:, None] * p_AKn
+    curvature_A = (weighted_AKn - weighted_AKn * p_AKn).sum(axis=(1, 2)) / len(hit_Kn)
+    weighted_AKn -= weight_An[:, None] * hit_Kn
+    residual_A = xp.abs(weighted_AKn).sum(axis=(1, 2)) / len(hit_Kn)
+    return kit.dot(weight_An, loss_An), weighted_AKn, curvature_A, residual_A
+
+
+class _Sums:
+    """What one batch adds up during a pass."""
+
+    def __init__(self, stream: RowStream, points: Points, precision: Precision) -> None:
+        self.kit, self.points = stream.kit, points
+        columns = np.concatenate([np.arange(run.start, run.stop) for run in points.runs])
+        self.mean_FC = stream.kit.array(stream.mean_FD[:, columns], "float64")
+        self.inverse_FC = stream.kit.array(stream.inverse_FD[:, columns], "float64")
+        theta_AKV, mask_A = points.theta_AKV, points.mask_A
+        self.shape = tuple(theta_AKV.shape)
+        v_AKC = theta_AKV[:, :, :-1] * self.inverse_FC[mask_A][:, None]
+        offset_AK = theta_AKV[:, :, -1] - _along(self.kit, v_AKC, self.mean_FC[mask_A])
+        self.v_AKC = self.kit.cast(v_AKC, precision)
+        self.offset_AK1 = self.kit.cast(offset_AK, precision)[:, :, None]
+        n_problems, n_logits, width = self.shape
+        self.gradient_AKC = self.kit.zeros((n_problems, n_logits, width - 1), "float64")
+        self.total_AK = self.kit.zeros((n_problems, n_logits), "float64")
+        self.scalars_3A = self.kit.zeros((3, n_problems), "float64")
+
+    def add(self, block: Block, x_nD: Array, targets: _Targets) -> None:
+        """Add a block's rows; problems whose mask uses none of them are passed over."""
+        kit, mask_A = self.kit, self.points.mask_A
+        which = slice(None) if block.masks.all() else np.flatnonzero(block.masks[mask_A])
+        v_aKC = self.v_AKC[which]
+        if not len(v_aKC):
+            return
+        n_problems, n_logits, width = v_aKC.shape
+        v_jC = v_aKC.reshape(n_problems * n_logits, width)
+        pieces, first, z_jn = [], 0, None
+        for run in self.points.runs:
+            columns = slice(first, first + run.stop - run.start)
+            part = v_jC[:, columns] @ x_nD[:, run].T
+            z_jn = part if z_jn is None else z_jn + part
+            pieces.append((run, columns))
+            first = columns.stop
+        assert z_jn is not None
+        z_aKn = z_jn.reshape(n_problems, n_logits, len(x_nD))
+        z_aKn += self.offset_AK1[which]
+        weight_an = targets.weight_FN[:, block.part][mask_A[which]]
+        loss_a, residual_aKn, curvature_a, size_a = targets.derivatives(z_aKn, weight_an, block.part)
+        for row, values in zip(self.scalars_3A, (loss_a, curvature_a, size_a), strict=True):
+            row[which] += values
+        self.total_AK[which] += kit.cast(residual_aKn.sum(axis=2), "float64")
+        residual_jn = residual_aKn.reshape(n_problems * n_logits, len(x_nD))
+        for run, columns in pieces:
+            product = (residual_jn @ x_nD[:, run]).reshape(n_problems, n_logits, -1)
+            self.gradient_AKC[which, :, columns] += product
+
+    def values(self) -> Values:
+        """Return the finished sums in coordinates of standardised columns."""
+        kit, points = self.kit, self.points
+        gradient_AKV = kit.zeros(self.shape, "float64")
+        self.gradient_AKC -= self.total_AK[:, :, None] * self.mean_FC[points.mask_A][:, None]
+        self.gradient_AKC *= self.inverse_FC[points.mask_A][:, None]
+        penalty_A = kit.array(points.penalty_A, "float64")
+        weight_AKC = points.theta_AKV[:, :, :-1]
+        self.gradient_AKC += penalty_A[:, None, None] * weight_AKC
+        gradient_AKV[:, :, :-1] = self.gradient_AKC
+        gradient_AKV[:, :, -1] = self.total_AK
+        loss_A, curvature_A, residual_A = (kit.host(row).copy() for row in self.scalars_3A)
+        squares_A = kit.host(kit.dot(weight_AKC, weight_AKC))
+        return Values(loss_A + 0.5 * points.penalty_A * squares_A, gradient_AKV, curvature_A, residual_A)
+
+
+def _along(kit: ArrayKit, v_AKC: Array, mean_AC: Array) -> Array:
+    """Return the inner product of each problem's weights and its columns' means."""
+    return (v_AKC @ mean_AC[:, :, None])[:, :, 0]
