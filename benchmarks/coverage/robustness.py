@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histotune.evaluation.robustness import tally_interval
-from histotune.evaluation.robustness_counts import Square, tally_square
+from histotune.evaluation.robustness import Square, tally_interval, tally_square
 from histotune.statistics.bounds import Strata
 from histotune.tools.devices import one_blas_thread
 from histotune.tools.files import write_text

@@ -9,13 +9,12 @@ import polars as pl
 import pytest
 from sklearn.decomposition import PCA
 
-from histotune.evaluation import embedding_map
+from histotune.evaluation import robustness
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.embedding_map import map_embeddings, principal_components
 from histotune.evaluation.findings import PROBE, ScoredArm
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.predict import Material, ScoredRows, build_predictions
-from histotune.evaluation.robustness import EmbeddedArm
+from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, principal_components
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
 
@@ -69,7 +68,7 @@ def test_row_order_changes_no_place(material: MakeMaterial) -> None:
 
 
 def test_many_tiles_are_drawn_over_all_groups(material: MakeMaterial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_map, "MAX_POINTS", 48)
+    monkeypatch.setattr(robustness, "MAX_POINTS", 48)
     table = placed(material())
     assert table is not None
     assert table.group_by("group_id").len()["len"].to_list() == [3] * 16

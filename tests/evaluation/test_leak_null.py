@@ -13,8 +13,8 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.findings import PROBE, Finding
+from histotune.evaluation.floors import NULL_GROUPED, NULL_RANDOM, permuted_labels
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
-from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM, permuted_labels
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig

@@ -17,11 +17,16 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.crossfit import cross_fit
 from histotune.evaluation.held_out import StudySettings
-from histotune.evaluation.magnifications import matrix_answer
-from histotune.evaluation.matrix.matched import matched_view, seen_scales
-from histotune.evaluation.matrix.records import MagnificationMatrix
-from histotune.evaluation.matrix.study import Seen, magnification_matrix
-from histotune.evaluation.matrix.training_sets import magnifications_of, training_sets
+from histotune.evaluation.magnifications import (
+    MagnificationMatrix,
+    Seen,
+    magnification_matrix,
+    magnifications_of,
+    matched_view,
+    matrix_answer,
+    seen_scales,
+    training_sets,
+)
 from histotune.evaluation.plan import CrossFitPlan
 from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
@@ -129,15 +134,15 @@ def test_differences_are_to_the_diagonal_and_paired(material: MakeMaterial) -> N
 
 
 def test_no_group_trains_a_head_that_scores_it(material: MakeMaterial, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histotune.evaluation.matrix import study
+    from histotune.evaluation import magnifications
 
-    data, original, tasks = material(magnifications=THREE), study.sweep, []
+    data, original, tasks = material(magnifications=THREE), magnifications.sweep, []
 
     def spy(embeddings: object, task: object, *rest: object) -> object:
         tasks.append(task)
         return original(embeddings, task, *rest)
 
-    monkeypatch.setattr(study, "sweep", spy)
+    monkeypatch.setattr(magnifications, "sweep", spy)
     matrix_of(data)
     groups, fold_N = np.array(tile_groups(data.tiles)), plan_of(data).fold_N
     (task,) = tasks

@@ -13,13 +13,21 @@ from numpy.typing import NDArray
 
 from histotune.evaluation import robustness
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.draw import spread_order
 from histotune.evaluation.external import study_target
 from histotune.evaluation.findings import PROBE, RobustnessTable
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
-from histotune.evaluation.predict import Material, ScoredRows, build_predictions
-from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, cross, robustness_score, score_robustness
-from histotune.evaluation.robustness_counts import Square, nearest_of_other_groups, sum_tallies, tally_square
+from histotune.evaluation.predict import Material, ScoredRows, build_predictions, spread_order
+from histotune.evaluation.robustness import (
+    EmbeddedArm,
+    RobustnessSettings,
+    Square,
+    cross,
+    nearest_of_other_groups,
+    robustness_score,
+    score_robustness,
+    sum_tallies,
+    tally_square,
+)
 from histotune.evaluation.scoring import score_domains
 from histotune.heads.config import SweepConfig
 from histotune.heads.neighbours import ExclusionCodes, nearest_neighbours

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from histotune.cli.run import report_and_print
-from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell, MatrixStudy, SeenScale
+from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy, SeenScale
 from histotune.report.added import add_study, load_added
 from histotune.report.folder import load_run, save_run
 from histotune.report.page import render_page

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.findings import DIFFERENCE, LEAKY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
-from histotune.evaluation.leak_null import NULL_GROUPED, NULL_RANDOM
+from histotune.evaluation.floors import NULL_GROUPED, NULL_RANDOM
 from histotune.statistics.predictions import FULL_COVERAGE
 
 if TYPE_CHECKING:

@@ -11,17 +11,13 @@ import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
-from histotune.evaluation.apply import head_predictions
-from histotune.evaluation.embedding_map import map_embeddings
 from histotune.evaluation.findings import LEAKY, MAJORITY, Finding, FindingId, Scored, SweepChoice
-from histotune.evaluation.floors import majority_predictions, untuned_arms
+from histotune.evaluation.floors import compare_first, majority_predictions, untuned_arms
 from histotune.evaluation.held_out import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
-from histotune.evaluation.paired import compare_first
-from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, part_rows
-from histotune.evaluation.robustness import EmbeddedArm, score_robustness
-from histotune.evaluation.scoring import score_domains
-from histotune.evaluation.units import score_units
+from histotune.evaluation.predict import head_predictions
+from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
+from histotune.evaluation.scoring import score_domains, score_parts, score_units
 from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small

@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.splits.folds import random_image_folds_like
-from histotune.evaluation.crossfit import CrossFit, cross_fit
-from histotune.evaluation.embedding_map import map_embeddings
+from histotune.evaluation.crossfit import CrossFit, cross_fit, repeat_plans, repeated_arm
 from histotune.evaluation.findings import (
     DIFFERENCE,
     LEAKY,
@@ -23,15 +22,10 @@ from histotune.evaluation.findings import (
     ScoredArm,
     SweepChoice,
 )
-from histotune.evaluation.floors import majority_predictions, untuned_arms
-from histotune.evaluation.leak_null import NullPlan, null_arms
-from histotune.evaluation.paired import compare_first
-from histotune.evaluation.parts import score_parts
+from histotune.evaluation.floors import NullPlan, compare_first, majority_predictions, null_arms, untuned_arms
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
-from histotune.evaluation.repeats import repeat_plans, repeated_arm
-from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
-from histotune.evaluation.scoring import score_domains
-from histotune.evaluation.units import score_units
+from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
+from histotune.evaluation.scoring import score_domains, score_parts, score_units
 from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.statistics.comparison import paired_difference

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.heads.head import class_probabilities, head_logits
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import Embeddings
+    from histotune.heads.head import Head
+
+    Int = NDArray[np.int64]
+
+
 # N tiles, K classes
-
-
 @dataclass(frozen=True)
 class Material:
     """A tile set as one backbone sees it, rows aligned.
@@ -119,3 +124,68 @@ def build_predictions(material: Material, scored: ScoredRows) -> Predictions:
         pl.Series("threshold", np.full(len(tiles), 0.5) if scored.threshold_N is None else scored.threshold_N),
     )
     return Predictions(table.select(*PREDICTION_COLUMNS, "threshold").sort("tile_id"), tiles.class_names)
+
+
+# ------------------------------------------------------------------------------
+# A finished head on tiles it is not refitted on: predictions with one head, no folds.
+
+
+# N scored tiles, K classes
+def head_predictions(material: Material, rows: NDArray[np.int64], head: Head, split_hash: str) -> Predictions:
+    """Apply a head to some tiles.
+
+    Args:
+        material: Tiles and embeddings.
+        rows: Row numbers of the tiles to score.
+        head: The head, applied as it is, with its own threshold.
+        split_hash: Hash of what is scored.
+
+    Returns:
+        A row per scored tile.
+    """
+    logit_NK = head_logits(head, material.embeddings.take(rows))
+    scored = ScoredRows(
+        rows=rows,
+        logit_NK=logit_NK,
+        probability_NK=class_probabilities(head, logit_NK),
+        head_ids=[head.head_id] * len(rows),
+        fold_N=np.zeros(len(rows), dtype=np.int64),
+        seed=0,
+        split_hash=split_hash,
+        threshold_N=np.full(len(rows), head.threshold),
+    )
+    return build_predictions(material, scored)
+
+
+# ------------------------------------------------------------------------------
+# A draw of tiles spread over groups: many groups with few tiles each before few groups with many.
+#
+# N tiles, n drawn
+
+
+def spread_order(tile_ids: Sequence[str], groups: Sequence[str], seed: int) -> Int:
+    """Return rows in an order whose every beginning is spread over groups as evenly as their sizes allow.
+
+    Each group deals out one tile per round; who comes first follows hashes of the tile ids, so that the order of the
+    rows changes nothing and another seed draws other tiles.
+
+    Args:
+        tile_ids: Id per tile (N).
+        groups: Group key per tile (N), as :func:`~histotune.datasets.splits.split.tile_groups` gives it.
+        seed: Seed of the draw.
+
+    Returns:
+        Row numbers (N).
+
+    Example:
+        >>> order = spread_order(["a", "b", "c"], ["g", "g", "h"], 0)
+        >>> {["g", "g", "h"][row] for row in order[:2]} == {"g", "h"}
+        True
+    """
+    keys = [hash_bytes("spread", str(seed), tile_id.encode("utf-8", "surrogateescape")) for tile_id in tile_ids]
+    n_dealt: dict[str, int] = {}
+    rounds = [0] * len(keys)
+    for row in sorted(range(len(keys)), key=keys.__getitem__):
+        rounds[row] = n_dealt.get(groups[row], 0)
+        n_dealt[groups[row]] = rounds[row] + 1
+    return np.array(sorted(range(len(keys)), key=lambda row: (rounds[row], keys[row])), dtype=np.int64)

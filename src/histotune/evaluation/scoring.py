@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.evaluation.findings import TOO_NARROW, ScoredArm, domain_order
+from histotune.evaluation.findings import TOO_NARROW, UNIT, PartTable, ScoredArm, domain_order
 from histotune.statistics.evaluators import make_evaluator, read_sample
-from histotune.statistics.scores import score_predictions
+from histotune.statistics.scores import COLUMNS, aggregate, score_by, score_predictions
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from histotune.datasets.tileset import TileSet
+    from histotune.evaluation.config import Aggregation
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig, Predictions
+    from histotune.statistics.scores import Level
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
@@ -78,3 +84,140 @@ def median_mpp(predictions: Predictions) -> float:
     """Return the median input_mpp, um/px; NaN where no tile's scale is known."""
     values = predictions.table["input_mpp"].drop_nulls().drop_nans()
     return float(np.round(values.median(), 4)) if len(values) else float("nan")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------
+# One head, scored on whole slides and groups beside its tiles.
+
+
+LEVELS: tuple[Level, ...] = ("slide", "group")
+HOW = {
+    "mean": "the mean probability of its tiles",
+    "max": "its most positive tile; any positive tile makes it positive",
+}
+
+
+def score_units(
+    predictions: Predictions, how: Aggregation, interval: IntervalConfig, rows: Sequence[ScoredArm]
+) -> tuple[PartTable, ...]:
+    """Score slides and groups, one row each.
+
+    Args:
+        predictions: Of one arm.
+        how: How tiles become a slide or a group.
+        interval: How intervals are made; their units stay the groups.
+        rows: The arm's rows by tile, one per domain, as :func:`~histotune.evaluation.scoring.score_domains` gave them.
+
+    Returns:
+        A table whose rows are tile, slide and group of every domain; none where ``how`` is "none", or where no level
+        says anything that the tiles don't (every slide and group is a single tile, or its id is missing).
+    """
+    if how == "none":
+        return ()
+    made: list[ScoredArm] = []
+    notes: list[str] = []
+    for row in rows:
+        here = predictions.where(pl.col("domain") == row.domain)
+        levels = _levels(here)
+        prefix = f"{row.domain}, per " if len(rows) > 1 else "per "
+        scored = [ScoredArm(row.arm, f"{prefix}tile", row.trained_on, row.input_mpp, row.scores, row.marks)]
+        for level in levels:
+            try:
+                whole = aggregate(here, level, how)
+            except UserError as error:
+                notes.append(f"No row {prefix}{level}: {error.what} ({error.value}).")
+                continue
+            scored.append(_row(row, f"{prefix}{level}", whole, interval))
+        made += scored if len(scored) > 1 else []
+    if not made and not notes:
+        return ()
+    how_made = (
+        f"A slide or group is scored by {HOW[how]}, at the head's threshold for tiles; in its row n tiles counts "
+        "slides or groups."
+    )
+    return (PartTable(UNIT, tuple(made), " ".join([*([how_made] if made else []), *dict.fromkeys(notes)])),)
+
+
+def _levels(predictions: Predictions) -> tuple[Level, ...]:
+    """Return the levels whose ids are known and that gather tiles; the group only where it isn't the slide again."""
+    kept: list[Level] = []
+    for level in LEVELS:
+        column = predictions.table[COLUMNS[level]]
+        n_rows = column.n_unique()
+        if column.null_count() or n_rows == len(column):
+            continue
+        again = kept and predictions.table.select(COLUMNS[kept[-1]], column.name).n_unique() == n_rows
+        if not (again and predictions.table[COLUMNS[kept[-1]]].n_unique() == n_rows):
+            kept.append(level)
+    return tuple(kept)
+
+
+def _row(row: ScoredArm, name: str, whole: Predictions, interval: IntervalConfig) -> ScoredArm:
+    within_folds = whole.table["fold"].n_unique() > 1
+    metrics = [metric for metric in metrics_for(whole) if metric != "patient_recognition_rate"]
+    scores = score_predictions(whole, metrics, interval, within_folds=within_folds)
+    return ScoredArm(row.arm, name, row.trained_on, median_mpp(whole), scores, row.marks)
+
+
+# ------------------------------------------------------------------------------
+# One head, each site, scanner or stain on its own, where the tile table knows them.
+
+
+PART_COLUMNS = ("site", "scanner", "stain")
+MAX_PARTS = 30
+
+
+def score_parts(
+    predictions: Predictions, tiles: TileSet, interval: IntervalConfig, rows: Sequence[ScoredArm]
+) -> tuple[PartTable, ...]:
+    """Score each site, scanner and stain on its own.
+
+    Args:
+        predictions: Of one arm.
+        tiles: Where the sites, scanners and stains of its tiles are recorded.
+        interval: How intervals are made.
+        rows: The arm's rows, one per domain, as :func:`~histotune.evaluation.scoring.score_domains` gave them: their
+            domains are taken apart, and their marks hold for every part.
+
+    Returns:
+        A table for each of the three that has at least two values among the scored tiles; unknown ones stand last.
+    """
+    kept = predictions.where(pl.col("domain").is_in([row.domain for row in rows]))
+    facts = kept.table.select("tile_id").join(tiles.table.select("tile_id", *PART_COLUMNS), on="tile_id", how="left",
+                                              maintain_order="left")  # fmt: skip
+    within_folds = predictions.table["fold"].n_unique() > 1
+    tables = []
+    for column in PART_COLUMNS:
+        n_values = facts[column].drop_nulls().n_unique()
+        if n_values < 2:
+            continue
+        note = f"{n_values} values are too many for a table." if n_values > MAX_PARTS else ""
+        parts = [] if note else [part for row in rows
+                                 for part in _parts(row, (kept, facts[column]), interval, within_folds=within_folds,
+                                                    several=len(rows) > 1)]  # fmt: skip
+        tables.append(PartTable(column, tuple(parts), note))
+    return tuple(tables)
+
+
+def _parts(
+    row: ScoredArm,
+    kept: tuple[Predictions, pl.Series],
+    interval: IntervalConfig,
+    *,
+    within_folds: bool,
+    several: bool,
+) -> Iterator[ScoredArm]:
+    """Yield the parts of one domain; the domain's name before them where there are several."""
+    predictions, part_of = kept
+    inside = predictions.table["domain"] == row.domain
+    here, parts = predictions.where(pl.col("domain") == row.domain), part_of.filter(inside)
+    for found in score_by(here, parts, metrics_for(here), interval, within_folds=within_folds):
+        tile_ids = here.table["tile_id"].filter(_is_part(parts, found.part))
+        mpp = median_mpp(here.where(pl.col("tile_id").is_in(tile_ids.to_list())))
+        name = f"{row.domain}, {found.part}" if several else found.part
+        yield ScoredArm(row.arm, name, row.trained_on, mpp, found.scores, row.marks)
+
+
+def _is_part(parts: pl.Series, name: str) -> pl.Series:
+    """Return which rows belong to a part as :func:`score_by` names it."""
+    return parts.cast(pl.String).fill_null("unknown") == name

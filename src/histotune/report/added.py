@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.evaluation.findings import Findings
-    from histotune.evaluation.matrix.records import MatrixStudy
+    from histotune.evaluation.magnifications import MatrixStudy
     from histotune.transfer.case import Diagnosis
 
 FOLDER, KINDS = "added", ("transfer", "matrix")
@@ -116,7 +116,7 @@ def _read_transfer(path: Path) -> AddedTransfer:
 
 
 def _read_matrix(path: Path) -> MatrixStudy:
-    from histotune.evaluation.matrix.records import MatrixStudy
+    from histotune.evaluation.magnifications import MatrixStudy
 
     found: MatrixStudy = _rebuild(MatrixStudy, read_object(path, AGAIN), path)
     return found

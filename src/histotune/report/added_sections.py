@@ -11,7 +11,7 @@ from histotune.report.study_tables import plain_tables
 from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
-    from histotune.evaluation.matrix.records import MatrixStudy
+    from histotune.evaluation.magnifications import MatrixStudy
     from histotune.report.added import Added
     from histotune.report.figures import Figure
     from histotune.report.study_tables import PlainTable

@@ -64,7 +64,7 @@ def map_figures(table: pl.DataFrame | None, *, synthetic: bool) -> tuple[Figure,
     """Draw each map of the table, once by class and once by site, scanner or stain, or by group where none is known.
 
     Args:
-        table: From :func:`~histotune.evaluation.embedding_map.map_embeddings`; None draws nothing.
+        table: From :func:`~histotune.evaluation.robustness.map_embeddings`; None draws nothing.
         synthetic: Whether the tissue is rendered.
 
     Returns:

@@ -13,7 +13,7 @@ from histotune.report.words import group_count, number
 if TYPE_CHECKING:
     from markupsafe import Markup
 
-    from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixCell
+    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell
     from histotune.statistics.predictions import Score
 
 LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from histotune.evaluation.matrix.records import MagnificationMatrix, MatrixStudy
+    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixStudy
     from histotune.statistics.predictions import Score
 
 COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric", "value", "low", "high", "difference",

@@ -9,7 +9,7 @@ from histotune.report.page import page_environment, render_template
 from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
-    from histotune.evaluation.matrix.records import MatrixStudy
+    from histotune.evaluation.magnifications import MatrixStudy
 
 
 def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.repeats import REPEATED
+from histotune.evaluation.crossfit import REPEATED
 from histotune.report.words import (
     FLOORS,
     PROBE,

@@ -11,11 +11,16 @@ from histotune.embeddings.space import chosen_view
 from histotune.evaluation.findings import TOO_NARROW
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.magnifications import matrix_answer
-from histotune.evaluation.matrix.matched import MATCHED, matched_view, seen_scales
-from histotune.evaluation.matrix.records import MatrixStudy
-from histotune.evaluation.matrix.study import Seen, magnification_matrix
-from histotune.evaluation.matrix.training_sets import magnifications_of
+from histotune.evaluation.magnifications import (
+    MATCHED,
+    MatrixStudy,
+    Seen,
+    magnification_matrix,
+    magnifications_of,
+    matched_view,
+    matrix_answer,
+    seen_scales,
+)
 from histotune.evaluation.plan import CrossFitPlan, choose_split, marks_of
 from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import LedgerCount
-    from histotune.evaluation.matrix.records import Experiment, MagnificationMatrix, TrainingSize
+    from histotune.evaluation.magnifications import Experiment, MagnificationMatrix, TrainingSize
     from histotune.studies.config import ExperimentConfig
 
 RAW: Experiment = "as the network sees it"

@@ -14,14 +14,13 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.datasets.tileset import require_classes
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
 from histotune.embeddings.space import EmbedRequest, chosen_view
-from histotune.evaluation.apply import head_predictions
 from histotune.evaluation.findings import LEAKY, PROBE, Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.parts import score_parts
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
+from histotune.evaluation.predict import head_predictions
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
-from histotune.evaluation.scoring import score_domains
+from histotune.evaluation.scoring import score_domains, score_parts
 from histotune.heads.family import SweepSupport, SweepTask
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note

@@ -1,1 +1,0 @@
-"""Every magnification trains, every magnification is scored."""
