@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from benchmarks.diagnosis.cohort import CASES, HELD_OUT, MODERATE, OTHER_WORLD, TRUTH, WEAK, make_case
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.files import write_text
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import verdict_only
 
 if TYPE_CHECKING:

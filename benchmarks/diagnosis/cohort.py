@@ -19,8 +19,7 @@ from histotune.heads.calibrate import fit_temperatures
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
 from histotune.transfer.case import HeadMap, RemedyView, Side, TransferCase
-from histotune.transfer.corrections import side_predictions
-from histotune.transfer.recalibrate import two_class_margins
+from histotune.transfer.corrections import side_predictions, two_class_margins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

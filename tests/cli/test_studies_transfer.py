@@ -14,7 +14,7 @@ from histotune.report.transfer_page import write_transfer_page
 from histotune.statistics.predictions import IntervalConfig
 from histotune.studies.transfer import _run_folder
 from histotune.tools.errors import UserError
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.transfer.conftest import make_transfer
 

@@ -16,8 +16,7 @@ from histotune.report.page import render_page
 from histotune.statistics.predictions import Interval, IntervalConfig, Score
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json
-from histotune.transfer.case import Diagnosis
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import Diagnosis, TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs
 from tests.transfer.conftest import make_transfer

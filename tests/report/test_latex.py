@@ -22,7 +22,7 @@ from histotune.report.latex import PREAMBLE, boards_latex, latex_text, run_latex
 from histotune.report.rows import score_tables
 from histotune.report.run_folder import ReportInputs
 from histotune.statistics.predictions import IntervalConfig
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs
 from tests.transfer.conftest import make_transfer

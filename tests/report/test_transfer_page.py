@@ -21,8 +21,7 @@ from histotune.report.transfer_pictures import cross_gallery
 from histotune.report.words import number
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
-from histotune.transfer.case import Diagnosis, Side
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import Diagnosis, Side, TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.transfer.conftest import make_transfer
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from histotune.transfer.case import HeadMap, RemedyView, Side, TransferCase
-from histotune.transfer.corrections import side_predictions
-from histotune.transfer.recalibrate import two_class_margins
+from histotune.transfer.corrections import side_predictions, two_class_margins
 
 DIM = 6
 SPREAD = 1.0

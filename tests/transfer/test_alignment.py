@@ -7,8 +7,8 @@ import pytest
 from scipy.linalg import sqrtm
 from sklearn.covariance import ledoit_wolf
 
-from histotune.transfer.alignment import Coral, Moments, moments
-from histotune.transfer.shift import frechet_distance
+from histotune.transfer.corrections import Coral, Moments, moments
+from histotune.transfer.differences import frechet_distance
 
 
 def spread(seed: int, n: int = 400, dim: int = 5) -> np.ndarray:

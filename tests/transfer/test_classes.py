@@ -10,7 +10,7 @@ import pytest
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.tools.errors import UserError
-from histotune.transfer.classes import check_every_class, match_classes
+from histotune.transfer.case import check_every_class, match_classes
 
 HEAD = ("adipose", "stroma", "tumour")
 

@@ -11,9 +11,8 @@ from histotune.statistics.comparison import paired_difference
 from histotune.statistics.metrics import MetricName
 from histotune.statistics.predictions import IntervalConfig
 from histotune.transfer.case import TransferCase
-from histotune.transfer.corrections import make_workbench
+from histotune.transfer.corrections import make_workbench, two_class_margins
 from histotune.transfer.differences import Contrasts, independent_difference
-from histotune.transfer.recalibrate import two_class_margins
 
 Transfers = Callable[..., TransferCase]
 INTERVAL = IntervalConfig()

@@ -13,11 +13,9 @@ import pytest
 
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
-from histotune.transfer.case import RemedyView, TransferCase, Verdict
-from histotune.transfer.config import TransferConfig
-from histotune.transfer.diagnose import diagnose, verdict_only
+from histotune.transfer.case import RemedyView, TransferCase, TransferConfig, Verdict
+from histotune.transfer.diagnose import diagnose, verdict_only, write_paragraph
 from histotune.transfer.rule import join_candidates
-from histotune.transfer.words import write_paragraph
 from tests.transfer.conftest import SIGNAL
 
 Transfers = Callable[..., TransferCase]

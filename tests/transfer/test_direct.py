@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from histotune.transfer.direct import changed_shape, prevalence_differs, uneven_spread
+from histotune.transfer.differences import changed_shape, prevalence_differs, uneven_spread
 from tests.transfer.conftest import draw_side
 
 STRETCH = np.array([0.3, 3.0, 0.3, 3.0, 0.3, 3.0])

@@ -13,11 +13,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from histotune.statistics.predictions import IntervalConfig
-from histotune.transfer.case import Side, TransferCase
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import Side, TransferCase, TransferConfig
 from histotune.transfer.corrections import make_workbench
-from histotune.transfer.few_shot import _draw_groups, few_shot_curve
-from histotune.transfer.limits import fit_masks
+from histotune.transfer.limits import _draw_groups, few_shot_curve, fit_masks
 from tests.transfer.conftest import draw_side
 
 Transfers = Callable[..., TransferCase]

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
 from histotune.transfer.case import Side, TransferCase
-from histotune.transfer.neighbours import cross_neighbours
+from histotune.transfer.diagnose import cross_neighbours
 
 Transfers = Callable[..., TransferCase]
 

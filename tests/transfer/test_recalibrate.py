@@ -10,7 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from histotune.transfer.recalibrate import Affine, estimate_prevalence, fit_affine, log_priors, two_class_margins
+from histotune.transfer.corrections import Affine, estimate_prevalence, fit_affine, log_priors, two_class_margins
 
 ORDER = [2, 0, 3, 1]
 

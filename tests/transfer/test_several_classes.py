@@ -16,14 +16,11 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from histotune.statistics.predictions import Interval, IntervalConfig
 from histotune.tools.errors import UserError
-from histotune.transfer.case import TransferCase
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import TransferCase, TransferConfig
 from histotune.transfer.corrections import make_workbench
-from histotune.transfer.decision import threshold_arm
-from histotune.transfer.diagnose import diagnose, verdict_only
-from histotune.transfer.few_shot import _draw_groups, few_shot_curve
-from histotune.transfer.limits import fit_masks
-from histotune.transfer.neighbours import cross_neighbours
+from histotune.transfer.diagnose import cross_neighbours, diagnose, verdict_only
+from histotune.transfer.limits import _draw_groups, few_shot_curve, fit_masks
+from histotune.transfer.remedies import threshold_arm
 from tests.transfer.conftest import SIGNAL, THREE, make_transfer
 
 Transfers = Callable[..., TransferCase]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from histotune.backbones.spec import BackboneConfig
 from histotune.heads.head import (
-    Head,  # noqa: TC001
+    Head,
     load_head,
     save_head,
 )

@@ -21,7 +21,7 @@ from histotune.published.config import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.files import user_dir
-from histotune.transfer.config import TransferConfig
+from histotune.transfer.case import TransferConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -28,8 +28,7 @@ from histotune.studies.transfer_views import Remedied, ViewRequest, remedy_views
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
 from histotune.tools.provenance import collect_provenance
-from histotune.transfer.case import HeadMap, Side, TransferCase
-from histotune.transfer.classes import check_every_class, match_classes
+from histotune.transfer.case import HeadMap, Side, TransferCase, check_every_class, match_classes
 from histotune.transfer.diagnose import diagnose
 
 if TYPE_CHECKING:

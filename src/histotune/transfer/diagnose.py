@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from histotune.evaluation.answer import in_words
 from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
-from histotune.transfer.case import Diagnosis
-from histotune.transfer.classes import check_every_class
-from histotune.transfer.corrections import class_shares, make_workbench
-from histotune.transfer.decision import decision_parts, decision_steps, threshold_arm
-from histotune.transfer.differences import Contrasts, independent_difference
-from histotune.transfer.few_shot import few_shot_curve
-from histotune.transfer.limits import oracle_rows
-from histotune.transfer.neighbours import cross_neighbours
-from histotune.transfer.remedies import METRICS, gain, ranking_arms, remedy_rows
+from histotune.tools.files import hash_bytes
+from histotune.transfer.case import ALIGNMENT, NONE, UNTOLD, Diagnosis, Neighbour, NeighbourRow, check_every_class
+from histotune.transfer.corrections import class_shares, make_workbench, side_predictions
+from histotune.transfer.differences import Contrasts, independent_difference, measure_shift
+from histotune.transfer.limits import few_shot_curve, oracle_rows
+from histotune.transfer.remedies import (
+    METRICS,
+    decision_parts,
+    decision_steps,
+    gain,
+    ranking_arms,
+    remedy_rows,
+    threshold_arm,
+)
 from histotune.transfer.rule import Evidence, first_cause, join_candidates
-from histotune.transfer.shift import measure_shift
-from histotune.transfer.words import write_paragraph
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
     from histotune.statistics.predictions import IntervalConfig, Score
-    from histotune.transfer.case import TransferCase, Verdict
-    from histotune.transfer.config import TransferConfig
+    from histotune.transfer.case import Side, TransferCase, TransferConfig, Verdict
     from histotune.transfer.corrections import Workbench
+
+    Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
 
 
 def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfig) -> Diagnosis:
@@ -123,3 +136,231 @@ def _gaps(bench: Workbench, evidence: Evidence, interval: IntervalConfig) -> tup
             a, b, folds = target, source, (False, evidence.source_folded)
         out.append(independent_difference(a, b, metric, interval, folds=folds))
     return tuple(out)
+
+
+# ------------------------------------------------------------------------------
+# A diagnosis in plain words: "consistent with", never "caused by", and "can't be told" where it can't.
+
+
+CAUSE_WORDS = {
+    "scale": "another scale: tissue reaches the network at another um/px than in training",
+    "stain": "another stain: normalised colours rank better",
+    ALIGNMENT: "a shift of the embeddings' mean and covariance that undoing scale or stain does not explain",
+    "other": "something that no remedy tried here undoes: other tissue, other labels, a harder task",
+    "prevalence": "other shares of the classes than in training",
+    "threshold": "a moved cut: the scores rank as before, but lie elsewhere",
+    "calibration": "probabilities that are too sure or not sure enough",
+}
+
+
+def write_paragraph(found: Diagnosis) -> str:
+    """Say what was lost, where, what gives it back and what can't be told.
+
+    Args:
+        found: The tables.
+
+    Returns:
+        One paragraph.
+    """
+    sentences = (
+        _loss(found),
+        _split(found),
+        conclusion(found.verdict),
+        _label_free(found),
+        _limit(found),
+        _shift(found),
+    )
+    scores = (*found.source_scores, *found.target_scores, found.threshold_loss, *(part.loss for part in found.parts))
+    reasons = tuple(dict.fromkeys(score.reason for score in scores if score.reason))
+    return _told_once(" ".join(sentence for sentence in sentences if sentence), reasons, found.target)
+
+
+def conclusion(verdict: Verdict) -> str:
+    """Return the verdict as a sentence.
+
+    Args:
+        verdict: The verdict.
+
+    Returns:
+        One or two sentences.
+    """
+    if verdict.first == NONE:
+        return f"No first cause: {verdict.reason}."
+    if verdict.first == UNTOLD:
+        rivals = f" The data are consistent with {_either(verdict.rivals)}." if verdict.rivals else ""
+        return f"The first cause can't be told: {verdict.reason}.{rivals}"
+    beside = ""
+    if verdict.beside:
+        beside = f" With that undone, the decision is still off, consistent with {CAUSE_WORDS[verdict.beside]}."
+    return (
+        f"The loss lies first in the {verdict.kind} and is consistent with {CAUSE_WORDS[verdict.first]} "
+        f"({verdict.reason}).{beside}"
+    )
+
+
+def _loss(found: Diagnosis) -> str:
+    source, target = found.source_scores[0], found.target_scores[0]
+    gap = found.gaps[0]
+    lost = "no loss: the difference is" if gap.value <= 0 else "a ranking loss of"
+    chance = ""
+    if source.interval is not None and source.interval.low <= source.chance:
+        chance = " On the source itself it is not shown to rank better than chance, so that there is little to lose."
+    return (
+        f"Carried over as it is, the head ranks {found.target} with AUROC {in_words(target)}, against "
+        f"{in_words(source)} on held-out groups of {found.source}: {lost} {in_words(gap)}.{_several(found)}{chance}"
+    )
+
+
+def _several(found: Diagnosis) -> str:
+    """Say what AUROC means with several classes."""
+    if len(found.class_names) == 2:
+        return ""
+    return (
+        f" AUROC is the mean over pairs of the {len(found.class_names)} classes, each ranked by the log-odds of the "
+        "two, so that neither the mix of classes nor a shift per class changes it."
+    )
+
+
+def _split(found: Diagnosis) -> str:
+    parts = ", ".join(f"{part.cause} {in_words(part.loss)}" for part in found.parts)
+    cut, better = "Its threshold", "the best one"
+    if len(found.class_names) > 2:
+        cut, better = "The most probable class", "a shift per class"
+    return (
+        f"{cut} gives balanced accuracy {in_words(found.target_scores[1])}; {better} learned on other "
+        f"target groups would add {in_words(found.threshold_loss)}. In log-loss the decision loses by {parts}."
+    )
+
+
+def _label_free(found: Diagnosis) -> str:
+    """Name the best remedy that needs no labels, in the metric that the verdict is about."""
+    metric = "auroc" if found.verdict.kind == "ranking" else "log_loss"
+    rows = [(row, row.recovery(metric)) for row in found.remedies if not row.uses_labels]
+    gains = [(row, recovery.alone) for row, recovery in rows if recovery is not None and _sure(recovery.alone)]
+    what = "AUROC" if metric == "auroc" else "log-loss"
+    if not gains:
+        return f"No remedy without labels improves {what} for sure."
+    row, score = max(gains, key=lambda pair: pair[1].value)
+    return (
+        f"Without labels of the target, the remedy {row.name!r} gives most {what} back, {in_words(score)}, provided "
+        f"that {row.assumption}."
+    )
+
+
+def _limit(found: Diagnosis) -> str:
+    own = next((row for row in found.oracles if row.name == "head trained on the target"), None)
+    if own is None or math.isnan(own.scores[0].value):
+        return ""
+    reached = f"A head trained on other groups of the target with their labels reaches AUROC {in_words(own.scores[0])}"
+    if own.scores[0].value <= found.target_scores[0].value:
+        return f"{reached}, no more than the carried head: with so few groups it bounds no remedy."
+    return f"{reached}: about the most that remedies can hope for."
+
+
+def _shift(found: Diagnosis) -> str:
+    shift = found.shift
+    known = not (math.isnan(shift.source_mpp) or math.isnan(shift.target_mpp))
+    scale = f" The network saw the source at {shift.source_mpp:.3g} and the target at {shift.target_mpp:.3g} um/px."
+    words = "" if math.isnan(shift.frechet) else (
+        f" Their Frechet distance is {shift.frechet:.3g}, against {shift.frechet_within:.3g} between halves of the "
+        "source."
+    )  # fmt: skip
+    return (
+        f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}.{words}"
+        f"{scale if known else ''} A shift says that they differ, not that the difference matters."
+    )
+
+
+def _told_once(text: str, reasons: tuple[str, ...], target: str) -> str:
+    """Leave out a reason for a missing interval where it was given before."""
+    for reason in reasons:
+        told = f"no interval: {reason}"
+        before, found, after = text.partition(told)
+        for again in (told, f"no interval: {target}: {reason}"):
+            after = after.replace(again, "no interval")
+        text = before + found + after
+    return text
+
+
+def _sure(score: Score) -> bool:
+    return score.interval is not None and score.interval.low > 0
+
+
+def _either(names: tuple[str, ...]) -> str:
+    words = [CAUSE_WORDS.get(name, name) for name in names]
+    return words[0] if len(words) == 1 else "; as well as with ".join(words)
+
+
+# ------------------------------------------------------------------------------
+# Nearest source tiles of a few target tiles: what the head takes them for.
+#
+# N tiles, S source tiles, n target tiles looked at, D columns
+
+
+N_ERRORS, N_OTHERS, N_NEAREST = 3, 3, 3
+
+
+def cross_neighbours(case: TransferCase) -> tuple[NeighbourRow, ...]:
+    """Return the nearest source tiles of the most confident errors on the target, and of tiles picked blindly.
+
+    Args:
+        case: The case.
+
+    Returns:
+        Errors by falling confidence, then blind picks; one tile per group within each. The picks follow hashes of the
+        tile ids, so that the order of tiles changes nothing.
+    """
+    target, head = case.target, case.head
+    how = (np.zeros(len(target), np.int64), np.full(len(target), head.threshold))
+    predictions = side_predictions(target, head, head.margin(target.x_ND), how)
+    said_N = predictions.predicted_N
+    sure_N = predictions.probability_NK[np.arange(len(target)), said_N]
+    by_id = np.argsort(np.array(target.tile_ids), kind="stable")
+    by_sureness = by_id[np.argsort(-sure_N[by_id], kind="stable")]
+    errors = _one_per_group((row for row in by_sureness if said_N[row] != target.y_N[row]), target, N_ERRORS)
+    by_hash = sorted(
+        range(len(target)),
+        key=lambda row: hash_bytes("neighbours", target.tile_ids[row].encode("utf-8", "surrogateescape")),
+    )
+    others = _one_per_group((row for row in by_hash if row not in errors), target, N_OTHERS)
+    rows = [*errors, *others]
+    nearest_nK, cosine_nK = _nearest(target.x_ND[rows], case.source)
+    return tuple(
+        NeighbourRow(
+            why="surest error" if place < len(errors) else "picked blindly",
+            tile=_named(target, row, head.class_names),
+            predicted=head.class_names[said_N[row]],
+            probability=float(sure_N[row]),
+            nearest=tuple(_named(case.source, near, head.class_names) for near in nearest_nK[place]),
+            cosines=tuple(float(value) for value in cosine_nK[place]),
+        )
+        for place, row in enumerate(rows)
+    )
+
+
+def _one_per_group(rows: Iterable[int], side: Side, most: int) -> list[int]:
+    """Return the first rows of so many groups."""
+    found: dict[str, int] = {}
+    for row in rows:
+        found.setdefault(side.groups[row], int(row))
+        if len(found) == most:
+            break
+    return list(found.values())
+
+
+def _nearest(x_nD: Float, source: Side) -> tuple[Int, Float]:
+    """Return rows and cosines of the nearest source tiles, nearest first; equal ones by tile id."""
+    by_id = np.argsort(np.array(source.tile_ids), kind="stable")
+    cosine_nS = _unit(x_nD) @ _unit(source.x_ND[by_id]).T
+    order_nK = np.argsort(-cosine_nS, axis=1, kind="stable")[:, :N_NEAREST]
+    return by_id[order_nK], np.take_along_axis(cosine_nS, order_nK, axis=1)
+
+
+def _unit(x_nD: Float) -> Float:
+    length_n1 = np.linalg.norm(x_nD, axis=1, keepdims=True)
+    return np.asarray(x_nD / np.where(length_n1 > 0, length_n1, 1.0))
+
+
+def _named(side: Side, row: int, class_names: tuple[str, ...]) -> Neighbour:
+    group = side.groups[row] if side.has_groups else "unknown"
+    return Neighbour(side.tile_ids[row], group, class_names[side.y_N[row]])

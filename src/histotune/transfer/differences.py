@@ -10,12 +10,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.splits.folds import assign_group_folds
+from histotune.heads.solver.logistic import fit_batch
+from histotune.heads.solver.problems import FitProblems
 from histotune.statistics import bounds as b
+from histotune.statistics.bounds import t_quantile
 from histotune.statistics.evaluators import make_evaluator, read_sample
 from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
 from histotune.statistics.metrics import metric_kind
 from histotune.statistics.predictions import Interval, Score
-from histotune.statistics.scores import interval_refusal, point_value, undefined_reason, undefined_value
+from histotune.statistics.scores import (
+    interval_refusal,
+    point_value,
+    score_predictions,
+    undefined_reason,
+    undefined_value,
+)
+from histotune.transfer.case import HeadMap, Shift, Side
+from histotune.transfer.corrections import side_predictions, two_class_margins
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +38,7 @@ if TYPE_CHECKING:
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig, Predictions
-    from histotune.transfer.case import Arm
+    from histotune.transfer.case import Arm, TransferConfig
 
     Float = NDArray[np.float64]
 
@@ -172,3 +184,215 @@ def _one_side(
 def losing(score: Score, least: float) -> bool:
     """Return whether a loss or recovery is both above 0 for sure and at least so large."""
     return score.interval is not None and score.interval.low > 0 and score.value >= least
+
+
+# ------------------------------------------------------------------------------
+# What can be seen of a cause before any score: another share of a class, embeddings that spread unevenly.
+#
+# N tiles, n tiles of a half, G groups, R principal components
+
+
+N_DIRECT_HALVES = 19
+"""Halvings of the source: a target beyond all of them is so by chance in about one case of twenty."""
+TILES_PER_COMPONENT = 10
+"""Fewer tiles than this per component leave the smallest variances to chance."""
+
+
+def prevalence_differs(source: Side, target: Side, n_classes: int, level: float) -> bool:
+    """Return whether the share of any class differs for sure between two sets of groups.
+
+    Args:
+        source: Training tiles.
+        target: Target tiles.
+        n_classes: Number of classes; the error is shared by their tests (Bonferroni; two classes are one test).
+        level: Nominal coverage of the Welch t intervals on the two jackknife variances. Groups are not held to their
+            classes here, as they are in other intervals: how many hold a class is the question.
+
+    Returns:
+        Whether an interval of a difference leaves out 0. False where groups are unknown.
+    """
+    if not (source.has_groups and target.has_groups):
+        return False
+    labels = (1,) if n_classes == 2 else range(n_classes)
+    return any(_share_differs(source, target, label, 1.0 - (1.0 - level) / len(labels)) for label in labels)
+
+
+def _share_differs(source: Side, target: Side, label: int, level: float) -> bool:
+    (a, variance_a, n_a), (b, variance_b, n_b) = (_share(side, label) for side in (source, target))
+    variance = variance_a + variance_b
+    if variance <= 0.0:
+        return False
+    df = variance**2 / (variance_a**2 / (n_a - 1) + variance_b**2 / (n_b - 1))  # Welch, Biometrika 1947
+    return abs(a - b) > float(t_quantile(np.asarray(df), (1.0 + level) / 2.0)) * math.sqrt(variance)
+
+
+def _share(side: Side, label: int) -> tuple[float, float, int]:
+    """Return a class's share of tiles, its delete-one-group variance, and the number of groups."""
+    codes = np.unique(np.array(side.groups), return_inverse=True)[1]
+    tiles_G = np.bincount(codes).astype(np.float64)
+    held_G = np.bincount(codes, weights=side.y_N == label)
+    n_groups = len(tiles_G)
+    without_G = (held_G.sum() - held_G) / (tiles_G.sum() - tiles_G)
+    variance = (n_groups - 1) / n_groups * float(((without_G - without_G.mean()) ** 2).sum())
+    return float(held_G.sum() / tiles_G.sum()), variance, n_groups
+
+
+def changed_shape(source: Side, target: Side, components: int, rng: np.random.Generator) -> bool:
+    """Return whether the covariances differ by more than a common factor.
+
+    Args:
+        source: Training tiles.
+        target: Target tiles.
+        components: Principal components of the source in which they are compared.
+        rng: Deals the source's groups into halves.
+
+    Returns:
+        Whether the target differs from half of the source, in the median over halvings, by more than the other half
+        does in any of them. False with too few tiles to say.
+    """
+    codes = np.unique(np.array(source.groups), return_inverse=True)[1]
+    n_groups = int(codes.max()) + 1
+    n_least = min(len(source) // 2, len(target))
+    components = min(components, source.x_ND.shape[1], n_least // TILES_PER_COMPONENT)
+    if components < 2:
+        return False
+    source_NR, target_NR = principal_parts(source, target, components)
+    between, within = [], []
+    for _ in range(N_DIRECT_HALVES):
+        half_N = np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
+        between.append(uneven_spread(source_NR[half_N], target_NR))
+        within.append(uneven_spread(source_NR[half_N], source_NR[~half_N]))
+    return float(np.median(between)) > max(within)
+
+
+def principal_parts(source: Side, target: Side, components: int) -> tuple[Float, Float]:
+    """Return both sides in the first principal components of the source.
+
+    Args:
+        source: Training tiles.
+        target: Target tiles.
+        components: How many.
+
+    Returns:
+        Source and target, (N, R) each, centred on the source's mean.
+    """
+    centre_D = source.x_ND.mean(axis=0)
+    axes_RD = np.linalg.svd(source.x_ND - centre_D, full_matrices=False)[2][:components]
+    return (source.x_ND - centre_D) @ axes_RD.T, (target.x_ND - centre_D) @ axes_RD.T
+
+
+def uneven_spread(a_nR: Float, b_nR: Float) -> float:
+    """Return how unevenly b spreads where a spreads evenly.
+
+    Args:
+        a_nR: Embeddings.
+        b_nR: Other embeddings.
+
+    Returns:
+        Standard deviation of the logarithms of the generalised eigenvalues of the two covariances: 0 where one is a
+        multiple of the other, and the same for a against b and in any basis.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(500, 3))
+        >>> round(uneven_spread(x, 3.0 * x), 6)
+        0.0
+        >>> round(uneven_spread(x, x * [1.0, 1.0, np.e]), 2)  # variances 1, 1, e squared
+        0.94
+    """
+    from scipy.linalg import eigh
+
+    cov_a, cov_b = (np.cov(x_nR, rowvar=False) for x_nR in (a_nR, b_nR))
+    ridge = np.eye(len(cov_a)) * 1e-9
+    eigen_R = eigh(cov_b + ridge * np.trace(cov_b), cov_a + ridge * np.trace(cov_a), eigvals_only=True)
+    return float(np.log(np.maximum(eigen_R, np.finfo(np.float64).tiny)).std())
+
+
+# ------------------------------------------------------------------------------
+# How far apart source and target lie: Frechet distance, and how well a classifier tells them apart.
+#
+# N tiles, n tiles of a half, R principal components
+
+
+N_HALVES = 10
+DOMAIN_PENALTY = 0.1
+
+
+def measure_shift(source: Side, target: Side, config: TransferConfig, interval: IntervalConfig) -> Shift:
+    """Measure the shift between embeddings of source and target.
+
+    Args:
+        source: Training tiles.
+        target: Target tiles.
+        config: Components, folds, seed.
+        interval: How the interval of the domain AUROC is made.
+
+    Returns:
+        The shift; stain is added by who has the pixels.
+    """
+    components = min(config.components, source.x_ND.shape[1], len(source) - 1)
+    source_NR, target_NR = principal_parts(source, target, components)
+    between, within = _frechet_pair(source_NR, source.groups, target_NR, np.random.default_rng(config.seed))
+    domain = _domain_auroc(source, target, config, interval)
+    return Shift(between, within, components, domain, source.input_mpp, target.input_mpp)
+
+
+def frechet_distance(a_nR: Float, b_nR: Float) -> float:
+    """Return the squared Frechet distance between two normal distributions fitted to embeddings.
+
+    Dowson and Landau, J. Multivariate Analysis 12, 1982; known in this form from Heusel et al., NeurIPS 2017.
+
+    Args:
+        a_nR: Embeddings.
+        b_nR: Other embeddings.
+
+    Returns:
+        Squared distance of means plus the distance of covariances; at least 0.
+    """
+    cov_a, cov_b = (np.atleast_2d(np.cov(x_nR, rowvar=False)) for x_nR in (a_nR, b_nR))
+    eigen, vectors = np.linalg.eigh(cov_a)
+    root_a = (vectors * np.sqrt(np.maximum(eigen, 0.0))) @ vectors.T
+    cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root_a @ cov_b @ root_a), 0.0)).sum()
+    gap = a_nR.mean(axis=0) - b_nR.mean(axis=0)
+    return float(max(gap @ gap + np.trace(cov_a) + np.trace(cov_b) - 2.0 * cross, 0.0))
+
+
+def _frechet_pair(
+    source_NR: Float, groups: tuple[str, ...], target_NR: Float, rng: np.random.Generator
+) -> tuple[float, float]:
+    """Return the distance to the target and within the source, over the same halves and numbers of tiles."""
+    codes = np.unique(np.array(groups), return_inverse=True)[1]
+    n_groups = int(codes.max()) + 1
+    between, within = [], []
+    for _ in range(N_HALVES):
+        half_N = np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
+        n = min(int(half_N.sum()), int((~half_N).sum()), len(target_NR))
+        if n < 2:
+            continue
+        first, second, other = (
+            x[rng.permutation(len(x))[:n]] for x in (source_NR[half_N], source_NR[~half_N], target_NR)
+        )
+        between.append(frechet_distance(first, other))
+        within.append(frechet_distance(first, second))
+    return (float(np.mean(between)), float(np.mean(within))) if between else (float("nan"), float("nan"))
+
+
+def _domain_auroc(source: Side, target: Side, config: TransferConfig, interval: IntervalConfig) -> Score:
+    """Score a logistic classifier of the domain, cross-validated over groups of both sides."""
+    sides = (source, target)
+    groups = tuple(f"{number}:{group}" for number, side in enumerate(sides) for group in side.groups)
+    y_N = np.repeat([0, 1], [len(side) for side in sides]).astype(np.int64)
+    fewest = min(len(set(side.groups)) for side in sides)
+    both = Side("domains", np.concatenate([side.x_ND for side in sides]), y_N, groups,
+                tuple(f"{number}:{tile}" for number, side in enumerate(sides) for tile in side.tile_ids),
+                source.has_groups and target.has_groups)  # fmt: skip
+    n_folds = max(min(config.folds, fewest), 2)
+    fold_by_group = assign_group_folds(groups, y_N, 2, n_folds, config.seed)
+    fold_N = np.array([fold_by_group[group] for group in groups], np.int64)
+    problems = FitProblems(
+        fold_N != np.arange(n_folds)[:, None], np.arange(n_folds), np.full(n_folds, DOMAIN_PENALTY), n_classes=2
+    )
+    found = fit_batch(both.x_ND, y_N, problems)
+    margin_N = np.einsum("nd,nd->n", both.x_ND, found.weight_PKD[fold_N, 0]) + found.bias_PK[fold_N, 0]
+    head = HeadMap(lambda x_ND: x_ND[:, :2], 0.5, DOMAIN_PENALTY, ("source", "target"), "domain classifier")
+    predictions = side_predictions(both, head, two_class_margins(margin_N), (fold_N, np.full(len(y_N), 0.5)))
+    return score_predictions(predictions, ["auroc"], interval, within_folds=True)[0]

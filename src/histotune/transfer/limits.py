@@ -4,27 +4,36 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
+from histotune.statistics import bounds as b
+from histotune.statistics.bounds import flat_bounds
+from histotune.statistics.evaluators import MeanEvaluator, make_evaluator, read_sample
+from histotune.statistics.intervals import resampling_units
+from histotune.statistics.predictions import Interval, Score
 from histotune.statistics.scores import score_predictions
-from histotune.transfer.case import OracleRow
-from histotune.transfer.decision import threshold_arm
-from histotune.transfer.recalibrate import two_class_margins
-from histotune.transfer.remedies import METRICS
+from histotune.transfer.case import FewShotPoint, OracleRow
+from histotune.transfer.corrections import two_class_margins
+from histotune.transfer.remedies import METRICS, threshold_arm
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.statistics.evaluators import Sample
+    from histotune.statistics.intervals import Units
     from histotune.statistics.predictions import IntervalConfig
-    from histotune.transfer.case import Arm, TransferCase
+    from histotune.transfer.case import Arm, Side, TransferCase, TransferConfig
     from histotune.transfer.corrections import Workbench
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
+    Int = NDArray[np.int64]
+
 
 LEAST_PENALTY = 0.01
 
@@ -78,3 +87,123 @@ def fit_masks(case: TransferCase, mask_FN: Bool) -> Float:
     if case.n_classes == 2:  # the fit gives the logit of class 1
         return two_class_margins(logit_FNK[..., 0])
     return np.asarray(logit_FNK - logit_FNK[..., :1])
+
+
+# ------------------------------------------------------------------------------
+# What a few labelled groups of the target buy: heads trained on them, scored on all other groups.
+#
+# N tiles, D columns, G groups, F draws, K classes
+
+
+METHOD = "t interval on the logit scale from leaving out one {} at a time, and the spread of the draws"
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Draws of one size.
+
+    Attributes:
+        size: Labelled groups of each class.
+        mask_FN: Which tiles train.
+        margin_FNK: Margins of every tile by the head of every draw.
+    """
+
+    size: int
+    mask_FN: Bool
+    margin_FNK: Float
+
+
+def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalConfig) -> tuple[FewShotPoint, ...]:
+    """Return the AUROC of heads trained on few labelled target groups, on all other groups.
+
+    Args:
+        bench: The workbench.
+        config: Points, draws and seed.
+        interval: How intervals are made.
+
+    Returns:
+        Points that the target's groups allow: each class keeps as many groups for scoring as train, at least two.
+    """
+    target = bench.case.target
+    sample = read_sample(bench.arm(bench.margins(target.x_ND)).predictions)
+    units = resampling_units(sample, interval)
+    codes = np.unique(np.array(target.groups), return_inverse=True)[1]
+    n_classes = bench.case.n_classes
+    drawn = _draw_groups(codes, target.y_N, n_classes, config)
+    points = []
+    for size, mask_FN in drawn.items():
+        every_F = [len(np.unique(target.y_N[mask_N])) == n_classes for mask_N in mask_FN]
+        if sum(every_F) > 1:
+            draws = _Draws(size, mask_FN[every_F], fit_masks(bench.case, mask_FN[every_F]))
+            points.append(_point(draws, (sample, units), target, interval))
+    return tuple(points)
+
+
+def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -> dict[int, Bool]:
+    """Return which tiles train, (draws, N), by the number of labelled groups per class.
+
+    A group counts for the class of most of its tiles, the last of several.
+    """
+    count_KG = np.array([np.bincount(codes, weights=y_N == label) for label in range(n_classes)])
+    majority_G = n_classes - 1 - count_KG[::-1].argmax(axis=0)
+    by_class = [np.flatnonzero(majority_G == label) for label in range(n_classes)]
+    fewest = min(len(groups) for groups in by_class)
+    sizes = [size for size in config.few_shot if fewest - size >= max(2, min(size, 5))]
+    rng = np.random.default_rng(config.seed)
+    return {
+        size: np.stack([
+            np.isin(codes, np.concatenate([rng.choice(groups, size, replace=False) for groups in by_class]))
+            for _ in range(config.draws)
+        ])
+        for size in sizes
+    }  # fmt: skip
+
+
+def _point(draws: _Draws, scored: tuple[Sample, Units], target: Side, interval: IntervalConfig) -> FewShotPoint:
+    """Average the draws; the interval counts the groups scored and the draws, each draw's heads as they are."""
+    sample, units = scored
+    parts = []
+    for margin_NK, mask_N in zip(draws.margin_FNK, draws.mask_FN, strict=True):
+        rest_N = ~mask_N[sample.order]
+        held = replace(sample, y_N=sample.y_N[rest_N], score_NK=margin_NK[sample.order][rest_N])
+        parts.append(make_evaluator("auroc", held, units.unit_N[rest_N], units.n_units, within_folds=False))
+    value_F = np.array([part(np.ones((1, units.n_units)))[0] for part in parts])
+    n_rest = round(float((~draws.mask_FN).sum(axis=1).mean()))
+    n_groups = len(set(target.groups)) - sample.n_classes * draws.size if target.has_groups else 0
+    plain = Score("auroc", float(value_F.mean()), None, n_rest, n_groups, chance=0.5)
+    sd = float(value_F.std(ddof=1))
+    if units.refusal:
+        found, reason = None, units.refusal
+    elif sd <= b.FLAT and plain.value in (0.0, 1.0):
+        found, reason = _agreed(plain.value, draws.size, units, interval), ""
+    else:
+        found, reason = _interval(MeanEvaluator(tuple(parts)), (plain.value, sd**2 / len(parts)), units, interval)
+    return FewShotPoint(draws.size, replace(plain, interval=found, reason=reason), sd, len(parts))
+
+
+def _interval(
+    evaluator: MeanEvaluator, found: tuple[float, float], units: Units, interval: IntervalConfig
+) -> tuple[Interval | None, str]:
+    """Return a t interval of a mean over draws, or why there is none."""
+    value, draw_variance = found
+    without_G = evaluator.without_each()
+    if not np.isfinite(without_G).all():
+        return None, "undefined without one of the groups"
+    variance, df = b.jackknife_variance(without_G, units.strata)
+    total = np.asarray(float(variance) + draw_variance)
+    if total <= b.FLAT**2:
+        return None, "degenerate: neither groups nor draws change the value"
+    low, high = b.t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), b.Scale(), interval.level)
+    return Interval(float(low), float(high), interval.level, METHOD.format(interval.cluster) + _narrow(interval)), ""
+
+
+def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> Interval:
+    """Return the exact bound where every draw ranks perfectly: never zero width."""
+    n = int(units.strata.per_class_K.min()) - size
+    low, high = flat_bounds(np.asarray(value), n, b.Scale(), interval.level)
+    text = f"exact bound over {n} independent {interval.cluster}s that all agree (Clopper-Pearson, rule of three)"
+    return Interval(float(low), float(high), interval.level, text + _narrow(interval))
+
+
+def _narrow(interval: IntervalConfig) -> str:
+    return "; TOO NARROW: tiles of one case are not independent" if interval.cluster == "tile" else ""

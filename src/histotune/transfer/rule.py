@@ -17,21 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.transfer.case import ALIGNMENT, NONE, PHYSICAL, UNTOLD, Verdict
-from histotune.transfer.decision import decision_parts, decision_steps, part_terms
-from histotune.transfer.differences import independent_difference, losing
-from histotune.transfer.direct import changed_shape, prevalence_differs
-from histotune.transfer.remedies import gain, refinement
+from histotune.transfer.differences import changed_shape, independent_difference, losing, prevalence_differs
+from histotune.transfer.remedies import decision_parts, decision_steps, gain, part_terms, refinement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.statistics.predictions import IntervalConfig, Score
-    from histotune.transfer.case import DecisionPart
-    from histotune.transfer.config import TransferConfig
+    from histotune.transfer.case import DecisionPart, TransferConfig
     from histotune.transfer.corrections import Workbench
-    from histotune.transfer.decision import DecisionSteps
     from histotune.transfer.differences import Contrasts
-    from histotune.transfer.remedies import RankingArms
+    from histotune.transfer.remedies import DecisionSteps, RankingArms
 
 N_TESTS = 8
 """The ranking loss, three remedies of the ranking, three parts of the decision loss, and the shares of the classes."""
