@@ -20,8 +20,8 @@ from histotune.heads.config import Stopping
 from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
 from histotune.heads.sgd.steps import linear_layers, shuffled_order
 from histotune.heads.sgd.train import head_logits, train_heads
-from histotune.published.config import EvaConfig
 from histotune.published.eva import eva_settings
+from histotune.published.records import EvaConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,7 +18,7 @@ from histotune.heads.config import Stopping
 from histotune.heads.sgd.data import Layer, Split, TrainData, TrainOptions
 from histotune.heads.sgd.steps import shuffled_order
 from histotune.heads.sgd.train import head_logits, train_heads
-from histotune.published.config import ThunderConfig
+from histotune.published.records import ThunderConfig
 from histotune.published.thunder import METRIC, best_head, thunder_jobs
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from histotune.heads.sgd.data import Curve, Job, TrainedHead
 from histotune.heads.sgd.steps import linear_layers, shuffled_order
-from histotune.published.config import EvaConfig, ThunderConfig
 from histotune.published.eva import eva
-from histotune.published.records import ProtocolData
+from histotune.published.records import EvaConfig, ProtocolData, ThunderConfig
 from histotune.published.thunder import best_head, thunder, thunder_jobs
 from tests.heads.test_neighbours import cohort
 

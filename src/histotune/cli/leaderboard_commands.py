@@ -9,8 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from histotune.published.leaderboard import Board
-    from histotune.published.own import Refusal
+    from histotune.published.leaderboard import Board, Refusal
     from histotune.published.published_parts import Query
 
 Format = Literal["table", "markdown", "csv", "latex"]
@@ -50,7 +49,7 @@ def _boards(query: Query, runs: Sequence[Path]) -> tuple[tuple[Board, ...], tupl
     published = select(published_scores(), query)
     if not runs:
         return make_boards(published), ()
-    from histotune.published.own import read_own_scores
+    from histotune.published.leaderboard import read_own_scores
 
     own = read_own_scores(runs, [one.protocol for one in published])
     protocols = {one.protocol for one in own.scores}

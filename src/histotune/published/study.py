@@ -17,7 +17,7 @@ from histotune.evaluation.predict import ScoredRows, build_predictions
 from histotune.published import eva as eva_protocol
 from histotune.published import thunder as thunder_protocol
 from histotune.published import uni as uni_protocol
-from histotune.published.conditions import RunConditions
+from histotune.published.leaderboard import RunConditions
 from histotune.published.records import ProtocolData
 from histotune.statistics.scores import score_predictions
 from histotune.tools.devices import find_device
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.config import EvaluationConfig
     from histotune.evaluation.predict import Material
-    from histotune.published.config import ProtocolConfig
-    from histotune.published.records import ProtocolArm, ProtocolRun
+    from histotune.published.records import ProtocolArm, ProtocolConfig, ProtocolRun
     from histotune.statistics.predictions import Interval, IntervalConfig, Predictions
 
     Int = NDArray[np.int64]

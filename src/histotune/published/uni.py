@@ -16,13 +16,12 @@ import numpy as np
 from histotune.heads.head import softmax
 from histotune.heads.neighbours import nearest_neighbours, uni_shot, vote
 from histotune.published.records import ProtocolArm, ProtocolRun, metric_value
-from histotune.published.votes import averaged_draws, few_shot_draws, one_run
+from histotune.published.thunder import averaged_draws, few_shot_draws, one_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.published.config import UniConfig
-    from histotune.published.records import ProtocolData
+    from histotune.published.records import ProtocolData, UniConfig
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.config import DatasetConfig
 from histotune.evaluation.config import EvaluationConfig
-from histotune.published.config import EvaConfig, ThunderConfig, UniConfig
-from histotune.published.published import eva_pcam_settings, eva_ten_shot_settings
+from histotune.published.leaderboard import eva_pcam_settings, eva_ten_shot_settings
+from histotune.published.records import EvaConfig, ThunderConfig, UniConfig
 from histotune.studies.config import ExperimentConfig
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from histotune.published.config import ProtocolConfig
+    from histotune.published.records import ProtocolConfig
     from histotune.studies.records import RecipeData
 
 
