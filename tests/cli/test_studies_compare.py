@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from histotune.cli.main import app
 from histotune.evaluation.comparison import Ranking, RunComparison, compare_runs
-from histotune.report.comparison_page import comparison_tables, write_comparison_page
-from histotune.report.folder import save_run
+from histotune.report.run_folder import save_run
+from histotune.report.study_pages import comparison_tables, write_comparison_page
 from histotune.statistics.comparison import rank_arms
 from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
 from histotune.studies.compare import read_contenders

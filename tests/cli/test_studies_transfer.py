@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from histotune.cli.main import app
+from histotune.report.study_pages import write_transfer_page
 from histotune.report.study_tables import plain_tables
-from histotune.report.transfer_page import write_transfer_page
 from histotune.statistics.predictions import IntervalConfig
 from histotune.studies.transfer import _run_folder
 from histotune.tools.errors import UserError

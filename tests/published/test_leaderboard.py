@@ -12,7 +12,7 @@ from rich.console import Console
 
 from histotune.published.leaderboard import OwnScore, make_boards
 from histotune.published.published_parts import Protocol, PublishedScore, Query, published_scores, select
-from histotune.report.leaderboard import board_table, boards_csv, boards_markdown
+from histotune.report.study_tables import board_table, boards_csv, boards_markdown
 from histotune.tools.errors import UserError
 
 Histotune = Callable[..., "object"]

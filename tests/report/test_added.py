@@ -10,9 +10,8 @@ import pytest
 
 from histotune.cli.run import report_and_print
 from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy, SeenScale
-from histotune.report.added import add_study, load_added
-from histotune.report.folder import load_run, save_run
 from histotune.report.page import render_page
+from histotune.report.run_folder import add_study, load_added, load_run, save_run
 from histotune.statistics.predictions import Interval, IntervalConfig, Score
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json

@@ -15,10 +15,9 @@ from rich.console import Console
 
 from histotune.audit.records import Audit, AuditedSplit, AuditFinding, AuditTable, Cluster
 from histotune.images.config import LoaderConfig
-from histotune.report.audit_folder import write_audit
-from histotune.report.audit_pictures import AuditPicture, audit_pictures
-from histotune.report.audit_table import audit_table
-from histotune.report.study_pages import MAX_ROWS, cell_text, render_audit_page
+from histotune.report.pictures import AuditPicture, audit_pictures
+from histotune.report.study_pages import MAX_ROWS, cell_text, render_audit_page, write_audit
+from histotune.report.tables import audit_table
 from tests.audit.made import png_tiles, tissue
 from tests.report.test_page import BROWSERS, LOADING, Page
 

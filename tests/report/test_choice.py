@@ -5,7 +5,7 @@ import dataclasses
 from histotune.evaluation.findings import SweepChoice
 from histotune.evaluation.held_out import describe_choice
 from histotune.heads.sweep import sweep
-from histotune.report.choice import choice_lines, honest_scores, temperature, threshold
+from histotune.report.words import choice_lines, honest_scores, temperature, threshold
 from tests.heads.samples import make_task
 from tests.heads.test_sweep import CONFIG
 

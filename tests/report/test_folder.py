@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from histotune.report.folder import FILES, load_run, save_run
 from histotune.report.page import render_page
+from histotune.report.run_folder import FILES, load_run, save_run
 from histotune.tools.errors import UserError
 from tests.report.made_up import made_inputs, made_thumbnail
 

@@ -16,11 +16,9 @@ from histotune.cli.leaderboard_commands import show_leaderboard
 from histotune.cli.run import report_and_print
 from histotune.published.leaderboard import make_boards
 from histotune.published.published_parts import Query, published_scores
-from histotune.report.added import Added, AddedTransfer
-from histotune.report.folder import save_run
-from histotune.report.latex import PREAMBLE, boards_latex, latex_text, run_latex
-from histotune.report.rows import score_tables
-from histotune.report.run_folder import ReportInputs
+from histotune.report.run_folder import Added, AddedTransfer, ReportInputs, save_run
+from histotune.report.study_tables import PREAMBLE, boards_latex, latex_text, run_latex
+from histotune.report.tables import score_tables
 from histotune.statistics.predictions import IntervalConfig
 from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import diagnose

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.findings import Artifacts, RobustnessTable, ScoredArm, findings_from_dict
-from histotune.report.folder import load_run, save_run
-from histotune.report.map_figures import map_figures
 from histotune.report.page import render_page
-from histotune.report.robustness_table import robustness_lines, robustness_section
+from histotune.report.run_folder import load_run, save_run
+from histotune.report.sweep_figures import map_figures
+from histotune.report.tables import robustness_lines, robustness_section
 from histotune.statistics.predictions import Interval, Score
 from tests.report.made_up import made_findings, made_inputs, made_predictions, made_trials
 

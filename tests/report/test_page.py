@@ -15,7 +15,7 @@ import pytest
 
 from histotune.evaluation.findings import Artifacts
 from histotune.report.page import flat_settings, render_page, write_report
-from histotune.report.rows import score_tables
+from histotune.report.tables import score_tables
 from histotune.tools.errors import UserError
 from tests.report.made_up import (
     REASON,

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from histotune.report.rows import score_tables
+from histotune.report.tables import score_tables
 from histotune.statistics.predictions import Score
 from tests.report.made_up import METHOD, REASON, SPREAD, cross_magnification, leak_price, made_findings
 

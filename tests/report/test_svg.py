@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from histotune.report.svg import Frame, drawing, nice_ticks, px, text
+from histotune.report.charts import Frame, drawing, nice_ticks, px, text
 
 
 @pytest.mark.parametrize(

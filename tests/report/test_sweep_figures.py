@@ -9,11 +9,9 @@ from xml.etree import ElementTree
 import polars as pl
 
 from histotune.evaluation.findings import Artifacts
-from histotune.report.folder import load_run, save_run
-from histotune.report.growth_figures import growth_figure
-from histotune.report.page import render_page
-from histotune.report.sweep_figures import TrainedOn, plot_name, trials_figure
-from histotune.report.sweep_folder import save_plots
+from histotune.report.page import render_page, save_plots
+from histotune.report.run_folder import load_run, save_run
+from histotune.report.sweep_figures import TrainedOn, growth_figure, plot_name, trials_figure
 from tests.report.made_up import made_inputs, made_predictions, made_trials
 
 KNOWN = {"breakhis 100X": TrainedOn(True, 2), "pcam train": TrainedOn(False, 2)}

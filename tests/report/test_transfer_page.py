@@ -15,9 +15,9 @@ from PIL import Image
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import LoaderConfig
+from histotune.report.pictures import cross_gallery
 from histotune.report.study_figures import few_shot_figure, recovery_figures
-from histotune.report.transfer_page import write_transfer_page
-from histotune.report.transfer_pictures import cross_gallery
+from histotune.report.study_pages import write_transfer_page
 from histotune.report.words import number
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError

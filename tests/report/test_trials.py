@@ -12,7 +12,7 @@ from scipy import stats
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepSupport
 from histotune.heads.sweep import sweep
-from histotune.report.trials import BestSoFar, interval_words, line_names, trials_table
+from histotune.report.tables import BestSoFar, interval_words, line_names, trials_table
 from tests.heads.samples import make_task
 from tests.report.made_up import made_trials
 

@@ -50,7 +50,7 @@ def compare_and_print(request: CompareRequest) -> None:
     from rich.console import Console
 
     from histotune.evaluation.comparison import compare_runs
-    from histotune.report.comparison_page import comparison_notes, comparison_tables
+    from histotune.report.study_pages import comparison_notes, comparison_tables
     from histotune.report.study_tables import printed_tables
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
     from histotune.studies.compare import read_contenders
@@ -69,7 +69,7 @@ def compare_and_print(request: CompareRequest) -> None:
     for note in comparison_notes(found):
         print(note)
     if request.out is not None:
-        from histotune.report.comparison_page import write_comparison_page
+        from histotune.report.study_pages import write_comparison_page
         from histotune.tools.files import write_json
 
         command = " ".join(["histotune", *sys.argv[1:]])

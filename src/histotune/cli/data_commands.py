@@ -80,9 +80,9 @@ def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | N
 
     from histotune.audit.audit import AuditRequest, audit, finest_labels, unread_files
     from histotune.datasets.read import read_dataset
-    from histotune.report.audit_folder import write_audit
-    from histotune.report.audit_pictures import audit_pictures
-    from histotune.report.audit_table import audit_table
+    from histotune.report.pictures import audit_pictures
+    from histotune.report.study_pages import write_audit
+    from histotune.report.tables import audit_table
     from histotune.studies.setup import single_dataset
 
     config = build_config(dataset, data=data, settings=settings, cache=options.cache)

@@ -67,8 +67,7 @@ def _style(style: str, out: Path | None) -> str:
 
 
 def _text(boards: tuple[Board, ...], style: str) -> str:
-    from histotune.report.latex import boards_latex
-    from histotune.report.leaderboard import boards_csv, boards_markdown
+    from histotune.report.study_tables import boards_csv, boards_latex, boards_markdown
 
     return {"csv": boards_csv, "latex": boards_latex}.get(style, boards_markdown)(boards)
 
@@ -83,7 +82,7 @@ def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:
 def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
     from rich.console import Console
 
-    from histotune.report.leaderboard import board_notes, board_table, boards_overview
+    from histotune.report.study_tables import board_notes, board_table, boards_overview
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     if overview:

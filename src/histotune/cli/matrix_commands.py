@@ -20,7 +20,7 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
     """
     from rich.console import Console
 
-    from histotune.report.matrix_folder import matrix_table, reasons_of
+    from histotune.report.study_pages import matrix_table, reasons_of
     from histotune.studies.magnifications import run_matrix
 
     config = config.model_copy(update={"out": out or Path("runs") / f"{config.recipe}-matrix"})

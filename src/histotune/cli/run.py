@@ -67,7 +67,7 @@ def run_and_print(config: ExperimentConfig) -> None:
 
 def protocol_and_print(config: ExperimentConfig) -> None:
     """Repeat a published protocol; print its table and what weakens it. Ranks other than 0 leave after embedding."""
-    from histotune.report.protocol_table import ProtocolTable
+    from histotune.report.tables import ProtocolTable
     from histotune.studies.protocol import embed_protocol, run_protocol
 
     if not process_rank().leads:
@@ -123,8 +123,8 @@ def estimate_and_print(config: ExperimentConfig) -> None:
 
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
-    from histotune.report.choice import choice_lines, chosen_trial
-    from histotune.report.trials import BestSoFar, trials_table
+    from histotune.report.tables import BestSoFar, trials_table
+    from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies.setup import refuse_foreign_folder
     from histotune.studies.steps import embed_only, sweep_only
     from histotune.tools.progress import live_line
@@ -152,8 +152,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
 
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     """Score a saved head and print the scores."""
-    from histotune.report.robustness_table import robustness_lines
-    from histotune.report.tables import SummaryRow, SummaryTable
+    from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
     from histotune.studies.steps import evaluate_only
 
     outcome = evaluate_only(head, config)
@@ -202,10 +201,9 @@ def report_and_print(
     run_folder: Path, out: Path | None, studies: Sequence[Path] | None = None, latex: Path | None = None
 ) -> None:
     """Draw a report again from its run folder, with studies added to it; its tables as LaTeX too where asked."""
-    from histotune.report.added import add_study
-    from histotune.report.folder import load_run
-    from histotune.report.latex import write_latex
     from histotune.report.page import write_report
+    from histotune.report.run_folder import add_study, load_run
+    from histotune.report.study_tables import write_latex
 
     findings = load_run(run_folder).findings
     for study in studies or ():

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
-from histotune.report.svg import (
-    BLUE,
-    INK,
-    PALE_BLUE,
-    WIDTH_PX,
-    Frame,
-    area,
-    box,
-    clipped,
-    curve,
-    drawing,
-    heading,
-    line,
-    marker,
-    nice_ticks,
-    text,
-    x_axis,
-    y_axis,
-)
 from histotune.report.words import number
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from histotune.report.svg import Marker
+    from histotune.statistics.curves import ReliabilityBin
     from histotune.statistics.predictions import Score
+
 
 MAX_LABEL = 26
 
@@ -343,3 +325,327 @@ def _loss_range(lines: Sequence[Line], guessing: float) -> tuple[float, float]:
 def _power(exponent: float) -> str:
     """Return 10 to a whole power in typeset digits."""
     return "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+# ------------------------------------------------------------------------------
+# Inline SVG in a few functions: drawing primitives, axes and markers.
+#
+# Charts are written as SVG directly: the text stays selectable and readable at phone width, equal numbers give equal
+# bytes on every machine, and nothing has to be imported. Everything that is not a number is escaped.
+
+
+# Okabe & Ito's colours, told apart with every common colour blindness and by lightness when printed in grey.
+BLUE = "#0072B2"
+PALE_BLUE = "#A9CFE6"
+VERMILLION = "#C94F00"
+GREEN = "#00805E"
+PURPLE = "#A3508A"
+AMBER = "#B37700"
+GREY = "#595959"
+PALE_GREY = "#BDBDBD"
+INK = "#1B1B1B"
+
+WIDTH_PX = 344.0
+
+Anchor = Literal["start", "middle", "end"]
+Marker = Literal["disc", "circle", "square", "triangle", "diamond"]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A plotting area in pixels and the data ranges it shows.
+
+    Attributes:
+        left_px: Left edge.
+        top_px: Top edge.
+        width_px: Width.
+        height_px: Height.
+        x_range: Data at the left and at the right edge.
+        y_range: Data at the bottom and at the top edge.
+    """
+
+    left_px: float
+    top_px: float
+    width_px: float
+    height_px: float
+    x_range: tuple[float, float] = (0.0, 1.0)
+    y_range: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def right_px(self) -> float:
+        """Right edge."""
+        return self.left_px + self.width_px
+
+    @property
+    def bottom_px(self) -> float:
+        """Bottom edge."""
+        return self.top_px + self.height_px
+
+    def x(self, value: float) -> float:
+        """Return the pixel column of a value."""
+        return self.left_px + _fraction(value, self.x_range) * self.width_px
+
+    def y(self, value: float) -> float:
+        """Return the pixel row of a value."""
+        return self.bottom_px - _fraction(value, self.y_range) * self.height_px
+
+
+def drawing(height_px: float, alt: str, parts: Iterable[Markup]) -> Markup:
+    """Return a whole picture.
+
+    Args:
+        height_px: Its height; the width is :data:`WIDTH_PX`.
+        alt: What it shows, for people who don't see it.
+        parts: Its elements.
+
+    Returns:
+        An ``<svg>`` element.
+    """
+    return Markup('<svg role="img" viewBox="0 0 {} {}" width="{}" aria-label="{}">{}</svg>').format(
+        px(WIDTH_PX), px(height_px), px(WIDTH_PX), alt, Markup("").join(parts)
+    )
+
+
+def text(
+    x_px: float, y_px: float, label: str, css: str = "tick", *, anchor: Anchor = "middle", turned: bool = False
+) -> Markup:
+    """Return one line of text; ``css`` names a class of the page's style sheet."""
+    turn = Markup(' transform="rotate(-90 {} {})"').format(px(x_px), px(y_px)) if turned else Markup("")
+    return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}"{}>{}</text>').format(
+        px(x_px), px(y_px), css, anchor, turn, label
+    )
+
+
+def line(start: tuple[float, float], end: tuple[float, float], css: str = "axis", colour: str = "") -> Markup:
+    """Return a straight line between two pixel positions."""
+    stroke = Markup(' stroke="{}"').format(colour) if colour else Markup("")
+    return Markup('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"{}/>').format(
+        px(start[0]), px(start[1]), px(end[0]), px(end[1]), css, stroke
+    )
+
+
+def curve(points: Sequence[tuple[float, float]], css: str, colour: str) -> Markup:
+    """Return an open line through pixel positions."""
+    return Markup('<polyline points="{}" class="{}" stroke="{}"/>').format(_points(points), css, colour)
+
+
+def area(points: Sequence[tuple[float, float]], colour: str) -> Markup:
+    """Return a pale filled outline through pixel positions."""
+    return Markup('<polygon points="{}" class="band" fill="{}"/>').format(_points(points), colour)
+
+
+def box(corner: tuple[float, float], size: tuple[float, float], fill: str, stroke: str = "none") -> Markup:
+    """Return a rectangle from its upper left corner and its size, in pixels."""
+    return Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}" stroke="{}"/>').format(
+        px(corner[0]), px(corner[1]), px(size[0]), px(size[1]), fill, stroke
+    )
+
+
+def marker(x_px: float, y_px: float, shape: Marker, colour: str, radius_px: float = 4.5) -> Markup:
+    """Return a marker; ``disc`` and ``diamond`` are filled, the others hollow."""
+    fill = colour if shape in ("disc", "diamond") else "#FFFFFF"
+    if shape in ("disc", "circle"):
+        return Markup('<circle cx="{}" cy="{}" r="{}" class="mark" fill="{}" stroke="{}"/>').format(
+            px(x_px), px(y_px), px(radius_px), fill, colour
+        )
+    r = radius_px
+    corners = {
+        "square": [(-r, -r), (r, -r), (r, r), (-r, r)],
+        "triangle": [(-1.1 * r, 0.9 * r), (1.1 * r, 0.9 * r), (0.0, -1.1 * r)],
+        "diamond": [(0.0, -1.3 * r), (1.3 * r, 0.0), (0.0, 1.3 * r), (-1.3 * r, 0.0)],
+    }[shape]
+    return Markup('<polygon points="{}" class="mark" fill="{}" stroke="{}"/>').format(
+        _points([(x_px + dx, y_px + dy) for dx, dy in corners]), fill, colour
+    )
+
+
+def dots(
+    points: Sequence[tuple[float, float]], colour: str, shape: Literal["round", "ring", "square"], size_px: float
+) -> Markup:
+    """Return many points as one path, some twelve bytes a point: a stroke without length shows its caps alone."""
+    places = "".join(f"M{px(x)} {px(y)}h0" for x, y in points)
+    css = "dots square" if shape == "square" else "dots"
+    drawn = Markup('<path d="{}" class="{}" stroke="{}" stroke-width="{}"/>').format(places, css, colour, px(size_px))
+    if shape != "ring":
+        return drawn
+    hole = Markup('<path d="{}" class="dots" stroke="#FFFFFF" stroke-width="{}"/>')
+    return drawn + hole.format(places, px(0.45 * size_px))
+
+
+def clipped(frame: Frame, parts: Iterable[Markup]) -> Markup:
+    """Return elements cut off at the frame's edges."""
+    corner = (px(frame.left_px), px(frame.top_px), px(frame.width_px), px(frame.height_px))
+    return Markup('<svg x="{0}" y="{1}" width="{2}" height="{3}" viewBox="{0} {1} {2} {3}">{4}</svg>').format(
+        *corner, Markup("").join(parts)
+    )
+
+
+def heading(label: str, synthetic: bool) -> Markup:
+    """Return a panel's heading, with the word SYNTHETIC at its right so that a cut-out panel still says it."""
+    parts = text(8, 15, label, "panel", anchor="start")
+    return parts + text(WIDTH_PX - 8, 15, "SYNTHETIC", "flag", anchor="end") if synthetic else parts
+
+
+def x_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], title: str) -> Markup:
+    """Return the lower axis with ticks, labels and a title."""
+    parts = [line((frame.left_px, frame.bottom_px), (frame.right_px, frame.bottom_px))]
+    for tick, label in zip(ticks, labels, strict=True):
+        at = frame.x(tick)
+        parts += [line((at, frame.bottom_px), (at, frame.bottom_px + 4)), text(at, frame.bottom_px + 17, label)]
+    parts.append(text((frame.left_px + frame.right_px) / 2, frame.bottom_px + 35, title, "label"))
+    return Markup("").join(parts)
+
+
+def y_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], title: str) -> Markup:
+    """Return the left axis: quiet grid lines, labels and a turned title."""
+    parts = []
+    for tick, label in zip(ticks, labels, strict=True):
+        at = frame.y(tick)
+        parts += [line((frame.left_px, at), (frame.right_px, at), "grid")]
+        parts += [text(frame.left_px - 6, at + 4, label, anchor="end")]
+    if title:
+        parts.append(text(13, (frame.top_px + frame.bottom_px) / 2, title, "label", turned=True))
+    return Markup("").join(parts)
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Return round tick positions within a range, steps of 1, 2 or 5 times a power of ten.
+
+    Args:
+        low: Start of the range.
+        high: End of the range, above ``low``.
+        count: About how many ticks.
+
+    Returns:
+        Ticks in increasing order, all within the range.
+
+    Example:
+        >>> nice_ticks(0.0, 1.0)
+        [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    raw = (high - low) / max(count, 1)
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def px(value: float) -> str:
+    """Return a coordinate with at most one decimal, never minus zero.
+
+    Args:
+        value: Pixels.
+
+    Example:
+        >>> px(12.0), px(-0.04), px(3.14)
+        ('12', '0', '3.1')
+    """
+    rounded = round(float(value), 1) + 0.0
+    return f"{rounded:g}" if abs(rounded) < 1e5 else f"{rounded:.0f}"
+
+
+def _fraction(value: float, limits: tuple[float, float]) -> float:
+    low, high = limits
+    return (value - low) / (high - low)
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{px(x)},{px(y)}" for x, y in points)
+
+
+# ------------------------------------------------------------------------------
+# Panels whose axes run from 0 to 1: ROC, precision-recall, calibration.
+
+
+FEW_TILES = 10
+
+
+def roc_panel(panel: Panel, lines: Sequence[Line]) -> Markup:
+    """Draw ROC curves; the diagonal is a random ranking.
+
+    Args:
+        panel: Heading and words.
+        lines: Curves in rates, with bands, the most important last.
+
+    Returns:
+        The picture.
+    """
+    frame = Frame(46, 28, WIDTH_PX - 58, WIDTH_PX - 58)
+    parts = _unit_axes(frame, panel, "1 − specificity (false positive rate)", "Sensitivity (true positive rate)")
+    parts.append(_diagonal(frame))
+    parts += _curves(frame, lines)
+    return drawing(frame.bottom_px + 44, panel.words, parts)
+
+
+def precision_panel(panel: Panel, lines: Sequence[Line], prevalence: float) -> Markup:
+    """Draw precision-recall curves; the dashed line is a random ranking.
+
+    Args:
+        panel: Heading and words.
+        lines: Curves in shares, with bands, the most important last.
+        prevalence: Share of the positive class; NaN draws no line.
+
+    Returns:
+        The picture.
+    """
+    frame = Frame(46, 28, WIDTH_PX - 58, WIDTH_PX - 58)
+    parts = _unit_axes(frame, panel, "Recall (sensitivity)", "Precision (positive predictive value)")
+    if math.isfinite(prevalence):
+        at = frame.y(prevalence)
+        parts.append(line((frame.left_px, at), (frame.right_px, at), "chance"))
+    parts += _curves(frame, lines)
+    return drawing(frame.bottom_px + 44, panel.words, parts)
+
+
+def reliability_panel(panel: Panel, bins: Sequence[ReliabilityBin], event: str) -> Markup:
+    """Draw observed share against predicted probability, and under it how many tiles each bin holds.
+
+    Args:
+        panel: Heading and words.
+        bins: Reliability bins.
+        event: What the probability is of, as the axis says it.
+
+    Returns:
+        The picture.
+    """
+    frame = Frame(46, 28, WIDTH_PX - 58, 210)
+    parts = [*_unit_axes(frame, panel, "", f"Observed share ({event})"), _diagonal(frame)]
+    points = [(frame.x(item.mean_probability), frame.y(item.observed)) for item in bins]
+    parts.append(curve(points, "curve thin", BLUE))
+    for item, (x_px, y_px) in zip(bins, points, strict=True):
+        parts.append(marker(x_px, y_px, "disc" if item.n_tiles >= FEW_TILES else "circle", BLUE))
+    counts = Frame(46, frame.bottom_px + 36, frame.width_px, 38)
+    most = max(item.n_tiles for item in bins)
+    for item in bins:
+        left, right = counts.x(item.low) + 1, counts.x(item.high) - 1
+        height = max(1.0, counts.height_px * item.n_tiles / most)
+        parts.append(box((left, counts.bottom_px - height), (right - left, height), PALE_BLUE))
+        parts.append(text((left + right) / 2, counts.bottom_px - height - 3, str(item.n_tiles), "small"))
+    parts.append(line((counts.left_px, counts.bottom_px), (counts.right_px, counts.bottom_px)))
+    parts.append(
+        text(WIDTH_PX / 2 + 17, counts.bottom_px + 15, f"Predicted probability of {event}; tiles per bin", "label")
+    )
+    return drawing(counts.bottom_px + 24, panel.words, parts)
+
+
+def _unit_axes(frame: Frame, panel: Panel, x_title: str, y_title: str) -> list[Markup]:
+    """Both axes from 0 to 1 and the heading."""
+    ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    labels = [f"{tick:.1f}" for tick in ticks]
+    return [
+        heading(panel.title, panel.synthetic),
+        y_axis(frame, ticks, labels, y_title),
+        x_axis(frame, ticks, labels, x_title),
+    ]
+
+
+def _diagonal(frame: Frame) -> Markup:
+    return line((frame.left_px, frame.bottom_px), (frame.right_px, frame.top_px), "chance")
+
+
+def _curves(frame: Frame, lines: Sequence[Line]) -> list[Markup]:
+    """All bands first, so that none hides a curve."""
+    parts = [part for item in lines for part in band_area(frame, item)]
+    for item in lines:
+        parts.append(curve([(frame.x(x), frame.y(y)) for x, y in item.points], item.look.line_css, item.look.colour))
+    return parts

@@ -4,21 +4,37 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.findings import UNIT
-from histotune.report.added_sections import show_added
-from histotune.report.choice import honest_scores, runners_up, selected_score, temperature, threshold
-from histotune.report.curve_figures import ranking_figure
-from histotune.report.figures import Figure, external_figure, leak_figure, magnification_figure
-from histotune.report.growth_figures import growth_figure
-from histotune.report.map_figures import map_figures
-from histotune.report.paired_figures import paired_figure, paired_lines
-from histotune.report.robustness_table import RobustnessSection, robustness_section
-from histotune.report.rows import ScoreTable, score_tables
-from histotune.report.sweep_figures import sweep_figure
-from histotune.report.words import SYNTHETIC, count, covered_score, group_count, number
+from histotune.report.figures import (
+    Figure,
+    external_figure,
+    leak_figure,
+    magnification_figure,
+    paired_figure,
+    paired_lines,
+    ranking_figure,
+)
+from histotune.report.run_folder import GROWTH_FILE
+from histotune.report.study_figures import ShownMatrix, few_shot_figure, recovery_figures, show_matrix
+from histotune.report.study_tables import plain_tables
+from histotune.report.sweep_figures import TrainedOn, growth_figure, map_figures, plot_name, sweep_figure, trials_figure
+from histotune.report.tables import RobustnessSection, ScoreTable, robustness_section, score_tables
+from histotune.report.words import (
+    SYNTHETIC,
+    count,
+    covered_score,
+    group_count,
+    honest_scores,
+    number,
+    runners_up,
+    selected_score,
+    temperature,
+    threshold,
+)
 from histotune.tools.files import canonical_json, write_text
 from histotune.tools.provenance import redact
 
@@ -26,11 +42,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import polars as pl
     from jinja2 import Environment
+    from markupsafe import Markup
 
+    from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
-    from histotune.report.run_folder import ReportInputs, Thumbnail
+    from histotune.evaluation.magnifications import MatrixStudy
+    from histotune.report.run_folder import Added, ReportInputs, Thumbnail
+    from histotune.report.study_tables import PlainTable
     from histotune.statistics.predictions import IntervalConfig
+    from histotune.transfer.case import Diagnosis
 
 
 SHORT_TITLES: dict[FindingId, str] = {
@@ -288,3 +310,110 @@ def _machine(provenance: dict[str, object]) -> Iterator[tuple[str, str]]:
         if key not in ("versions", "command"):
             for name, text in flat_settings(value, key):
                 yield name.replace("_", " ").replace(".", " "), text.strip('"')
+
+
+# ------------------------------------------------------------------------------
+# Added studies as the sections of a page.
+
+
+@dataclass(frozen=True)
+class TransferSection:
+    """A diagnosis with its figures and tables."""
+
+    found: Diagnosis
+    recoveries: tuple[Figure, ...]
+    few_shot: Figure | None
+    tables: tuple[PlainTable, ...]
+    ledger: str
+    command: str
+
+
+@dataclass(frozen=True)
+class MatrixSection:
+    """A magnification study with its pictures."""
+
+    study: MatrixStudy
+    shown: tuple[ShownMatrix, ...]
+
+
+@dataclass(frozen=True)
+class AddedSections:
+    """All added studies."""
+
+    transfers: tuple[TransferSection, ...]
+    matrices: tuple[MatrixSection, ...]
+
+
+def show_added(added: Added) -> AddedSections:
+    """Draw the added studies.
+
+    Args:
+        added: The studies of a run.
+
+    Returns:
+        Their sections.
+    """
+    transfers = [
+        TransferSection(
+            one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), tuple(plain_tables(one.found)),
+            one.ledger, redact(one.command),
+        )
+        for one in added.transfers
+    ]  # fmt: skip
+    matrices = [
+        MatrixSection(study, tuple(show_matrix(matrix, "SYNTHETIC" in study.marks) for matrix in study.matrices))
+        for study in added.matrices
+    ]
+    return AddedSections(tuple(transfers), tuple(matrices))
+
+
+# ------------------------------------------------------------------------------
+# A sweep's folder: every trial as a table, and the plots as pictures that stand alone.
+
+
+FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; background: #fff; }'
+
+
+def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
+    """Write a sweep's trials and plots.
+
+    Args:
+        trials: Columns of ``SweepResult.trials`` plus ``trained_on``, ``backbone`` and ``arm``.
+        growth: Score against the number of training groups; None where it was not asked for.
+        tiles: The data set.
+        folder: An existing folder.
+    """
+    trials.write_parquet(folder / "trials.parquet")
+    known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
+    save_plots(trials_figure(trials, known), plot_name(trials), folder)
+    if growth is not None:
+        growth.write_parquet(folder / GROWTH_FILE)
+        save_plots(growth_figure(growth, synthetic=tiles.synthetic), "training-groups", folder)
+
+
+def save_plots(figure: Figure | None, name: str, folder: Path) -> None:
+    """Write a figure's panels as SVG files that open by themselves, into ``plots`` of a folder.
+
+    Args:
+        figure: The figure; None writes nothing.
+        name: Name of the files; from the second panel on with a number.
+        folder: An existing folder.
+    """
+    if figure is None:
+        return
+    (folder / "plots").mkdir(exist_ok=True)
+    for number, panel in enumerate(figure.panels, 1):
+        file = f"{name}.svg" if number == 1 else f"{name}-{number}.svg"
+        (folder / "plots" / file).write_text(standalone(panel), encoding="utf-8", newline="\n")
+
+
+def standalone(panel: Markup) -> str:
+    """Return a panel of the page as an SVG document with its styles inside.
+
+    Args:
+        panel: From a figure.
+    """
+    sheet = page_environment().get_template("style.css").render()
+    rules = "\n".join([FONT, *re.findall(r"^svg .*$", sheet, re.MULTILINE)])
+    head, _, rest = panel.partition(">")
+    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{rules}</style>{rest}\n'

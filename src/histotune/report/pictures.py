@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import base64
 import io
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from histotune.images.decode import read_pixels
+from histotune.images.decode import PixelReader, PixelSource, read_pixels
 from histotune.report.run_folder import Thumbnail
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from histotune.audit.records import Audit, AuditFinding
+    from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import Scored
     from histotune.images.config import LoaderConfig
+    from histotune.transfer.case import Diagnosis, Neighbour, NeighbourRow
+
 
 WIDTH_PX = 180
 
@@ -94,3 +102,150 @@ def jpeg_thumbnail(pixels_HWC: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
     image.resize((WIDTH_PX, height_px), Image.Resampling.BILINEAR).save(stream, "JPEG", quality=80)
     return stream.getvalue()
+
+
+# ------------------------------------------------------------------------------
+# The tiles that an audit speaks about, as small pictures.
+
+
+PICTURED = ("exact-duplicates", "near-duplicates", "overlapping-fields", "blank", "stain-tiles", "stain-groups")
+N_CLUSTERS, N_PER_CLUSTER, N_TILES = 8, 4, 12
+
+
+@dataclass(frozen=True)
+class AuditPicture:
+    """One tile of a finding.
+
+    Attributes:
+        finding: Id of the finding.
+        cluster: Number of its cluster, from 1; 0 for a tile that stands alone.
+        tile_id: The tile.
+        where: Its group and side, in words.
+        jpeg: The picture as JPEG bytes.
+    """
+
+    finding: str
+    cluster: int
+    tile_id: str
+    where: str
+    jpeg: bytes
+
+
+def audit_pictures(audit: Audit, tiles: TileSet, split: Split | None, loader: LoaderConfig) -> tuple[AuditPicture, ...]:
+    """Read the tiles that the page shows; one that can't be read is left out, since the audit lists it.
+
+    Args:
+        audit: What was found.
+        tiles: The audited tiles.
+        split: The split that was checked; None shows the data set's own parts.
+        loader: Limits on image size.
+
+    Returns:
+        Pictures in the order of the findings.
+    """
+    wanted = [item for finding in audit.findings if finding.id in PICTURED for item in _shown(finding)]
+    ids = list(dict.fromkeys(tile_id for _, _, tile_id in wanted))
+    shown = tiles.where(pl.col("tile_id").is_in(ids))
+    sides = shown.table["split"].to_list() if split is None else split.side_of_tiles(shown)
+    rows = {row["tile_id"]: {**row, "side": side} for row, side in zip(shown.table.to_dicts(), sides, strict=True)}
+    pictures, jpegs = [], dict[str, bytes]()
+    with PixelReader(loader) as reader:
+        for finding_id, cluster, tile_id in wanted:
+            row = rows[tile_id]
+            try:
+                if tile_id not in jpegs:
+                    jpegs[tile_id] = jpeg_thumbnail(reader.pixels(PixelSource(Path(row["path"]), row["row"])))
+            except UserError:
+                continue
+            where = f"group {row['group_id'] or 'unknown'}" + (f", side {row['side']}" if row["side"] else "")
+            pictures.append(AuditPicture(finding_id, cluster, tile_id, where, jpegs[tile_id]))
+    return tuple(pictures)
+
+
+def _shown(finding: AuditFinding) -> Iterator[tuple[str, int, str]]:
+    if finding.verdict == "ok":
+        return
+    for number, cluster in enumerate(finding.clusters[:N_CLUSTERS], 1):
+        for tile_id in cluster.tile_ids[:N_PER_CLUSTER]:
+            yield finding.id, number, tile_id
+    if not finding.clusters:
+        for tile_id in finding.tile_ids[:N_TILES]:
+            yield finding.id, 0, tile_id
+
+
+# ------------------------------------------------------------------------------
+# Nearest neighbours across domains as pictures: target tiles and the source tiles the head takes them for.
+
+
+@dataclass(frozen=True)
+class TilePicture:
+    """A tile that is shown.
+
+    Attributes:
+        tile: Its id, group and label.
+        cosine: Cosine to the target tile, 1 for itself.
+        uri: JPEG as a data URI.
+    """
+
+    tile: Neighbour
+    cosine: float
+    uri: str
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A target tile and its nearest source tiles, as pictures."""
+
+    row: NeighbourRow
+    target: TilePicture
+    nearest: tuple[TilePicture, ...]
+
+
+@dataclass(frozen=True)
+class CrossGallery:
+    """All rows, and whose pictures they are.
+
+    Attributes:
+        rows: Confident errors, then blind picks.
+        credits: Name, licence and citation of both data sets.
+    """
+
+    rows: tuple[PictureRow, ...]
+    credits: tuple[str, ...]
+
+
+def cross_gallery(found: Diagnosis, source: TileSet, target: TileSet, loader: LoaderConfig) -> CrossGallery:
+    """Read the tiles that the diagnosis names and make thumbnails.
+
+    Args:
+        found: The diagnosis.
+        source: Tiles of the source.
+        target: Tiles of the target.
+        loader: Limits on image size.
+
+    Returns:
+        The gallery.
+
+    Raises:
+        UserError: An image is gone, damaged or too large.
+    """
+
+    def picture(tile: Neighbour, tiles: TileSet, cosine: float) -> TilePicture:
+        return TilePicture(tile, cosine, _uri(tile.tile_id, tiles, loader))
+
+    rows = tuple(
+        PictureRow(
+            row,
+            picture(row.tile, target, 1.0),
+            tuple(picture(near, source, cosine) for near, cosine in zip(row.nearest, row.cosines, strict=True)),
+        )
+        for row in found.neighbours
+    )
+    credits = tuple(dict.fromkeys(f"{tiles.name}, {tiles.licence}. {tiles.citation}" for tiles in (target, source)))
+    return CrossGallery(rows, credits)
+
+
+def _uri(tile_id: str, tiles: TileSet, loader: LoaderConfig) -> str:
+    row = tiles.table.filter(pl.col("tile_id") == tile_id)
+    jpeg = jpeg_thumbnail(read_pixels(row["path"][0], row["row"][0], loader))
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from histotune.report.charts import Estimate, ForestRow, Look, Panel, forest_panel, swatch
-from histotune.report.figures import Figure
-from histotune.report.study_tables import METRIC_WORDS
-from histotune.report.svg import (
+from histotune.report.charts import (
     BLUE,
     GREEN,
     GREY,
     INK,
     VERMILLION,
     WIDTH_PX,
+    Estimate,
+    ForestRow,
     Frame,
+    Look,
+    Panel,
     area,
+    box,
     curve,
     drawing,
+    forest_panel,
     heading,
     line,
     marker,
     nice_ticks,
+    swatch,
+    text,
     x_axis,
     y_axis,
 )
-from histotune.report.words import SYNTHETIC
+from histotune.report.figures import Figure
+from histotune.report.study_tables import METRIC_WORDS
+from histotune.report.words import SYNTHETIC, count, group_count, metric_label, number
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
@@ -34,8 +43,12 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
+    from histotune.evaluation.comparison import Family, Ranking
+    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell
+    from histotune.statistics.comparison import MeanRanks
     from histotune.statistics.predictions import Score
     from histotune.transfer.case import Diagnosis, FewShotPoint, RemedyRow
+
 
 FREE_LOOK, LABEL_LOOK = Look(BLUE, "disc"), Look(GREY, "square")
 CURVE_LOOK = Look(BLUE, "disc")
@@ -194,3 +207,203 @@ def _few_shot_words(points: Sequence[FewShotPoint], lines: Sequence[tuple[str, S
     told = "; ".join(f"{point.groups_per_class} groups per class: {Estimate.of(point.auroc)}" for point in points)
     beside = "; ".join(f"{name}: {Estimate.of(score)}" for name, score, _ in lines)
     return f"AUROC against labelled target groups. {told}. {beside}."
+
+
+# ------------------------------------------------------------------------------
+# The matrix as a picture, and its differences to the diagonal as a forest.
+
+
+LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0
+PALE, DEEP = (255, 255, 255), (0x7F, 0xB8, 0xDA)  # black text stays readable on both
+
+
+@dataclass(frozen=True)
+class ShownMatrix:
+    """A matrix with its pictures."""
+
+    matrix: MagnificationMatrix
+    panels: tuple[Markup, ...]
+
+
+def show_matrix(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
+    """Draw a matrix, and its differences to the diagonal where there are any.
+
+    Args:
+        matrix: Which.
+        synthetic: Whether its tiles are rendered.
+    """
+    panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
+    return ShownMatrix(matrix, tuple(panel for panel in panels if panel is not None))
+
+
+def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
+    """Draw AUROC with its interval in every cell, darker where it is higher; the diagonal is framed.
+
+    Args:
+        matrix: Which.
+        synthetic: Whether the tissue is rendered.
+
+    Returns:
+        The picture.
+    """
+    column_px = (WIDTH_PX - LEFT_PX - 4) / len(matrix.columns)
+    parts = [heading(f"{matrix.experiment}, {matrix.training_size} size", synthetic),
+             text(LEFT_PX + (WIDTH_PX - LEFT_PX) / 2, 36, "scored at", "small")]  # fmt: skip
+    parts += [text(LEFT_PX + (c + 0.5) * column_px, TOP_PX - 8, name, "tick") for c, name in enumerate(matrix.columns)]
+    for r, row in enumerate(matrix.rows):
+        top = TOP_PX + r * ROW_PX
+        parts.append(text(LEFT_PX - 6, top + ROW_PX / 2 + 4, row, "tick", anchor="end"))
+        for c, name in enumerate(matrix.columns):
+            parts += _draw_cell(matrix.cell(row, name), (LEFT_PX + c * column_px, top), column_px)
+    return drawing(TOP_PX + ROW_PX * len(matrix.rows) + 6, _alt(matrix, synthetic), parts)
+
+
+def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | None:
+    """Draw AUROC differences to heads trained at the scored magnification.
+
+    Args:
+        matrix: Which.
+        synthetic: Whether the tissue is rendered.
+
+    Returns:
+        A forest; None where no difference is estimable.
+    """
+    cells = [cell for cell in matrix.cells if cell.differences and not math.isnan(cell.differences[0].value)]
+    if not cells:
+        return None
+    rows = [
+        ForestRow(f"{cell.trained_on} → {cell.magnification}", _cell_sample(cell.scores[0]),
+                  Estimate.of(cell.differences[0]),
+                  Look(VERMILLION, "diamond"), strong=cell.trained_on in matrix.columns)
+        for cell in cells
+    ]  # fmt: skip
+    known = [v for row in rows for v in (row.estimate.value, row.estimate.low, row.estimate.high) if math.isfinite(v)]
+    low, high = min([-0.05, *known]), max([0.05, *known])
+    axis = (low - 0.08 * (high - low), high + 0.08 * (high - low))
+    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
+    panel = Panel("AUROC less heads trained there", synthetic, f"Paired differences, {matrix.experiment}: {told}.")
+    return forest_panel(panel, rows, axis, 0.0, signed=True)
+
+
+def _draw_cell(cell: MatrixCell, corner: tuple[float, float], width_px: float) -> list[Markup]:
+    score = cell.scores[0]
+    middle = corner[0] + width_px / 2
+    frame = "#1B1B1B" if cell.on_diagonal else "none"
+    parts = [box((corner[0] + 1, corner[1] + 1), (width_px - 2, ROW_PX - 2), _shade(score.value), frame)]
+    if math.isnan(score.value):
+        return [*parts, text(middle, corner[1] + ROW_PX / 2 + 4, "n. e.", "small")]
+    parts.append(text(middle, corner[1] + 20, number(score.value), "tick"))
+    if score.interval is not None:
+        limits = f"{score.interval.low:.2f}–{score.interval.high:.2f}"
+        parts.append(text(middle, corner[1] + 35, limits, "small"))
+    return parts
+
+
+def _shade(value: float) -> str:
+    """Return a pale to deeper blue over AUROC 0.5 to 1; grey where undefined."""
+    if math.isnan(value):
+        return "#EEEEEE"
+    share = min(max((value - 0.5) / 0.5, 0.0), 1.0)
+    return "#" + "".join(f"{round(low + share * (high - low)):02X}" for low, high in zip(PALE, DEEP, strict=True))
+
+
+def _alt(matrix: MagnificationMatrix, synthetic: bool) -> str:
+    told = "; ".join(f"{c.trained_on} on {c.magnification} {Estimate.of(c.scores[0])}" for c in matrix.cells)
+    return Panel("", synthetic, f"AUROC by training and scored magnification, {matrix.experiment}: {told}.").words
+
+
+def _cell_sample(score: Score) -> str:
+    return f"{score.n_tiles:,} tiles, {group_count(score.n_groups)} groups"
+
+
+# ------------------------------------------------------------------------------
+# Runs beside one another: forests of paired differences, and mean ranks with their critical difference.
+
+
+LOOK = Look(VERMILLION, "diamond")
+FOREST_CAPTION = (
+    "Paired differences on the same tiles; intervals leave whole groups out of both runs together. Right of the dashed "
+    "line the run named first has the larger value; an interval across it leaves open which has."
+)
+RANK_CAPTION = (
+    "Mean ranks over independent data sets, 1 is best. Runs joined by a bar lie within Nemenyi's critical difference: "
+    "the data sets don't tell them apart. A mean rank depends on which other runs take part."
+)
+CONTENDER_ROW_PX = 26.0
+
+
+def domain_figures(families: Sequence[Family]) -> tuple[Figure, ...]:
+    """Draw the differences of every domain, a panel per metric.
+
+    Args:
+        families: Comparisons; those of one domain follow one another.
+
+    Returns:
+        A figure per domain; none where no difference has a value.
+    """
+    figures = []
+    for _, inside in groupby(families, key=lambda family: (family.finding, family.domain)):
+        panels = tuple(panel for family in inside if (panel := _family_panel(family)) is not None)
+        if panels:
+            figures.append(Figure(panels, (), FOREST_CAPTION))
+    return tuple(figures)
+
+
+def _family_panel(family: Family) -> Markup | None:
+    drawn = [pair for pair in family.comparisons if math.isfinite(pair.difference.value)]
+    if not drawn:
+        return None
+    rows = [
+        ForestRow(f"{pair.first} − {pair.second}", _sample_words(pair.difference.n_tiles, pair.difference.n_groups),
+                  Estimate.of(pair.difference), LOOK, strong=True)
+        for pair in drawn
+    ]  # fmt: skip
+    limits = [value for row in rows for value in vars(row.estimate).values() if math.isfinite(value)]
+    low, high = min([-0.02, *limits]), max([0.02, *limits])
+    room = 0.08 * (high - low)
+    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
+    title = f"{metric_label(family.metric)}, {family.domain}"
+    panel = Panel(title, "SYNTHETIC" in family.marks, f"{title}: {told}.")
+    return forest_panel(panel, rows, (low - room, high + room), 0.0, signed=True)
+
+
+def ranking_figure(ranking: Ranking) -> Figure | None:
+    """Draw mean ranks with bars over what can't be told apart (Demsar, JMLR 2006); None without a ranking."""
+    if ranking.ranks is None:
+        return None
+    return Figure((_rank_panel(ranking.ranks, metric_label(ranking.metric)),), (), RANK_CAPTION)
+
+
+def _rank_panel(ranks: MeanRanks, metric: str) -> Markup:
+    n_arms = len(ranks.names)
+    top = 58.0 + 8.0 * len(ranks.cliques)
+    frame = Frame(12, top, WIDTH_PX - 24, CONTENDER_ROW_PX * n_arms, x_range=(1.0, float(n_arms)))
+    parts = [heading(f"{metric}: mean rank over {len(ranks.data_sets)} data sets", synthetic=False)]
+    reach = frame.x(1.0 + min(ranks.critical_difference, n_arms - 1.0))
+    parts += [
+        line((frame.x(1.0), 38), (reach, 38), "axis"),
+        text(reach + 6, 42, _critical(ranks), "small", anchor="start"),
+    ]
+    for place, (first, last) in enumerate(ranks.cliques):
+        at = 52.0 + 8.0 * place
+        ends = frame.x(ranks.mean_ranks[first]) - 4, frame.x(ranks.mean_ranks[last]) + 4
+        parts.append(line((ends[0], at), (ends[1], at), "interval", BLUE))
+    for place, (name, rank) in enumerate(zip(ranks.names, ranks.mean_ranks, strict=True)):
+        at = frame.top_px + CONTENDER_ROW_PX * (place + 0.6)
+        parts.append(line((frame.x(rank), frame.top_px), (frame.x(rank), at), "grid"))
+        parts.append(marker(frame.x(rank), at, "disc", INK))
+        left = rank > (1 + n_arms) / 2
+        parts.append(text(frame.x(rank) + (-9 if left else 9), at + 4, f"{name}  {rank:.2f}", "value",
+                          anchor="end" if left else "start"))  # fmt: skip
+    ticks = [float(rank) for rank in range(1, n_arms + 1)]
+    parts.append(x_axis(frame, ticks, [f"{tick:.0f}" for tick in ticks], ""))
+    told = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(ranks.names, ranks.mean_ranks, strict=True))
+    return drawing(frame.bottom_px + 26, f"Mean ranks in {metric}: {told}; {_critical(ranks)}.", parts)
+
+
+def _critical(ranks: MeanRanks) -> str:
+    return f"critical difference {ranks.critical_difference:.2f}"
+
+
+def _sample_words(n_tiles: int, n_groups: int) -> str:
+    return f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import base64
+import csv
+import io
+import math
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.report.page import page_environment, render_template
-from histotune.tools.files import write_text
+from histotune.report.page import page_environment, render_template, standalone
+from histotune.report.study_figures import (
+    difference_panel,
+    domain_figures,
+    few_shot_figure,
+    matrix_panel,
+    ranking_figure,
+    recovery_figures,
+    show_matrix,
+)
+from histotune.report.study_tables import PlainTable, plain_tables, score_text
+from histotune.report.words import SYNTHETIC, covered_score, format_score, metric_label, number
+from histotune.tools.files import write_json, write_text
+from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from rich.table import Table
+
     from histotune.audit.records import Audit, AuditFinding, Cell, Cluster
-    from histotune.report.audit_pictures import AuditPicture
+    from histotune.evaluation.comparison import Family, Ranking, RunComparison
+    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixStudy
+    from histotune.report.pictures import AuditPicture, CrossGallery
+    from histotune.statistics.predictions import Score
+    from histotune.statistics.scores import SeedScore
+    from histotune.transfer.case import Diagnosis
+
 
 MAX_ROWS = 500  # of a table on the page; audit.json has them all
 
@@ -108,3 +132,302 @@ def _shown(finding: AuditFinding, pictures: Sequence[AuditPicture]) -> ShownFind
 
 def _uri(jpeg: bytes) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+
+# ------------------------------------------------------------------------------
+# An audit on disk: the findings as JSON and as a page.
+
+
+def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) -> None:
+    """Write ``audit.json`` and ``audit.html``, each whole or not at all.
+
+    Args:
+        audit: What was found.
+        pictures: Tiles that the page shows.
+        folder: Made where it is missing; other files in it are left alone.
+
+    Raises:
+        UserError: The disk is full or the folder can't be written.
+    """
+    write_json(folder / "audit.json", audit.as_dict())
+    command = redact(" ".join(["histotune", *sys.argv[1:]]))
+    write_audit_page(audit, pictures, command, folder / "audit.html")
+
+
+# ------------------------------------------------------------------------------
+# A comparison of runs as tables and as one self-contained page.
+
+
+def comparison_tables(found: RunComparison) -> tuple[PlainTable, ...]:
+    """Return all tables of a comparison: per family the runs' scores and their differences, then the rankings.
+
+    Args:
+        found: The comparison.
+
+    Returns:
+        Tables of text, for the terminal and the page.
+    """
+    tables = [table for family in found.families for table in (_scores(family), _differences(family))]
+    return (*tables, *(_ranks(ranking) for ranking in found.rankings if ranking.ranks is not None))
+
+
+def write_comparison_page(found: RunComparison, command: str, path: Path) -> None:
+    """Write the page; it loads nothing and runs no script.
+
+    Args:
+        found: The comparison.
+        command: The command that made it.
+        path: Target file, usually ``comparison.html``.
+    """
+    marks = tuple(dict.fromkeys(mark for family in found.families for mark in family.marks))
+    page = render_template(
+        page_environment(),
+        "comparison.html.j2",
+        ("style.css", "transfer.css"),
+        found=found,
+        marks=marks,
+        synthetic=SYNTHETIC in marks,
+        figures=domain_figures(found.families),
+        ranks=[figure for ranking in found.rankings if (figure := ranking_figure(ranking)) is not None],
+        tables=comparison_tables(found),
+        notes=comparison_notes(found),
+        command=redact(command),
+    )
+    write_text(path, page)
+
+
+def comparison_notes(found: RunComparison) -> tuple[str, ...]:
+    """Return what must be known beside the tables.
+
+    Args:
+        found: The comparison.
+    """
+    why = dict.fromkeys(f"No mean ranks: {ranking.reason}." for ranking in found.rankings if ranking.ranks is None)
+    return (
+        "p values come from swapping all of a group's predictions between two runs, and are adjusted within each "
+        "family: one metric on one domain.",
+        *why,
+        *found.notes,
+    )
+
+
+def _scores(family: Family) -> PlainTable:
+    rows = tuple((name, covered_score(found.score) + _spread(found)) for name, found in family.scores)
+    n = family.scores[0][1].score
+    groups = f"{n.n_groups} groups" if n.n_groups else "groups unknown"
+    marks = f" [{', '.join(family.marks)}]" if family.marks else ""
+    title = f"{metric_label(family.metric)}, {family.domain} ({family.finding}): {n.n_tiles:,} tiles, {groups}{marks}"
+    return PlainTable(title, ("run", metric_label(family.metric)), rows)
+
+
+def _spread(found: SeedScore) -> str:
+    """Return the spread over seeds, which is no interval: it says nothing of other groups."""
+    n_seeds = len(found.seed_values)
+    return (
+        f"; probabilities averaged over {n_seeds} seeds, SD of the seeds' own {found.seed_sd:.3f}"
+        if n_seeds > 1
+        else ""
+    )
+
+
+def _differences(family: Family) -> PlainTable:
+    rows = tuple(
+        (f"{pair.first} − {pair.second}", score_text(pair.difference, signed=True), pair.in_words())
+        for pair in family.comparisons
+    )
+    return PlainTable(
+        f"{metric_label(family.metric)}, {family.domain}: paired differences", ("pair", "difference", "p"), rows
+    )
+
+
+def _ranks(ranking: Ranking) -> PlainTable:
+    ranks = ranking.ranks
+    if ranks is None:
+        raise ValueError("a ranking without ranks has no table")
+    rows = [(name, f"{rank:.2f}") for name, rank in zip(ranks.names, ranks.mean_ranks, strict=True)]
+    rows += [
+        (f"{pair.first} and {pair.second}",
+         f"Wilcoxon p = {pair.p_value:.2g}, by Holm {pair.p_adjusted:.2g} (smallest attainable {ranks.smallest_p:.2g})"
+         + ("; within the critical difference" if pair.within_critical_difference else ""))
+        for pair in ranks.pairs
+    ]  # fmt: skip
+    overall = (
+        "all runs tie everywhere" if math.isnan(ranks.p_value) else f"Friedman (Iman-Davenport) p = {ranks.p_value:.2g}"
+    )
+    title = (
+        f"{metric_label(ranking.metric)}: mean ranks over {len(ranks.data_sets)} data sets "
+        f"({', '.join(ranks.data_sets)}); "
+        f"{overall}; critical difference {ranks.critical_difference:.2f}"
+    )
+    return PlainTable(title, ("run", "mean rank"), tuple(rows))
+
+
+# ------------------------------------------------------------------------------
+# One self-contained page for the cross-magnification study.
+
+
+def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
+    """Return the page's HTML; equal inputs give equal text.
+
+    Args:
+        study: The study.
+        command: The command that made it.
+        ledger: How often the split has been scored.
+
+    Returns:
+        A whole HTML document that loads nothing and runs no script.
+    """
+    synthetic = "SYNTHETIC" in study.marks
+    return render_template(
+        page_environment(),
+        "matrix.html.j2",
+        study=study,
+        synthetic=synthetic,
+        shown=tuple(show_matrix(matrix, synthetic) for matrix in study.matrices),
+        methods=tuple(sorted(_methods(study))),
+        command=redact(command),
+        ledger=ledger,
+    )
+
+
+def _methods(study: MatrixStudy) -> set[str]:
+    """Return how the intervals were made, each once."""
+    scores = [s for m in study.matrices for cell in m.cells for s in (*cell.scores, *cell.differences)]
+    return {f"{score.interval.level:.0%}: {score.interval.method}" for score in scores if score.interval is not None}
+
+
+# ------------------------------------------------------------------------------
+# The cross-magnification study on disk: JSON, a table of cells, a page; and a table for the terminal.
+
+
+COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric", "value", "low", "high", "difference",
+           "difference_low", "difference_high", "n_tiles", "n_groups", "n_train_tiles", "n_train_groups", "input_mpp",
+           "lost", "reason")  # fmt: skip
+
+
+def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], folder: Path) -> None:
+    """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots.
+
+    Args:
+        study: The study.
+        how: The config, the command, and how often the split has been scored.
+        folder: An existing folder.
+    """
+    config, command, ledger = how
+    write_json(folder / "matrix.json", study.as_dict())
+    write_json(folder / "config.json", config)
+    write_text(folder / "matrix.csv", cells_csv(study))
+    write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
+    (folder / "plots").mkdir(exist_ok=True)
+    synthetic = "SYNTHETIC" in study.marks
+    for place, matrix in enumerate(study.matrices, 1):
+        write_text(folder / "plots" / f"matrix-{place}.svg", standalone(matrix_panel(matrix, synthetic)))
+        differences = difference_panel(matrix, synthetic)
+        if differences is not None:
+            write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
+
+
+def cells_csv(study: MatrixStudy) -> str:
+    """Return a row per cell and metric."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for matrix in study.matrices:
+        scales = {scale.magnification: scale for scale in matrix.scales}
+        for cell in matrix.cells:
+            scale = scales[cell.magnification]
+            for index, score in enumerate(cell.scores):
+                gap = cell.differences[index] if cell.differences else None
+                limits = [] if score.interval is None else [score.interval.low, score.interval.high]
+                gap_limits = [gap.interval.low, gap.interval.high] if gap is not None and gap.interval else []
+                writer.writerow([
+                    matrix.experiment, matrix.training_size, cell.trained_on, cell.magnification, score.name,
+                    _known(score.value), *_two(limits), "" if gap is None else _known(gap.value), *_two(gap_limits),
+                    score.n_tiles, score.n_groups, cell.n_train_tiles, cell.n_train_groups, _known(scale.input_mpp),
+                    scale.lost, score.reason,
+                ])  # fmt: skip
+    return text.getvalue()
+
+
+def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:
+    """Return a matrix for the terminal: AUROC with its interval.
+
+    Args:
+        matrix: Which.
+        marks: SYNTHETIC, TOO NARROW.
+    """
+    from rich.table import Table
+
+    size = "equal training size" if matrix.training_size == "equal" else "all data"
+    marked = f" ({', '.join(marks)})" if marks else ""
+    table = Table(title=f"AUROC{marked}: {matrix.experiment}, {size}")
+    table.add_column("trained at")
+    table.add_column("n (tiles of groups)", justify="right")
+    for name in matrix.columns:
+        n = matrix.cell(matrix.rows[0], name).scores[0]
+        table.add_column(f"scored at {name}\nn = {n.n_tiles:,} of {n.n_groups}")
+    for row in matrix.rows:
+        cells = [matrix.cell(row, name) for name in matrix.columns]
+        size = f"{cells[0].n_train_tiles:,} of {cells[0].n_train_groups}"
+        table.add_row(row, size, *(_terminal_cell(cell.scores[0]) for cell in cells))
+    return table
+
+
+def reasons_of(matrix: MagnificationMatrix) -> tuple[str, ...]:
+    """Return why rows or cells are not estimable, each reason once with the rows it holds for."""
+    rows: dict[str, list[str]] = {}
+    for cell in matrix.cells:
+        score = cell.scores[0]
+        for reason in [score.reason] if math.isnan(score.value) or score.interval is None else []:
+            if cell.trained_on not in rows.setdefault(reason, []):
+                rows[reason].append(cell.trained_on)
+    return tuple(f"trained at {', '.join(names)}: {reason}" for reason, names in rows.items())
+
+
+def _terminal_cell(score: Score) -> str:
+    if math.isnan(score.value):
+        return "n. e."
+    return number(score.value) if score.interval is None else format_score(score)
+
+
+def _known(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _two(limits: list[float]) -> list[str]:
+    return [f"{value:.6g}" for value in limits] or ["", ""]
+
+
+# ------------------------------------------------------------------------------
+# A transfer diagnosis as one self-contained page.
+
+
+def write_transfer_page(
+    found: Diagnosis, command: str, ledger: str, path: Path, gallery: CrossGallery | None = None
+) -> None:
+    """Write the page; it loads nothing and runs no script.
+
+    Args:
+        found: The diagnosis.
+        command: The command line.
+        ledger: How often the target was scored.
+        path: Target file, usually ``transfer.html``.
+        gallery: Target tiles with their nearest source tiles; None where the images are not at hand.
+
+    Raises:
+        UserError: The disk is full or the folder can't be written.
+    """
+    page = render_template(
+        page_environment(),
+        "transfer.html.j2",
+        ("style.css", "transfer.css"),
+        found=found,
+        synthetic=SYNTHETIC in found.marks,
+        tables=plain_tables(found),
+        recoveries=recovery_figures(found),
+        few_shot=few_shot_figure(found),
+        gallery=gallery,
+        command=redact(command),
+        ledger=ledger,
+    )
+    write_text(path, page)

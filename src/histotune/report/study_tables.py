@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields, replace
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from histotune.report.words import number
+from histotune.published.published_parts import Protocol
+from histotune.report.tables import score_tables
+from histotune.report.words import SYNTHETIC, number
+from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.tools.files import write_text
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from rich.table import Table
 
+    from histotune.evaluation.findings import Finding
+    from histotune.published.leaderboard import Board, BoardRow
+    from histotune.report.run_folder import ReportInputs
+    from histotune.report.tables import Row, RowGroup, ScoreTable
+    from histotune.report.words import Cell
     from histotune.statistics.predictions import Score
     from histotune.transfer.case import Diagnosis, Recovery
+
 
 METRIC_WORDS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "log_loss": "log-loss"}
 
@@ -184,3 +199,315 @@ def _candidates(found: Diagnosis) -> PlainTable:
 
 def _number(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.4g}"
+
+
+# ------------------------------------------------------------------------------
+# Leaderboards for people and for files: tables to print, markdown, CSV.
+
+
+def boards_overview(boards: Sequence[Board]) -> Table:
+    """Return a table with a line per protocol: which there are, and how many scores each has.
+
+    Args:
+        boards: The boards.
+
+    Returns:
+        A table to print.
+    """
+    from rich.table import Table
+
+    table = Table(title="Published protocols", title_justify="left", pad_edge=False, caption_justify="left",
+                  caption="Scores of different protocols can't be compared. One of them: histotune leaderboard "
+                  "--dataset BreakHis --protocol eva")  # fmt: skip
+    for name in ("data set", "protocol", "pooling", "split", "metric", "scores", "best"):
+        table.add_column(name, justify="right" if name in ("scores", "best") else "left", overflow="fold")
+    for board in boards:
+        one = board.protocol
+        table.add_row(one.dataset, one.protocol, one.pooling or "-", one.split or "-", one.metric,
+                      str(len(board.rows)), f"{board.rows[0].value:.3f}")  # fmt: skip
+    return table
+
+
+def board_table(board: Board) -> Table:
+    """Return one board as a table; its notes are for :func:`board_notes`.
+
+    Args:
+        board: The scores of one protocol.
+
+    Returns:
+        A table to print.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=board.protocol.title, title_justify="left", pad_edge=False)
+    for name in board_columns(board):
+        table.add_column(name, justify="right" if name in ("rank", board.protocol.metric) else "left", overflow="fold")
+    for row in board.rows:
+        cells = (Text(cell) for cell in board_cells(board, row))  # a folder's name may hold square brackets
+        table.add_row(*cells, style="bold" if row.own else "")
+    return table
+
+
+def boards_markdown(boards: Sequence[Board]) -> str:
+    """Return boards as markdown, one table per protocol.
+
+    Args:
+        boards: The boards.
+
+    Returns:
+        The text.
+    """
+    parts = []
+    for board in boards:
+        columns = board_columns(board)
+        lines = [f"### {board.protocol.title}", "", _line(columns), _line(["---"] * len(columns))]
+        lines += [_line([f"**{cell}**" if row.own and cell else cell for cell in board_cells(board, row)])
+                  for row in board.rows]  # fmt: skip
+        notes = board_notes(board)
+        parts.append("\n".join([*lines, *([""] if notes else []), *[f"{note}  " for note in notes]]))
+    return "\n\n".join(parts) + "\n"
+
+
+def boards_csv(boards: Sequence[Board]) -> str:
+    """Return boards as CSV, a line per score, with protocol, caveat and source in full.
+
+    Args:
+        boards: The boards.
+
+    Returns:
+        The text.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    names = [field.name for field in fields(Protocol)]
+    writer.writerow([*names, "rank", "model", "value", "own", "spread", "caveat", "source"])
+    for board in boards:
+        for row in board.rows:
+            writer.writerow([*(getattr(board.protocol, name) for name in names), row.rank, row.model, row.value,
+                             "yes" if row.own else "no", row.spread, _full_caveat(board, row),
+                             row.source])  # fmt: skip
+    return stream.getvalue()
+
+
+def _full_caveat(board: Board, row: BoardRow) -> str:
+    """Return what weakens a row; of one's own also what weakens the protocol, which published rows are silent about."""
+    shared = board.weaknesses if row.own else ()
+    return "; ".join(text.rstrip(".") for text in (row.caveat, *shared) if text) if shared else row.caveat
+
+
+def board_columns(board: Board) -> list[str]:
+    """Return the names of a board's columns.
+
+    Args:
+        board: The scores of one protocol.
+    """
+    spread = ["spread"] if any(row.spread for row in board.rows) else []
+    return ["rank", "model", board.protocol.metric, *spread, "notes"]
+
+
+def board_cells(board: Board, row: BoardRow) -> list[str]:
+    """Return a row as text, a cell per column; its caveat is a number that :func:`board_notes` explains.
+
+    Args:
+        board: The scores of one protocol.
+        row: One of its rows.
+    """
+    number = str(board.caveats.index(row.caveat) + 1) if row.caveat else ""
+    spread = [row.spread] if any(other.spread for other in board.rows) else []
+    where = f": {row.source}" if row.source else ""
+    model = f"{row.model} (yours{where})" if row.own else row.model
+    return [str(row.rank), model, f"{row.value:.3f}", *spread, number]
+
+
+def board_notes(board: Board) -> list[str]:
+    """Return what to know before reading a board: its caveats, numbered as in its last column, and more.
+
+    Args:
+        board: The scores of one protocol.
+
+    Returns:
+        Lines of text.
+    """
+    notes = [f"{number}: {caveat.rstrip('.')}." for number, caveat in enumerate(board.caveats, 1)]
+    if board.protocol.metric in LOWER_IS_BETTER:
+        notes.append("Lower is better.")
+    if board.weaknesses:
+        notes += ["What weakens every number here:", *(f"- {text}" for text in board.weaknesses)]
+    if any(not row.own for row in board.rows):
+        notes.append("Published without an interval over cases; ranks within a few points mean nothing.")
+    return notes
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+# ------------------------------------------------------------------------------
+# Tables of a run and of the leaderboard as LaTeX: booktabs, values with intervals, footnotes, nothing left out.
+
+
+PREAMBLE = (
+    "% \\usepackage{booktabs} and \\usepackage{textcomp} in the preamble; compile as UTF-8.\n"
+    "% Tables with many metrics need a landscape page.\n"
+)
+SPECIAL = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "\u00a0": "~", "\u202f": r"\,", "−": "$-$", "–": "--", "µ": r"\textmu{}", "μ": r"\textmu{}",
+    "→": r"$\rightarrow$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$",
+    "…": r"\dots{}", "°": r"\textdegree{}",
+}  # fmt: skip
+HEADER_WIDTH, BESIDE_WIDTH = 18, 24
+"""Letters after which a column's name, and words beside a value, go on in another line."""
+PATTERN = re.compile("|".join(re.escape(mark) for mark in SPECIAL))
+
+
+def latex_text(text: str) -> str:
+    r"""Return a text that LaTeX sets as it stands.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        The text with every special character escaped; lines become spaces.
+
+    Example:
+        >>> print(latex_text("95 % of a_b"))
+        95 \% of a\_b
+    """
+    return PATTERN.sub(lambda found: SPECIAL[found.group()], " ".join(text.split("\n")))
+
+
+def write_latex(inputs: ReportInputs, path: Path) -> None:
+    """Write all tables of a run.
+
+    Args:
+        inputs: The run, with the studies that were added to it.
+        path: The file.
+    """
+    write_text(path, run_latex(inputs))
+
+
+def run_latex(inputs: ReportInputs) -> str:
+    """Return all tables of a run.
+
+    Args:
+        inputs: The run, with the studies that were added to it.
+
+    Returns:
+        One ``table*`` per table of scores, by site, scanner, stain and unit too, and per table of an added diagnosis.
+    """
+    findings = inputs.findings
+    mark = rf"\textsc{{{SYNTHETIC.lower()}}} " if findings.synthetic else ""
+    tables = [text for finding in findings.findings for text in _finding(finding, mark)]
+    for added in inputs.added.transfers:
+        tables += [plain_latex(table, f"Transfer to {added.found.target}") for table in plain_tables(added.found)]
+    head = f"% {' '.join(findings.title.split())}: {findings.backbone}, choice {findings.choice_hash[:12]}\n"
+    return PREAMBLE + head + "\n" + "\n".join(tables)
+
+
+def boards_latex(boards: Sequence[Board]) -> str:
+    """Return leaderboards, one table per protocol, with their caveats below.
+
+    Args:
+        boards: The boards.
+
+    Returns:
+        LaTeX.
+    """
+
+    tables = []
+    for board in boards:
+        columns = board_columns(board)
+        rows = []
+        for row in board.rows:
+            cells = [latex_text(cell) for cell in board_cells(board, row)]
+            rows.append([rf"\textbf{{{cell}}}" if row.own and cell else cell for cell in cells])
+        spec = "".join("r" if name in ("rank", board.protocol.metric) else "l" for name in columns)
+        body = [[latex_text(name) for name in columns], *rows]
+        tables.append(_table(latex_text(board.protocol.title), spec, body, [latex_text(n) for n in board_notes(board)]))
+    return PREAMBLE + "\n" + "\n".join(tables)
+
+
+def plain_latex(table: PlainTable, about: str) -> str:
+    """Return a table of texts; columns after the first may break their lines.
+
+    Args:
+        table: The table.
+        about: What it is about, before its title.
+
+    Returns:
+        LaTeX.
+    """
+    width = 0.9 / max(len(table.columns), 1)
+    spec = "".join(rf">{{\raggedright\arraybackslash}}p{{{width:.2f}\textwidth}}" for _ in table.columns)
+    body = [[latex_text(cell) for cell in row] for row in (table.columns, *table.rows)]
+    return "% \\usepackage{array} for this table\n" + _table(latex_text(f"{about}: {table.title}"), spec, body, [])
+
+
+def _finding(finding: Finding, mark: str) -> Iterator[str]:
+    yield from (_score_table(finding.title, table, mark) for table in score_tables(finding))
+    for part in finding.parts:
+        if part.rows:
+            shown = replace(finding, rows=part.rows, parts=())
+            title = f"{finding.title}: the probe by {part.column}"
+            yield from (_score_table(title, table, mark, part.note) for table in score_tables(shown))
+
+
+def _score_table(title: str, table: ScoreTable, mark: str, note: str = "") -> str:
+    """Return a table of scores; SYNTHETIC opens its caption, other marks stand beside their row as on the page."""
+    header = ["Scored", "$n$ tiles", "$n$ groups", *(_stacked(wrap(name, HEADER_WIDTH)) for name in table.metrics)]
+    body = [header]
+    for group in table.groups:
+        body += [_row(group, row) for row in group.rows]
+    title = f"{title}: {table.title.lower()}" if table.title else title
+    trained = f"Trained on {table.trained_on}" + (", unless stated." if table.exceptions else ".")
+    notes = [f"{table.intervals}."] if table.intervals else []
+    if table.group_weighted:
+        notes.append(f"Each group counts once in: {', '.join(table.group_weighted)}; each tile counts once elsewhere.")
+    lines = [latex_text(text) for text in (*notes, *([note] if note else []))]
+    lines += [rf"\textsuperscript{{{letter}}} {latex_text(text)}" for letter, text in table.footnotes]
+    return _table(mark + latex_text(f"{title}. {trained}"), "lrr" + "r" * len(table.metrics), body, lines)
+
+
+def _row(group: RowGroup, row: Row) -> list[str]:
+    marks = "".join(rf" \textsc{{{latex_text(mark.lower())}}}" for mark in row.marks)
+    below = ", ".join(filter(None, (row.domain, row.scale, group.trained_on)))
+    name = rf"{latex_text(group.arm)}{marks}\\ {{\scriptsize {latex_text(below)}}}"
+    return [rf"\shortstack[l]{{{name}}}", row.n_tiles, row.n_groups, *(_cell(cell) for cell in row.cells)]
+
+
+def _cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "--"
+    note = rf"\textsuperscript{{{cell.note}}}" if cell.note else ""
+    lines = [latex_text(cell.value) + ("" if cell.interval else note)]
+    if cell.interval:
+        lines.append(rf"{{\scriptsize {latex_text(cell.interval)}}}{note}")
+    lines += [rf"{{\scriptsize {latex_text(line)}}}" for text in cell.beside for line in wrap(text, BESIDE_WIDTH)]
+    return lines[0] if len(lines) == 1 else r"\shortstack[r]{" + r"\\ ".join(lines) + "}"
+
+
+def _stacked(lines: Sequence[str]) -> str:
+    return r"\shortstack[r]{" + r"\\ ".join(latex_text(line) for line in lines) + "}"
+
+
+def _table(caption: str, spec: str, body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Return a floating table; the first row of the body is its header, notes stand below."""
+    lines = [
+        r"\begin{table*}",
+        r"\centering\small\setlength{\tabcolsep}{4pt}",
+        rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        " & ".join(body[0]) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\[2pt]" for row in body[1:]),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    if notes:
+        lines += [r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
+        lines += [*(note + r"\par" for note in notes), r"\end{minipage}"]
+    return "\n".join([*lines, r"\end{table*}", ""])

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.crossfit import REPEATED
+from histotune.heads.calibrate import MIN_GROUPS, t_interval
+from histotune.heads.select import score_trials
+from histotune.heads.sweep import CONTEXT, OUTCOME
 from histotune.report.words import (
     FLOORS,
+    METRIC_LABELS,
+    PROBABILITY_METRICS,
     PROBE,
     RANDOM_SPLIT,
     SHORT_FLOORS,
     SYNTHETIC,
+    Cell,
     Footnotes,
     count,
+    format_score,
     group_count,
     is_difference,
+    is_spread,
+    metric_label,
+    metric_of,
     metric_score,
+    number,
     sample_size,
     score_cell,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    import polars as pl
     from rich.console import Console, ConsoleOptions
     from rich.table import Table
     from rich.text import Text
 
-    from histotune.evaluation.findings import FindingId, Findings, ScoredArm
+    from histotune.audit.records import Audit, Verdict
+    from histotune.evaluation.findings import Finding, FindingId, Findings, RobustnessTable, ScoredArm
+    from histotune.heads.family import Tried
+    from histotune.published.study import ProtocolRow, ProtocolStudy
     from histotune.statistics.predictions import Score
+
 
 NARROW_TERMINAL = 78
 
@@ -167,3 +185,437 @@ def _terminal_cell(arm: ScoredArm, score: Score | None, notes: Footnotes, *, sta
         return "–"
     cell = score_cell(arm, score, None, notes)
     return f"{cell.value}{chr(10) if stacked else ' '}{cell.interval} {cell.note}".strip()
+
+
+# ------------------------------------------------------------------------------
+# A finding as the page's table: rows by arm, cells as text.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One scored arm on one domain, as text; ``cells`` follow the table's metrics, None where not computed."""
+
+    domain: str
+    scale: str
+    n_tiles: str
+    n_groups: str
+    marks: tuple[str, ...]
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The rows of one arm; ``trained_on`` is empty where it is what the table's caption says."""
+
+    arm: str
+    trained_on: str
+    floor: bool
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A finding as text.
+
+    Attributes:
+        metrics: Column labels.
+        groups: The rows by arm, in the finding's order.
+        trained_on: What trained most arms, for the caption.
+        exceptions: Whether some arm was trained otherwise.
+        intervals: How most intervals were made; empty where there are none.
+        footnotes: Letter and text: reasons for what is missing, and intervals made differently.
+        group_weighted: Labels of metrics in which each group counts once.
+        title: What it shows; empty for the finding's main table.
+    """
+
+    metrics: tuple[str, ...]
+    groups: tuple[RowGroup, ...]
+    trained_on: str
+    exceptions: bool
+    intervals: str
+    footnotes: tuple[tuple[str, str], ...]
+    group_weighted: tuple[str, ...]
+    title: str = ""
+
+
+def score_tables(finding: Finding) -> tuple[ScoreTable, ...]:
+    """Return a finding as text for the page: ranking and decisions, then probabilities and operating points.
+
+    Args:
+        finding: Scored arms.
+
+    Returns:
+        One table or two; every row with its n tiles and n groups; every missing number or interval with a footnote
+        saying why.
+    """
+    tables = []
+    for title, wanted in (("", False), ("Probabilities and operating points", True)):
+        parts = [_only(arm, probabilities=wanted) for arm in finding.rows]
+        rows = tuple(part for part in parts if part.scores)
+        if rows:
+            tables.append(replace(_score_table(replace(finding, rows=rows)), title=title))
+    return tuple(tables)
+
+
+def _only(arm: ScoredArm, *, probabilities: bool) -> ScoredArm:
+    """Return an arm with the scores of one table."""
+    scores = (score for score in arm.scores if (metric_of(score) in PROBABILITY_METRICS) == probabilities)
+    return replace(arm, scores=tuple(scores))
+
+
+def _score_table(finding: Finding) -> ScoreTable:
+    names = _metric_names(finding.rows)
+    common = _common_interval(finding.rows)
+    notes = Footnotes()
+    usual = Counter(arm.trained_on for arm in finding.rows).most_common(1)
+    trained_on = usual[0][0] if usual else ""
+    groups = tuple(
+        RowGroup(
+            arm=name,
+            trained_on="" if origin == trained_on else _origin(origin),
+            floor=name in FLOORS,
+            rows=tuple(_row(arm, names, common, notes) for arm in arms),
+        )
+        for (name, origin), arms in groupby(finding.rows, key=lambda arm: (arm.arm, arm.trained_on))
+    )
+    weighted = {metric_of(score) for arm in finding.rows for score in arm.scores if score.weighting == "group"}
+    return ScoreTable(
+        metrics=tuple(metric_label(name) for name in names),
+        groups=groups,
+        trained_on=trained_on,
+        exceptions=any(group.trained_on for group in groups),
+        intervals=_interval_words(*common) if common else "",
+        footnotes=notes.items(),
+        group_weighted=tuple(metric_label(name) for name in names if name in weighted),
+    )
+
+
+def _interval_words(level: float, method: str) -> str:
+    return f"{level * 100:g} % intervals: {method}; conditional on the trained heads"
+
+
+def _origin(trained_on: str) -> str:
+    """Say what trained an arm; untuned heads were trained on nothing and only say how many there are."""
+    return trained_on.removeprefix("nothing: ") if trained_on.startswith("nothing: ") else f"trained on {trained_on}"
+
+
+def _row(arm: ScoredArm, names: tuple[str, ...], common: tuple[float, str] | None, notes: Footnotes) -> Row:
+    n_tiles, n_groups = sample_size(arm)
+    scores = [metric_score(arm, name) for name in names]
+    return Row(
+        domain=arm.domain,
+        scale=f"{arm.input_mpp:.2f}\u00a0µm/px" if math.isfinite(arm.input_mpp) else "scale unknown",
+        n_tiles=count(n_tiles),
+        n_groups=group_count(n_groups),
+        marks=tuple(mark for mark in arm.marks if mark != SYNTHETIC),
+        cells=tuple(score_cell(arm, score, common, notes) if score is not None else None for score in scores),
+    )
+
+
+def _metric_names(rows: Iterable[ScoredArm]) -> tuple[str, ...]:
+    """Metrics of a table: the known ones in their usual order, then any other in order of appearance."""
+    present = dict.fromkeys(metric_of(score) for arm in rows for score in arm.scores)
+    return (*(name for name in METRIC_LABELS if name in present), *(n for n in present if n not in METRIC_LABELS))
+
+
+def _common_interval(rows: Iterable[ScoredArm]) -> tuple[float, str] | None:
+    intervals = [score.interval for arm in rows for score in arm.scores if score.interval is not None]
+    kinds = Counter((interval.level, interval.method) for interval in intervals if not is_spread(interval))
+    return kinds.most_common(1)[0][0] if kinds else None
+
+
+# ------------------------------------------------------------------------------
+# The robustness index as the page's table.
+
+
+NO_USUAL = (0.0, "")  # every interval's method becomes a footnote
+HOW_TO_READ = (
+    "1: the neighbours of a tile share its class, whatever their {column}; 0: they share its {column}, whatever their "
+    "class; chance is what blindly drawn neighbours give. It speaks of neighbours in the embedding, not of the head, "
+    "which may overlook what sets the {column}s apart, and it says nothing of {column}s that are not here."
+)
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """The index of one arm's embeddings, as text."""
+
+    label: str
+    reads: str
+    n_tiles: str
+    n_groups: str
+    cell: Cell
+    chance: str
+    floor: bool
+    marks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RobustnessSection:
+    """The index for one of site, scanner and stain."""
+
+    column: str
+    rows: tuple[RobustnessRow, ...]
+    footnotes: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def robustness_section(table: RobustnessTable, findings: Findings) -> RobustnessSection:
+    """Return a table of the robustness index as text.
+
+    Args:
+        table: From the finding.
+        findings: Name of the backbone.
+
+    Returns:
+        Rows with interval, chance and n; every interval's method and every missing number's reason as a footnote.
+    """
+    footnotes = Footnotes()
+    several = len({arm.domain for arm in table.rows}) > 1
+    rows = tuple(_robustness_row(arm, findings.backbone, footnotes, several=several) for arm in table.rows)
+    notes = (HOW_TO_READ.format(column=table.column), *table.notes) if table.rows else table.notes
+    return RobustnessSection(table.column, rows, footnotes.items(), notes)
+
+
+def robustness_lines(table: RobustnessTable) -> Iterator[str]:
+    """Yield the index of every row as one line for the terminal, then the notes."""
+    for arm in table.rows:
+        score = arm.scores[0]
+        n = f"{count(score.n_tiles)} tiles, {group_count(score.n_groups)} groups; chance {number(score.chance)}"
+        known = "" if math.isnan(score.value) else f" ({n})"
+        yield f"Class or {table.column}, robustness index on {arm.domain}: {format_score(score)}{known}"
+    yield from table.notes
+
+
+def _robustness_row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) -> RobustnessRow:
+    score = arm.scores[0]
+    name = backbone if arm.arm == PROBE else SHORT_FLOORS.get(arm.arm, arm.arm)
+    return RobustnessRow(
+        label=f"{name}, {arm.domain}" if several else name,
+        reads=arm.trained_on,
+        n_tiles=count(score.n_tiles),
+        n_groups="–" if math.isnan(score.value) else group_count(score.n_groups),
+        cell=score_cell(arm, score, NO_USUAL, footnotes),
+        chance=number(score.chance),
+        floor=arm.arm in FLOORS,
+        marks=tuple(mark for mark in arm.marks if mark != SYNTHETIC),
+    )
+
+
+# ------------------------------------------------------------------------------
+# A sweep's trials for people: a table for the terminal, the best so far while it runs, names of lines in plots.
+
+
+TOP = 10
+OPTIMISTIC = "optimistic: the lowest of several was selected"
+
+
+def trials_table(trials: pl.DataFrame, n_groups: int, top: int = TOP) -> Table:
+    """Return the best trials of a sweep, and the chosen one wherever it stands.
+
+    Args:
+        trials: From ``SweepResult.trials``.
+        n_groups: Training groups, for the intervals.
+        top: How many to show.
+
+    Returns:
+        A table for rich's console.
+    """
+    from rich.table import Table
+
+    ranked = trials.sort("log_loss", nulls_last=True, maintain_order=True).with_row_index("rank", 1)
+    shown = ranked.filter((ranked["rank"] <= top) | ranked["chosen"])
+    names = [name for name in setting_names(trials)
+             if name == "pooling" or len(trials) == 1 or trials[name].n_unique() > 1]  # fmt: skip
+    table = Table(
+        title=f"Trials: group-balanced log-loss, out of fold, lower is better ({len(shown)} of {len(trials)})"
+    )
+    for name in ("", *names, "log-loss", "95 % over groups", "AUROC", ""):
+        table.add_column(name, justify="left" if name in {"pooling", "class_weight", ""} else "right")
+    for trial in shown.iter_rows(named=True):
+        settings = (_setting(trial[name]) for name in names)
+        loss, auroc = trial["log_loss"], trial["auroc"]
+        diverged = bool(trial.get("diverged")) or loss is None or not math.isfinite(loss)
+        numbers = ("-", "-", "-") if diverged else (
+            f"{loss:.3f}", interval_words(loss, trial["log_loss_se"], n_groups), _three(auroc)
+        )  # fmt: skip
+        table.add_row(str(trial["rank"]), *settings, *numbers, _remark(trial, diverged), style="bold" * trial["chosen"])
+    table.caption = f"A chosen trial's log-loss is {OPTIMISTIC}."
+    return table
+
+
+def setting_names(trials: pl.DataFrame) -> tuple[str, ...]:
+    """Return the columns that say what was tried."""
+    return tuple(name for name in trials.columns if name not in (*OUTCOME, *CONTEXT))
+
+
+def line_names(trials: pl.DataFrame) -> list[str]:
+    """Return the line of a plot over penalties that each trial belongs to: its pooling, and its weighting if several.
+
+    Args:
+        trials: From ``SweepResult.trials``.
+
+    Returns:
+        A name per row.
+    """
+    if "class_weight" not in trials.columns or trials["class_weight"].n_unique() < 2:
+        return [str(name) for name in trials["pooling"]]
+    words = {"none": "classes as they are", "balanced": "classes balanced"}
+    return [f"{row['pooling']}, {words.get(row['class_weight'], row['class_weight'])}"
+            for row in trials.iter_rows(named=True)]  # fmt: skip
+
+
+def interval_words(value: float, standard_error: float | None, n_groups: int) -> str:
+    """Return the 95 % t-interval of a mean over groups as ``[low, high]``, or "-" with fewer than five groups.
+
+    Args:
+        value: The mean.
+        standard_error: Its standard error over groups.
+        n_groups: How many groups.
+    """
+    if standard_error is None or not math.isfinite(standard_error) or n_groups < MIN_GROUPS:
+        return "-"
+    low, high = t_interval(value, standard_error, n_groups)
+    return f"[{max(0.0, low):.3f}, {high:.3f}]"
+
+
+class BestSoFar:
+    """Watches a sweep and keeps one line up to date.
+
+    Args:
+        show: Shows a line.
+    """
+
+    def __init__(self, show: Callable[[str], None]) -> None:
+        self._show = show
+        self._n_tiles = 0
+        self._loss, self._words = math.inf, "no usable trial yet"
+
+    def __call__(self, tried: Tried) -> None:
+        """Look at trials that have just finished; only the largest training set counts."""
+        if tried.part.n_tiles < self._n_tiles:
+            return
+        if tried.part.n_tiles > self._n_tiles:
+            self._n_tiles, self._loss, self._words = tried.part.n_tiles, math.inf, "no usable trial yet"
+        scores = score_trials(tried.found, tried.y_n, tried.part)
+        for t, trial in enumerate(tried.trials):
+            loss = float(scores.log_loss_T[t])
+            if scores.usable_T[t] and loss < self._loss:
+                self._loss = loss
+                settings = ", ".join(f"{name} {_setting(value)}" for name, value in trial.settings().items())
+                interval = interval_words(loss, float(scores.log_loss_se_T[t]), tried.part.n_groups)
+                self._words = f"{'+'.join(trial.pooling)}, {settings}: log-loss {loss:.3f} {interval}"
+        self._show(f"{tried.n_done:,} of {tried.n_trials:,} trials; best so far (optimistic) {self._words}")
+
+
+def _remark(trial: dict[str, object], diverged: bool) -> str:
+    if diverged:
+        return "diverged"
+    words = (("chosen, optimistic", trial["chosen"]), ("not converged", not trial["converged"]))
+    return ", ".join(word for word, is_so in words if is_so)
+
+
+def _setting(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{value:.3f}"
+
+
+# ------------------------------------------------------------------------------
+# An audit's findings for the terminal, printed by rich.
+
+
+STYLES: dict[Verdict, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+
+
+def audit_table(audit: Audit) -> Table:
+    """Return the findings as a table: verdict, title, sentence and advice.
+
+    Args:
+        audit: What was found.
+
+    Returns:
+        Something rich can print.
+
+    Example:
+        >>> from rich.console import Console
+        >>> Console().print(audit_table(audit))  # doctest: +SKIP
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{audit.title}{' · SYNTHETIC data' if audit.synthetic else ''}: {audit.n_tiles:,} tiles, "
+    title += f"{audit.n_groups:,} groups" + (f", split {audit.split.name}" if audit.split else "")
+    leaky = " LEAKY" if audit.split and audit.split.leaky else ""
+    table = Table(title=Text(title).append(leaky, "bold red"), box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("", no_wrap=True)
+    table.add_column("Looked at", max_width=24)
+    table.add_column("Found")
+    for finding in audit.findings:
+        found = Text(finding.sentence)
+        if finding.advice and finding.verdict != "ok":
+            found.append(f"\n{finding.advice}", "dim")
+        table.add_row(Text(finding.verdict, STYLES[finding.verdict]), Text(finding.title), found)
+    return table
+
+
+# ------------------------------------------------------------------------------
+# A protocol's table for the terminal, its weaknesses under it.
+
+
+@dataclass(frozen=True)
+class ProtocolTable:
+    """What rich prints: the table, why an interval is missing, then what weakens the numbers."""
+
+    study: ProtocolStudy
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        """Yield the table and everything that must stand beside it."""
+        from rich.text import Text
+
+        del console, options
+        notes = Footnotes()
+        yield _table(self.study, notes)
+        for letter, text in notes.items():
+            yield Text(f"{letter}: {text}")
+        yield Text("\nWhat weakens these numbers:", style="bold")
+        for weakness in self.study.weaknesses:
+            yield Text(f"- {weakness}")
+
+
+def _table(study: ProtocolStudy, notes: Footnotes) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = "".join(f" {mark}" for mark in study.marks)
+    title = Text(f"{study.title}, scored on {study.scored}").append(marks, style="bold red")
+    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for header in ("", "columns", "metric", "score", "SD over runs", "interval over groups"):
+        table.add_column(header, overflow="fold")
+    for header in ("tiles", "groups"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in study.rows:
+        cells = (row.name, row.pooling, METRIC_LABELS.get(row.metric, row.metric), *_numbers(row, notes))
+        table.add_row(*(Text(cell) for cell in cells), f"{row.n_tiles:,}", f"{row.n_groups:,}" if row.n_groups else "?")
+    return table
+
+
+def _numbers(row: ProtocolRow, notes: Footnotes) -> tuple[str, str, str]:
+    """Return the score, its spread and its interval, footnotes marked."""
+    score = "diverged" if math.isnan(row.mean) else f"{row.mean:.3f}"
+    chosen = dict.fromkeys(text for text in row.chosen if text)
+    for text in (row.note, f"chosen: {'; '.join(chosen)}" if chosen else ""):
+        if text:
+            score += f" {notes.mark(text)}"
+    spread = (
+        "one run"
+        if math.isnan(row.sd)
+        else f"{row.sd:.3f} ({row.n_values:,}) {notes.mark(f'runs differ in {row.spread_over}')}"
+    )
+    if row.interval is None:
+        return score, spread, f"– {notes.mark(row.reason)}" if row.reason else "–"
+    of_one = " of the run nearest to the mean" if row.n_values > 1 else ""
+    method = notes.mark(f"{row.interval.method}{of_one}")
+    return score, spread, f"[{row.interval.low:.3f}, {row.interval.high:.3f}] {method}"

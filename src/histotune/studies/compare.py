@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.evaluation.comparison import Contender
-from histotune.report.curve_figures import class_names_of
-from histotune.report.folder import load_run
+from histotune.report.figures import class_names_of
+from histotune.report.run_folder import load_run
 from histotune.report.words import PROBE
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.tools.errors import UserError

@@ -20,13 +20,10 @@ from histotune.evaluation.plan import scored_part
 from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.sweep import require_device
-from histotune.report.folder import save_run
-from histotune.report.growth_figures import growth_figure
-from histotune.report.page import write_report
+from histotune.report.page import save_plots, write_report
 from histotune.report.pictures import largest_errors
-from histotune.report.run_folder import ReportInputs
-from histotune.report.sweep_figures import plot_name, sweep_figure
-from histotune.report.sweep_folder import save_plots
+from histotune.report.run_folder import ReportInputs, save_run
+from histotune.report.sweep_figures import growth_figure, plot_name, sweep_figure
 from histotune.studies.run_log import RunToTrack, join_trials, track_run
 from histotune.studies.setup import embed_experiment, refuse_foreign_folder
 from histotune.studies.tracking import new_run_id, require_wandb

@@ -26,7 +26,7 @@ from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view
-from histotune.report.matrix_folder import save_matrices
+from histotune.report.study_pages import save_matrices
 from histotune.studies.setup import embed_dataset, refuse_foreign_folder, single_dataset
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json

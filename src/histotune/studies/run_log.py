@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.evaluation.findings import PROBE
-from histotune.report.trials import line_names
+from histotune.report.tables import line_names
 from histotune.studies.tracking import Curve, RunLog, SweepFacts, log_run, record_trials, trial_rows
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import require_device, sweep
 from histotune.images.config import ViewChoice
-from histotune.report.sweep_folder import save_sweep
+from histotune.report.page import save_sweep
 from histotune.studies.run_log import SweptSet, refit_curves, rows_of, run_log, track_rows, with_origin
 from histotune.studies.setup import embed_dataset, single_dataset
 from histotune.studies.tracking import new_run_id, require_wandb

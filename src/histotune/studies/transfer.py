@@ -104,8 +104,8 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     Raises:
         UserError: No finished run there, a target without labels, or one of other classes than the head's.
     """
-    from histotune.report.transfer_page import write_transfer_page
-    from histotune.report.transfer_pictures import cross_gallery
+    from histotune.report.pictures import cross_gallery
+    from histotune.report.study_pages import write_transfer_page
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
