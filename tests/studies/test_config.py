@@ -13,8 +13,7 @@ from histotune.backbones.spec import BackboneConfig
 from histotune.embeddings.space import chosen_view
 from histotune.images.config import ViewChoice, ViewConfig
 from histotune.studies.config import ExperimentConfig, load_config, override, parse_config
-from histotune.studies.records import RecipeData
-from histotune.studies.registry import RECIPES, find_recipe
+from histotune.studies.recipes import RECIPES, RecipeData, find_recipe
 from histotune.tools.errors import UserError, UserErrors
 
 

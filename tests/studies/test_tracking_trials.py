@@ -96,7 +96,7 @@ def test_curves_follow_what_a_family_varies() -> None:
 
     import numpy as np
 
-    from histotune.studies.run_log import _curves, refit_curves
+    from histotune.studies.tracking import _curves, refit_curves
 
     solved = pl.DataFrame({"pooling": ["cls"] * 3, "penalty": [1.0, 0.1, 10.0], "log_loss": [0.5, None, 0.7]})
     (curve,) = _curves("breakhis 100X", solved)

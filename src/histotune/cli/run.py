@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from histotune.datasets.config import check_on_bad_image
 from histotune.images.config import check_view_name
 from histotune.studies.config import ExperimentConfig, load_config, override, parse_config
-from histotune.studies.records import RecipeData
-from histotune.studies.registry import find_recipe, recipe_names
+from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes
 from histotune.tools.ranks import process_rank

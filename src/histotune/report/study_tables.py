@@ -416,7 +416,6 @@ def boards_latex(boards: Sequence[Board]) -> str:
     Returns:
         LaTeX.
     """
-
     tables = []
     for board in boards:
         columns = board_columns(board)

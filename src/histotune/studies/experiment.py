@@ -24,9 +24,8 @@ from histotune.report.page import save_plots, write_report
 from histotune.report.pictures import largest_errors
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import growth_figure, plot_name, sweep_figure
-from histotune.studies.run_log import RunToTrack, join_trials, track_run
 from histotune.studies.setup import embed_experiment, refuse_foreign_folder
-from histotune.studies.tracking import new_run_id, require_wandb
+from histotune.studies.tracking import RunToTrack, join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
 from histotune.tools.progress import Stopwatch

@@ -28,9 +28,17 @@ from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import require_device, sweep
 from histotune.images.config import ViewChoice
 from histotune.report.page import save_sweep
-from histotune.studies.run_log import SweptSet, refit_curves, rows_of, run_log, track_rows, with_origin
 from histotune.studies.setup import embed_dataset, single_dataset
-from histotune.studies.tracking import new_run_id, require_wandb
+from histotune.studies.tracking import (
+    SweptSet,
+    new_run_id,
+    refit_curves,
+    require_wandb,
+    rows_of,
+    run_log,
+    track_rows,
+    with_origin,
+)
 from histotune.tools.files import atomic_folder, hash_bytes
 
 if TYPE_CHECKING:
