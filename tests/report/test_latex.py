@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histotune.cli.leaderboard_commands import show_leaderboard
 from histotune.cli.run import report_and_print
+from histotune.cli.studies import show_leaderboard
 from histotune.published.leaderboard import make_boards
 from histotune.published.published_parts import Query, published_scores
 from histotune.report.run_folder import Added, AddedTransfer, ReportInputs, save_run

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from histotune.cli.cli_tracking import with_wandb_mode
+from histotune.cli.studies import with_wandb_mode
 from histotune.studies.tracking import read_trials
 from tests.cli.test_run import assert_clear, run_breakhis
 from tests.conftest import CommandResult

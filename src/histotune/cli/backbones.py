@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 backbones_app = typer.Typer(help="Which backbones have a name, what is known about them, and whether they load here.")
 
@@ -13,15 +18,12 @@ backbones_app = typer.Typer(help="Which backbones have a name, what is known abo
 def backbones(ctx: typer.Context) -> None:
     """List the backbones that have a name: size, scale, licence, overlap with benchmarks."""
     if ctx.invoked_subcommand is None:
-        from histotune.cli.backbone_commands import list_backbones
-
         list_backbones()
 
 
 @backbones_app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Such as midnight, or its hub id.")]) -> None:
     """Print everything known about a backbone, each figure with its source."""
-    from histotune.cli.backbone_commands import show_backbone
 
     show_backbone(name)
 
@@ -29,6 +31,55 @@ def show(name: Annotated[str, typer.Argument(help="Such as midnight, or its hub 
 @backbones_app.command("check")
 def check(names: Annotated[list[str], typer.Argument(help="Names or hub ids.")]) -> None:
     """Ask whether backbones can be used here: hub, licence, token, disk, cache, and what to do otherwise."""
-    from histotune.cli.backbone_commands import check_backbones
 
     check_backbones(names)
+
+
+# ------------------------------------------------------------------------------
+# What the commands below ``histotune backbones`` do: look into the catalog or ask the hub, and print the answer.
+
+
+def list_backbones() -> None:
+    """Print the catalog as a table."""
+    from histotune.backbones.access import catalog_table
+    from histotune.backbones.entries import ENTRIES
+
+    _console().print(catalog_table(ENTRIES))
+
+
+def show_backbone(name: str) -> None:
+    """Print everything known about a backbone.
+
+    Args:
+        name: Catalog name or hub id.
+
+    Raises:
+        UserError: The catalog has no such backbone.
+    """
+    from histotune.backbones.access import entry_text
+    from histotune.backbones.catalog import find_entry, unknown_backbone
+
+    entry = find_entry(name)
+    if entry is None:
+        raise unknown_backbone(name)
+    print(entry_text(entry))
+
+
+def check_backbones(names: Sequence[str]) -> None:
+    """Print what stands between the user and some backbones; exit code 1 where something does.
+
+    Args:
+        names: Catalog names or hub ids.
+    """
+    from histotune.backbones.access import access_table, check_access
+
+    reports = check_access(names)
+    _console().print(access_table(reports))
+    if not all(report.usable for report in reports):
+        raise SystemExit(1)
+
+
+def _console() -> Any:  # noqa: ANN401  (rich is imported when something is printed)
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 140)

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from histotune.cli.run import build_config
+from histotune.tools.errors import UserError
+from histotune.tools.files import readable_bytes, user_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histotune.datasets.tileset import TileSet
+    from histotune.embeddings.exchange import ExportTable, ImportReport
+    from histotune.embeddings.store import Store
+    from histotune.embeddings.upkeep import Inventory, SpaceFacts
+
 
 cache_app = typer.Typer(no_args_is_help=True, help="Look at kept embeddings; check, mend, remove, export, import them.")
 
@@ -31,7 +47,6 @@ Coords = Annotated[
 @cache_app.command("ls")
 def ls(cache: Cache = None) -> None:
     """List embedding spaces, content hashes, solved fits and rendered cohorts, with their sizes."""
-    from histotune.cli.cache_commands import list_and_print
 
     list_and_print(cache)
 
@@ -39,7 +54,6 @@ def ls(cache: Cache = None) -> None:
 @cache_app.command("verify")
 def verify(spaces: Spaces = None, cache: Cache = None) -> None:
     """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged."""
-    from histotune.cli.cache_commands import verify_and_print
 
     if not verify_and_print(spaces or [], cache):
         raise typer.Exit(1)
@@ -48,7 +62,6 @@ def verify(spaces: Spaces = None, cache: Cache = None) -> None:
 @cache_app.command("repair")
 def repair(spaces: Spaces = None, cache: Cache = None) -> None:
     """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again."""
-    from histotune.cli.cache_commands import repair_and_print
 
     repair_and_print(spaces or [], cache)
 
@@ -64,7 +77,6 @@ def rm(
     cache: Cache = None,
 ) -> None:
     """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
-    from histotune.cli.cache_commands import RemoveChoice, remove_and_print
 
     remove_and_print(RemoveChoice(tuple(spaces or ()), older_than, everything, yes), cache)
 
@@ -84,7 +96,6 @@ def export(
 
     histotune cache export --dataset breakhis --data BreaKHis_v1 --out embeddings.parquet
     """
-    from histotune.cli.cache_commands import export_and_print
 
     export_and_print(space, out, coords, dataset=dataset, data=data, backbone=backbone, settings=settings, cache=cache)
 
@@ -108,7 +119,312 @@ def import_(
 
     histotune cache import features_uni_v1/ --as uni --dataset breakhis --data BreaKHis_v1 --coords places.csv
     """
-    from histotune.cli.cache_commands import ImportChoice, import_and_print
 
     choice = ImportChoice(tuple(files), name, backbone, coords, replace)
     import_and_print(choice, dataset=dataset, data=data, pcam=pcam, settings=settings, cache=cache)
+
+
+# ------------------------------------------------------------------------------
+# What the commands below ``histotune cache`` do: find what was named, call the library, print the result.
+
+
+FITS = "fits"
+
+
+@dataclass(frozen=True)
+class RemoveChoice:
+    """Which spaces to remove: those named, those not used for long, or everything; ``fits`` names solved fits."""
+
+    names: tuple[str, ...]
+    older_than: str | None
+    everything: bool
+    yes: bool
+
+    @property
+    def takes_fits(self) -> bool:
+        """Whether solved fits go, too."""
+        return FITS in self.names or (self.older_than is not None and not self.names)
+
+
+@dataclass(frozen=True)
+class ImportChoice:
+    """What to import, as typed."""
+
+    files: tuple[Path, ...]
+    name: str
+    claimed: str | None
+    coords: Path | None
+    replace: bool
+
+
+def list_and_print(cache: Path | None) -> None:
+    """Print what the cache holds."""
+    from histotune.embeddings.upkeep import take_inventory
+
+    inventory = take_inventory(_root(cache))
+    if not inventory.spaces and not inventory.others:
+        print(f"nothing is cached in {inventory.cache}")
+        _print_foreign(inventory.foreign)
+        return
+    _print_spaces(inventory)
+    for other in inventory.others:
+        print(f"{other.name}: {other.n_entries:,} ({other.what}), {readable_bytes(other.n_bytes)}")
+    print(f"{readable_bytes(inventory.n_bytes)} in all, in {inventory.cache}")
+    _print_foreign(inventory.foreign)
+    for space in inventory.spaces:
+        if space.damaged:
+            print(
+                f"{space.short_name}: {len(space.damaged):,} damaged shards; histotune cache repair {space.short_name}"
+            )
+        if space.n_pending and not space.in_use:
+            print(f"{space.short_name}: {space.n_pending:,} tiles left by an interrupted run; its command resumes it")
+
+
+def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
+    """Read every byte of some spaces, or all.
+
+    Args:
+        names: Spaces; none takes all.
+        cache: Root folder of the cache.
+
+    Returns:
+        Whether all is well.
+    """
+    from histotune.embeddings.upkeep import check_space, find_stores
+
+    broken = []
+    found = find_stores(_root(cache), names)
+    if not found:
+        print(f"no embedding space of histotune's in {_root(cache)}")
+    for store in found:
+        check = check_space(store)
+        print(f"{check.short_name} ({check.backbone}): {check.n_rows:,} rows in {check.n_shards:,} shards, every byte "
+              f"read, {len(check.damaged):,} damaged")  # fmt: skip
+        for damage in check.damaged:
+            print(f"  damaged: {damage.name}: {damage.reason}")
+        for debris in check.debris:
+            print(f"  not needed: {debris.name}: {debris.reason}")
+        broken += [check.short_name] if check.damaged else []
+        _print_foreign(check.foreign)
+        if check.debris and not check.damaged:
+            print(f"  histotune cache repair {check.short_name} sweeps it up")
+    if broken:
+        print(f"repair with: histotune cache repair {' '.join(broken)}")
+    return not broken
+
+
+def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
+    """Mend some spaces, or all, and say what will be computed again."""
+    from histotune.embeddings.upkeep import find_stores, repair_space
+
+    found = find_stores(_root(cache), names)
+    if not found:
+        print(f"no embedding space of histotune's in {_root(cache)}; nothing was touched")
+    for store in found:
+        repair = repair_space(store)
+        check = repair.check
+        print(f"{check.short_name} ({check.backbone}): {len(check.damaged):,} damaged shards set aside, "
+              f"{len(check.debris):,} files swept up")  # fmt: skip
+        for item in (*check.damaged, *check.debris):
+            print(f"  {item.name}: {item.reason}")
+        _print_foreign(check.foreign)
+        if repair.n_lost:
+            how = "import their files again" if repair.external else "the next run that needs them computes them again"
+            print(f"  {repair.n_lost:,} rows are lost; {how}")
+        elif check.damaged:
+            print("  no row is known to be lost; what the next run misses it computes again")
+        if repair.n_pending:
+            print(f"  {repair.n_pending:,} tiles were left by an interrupted run; its command resumes it")
+
+
+def remove_and_print(choice: RemoveChoice, cache: Path | None) -> None:
+    """Remove spaces after asking.
+
+    Args:
+        choice: What was typed.
+        cache: Root folder of the cache.
+
+    Raises:
+        UserError: Nothing or too much was chosen, nobody can be asked, or a running process holds a space.
+    """
+    from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces, unused_fits
+
+    root = _root(cache)
+    found = _chosen(choice, root)
+    age_s = parse_age(choice.older_than) if choice.older_than else 0.0
+    fits = unused_fits(root, age_s) if choice.takes_fits else ()
+    if not found and not fits and not choice.everything:
+        print("nothing to remove")
+        return
+    if fits:
+        print(f"{len(fits):,} solved fits of sweeps; solved again when needed")
+    _ask(found, choice)
+    removal = remove_spaces(found)
+    removed = [f"{removal.n_removed:,} spaces"]
+    removed += [f"{remove_fits(fits):,} solved fits"] if fits else []
+    removed += remove_rest(root) if choice.everything else ()
+    print(f"removed {' and '.join(removed)}")
+    _print_foreign(removal.foreign)
+
+
+def _print_foreign(names: Sequence[str | Path]) -> None:
+    for name in names:
+        print(f"  not histotune's, left where it is: {name}")
+
+
+def export_and_print(space: str | None, out: Path, coords: Path | None, **typed: Any) -> None:  # noqa: ANN401
+    """Write embeddings for other programs.
+
+    Args:
+        space: A space; None takes that of the data set's backbone.
+        out: File or folder.
+        coords: Table of tile_id, x, y.
+        **typed: ``dataset``, ``data``, ``backbone``, ``cache`` and ``settings`` as typed.
+    """
+    from histotune.embeddings.exchange import export, space_table
+    from histotune.embeddings.upkeep import find_stores
+
+    root = _root(typed.get("cache"))
+    stores = () if space is None else find_stores(root, [space])
+    if len(stores) > 1:
+        raise UserError("several spaces have this name", value=space, fix="name one by its key",
+                        allowed=", ".join(store.short_name for store in stores))  # fmt: skip
+    if typed.get("dataset") is not None:
+        table = _dataset_table(stores[0] if stores else None, coords, typed)
+    elif stores:
+        table = space_table(stores[0])
+    else:
+        raise UserError("what to export?", allowed="a SPACE, or --dataset NAME --data DIR",
+                        fix="histotune cache ls lists the spaces")  # fmt: skip
+    n_files = export(table, out)
+    files = "" if n_files == 1 else f" in {n_files:,} files"
+    print(
+        f"{len(table.content):,} rows of {table.features_ND.shape[1]:,} columns ({table.space.backbone}){files}: {out}"
+    )
+    if out.suffix in (".h5", "") and table.places_N2 is None:
+        print("tiles have no place on a slide here: coords are -1; --coords TABLE (tile_id, x, y) gives them")
+
+
+def import_and_print(choice: ImportChoice, **typed: Any) -> None:  # noqa: ANN401
+    """Import embeddings that somebody else computed.
+
+    Args:
+        choice: What was typed about the files.
+        **typed: ``dataset``, ``data``, ``pcam``, ``cache`` and ``settings`` as typed.
+    """
+    from histotune.embeddings.estimate import tile_contents
+    from histotune.embeddings.exchange import ImportRequest, KnownTiles, import_embeddings, read_places
+
+    root = _root(typed.get("cache"))
+    known = []
+    if typed.get("dataset") is not None:
+        config = build_config(typed.pop("dataset"), **typed)
+        known = [KnownTiles(tiles, tile_contents(tiles, root, config.loader)) for tiles in _tile_sets(config)]
+    places = {} if choice.coords is None else read_places(choice.coords)
+    request = ImportRequest(choice.files, choice.name, root, choice.claimed or "", places, choice.replace)
+    _print_import(import_embeddings(request, known))
+
+
+def _print_import(report: ImportReport) -> None:
+    name, n_files = f"external:{report.record.name}", len(report.record.files)
+    print(
+        f"{report.n_used:,} of {report.n_rows:,} rows from {n_files:,} files belong to tiles, {report.n_new:,} are new"
+    )
+    if report.n_rows > report.n_used:
+        print(f"{report.n_rows - report.n_used:,} rows belong to no tile named here and were left out")
+    if report.without_row:
+        some = ", ".join(report.without_row[:20]) + (", ..." if len(report.without_row) > 20 else "")
+        print(f"{len(report.without_row):,} tiles have no row, and a run that needs them will stop: {some}")
+    print(f"made by {report.record.claimed}, as claimed; unverified: every number made with them is marked EXTERNAL")
+    print(f"use them with --backbone {name}")
+
+
+def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, Any]) -> ExportTable:
+    """Find the rows of a data set, in a space that was named or in that of its backbone."""
+    from histotune.backbones.catalog import find_backbone
+    from histotune.datasets.read import read_dataset
+    from histotune.embeddings.estimate import request_space, tile_contents
+    from histotune.embeddings.exchange import read_places, tile_table_of
+    from histotune.embeddings.space import EmbedRequest, chosen_view
+    from histotune.embeddings.store import Store
+    from histotune.studies.setup import single_dataset
+
+    config = build_config(typed.pop("dataset"), **typed)
+    tiles = read_dataset(single_dataset(config))
+    contents = tile_contents(tiles, config.cache, config.loader)
+    if store is None:
+        spec = find_backbone(config.backbone, config.cache)
+        view = chosen_view(config.view, spec)
+        request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache)
+        store = Store(config.cache, request_space(request, contents))
+    places = None if coords is None else read_places(coords)
+    return tile_table_of(store, tiles, contents, places)
+
+
+def _tile_sets(config: Any) -> list[TileSet]:  # noqa: ANN401  (an ExperimentConfig)
+    from histotune.datasets.read import read_dataset
+
+    return [read_dataset(dataset) for dataset in (config.source, config.target) if dataset is not None]
+
+
+def _chosen(choice: RemoveChoice, root: Path) -> tuple[Store, ...]:
+    from histotune.embeddings.upkeep import find_stores, parse_age, space_facts
+
+    if not (choice.names or choice.older_than or choice.everything):
+        raise UserError("what to remove?", allowed="SPACE..., fits, --older-than 30d, or --all",
+                        fix="histotune cache ls lists the spaces")  # fmt: skip
+    if choice.everything and (choice.names or choice.older_than):
+        raise UserError("--all removes everything, so nothing else goes with it", fix="leave out one of them")
+    spaces = tuple(name for name in choice.names if name != FITS)
+    found = find_stores(root, spaces) if spaces or not choice.names else ()
+    if choice.older_than is None:
+        return found
+    limit_s = time.time() - parse_age(choice.older_than)
+    return tuple(store for store in found if space_facts(store).last_used_s < limit_s)
+
+
+def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
+    """Show what would go and ask; without a person to ask, --yes must have been typed."""
+    from histotune.embeddings.upkeep import space_facts
+
+    for store in found:
+        facts = space_facts(store)
+        again = "its files must be imported again" if facts.external else "computed again when needed"
+        print(f"{facts.short_name}  {facts.backbone}, {facts.n_rows:,} rows, {readable_bytes(facts.n_bytes)}; {again}")
+    if choice.everything:
+        print("and the content hashes, rendered cohorts, solved fits and names of imports in this cache")
+    if choice.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("nobody is here to confirm; nothing was removed", fix="add --yes")
+    import typer
+
+    if not typer.confirm("remove this?"):
+        raise UserError("nothing was removed")
+
+
+def _print_spaces(inventory: Inventory) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("space", "backbone", "view", "precision", "device", "rows", "size", "last used", ""):
+        table.add_column(name, justify="right" if name in ("rows", "size") else "left")
+    for space in inventory.spaces:
+        table.add_row(space.short_name, space.backbone, space.view, space.precision, space.device, f"{space.n_rows:,}",
+                      readable_bytes(space.n_bytes), _when(space.last_used_s), _state(space))  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+
+
+def _state(space: SpaceFacts) -> str:
+    words = [("EXTERNAL", space.external), ("in use", space.in_use), ("damaged", bool(space.damaged)),
+             ("interrupted", bool(space.n_pending) and not space.in_use)]  # fmt: skip
+    return ", ".join(word for word, is_so in words if is_so)
+
+
+def _when(moment_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment_s))
+
+
+def _root(cache: Path | None) -> Path:
+    return (cache or user_dir("cache")).expanduser()

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from histotune.cli.run import build_config
+from histotune.tools.errors import UserError, raise_together
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from histotune.audit.records import AuditConfig
+    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
+    from histotune.images.config import ScaleConfig
+
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
 
@@ -43,7 +60,6 @@ def describe(
     dataset: DatasetArgument, data: Data = None, backbone: BackboneName = None, settings: SetField = None
 ) -> None:
     """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
-    from histotune.cli.data_commands import describe_and_print
 
     describe_and_print(dataset, data, backbone, settings)
 
@@ -62,7 +78,6 @@ def estimate_mpp(
 
     histotune data estimate-mpp breakhis --data BreaKHis_v1 --max-tiles 400
     """
-    from histotune.cli.data_commands import ScaleOptions, estimate_mpp_and_print
 
     estimate_mpp_and_print(dataset, data, settings, ScaleOptions(tissue, nucleus_um, max_tiles, out))
 
@@ -88,7 +103,6 @@ def split_command(
     settings: SetField = None,
 ) -> None:
     """Make a split by its name, or check one from a file; show how even it is, and keep it."""
-    from histotune.cli.data_commands import SplitRequest, split_and_print
 
     split_and_print(dataset, data, SplitRequest(split, out, allow_leaky), settings)
 
@@ -115,7 +129,6 @@ def audit(
     histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
     """
     from histotune.audit.records import AuditConfig
-    from histotune.cli.data_commands import AuditOptions, audit_and_print
 
     options = AuditOptions(split, out, AuditConfig(quick=quick), embeddings, cache)
     raise typer.Exit(audit_and_print(dataset, data, settings, options))
@@ -131,7 +144,6 @@ def fetch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
 ) -> None:
     """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
-    from histotune.cli.data_commands import fetch_and_print
 
     fetch_and_print(dataset, to, source, dry_run=dry_run)
 
@@ -144,7 +156,6 @@ def croissant(
     settings: SetField = None,
 ) -> None:
     """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
-    from histotune.cli.data_commands import croissant_and_print
 
     croissant_and_print(dataset, data, out, settings)
 
@@ -157,6 +168,221 @@ def diff(
     settings: SetField = None,
 ) -> None:
     """What changed between two versions: tiles, their content, labels, groups, splits, names."""
-    from histotune.cli.data_commands import diff_and_print
 
     diff_and_print(dataset, before, after, settings)
+
+
+# ------------------------------------------------------------------------------
+# What the commands below ``histotune data`` do: read what was asked for, call the library, print the result.
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What ``histotune data audit`` was asked for.
+
+    Attributes:
+        split: Name or file of a split; None checks the data set's own parts.
+        out: Folder to write; None takes ``audits/DATASET``.
+        audit: What is looked at.
+        embeddings: Also look for overlapping fields among neighbours in the cache's embeddings.
+        cache: Root folder of the cache; None takes the user's.
+    """
+
+    split: str | None
+    out: Path | None
+    audit: AuditConfig
+    embeddings: bool
+    cache: Path | None
+
+
+def describe_and_print(dataset: str, data: Path | None, backbone: str | None, settings: Sequence[str] | None) -> None:
+    """Print what a data set holds, and what a backbone's view shows of it."""
+    from histotune.backbones.catalog import find_backbone
+    from histotune.datasets.describe import describe, render_text
+    from histotune.datasets.read import spec_of
+    from histotune.embeddings.space import chosen_view
+    from histotune.images.view_checks import render_fields
+
+    config = build_config(dataset, data=data, backbone=backbone, settings=settings)
+    tiles = _read(dataset, data, settings)
+    view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
+    print(render_text(describe(tiles, spec_of(_dataset(dataset, data, settings)))))
+    print()
+    print(render_fields(tiles, view, config.backbone.name))
+
+
+def _dataset(dataset: str, data: Path | None, settings: Sequence[str] | None) -> DatasetConfig:
+    """Return the settings of the data set that the command line names."""
+    from histotune.studies.setup import single_dataset
+
+    return single_dataset(build_config(dataset, data=data, settings=settings))
+
+
+def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None, options: AuditOptions) -> int:
+    """Audit a data set, write ``audit.json`` and ``audit.html``, print the findings.
+
+    Args:
+        dataset: As typed.
+        data: Folder of the data set.
+        settings: ``--set`` fields.
+        options: What to look at, and where to write.
+
+    Returns:
+        Exit code: 1 where a finding is an error, 0 otherwise.
+    """
+    from rich.console import Console
+
+    from histotune.audit.audit import AuditRequest, audit, finest_labels, unread_files
+    from histotune.datasets.read import read_dataset
+    from histotune.report.pictures import audit_pictures
+    from histotune.report.study_pages import write_audit
+    from histotune.report.tables import audit_table
+    from histotune.studies.setup import single_dataset
+
+    config = build_config(dataset, data=data, settings=settings, cache=options.cache)
+    source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
+    tiles = read_dataset(source)
+    split = _split(options.split, tiles)
+    request = AuditRequest(
+        tiles=tiles,
+        split=split,
+        finest=finest_labels(source),
+        config=options.audit,
+        loader=config.loader,
+        cache=config.cache if options.embeddings else None,
+        unread=() if options.audit.quick else unread_files(source.path, tiles),
+    )
+    result = audit(request)
+    out = options.out or Path("audits") / dataset
+    write_audit(result, audit_pictures(result, tiles, split, config.loader), out)
+    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result))
+    print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    return 1 if result.verdict == "error" else 0
+
+
+def _split(name_or_path: str | None, tiles: TileSet) -> Split | None:
+    """Return the split to check; a leaky one too, since leaks are what an audit is for."""
+    if name_or_path is None:
+        return None
+    from histotune.datasets.splits.named import find_split
+
+    split: Split = find_split(name_or_path, tiles, allow_leaky=True)
+    return split
+
+
+def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> TileSet:
+    """Read the tiles that the command line names."""
+    from histotune.datasets.read import read_dataset
+
+    return read_dataset(_dataset(dataset, data, settings))
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """Which split is made.
+
+    Attributes:
+        split: Its name, or a file.
+        out: File to write; None only prints.
+        allow_leaky: Take one that leaks.
+    """
+
+    split: str
+    out: Path | None
+    allow_leaky: bool
+
+
+def split_and_print(dataset: str, data: Path | None, request: SplitRequest, settings: Sequence[str] | None) -> None:
+    """Print a split's balance and notes, and write it."""
+    from histotune.datasets.splits.balance import render_split
+    from histotune.datasets.splits.named import find_split, save_split
+
+    tiles = _read(dataset, data, settings)
+    split = find_split(request.split, tiles, allow_leaky=request.allow_leaky)
+    print(render_split(split, tiles))
+    if request.out is not None:
+        save_split(split, request.out)
+        print(f"split: {request.out}")
+
+
+def fetch_and_print(dataset: str, to: Path | None, source: str | None, *, dry_run: bool) -> None:
+    """Fetch a data set, or say what that would do."""
+    import numpy as np
+
+    from histotune.datasets.fetch.fetch import default_folder, fetch, plan_fetch, render_outcome, render_plan
+    from histotune.datasets.fetch.source import NetworkConfig, Transfer
+
+    folder = default_folder(dataset) if to is None else to.expanduser()
+    config = NetworkConfig()
+    if dry_run:
+        print(render_plan(plan_fetch(dataset, folder, source, config)))
+        return
+    say = logging.getLogger("histotune.fetch").info
+    # Unseeded on purpose: the jitter keeps machines apart that were cut off together.
+    transfer = Transfer(config, np.random.default_rng(), say, time.sleep)
+    print(render_outcome(fetch(dataset, folder, source, transfer)))
+
+
+def croissant_and_print(dataset: str, data: Path | None, out: Path, settings: Sequence[str] | None) -> None:
+    """Write Croissant metadata and say where."""
+    from histotune.datasets.croissant import write_croissant
+    from histotune.datasets.read import read_dataset
+    from histotune.studies.setup import single_dataset
+
+    config = single_dataset(build_config(dataset, data=data, settings=settings))
+    files = write_croissant(read_dataset(config), config.path, out)
+    print(f"{files.n_tiles:,} tiles: {files.metadata} and {files.table}")
+
+
+def diff_and_print(dataset: str, before: Path, after: Path, settings: Sequence[str] | None) -> None:
+    """Print what changed between two versions of a data set."""
+    from histotune.images.diff import diff_datasets, render_diff
+    from histotune.images.hashes import HashIndex
+    from histotune.tools.files import user_dir
+
+    index = HashIndex(user_dir("cache") / "hashes.sqlite")
+    print(render_diff(diff_datasets(_read(dataset, before, settings), _read(dataset, after, settings), index)))
+
+
+@dataclass(frozen=True)
+class ScaleOptions:
+    """Options of ``histotune data estimate-mpp`` as typed; None where absent."""
+
+    tissue: str | None
+    nucleus_um: float | None
+    max_tiles: int | None
+    out: Path | None
+
+
+def estimate_mpp_and_print(
+    dataset: str, data: Path | None, settings: Sequence[str] | None, options: ScaleOptions
+) -> None:
+    """Measure the scale of a data set, print it, and write it where asked."""
+    from histotune.images.scale import estimate_scale, render_scale
+    from histotune.tools.files import write_json
+
+    config = build_config(dataset, data=data, settings=settings)
+    estimate = estimate_scale(_read(dataset, data, settings), _scale_config(options), config.loader)
+    part = "source" if config.source is not None else "target"
+    print(render_scale(estimate, part))
+    if options.out is not None:
+        write_json(options.out, {**estimate.as_dict(), "settings": list(estimate.settings(part))})
+        print(f"\nwritten: {options.out}")
+
+
+def _scale_config(options: ScaleOptions) -> ScaleConfig:
+    """Turn the options into a config; report every mistake together."""
+    from pydantic import ValidationError
+
+    from histotune.images.config import ScaleConfig
+
+    typed = {"tissue": options.tissue, "nucleus_um": options.nucleus_um, "max_tiles": options.max_tiles}
+    try:
+        return ScaleConfig.model_validate({name: value for name, value in typed.items() if value is not None})
+    except ValidationError as error:
+        raise_together([
+            UserError(f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
+                      value=detail["input"], fix="histotune data estimate-mpp --help")
+            for detail in error.errors()
+        ])  # fmt: skip
+        raise

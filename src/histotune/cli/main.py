@@ -12,11 +12,8 @@ import typer
 
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
-from histotune.cli.cli_compare import compare
-from histotune.cli.cli_tracking import Wandb, trials, with_wandb_mode
-from histotune.cli.cli_transfer import transfer
 from histotune.cli.data import data_app
-from histotune.cli.studies import matrix
+from histotune.cli.studies import Wandb, compare, matrix, transfer, trials, with_wandb_mode
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
@@ -316,7 +313,7 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Published scores, one table per protocol, with what weakens them; without options an overview."""
-    from histotune.cli.leaderboard_commands import show_leaderboard
+    from histotune.cli.studies import show_leaderboard
     from histotune.published.published_parts import Query
 
     show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())

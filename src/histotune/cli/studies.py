@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003  (typer reads the annotations)
-from typing import Annotated
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import user_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+
+    from histotune.published.leaderboard import Board, Refusal
+    from histotune.published.published_parts import Query
+    from histotune.statistics.metrics import MetricName
+    from histotune.studies.config import ExperimentConfig
+
 
 Matched = Annotated[
     bool,
@@ -26,7 +43,6 @@ def matrix(
     on_bad_image: Annotated[str | None, typer.Option("--on-bad-image", help="fail (default) or skip.")] = None,
 ) -> None:
     """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere."""
-    from histotune.cli.matrix_commands import matrix_and_print
     from histotune.cli.run import build_config
 
     config = build_config(
@@ -34,3 +50,450 @@ def matrix(
         on_bad_image=on_bad_image,
     )  # fmt: skip
     matrix_and_print(config, out, matched=matched)
+
+
+# ------------------------------------------------------------------------------
+# What ``histotune matrix`` does: run the study, print its matrices and where they are.
+
+
+def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: bool) -> None:
+    """Fill the cross-magnification matrices and print them.
+
+    Args:
+        config: The data set, backbone, sweep.
+        out: Folder to write; None takes ``runs/RECIPE-matrix``.
+        matched: Also equal input_mpp and equal field of view.
+    """
+    from rich.console import Console
+
+    from histotune.report.study_pages import matrix_table, reasons_of
+    from histotune.studies.magnifications import run_matrix
+
+    config = config.model_copy(update={"out": out or Path("runs") / f"{config.recipe}-matrix"})
+    study, ledger = run_matrix(config, " ".join(["histotune", *sys.argv[1:]]), matched=matched)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for matrix in study.matrices:
+        console.print(matrix_table(matrix, study.marks), highlight=False, markup=False)
+        for reason in reasons_of(matrix):
+            print(f"  n. e. or no interval, {reason}")
+        if matrix.training_size == "equal":
+            for scale in matrix.scales:
+                print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{_price(scale.lost)}")
+    print(f"\n{study.answer}\n\n{ledger}\nsaved: {config.out}")
+
+
+def _price(lost: str) -> str:
+    return f"; {lost}" if lost else ""
+
+
+# ------------------------------------------------------------------------------
+# ``histotune transfer``: why an external validation falls short.
+
+
+def transfer(
+    head: Annotated[Path, typer.Argument(help="Folder of a finished run, which holds its held-out scores.")],
+    target: Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the target, or table of tiles.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for transfer.json and transfer.html.", show_default=False)
+    ] = None,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of the config: --set transfer.stain=reinhard. Repeatable.",
+                     show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="A split of the target: its valid or test part.", show_default=False)
+    ] = None,
+    final: Annotated[bool, typer.Option("--final", help="Score the test part. Every scoring is counted.")] = False,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", help="'tile': intervals as if tiles were independent (TOO NARROW).",
+                     show_default=False),
+    ] = None,
+    on_bad_image: Annotated[
+        str | None, typer.Option("--on-bad-image", help="fail (default) or skip.", show_default=False)
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Embed the target again with scale and stain undone.")
+    ] = True,
+) -> None:  # fmt: skip
+    """Say why a head falls short on another data set: what is lost in ranking and in the decision, and what helps.
+
+    histotune transfer runs/breakhis pcam --data PCAM --final
+    """
+    from histotune.cli.run import build_config
+
+    config = build_config(
+        target, data=data, out=out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}", cache=cache,
+        settings=settings, split=split, final=final, cluster=cluster, on_bad_image=on_bad_image,
+    )  # fmt: skip
+    transfer_and_print(head, config, images=images)
+
+
+# ------------------------------------------------------------------------------
+# What ``histotune transfer`` does with what the user typed: diagnose, print the tables and the paragraph.
+
+
+def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) -> None:
+    """Diagnose a transfer and print what was found.
+
+    Args:
+        head: Folder of a finished run.
+        config: Names the target.
+        images: Also try the remedies that embed the target again.
+    """
+    from rich.console import Console
+
+    from histotune.report.study_tables import transfer_tables
+    from histotune.studies.transfer import run_transfer
+    from histotune.tools.provenance import redact
+
+    command = redact(" ".join(["histotune", *sys.argv[1:]]))
+    outcome = run_transfer(head, config, command, images=images)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in transfer_tables(outcome.diagnosis):
+        console.print(table)
+    console.print(f"\n{outcome.diagnosis.paragraph}\n", highlight=False, markup=False)
+    for note in outcome.diagnosis.notes:
+        console.print(note, highlight=False, markup=False)
+    print(outcome.ledger)
+    print(f"report: {outcome.folder / 'transfer.html'}")
+
+
+# ------------------------------------------------------------------------------
+# ``histotune compare``: runs beside one another on the same groups.
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, two or more arms.")],
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="Default: auroc and balanced_accuracy. Repeatable.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option("--pair", help="A,B: the declared family instead of all pairs. Repeatable.")
+    ] = None,
+    first: Annotated[bool, typer.Option("--first", help="Compare all with the first run only.")] = False,
+    permutations: Annotated[int, typer.Option("--permutations", min=99, help="Most permutations of a p value.")] = 9999,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the permutations.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json and comparison.html.")] = None,
+) -> None:
+    """Compare runs on the same tiles: paired intervals and p values; mean ranks over five or more data sets.
+
+    histotune compare runs/midnight runs/lite0 --out runs/comparison
+    """
+
+    compare_and_print(
+        CompareRequest(tuple(runs), tuple(metrics or ()), tuple(pairs or ()), first, permutations, seed, out)
+    )
+
+
+# ------------------------------------------------------------------------------
+# What ``histotune compare`` does: runs on the same tiles and groups, paired, and ranked over data sets.
+
+
+DEFAULT_METRICS = ("auroc", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What was asked for.
+
+    Attributes:
+        runs: Folders of finished runs.
+        metrics: Names of metrics; empty takes AUROC and balanced accuracy.
+        pairs: The declared family, as "A,B"; empty compares all pairs.
+        first: Compare all with the first run only.
+        permutations: Most permutations behind a p value.
+        seed: Seed of the permutations.
+        out: Folder for ``comparison.json`` and ``comparison.html``; None only prints.
+    """
+
+    runs: tuple[Path, ...]
+    metrics: tuple[str, ...]
+    pairs: tuple[str, ...]
+    first: bool
+    permutations: int
+    seed: int
+    out: Path | None
+
+
+def compare_and_print(request: CompareRequest) -> None:
+    """Compare runs, print the tables, and save them where asked.
+
+    Args:
+        request: What was asked for.
+
+    Raises:
+        UserError: Fewer than two arms, an unknown metric or name, or runs over other tiles or folds.
+    """
+    from rich.console import Console
+
+    from histotune.evaluation.comparison import compare_runs
+    from histotune.report.study_pages import comparison_notes, comparison_tables
+    from histotune.report.study_tables import printed_tables
+    from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
+    from histotune.studies.compare import read_contenders
+
+    metrics = _metrics(request.metrics)
+    contenders = read_contenders(request.runs)
+    config = ComparisonConfig(
+        family=_family(request, tuple(dict.fromkeys(one.name for one in contenders))),
+        n_permutations=request.permutations,
+        seed=request.seed,
+    )
+    found = compare_runs(contenders, metrics, config, IntervalConfig())
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in printed_tables(comparison_tables(found)):
+        console.print(table)
+    for note in comparison_notes(found):
+        print(note)
+    if request.out is not None:
+        from histotune.report.study_pages import write_comparison_page
+        from histotune.tools.files import write_json
+
+        command = " ".join(["histotune", *sys.argv[1:]])
+        write_json(request.out / "comparison.json", {**found.as_dict(), "comparison": config.model_dump(mode="json")})
+        write_comparison_page(found, command, request.out / "comparison.html")
+        print(f"saved: {request.out}")
+
+
+def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
+    from histotune.statistics.metrics import METRIC_NAMES
+    from histotune.tools.errors import UserError, closest_name
+
+    for name in names:
+        if name not in METRIC_NAMES:
+            raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
+                            closest=closest_name(name, METRIC_NAMES))  # fmt: skip
+    return tuple(names or DEFAULT_METRICS)  # type: ignore[arg-type]  # checked above
+
+
+def _family(request: CompareRequest, names: tuple[str, ...]) -> str | tuple[tuple[str, str], ...]:
+    from histotune.tools.errors import UserError, closest_name
+
+    if not request.pairs:
+        return "against the first" if request.first else "all pairs"
+    pairs = []
+    for pair in request.pairs:
+        two = tuple(name.strip() for name in pair.split(","))
+        wrong = next((name for name in two if name not in names), None)
+        if len(two) != 2 or wrong is not None:
+            raise UserError("a pair names two of the runs, with a comma between", value=pair, allowed=", ".join(names),
+                            closest=closest_name(wrong or pair, names))  # fmt: skip
+        pairs.append((two[0], two[1]))
+    return tuple(pairs)
+
+
+# ------------------------------------------------------------------------------
+# What ``histotune leaderboard`` does: scores of one protocol in one table, printed or saved.
+
+
+Format = Literal["table", "markdown", "csv", "latex"]
+FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "latex")
+ENDINGS = {".csv": "csv", ".tex": "latex"}
+
+
+def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
+    """Print or save the boards that a query asks for; an overview where nothing is asked.
+
+    Args:
+        query: Which scores.
+        style: ``table``, ``markdown``, ``csv`` or ``latex``.
+        out: File to write; None prints. Its ending decides where the style is ``table``.
+        runs: Folders of the user's own protocol runs. Only tables that hold one of their numbers are shown; what may
+            stand in none is named with the reason, beside the tables and never among them.
+
+    Raises:
+        UserError: Unknown names or style, a folder that is no protocol run, or runs of which nothing is comparable.
+    """
+    style = _style(style, out)
+    boards, refused = _boards(query, runs)
+    if out is not None:
+        _save(boards, style, out)
+    elif style == "table":
+        _print_leaderboard(boards, overview=not runs and not any(vars(query).values()))
+    else:
+        sys.stdout.write(_text(boards, style))
+    for one in refused:  # a table that is read by a program stays a table
+        print(f"\n{one}", file=sys.stdout if style == "table" or out is not None else sys.stderr)
+
+
+def _boards(query: Query, runs: Sequence[Path]) -> tuple[tuple[Board, ...], tuple[Refusal, ...]]:
+    from histotune.published.leaderboard import make_boards
+    from histotune.published.published_parts import published_scores, select
+
+    published = select(published_scores(), query)
+    if not runs:
+        return make_boards(published), ()
+    from histotune.published.leaderboard import read_own_scores
+
+    own = read_own_scores(runs, [one.protocol for one in published])
+    protocols = {one.protocol for one in own.scores}
+    return make_boards([one for one in published if one.protocol in protocols], own.scores), own.refused
+
+
+def _style(style: str, out: Path | None) -> str:
+    from histotune.tools.errors import UserError, closest_name
+
+    if style not in FORMATS:
+        raise UserError("unknown format", value=style, allowed=", ".join(FORMATS), closest=closest_name(style, FORMATS))
+    if out is not None and style == "table":
+        return ENDINGS.get(out.suffix, "markdown")
+    return style
+
+
+def _text(boards: tuple[Board, ...], style: str) -> str:
+    from histotune.report.study_tables import boards_csv, boards_latex, boards_markdown
+
+    return {"csv": boards_csv, "latex": boards_latex}.get(style, boards_markdown)(boards)
+
+
+def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:
+    from histotune.tools.files import write_text
+
+    write_text(out, _text(boards, style))
+    print(f"{sum(len(board.rows) for board in boards)} scores of {len(boards)} protocols: {out}")
+
+
+def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
+    from rich.console import Console
+
+    from histotune.report.study_tables import board_notes, board_table, boards_overview
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if overview:
+        console.print(boards_overview(boards))
+        return
+    for board in boards:
+        console.print(board_table(board))
+        console.print("\n".join(board_notes(board)), markup=False, highlight=False)
+
+
+# ------------------------------------------------------------------------------
+# What the command line says about tracking: ``histotune trials``, and ``--wandb``.
+
+
+Wandb = Annotated[
+    str | None,
+    typer.Option(
+        "--wandb",
+        metavar="[offline|online]",
+        help="Also write the run to Weights & Biases: offline (the default, no login, no network) or online.",
+        show_default=False,
+    ),
+]
+
+
+def trials(
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.", show_default=False)] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.", show_default=False)] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many.")] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
+) -> None:
+    """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
+
+    trials_and_print(TrialFilter(dataset, backbone, top, everything))
+
+
+def with_wandb_mode(arguments: list[str]) -> list[str]:
+    """Return a command line on which ``--wandb`` alone means ``--wandb offline``."""
+    spelled = []
+    for place, word in enumerate(arguments):
+        spelled.append(word)
+        if word == "--wandb" and arguments[place + 1 : place + 2] not in (["offline"], ["online"], ["off"]):
+            spelled.append("offline")
+    return spelled
+
+
+# ------------------------------------------------------------------------------
+# What ``histotune trials`` does: read the table of trials, narrow it, print the best.
+
+
+@dataclass(frozen=True)
+class TrialFilter:
+    """Which trials to show.
+
+    Attributes:
+        data_set: Only this data set; None takes all.
+        backbone: Only this backbone; None takes all.
+        top: How many.
+        everything: Also floors and the sweeps of outer folds, not only the probes that were saved.
+    """
+
+    data_set: str | None
+    backbone: str | None
+    top: int
+    everything: bool
+
+
+def trials_and_print(chosen: TrialFilter) -> None:
+    """Print the best trials on record, each data set's by itself: losses on different tiles don't compare.
+
+    Args:
+        chosen: Which.
+
+    Raises:
+        UserError: Nothing on record has that name.
+    """
+    from histotune.studies.tracking import read_trials, trials_folder
+
+    state = user_dir("state")
+    table = read_trials(state)
+    if table.is_empty():
+        print(f"no sweep has been recorded in {trials_folder(state)}")
+        return
+    table = _narrowed(table, chosen)
+    for (trained_on,), part in table.group_by("trained_on", maintain_order=True):
+        _print_trials(str(trained_on), part.sort("score", nulls_last=True, maintain_order=True), chosen.top)
+    print(f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
+          f"'{trials_folder(state)}/*.parquet')")  # fmt: skip
+
+
+def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
+    """Keep what was asked for; a name that is nowhere on record is a mistake."""
+    for column, name in (("data_set", chosen.data_set), ("backbone", chosen.backbone)):
+        if name is None:
+            continue
+        known = sorted(set(table[column]))
+        if name not in known:
+            raise UserError(f"no trial on record has this {column.replace('_', ' ')}", value=name,
+                            allowed=", ".join(known), closest=closest_name(name, known))  # fmt: skip
+        table = table.filter(table[column] == name)
+    if chosen.everything:
+        return table
+    return table.filter((table["arm"] == "probe") & (table["training_set"] == "all"))
+
+
+def _print_trials(trained_on: str, trials: pl.DataFrame, top: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{trained_on}: group-balanced log-loss, out of fold, lower is better")
+    for name in ("log-loss", "SE", "AUROC", "backbone", "family", "settings", "groups", "run", ""):
+        table.add_column(name, justify="right" if name in ("log-loss", "SE", "AUROC", "groups") else "left")
+    for row in trials.head(top).iter_rows(named=True):
+        numbers = (_number(row[name]) for name in ("score", "score_se", "auroc"))
+        table.add_row(*numbers, row["backbone"], row["family"], _settings(row["settings"]), str(row["n_groups"]),
+                      row["run_id"], _remark(row))  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+
+
+def _settings(text: str) -> str:
+    found: dict[str, Any] = json.loads(text)
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                     for name, value in found.items())  # fmt: skip
+
+
+def _remark(row: dict[str, Any]) -> str:
+    words = (("chosen, optimistic", row["chosen"]), ("diverged", row["diverged"]),
+             ("not converged", not row["converged"] and not row["diverged"]),
+             (row["arm"], row["arm"] != "probe"), (row["training_set"], row["training_set"] != "all"))  # fmt: skip
+    return ", ".join(word for word, is_so in words if is_so)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
