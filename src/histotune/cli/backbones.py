@@ -24,14 +24,12 @@ def backbones(ctx: typer.Context) -> None:
 @backbones_app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Such as midnight, or its hub id.")]) -> None:
     """Print everything known about a backbone, each figure with its source."""
-
     show_backbone(name)
 
 
 @backbones_app.command("check")
 def check(names: Annotated[list[str], typer.Argument(help="Names or hub ids.")]) -> None:
     """Ask whether backbones can be used here: hub, licence, token, disk, cache, and what to do otherwise."""
-
     check_backbones(names)
 
 

@@ -47,14 +47,12 @@ Coords = Annotated[
 @cache_app.command("ls")
 def ls(cache: Cache = None) -> None:
     """List embedding spaces, content hashes, solved fits and rendered cohorts, with their sizes."""
-
     list_and_print(cache)
 
 
 @cache_app.command("verify")
 def verify(spaces: Spaces = None, cache: Cache = None) -> None:
     """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged."""
-
     if not verify_and_print(spaces or [], cache):
         raise typer.Exit(1)
 
@@ -62,7 +60,6 @@ def verify(spaces: Spaces = None, cache: Cache = None) -> None:
 @cache_app.command("repair")
 def repair(spaces: Spaces = None, cache: Cache = None) -> None:
     """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again."""
-
     repair_and_print(spaces or [], cache)
 
 
@@ -77,7 +74,6 @@ def rm(
     cache: Cache = None,
 ) -> None:
     """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
-
     remove_and_print(RemoveChoice(tuple(spaces or ()), older_than, everything, yes), cache)
 
 
@@ -96,7 +92,6 @@ def export(
 
     histotune cache export --dataset breakhis --data BreaKHis_v1 --out embeddings.parquet
     """
-
     export_and_print(space, out, coords, dataset=dataset, data=data, backbone=backbone, settings=settings, cache=cache)
 
 
@@ -119,7 +114,6 @@ def import_(
 
     histotune cache import features_uni_v1/ --as uni --dataset breakhis --data BreaKHis_v1 --coords places.csv
     """
-
     choice = ImportChoice(tuple(files), name, backbone, coords, replace)
     import_and_print(choice, dataset=dataset, data=data, pcam=pcam, settings=settings, cache=cache)
 

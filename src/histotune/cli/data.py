@@ -60,7 +60,6 @@ def describe(
     dataset: DatasetArgument, data: Data = None, backbone: BackboneName = None, settings: SetField = None
 ) -> None:
     """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
-
     describe_and_print(dataset, data, backbone, settings)
 
 
@@ -78,7 +77,6 @@ def estimate_mpp(
 
     histotune data estimate-mpp breakhis --data BreaKHis_v1 --max-tiles 400
     """
-
     estimate_mpp_and_print(dataset, data, settings, ScaleOptions(tissue, nucleus_um, max_tiles, out))
 
 
@@ -103,7 +101,6 @@ def split_command(
     settings: SetField = None,
 ) -> None:
     """Make a split by its name, or check one from a file; show how even it is, and keep it."""
-
     split_and_print(dataset, data, SplitRequest(split, out, allow_leaky), settings)
 
 
@@ -144,7 +141,6 @@ def fetch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
 ) -> None:
     """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
-
     fetch_and_print(dataset, to, source, dry_run=dry_run)
 
 
@@ -156,7 +152,6 @@ def croissant(
     settings: SetField = None,
 ) -> None:
     """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
-
     croissant_and_print(dataset, data, out, settings)
 
 
@@ -168,7 +163,6 @@ def diff(
     settings: SetField = None,
 ) -> None:
     """What changed between two versions: tiles, their content, labels, groups, splits, names."""
-
     diff_and_print(dataset, before, after, settings)
 
 

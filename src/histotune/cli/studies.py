@@ -185,7 +185,6 @@ def compare(
 
     histotune compare runs/midnight runs/lite0 --out runs/comparison
     """
-
     compare_and_print(
         CompareRequest(tuple(runs), tuple(metrics or ()), tuple(pairs or ()), first, permutations, seed, out)
     )
@@ -395,7 +394,6 @@ def trials(
     everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
 ) -> None:
     """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
-
     trials_and_print(TrialFilter(dataset, backbone, top, everything))
 
 

@@ -402,8 +402,8 @@ def save_plots(figure: Figure | None, name: str, folder: Path) -> None:
     if figure is None:
         return
     (folder / "plots").mkdir(exist_ok=True)
-    for number, panel in enumerate(figure.panels, 1):
-        file = f"{name}.svg" if number == 1 else f"{name}-{number}.svg"
+    for nth, panel in enumerate(figure.panels, 1):
+        file = f"{name}.svg" if nth == 1 else f"{name}-{nth}.svg"
         (folder / "plots" / file).write_text(standalone(panel), encoding="utf-8", newline="\n")
 
 

@@ -124,9 +124,9 @@ def cell_text(value: Cell) -> str:
 def _shown(finding: AuditFinding, pictures: Sequence[AuditPicture]) -> ShownFinding:
     own = [picture for picture in pictures if picture.finding == finding.id]
     clusters = []
-    for number in dict.fromkeys(picture.cluster for picture in own):
-        members = tuple(ShownPicture(one, _uri(one.jpeg)) for one in own if one.cluster == number)
-        clusters.append(ShownCluster(finding.clusters[number - 1] if number else None, members))
+    for cluster in dict.fromkeys(picture.cluster for picture in own):
+        members = tuple(ShownPicture(one, _uri(one.jpeg)) for one in own if one.cluster == cluster)
+        clusters.append(ShownCluster(finding.clusters[cluster - 1] if cluster else None, members))
     return ShownFinding(finding, tuple(clusters))
 
 

@@ -385,9 +385,9 @@ def _map_panel(table: pl.DataFrame, kinds: Sequence[Kind], title: str, synthetic
 
 def _key(kinds: Sequence[Kind], frame: Frame) -> Iterator[Markup]:
     """Yield the looks with their names in two columns below the map, so that a panel stands alone; grey ones last."""
-    for number, kind in enumerate(sorted(kinds, key=lambda kind: kind.colour == PALE_GREY)):
-        x_px = frame.left_px + 6 + (number % 2) * frame.width_px / 2
-        y_px = frame.bottom_px + KEY_GAP_PX + (number // 2) * ROW_PX
+    for nth, kind in enumerate(sorted(kinds, key=lambda kind: kind.colour == PALE_GREY)):
+        x_px = frame.left_px + 6 + (nth % 2) * frame.width_px / 2
+        y_px = frame.bottom_px + KEY_GAP_PX + (nth // 2) * ROW_PX
         yield dots([(x_px, y_px)], kind.colour, kind.shape, 7.0)
         yield text(x_px + 10, y_px + 4, kind.label, anchor="start")
 
