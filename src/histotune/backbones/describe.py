@@ -9,15 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch.overrides import TorchFunctionMode
-
 from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import INDEX, ONE_FILE, cached_file, commit_of, hub_file
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import torch
 
     from histotune.backbones.spec import BackboneConfig
 
@@ -305,22 +304,27 @@ def transformers_config(spec: BackboneSpec, path: Path | None) -> Any:  # noqa: 
 # Networks without memory for their weights, to look at.
 
 
-class _LinspaceOnCpu(TorchFunctionMode):
-    """Computes ``torch.linspace`` for real: older versions of timm read its values while they build a network."""
-
-    def __torch_function__(
-        self, func: Callable[..., object], types: object, args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:  # fmt: skip
-        """Call a function of torch, ``linspace`` on the CPU."""
-        options = dict(kwargs or {})
-        if func is torch.linspace:
-            options["device"] = "cpu"
-        return func(*args, **options)
-
-
 @contextmanager
 def without_memory() -> Iterator[None]:
     """Build networks on torch's ``meta`` device: names and shapes, no values."""
-    with torch.device("meta"), _LinspaceOnCpu():
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class LinspaceOnCpu(TorchFunctionMode):
+        """Computes ``torch.linspace`` for real: older versions of timm read its values while they build a network."""
+
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[object, ...] = (),
+            kwargs: dict[str, object] | None = None,
+        ) -> object:
+            """Call a function of torch, ``linspace`` on the CPU."""
+            options = dict(kwargs or {})
+            if func is torch.linspace:
+                options["device"] = "cpu"
+            return func(*args, **options)
+
+    with torch.device("meta"), LinspaceOnCpu():
         yield

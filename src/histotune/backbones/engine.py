@@ -14,11 +14,6 @@ from functools import partial
 from threading import Barrier
 from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-from histotune.backbones.network import load_histogram
 from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock, Reruns
 from histotune.tools.errors import UserError
 
@@ -28,7 +23,9 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     import numpy as np
+    import torch
     from numpy.typing import NDArray
+    from torch import fx, nn
 
     from histotune.backbones.network import Network
     from histotune.images.views import DeviceResizer, ResizePlan
@@ -503,14 +500,6 @@ def lane_ranges(n_images: int, n_lanes: int, size_px: int) -> tuple[tuple[int, i
 # Batch norms folded into the convolutions before them: fewer passes over memory, fewer roundings in bf16.
 
 
-class _Tracer(fx.Tracer):
-    """Keeps convolutions and norms whole, subclasses included."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether the tracer stops at a module."""
-        return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
-
-
 def fold_batch_norms(module: nn.Module) -> int:
     """Fold each batch norm that directly follows a convolution into it, in place; for inference only.
 
@@ -522,8 +511,18 @@ def fold_batch_norms(module: nn.Module) -> int:
     Returns:
         The number of batch norms folded.
     """
+    from torch import fx, nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    class Tracer(fx.Tracer):
+        """Keeps convolutions and norms whole, subclasses included."""
+
+        def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+            """Return whether the tracer stops at a module."""
+            return isinstance(m, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
     try:
-        graph = _Tracer().trace(module)
+        graph = Tracer().trace(module)
     except Exception as error:  # tracing runs the model's own code on symbols, which may raise anything
         LOG.debug("batch norms stay as they are: %s", error)
         return 0
@@ -541,6 +540,8 @@ def fold_batch_norms(module: nn.Module) -> int:
 
 
 def _follows_convolution(node: fx.Node, parts: dict[str, nn.Module]) -> bool:
+    from torch import fx, nn
+
     if node.op != "call_module" or not isinstance(parts[str(node.target)], nn.BatchNorm2d):
         return False
     before = node.args[0]
@@ -554,8 +555,10 @@ def _follows_convolution(node: fx.Node, parts: dict[str, nn.Module]) -> bool:
 
 def _what_follows(norm: nn.Module) -> nn.Module:
     """Return what is left of a norm: the activation that timm's norms carry, or nothing."""
+    from torch import nn
+
     carried = [part for name in ("drop", "act") if isinstance(part := getattr(norm, name, None), nn.Module)]
-    return torch.nn.Sequential(*carried)
+    return nn.Sequential(*carried)
 
 
 # ------------------------------------------------------------------------------
@@ -578,6 +581,8 @@ def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal[
         UserError: Missing or unfitting weights.
     """
     if spec.kind == "colour-histogram":
+        from histotune.backbones.network import load_histogram
+
         return load_histogram(spec)
     if spec.kind == "external":
         raise UserError("imported embeddings have no network that could embed new images", value=spec.name,

@@ -6,10 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histotune.datasets.config import check_on_bad_image
-from histotune.images.config import check_view_name
-from histotune.studies.config import ExperimentConfig, load_config, override, parse_config
-from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes
 from histotune.tools.ranks import process_rank
@@ -17,6 +13,7 @@ from histotune.tools.ranks import process_rank
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from histotune.studies.config import ExperimentConfig
     from histotune.studies.experiment import RunResult
 
 
@@ -33,6 +30,9 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
     Raises:
         UserError: All mistakes together.
     """
+    from histotune.studies.config import load_config, override
+    from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
+
     if typed.get("from_run") is not None:
         config = load_config(typed["from_run"])
         _check_repeat(config, recipe)
@@ -181,8 +181,10 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
         out: Table to write; None prints CSV.
         **typed: ``cache``, ``settings``, ``on_bad_image`` and ``mpp`` as typed; None where absent.
     """
+    from histotune.datasets.config import check_on_bad_image
     from histotune.deploy.bundle import load_bundle
     from histotune.deploy.predict import PredictSettings, predict, write_predictions
+    from histotune.studies.config import ExperimentConfig, override
 
     config = override(ExperimentConfig(recipe="predict"), typed.get("settings") or [])
     bad = check_on_bad_image(typed.get("on_bad_image") or "fail")
@@ -218,6 +220,8 @@ def report_and_print(
 
 def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
     """Print a recipe's or a run's config as JSON."""
+    from histotune.studies.config import load_config, override
+    from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
     from histotune.tools.files import canonical_json
 
     placeholder = Path("DATA")
@@ -254,6 +258,10 @@ def _duration(hours: float) -> str:
 
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
     """Put the named options into their fields."""
+    from histotune.datasets.config import check_on_bad_image
+    from histotune.images.config import check_view_name
+    from histotune.studies.config import parse_config
+
     data = config.model_dump(mode="json")
     for name in ("train_magnification", "final", "split", "allow_leaky"):
         if typed.get(name) not in (None, False):
