@@ -134,8 +134,6 @@ def metric_of_counts(metric: ProtocolMetric, confusion_BKK: Int) -> Float:
 
 # ------------------------------------------------------------------------------
 # Settings of the published protocols; the defaults are the published values.
-
-
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -222,3 +220,15 @@ class UniConfig(_Config):
 
 
 ProtocolConfig = Annotated[EvaConfig | ThunderConfig | UniConfig, Field(discriminator="name")]
+
+
+# ------------------------------------------------------------------------------
+# The settings that published protocols were run with, where they differ from a config's defaults.
+def eva_pcam_settings() -> EvaConfig:
+    """Return eva's settings on PatchCamelyon: patience 3 epochs."""
+    return EvaConfig(patience=3)
+
+
+def eva_ten_shot_settings() -> EvaConfig:
+    """Return eva's settings on PatchCamelyon with ten tiles per class: 50 runs, looked at every tenth epoch."""
+    return EvaConfig(runs=50, shots=10, check_every=10, patience=125, min_delta=1e-4)

@@ -12,8 +12,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
 from histotune.heads.config import SweepConfig
-from histotune.published.leaderboard import eva_pcam_settings, eva_ten_shot_settings
-from histotune.published.records import EvaConfig, ThunderConfig, UniConfig
+from histotune.published.records import EvaConfig, ThunderConfig, UniConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.studies.config import ExperimentConfig
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
