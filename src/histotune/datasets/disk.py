@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-import polars as pl
-
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    import polars as pl
 
 
 SYNTHETIC_MARK = "SYNTHETIC.json"
@@ -386,6 +386,8 @@ def read_text_table(path: str, fix: str, separator: str = ",", header: bool = Tr
         >>> read_text_table("train_labels.csv", "download it again").columns  # doctest: +SKIP
         ['id', 'label']
     """
+    import polars as pl
+
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
             raise UserError("this is a folder or a device, not a table", value=path, fix=fix)

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from histotune.heads.head import Calibration, Decision, Selection
+from histotune.statistics.predictions import Score  # noqa: TC001  (a saved record is read by its types)
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from histotune.statistics.predictions import Predictions, Score
+    from histotune.statistics.predictions import Predictions
 
 
 MAY_BE_NONE = {

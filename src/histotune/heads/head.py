@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule  # noqa: TC001  (a saved record is read by its types)
+from histotune.statistics.predictions import Interval  # noqa: TC001  (a saved record is read by its types)
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_path, hash_file, write_json
 
@@ -22,8 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.embeddings.space import Embeddings
-    from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule
-    from histotune.statistics.predictions import Interval
 
     Tensors = Mapping[str, NDArray[np.float64]]
 

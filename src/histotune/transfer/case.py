@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from histotune.datasets.read import known_specs
+from histotune.statistics.predictions import Score  # noqa: TC001  (a saved record is read by its types)
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
-    from histotune.statistics.predictions import Predictions, Score
+    from histotune.statistics.predictions import Predictions
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
