@@ -60,7 +60,8 @@ def _measure(claim: Claim, work: Work) -> Result:
     import torch
 
     from histotune.images.config import ViewConfig
-    from histotune.images.views import DeviceResizer, apply_view, device_plan, device_resizable
+    from histotune.images.device_resize import DeviceResizer
+    from histotune.images.views import apply_view, device_plan, device_resizable
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     view = ViewConfig()

@@ -28,7 +28,7 @@ from histotune.backbones.network import Network, build_network
 from histotune.backbones.spec import BackboneConfig, BackboneSpec
 
 Pixels = NDArray[np.uint8]
-LIBRARIES = ("timm", "polars", "pydantic", "peft", "PIL", "huggingface_hub", "transformers")
+LIBRARIES = ("timm", "polars", "peft", "PIL", "huggingface_hub", "transformers")
 
 
 def spec_of(name: object) -> BackboneSpec:

@@ -13,22 +13,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from histotune.images import views
-from histotune.images import views as views_module
+from histotune.images import device_resize, views
 from histotune.images.config import ViewConfig
 from histotune.images.decode import read_pixels
-from histotune.images.views import (
+from histotune.images.device_resize import (
     DeviceResizer,
     ResizePlan,
-    device_plan,
-    device_resizable,
     fixed_weights,
     is_exact,
     passes_vertical_first,
-    resized_sizes,
     split_weights,
-    view_inputs,
 )
+from histotune.images.views import device_plan, device_resizable, resized_sizes, view_inputs
 
 INTERPOLATIONS = ["bilinear", "bicubic"]
 SIZES = [(96, 96), (350, 230), (230, 350), (201, 199), (1, 1), (1, 20), (20, 1), (50, 210), (56, 56)]
@@ -146,12 +142,12 @@ def test_images_that_a_view_refuses_are_no_matter_for_the_device() -> None:
 def test_a_device_that_computes_otherwise_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [((96, 96), None)]
     assert device_resizable(ViewConfig(), sizes, "cpu")
-    exact = views_module._rounded
+    exact = device_resize._rounded
 
     def coarse(high: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
         return exact(high.bfloat16().float(), low)
 
-    monkeypatch.setattr(views_module, "_rounded", coarse)
+    monkeypatch.setattr(device_resize, "_rounded", coarse)
     verdict = device_resizable(ViewConfig(), sizes, "cpu")
     assert not verdict
     assert "differently from Pillow" in verdict.reason
@@ -186,7 +182,7 @@ def test_the_module_stands_alone() -> None:
         "assert not {'torch', 'numpy', 'histotune', 'PIL'} & set(sys.modules), sorted(sys.modules);"
         "assert m.fixed_weights(2, 1, 'bilinear').tolist() == [[2097152, 2097152]]"
     )
-    subprocess.run([sys.executable, "-I", "-c", code, views_module.__file__], check=True, cwd=Path.home())
+    subprocess.run([sys.executable, "-I", "-c", code, device_resize.__file__], check=True, cwd=Path.home())
 
 
 @pytest.mark.slow

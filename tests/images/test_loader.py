@@ -12,8 +12,8 @@ from PIL import Image
 
 from histotune.images.config import LoaderConfig, ViewConfig
 from histotune.images.decode import PixelReader, PixelSource
+from histotune.images.device_resize import DeviceResizer
 from histotune.images.loader import Wanted, load_views
-from histotune.images.views import DeviceResizer
 from histotune.tools.errors import UserError
 
 VIEW = ViewConfig(size_px=14)

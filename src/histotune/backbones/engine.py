@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import fx, nn
 
     from histotune.backbones.network import Network
-    from histotune.images.views import DeviceResizer, ResizePlan
+    from histotune.images.device_resize import DeviceResizer, ResizePlan
     from histotune.tools.devices import ComputeDevice
 
 
@@ -298,7 +298,7 @@ class Engine:
             raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")
 
     def _resizer(self, plan: ResizePlan) -> DeviceResizer:
-        from histotune.images.views import DeviceResizer
+        from histotune.images.device_resize import DeviceResizer
 
         if plan not in self._resizers:
             self._resizers[plan] = DeviceResizer(plan, self._device)

@@ -15,9 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.embeddings.runner import BatchRunner, compute_threads
-from histotune.embeddings.space import embedding_space, with_key
-from histotune.images.loader import load_views
 from histotune.tools.devices import Computed, choose_precision
 from histotune.tools.errors import UserError
 from histotune.tools.files import lock, write_json
@@ -279,6 +276,8 @@ def _tried(request: EmbedRequest, device: ComputeDevice) -> tuple[Computed, ...]
 
 def _record(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> Path:
     """Return where the answer is kept: by everything that decides it but the tiles."""
+    from histotune.embeddings.space import embedding_space, with_key
+
     space = embedding_space(request.spec, request.view, device, "fp32", index)
     question = f"check of {', '.join(_tried(request, device))} within {MEDIAN_LIMIT:g}, {P99_LIMIT:g}, {PROBE_LIMIT:g}"
     return request.cache / "precision" / f"{with_key(replace(space, precision=question)).key[:32]}.json"
@@ -301,6 +300,8 @@ def _remember(choice: PrecisionChoice, path: Path) -> None:
 
 
 def _views(request: EmbedRequest, reader: PixelReader, sample: Sequence[Wanted]) -> list[Views]:
+    from histotune.images.loader import load_views
+
     size = request.embedding.first_batch_size
     sizes = [min(size, len(sample) - start) for start in range(0, len(sample), size)]
     find_all_bad = request.on_bad_image == "skip"
@@ -312,6 +313,7 @@ def _embed(
 ) -> NDArray[np.float32]:
     """Embed the tiles of the check in one precision."""
     from histotune.backbones.engine import load_backbone
+    from histotune.embeddings.runner import BatchRunner, compute_threads
 
     with compute_threads(request):
         backbone = load_backbone(replace(request.spec, size_px=request.view.size_px), device, precision)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from histotune.backbones.spec import Backbone, BackboneSpec
     from histotune.embeddings.space import EmbeddingSpace, EmbedRequest
+    from histotune.images.device_resize import ResizePlan
     from histotune.images.loader import Views
-    from histotune.images.views import ResizePlan
     from histotune.tools.devices import Computed, ComputeDevice
 
 

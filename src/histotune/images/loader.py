@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from histotune.images.config import ViewConfig
     from histotune.images.decode import PixelReader, PixelSource
-    from histotune.images.views import ResizePlan
+    from histotune.images.device_resize import ResizePlan
 
 LOG = logging.getLogger(__name__)
 MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message
