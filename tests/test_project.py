@@ -80,7 +80,7 @@ def test_a_warning_raised_elsewhere_is_not() -> None:
 
 @pytest.mark.parametrize("name", ["errors", "files", "progress", "provenance", "devices", "doctor"])
 def test_examples_in_the_docstrings_of_the_tools_hold(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"histotune.{name}"))
+    outcome = doctest.testmod(importlib.import_module(f"histotune.tools.{name}"))
     assert outcome.failed == 0
 
 

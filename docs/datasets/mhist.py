@@ -12,10 +12,9 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from histotune.errors import UserError
-
 from histotune.datasets.catalog import ClassScheme, DatasetSpec
 from histotune.datasets.rows import Tile
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

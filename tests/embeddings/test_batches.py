@@ -11,6 +11,7 @@ import torch
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import colour_histogram, find_backbone
+from histotune.backbones.network import load_histogram
 from histotune.backbones.spec import Backbone, BackboneConfig
 from histotune.embeddings.runner import BatchRate, find_batch_size, remembered_batch_size, with_batch_size
 from histotune.embeddings.space import EmbedRequest, embedding_space
@@ -88,7 +89,7 @@ def test_a_search_is_made_once_per_space(gpu_request: EmbedRequest, monkeypatch:
 
     def fake(spec: object, device: ComputeDevice, precision: str) -> Backbone:
         loaded.append((device.kind, precision))
-        backbone = engine.load_histogram(colour_histogram())
+        backbone = load_histogram(colour_histogram())
         return replace(backbone, embed=Gpu(fits=64).embed)
 
     monkeypatch.setattr(engine, "load_backbone", fake)

@@ -213,11 +213,11 @@ def test_ranks_with_different_tiles_do_not_mix(tmp_path: Path, request_for: Requ
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from histotune.backbones import load
+from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.spec import BackboneConfig
 from histotune.tools.devices import ComputeDevice
-from histotune.embeddings import extract
+import histotune.embeddings.embed as embed_module
 from histotune.embeddings.space import EmbeddingConfig
 from histotune.embeddings.embed import EmbedRequest, embed
 from histotune.tools.ranks import process_rank
@@ -225,14 +225,14 @@ from histotune.tools.files import hash_bytes
 from histotune.images.config import LoaderConfig, ViewConfig
 from tests.embeddings.conftest import tile_set
 
-original, loaded = load.load_backbone, []
+original, loaded = engine.load_backbone, []
 
 def counting(spec, device, precision):
     loaded.append(precision)
     return original(spec, device, precision)
 
-load.load_backbone = counting
-extract.find_device = lambda _: ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
+engine.load_backbone = counting
+embed_module.find_device = lambda _: ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)
 name, size_px, folder, cache, wait_s, precision = sys.argv[1:]
 size_px, folder, cache = int(size_px), Path(folder), Path(cache)
 config = EmbeddingConfig(

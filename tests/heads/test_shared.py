@@ -280,7 +280,7 @@ def test_a_missing_gpu_is_named() -> None:
 
 def test_a_fit_on_the_cpu_leaves_torch_alone() -> None:
     program = (
-        "import sys, numpy as np; from histotune.heads import logistic as m; m.is_small = lambda *_: False;"
+        "import sys, numpy as np; from histotune.heads.solver import logistic as m; m.is_small = lambda *_: False;"
         "x = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float16); y = np.arange(60) % 2;"
         "m.fit_batch(x, y, m.FitProblems(np.ones((1, 60), bool), np.array([0]), np.array([.1]), 2));"
         "sys.exit('torch' in sys.modules)"

@@ -165,8 +165,9 @@ def wandb_records(path: Path) -> Iterator[bytes]:
 SCRIPT = """
 import socket, sys
 from pathlib import Path
-from histotune.studies.tracking import TrackingConfig, log_run
-from tests.test_tracking import made_log
+from histotune.studies.config import TrackingConfig
+from histotune.studies.tracking import log_run
+from tests.studies.test_tracking_wandb import made_log
 
 connect = socket.socket.connect
 def local_only(self, address):

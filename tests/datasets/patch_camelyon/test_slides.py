@@ -40,8 +40,8 @@ def write_hdf5(folder: Path, part: str, x_NHWC: np.ndarray, y: list[int], slides
     for kind, data in (("x", x_NHWC), ("y", np.array(y, np.uint8).reshape(-1, 1, 1, 1))):
         with h5py.File(f"{stem}_{kind}.h5", "w") as file:
             file[kind] = data
-    if pcam is not None:
-        Path(f"{stem}_meta.csv").write_text("wsi\n" + "".join(f'"{slide}"\n' for slide in pcam), encoding="utf-8")
+    if slides is not None:
+        Path(f"{stem}_meta.csv").write_text("wsi\n" + "".join(f'"{slide}"\n' for slide in slides), encoding="utf-8")
     return folder
 
 
