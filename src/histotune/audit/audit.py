@@ -86,14 +86,7 @@ def audit(request: AuditRequest) -> Audit:
 
 
 def finest_labels(config: DatasetConfig) -> TileSet | None:
-    """Read a data set under the scheme that tells most classes apart, such as BreakHis's eight diagnoses.
-
-    Args:
-        config: How it is read otherwise.
-
-    Returns:
-        The tiles; None where there is no finer scheme than the one in use.
-    """
+    """Read a data set under the scheme that tells most classes apart, such as BreakHis's eight diagnoses."""
     spec = known_specs().get(config.name)
     schemes = spec.schemes if spec else ()
     finest = max(schemes, key=lambda scheme: len(scheme.class_names), default=None)
@@ -103,15 +96,7 @@ def finest_labels(config: DatasetConfig) -> TileSet | None:
 
 
 def unread_files(root: Path, tiles: TileSet) -> tuple[BadTile, ...]:
-    """Find image files below a folder that are no tiles and whose header can't be read.
-
-    Args:
-        root: Folder of the data set.
-        tiles: What its reader made of it.
-
-    Returns:
-        Place and reason of each, by path.
-    """
+    """Find image files below a folder that are no tiles and whose header can't be read."""
     listing = list_files(root)
     known = set(tiles.table["path"].unique().to_list())
     others = (path for path in listing.paths if path not in known and path.lower().endswith(IMAGE_SUFFIXES))

@@ -77,14 +77,7 @@ NEAR = Kind("near-duplicates", "Near duplicates", "tiles that show the same pict
 
 
 def exact_copies(prints: Prints) -> Copies:
-    """Group tiles whose decoded pixels are equal; constant tiles are copies of nothing.
-
-    Args:
-        prints: Of all tiles.
-
-    Returns:
-        The clusters.
-    """
+    """Group tiles whose decoded pixels are equal; constant tiles are copies of nothing."""
     rows = np.flatnonzero(prints.read_N & ~prints.constant_N)
     cluster_N = np.full(len(prints), -1, np.int64)
     if len(rows):
@@ -96,16 +89,7 @@ def exact_copies(prints: Prints) -> Copies:
 
 
 def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
-    """Group tiles that show the same picture with other pixels; exact copies join the cluster of their twin.
-
-    Args:
-        prints: Of all tiles.
-        exact: Clusters of equal pixels; one tile of each is compared.
-        config: How alike is alike.
-
-    Returns:
-        Clusters that hold at least two different pixel contents.
-    """
+    """Group tiles that show the same picture with other pixels; exact copies join the cluster of their twin."""
     content_N = _content(exact.cluster_N)
     first_rows = np.unique(content_N, return_index=True)[1]
     rows = first_rows[prints.read_N[first_rows]]
@@ -130,15 +114,7 @@ def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
 
 
 def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Join pairs into clusters.
-
-    Args:
-        batches: Pairs of rows.
-        n: Number of rows.
-
-    Returns:
-        Cluster number per row, and whether the row matched another one mirrored or turned.
-    """
+    """Join pairs into clusters."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -163,17 +139,7 @@ def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDAr
 
 
 def duplicate_finding(facts: Facts, copies: Copies, kind: Kind, max_listed: int) -> AuditFinding:
-    """Judge clusters of copies: a note within a group, a warning across groups, an error across sides.
-
-    Args:
-        facts: Groups, sides and classes.
-        copies: The clusters, rows as in the facts.
-        kind: How they are named.
-        max_listed: Clusters and tiles listed.
-
-    Returns:
-        The finding, with the effective n.
-    """
+    """Judge clusters of copies: a note within a group, a warning across groups, an error across sides."""
     clusters = _judged(facts, copies)
     if clusters.is_empty():
         sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark}".strip()
@@ -328,15 +294,7 @@ def spectrum(thumb_NTT: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def turn(spectrum_NLL: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:
-    """Return the spectrum of the mirrored or turned tile.
-
-    Args:
-        spectrum_NLL: Cosine spectra.
-        orientation: 0 to 7: transposed first (4), then mirrored left-right (1) and top-bottom (2).
-
-    Returns:
-        Spectra of the same shape.
-    """
+    """Return the spectrum of the mirrored or turned tile."""
     turned_NLL = spectrum_NLL.swapaxes(1, 2) if orientation & 4 else spectrum_NLL
     return turned_NLL * _turn_signs(spectrum_NLL.shape[1], orientation)
 
@@ -359,15 +317,7 @@ def comparable(thumb_NTT: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def perceptual_hashes(thumb_NTT: NDArray[np.uint8], orientation: int = UPRIGHT) -> NDArray[np.uint64]:
-    """Return the 64-bit hash of each thumbnail as it looks in an orientation.
-
-    Args:
-        thumb_NTT: uint8 (N, 16, 16).
-        orientation: See :func:`turn`.
-
-    Returns:
-        uint64 (N,); the lowest bit, which would be the mean, is always 0.
-    """
+    """Return the 64-bit hash of each thumbnail as it looks in an orientation."""
     hashes_N = np.empty(len(thumb_NTT), np.uint64)
     for start in range(0, len(thumb_NTT), 16_384):
         low_NLL = turn(spectrum(thumb_NTT[start : start + 16_384])[:, :LOW, :LOW], orientation)
@@ -381,16 +331,7 @@ def perceptual_hashes(thumb_NTT: NDArray[np.uint8], orientation: int = UPRIGHT) 
 def near_pairs(
     hashes_N: NDArray[np.uint64], turned_N: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield all (i, j), i < j, where the turned hash of i and the hash of j differ in at most ``max_bits`` bits.
-
-    Args:
-        hashes_N: Hash per tile.
-        turned_N: Hash per tile in another orientation; the same array for upright pairs.
-        max_bits: 0 to 7.
-
-    Yields:
-        Rows i and rows j, some thousand at a time; a pair may come up to four times.
-    """
+    """Yield all (i, j), i < j, where the turned hash of i and the hash of j differ in at most ``max_bits`` bits."""
     masks = np.array([0, *(1 << bit for bit in range(BAND_BITS))] if max_bits >= BANDS else [0], np.int64)
     for band in range(BANDS):
         keys_N = _band(hashes_N, band)
@@ -412,16 +353,6 @@ def confirmed(
 
     Look-alike tissue agrees in its outline, which dominates a correlation over the whole; it does not agree in each
     of sixteen parts whose own means are taken off.
-
-    Args:
-        thumb_NTT: Thumbnails.
-        first_M: Rows whose thumbnail is turned.
-        second_M: Rows compared with.
-        orientation: How the first are turned.
-        correlation: Least correlation of three quarters of the parts.
-
-    Returns:
-        True where the pair is confirmed, (M,).
     """
     left_MQS, right_MQS = _parts(turn_pixels(thumb_NTT[first_M], orientation)), _parts(thumb_NTT[second_M])
     energy_left_MQ, energy_right_MQ = (left_MQS**2).mean(axis=2), (right_MQS**2).mean(axis=2)
@@ -434,17 +365,7 @@ def confirmed(
 
 
 def find_near(thumb_NTT: NDArray[np.uint8], max_bits: int, correlation: float, orientations: bool) -> Iterator[Pairs]:
-    """Yield confirmed pairs of near duplicates, each once, a batch at a time.
-
-    Args:
-        thumb_NTT: Thumbnails of tiles that are :func:`comparable` and no copies of each other.
-        max_bits: Bits in which hashes may differ.
-        correlation: Least correlation of the parts, see :func:`confirmed`.
-        orientations: Also look for mirrored and turned copies.
-
-    Yields:
-        Pairs, by row of ``thumb_NTT``; a pair that matches in several orientations comes once for each.
-    """
+    """Yield confirmed pairs of near duplicates, each once, a batch at a time."""
     hashes_N = perceptual_hashes(thumb_NTT)
     for orientation in range(N_ORIENTATIONS if orientations else 1):
         turned_N = hashes_N if orientation == UPRIGHT else perceptual_hashes(thumb_NTT, orientation)

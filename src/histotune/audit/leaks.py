@@ -48,15 +48,7 @@ UNITS = (
 
 
 def name_findings(facts: Facts, config: AuditConfig) -> Iterator[AuditFinding]:
-    """Yield what can be found without reading a pixel.
-
-    Args:
-        facts: The table of tiles.
-        config: From how many groups on a class has enough.
-
-    Yields:
-        Findings in a fixed order; what the data set has no column for is left out.
-    """
+    """Yield what can be found without reading a pixel."""
     if facts.split is None:
         yield AuditFinding("split-groups", "Groups across sides", "note",
                            "No split was given, so nothing was checked across sides.",
@@ -216,15 +208,7 @@ def _odd_sizes(facts: Facts, max_listed: int) -> AuditFinding:
 
 
 def balance_tables(facts: Facts, max_rows: int = 1000) -> tuple[AuditTable, ...]:
-    """Count tiles and groups by class, magnification, side and group.
-
-    Args:
-        facts: The table of tiles.
-        max_rows: Rows of the table of groups; it says so where there are more.
-
-    Returns:
-        Tables of classes and of groups; the latter only where groups are known.
-    """
+    """Count tiles and groups by class, magnification, side and group."""
     order = {name: place for place, name in enumerate(facts.class_names)}
     keys = ("magnification", "class")
     counted = facts.table.group_by(*keys).agg(

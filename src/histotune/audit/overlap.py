@@ -65,13 +65,6 @@ def overlap(left_HWC: NDArray[np.uint8], right_HWC: NDArray[np.uint8]) -> Overla
 
     Normalised cross-correlation over the overlap only (Padfield: Masked object registration in the Fourier domain,
     IEEE TIP 2012).
-
-    Args:
-        left_HWC: uint8 RGB.
-        right_HWC: uint8 RGB, possibly of another size.
-
-    Returns:
-        The best overlap; correlation 0 where a tile has no structure.
     """
     factor = max(1, -(-max(*left_HWC.shape[:2], *right_HWC.shape[:2]) // SIDE))
     left_HW, right_HW = _fine(left_HWC, factor), _fine(right_HWC, factor)
@@ -153,16 +146,7 @@ class _Held:
 
 
 def cached_embeddings(tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path) -> CachedEmbeddings | None:
-    """Find the embedding space of the cache that holds most of the tiles; nothing is computed.
-
-    Args:
-        tiles: The tiles.
-        readable_N: Tiles whose bytes can be read.
-        cache: Root folder of the cache.
-
-    Returns:
-        Their embeddings, or None where no network has embedded any of them.
-    """
+    """Find the embedding space of the cache that holds most of the tiles; nothing is computed."""
     spaces = _spaces(cache)
     rows = np.flatnonzero(readable_N)
     if not spaces or not len(rows):
@@ -183,13 +167,6 @@ def nearest(
     """Return each row's most similar other row, and its most similar row of another group.
 
     The similarity matrix is made in blocks and never kept, so memory does not grow with its size; time is quadratic.
-
-    Args:
-        matrix_ND: Embeddings.
-        group_N: Group number per row.
-
-    Returns:
-        Rows i, rows j and cosines of the pairs, i from 0 to N - 1 twice; a row without such a neighbour is left out.
     """
     n = len(matrix_ND)
     starts = range(0, n, BLOCK_ROWS)  # float16 overflows when it is squared
@@ -218,17 +195,7 @@ def nearest(
 
 
 def overlapping_fields(facts: Facts, prints: Prints, embeddings: CachedEmbeddings, loader: LoaderConfig) -> Copies:
-    """Lay neighbours in embedding space over each other and join those that share tissue.
-
-    Args:
-        facts: Groups, sides and magnifications.
-        prints: To leave out equal pixels.
-        embeddings: From :func:`cached_embeddings`.
-        loader: How pixels are read.
-
-    Returns:
-        Clusters of overlapping tiles.
-    """
+    """Lay neighbours in embedding space over each other and join those that share tissue."""
     candidates = _candidates(facts, prints, embeddings)
     looked_at = candidates.head(MAX_PAIRS)
     first_M, second_M = looked_at["first"].to_numpy(), looked_at["second"].to_numpy()

@@ -90,13 +90,6 @@ def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
     """Read every tile once and keep its prints.
 
     Memory grows by ``Prints.bytes_per_tile`` for each tile; pixels in flight are bounded by the number of threads.
-
-    Args:
-        tiles: The tiles.
-        loader: Threads and limits.
-
-    Returns:
-        Prints in tile order, and what can't be read.
     """
     prints = empty_prints(len(tiles))
     bad: list[BadTile] = []
@@ -267,12 +260,6 @@ def empty_prints(n: int) -> Prints:
 def prints_of(pixels_NHWC: NDArray[np.uint8]) -> Prints:
     """Return the prints of some tiles of one size.
 
-    Args:
-        pixels_NHWC: uint8 (N, H, W, 3) RGB.
-
-    Returns:
-        A row per tile.
-
     Example:
         >>> prints_of(np.zeros((2, 96, 96, 3), np.uint8)).constant_N.tolist()
         [True, True]
@@ -353,31 +340,14 @@ STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "bl
 
 # N tiles, F stain features
 def pixel_findings(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
-    """Yield what single tiles and groups look like.
-
-    Args:
-        facts: The table of tiles.
-        prints: Rows as in the table.
-        config: Limits.
-
-    Yields:
-        Findings in a fixed order.
-    """
+    """Yield what single tiles and groups look like."""
     yield _blank(facts, prints, config)
     yield _stain_of_tiles(facts, prints, config)
     yield from _stain_of_groups(facts, prints, config)
 
 
 def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
-    """Judge tiles that can't be read; all are listed.
-
-    Args:
-        bad: Place and reason of each.
-        n_tiles: Tiles of the data set.
-
-    Returns:
-        The finding.
-    """
+    """Judge tiles that can't be read; all are listed."""
     if not bad:
         return AuditFinding("unreadable", "Unreadable tiles", "ok", f"All {count(n_tiles, 'tile')} can be read.")
     rows = tuple((tile.place, tile.reason) for tile in bad)
@@ -473,16 +443,7 @@ def _stain_of_groups(facts: Facts, prints: Prints, config: AuditConfig) -> Itera
 
 
 def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_], least_mad: float = 0.0) -> NDArray[np.float64]:
-    """Return deviations from the median in units of the scaled median absolute deviation.
-
-    Args:
-        values_NF: Features (N, F).
-        seen_N: Rows that count for median and deviation.
-        least_mad: Smaller deviations are taken for this one, so that a very even data set has no outliers nobody sees.
-
-    Returns:
-        float64 (N, F); 0 where a feature does not vary, NaN where it is NaN.
-    """
+    """Return deviations from the median in units of the scaled median absolute deviation."""
     values = values_NF.astype(np.float64)
     if not seen_N.any():
         return np.zeros_like(values)

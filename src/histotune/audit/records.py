@@ -226,17 +226,7 @@ class Facts:
 
 
 def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None) -> Facts:
-    """Lay out what is known about each tile without reading a pixel.
-
-    Args:
-        tiles: The tiles, in any order.
-        split: The split to check; None takes the data set's own parts.
-        finest: The same files under their finest labels, such as BreakHis's eight diagnoses; None uses the labels of
-            ``tiles``.
-
-    Returns:
-        The facts, rows sorted by tile_id.
-    """
+    """Lay out what is known about each tile without reading a pixel."""
     tiles = replace(tiles, table=tiles.table.sort("tile_id"))
     labels = finest if finest is not None else tiles
     classes = labels.table.select("tile_id", _in_words(labels).alias("class"))
@@ -251,15 +241,7 @@ def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None) -> 
 
 
 def frame_table(title: str, frame: pl.DataFrame) -> AuditTable:
-    """Turn a data frame into a table of plain cells.
-
-    Args:
-        title: What it shows.
-        frame: Its rows.
-
-    Returns:
-        The table; underscores in headers become spaces.
-    """
+    """Turn a data frame into a table of plain cells."""
     columns = tuple(name.replace("_", " ") for name in frame.columns)
     return AuditTable(title, columns, tuple(tuple(row) for row in frame.iter_rows()))
 

@@ -263,14 +263,7 @@ LEGEND = (
 
 
 def catalog_table(entries: Iterable[CatalogEntry]) -> Table:
-    """Return a table with a row per backbone.
-
-    Args:
-        entries: The catalog.
-
-    Returns:
-        A table to print.
-    """
+    """Return a table with a row per backbone."""
     from rich.table import Table
 
     table = Table(title="Backbones", caption=LEGEND, caption_justify="left", title_justify="left", pad_edge=False)
@@ -293,14 +286,7 @@ def catalog_table(entries: Iterable[CatalogEntry]) -> Table:
 
 
 def params_words(entry: CatalogEntry) -> str:
-    """Return the cited number of parameters as people write it; empty where none is cited.
-
-    Args:
-        entry: The entry.
-
-    Returns:
-        Such as "1.1 B" or "21.7 M".
-    """
+    """Return the cited number of parameters as people write it; empty where none is cited."""
     if entry.params_m is None:
         return ""
     if entry.params_m >= 1000:
@@ -309,14 +295,7 @@ def params_words(entry: CatalogEntry) -> str:
 
 
 def entry_text(entry: CatalogEntry) -> str:
-    """Return everything known about a backbone, each figure with its sources.
-
-    Args:
-        entry: The entry.
-
-    Returns:
-        Lines to print.
-    """
+    """Return everything known about a backbone, each figure with its sources."""
     lines = [f"{entry.name}: {entry.about}", f"  status: {entry.status}"]
     if entry.own_code is not None:
         lines += [f"  why it is only listed: {entry.own_code.reason}", f"  what to do: {entry.own_code.fix}"]
@@ -336,14 +315,7 @@ def entry_text(entry: CatalogEntry) -> str:
 
 
 def access_table(reports: Sequence[AccessReport]) -> Table:
-    """Return a table of what checks found.
-
-    Args:
-        reports: One per backbone.
-
-    Returns:
-        A table to print.
-    """
+    """Return a table of what checks found."""
     from rich.table import Table
 
     table = Table(title="Access", title_justify="left", pad_edge=False)

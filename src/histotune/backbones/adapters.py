@@ -45,17 +45,7 @@ class AdapterFiles:
 
 
 def pin_adapter(spec: BackboneSpec) -> BackboneSpec:
-    """Fill in the commit of an adapter on the hub that has none pinned.
-
-    Args:
-        spec: A spec, with or without adapter.
-
-    Returns:
-        The spec, its ``adapter_revision`` the commit that was found.
-
-    Raises:
-        UserError: An adapter for a backbone without weights, or one that can't be found.
-    """
+    """Fill in the commit of an adapter on the hub that has none pinned."""
     if not spec.adapter:
         return spec
     if spec.kind not in ("timm", "transformers", "lite0"):
@@ -66,18 +56,7 @@ def pin_adapter(spec: BackboneSpec) -> BackboneSpec:
 
 
 def locate_adapter(source: str, revision: str = "") -> AdapterFiles:
-    """Return the files of an adapter, downloading them where the local hub cache lacks them.
-
-    Args:
-        source: A local folder, or ``ORGANISATION/NAME[/FOLDER]`` on the hub.
-        revision: Commit, tag or branch on the hub; empty means "main".
-
-    Returns:
-        Its files.
-
-    Raises:
-        UserError: No adapter there, one that is pickled, no access, or no connection.
-    """
+    """Return the files of an adapter, downloading them where the local hub cache lacks them."""
     folder = _folder(source)
     if folder is not None:
         return _local_files(folder)
@@ -106,16 +85,6 @@ def adapter_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
 
     Over the bytes of its weights and those of its settings that change what it computes: a name, a folder or the
     version that wrote it does not count.
-
-    Args:
-        spec: The backbone with its adapter.
-        index: Remembers file hashes, so that a second run reads no weights.
-
-    Returns:
-        64 hexadecimal digits, or nothing.
-
-    Raises:
-        UserError: The adapter is missing, or was made for another backbone.
     """
     if not spec.adapter:
         return ""
@@ -135,17 +104,7 @@ def adapter_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
 
 
 def read_adapter_config(files: AdapterFiles) -> dict[str, Any]:
-    """Return an adapter's settings.
-
-    Args:
-        files: The adapter.
-
-    Returns:
-        What ``adapter_config.json`` holds.
-
-    Raises:
-        UserError: Unreadable, or no adapter's settings.
-    """
+    """Return an adapter's settings."""
     try:
         settings = dict(json.loads(files.config.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -156,15 +115,7 @@ def read_adapter_config(files: AdapterFiles) -> dict[str, Any]:
 
 
 def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
-    """Refuse an adapter that names another base model; warn where that can't be told or its revision differs.
-
-    Args:
-        spec: The backbone with its adapter.
-        files: The adapter.
-
-    Raises:
-        UserError: Another base model.
-    """
+    """Refuse an adapter that names another base model; warn where that can't be told or its revision differs."""
     settings, declared = read_adapter_config(files), read_sidecar(files)
     base = str((declared.get("base") or {}).get("repository") or settings.get("base_model_name_or_path") or "")
     revision = str((declared.get("base") or {}).get("revision") or settings.get("revision") or "")
@@ -183,17 +134,7 @@ def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
 
 
 def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
-    """Return what histotune wrote beside an adapter; empty where it did not write it.
-
-    Args:
-        files: The adapter.
-
-    Returns:
-        ``naming`` and ``base``.
-
-    Raises:
-        UserError: Unreadable.
-    """
+    """Return what histotune wrote beside an adapter; empty where it did not write it."""
     if files.sidecar is None:
         return {}
     try:
@@ -253,17 +194,7 @@ def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
 
 
 def save_adapter(model: Any, folder: Path, spec: BackboneSpec, index: HashIndex | None = None) -> None:  # noqa: ANN401
-    """Save an adapter with the naming of its layers and the weights it was trained on.
-
-    Args:
-        model: A ``peft.PeftModel`` around the backbone's network.
-        folder: Where it goes; appears when finished, replacing an older one.
-        spec: The backbone without an adapter.
-        index: Remembers the hashes of weight files.
-
-    Raises:
-        UserError: The disk is full, the folder can't be written, or the backbone's weights are gone.
-    """
+    """Save an adapter with the naming of its layers and the weights it was trained on."""
     repository = spec.repository if spec.weights == "pretrained" else ""
     for config in model.peft_config.values():  # never a path of this machine
         config.base_model_name_or_path = repository or spec.name.removeprefix("random/")

@@ -57,14 +57,7 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
 
 
 def find_entry(name: str) -> CatalogEntry | None:
-    """Return the catalog entry of a name or a hub id; None for what the catalog does not know.
-
-    Args:
-        name: Such as "midnight" or "kaiko-ai/midnight"; hub ids are compared without regard to case.
-
-    Returns:
-        The entry.
-    """
+    """Return the catalog entry of a name or a hub id; None for what the catalog does not know."""
     by_name = next((entry for entry in ENTRIES if entry.name == name), None)
     if by_name is not None or name.startswith("timm/"):  # timm's own names mean timm's own transform
         return by_name
@@ -72,15 +65,7 @@ def find_entry(name: str) -> CatalogEntry | None:
 
 
 def pinned_config(config: BackboneConfig, spec: BackboneSpec) -> BackboneConfig:
-    """Return the settings with the revisions that were resolved, so that repeating a run takes the same weights.
-
-    Args:
-        config: What the user asked for.
-        spec: What :func:`find_backbone` made of it.
-
-    Returns:
-        The settings, revisions filled in for hub backbones and adapters.
-    """
+    """Return the settings with the revisions that were resolved, so that repeating a run takes the same weights."""
     update = {"revision": spec.revision or config.revision}
     if spec.adapter:
         update |= {"adapter": spec.adapter, "adapter_revision": spec.adapter_revision}
@@ -143,18 +128,7 @@ def _adapted(spec: BackboneSpec, config: BackboneConfig) -> BackboneSpec:
 
 
 def random_twin(spec: BackboneSpec, seed: int = 0) -> BackboneSpec:
-    """Return the same architecture and transform with seeded random weights: a floor.
-
-    Args:
-        spec: The backbone.
-        seed: Seed of the weights.
-
-    Returns:
-        A spec whose name begins with ``random/``.
-
-    Raises:
-        UserError: The backbone has no weights.
-    """
+    """Return the same architecture and transform with seeded random weights: a floor."""
     if spec.kind in ("colour-histogram", "external"):
         raise UserError("this backbone has no weights to draw", value=spec.name, fix="use it as it is")
     name = f"random/{spec.name.removeprefix('random/')}"
@@ -198,14 +172,7 @@ def _read_names(path: Path | None) -> dict[str, dict[str, Any]]:
 
 
 def unknown_backbone(name: str) -> UserError:
-    """Return the mistake of a name that nothing is called by, with the closest one.
-
-    Args:
-        name: What the user typed.
-
-    Returns:
-        The error, to be raised.
-    """
+    """Return the mistake of a name that nothing is called by, with the closest one."""
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         return UserError("this backbone folder does not exist", value=name, fix="check the path")
     names = [entry.name for entry in ENTRIES]
@@ -253,18 +220,7 @@ class ExternalRecord:
 
 
 def describe_external(name: str, cache: Path | None) -> BackboneSpec:
-    """Return imported embeddings as a backbone that computes nothing.
-
-    Args:
-        name: ``external:NAME``.
-        cache: The cache they were imported into.
-
-    Returns:
-        A spec whose revision is the hash of the files.
-
-    Raises:
-        UserError: Nothing was imported under this name.
-    """
+    """Return imported embeddings as a backbone that computes nothing."""
     record = read_external(name.removeprefix(PREFIX), cache)
     return BackboneSpec(
         name=name,
@@ -278,18 +234,7 @@ def describe_external(name: str, cache: Path | None) -> BackboneSpec:
 
 
 def read_external(name: str, cache: Path | None) -> ExternalRecord:
-    """Read what was imported under a name.
-
-    Args:
-        name: The name.
-        cache: The cache it was imported into.
-
-    Returns:
-        The record.
-
-    Raises:
-        UserError: Nothing was imported under this name, or the record is damaged.
-    """
+    """Read what was imported under a name."""
     path = None if cache is None else record_path(name, cache)
     if cache is None or path is None or not path.is_file():
         known = [] if cache is None else external_names(cache)
@@ -306,15 +251,7 @@ def read_external(name: str, cache: Path | None) -> ExternalRecord:
 
 
 def write_external(record: ExternalRecord, cache: Path) -> None:
-    """Write a record; its embeddings can then be used as ``--backbone external:NAME``.
-
-    Args:
-        record: What was imported.
-        cache: Root folder of the cache.
-
-    Raises:
-        UserError: The name has characters that file names lack.
-    """
+    """Write a record; its embeddings can then be used as ``--backbone external:NAME``."""
     write_json(record_path(record.name, cache), asdict(record))
 
 
@@ -335,18 +272,7 @@ def is_record(path: Path) -> bool:
 
 
 def record_path(name: str, cache: Path) -> Path:
-    """Return where the record of a name is kept.
-
-    Args:
-        name: The name.
-        cache: Root folder of the cache.
-
-    Returns:
-        Its path, there or not.
-
-    Raises:
-        UserError: The name has characters that file names lack.
-    """
+    """Return where the record of a name is kept."""
     if not NAME.fullmatch(name):
         raise UserError("this is no name for imported embeddings", value=name,
                         allowed="letters, digits, dots, dashes and underscores", fix="--as uni-trident")  # fmt: skip

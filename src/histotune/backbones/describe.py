@@ -33,17 +33,7 @@ PILLOW_FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "
 
 
 def describe_folder(folder: Path) -> BackboneSpec:
-    """Return the facts about a backbone saved in a local folder.
-
-    Args:
-        folder: Written by ``save_pretrained`` (transformers), or in timm's hub format.
-
-    Returns:
-        The spec.
-
-    Raises:
-        UserError: No config.json there, or one that names no kind of model.
-    """
+    """Return the facts about a backbone saved in a local folder."""
     config = _read_json(folder / "config.json")
     if "architecture" in config:
         return _timm_format(str(folder), config, BackboneSpec(str(folder), "timm", "", checkpoint=str(folder)))
@@ -52,18 +42,7 @@ def describe_folder(folder: Path) -> BackboneSpec:
 
 
 def describe_hub(repository: str, revision: str) -> BackboneSpec:
-    """Return the facts about a backbone on the hub, from its small files.
-
-    Args:
-        repository: Such as "owkin/phikon-v2".
-        revision: Commit, tag or branch; empty takes "main", as it is in the local cache where it is there.
-
-    Returns:
-        The spec, its revision the commit that was found.
-
-    Raises:
-        UserError: No such repository, no access, no connection, or an unknown kind of model.
-    """
+    """Return the facts about a backbone on the hub, from its small files."""
     path = hub_file(repository, "config.json", revision)
     assert path is not None
     config, commit = _read_json(path), commit_of(path)
@@ -77,17 +56,7 @@ def describe_hub(repository: str, revision: str) -> BackboneSpec:
 
 
 def describe_timm(config: BackboneConfig) -> BackboneSpec:
-    """Ask timm about an architecture.
-
-    Args:
-        config: Name ``timm/ARCHITECTURE[.TAG]``; ``weights`` may name a local checkpoint.
-
-    Returns:
-        The spec.
-
-    Raises:
-        UserError: timm knows no such architecture or tag, or the checkpoint is missing.
-    """
+    """Ask timm about an architecture."""
     import timm
 
     name = config.name.removeprefix("timm/")
@@ -227,18 +196,7 @@ PASSED_ANYWAY = ("num_classes", "pretrained")
 
 
 def timm_arguments(spec: BackboneSpec, in_config: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of a timm model.
-
-    Args:
-        spec: The backbone; its ``model_args`` name layer classes.
-        in_config: ``model_args`` of the repository's config.json, which count where it states them.
-
-    Returns:
-        Arguments for ``timm.create_model``, layer classes resolved.
-
-    Raises:
-        UserError: A layer that neither timm nor torch has.
-    """
+    """Return the keyword arguments of a timm model."""
     arguments = {name: value for name, value in {**dict(spec.model_args), **in_config}.items() if value is not None}
     arguments.update({name: value for name, value in spec.model_args if name in LAYERS})
     for name in PASSED_ANYWAY:
@@ -260,19 +218,7 @@ def _layer(name: object) -> object:
 
 
 def timm_names(tensors: dict[str, torch.Tensor], module: torch.nn.Module, path: Path) -> dict[str, torch.Tensor]:
-    """Return a checkpoint of the original DINOv2 code under timm's names, position embeddings on the module's grid.
-
-    Args:
-        tensors: Tensor by its original name.
-        module: The timm network.
-        path: The file, for the message.
-
-    Returns:
-        Tensor by timm's name.
-
-    Raises:
-        UserError: It is no such checkpoint.
-    """
+    """Return a checkpoint of the original DINOv2 code under timm's names, position embeddings on the module's grid."""
     from timm.models.vision_transformer import checkpoint_filter_fn
 
     try:
@@ -283,15 +229,7 @@ def timm_names(tensors: dict[str, torch.Tensor], module: torch.nn.Module, path: 
 
 
 def transformers_config(spec: BackboneSpec, path: Path | None) -> Any:  # noqa: ANN401  (transformers' configs)
-    """Return the config of a transformers model.
-
-    Args:
-        spec: The backbone.
-        path: Its config.json; None takes the catalog's settings.
-
-    Returns:
-        A ``PretrainedConfig``.
-    """
+    """Return the config of a transformers model."""
     from transformers import AutoConfig
 
     if path is not None:

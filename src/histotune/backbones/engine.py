@@ -178,32 +178,11 @@ class Engine:
         return 1 if self._n_lanes() else self._streams.ahead
 
     def __call__(self, pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed a batch.
-
-        Args:
-            pixels_BSSC: uint8 (B, S, S, 3).
-
-        Returns:
-            float32 (B, total_dim).
-
-        Raises:
-            UserError: Non-finite values even in fp32.
-        """
+        """Embed a batch."""
         return self.collect(self.submit(pixels_BSSC))
 
     def submit(self, pixels_BSSC: NDArray[np.uint8], full: int = 0, plan: ResizePlan | None = None) -> Pending:
-        """Start embedding a batch; on a GPU, and in the lanes of a CPU, this returns before anything is computed.
-
-        Args:
-            pixels_BSSC: uint8 (B, S, S, 3).
-            full: Images of a full batch. A compiled network is given blank images up to it, since every new batch size
-                would be compiled anew.
-            plan: How the device makes the network's inputs of stored images, uint8 (B, H, W, 3); None where the pixels
-                are the inputs.
-
-        Returns:
-            To be given to :meth:`collect`, in the order of submission.
-        """
+        """Start embedding a batch; on a GPU, and in the lanes of a CPU, this returns before anything is computed."""
         import numpy as np
         import torch
 
@@ -218,17 +197,7 @@ class Engine:
             return Pending(x_BSSC, *self._start(self._network, x_BSSC, self._dtype), n_images)
 
     def collect(self, pending: Pending) -> NDArray[np.float32]:
-        """Return the embeddings of a batch, waiting for it alone; where half precision overflowed, in fp32.
-
-        Args:
-            pending: From :meth:`submit`.
-
-        Returns:
-            float32 (B, total_dim).
-
-        Raises:
-            UserError: Non-finite values even in fp32.
-        """
+        """Return the embeddings of a batch, waiting for it alone; where half precision overflowed, in fp32."""
         import numpy as np
         import torch
 
@@ -264,15 +233,7 @@ class Engine:
         return self._lanes.run(forward, x_BSSC, self.blocks[-1].stop)
 
     def compile(self, batch_size: int) -> None:
-        """Compile the network with ``torch.compile`` for one batch size, and hold it against the plain one on noise.
-
-        Args:
-            batch_size: Images of a full batch.
-
-        Raises:
-            CompilationError: No compiler here, a network that can't be compiled, or one that then computes something
-                else; the plain network stays.
-        """
+        """Compile the network with ``torch.compile`` for one batch size, and hold it against the plain one on noise."""
         import numpy as np
         import torch
 
@@ -447,16 +408,7 @@ class Lanes:
     def run(
         self, forward: Callable[[torch.Tensor], torch.Tensor], x_BSSC: torch.Tensor, n_columns: int
     ) -> tuple[torch.Tensor, LanesDone]:
-        """Start a batch; this returns before anything is computed.
-
-        Args:
-            forward: Maps some of the images (b, S, S, 3) to (b, n_columns), called in inference mode.
-            x_BSSC: The images.
-            n_columns: Columns of the result.
-
-        Returns:
-            float32 (B, n_columns), to be read after the second, what to wait for.
-        """
+        """Start a batch; this returns before anything is computed."""
         import torch
 
         result_BD = torch.empty(len(x_BSSC), n_columns)
@@ -478,14 +430,6 @@ class Lanes:
 def lane_ranges(n_images: int, n_lanes: int, size_px: int) -> tuple[tuple[int, int], ...]:
     """Return the parts of a batch, a function of these numbers alone, so that a repeated batch gives equal bits.
 
-    Args:
-        n_images: Images of the batch.
-        n_lanes: Lanes there are.
-        size_px: Side of an image.
-
-    Returns:
-        First and one past the last image of each part, at most as many pixels as four images of 224 px.
-
     Example:
         >>> lane_ranges(10, 2, 224)
         ((0, 4), (4, 8), (8, 10))
@@ -504,12 +448,6 @@ def fold_batch_norms(module: nn.Module) -> int:
     """Fold each batch norm that directly follows a convolution into it, in place; for inference only.
 
     The function computed stays the same up to rounding. A network that can't be traced is left as it is.
-
-    Args:
-        module: A network in evaluation mode.
-
-    Returns:
-        The number of batch norms folded.
     """
     from torch import fx, nn
     from torch.nn.utils.fusion import fuse_conv_bn_eval

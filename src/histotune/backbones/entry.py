@@ -139,18 +139,7 @@ FIGURES = (
 
 
 def cite(where: str, *figures: str) -> Source:
-    """Return a source.
-
-    Args:
-        where: A page, a file at a commit, or a paper.
-        *figures: Names out of :data:`FIGURES`.
-
-    Returns:
-        The source.
-
-    Raises:
-        ValueError: No figure is called so; a catalog file is wrong.
-    """
+    """Return a source."""
     odd = set(figures) - set(FIGURES)
     if odd:
         raise ValueError(f"no such figures: {sorted(odd)}")
@@ -158,14 +147,7 @@ def cite(where: str, *figures: str) -> Source:
 
 
 def stated_figures(entry: CatalogEntry) -> tuple[str, ...]:
-    """Return the figures that an entry states, each of which needs a source.
-
-    Args:
-        entry: The entry.
-
-    Returns:
-        Names out of :data:`FIGURES`.
-    """
+    """Return the figures that an entry states, each of which needs a source."""
     spec, o = entry.spec, entry.overlap
     loadable = entry.own_code is None and spec.kind != "colour-histogram"
     stated = {

@@ -26,18 +26,7 @@ PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # initialisations
 
 
 def merge_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
-    """Merge an adapter into a network's weights, or apply it beside them where peft can't merge it.
-
-    Args:
-        module: The network in fp32 on the CPU; changed in place.
-        spec: The backbone with its adapter.
-
-    Returns:
-        The network with the adapter.
-
-    Raises:
-        UserError: An adapter of another network, of a kind that does not fit, damaged, or with tensors left over.
-    """
+    """Merge an adapter into a network's weights, or apply it beside them where peft can't merge it."""
     files = locate_adapter(spec.adapter, spec.adapter_revision)
     check_base(spec, files)
     settings, tensors = read_adapter_config(files), _read(files)
@@ -286,9 +275,6 @@ class LoraLayer:
 def split_key(key: str) -> tuple[str, str] | None:
     """Return (module, part) of a LoRA tensor's name; None for other tensors.
 
-    Args:
-        key: Such as "base_model.model.encoder.layer.0.mlp.fc1.lora_A.weight".
-
     Example:
         >>> split_key("base_model.model.blocks.0.attn.qkv.lora_B.weight")
         ('blocks.0.attn.qkv', 'lora_B.weight')
@@ -300,9 +286,6 @@ def split_key(key: str) -> tuple[str, str] | None:
 def canonical(module: str) -> str:
     """Return the name of a layer that all versions of transformers share.
 
-    Args:
-        module: Its name in a network or an adapter.
-
     Example:
         >>> canonical("encoder.layer.3.attention.attention.query") == canonical("layers.3.attention.q_proj")
         True
@@ -313,15 +296,7 @@ def canonical(module: str) -> str:
 
 
 def place(layers: Iterable[LoraLayer], modules: Iterable[str]) -> tuple[list[LoraLayer], list[str]]:
-    """Put each layer where the network has it, splitting and joining the fused SwiGLU input where versions differ.
-
-    Args:
-        layers: Layers under the names of their file.
-        modules: Names of the network's modules.
-
-    Returns:
-        The layers under the network's names, and the names that it does not have.
-    """
+    """Put each layer where the network has it, splitting and joining the fused SwiGLU input where versions differ."""
     known = set(modules)
     by_canonical = {canonical(name): name for name in known}
     placed: list[LoraLayer] = []

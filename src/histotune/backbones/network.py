@@ -44,17 +44,7 @@ class Network:
 
 
 def build_network(spec: BackboneSpec) -> Network:
-    """Build a network and read its weights.
-
-    Args:
-        spec: The backbone; its files are found by :func:`histotune.backbones.weights.locate_weights`.
-
-    Returns:
-        The network on the CPU in fp32.
-
-    Raises:
-        UserError: Weights that do not fit, or a model that needs code of its own.
-    """
+    """Build a network and read its weights."""
     if spec.kind == "transformers":
         return _transformers_network(spec)
     module = _with_adapter(_timm_module(spec).float(), spec).eval()
@@ -107,17 +97,7 @@ def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Modul
 
 
 def read_tensors(paths: tuple[Path, ...]) -> Outputs:
-    """Read a checkpoint of safetensors files, or one torch file with ``weights_only=True``.
-
-    Args:
-        paths: The files.
-
-    Returns:
-        Tensor by name.
-
-    Raises:
-        UserError: Damaged, or no plain tensors.
-    """
+    """Read a checkpoint of safetensors files, or one torch file with ``weights_only=True``."""
     import pickle  # for its error class only: torch raises it where a file holds more than tensors
 
     from safetensors import SafetensorError
@@ -166,14 +146,7 @@ def _transformers_network(spec: BackboneSpec) -> Network:
 
 
 def transformers_network(module: torch.nn.Module) -> Network:
-    """Return a vision model of transformers with named outputs.
-
-    Args:
-        module: The model, in evaluation mode.
-
-    Returns:
-        ``cls`` and ``patch_mean`` where it has a class token, ``pooled`` otherwise.
-    """
+    """Return a vision model of transformers with named outputs."""
     _use_fused_attention(module)
     if _class_token(module) is None:
         convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
@@ -295,14 +268,7 @@ def load_histogram(spec: BackboneSpec) -> Backbone:
 
 
 def colour_fractions(pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the fraction of pixels in each of 32 equal bins, channel by channel.
-
-    Args:
-        pixels_BSSC: uint8 (B, S, S, 3).
-
-    Returns:
-        float32 (B, 96): red, green, blue; each channel sums to 1.
-    """
+    """Return the fraction of pixels in each of 32 equal bins, channel by channel."""
     bins_BPC = (pixels_BSSC >> 3).reshape(len(pixels_BSSC), -1, 3)  # 256 / 32 = 8 grey levels per bin
     counts = [[np.bincount(tile_PC[:, channel], minlength=N_BINS) for channel in range(3)] for tile_PC in bins_BPC]
     counts_BD = np.asarray(counts, dtype=np.float64).reshape(-1, 3 * N_BINS)
@@ -329,18 +295,7 @@ class Shape:
 
 
 def measure_shape(spec: BackboneSpec, *, with_classifier: bool = False) -> Shape:
-    """Build a backbone on torch's ``meta`` device, which takes no memory, and count.
-
-    Args:
-        spec: A catalog spec of kind ``lite0``, ``timm`` or ``transformers``.
-        with_classifier: Count timm's classifier too, where a source does.
-
-    Returns:
-        Its shape.
-
-    Raises:
-        UserError: The installed libraries lack a layer.
-    """
+    """Build a backbone on torch's ``meta`` device, which takes no memory, and count."""
     from histotune.backbones.describe import without_memory
 
     with without_memory():
@@ -371,13 +326,6 @@ def agrees(entry: CatalogEntry, shape: Shape) -> bool:
     """Return whether a measured shape has the figures that an entry cites.
 
     A parameter count agrees within one unit of the last digit cited: sources round and cut.
-
-    Args:
-        entry: The entry.
-        shape: What was counted.
-
-    Returns:
-        True where every cited figure agrees; False where one does not, or none is cited.
     """
     if entry.dim is None:
         return False

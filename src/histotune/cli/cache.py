@@ -175,15 +175,7 @@ def list_and_print(cache: Path | None) -> None:
 
 
 def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
-    """Read every byte of some spaces, or all.
-
-    Args:
-        names: Spaces; none takes all.
-        cache: Root folder of the cache.
-
-    Returns:
-        Whether all is well.
-    """
+    """Read every byte of some spaces, or all."""
     from histotune.embeddings.upkeep import check_space, find_stores
 
     broken = []
@@ -232,15 +224,7 @@ def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
 
 
 def remove_and_print(choice: RemoveChoice, cache: Path | None) -> None:
-    """Remove spaces after asking.
-
-    Args:
-        choice: What was typed.
-        cache: Root folder of the cache.
-
-    Raises:
-        UserError: Nothing or too much was chosen, nobody can be asked, or a running process holds a space.
-    """
+    """Remove spaces after asking."""
     from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces, unused_fits
 
     root = _root(cache)
@@ -267,14 +251,7 @@ def _print_foreign(names: Sequence[str | Path]) -> None:
 
 
 def export_and_print(space: str | None, out: Path, coords: Path | None, **typed: Any) -> None:  # noqa: ANN401
-    """Write embeddings for other programs.
-
-    Args:
-        space: A space; None takes that of the data set's backbone.
-        out: File or folder.
-        coords: Table of tile_id, x, y.
-        **typed: ``dataset``, ``data``, ``backbone``, ``cache`` and ``settings`` as typed.
-    """
+    """Write embeddings for other programs."""
     from histotune.embeddings.exchange import export, space_table
     from histotune.embeddings.upkeep import find_stores
 
@@ -300,12 +277,7 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
 
 
 def import_and_print(choice: ImportChoice, **typed: Any) -> None:  # noqa: ANN401
-    """Import embeddings that somebody else computed.
-
-    Args:
-        choice: What was typed about the files.
-        **typed: ``dataset``, ``data``, ``pcam``, ``cache`` and ``settings`` as typed.
-    """
+    """Import embeddings that somebody else computed."""
     from histotune.embeddings.estimate import tile_contents
     from histotune.embeddings.exchange import ImportRequest, KnownTiles, import_embeddings, read_places
 

@@ -213,17 +213,7 @@ def _dataset(dataset: str, data: Path | None, settings: Sequence[str] | None) ->
 
 
 def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None, options: AuditOptions) -> int:
-    """Audit a data set, write ``audit.json`` and ``audit.html``, print the findings.
-
-    Args:
-        dataset: As typed.
-        data: Folder of the data set.
-        settings: ``--set`` fields.
-        options: What to look at, and where to write.
-
-    Returns:
-        Exit code: 1 where a finding is an error, 0 otherwise.
-    """
+    """Audit a data set, write ``audit.json`` and ``audit.html``, print the findings."""
     from rich.console import Console
 
     from histotune.audit.audit import AuditRequest, audit, finest_labels, unread_files

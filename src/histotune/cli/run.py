@@ -18,18 +18,7 @@ if TYPE_CHECKING:
 
 
 def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa: ANN401  (command-line options)
-    """Return a recipe's config with the command line's options and --set fields applied.
-
-    Args:
-        recipe: Recipe name; None with ``from_run``.
-        **typed: Options as typed; None where absent.
-
-    Returns:
-        The resolved config.
-
-    Raises:
-        UserError: All mistakes together.
-    """
+    """Return a recipe's config with the command line's options and --set fields applied."""
     from histotune.studies.config import load_config, override
     from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
 
@@ -46,11 +35,7 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
 
 
 def run_and_print(config: ExperimentConfig) -> None:
-    """Run an experiment; print its stages, summary and report path. Ranks other than 0 leave after embedding.
-
-    Args:
-        config: The experiment.
-    """
+    """Run an experiment; print its stages, summary and report path. Ranks other than 0 leave after embedding."""
     if config.protocol is not None:
         protocol_and_print(config)
         return
@@ -173,14 +158,7 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
 
 
 def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **typed: Any) -> None:  # noqa: ANN401
-    """Predict and write or print the table.
-
-    Args:
-        head: Head folder, or a run folder.
-        images: Image files, or folders of them.
-        out: Table to write; None prints CSV.
-        **typed: ``cache``, ``settings``, ``on_bad_image`` and ``mpp`` as typed; None where absent.
-    """
+    """Predict and write or print the table."""
     from histotune.datasets.config import check_on_bad_image
     from histotune.deploy.bundle import load_bundle
     from histotune.deploy.predict import PredictSettings, predict, write_predictions

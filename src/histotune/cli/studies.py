@@ -56,13 +56,7 @@ def matrix(
 
 
 def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: bool) -> None:
-    """Fill the cross-magnification matrices and print them.
-
-    Args:
-        config: The data set, backbone, sweep.
-        out: Folder to write; None takes ``runs/RECIPE-matrix``.
-        matched: Also equal input_mpp and equal field of view.
-    """
+    """Fill the cross-magnification matrices and print them."""
     from rich.console import Console
 
     from histotune.report.study_pages import matrix_table, reasons_of
@@ -138,13 +132,7 @@ def transfer(
 
 
 def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) -> None:
-    """Diagnose a transfer and print what was found.
-
-    Args:
-        head: Folder of a finished run.
-        config: Names the target.
-        images: Also try the remedies that embed the target again.
-    """
+    """Diagnose a transfer and print what was found."""
     from rich.console import Console
 
     from histotune.report.study_tables import transfer_tables
@@ -220,14 +208,7 @@ class CompareRequest:
 
 
 def compare_and_print(request: CompareRequest) -> None:
-    """Compare runs, print the tables, and save them where asked.
-
-    Args:
-        request: What was asked for.
-
-    Raises:
-        UserError: Fewer than two arms, an unknown metric or name, or runs over other tiles or folds.
-    """
+    """Compare runs, print the tables, and save them where asked."""
     from rich.console import Console
 
     from histotune.evaluation.comparison import compare_runs
@@ -296,18 +277,7 @@ ENDINGS = {".csv": "csv", ".tex": "latex"}
 
 
 def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
-    """Print or save the boards that a query asks for; an overview where nothing is asked.
-
-    Args:
-        query: Which scores.
-        style: ``table``, ``markdown``, ``csv`` or ``latex``.
-        out: File to write; None prints. Its ending decides where the style is ``table``.
-        runs: Folders of the user's own protocol runs. Only tables that hold one of their numbers are shown; what may
-            stand in none is named with the reason, beside the tables and never among them.
-
-    Raises:
-        UserError: Unknown names or style, a folder that is no protocol run, or runs of which nothing is comparable.
-    """
+    """Print or save the boards that a query asks for; an overview where nothing is asked."""
     style = _style(style, out)
     boards, refused = _boards(query, runs)
     if out is not None:
@@ -427,14 +397,7 @@ class TrialFilter:
 
 
 def trials_and_print(chosen: TrialFilter) -> None:
-    """Print the best trials on record, each data set's by itself: losses on different tiles don't compare.
-
-    Args:
-        chosen: Which.
-
-    Raises:
-        UserError: Nothing on record has that name.
-    """
+    """Print the best trials on record, each data set's by itself: losses on different tiles don't compare."""
     from histotune.studies.tracking import read_trials, trials_folder
 
     state = user_dir("state")

@@ -103,18 +103,7 @@ class BreakhisImage:
 
 
 def read_breakhis(config: DatasetConfig) -> TileSet:
-    """Read BreakHis from its own tree or from any other arrangement of its files.
-
-    Args:
-        config: ``path`` is any folder at or above the images; ``labels`` chooses the classes.
-
-    Returns:
-        The tiles, sorted by name, with notes on what was skipped.
-
-    Raises:
-        UserError: The folder is missing or empty, holds no BreakHis image, holds files that are no PNG, or two
-            different images of one name.
-    """
+    """Read BreakHis from its own tree or from any other arrangement of its files."""
     listing = list_files(config.path)
     paths, notes = _recognised(listing)
     images, bad = _read_headers(listing, paths)

@@ -125,19 +125,7 @@ class ChosenScale:
 
 
 def choose_scale(spec: DatasetSpec, config: DatasetConfig) -> ChosenScale:
-    """Pick the scale that fills the ``mpp`` columns.
-
-    Args:
-        spec: The data set, with its candidate scales.
-        config: Asks for a candidate (``mpp_source``) or gives a scale (``mpp``, ``mpp_by_magnification``), which wins.
-
-    Returns:
-        The scale given, marked as the user's or, with an uncertainty, as estimated; the candidate asked for; or, where
-        the data set lacks it, its first candidate, with a note.
-
-    Raises:
-        UserError: The scale given leaves a magnification out, or names one that the data set does not have.
-    """
+    """Pick the scale that fills the ``mpp`` columns."""
     magnifications = sorted({name for scale in spec.scales for name in scale.mpp_by_magnification})
     given = config.mpp_by_magnification
     if config.mpp is not None:

@@ -22,17 +22,7 @@ OWNERS = {
 
 
 def check_on_bad_image(text: str) -> OnBadImage:
-    """Return what to do with images that can't be read, as typed on a command line.
-
-    Args:
-        text: ``fail`` or ``skip``.
-
-    Returns:
-        The same, checked.
-
-    Raises:
-        UserError: Something else.
-    """
+    """Return what to do with images that can't be read, as typed on a command line."""
     by_name: dict[str, OnBadImage] = {"fail": "fail", "skip": "skip"}
     if text in by_name:
         return by_name[text]

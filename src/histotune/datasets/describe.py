@@ -118,14 +118,7 @@ def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
 
 
 def render_text(description: Description) -> str:
-    """Write a description as plain text for the terminal.
-
-    Args:
-        description: From :func:`describe`.
-
-    Returns:
-        Several lines, without colours.
-    """
+    """Write a description as plain text for the terminal."""
     d = description
     blocks = [
         _headline(d),

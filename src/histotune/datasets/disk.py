@@ -45,17 +45,7 @@ class Listing:
 
 
 def list_files(root: Path) -> Listing:
-    """List all files below a folder, following links to folders once.
-
-    Args:
-        root: The folder; ``~`` is expanded.
-
-    Returns:
-        The files, with the ``SYNTHETIC.json`` mark left out of ``paths``.
-
-    Raises:
-        UserError: The folder is missing, is a file, can't be read, or is empty.
-    """
+    """List all files below a folder, following links to folders once."""
     folder = Path(os.path.abspath(root.expanduser()))  # noqa: PTH100  (resolve() would lose the user's own path)
     _require_folder(folder)
     paths = sorted(_walk(folder))
@@ -149,18 +139,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
 
 def png_size_px(path: str) -> tuple[int, int]:
-    """Return (width, height) of a PNG from its first 24 bytes.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The size in pixels.
-
-    Raises:
-        ValueError: The file does not start like a PNG image of at least one pixel.
-        OSError: It can't be opened.
-    """
+    """Return (width, height) of a PNG from its first 24 bytes."""
     with open(path, "rb") as stream:  # noqa: PTH123  (thousands of files)
         header = stream.read(PNG_HEADER_BYTES)
     if not header:
@@ -171,18 +150,7 @@ def png_size_px(path: str) -> tuple[int, int]:
 
 
 def image_size_px(path: str) -> tuple[int, int]:
-    """Return (width, height) of an image file of any format that histotune reads.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The size in pixels.
-
-    Raises:
-        ValueError: It is empty, no image, or no regular file.
-        OSError: It can't be opened.
-    """
+    """Return (width, height) of an image file of any format that histotune reads."""
     status = os.stat(path)  # noqa: PTH116  (a pipe would block when opened)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
@@ -197,17 +165,7 @@ def image_size_px(path: str) -> tuple[int, int]:
 
 
 def encoded_size_px(data: bytes) -> tuple[int, int]:
-    """Return (width, height) of an encoded image.
-
-    Args:
-        data: The bytes of an image file.
-
-    Returns:
-        The size in pixels.
-
-    Raises:
-        ValueError: It is no image.
-    """
+    """Return (width, height) of an encoded image."""
     return _pillow_size_px(io.BytesIO(data))
 
 
@@ -259,17 +217,7 @@ MAX_BATCH_ROWS = 64
 
 
 def open_parquet(path: str) -> Any:  # noqa: ANN401  (pyarrow has no types)
-    """Open a parquet file; only its footer is read, and pages that carry a checksum are checked against it.
-
-    Args:
-        path: The file.
-
-    Returns:
-        A ``pyarrow.parquet.ParquetFile``.
-
-    Raises:
-        UserError: Missing, unreadable, no regular file, truncated or damaged.
-    """
+    """Open a parquet file; only its footer is read, and pages that carry a checksum are checked against it."""
     import pyarrow.parquet as pq
 
     with explained_parquet_errors(path):
@@ -280,14 +228,7 @@ def open_parquet(path: str) -> Any:  # noqa: ANN401  (pyarrow has no types)
 
 @contextmanager
 def explained_parquet_errors(path: str) -> Iterator[None]:
-    """Turn whatever pyarrow raises on a damaged file into one UserError that names it.
-
-    Args:
-        path: The file that the block reads.
-
-    Raises:
-        UserError: In place of any other exception.
-    """
+    """Turn whatever pyarrow raises on a damaged file into one UserError that names it."""
     try:
         yield
     except UserError:
@@ -304,18 +245,7 @@ def explained_parquet_errors(path: str) -> Iterator[None]:
 
 
 def image_leaf(file: Any, path: str) -> str:  # noqa: ANN401  (pyarrow has no types)
-    """Return the column that holds the encoded images, as pyarrow selects it.
-
-    Args:
-        file: From :func:`open_parquet`.
-        path: Named in messages.
-
-    Returns:
-        ``image.bytes`` for a struct, ``image`` for plain bytes.
-
-    Raises:
-        UserError: There is no such column.
-    """
+    """Return the column that holds the encoded images, as pyarrow selects it."""
     import pyarrow as pa
 
     schema = file.schema_arrow
@@ -339,19 +269,7 @@ def batch_rows(file: Any, group: int) -> int:  # noqa: ANN401  (pyarrow has no t
 
 
 def image_batches(file: Any, path: str, group: int) -> Iterator[Sequence[bytes | None]]:  # noqa: ANN401
-    """Yield the encoded images of one row group in order, in small batches.
-
-    Args:
-        file: From :func:`open_parquet`.
-        path: Named in messages.
-        group: Number of the row group.
-
-    Yields:
-        Image files as bytes; None where a cell is empty.
-
-    Raises:
-        UserError: The file is damaged.
-    """
+    """Yield the encoded images of one row group in order, in small batches."""
     leaf = image_leaf(file, path)
     with explained_parquet_errors(path):
         for batch in file.iter_batches(batch_rows(file, group), row_groups=[group], columns=[leaf], use_threads=False):
@@ -368,24 +286,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:
-    """Read a CSV file, plain or gzipped, as columns of text.
-
-    Args:
-        path: The file, UTF-8.
-        fix: What mends a table that can't be read.
-        separator: Between cells.
-        header: Whether the first line names the columns.
-
-    Returns:
-        All rows; empty cells are null.
-
-    Raises:
-        UserError: Missing, unreadable, no regular file, damaged, not UTF-8, or rows of different length.
-
-    Example:
-        >>> read_text_table("train_labels.csv", "download it again").columns  # doctest: +SKIP
-        ['id', 'label']
-    """
+    """Read a CSV file, plain or gzipped, as columns of text."""
     import polars as pl
 
     try:

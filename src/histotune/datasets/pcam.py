@@ -47,17 +47,6 @@ def read_patch_camelyon(config: DatasetConfig) -> TileSet:
 
     Three copies are known: the original HDF5 files, the images and the table of Kaggle's
     ``histopathologic-cancer-detection``, and parquet files of the Hugging Face hub. The folder shows which it is.
-
-    Args:
-        config: ``path`` is the folder of one copy; ``max_tiles_per_split`` keeps a seeded part of each part;
-            ``slides_from`` names the folder of the HDF5 files with ``meta.csv``, whose slides are given to this copy
-            where its pixels are the same.
-
-    Returns:
-        The tiles of all parts found, ids such as "train/0000012", or the names of Kaggle's images.
-
-    Raises:
-        UserError: The folder is missing, holds no copy, or several; or its files are damaged or do not fit together.
     """
     scheme = SPEC.scheme("binary")
     listing = list_files(config.path)
@@ -168,16 +157,6 @@ def join_slides(parts: Sequence[Part], folder: Path) -> Joined:
     A part is joined only where the pixels of all its tiles are found in the reference: row by row where the order is
     the same, by content otherwise. Where equal pixels come from several slides, the slide stays unknown. Only digests
     of the pixels are held in memory, and the answer is kept in the cache under the state of every file involved.
-
-    Args:
-        parts: Parts of any copy; those that know their slides are left as they are.
-        folder: The HDF5 files with ``meta.csv``.
-
-    Returns:
-        The parts and a note on each.
-
-    Raises:
-        UserError: The reference holds no HDF5 copy with slides, or a tile can't be decoded.
     """
     wanted = [part for part in parts if part.slides is None]
     if not wanted:
@@ -295,18 +274,7 @@ ROWS_PER_READ = 256
 
 
 def pixel_digests(part: Part, words: str) -> NDArray[np.uint64]:
-    """Return a 128-bit digest of each tile's decoded pixels: equal pixels, equal digest, whatever the file format.
-
-    Args:
-        part: Any part of any copy.
-        words: Label of the progress bar.
-
-    Returns:
-        uint64 (N, 2), in the order of the part.
-
-    Raises:
-        UserError: A tile can't be decoded or is not 96 x 96 RGB.
-    """
+    """Return a 128-bit digest of each tile's decoded pixels: equal pixels, equal digest, whatever the file format."""
     found = b"".join(track(_digests(part), words, total=len(part)))
     return np.frombuffer(found, dtype=np.uint64).reshape(-1, 2)
 

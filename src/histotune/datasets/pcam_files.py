@@ -138,16 +138,7 @@ def numbered_ids(name: str, n_tiles: int) -> pl.Series:
 
 
 def part_table(part: Part, rows_N: NDArray[np.int64], scale: ChosenScale) -> pl.DataFrame:
-    """Return some tiles of a part as a table of the tile schema.
-
-    Args:
-        part: The part.
-        rows_N: Which of its tiles, by number within the part.
-        scale: For the ``mpp`` columns.
-
-    Returns:
-        The table.
-    """
+    """Return some tiles of a part as a table of the tile schema."""
     n = len(rows_N)
     unknown = pl.repeat(None, n, dtype=pl.String, eager=True)
     slides = unknown if part.slides is None else pl.Series(part.slides, dtype=pl.String)[rows_N]
@@ -208,18 +199,7 @@ def claim_hdf5(listing: Listing) -> str | None:
 
 
 def read_hdf5(listing: Listing) -> Copy:
-    """Read labels and slides of the original files, each possibly in a folder of its own name.
-
-    Args:
-        listing: The files below a folder.
-
-    Returns:
-        The parts found; slides where a ``meta.csv`` names them.
-
-    Raises:
-        UserError: No part is there, a counterpart is missing or compressed, a file is truncated, of the wrong shape
-            or type, or x, y and meta differ in length.
-    """
+    """Read labels and slides of the original files, each possibly in a folder of its own name."""
     files, notes = _find_parts(listing)
     return Copy(tuple(_read_parts(files)), tuple(notes))
 
@@ -341,17 +321,7 @@ def _read_hdf5_labels(path: str) -> NDArray[np.int64]:
 
 @contextmanager
 def opened_hdf5(path: str) -> Iterator[Any]:
-    """Open an HDF5 file for the block; whatever h5py raises on a damaged one becomes a message that names it.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The ``h5py.File``.
-
-    Raises:
-        UserError: Missing, unreadable, truncated or damaged.
-    """
+    """Open an HDF5 file for the block; whatever h5py raises on a damaged one becomes a message that names it."""
     import h5py
 
     try:
@@ -425,17 +395,7 @@ def claim_parquet(listing: Listing) -> str | None:
 
 
 def read_hub(listing: Listing) -> Copy:
-    """Read the labels of every part; images stay in the files and are read row by row when they are needed.
-
-    Args:
-        listing: The files below a folder.
-
-    Returns:
-        The parts found; tiles are numbered through the files of a part in the files' order. No slides.
-
-    Raises:
-        UserError: Files are missing, found twice, damaged, or hold something else.
-    """
+    """Read the labels of every part; images stay in the files and are read row by row when they are needed."""
     shards = [shard for path in listing.paths if (shard := _shard(path)) is not None]
     errors: list[UserError] = []
     parts = []
@@ -566,16 +526,6 @@ def read_kaggle(listing: Listing, on_bad_image: OnBadImage = "fail") -> Copy:
     """Read the labelled patches; images that the table does not name are left out, and counted.
 
     Every patch is 96 x 96 pixels by the data set's definition; only the first header is read to make sure.
-
-    Args:
-        listing: The files below a folder: ``train_labels.csv`` and images, in any arrangement of folders.
-        on_bad_image: ``skip`` leaves empty and missing files to whoever reads the pixels, who counts them.
-
-    Returns:
-        One part without a name; no slides.
-
-    Raises:
-        UserError: No table or no image, images that are empty or found twice, labels other than 0 and 1.
     """
     images, n_others = _kaggle_images(listing)
     labels = _kaggle_labels(listing)
@@ -704,16 +654,6 @@ def keep_rows(
 
     Where slides are known, they are taken whole in the order of a keyed hash as long as every class stays within its
     share; what is still missing is then spread evenly over the other slides, so that many groups stay.
-
-    Args:
-        labels_N: Label per tile, shape (N,).
-        slides: Slide per tile; None where unknown.
-        class_names: Names by label, for the note.
-        max_tiles: Upper limit; 0 keeps everything.
-        seed: Seed of the choice.
-
-    Returns:
-        The kept rows, ascending, and a sentence on what was kept ("" where everything was).
     """
     n = len(labels_N)
     if not 0 < max_tiles < n:

@@ -52,17 +52,7 @@ def known_specs() -> dict[str, DatasetSpec]:
 
 
 def spec_of(config: DatasetConfig) -> DatasetSpec:
-    """Return what is known about the data set that a config names; a hook's file is run for that.
-
-    Args:
-        config: Which data set.
-
-    Returns:
-        Licence, citation, candidate scales, class schemes, caveats.
-
-    Raises:
-        UserError: A hook's file is missing or stops with an error.
-    """
+    """Return what is known about the data set that a config names; a hook's file is run for that."""
     if config.name == "python":
         from histotune.datasets.tiles import python_spec
 
@@ -71,17 +61,7 @@ def spec_of(config: DatasetConfig) -> DatasetSpec:
 
 
 def dataset_spec(name: str) -> DatasetSpec:
-    """Return what is known about a data set without reading a file.
-
-    Args:
-        name: As in ``DatasetConfig.name``.
-
-    Returns:
-        Licence, citation, candidate scales, class schemes, caveats.
-
-    Raises:
-        UserError: There is no such data set; the closest name is given.
-    """
+    """Return what is known about a data set without reading a file."""
     specs = known_specs()
     if name not in specs:
         raise UserError("unknown data set", value=name, allowed=", ".join(specs), closest=closest_name(name, specs))
@@ -106,23 +86,7 @@ def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
 
 
 def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
-    """Return the part of a data set that a config asks for.
-
-    Args:
-        tiles: The whole data set.
-        config: Magnifications, classes, share of the groups, tiles or groups per class, seed.
-
-    Returns:
-        The tiles, in their order, with a note that names the subset and counts what was kept; the same tiles where
-        nothing was asked for. With ``classes`` the labels are numbered anew, in the data set's order.
-
-    Raises:
-        UserError: Unknown magnifications or classes (all together), or nothing is left.
-
-    Example:
-        >>> from histotune.datasets.config import SubsetConfig
-        >>> few = take_subset(tiles, SubsetConfig(magnifications=("40X",), shots=16, seed=1))  # doctest: +SKIP
-    """
+    """Return the part of a data set that a config asks for."""
     if not config.name:
         return tiles
     errors: list[UserError] = []

@@ -96,20 +96,7 @@ class _Places:
 
 
 def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, notes: Sequence[str] = ()) -> TileSet:
-    """Check rows and make a tile set of them; image sizes come from the headers, no pixel is decoded.
-
-    Args:
-        rows: The tiles, in any order.
-        spec: Name, licence, citation, classes and scales of the data set.
-        config: ``path`` is what relative paths are relative to; the user's ``mpp`` and ``positive_class``.
-        notes: What the reader skipped or assumed.
-
-    Returns:
-        The tile set, sorted by tile id.
-
-    Raises:
-        UserError: No rows, images that can't be read, ids or files named twice, unknown parts; all together.
-    """
+    """Check rows and make a tile set of them; image sizes come from the headers, no pixel is decoded."""
     if not rows:
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
     root = config.path if config.path.is_dir() else config.path.parent
@@ -361,16 +348,6 @@ class Classes:
 def order_classes(labels: Iterable[str], positive: str | None) -> Classes:
     """Put the classes found in order.
 
-    Args:
-        labels: Every label that occurs.
-        positive: The user's choice of the positive class; None looks for a known name (tumor, malignant, ...).
-
-    Returns:
-        Names sorted (whole numbers by value), the positive one of two last.
-
-    Raises:
-        UserError: Labels that differ only in case, or a positive class that is not one of two.
-
     Example:
         >>> order_classes(["tumor", "normal"], None).names
         ('normal', 'tumor')
@@ -394,15 +371,7 @@ def order_classes(labels: Iterable[str], positive: str | None) -> Classes:
 
 
 def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Classes, list[str | None], list[str]]:
-    """Map a data set's own labels to the classes of its first scheme.
-
-    Args:
-        spec: With at least one scheme.
-        labels: Label per tile as the data set writes it; None where unlabelled.
-
-    Returns:
-        The classes; the class name per tile, None where unlabelled or left out; notes on what was left out.
-    """
+    """Map a data set's own labels to the classes of its first scheme."""
     scheme = spec.schemes[0]
     mapped = [None if label is None else scheme.class_by_source.get(label) for label in labels]
     dropped = Counter(label for label, name in zip(labels, mapped, strict=True) if label is not None and name is None)

@@ -52,24 +52,7 @@ SPEC = DatasetSpec(
 
 
 def read_tiles(config: DatasetConfig) -> TileSet:
-    """Read the user's own tiles.
-
-    Args:
-        config: ``path`` is a table (see :func:`~histotune.datasets.tiles.read_table`) or a folder of class folders
-            (see :func:`~histotune.datasets.tiles.read_folder`).
-
-    Returns:
-        The tiles; of two classes the positive one has index 1.
-
-    Raises:
-        UserError: The table or a folder can't be read, or images are missing or damaged.
-
-    Example:
-        >>> from pathlib import Path
-        >>> from histotune.datasets.config import DatasetConfig
-        >>> read_tiles(DatasetConfig(name="tiles", path=Path("tiles.csv"))).class_names  # doctest: +SKIP
-        ('normal', 'tumor')
-    """
+    """Read the user's own tiles."""
     if not config.path.is_file() and not (is_table(config.path) and not config.path.is_dir()):
         rows, notes = read_folder(config)
     elif config.group_pattern is not None:
@@ -104,18 +87,7 @@ def is_table(path: Path) -> bool:
 
 
 def read_table(path: Path) -> tuple[list[Tile], list[str]]:
-    """Read the rows of a user's table.
-
-    Args:
-        path: CSV (comma, tab or semicolon, plain or gzipped) or parquet, with a column ``path`` and any of ``label``,
-            ``group``, ``slide``, ``site``, ``scanner``, ``stain``, ``mpp``, ``magnification`` and ``split``.
-
-    Returns:
-        A tile per row, its id the path as written; notes on columns that are not used.
-
-    Raises:
-        UserError: The table can't be read, lacks ``path``, has a misspelt column, or cells of the wrong kind.
-    """
+    """Read the rows of a user's table."""
     table = _as_text(_read(path), path)
     notes = _check_columns(table.columns, path)
     table = table.select(name for name in COLUMNS if name in table.columns)
@@ -241,18 +213,7 @@ LAYOUT = "FOLDER/class/image.png, or FOLDER/train/class/image.png with train, va
 
 
 def read_folder(config: DatasetConfig) -> tuple[list[Tile], list[str]]:
-    """Read class folders; the name of a folder is the label of every image below it.
-
-    Args:
-        config: ``path`` holds the class folders, or the folders of parts; ``group_pattern`` finds a tile's group in
-            its path below the class folder.
-
-    Returns:
-        A tile per image; notes on files that were skipped and names without a group.
-
-    Raises:
-        UserError: No folder, no image, images outside class folders, or a pattern that finds no group at all.
-    """
+    """Read class folders; the name of a folder is the label of every image below it."""
     listing = list_files(config.path)
     paths, notes = _images(listing)
     with_parts = _has_parts(listing, paths)
@@ -342,16 +303,6 @@ def read_python(config: DatasetConfig) -> TileSet:
 
     The file is run as it is, with all the rights of the user: naming it on the command line is the yes to that. A
     run folder's config does not carry that yes.
-
-    Args:
-        config: ``code`` is the file; ``path`` is handed to its ``read``.
-
-    Returns:
-        What ``read`` returned, or a tile set made of the :class:`~histotune.datasets.rows.Tile` rows it yielded.
-
-    Raises:
-        UserError: The file is missing, was changed, lacks ``SPEC`` or ``read``, stops with an error (named by file and
-            line), or yields something else.
     """
     module = _load(config)
     code = _code(config)
@@ -372,32 +323,12 @@ def read_python(config: DatasetConfig) -> TileSet:
 
 
 def python_spec(config: DatasetConfig) -> DatasetSpec:
-    """Return the ``SPEC`` of the user's file, which is run for that.
-
-    Args:
-        config: ``code`` is the file.
-
-    Returns:
-        Licence, citation, classes, scales, caveats.
-
-    Raises:
-        UserError: As from :func:`read_python`.
-    """
+    """Return the ``SPEC`` of the user's file, which is run for that."""
     return _spec(_load(config), _code(config))
 
 
 def code_sha256(path: Path) -> str:
-    """Return the SHA-256 that ties a config to the file it was made with.
-
-    Args:
-        path: The Python file.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        UserError: It can't be read.
-    """
+    """Return the SHA-256 that ties a config to the file it was made with."""
     return hash_bytes(_source(path))
 
 
@@ -471,20 +402,7 @@ def _line(error: Any, path: Path) -> int | str:  # noqa: ANN401  (a SyntaxError 
 
 
 def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:
-    """List image files and folders of images as unlabelled tiles.
-
-    Args:
-        paths: Files, or folders that are searched through.
-        class_names: Names of the head that will predict.
-        mpp: Scale of all images, um/px; None where it is not known.
-
-    Returns:
-        A tile per image; tile ids are the paths as given.
-
-    Raises:
-        UserError: Something is missing, is no image by its name, a folder holds none, or the scale is no positive
-            number; all reported together.
-    """
+    """List image files and folders of images as unlabelled tiles."""
     errors, files = [], []
     if mpp is not None and not 0 < mpp < math.inf:
         errors.append(UserError("--mpp takes a positive number of um/px", value=mpp, fix="--mpp 0.25"))

@@ -161,14 +161,7 @@ class TileSet:
 
 
 def skipped_note(reason_by_name: Mapping[str, str]) -> str:
-    """Return the sentence that says which images were left out.
-
-    Args:
-        reason_by_name: Image -> why it can't be read, at least one.
-
-    Returns:
-        Such as "Skipped 1 image that can't be read: a.png (empty file)."
-    """
+    """Return the sentence that says which images were left out."""
     n, shown = len(reason_by_name), 5
     some = ", ".join(f"{name} ({reason})" for name, reason in list(reason_by_name.items())[:shown])
     more = f" and {n - shown:,} more" if n > shown else ""
@@ -176,14 +169,7 @@ def skipped_note(reason_by_name: Mapping[str, str]) -> str:
 
 
 def tile_table(rows: dict[str, object]) -> pl.DataFrame:
-    """Build a table of :data:`TILE_SCHEMA` from columns, missing ones filled with nulls, sorted by tile_id.
-
-    Args:
-        rows: Column name -> list or array, all of one length.
-
-    Returns:
-        The typed table.
-    """
+    """Build a table of :data:`TILE_SCHEMA` from columns, missing ones filled with nulls, sorted by tile_id."""
     unknown = set(rows) - set(TILE_SCHEMA)
     if unknown:
         raise ValueError(f"columns outside TILE_SCHEMA: {sorted(unknown)}")
@@ -193,15 +179,7 @@ def tile_table(rows: dict[str, object]) -> pl.DataFrame:
 
 
 def require_classes(tiles: TileSet, purpose: str) -> None:
-    """Refuse a tile set that holds one class only.
-
-    Args:
-        tiles: What would be trained on.
-        purpose: Named in the message.
-
-    Raises:
-        UserError: Fewer than two classes are present.
-    """
+    """Refuse a tile set that holds one class only."""
     present = sorted({tiles.class_names[label] for label in set(tiles.labels_N.tolist()) if label >= 0})
     if len(present) < 2:
         raise UserError(
@@ -223,13 +201,6 @@ def breakhis_group_id(year: str, slide: str) -> str:
     13412 is filed under ductal and under lobular carcinoma, 21998 under fibroadenoma and phyllodes tumour: the same
     case each time. That one accession is one patient is an inference, so these groups are called cases.
 
-    Args:
-        year: Two digits, as in the file name.
-        slide: Accession number with optional block letters.
-
-    Returns:
-        The group id.
-
     Example:
         >>> breakhis_group_id("14", "22549AB")
         '14-22549'
@@ -244,15 +215,6 @@ def breakhis_source_patient_id(class_letter: str, tumour: str, year: str, slide:
     make 81, because 13412 has a folder under ductal and one under lobular carcinoma; so the diagnosis belongs to
     the id.
 
-    Args:
-        class_letter: ``B`` or ``M``.
-        tumour: Tumour type, such as ``DC``.
-        year: Two digits.
-        slide: Accession number with optional block letters.
-
-    Returns:
-        The id that the authors' patient recognition rate averages over.
-
     Example:
         >>> breakhis_source_patient_id("M", "DC", "14", "13412")
         'SOB_M_DC_14-13412'
@@ -261,12 +223,5 @@ def breakhis_source_patient_id(class_letter: str, tumour: str, year: str, slide:
 
 
 def patch_camelyon_group_id(wsi: str) -> str:
-    """Return the group of a PatchCamelyon patch: its Camelyon16 slide.
-
-    Args:
-        wsi: The ``wsi`` column of the ``*_meta.csv`` file, such as "camelyon16_train_tumor_033".
-
-    Returns:
-        The group id.
-    """
+    """Return the group of a PatchCamelyon patch: its Camelyon16 slide."""
     return wsi

@@ -173,15 +173,7 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest, crew: Crew) -> Embedd
 
 
 def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
-    """Read every byte of a space's shards and compare it with the recorded hashes.
-
-    Args:
-        cache: Root folder of the cache.
-        space: The space.
-
-    Returns:
-        What is damaged; empty where all is well. Nothing is changed.
-    """
+    """Read every byte of a space's shards and compare it with the recorded hashes."""
     return Store(cache, space).verify()
 
 

@@ -353,18 +353,7 @@ INDEX = "hashes.sqlite"
 
 
 def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingSpace:
-    """Return the space that a request's embeddings live in.
-
-    Args:
-        request: Backbone, view, device, cache.
-        keys: Row keys that are looked for: on GPUs the rows of a long run come from a compiled network.
-
-    Returns:
-        The space.
-
-    Raises:
-        UserError: Missing weights, or a device that is not there.
-    """
+    """Return the space that a request's embeddings live in."""
     device = find_device(request.embedding.device)
     index = HashIndex(request.cache / INDEX)
     choice = remembered_choice(request, device, index)
@@ -375,18 +364,6 @@ def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingS
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:
-    """Return the content hash of every tile; bytes are read only where they were never hashed.
-
-    Args:
-        tiles: The tiles.
-        cache: Remembers hashes.
-        loader: How pixels are read.
-
-    Returns:
-        64 hexadecimal digits per tile.
-
-    Raises:
-        UnreadableTilesError: Tiles that can't be read.
-    """
+    """Return the content hash of every tile; bytes are read only where they were never hashed."""
     with PixelReader(loader) as reader:
         return HashIndex(cache / INDEX).tiles(tile_sources(tiles), reader, loader.workers)

@@ -80,17 +80,7 @@ class ExportTable:
 
 
 def space_table(store: Store) -> ExportTable:
-    """Return every row of a space, by content hash.
-
-    Args:
-        store: The space.
-
-    Returns:
-        The table, without tiles.
-
-    Raises:
-        UserError: The space is empty, or a shard is damaged.
-    """
+    """Return every row of a space, by content hash."""
     content = sorted({one for manifest in store.manifests().values() for one in manifest.content})
     if not content:
         raise UserError("this space holds no embeddings", value=store.short_name, fix="histotune cache ls")
@@ -101,20 +91,7 @@ def space_table(store: Store) -> ExportTable:
 def tile_table_of(
     store: Store, tiles: TileSet, content: Sequence[str], places: Mapping[str, tuple[int, int]] | None = None
 ) -> ExportTable:
-    """Return the rows of a tile set out of a space; nothing is computed.
-
-    Args:
-        store: The space.
-        tiles: The tiles.
-        content: Their content hashes.
-        places: Tile id -> x, y on its slide at level 0, where known.
-
-    Returns:
-        The table.
-
-    Raises:
-        UserError: Some tiles have no row there, a place is missing, or a shard is damaged.
-    """
+    """Return the rows of a tile set out of a space; nothing is computed."""
     missing = set(missing_content(store.manifests(), content))
     if missing:
         without = [tile_id for tile_id, one in zip(tiles.tile_ids, content, strict=True) if one in missing]
@@ -587,17 +564,7 @@ class ForeignRows:
 
 
 def foreign_files(paths: Sequence[Path]) -> tuple[Path, ...]:
-    """Return the files to import: those named, and those in folders named (CLAM's ``h5_files`` too).
-
-    Args:
-        paths: Files and folders.
-
-    Returns:
-        Files in order, each once.
-
-    Raises:
-        UserError: Missing paths, or a folder without such files.
-    """
+    """Return the files to import: those named, and those in folders named (CLAM's ``h5_files`` too)."""
     found: dict[Path, None] = {}
     for path in paths:
         inside = [path] if path.is_file() else sorted(
@@ -612,18 +579,7 @@ def foreign_files(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def read_foreign(path: Path) -> ForeignRows:
-    """Read one file of embeddings.
-
-    Args:
-        path: ``.h5`` with ``features`` (N, D) and ``coords`` (N, 2); ``.npz`` with ``features``; ``.parquet`` with a
-            column ``embedding`` of lists. ``tile_id`` and ``content`` beside them name the tiles.
-
-    Returns:
-        Its rows.
-
-    Raises:
-        UserError: Damaged or unknown; counts that differ; values that are not finite; pickled objects.
-    """
+    """Read one file of embeddings."""
     readers = {".h5": _read_hdf5, ".hdf5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}
     if path.suffix not in readers:
         raise UserError("unknown kind of file for embeddings", value=path, allowed=", ".join(FOREIGN_SUFFIXES),
@@ -639,17 +595,7 @@ def read_foreign(path: Path) -> ForeignRows:
 
 
 def read_places(path: Path) -> dict[str, tuple[int, int]]:
-    """Read where tiles lie on their slides.
-
-    Args:
-        path: ``.csv`` or ``.parquet`` with columns ``tile_id``, ``x``, ``y``: the upper left corner, level 0 pixels.
-
-    Returns:
-        x and y by tile id.
-
-    Raises:
-        UserError: Missing file or columns, or coordinates that are no numbers.
-    """
+    """Read where tiles lie on their slides."""
     import polars as pl
 
     try:

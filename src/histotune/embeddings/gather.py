@@ -64,15 +64,7 @@ class _Part:
 
 
 def missing_content(manifests: dict[str, Manifest], content: Sequence[str]) -> tuple[str, ...]:
-    """Return the content hashes that no shard holds, each once, in order.
-
-    Args:
-        manifests: Shards by name.
-        content: Content hash per tile.
-
-    Returns:
-        What must be computed.
-    """
+    """Return the content hashes that no shard holds, each once, in order."""
     held = {one for manifest in manifests.values() for one in manifest.content}
     return tuple(dict.fromkeys(one for one in content if one not in held))
 
@@ -80,20 +72,7 @@ def missing_content(manifests: dict[str, Manifest], content: Sequence[str]) -> t
 def gather(
     store: Store, manifests: dict[str, Manifest], content: Sequence[str], in_memory_bytes: int = IN_MEMORY_BYTES
 ) -> Gathered | None:
-    """Read the rows of a tile set out of the shards, every shard verified as it is read.
-
-    Args:
-        store: The store.
-        manifests: Shards by name; together they hold all content.
-        content: Content hash per tile.
-        in_memory_bytes: Larger matrices are kept as a file beside the shards and memory-mapped, read-only; in memory
-            too where the cache can't be written.
-
-    Returns:
-        float32 (N, D) in tile order, shards stored as float16 widened; float16 where all are, since the matrix of a
-        large data set should not take twice the room for no digit more; None where a shard was damaged and has been
-        set aside.
-    """
+    """Read the rows of a tile set out of the shards, every shard verified as it is read."""
     parts = _parts(manifests, content)
     blocks = parts[0].manifest.blocks
     shape = (len(content), blocks[-1].stop)
@@ -236,17 +215,6 @@ def create_mapped(
     """Make a ``.npy`` file and map it for writing.
 
     Its room on the disk is taken first: writing through a map to a full disk kills the process without a message.
-
-    Args:
-        path: The file; overwritten.
-        shape: Rows and columns.
-        dtype: float32 or float16.
-
-    Returns:
-        The writable map (N, D).
-
-    Raises:
-        OSError: The disk has no room.
     """
     with path.open("wb") as stream:
         kept = np.dtype(dtype).newbyteorder("<")

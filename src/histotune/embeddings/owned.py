@@ -42,11 +42,7 @@ class Survey:
 
 
 def survey(folder: Path) -> Survey:
-    """Tell the store's own files in a space's folder from all others; no link is followed.
-
-    Args:
-        folder: The space's folder.
-    """
+    """Tell the store's own files in a space's folder from all others; no link is followed."""
     owned: list[Path] = []
     foreign: list[Path] = []
     for place in NAMES_BY_PLACE:
@@ -57,12 +53,7 @@ def survey(folder: Path) -> Survey:
 
 
 def owned_in(folder: Path, place: str) -> Iterator[Path]:
-    """Yield the store's own files in one place of a space's folder, half-written ones among them.
-
-    Args:
-        folder: The space's folder.
-        place: Name of a folder in it; empty for the space's folder itself.
-    """
+    """Yield the store's own files in one place of a space's folder, half-written ones among them."""
     return (path for path in _entries(folder / place) if _is_owned(path, place))
 
 
@@ -72,11 +63,7 @@ def is_real_folder(path: Path) -> bool:
 
 
 def linked_place(folder: Path) -> Path | None:
-    """Return the first part of a space, or the folder of all spaces, that is a link; None where none is.
-
-    Args:
-        folder: The space's folder.
-    """
+    """Return the first part of a space, or the folder of all spaces, that is a link; None where none is."""
     places = (folder.parent, folder, *(folder / place for place in NAMES_BY_PLACE if place))
     return next((path for path in places if path.is_symlink()), None)
 

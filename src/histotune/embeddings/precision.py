@@ -93,14 +93,7 @@ class PrecisionChoice:
 
 
 def candidates(device: ComputeDevice) -> tuple[Computed, ...]:
-    """Return the precisions worth trying on a device, fastest first; fp32 always ends the list.
-
-    Args:
-        device: Where the backbone runs.
-
-    Returns:
-        bf16 where it is fast, fp16 on GPUs with matrix units for it, fp32.
-    """
+    """Return the precisions worth trying on a device, fastest first; fp32 always ends the list."""
     half: list[Computed] = ["bf16"] if device.fast_bf16 else []
     if device.kind == "cuda" and float(device.capability) >= 7.0:
         half.append("fp16")
@@ -110,20 +103,7 @@ def candidates(device: ComputeDevice) -> tuple[Computed, ...]:
 def compare_precision(
     precision: Computed, reference_ND: NDArray[np.floating], candidate_ND: NDArray[np.floating]
 ) -> PrecisionCheck:
-    """Hold the error of every dimension, and of a probe's scores, against their spread between tiles.
-
-    Args:
-        precision: What the candidate was computed in.
-        reference_ND: fp32 embeddings.
-        candidate_ND: The same tiles in the other precision, or stored in another type.
-
-    Returns:
-        The check. A dimension without spread counts as exact where it is exact, as infinitely wrong otherwise; values
-        that are not finite never pass.
-
-    Raises:
-        ValueError: Shapes differ, or there are fewer than two tiles.
-    """
+    """Hold the error of every dimension, and of a probe's scores, against their spread between tiles."""
     if reference_ND.shape != candidate_ND.shape or len(reference_ND) < 2:
         raise ValueError(f"shapes {reference_ND.shape} and {candidate_ND.shape}: the same tiles, two or more")
     a_ND, b_ND = reference_ND.astype(np.float64), candidate_ND.astype(np.float64)
@@ -150,16 +130,7 @@ def _dimension_errors(reference_ND: NDArray[np.float64], candidate_ND: NDArray[n
 def choose_by_check(
     tried: Sequence[Computed], embed_with: Callable[[Computed], NDArray[np.float32]], n_tiles: int
 ) -> PrecisionChoice:
-    """Return the first precision that passes; fp32 where none does or too few tiles can tell.
-
-    Args:
-        tried: Precisions, fastest first, fp32 last.
-        embed_with: Embeds the tiles of the check in a precision.
-        n_tiles: How many they are.
-
-    Returns:
-        The choice with every check made.
-    """
+    """Return the first precision that passes; fp32 where none does or too few tiles can tell."""
     if tried[0] == "fp32":
         return PrecisionChoice("fp32", (), "nothing faster than fp32 here")
     if n_tiles < MIN_TILES:
@@ -174,15 +145,7 @@ def choose_by_check(
 
 
 def spread_rows(n_rows: int, n_wanted: int = CHECK_TILES) -> NDArray[np.int64]:
-    """Return evenly spaced row numbers, so that a check sees more than the first slide.
-
-    Args:
-        n_rows: Rows there are.
-        n_wanted: Rows wanted.
-
-    Returns:
-        At most ``n_wanted`` row numbers, ascending.
-    """
+    """Return evenly spaced row numbers, so that a check sees more than the first slide."""
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_wanted)).round().astype(np.int64))
 
 
@@ -196,19 +159,7 @@ WAIT_S = 24 * 3600.0  # another process may be checking a large network on a CPU
 
 # N tiles, D columns
 def remembered_choice(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> PrecisionChoice | None:
-    """Return the precision without computing anything: where there is no choice, or where it was checked before.
-
-    Args:
-        request: Backbone, view, wanted precision, cache.
-        device: Where the backbone runs.
-        index: Remembers the hashes of weight files.
-
-    Returns:
-        The choice; None where it has to be checked on tiles first.
-
-    Raises:
-        UserError: A precision that the device does not have, or missing weights.
-    """
+    """Return the precision without computing anything: where there is no choice, or where it was checked before."""
     tried = _tried(request, device)
     if len(tried) == 1:
         return PrecisionChoice("fp32", (), "nothing faster than fp32 was asked for, or is there")
@@ -226,19 +177,6 @@ def checked_choice(
     """Check faster precisions against fp32 on tiles from all over a data set, and remember the answer.
 
     Of several processes that ask at once the first checks; the others wait and read its answer.
-
-    Args:
-        request: Backbone, view, wanted precision, cache.
-        device: Where the backbone runs.
-        index: Remembers the hashes of weight files.
-        reader: Reads the tiles.
-        rows: The rows of the data set.
-
-    Returns:
-        The fastest precision that passes. An explicit wish is granted in any case, with a warning where it fails.
-
-    Raises:
-        UnreadableTilesError: Tiles of the check that can't be read.
     """
     with _one_at_a_time(_record(request, device, index).with_suffix(".lock")):
         return remembered_choice(request, device, index) or _check(request, device, index, reader, rows)
@@ -339,15 +277,6 @@ SHRINKAGE = 0.001
 def probe_error(reference_ND: Float, candidate_ND: Float, seed: int = 0) -> float:
     """Return the RMS change of a probe's scores over their spread between tiles it was not trained on.
 
-    Args:
-        reference_ND: fp32 embeddings; finite, four tiles or more.
-        candidate_ND: The same tiles otherwise computed or stored; finite.
-        seed: Seed of the halves and the targets.
-
-    Returns:
-        0 where nothing changes; about the relative error of the directions that a probe uses. Dimensions without
-        spread are left out.
-
     Example:
         >>> x_ND = np.random.default_rng(0).normal(size=(64, 20))
         >>> probe_error(x_ND, x_ND)
@@ -388,17 +317,7 @@ def _ridge_scores(train_nD: Float, held_nD: Float, target_nT: Float) -> Float:
 def stored(
     matrix_ND: NDArray[np.float32], storage: Storage, shard: str = ""
 ) -> NDArray[np.float32] | NDArray[np.float16]:
-    """Return a shard's rows as they are kept.
-
-    Args:
-        matrix_ND: float32, a row per tile.
-        storage: ``fp16`` rounds to float16 where the error stays within the limits of the precision check.
-        shard: Its name, for the log.
-
-    Returns:
-        The same rows, float16 or float32. They stay float32 where rounding fails the check (values beyond 65,504,
-        a spread that is small beside the mean) or the shard is too small to tell.
-    """
+    """Return a shard's rows as they are kept."""
     if storage == "fp32":
         return matrix_ND
     if len(matrix_ND) < MIN_TILES:

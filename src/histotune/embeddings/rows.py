@@ -51,13 +51,6 @@ def row_key(content: str, resized_px: tuple[int, int] | None) -> str:
     depend on the tile's mpp as well, through nothing but the whole pixels it is resized to: tiles whose corrected mpp
     rounds to the same size keep their rows.
 
-    Args:
-        content: Content hash of the tile's bytes.
-        resized_px: Width and height that its mpp asks for; None without ``target_mpp``.
-
-    Returns:
-        64 hexadecimal digits.
-
     Example:
         >>> row_key("ab", None), row_key("ab", (96, 96)) == row_key("ab", (96, 97))
         ('ab', False)
@@ -103,19 +96,7 @@ class Rows:
 
 
 def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelReader) -> TileSet:
-    """Return the tiles with the size of every image; where the table lacks it, the image is decoded.
-
-    Args:
-        tiles: The tiles.
-        sources: Where their pixels are.
-        reader: Reads them.
-
-    Returns:
-        The tiles, ``width_px`` and ``height_px`` complete.
-
-    Raises:
-        UnreadableTilesError: Images of unknown size that can't be read.
-    """
+    """Return the tiles with the size of every image; where the table lacks it, the image is decoded."""
     sizes = tiles.table.select(pl.col("width_px", "height_px").fill_null(0)).rows()
     bad = []
     for row, size in enumerate(sizes):
@@ -134,15 +115,7 @@ def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelRead
 
 
 def average_inputs(result_BD: NDArray[np.float32], n_inputs: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the mean embedding of each tile's inputs, summed in float32 from the first input to the last.
-
-    Args:
-        result_BD: float32, a row per network input.
-        n_inputs: Inputs of each tile; empty where every tile has one.
-
-    Returns:
-        float32, a row per tile; the input itself where every tile has one.
-    """
+    """Return the mean embedding of each tile's inputs, summed in float32 from the first input to the last."""
     if all(number == 1 for number in n_inputs):
         return result_BD
     number_N = np.asarray(n_inputs)
@@ -164,18 +137,7 @@ def plan_shards(
     config: EmbeddingConfig,
     n_inputs: Mapping[str, int] | None = None,
 ) -> tuple[ShardPlan, ...]:
-    """Divide missing rows into shards; what an interrupted run had planned keeps its batches.
-
-    Args:
-        earlier: Plan of an interrupted run; empty where there was none.
-        missing: Row keys to compute, each once.
-        config: Rows per shard, network inputs per batch.
-        n_inputs: Network inputs per row, 1 where absent. Rows of equally many share a shard, so that a batch holds as
-            many inputs as the config asks for.
-
-    Returns:
-        The shards in the order they are computed.
-    """
+    """Divide missing rows into shards; what an interrupted run had planned keeps its batches."""
     wanted = set(missing)
     kept = tuple(plan for plan in earlier if wanted.issuperset(plan.content))
     planned = {one for plan in kept for one in plan.content}

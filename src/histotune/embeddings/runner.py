@@ -78,37 +78,17 @@ class BatchRunner:
         self._reruns_before = self._backbone.reruns.n_batches
 
     def compile(self) -> None:
-        """Compile the network for full batches.
-
-        Raises:
-            CompilationError: It can't be; the runner goes on with the plain network.
-        """
+        """Compile the network for full batches."""
         if (engine := self._engine) is not None:
             _, limit = halve_on_out_of_memory(self._limit, engine.compile)
             self._lower(limit)
 
     def run(self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = ()) -> NDArray[np.float32]:
-        """Embed a batch.
-
-        Args:
-            pixels_BSSC: uint8 (B, S, S, 3), the inputs of one tile after those of another.
-            n_inputs: Inputs of each tile, whose embeddings are averaged; empty where every tile has one.
-
-        Returns:
-            float32, (tiles, total_dim).
-        """
+        """Embed a batch."""
         return self.collect(self.submit(pixels_BSSC, n_inputs))
 
     def run_all(self, batches: Iterator[Views]) -> Iterator[NDArray[np.float32]]:
-        """Embed batches in order; on a GPU the next one is on its way before the results of one are read back.
-
-        Args:
-            batches: The inputs. Where they end in an error, the batches before it are given first: a shard that is
-                complete is written.
-
-        Yields:
-            float32, (tiles, total_dim), per batch.
-        """
+        """Embed batches in order; on a GPU the next one is on its way before the results of one are read back."""
         ahead = 0 if self._engine is None else self._engine.ahead
         waiting: deque[Submitted] = deque()
         failure: Exception | None = None
@@ -131,16 +111,7 @@ class BatchRunner:
     def submit(
         self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = (), plan: ResizePlan | None = None
     ) -> Submitted:
-        """Start embedding a batch, in halves where memory runs out.
-
-        Args:
-            pixels_BSSC: As for :meth:`run`.
-            n_inputs: As for :meth:`run`.
-            plan: How the device makes the inputs, where the pixels are stored images.
-
-        Returns:
-            To be given to :meth:`collect`, in the order of submission.
-        """
+        """Start embedding a batch, in halves where memory runs out."""
         if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
             return Submitted(pixels_BSSC, n_inputs, len(pixels_BSSC), (self._backbone.embed(pixels_BSSC),))
         parts, limit = halve_on_out_of_memory(self._limit, lambda size: self._submit_parts(pixels_BSSC, size, plan))
@@ -148,14 +119,7 @@ class BatchRunner:
         return Submitted(pixels_BSSC, n_inputs, limit, parts, plan)
 
     def collect(self, submitted: Submitted) -> NDArray[np.float32]:
-        """Return the embeddings of a batch; where memory runs out in a second pass, this batch is repeated in halves.
-
-        Args:
-            submitted: From :meth:`submit`.
-
-        Returns:
-            float32, (tiles, total_dim).
-        """
+        """Return the embeddings of a batch; where memory runs out in a second pass, it is repeated in halves."""
         result_BD, limit = self._collect_parts(submitted)
         n_tiles = len(submitted.n_inputs) or len(submitted.pixels_BSSC)
         tiles_per_pass = max(limit * n_tiles // len(submitted.pixels_BSSC), 1)
@@ -209,14 +173,7 @@ def _in_parts(pixels_BSSC: NDArray[np.uint8], size: int) -> list[NDArray[np.uint
 
 @contextmanager
 def compute_threads(request: EmbedRequest) -> Iterator[int]:
-    """Set torch's compute threads for the block and yield how many there are.
-
-    Args:
-        request: Names the backbone and the number of threads; 0 leaves torch's choice.
-
-    Yields:
-        The number of threads; 1 where torch is not needed.
-    """
+    """Set torch's compute threads for the block and yield how many there are."""
     if request.spec.kind == "colour-histogram":
         yield 1
         return
@@ -231,15 +188,7 @@ def compute_threads(request: EmbedRequest) -> Iterator[int]:
 
 
 def resizing_device(device: ComputeDevice, spec: BackboneSpec) -> str:
-    """Return the torch device that may resize images in Pillow's stead.
-
-    Args:
-        device: Where the backbone runs.
-        spec: The backbone.
-
-    Returns:
-        Empty where the network shares its processor with Pillow, which is the faster of the two there.
-    """
+    """Return the torch device that may resize images in Pillow's stead."""
     return device.kind if device.kind == "cuda" and spec.kind not in ("colour-histogram", "external") else ""
 
 
@@ -264,18 +213,7 @@ class BatchRate:
 def with_batch_size(
     request: EmbedRequest, device: ComputeDevice, precision: Computed, space: EmbeddingSpace, n_missing: int
 ) -> EmbedRequest:
-    """Return the request with ``batch_size="auto"`` replaced by a number.
-
-    Args:
-        request: The request.
-        device: Where the backbone runs; 32 off CUDA, where larger batches gain nothing.
-        precision: Precision of its matrix products.
-        space: The space whose rows are computed; the answer is remembered for it in the cache.
-        n_missing: Tiles to compute; with few, and nothing remembered, 32 is taken unsought.
-
-    Returns:
-        The request with a number. It enters the plan of each new shard; shards that are planned already keep theirs.
-    """
+    """Return the request with ``batch_size="auto"`` replaced by a number."""
     if request.embedding.batch_size != "auto":
         return request
     size: int | None = FIRST_BATCH
@@ -287,15 +225,7 @@ def with_batch_size(
 
 
 def remembered_batch_size(request: EmbedRequest, space: EmbeddingSpace) -> int | None:
-    """Return the batch size found earlier for a space.
-
-    Args:
-        request: Names the cache, and the shard size that bounds a batch.
-        space: The space.
-
-    Returns:
-        None where there was no search, or its record is damaged.
-    """
+    """Return the batch size found earlier for a space."""
     try:
         size = json.loads(_record(request, space).read_text(encoding="utf-8"))["batch_size"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -309,17 +239,7 @@ def find_batch_size(
     most: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[BatchRate, ...]:
-    """Double the batch from 32 until throughput gains less than 5 %, or memory runs out.
-
-    Args:
-        embed: Runs one forward pass and waits for its result.
-        size_px: Side of the input.
-        most: Largest batch worth trying.
-        clock: Seconds.
-
-    Returns:
-        The rate of each size tried, the best one last; 32 alone where even that does not fit, to be halved later.
-    """
+    """Double the batch from 32 until throughput gains less than 5 %, or memory runs out."""
     rates: list[BatchRate] = []
     size = FIRST_BATCH
     while size <= max(most, FIRST_BATCH):
@@ -393,19 +313,7 @@ COMPILER = "compiler"  # in the signature of a space whose network was compiled
 def chosen_space(
     request: EmbedRequest, device: ComputeDevice, plain: EmbeddingSpace, keys: Sequence[str]
 ) -> EmbeddingSpace:
-    """Return the space of the plain network, or of the compiled one where that finishes sooner.
-
-    Args:
-        request: Its ``embedding.compile``: ``auto`` compiles on CUDA where it pays back, but not in several processes,
-            each of which would have to decide alone and the same; ``on`` and ``off`` are obeyed.
-        device: Where the backbone runs.
-        plain: The space without compilation.
-        keys: Row keys wanted.
-
-    Returns:
-        The space. With everything there already the choice costs nothing; ten new tiles beside many compiled ones are
-        compiled for, since the alternative is embedding all of them again.
-    """
+    """Return the space of the plain network, or of the compiled one where that finishes sooner."""
     wish = request.embedding.compile
     if wish == "off" or request.spec.kind in ("colour-histogram", "external"):
         return plain
@@ -422,14 +330,7 @@ def chosen_space(
 
 
 def compiled_space(plain: EmbeddingSpace) -> EmbeddingSpace:
-    """Return the space of the same settings with a compiled network.
-
-    Args:
-        plain: The space without compilation.
-
-    Returns:
-        A space with another key.
-    """
+    """Return the space of the same settings with a compiled network."""
     signature = {**json.loads(plain.signature), COMPILER: "inductor"}
     return with_key(replace(plain, signature=canonical_json(signature)))
 

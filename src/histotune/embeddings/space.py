@@ -42,22 +42,7 @@ def embedding_space(
     index: HashIndex | None = None,
     storage: Storage = "fp32",
 ) -> EmbeddingSpace:
-    """Return the space that embeddings of these settings live in, without importing torch.
-
-    Args:
-        spec: The backbone.
-        view: How an image becomes its input.
-        device: Where it runs.
-        precision: Precision of its matrix products.
-        index: Remembers the hashes of weight files.
-        storage: How rows are kept; part of the space where it is not fp32, so that rows of two roundings never mix.
-
-    Returns:
-        The space; its key is the SHA-256 of all other fields but the backbone's name.
-
-    Raises:
-        UserError: Weights or adapter are missing and can't be downloaded, or do not belong together.
-    """
+    """Return the space that embeddings of these settings live in, without importing torch."""
     if spec.kind == "external":
         return external_space(spec.name, spec.revision)
     normalisation: dict[str, object] = {"mean": spec.mean, "std": spec.std}
@@ -80,15 +65,7 @@ def embedding_space(
 
 
 def external_space(name: str, files_hash: str) -> EmbeddingSpace:
-    """Return the space of imported embeddings: nothing is known about them but the files they came in.
-
-    Args:
-        name: Name of the backbone, for people.
-        files_hash: Hash over the bytes of the files.
-
-    Returns:
-        The space; equal files give equal keys, whatever they are called.
-    """
+    """Return the space of imported embeddings: nothing is known about them but the files they came in."""
     unknown = canonical_json({"name": "unknown"})
     signature = canonical_json({EXTERNAL: "unverified"})
     space = EmbeddingSpace("", name, hash_bytes(EXTERNAL, files_hash), "", unknown, "unknown", signature, "{}")
@@ -96,14 +73,7 @@ def external_space(name: str, files_hash: str) -> EmbeddingSpace:
 
 
 def with_key(space: EmbeddingSpace) -> EmbeddingSpace:
-    """Return the space with the key that its other fields give.
-
-    Args:
-        space: A space; its key and its backbone's name do not count.
-
-    Returns:
-        The space with its key.
-    """
+    """Return the space with the key that its other fields give."""
     facts = asdict(space)
     name = facts.pop("backbone")
     facts.pop("key")
@@ -321,29 +291,13 @@ LOG = logging.getLogger(__name__)
 
 
 def chosen_view(choice: ViewChoice | None, spec: BackboneSpec) -> ViewConfig:
-    """Return the backbone's documented view with the chosen fields changed.
-
-    Args:
-        choice: Fields that the user sets; None for none.
-        spec: The backbone.
-
-    Returns:
-        The view.
-    """
+    """Return the backbone's documented view with the chosen fields changed."""
     documented = documented_view(spec)
     return documented if choice is None else choice.on(documented)
 
 
 def with_view_notes(tiles: TileSet, view: ViewConfig) -> TileSet:
-    """Return the tiles with what the view hides or adds in their notes, and log it; once for all that share a view.
-
-    Args:
-        tiles: The tiles.
-        view: The view.
-
-    Returns:
-        The tiles with more notes.
-    """
+    """Return the tiles with what the view hides or adds in their notes, and log it; once for all that share a view."""
     new = [note for note in view_notes(tiles, view) if note not in tiles.notes]
     for note in new:
         LOG.info("%s: %s", tiles.name, note)

@@ -360,25 +360,13 @@ class RunFacts:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Write a manifest atomically, with a checksum over itself: a flipped byte in it would misplace rows.
-
-    Args:
-        path: Beside the matrix, suffix ``.json``.
-        manifest: What the matrix holds.
-    """
+    """Write a manifest atomically, with a checksum over itself: a flipped byte in it would misplace rows."""
     data = asdict(manifest)
     write_json(path, {**data, CHECKSUM: _checksum(data)})
 
 
 def read_manifest(path: Path) -> Manifest | None:
-    """Read a manifest; None where it is no manifest, or a damaged one.
-
-    Args:
-        path: Written by :func:`write_manifest`; early versions wrote no checksum.
-
-    Returns:
-        What the matrix beside it must hold.
-    """
+    """Read a manifest; None where it is no manifest, or a damaged one."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         checksum = data.pop(CHECKSUM, None)
@@ -394,17 +382,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 
 def read_plans(path: Path) -> tuple[ShardPlan, ...]:
-    """Read the shards that an interrupted run had planned.
-
-    Args:
-        path: Written by the store before the first of them is computed.
-
-    Returns:
-        The plans.
-
-    Raises:
-        ValueError: The file is damaged.
-    """
+    """Read the shards that an interrupted run had planned."""
     try:
         plans = json.loads(path.read_text(encoding="utf-8"))
         return tuple(ShardPlan(tuple(plan["content"]), int(plan["batch_size"])) for plan in plans)

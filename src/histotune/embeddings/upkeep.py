@@ -140,18 +140,7 @@ def repair_space(store: Store) -> Repair:
 
 
 def remove_spaces(found: Sequence[Store]) -> Removal:
-    """Remove embedding spaces; what is not histotune's in their folders stays where it is.
-
-    Args:
-        found: Their stores.
-
-    Returns:
-        What was removed, and what was left.
-
-    Raises:
-        UserError: Running processes hold some of them, they lie behind a link, or they can't be written; the others
-            are removed.
-    """
+    """Remove embedding spaces; what is not histotune's in their folders stays where it is."""
     errors: list[UserError] = []
     n_removed = 0
     foreign: list[Path] = []
@@ -165,17 +154,7 @@ def remove_spaces(found: Sequence[Store]) -> Removal:
 
 
 def remove_rest(cache: Path) -> tuple[str, ...]:
-    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports.
-
-    Args:
-        cache: Root folder of the cache; files that histotune does not write there are left alone.
-
-    Returns:
-        Names of what was removed.
-
-    Raises:
-        UserError: It can't be written.
-    """
+    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports."""
     removed = []
     with explained_os_errors(cache / "hashes.sqlite"):
         for name, is_own in (("hashes.sqlite", _is_hash_index), ("timm_names.json", _is_timm_names)):
@@ -189,12 +168,7 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
 
 
 def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
-    """Return the files of solved fits that were not used for so long; files that no sweep wrote are not among them.
-
-    Args:
-        cache: Root folder of the cache.
-        older_than_s: Seconds since the last use.
-    """
+    """Return the files of solved fits that were not used for so long; files that no sweep wrote are not among them."""
     limit_s = time.time() - older_than_s
     folder = cache / FITS_FOLDER
     found = sorted(folder.iterdir()) if is_real_folder(folder) else []
@@ -202,17 +176,7 @@ def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
 
 
 def remove_fits(paths: Sequence[Path]) -> int:
-    """Remove solved fits; a sweep that needs them solves them again.
-
-    Args:
-        paths: From :func:`unused_fits`.
-
-    Returns:
-        Number of files removed.
-
-    Raises:
-        UserError: They can't be removed.
-    """
+    """Remove solved fits; a sweep that needs them solves them again."""
     for path in paths:
         with explained_os_errors(path):
             path.unlink(missing_ok=True)
@@ -221,15 +185,6 @@ def remove_fits(paths: Sequence[Path]) -> int:
 
 def parse_age(text: str) -> float:
     """Return an age in seconds.
-
-    Args:
-        text: Such as "30d", "12h" or "2w".
-
-    Returns:
-        Seconds.
-
-    Raises:
-        UserError: Not of this form.
 
     Example:
         >>> parse_age("2d")
@@ -468,18 +423,7 @@ def stores(cache: Path) -> tuple[Store, ...]:
 
 
 def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
-    """Return the spaces that a command names.
-
-    Args:
-        cache: Root folder of the cache.
-        names: First digits of keys (at least 4), or backbone names, which take all their spaces; none takes all.
-
-    Returns:
-        The stores, each once.
-
-    Raises:
-        UserError: Names that fit nothing, together with the closest ones.
-    """
+    """Return the spaces that a command names."""
     known = stores(cache)
     if not names:
         return known
@@ -498,14 +442,7 @@ def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
 
 
 def space_facts(store: Store) -> SpaceFacts:
-    """Look at one space.
-
-    Args:
-        store: Its store.
-
-    Returns:
-        The facts.
-    """
+    """Look at one space."""
     found, space = store.inspect(), store.space
     held = {one for manifest in found.sound.values() for one in manifest.content}
     planned = {one for plan in store.read_plan() for one in plan.content}

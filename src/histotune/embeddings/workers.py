@@ -104,23 +104,14 @@ class Crew:
             _clear(store)
 
     def check(self, store: Store) -> None:
-        """Raise what another rank has stopped with.
-
-        Raises:
-            UnreadableTilesError: It found tiles that can't be read.
-            UserError: Anything else.
-        """
+        """Raise what another rank has stopped with."""
         if self._round is None:
             return
         for rank in range(1, self.rank.world_size):
             _raise_note(_note(store, self._round.token, rank), rank)
 
     def wait_for_shards(self, store: Store, plans: Sequence[ShardPlan]) -> None:
-        """Wait until every planned shard is there.
-
-        Raises:
-            UserError: A rank has stopped, or shows no sign of life.
-        """
+        """Wait until every planned shard is there."""
         if self._round is None:
             return
         now = time.monotonic()
@@ -138,19 +129,7 @@ class Crew:
             time.sleep(POLL_S)
 
     def next_round(self, store: Store, seen: frozenset[str]) -> Round | None:
-        """Wait for a plan to take a share of.
-
-        Args:
-            store: The space.
-            seen: Files among the shards, as of before the caller last looked what is missing.
-
-        Returns:
-            The plan; None where shards have appeared, so that the caller looks again.
-
-        Raises:
-            LeaveOutError: The plan leaves out other tiles than this process.
-            UserError: Nobody leads.
-        """
+        """Wait for a plan to take a share of."""
         last_s = time.monotonic()
         while shard_files(store) == seen:
             found = _read(_announcement(store))

@@ -15,14 +15,7 @@ if TYPE_CHECKING:
 
 
 def write_answer(findings: tuple[Finding, ...]) -> str:
-    """Say what was found: held-out cases, other magnifications, the leak, the other data set.
-
-    Args:
-        findings: The tables of the experiment.
-
-    Returns:
-        A few sentences; each number with its interval or the reason why there is none.
-    """
+    """Say what was found: held-out cases, other magnifications, the leak, the other data set."""
     by_id = {finding.id: finding for finding in findings}
     sentences = []
     if "in-domain" in by_id:
@@ -39,14 +32,7 @@ def write_answer(findings: tuple[Finding, ...]) -> str:
 
 
 def in_words(score: Score) -> str:
-    """Return a score as text: "0.842 (95 % interval 0.751 to 0.912)", or why it is missing.
-
-    Args:
-        score: The score.
-
-    Returns:
-        The words.
-    """
+    """Return a score as text: "0.842 (95 % interval 0.751 to 0.912)", or why it is missing."""
     if math.isnan(score.value):
         return f"not estimable ({score.reason})"
     if score.interval is None:

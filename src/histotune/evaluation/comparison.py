@@ -105,20 +105,7 @@ def compare_runs(
     comparison: ComparisonConfig,
     interval: IntervalConfig,
 ) -> RunComparison:
-    """Compare runs wherever at least two scored the same tiles, and rank them over data sets.
-
-    Args:
-        contenders: Arms of all runs.
-        metrics: What is compared; each is a family of its own on each domain.
-        comparison: Which pairs, declared before the scores are seen, and the permutations.
-        interval: How intervals are made.
-
-    Returns:
-        The comparison.
-
-    Raises:
-        UserError: No two runs scored the same domain, or they scored it on other tiles, labels, groups or folds.
-    """
+    """Compare runs wherever at least two scored the same tiles, and rank them over data sets."""
     names = tuple(dict.fromkeys(one.name for one in contenders))
     by_place: dict[tuple[str, str], list[Contender]] = defaultdict(list)
     for one in sorted(contenders, key=lambda one: one.finding not in TRAINED_THERE):

@@ -57,17 +57,7 @@ class CrossFit:
 def cross_fit(
     material: Material, plan: CrossFitPlan, config: SweepConfig, support: SweepSupport | None = None
 ) -> CrossFit:
-    """Sweep once per outer fold and once on all training tiles, all in one batch, and score every tile.
-
-    Args:
-        material: Tiles and embeddings.
-        plan: Folds and training tiles.
-        config: What is swept; chosen inside each fold's training groups only.
-        support: Solved fits to read and add to.
-
-    Returns:
-        Predictions and the final sweep.
-    """
+    """Sweep once per outer fold and once on all training tiles, all in one batch, and score every tile."""
     labelled_N = material.tiles.labels_N >= 0
     train_N = plan.train_N & labelled_N
     folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
@@ -95,17 +85,7 @@ def cross_fit(
 def score_folds(
     material: Material, plan: CrossFitPlan, results: list[SweepResult], rows_by_fold: list[NDArray[np.int64]]
 ) -> Predictions:
-    """Score each fold's tiles with the head that excluded them.
-
-    Args:
-        material: Tiles and embeddings.
-        plan: Folds, seed and split.
-        results: The sweep of each fold.
-        rows_by_fold: The tiles that each scores.
-
-    Returns:
-        A row per scored tile.
-    """
+    """Score each fold's tiles with the head that excluded them."""
     logits, probabilities, head_ids, thresholds = [], [], [], []
     for result, rows in zip(results, rows_by_fold, strict=True):
         logit_NK = head_logits(result.head, material.embeddings.take(rows))
@@ -142,16 +122,7 @@ METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "accuracy")
 
 
 def repeat_plans(material: Material, plan: CrossFitPlan, evaluation: EvaluationConfig) -> tuple[CrossFitPlan, ...]:
-    """Return the same cross-fit over other folds of the groups.
-
-    Args:
-        material: The tiles.
-        plan: The cross-fit that is repeated; its own folds are the first.
-        evaluation: Number of folds and repeats, and the seed, which counts up.
-
-    Returns:
-        The plan itself and ``evaluation.repeats`` others.
-    """
+    """Return the same cross-fit over other folds of the groups."""
     plans = [plan]
     for number in range(1, evaluation.repeats + 1):
         split = grouped_folds(material.tiles, evaluation.outer_folds, evaluation.seed + number)
@@ -163,18 +134,7 @@ def repeat_plans(material: Material, plan: CrossFitPlan, evaluation: EvaluationC
 def repeated_arm(
     material: Material, plans: tuple[CrossFitPlan, ...], how: tuple[SweepConfig, SweepSupport], like: ScoredArm
 ) -> ScoredArm | None:
-    """Repeat a cross-fit and tell how its scores move.
-
-    Args:
-        material: Tiles and embeddings.
-        plans: From :func:`repeat_plans`.
-        how: The sweep, the same for all, and its support.
-        like: The row of the first cross-fit: domain, scale, numbers of tiles and groups, marks.
-
-    Returns:
-        A row with the mean over repeats and, in the interval's place, one standard deviation to either side; None
-        where fewer than two repeats could be trained.
-    """
+    """Repeat a cross-fit and tell how its scores move."""
     small = int(plans[0].train_N.sum()) <= SMALL_ROWS
     found = map_small(lambda plan: _scores(material, plan, how, like), plans, small)
     values_RM = np.array([values for values in found if values is not None])

@@ -272,25 +272,14 @@ class Artifacts:
 
 
 def findings_from_dict(data: dict[str, object]) -> Findings:
-    """Rebuild findings from ``scores.json``.
-
-    Args:
-        data: The parsed file; a missing number is null there and NaN here.
-
-    Returns:
-        The record that was saved.
-    """
+    """Rebuild findings from ``scores.json``."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(Findings).validate_python(nan_for_null(data))
 
 
 def nan_for_null(value: object) -> object:
-    """Return JSON's value with null numbers as NaN; what may be missing (an interval, a selection) stays None.
-
-    Args:
-        value: A parsed file, or a part of one.
-    """
+    """Return JSON's value with null numbers as NaN; what may be missing (an interval, a selection) stays None."""
     if isinstance(value, dict):
         return {key: None if key in MAY_BE_NONE and item is None else nan_for_null(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -307,9 +296,6 @@ LABEL_MOVED = "LABEL MOVED"  # the view moves or cuts the region that the label 
 
 def domain_order(domain: str) -> tuple[str, float, str]:
     """Return a sort key that puts 40X before 100X, 200X and 400X.
-
-    Args:
-        domain: Such as "breakhis 100X".
 
     Example:
         >>> sorted(["b 100X", "b 40X"], key=domain_order)

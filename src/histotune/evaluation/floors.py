@@ -38,17 +38,7 @@ if TYPE_CHECKING:
 def majority_predictions(
     material: Material, rows: NDArray[np.int64], train_labels: list[NDArray[np.int64]], like: Predictions
 ) -> Predictions:
-    """Predict the training set's class frequencies for every tile.
-
-    Args:
-        material: The scored tiles.
-        rows: Row numbers to score.
-        train_labels: Labels of the training tiles of each fold, indexed by fold number.
-        like: Predictions of the probe on the same rows; gives folds, seed and split hash.
-
-    Returns:
-        Constant predictions within each fold.
-    """
+    """Predict the training set's class frequencies for every tile."""
     n_classes = len(material.tiles.class_names)
     frequency_FK = np.stack([_frequencies(labels, n_classes) for labels in train_labels])
     fold_by_tile = dict(zip(like.table["tile_id"], like.table["fold"], strict=True))
@@ -70,18 +60,7 @@ def majority_predictions(
 def untuned_arms(
     material: Material, rows: NDArray[np.int64], n_draws: int, seed: int, marks: tuple[str, ...]
 ) -> tuple[ScoredArm, ...]:
-    """Score heads that were never trained: a distribution over random draws, per domain.
-
-    Args:
-        material: The tiles.
-        rows: Row numbers to score.
-        n_draws: Random heads.
-        seed: Seed of the draws.
-        marks: Marks of the data set.
-
-    Returns:
-        A row per domain: the median over draws, with the central 95 % of draws in the interval's place.
-    """
+    """Score heads that were never trained: a distribution over random draws, per domain."""
     part = material.take(rows)
     columns = part.embeddings.columns(part.default_pooling)
     n_classes = len(part.tiles.class_names)
@@ -166,13 +145,6 @@ def permuted_labels(tiles: TileSet, rng: np.random.Generator) -> NDArray[np.int6
     """Give every group the class shares of another group.
 
     A group of one class gets the class of another; in a group of several, which of its tiles get which class is drawn.
-
-    Args:
-        tiles: The data set.
-        rng: Where the permutation comes from.
-
-    Returns:
-        Labels (N,), -1 where unlabelled; independent of the order of rows.
     """
     labels_N, groups, ids = tiles.labels_N, np.array(tile_groups(tiles)), tiles.tile_ids
     rows_of: dict[str, list[int]] = {}
@@ -191,16 +163,7 @@ def permuted_labels(tiles: TileSet, rng: np.random.Generator) -> NDArray[np.int6
 
 
 def null_arms(material: Material, plan: NullPlan, like: tuple[ScoredArm, ScoredArm]) -> tuple[ScoredArm, ...]:
-    """Repeat both arms with permuted labels.
-
-    Args:
-        material: Tiles and embeddings.
-        plan: What to repeat.
-        like: The rows of the grouped and of the random arm with the true labels: domain, scale, marks.
-
-    Returns:
-        Two rows, medians over draws with their range in the interval's place; empty where nothing could be trained.
-    """
+    """Repeat both arms with permuted labels."""
     domain = pl.col("tile_id").is_in(np.array(material.tiles.tile_ids)[plan.leaky.fold_N >= 0].tolist())
     jobs = [
         (_relabelled(material, np.random.Generator(np.random.PCG64([plan.seed, draw]))), fit)
@@ -253,18 +216,7 @@ def compare_first(
     scored: Sequence[tuple[str, Predictions]], domains: Sequence[str], evaluation: EvaluationConfig,
     interval: IntervalConfig,
 ) -> tuple[PairedDifference, ...]:  # fmt: skip
-    """Compare the first arm with every other, domain by domain.
-
-    Args:
-        scored: Arms with their predictions of the same tiles, the probe first.
-        domains: Which domains; each is a family of its own, per metric.
-        evaluation: Number of permutations; 0 leaves the comparison out.
-        interval: How intervals are made.
-
-    Returns:
-        A row per domain, other arm and metric: the difference with its paired interval, and its p value in words,
-        adjusted over the arms.
-    """
+    """Compare the first arm with every other, domain by domain."""
     if not evaluation.permutations or len(scored) < 2:
         return ()
     first, within_folds = scored[0][0], scored[0][1].table["fold"].n_unique() > 1

@@ -40,14 +40,7 @@ if TYPE_CHECKING:
 
 
 def matrix_answer(matrices: Sequence[MagnificationMatrix]) -> str:
-    """Say how well heads do where they were trained, where they lose most, and whether matching changes it.
-
-    Args:
-        matrices: The first is the view as it is, with equal training sizes.
-
-    Returns:
-        A few sentences.
-    """
+    """Say how well heads do where they were trained, where they lose most, and whether matching changes it."""
     first = next((matrix for matrix in matrices if _estimable(matrix)), matrices[0])
     diagonal = [cell for cell in first.cells if cell.on_diagonal and not math.isnan(cell.scores[0].value)]
     if not diagonal:
@@ -124,17 +117,6 @@ def matched_view(tiles: TileSet, view: ViewConfig, experiment: Experiment) -> Vi
     detail is equal, and what is missing of the field is padding. ``equal field of view`` takes the scale at which it
     sees the highest: lower magnifications are cropped to the same tissue and enlarged, nothing is padded, and detail
     is not equal.
-
-    Args:
-        tiles: The data set.
-        view: The view as it is.
-        experiment: Which.
-
-    Returns:
-        ``short-side-crop`` with a target mpp; the view itself for "as the network sees it".
-
-    Raises:
-        UserError: The scale of a magnification is unknown.
     """
     if experiment not in MATCHED:
         return view
@@ -150,15 +132,7 @@ def matched_view(tiles: TileSet, view: ViewConfig, experiment: Experiment) -> Vi
 
 
 def seen_scales(tiles: TileSet, view: ViewConfig) -> tuple[SeenScale, ...]:
-    """Return what a view shows of each magnification's labelled tiles.
-
-    Args:
-        tiles: The data set.
-        view: The view.
-
-    Returns:
-        Medians per magnification, lowest first.
-    """
+    """Return what a view shows of each magnification's labelled tiles."""
     geometry = view_geometry(tiles, view)
     mpp_N = geometry.input_mpp_N2.mean(axis=1)
     of_tile = tiles.table["magnification"].fill_null("").to_numpy()
@@ -536,17 +510,7 @@ class TrainingTiles:
 
 
 def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
-    """Return the magnifications that labelled tiles have, lowest first.
-
-    Args:
-        tiles: The data set.
-
-    Returns:
-        Two or more names.
-
-    Raises:
-        UserError: There are fewer.
-    """
+    """Return the magnifications that labelled tiles have, lowest first."""
     known = tiles.table.filter(tiles.labels_N >= 0)["magnification"].drop_nulls()
     names = tuple(sorted(set(known), key=lambda name: domain_order(f" {name}")))
     if len(names) < 2:
@@ -559,23 +523,7 @@ def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
 def training_sets(
     tiles: TileSet, size: TrainingSize, seed: int, trainable: tuple[str, ...] | None = None
 ) -> tuple[TrainingTiles, ...]:
-    """Return the tiles that train each row.
-
-    Args:
-        tiles: The data set.
-        size: ``equal``: a group gives every row as many tiles as it has at the magnification where it has fewest;
-            groups that lack a magnification train nowhere. A row of several magnifications takes them in turn.
-            ``all data``: every labelled tile.
-        seed: Seed of the draw.
-        trainable: Magnifications among which sizes are equalised, so that one with a handful of tiles does not starve
-            the others; it is scored and trains nothing. None takes all.
-
-    Returns:
-        One magnification each, all but one each, all. Where "all but one" would be a single one, it is left out.
-
-    Raises:
-        UserError: Fewer than two magnifications, or no group has all that are equalised.
-    """
+    """Return the tiles that train each row."""
     names = magnifications_of(tiles)
     members_of_all = names if trainable is None or size == "all data" else trainable
     rows: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in names]

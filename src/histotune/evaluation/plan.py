@@ -82,19 +82,7 @@ class SourcePlan:
 
 
 def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> SourcePlan:
-    """Return who trains and who is scored; cheap, so that a mistake shows before anything is embedded.
-
-    Args:
-        tiles: The data set.
-        evaluation: Training magnification, split, folds, seed.
-
-    Returns:
-        The plan; folds are made over the groups of all magnifications.
-
-    Raises:
-        UserError: The training magnification holds no tiles or one class only, there are too few groups, or the split
-            can't be made, leaks without leave, or lacks the part that would be scored.
-    """
+    """Return who trains and who is scored; cheap, so that a mistake shows before anything is embedded."""
     train_N = training_rows(tiles, evaluation.train_magnification)
     require_classes(tiles.take(np.flatnonzero(train_N)), "training")
     split = choose_split(tiles, evaluation)
@@ -113,18 +101,7 @@ def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> SourcePlan:
 
 
 def choose_split(tiles: TileSet, evaluation: EvaluationConfig) -> Split | None:
-    """Return the split that the settings name, or None where they leave it to the default.
-
-    Args:
-        tiles: The data set.
-        evaluation: ``split`` and ``allow_leaky``.
-
-    Returns:
-        The split.
-
-    Raises:
-        UserError: It can't be made or read, or leaks without leave.
-    """
+    """Return the split that the settings name, or None where they leave it to the default."""
     if evaluation.split is None:
         return None
     return find_split(evaluation.split, tiles, allow_leaky=evaluation.allow_leaky)
@@ -136,19 +113,7 @@ def scored_part(evaluation: EvaluationConfig) -> str:
 
 
 def with_parts(tiles: TileSet, evaluation: EvaluationConfig) -> tuple[TileSet, Split | None]:
-    """Put the parts of the split that the settings name in the place of the data set's own.
-
-    Args:
-        tiles: A data set that is studied by its parts.
-        evaluation: ``split`` and ``allow_leaky``.
-
-    Returns:
-        The tiles that take part, their ``split`` column filled, and the split; the tiles as they are and None where
-        no split is named.
-
-    Raises:
-        UserError: The split has folds in place of parts, can't be made, or leaks without leave.
-    """
+    """Put the parts of the split that the settings name in the place of the data set's own."""
     split = choose_split(tiles, evaluation)
     if split is None:
         return tiles, None
@@ -164,18 +129,7 @@ def with_parts(tiles: TileSet, evaluation: EvaluationConfig) -> tuple[TileSet, S
 
 
 def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_]:
-    """Return which labelled tiles may train.
-
-    Args:
-        tiles: The data set.
-        magnification: Such as "100X"; None takes all tiles.
-
-    Returns:
-        One bool per tile.
-
-    Raises:
-        UserError: No labelled tile has that magnification.
-    """
+    """Return which labelled tiles may train."""
     labelled_N: NDArray[np.bool_] = tiles.labels_N >= 0
     if magnification is None:
         return labelled_N
@@ -250,18 +204,7 @@ def _finish(sweep: SweepConfig) -> str:
 
 
 def part_rows(tiles: TileSet, part: str) -> NDArray[np.int64]:
-    """Return the labelled rows of an official part.
-
-    Args:
-        tiles: The data set.
-        part: "train", "valid" or "test".
-
-    Returns:
-        Row numbers.
-
-    Raises:
-        UserError: The part is not there.
-    """
+    """Return the labelled rows of an official part."""
     rows = np.flatnonzero((tiles.table["split"].fill_null("") == part).to_numpy() & (tiles.labels_N >= 0))
     if len(rows) == 0:
         present = sorted(set(tiles.table["split"].drop_nulls()))

@@ -86,28 +86,13 @@ class ScoredRows:
 
 
 def domains_of(tiles: TileSet) -> list[str]:
-    """Return the domain of every tile: data set, part where it has one, magnification where it has one.
-
-    Args:
-        tiles: The tiles.
-
-    Returns:
-        Such as "breakhis 100X", "pcam test" or "breakhis test 40X".
-    """
+    """Return the domain of every tile: data set, part where it has one, magnification where it has one."""
     words = pl.concat_str(pl.lit(tiles.name), "split", "magnification", separator=" ", ignore_nulls=True)
     return tiles.table.select(words).to_series().to_list()
 
 
 def build_predictions(material: Material, scored: ScoredRows) -> Predictions:
-    """Join logits with what is known about their tiles.
-
-    Args:
-        material: The tiles.
-        scored: Logits, in the order of ``scored.rows``.
-
-    Returns:
-        Predictions sorted by tile_id.
-    """
+    """Join logits with what is known about their tiles."""
     tiles = material.tiles.take(scored.rows)
     n_classes = len(tiles.class_names)
     table = tiles.table.select("tile_id", "group_id", "source_patient_id", "slide_id").with_columns(
@@ -132,17 +117,7 @@ def build_predictions(material: Material, scored: ScoredRows) -> Predictions:
 
 # N scored tiles, K classes
 def head_predictions(material: Material, rows: NDArray[np.int64], head: Head, split_hash: str) -> Predictions:
-    """Apply a head to some tiles.
-
-    Args:
-        material: Tiles and embeddings.
-        rows: Row numbers of the tiles to score.
-        head: The head, applied as it is, with its own threshold.
-        split_hash: Hash of what is scored.
-
-    Returns:
-        A row per scored tile.
-    """
+    """Apply a head to some tiles."""
     logit_NK = head_logits(head, material.embeddings.take(rows))
     scored = ScoredRows(
         rows=rows,
@@ -168,14 +143,6 @@ def spread_order(tile_ids: Sequence[str], groups: Sequence[str], seed: int) -> I
 
     Each group deals out one tile per round; who comes first follows hashes of the tile ids, so that the order of the
     rows changes nothing and another seed draws other tiles.
-
-    Args:
-        tile_ids: Id per tile (N).
-        groups: Group key per tile (N), as :func:`~histotune.datasets.splits.split.tile_groups` gives it.
-        seed: Seed of the draw.
-
-    Returns:
-        Row numbers (N).
 
     Example:
         >>> order = spread_order(["a", "b", "c"], ["g", "g", "h"], 0)

@@ -102,17 +102,7 @@ class Crossing:
 def score_robustness(
     arms: Sequence[EmbeddedArm], predictions: Predictions, probes: Sequence[ScoredArm], settings: RobustnessSettings
 ) -> tuple[RobustnessTable, ...]:
-    """Return the robustness index of a backbone and its floors for each column of the tile table that allows one.
-
-    Args:
-        arms: The probe's backbone first; the others over the same tiles.
-        predictions: Of the probe; its tiles are looked at.
-        probes: The probe's rows, one per domain; every domain is looked at on its own.
-        settings: What to count; k = 0 asks for nothing.
-
-    Returns:
-        A table for each of site, scanner and stain that has at least two values among the tiles of a domain.
-    """
+    """Return the robustness index of a backbone and its floors for each column of the tile table that allows one."""
     tiles = arms[0].material.tiles
     if any(arm.material.tiles.tile_ids != tiles.tile_ids for arm in arms):
         raise ValueError("the arms hold different tiles")
@@ -140,15 +130,6 @@ def cross(tiles: TileSet, rows: Int, column: str, settings: RobustnessSettings) 
 
     PathoROB's data sets are balanced so, and its TCGA part is compared pair by pair: sites that hold other shares of
     the classes would move the index without any doing of the network.
-
-    Args:
-        tiles: All tiles.
-        rows: Those that may be drawn.
-        column: ``site``, ``scanner`` or ``stain``.
-        settings: A cell needs k tiles of two groups, so that the index can reach both of its ends.
-
-    Returns:
-        The squares, best filled first; none where classes and sites are not crossed.
     """
     groups = tile_groups(tiles)
     cells = {
@@ -171,19 +152,7 @@ def cross(tiles: TileSet, rows: Int, column: str, settings: RobustnessSettings) 
 def robustness_score(
     embeddings: Embeddings, pooling: tuple[str, ...], crossing: Crossing, settings: RobustnessSettings
 ) -> Score:
-    """Return the robustness index of embeddings over all squares of a crossing.
-
-    Args:
-        embeddings: Of the tiles that the crossing speaks of; only the rows of one square at a time are read.
-        pooling: Column blocks.
-        crossing: From :func:`cross`.
-        settings: Neighbours per tile, and how the interval is made.
-
-    Returns:
-        The index; 1: neighbours share the class, 0: neighbours share the site. Its ``chance`` is what blindly drawn
-        neighbours would give. The interval is conditional on the network, on k, on the tiles drawn and on these sites:
-        it says nothing about sites that are not there.
-    """
+    """Return the robustness index of embeddings over all squares of a crossing."""
     if not crossing.squares:
         reason = (f"no two classes are both found at two {crossing.column}s, with {settings.k} tiles of two groups "
                   "each")  # fmt: skip
@@ -256,17 +225,7 @@ def _interval(tally: Tally, crossing: Crossing, group_N: Int, config: IntervalCo
 
 
 def tally_interval(tally: Tally, strata: Strata, level: float, words: str) -> Interval:
-    """Return the interval of an index from its values without each group.
-
-    Args:
-        tally: Counts, defined without any one group.
-        strata: Kinds of groups by the classes and sites they hold.
-        level: Nominal coverage.
-        words: What the kinds are, for the method's text.
-
-    Returns:
-        A t interval on the logit scale; the exact bound where leaving out any group changes nothing.
-    """
+    """Return the interval of an index from its values without each group."""
     evidence, n_groups = Evidence(np.asarray(tally.index), tally.index_G), len(strata.stratum_G)
     if bool(all_agree(evidence)):
         low, high = flat_bounds(evidence.point_x, n_groups, Scale(), level)
@@ -394,14 +353,6 @@ def tally_square(square: Square, k: int, n_groups: int) -> Tally:
     The robustness index of Koemen et al. (PathoROB, arXiv 2507.17845) is R_k = SO / (SO + OS), both summed over all
     tiles' k nearest neighbours; a tile's own slide (here: its group) gives no neighbours. Rows of L2-normalised
     embeddings are compared, for which Euclidean distance and cosine order alike.
-
-    Args:
-        square: The tiles, in an order that does not depend on the files' (equally near tiles come in row order).
-        k: Neighbours per tile.
-        n_groups: Number of groups, of which some may hold no tile here.
-
-    Returns:
-        The counts.
     """
     largest = int(np.bincount(square.group_N).max())
     near_NJ = nearest_of_other_groups(square.x_ND, square.group_N, k + largest)  # enough when any group is left out
@@ -436,16 +387,7 @@ def sum_tallies(tallies: Sequence[Tally]) -> Tally:
 
 
 def nearest_of_other_groups(x_ND: Matrix, group_N: Int, n_kept: int) -> Int:
-    """Return each tile's nearest tiles of other groups by cosine, nearest first; equally near ones in row order.
-
-    Args:
-        x_ND: Embeddings.
-        group_N: Group per tile.
-        n_kept: Neighbours kept at most.
-
-    Returns:
-        Rows (N, J); -1 where fewer are allowed.
-    """
+    """Return each tile's nearest tiles of other groups by cosine, nearest first; equally near ones in row order."""
     length_N1 = np.maximum(np.linalg.norm(x_ND.astype(np.float32), axis=1, keepdims=True), 1e-30)
     unit_ND = x_ND.astype(np.float32) / length_N1
     n_kept = min(n_kept, len(unit_ND))
@@ -513,20 +455,7 @@ class Components:
 def map_embeddings(
     arm: EmbeddedArm, predictions: Predictions, probes: Sequence[ScoredArm], evaluation: EvaluationConfig
 ) -> pl.DataFrame | None:
-    """Place the tiles that were scored on a plane.
-
-    Args:
-        arm: What the head reads, which is shown as it is, without the head's standardisation.
-        predictions: Of the probe.
-        probes: The probe's rows, one per domain: the tiles of these domains are shown.
-        evaluation: Whether and how; the seed of the draw of at most :data:`MAX_POINTS` tiles, spread over groups, and
-            of t-SNE.
-
-    Returns:
-        A row per tile and method, by method and tile id: ``method``, ``tile_id``, ``class``, ``group_id``, ``site``,
-        ``scanner``, ``stain``, ``x``, ``y``, ``x_share`` and ``y_share`` of the variance (null for t-SNE), ``n_tiles``
-        there were. None where no map was asked for or there are fewer than four tiles.
-    """
+    """Place the tiles that were scored on a plane."""
     material, method = arm.material, evaluation.embedding_map
     ids = predictions.where(pl.col("domain").is_in([row.domain for row in probes])).table["tile_id"]
     rows = np.flatnonzero(material.tiles.table["tile_id"].is_in(ids.to_list()).to_numpy())
@@ -551,16 +480,7 @@ def map_embeddings(
 
 
 def principal_components(x_ND: Float, n_components: int) -> Components:
-    """Return principal components by the smaller of the Gram matrix and the covariance.
-
-    Args:
-        x_ND: Rows.
-        n_components: How many at most.
-
-    Returns:
-        At least two components; the row farthest from the mean along each lies on its positive side, so that signs are
-        settled.
-    """
+    """Return principal components by the smaller of the Gram matrix and the covariance."""
     centred_ND = x_ND - x_ND.mean(axis=0)
     n, dim = centred_ND.shape
     kept = max(2, min(n_components, n, dim))
@@ -580,16 +500,7 @@ def principal_components(x_ND: Float, n_components: int) -> Components:
 
 
 def tsne(score_NC: Float, seed: int) -> Float:
-    """Return t-SNE's places (van der Maaten & Hinton, JMLR 2008) from principal components.
-
-    Args:
-        score_NC: Principal components; the first two are where it starts, so that a map is repeatable and its coarse
-            layout is that of the components (Kobak & Berens, Nature Communications 2019).
-        seed: Seed.
-
-    Returns:
-        Places (N, 2).
-    """
+    """Return t-SNE's places (van der Maaten & Hinton, JMLR 2008) from principal components."""
     from sklearn.manifold import TSNE
 
     start_N2 = score_NC[:, :2] / max(float(score_NC[:, 0].std()), 1e-12) * 1e-4

@@ -23,15 +23,7 @@ if TYPE_CHECKING:
 
 
 def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
-    """Return the metrics that these predictions allow, AUROC first.
-
-    Args:
-        predictions: What is scored.
-
-    Returns:
-        Metric names; AUPRC and operating points in binary tasks only, patient recognition rate where the authors' ids
-        are known (their image recognition rate is the accuracy).
-    """
+    """Return the metrics that these predictions allow, AUROC first."""
     metrics: list[MetricName] = ["auroc", "balanced_accuracy", "accuracy", "macro_f1", "mcc"]
     binary = len(predictions.class_names) == 2
     if binary:
@@ -45,18 +37,7 @@ def metrics_for(predictions: Predictions) -> tuple[MetricName, ...]:
 def score_domains(
     arm: str, predictions: Predictions, trained_on: str, interval: IntervalConfig, marks: tuple[str, ...]
 ) -> tuple[ScoredArm, ...]:
-    """Score an arm on each of its domains.
-
-    Args:
-        arm: Name of the arm.
-        predictions: Its predictions, over one or several domains.
-        trained_on: What trained it.
-        interval: How intervals are made.
-        marks: Marks of the data sets involved (SYNTHETIC, EXTERNAL, LEAKY).
-
-    Returns:
-        A row per domain, in the order of the domain's scale or name.
-    """
+    """Score an arm on each of its domains."""
     if interval.cluster == "tile":
         marks = (*marks, TOO_NARROW)
     within_folds = predictions.table["fold"].n_unique() > 1
@@ -69,12 +50,7 @@ def score_domains(
 
 
 def plain_value(predictions: Predictions, name: MetricName) -> float:
-    """Return a metric's value alone, without an interval; AUROC within folds.
-
-    Args:
-        predictions: What is scored.
-        name: The metric.
-    """
+    """Return a metric's value alone, without an interval; AUROC within folds."""
     sample = read_sample(predictions)
     evaluator = make_evaluator(name, sample, np.zeros(len(sample.y_N), np.int64), 1, within_folds=True)
     return float(evaluator(np.ones((1, 1)))[0])
@@ -100,18 +76,7 @@ HOW = {
 def score_units(
     predictions: Predictions, how: Aggregation, interval: IntervalConfig, rows: Sequence[ScoredArm]
 ) -> tuple[PartTable, ...]:
-    """Score slides and groups, one row each.
-
-    Args:
-        predictions: Of one arm.
-        how: How tiles become a slide or a group.
-        interval: How intervals are made; their units stay the groups.
-        rows: The arm's rows by tile, one per domain, as :func:`~histotune.evaluation.scoring.score_domains` gave them.
-
-    Returns:
-        A table whose rows are tile, slide and group of every domain; none where ``how`` is "none", or where no level
-        says anything that the tiles don't (every slide and group is a single tile, or its id is missing).
-    """
+    """Score slides and groups, one row each."""
     if how == "none":
         return ()
     made: list[ScoredArm] = []
@@ -170,18 +135,7 @@ MAX_PARTS = 30
 def score_parts(
     predictions: Predictions, tiles: TileSet, interval: IntervalConfig, rows: Sequence[ScoredArm]
 ) -> tuple[PartTable, ...]:
-    """Score each site, scanner and stain on its own.
-
-    Args:
-        predictions: Of one arm.
-        tiles: Where the sites, scanners and stains of its tiles are recorded.
-        interval: How intervals are made.
-        rows: The arm's rows, one per domain, as :func:`~histotune.evaluation.scoring.score_domains` gave them: their
-            domains are taken apart, and their marks hold for every part.
-
-    Returns:
-        A table for each of the three that has at least two values among the scored tiles; unknown ones stand last.
-    """
+    """Score each site, scanner and stain on its own."""
     kept = predictions.where(pl.col("domain").is_in([row.domain for row in rows]))
     facts = kept.table.select("tile_id").join(tiles.table.select("tile_id", *PART_COLUMNS), on="tile_id", how="left",
                                               maintain_order="left")  # fmt: skip

@@ -65,15 +65,7 @@ class CrossFitted:
 
 
 def calibrate(found: CrossFitted, kind: CalibrationKind) -> Calibration:
-    """Fit a calibration and keep it only where it improves the cross-validated log-loss.
-
-    Args:
-        found: Cross-fitted logits.
-        kind: What to fit.
-
-    Returns:
-        The calibration, with the log-losses that decided and the reason in words.
-    """
+    """Fit a calibration and keep it only where it improves the cross-validated log-loss."""
     if kind == "none":
         return Calibration(reason="not calibrated: switched off")
     before = found.log_loss(found.logit_nK)
@@ -125,15 +117,6 @@ def fit_temperatures(logit_nK: Float, y_n: Int, weight_Bn: Float, start: float =
     """Return the temperature of least weighted log-loss for every row of weights.
 
     The loss is convex in 1 / T; Newton steps, kept inside a shrinking bracket.
-
-    Args:
-        logit_nK: Logits.
-        y_n: Labels.
-        weight_Bn: Weights, at least 0, of any scale.
-        start: Temperature to start from.
-
-    Returns:
-        float64 (B,), between 1 / 20 and 20.
 
     Example:
         >>> logits, labels = np.array([[0.0, 4.0]] * 4), np.array([1, 1, 1, 0])
@@ -198,16 +181,7 @@ def _vector(found: CrossFitted, plain: Calibration, best: float) -> Calibration:
 
 
 def fit_vector(logit_nK: Float, y_n: Int, weight_n: Float) -> Calibration:
-    """Fit a scale and a shift per class by weighted log-loss; class 0's shift is 0, in binary tasks its scale 1.
-
-    Args:
-        logit_nK: Logits; zeros for class 0 in binary tasks, where this is Platt scaling.
-        y_n: Labels.
-        weight_n: Weights.
-
-    Returns:
-        The calibration.
-    """
+    """Fit a scale and a shift per class by weighted log-loss; class 0's shift is 0, in binary tasks its scale 1."""
     from scipy.optimize import minimize
 
     n_classes = logit_nK.shape[1]
@@ -278,15 +252,6 @@ def choose_threshold(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float
 
     The interval is a t interval on the logit scale; a threshold is no smooth function of the data, so the interval
     tells how far it moves when a group goes, and is no better than that.
-
-    Args:
-        tiles: Out-of-fold predictions.
-        rule: What it is chosen for; balanced accuracy and Youden's index are best at the same cut, as
-            J = 2 * balanced accuracy - 1 (Youden 1950).
-        sensitivity: For the rule ``sensitivity``.
-
-    Returns:
-        The decision; 0.5 with the reason where a class has too few groups to choose on.
     """
     if rule == "0.5":
         return Decision(0.5, rule, None, "not tuned: the most probable class")
@@ -375,44 +340,18 @@ CHUNK_VALUES = 4_000_000
 
 
 def jackknife_se(left_out_G: Float) -> float:
-    """Return the standard error of a statistic from its values with each group left out.
-
-    Args:
-        left_out_G: The statistic without group g, for every g.
-
-    Returns:
-        sqrt((G - 1) / G * sum of squared deviations from their mean).
-    """
+    """Return the standard error of a statistic from its values with each group left out."""
     n = len(left_out_G)
     return float(np.sqrt((n - 1) / n * ((left_out_G - left_out_G.mean()) ** 2).sum()))
 
 
 def jackknife_interval(value: float, left_out_G: Float, level: float = LEVEL) -> tuple[float, float]:
-    """Return value -+ t(G - 1) * standard error.
-
-    Args:
-        value: The statistic on all groups, on a scale where a symmetric interval makes sense.
-        left_out_G: Its values with each group left out, on the same scale.
-        level: Nominal coverage.
-
-    Returns:
-        Both ends, on that scale.
-    """
+    """Return value -+ t(G - 1) * standard error."""
     return t_interval(value, jackknife_se(left_out_G), len(left_out_G), level)
 
 
 def t_interval(value: float, standard_error: float, n_groups: int, level: float = LEVEL) -> tuple[float, float]:
-    """Return value -+ t(G - 1) * standard error.
-
-    Args:
-        value: A statistic.
-        standard_error: Its standard error over groups.
-        n_groups: Their number.
-        level: Nominal coverage.
-
-    Returns:
-        Both ends.
-    """
+    """Return value -+ t(G - 1) * standard error."""
     from scipy.special import stdtrit
 
     half = float(stdtrit(n_groups - 1, 0.5 + level / 2.0)) * standard_error
@@ -425,15 +364,7 @@ def group_interval(ends: tuple[float, float], n_groups: int, level: float = LEVE
 
 
 def group_chunks(n_groups: int, n_values: int) -> Iterator[NDArray[np.int64]]:
-    """Yield runs of groups so small that a matrix (groups, values) stays within memory.
-
-    Args:
-        n_groups: Number of groups.
-        n_values: Values per group.
-
-    Yields:
-        Group numbers.
-    """
+    """Yield runs of groups so small that a matrix (groups, values) stays within memory."""
     size = max(1, CHUNK_VALUES // max(n_values, 1))
     for start in range(0, n_groups, size):
         yield np.arange(start, min(start + size, n_groups))

@@ -240,13 +240,6 @@ def common_wandb_search(n_trials: int = 100, seed: int = 0) -> SgdConfig:
     A linear head, ``init_lr`` log-uniform from 1e-7 to 1e-3, the optimizer one of AdamW, Adam and SGD, a few lengths
     and batch sizes, drawn at random. Most of its learning rates are too small for 20 epochs, and SGD needs far larger
     ones than Adam: expect many trials near the initial weights.
-
-    Args:
-        n_trials: Trials.
-        seed: Of the draws.
-
-    Returns:
-        The search; weight decay and momentum are torch's defaults of AdamW (0.01) and of SGD (0).
     """
     return SgdConfig(
         method="random",
@@ -263,11 +256,7 @@ def common_wandb_search(n_trials: int = 100, seed: int = 0) -> SgdConfig:
 
 
 def named_searches() -> dict[str, SgdConfig]:
-    """Return the searches that ``--set sweep.sgd=NAME`` takes.
-
-    Returns:
-        By name.
-    """
+    """Return the searches that ``--set sweep.sgd=NAME`` takes."""
     return {"common-wandb": common_wandb_search()}
 
 
@@ -373,15 +362,6 @@ MAX_GRID = 100_000
 
 def draw_trials(config: SgdConfig) -> tuple[SgdSettings, ...]:
     """Return the settings of every trial of a search.
-
-    Args:
-        config: Space, method, number of trials and seed.
-
-    Returns:
-        Trials in the order of the search; a grid varies its last setting fastest.
-
-    Raises:
-        UserError: A grid over a continuous setting, a grid too large, or a drawn value a setting doesn't allow.
 
     Example:
         >>> config = SgdConfig(method="grid", space={"lr": Choice(values=(1e-3, 1e-4))})

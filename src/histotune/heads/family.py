@@ -157,37 +157,13 @@ class Family(Protocol):
         """Name, as in ``sweep.family``."""
 
     def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[Trial, ...]:
-        """Return every trial over some poolings, in the order of the trials table (a pooling's trials together).
-
-        Args:
-            poolings: Sets of column blocks.
-
-        Raises:
-            UserError: Settings that can't be tried.
-        """
+        """Return every trial over some poolings, in the order of the trials table (a pooling's trials together)."""
 
     def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
-        """Fit every trial on every inner fold of every training set.
-
-        Args:
-            data: Embeddings and labels.
-            parts: Training sets with their folds. Nested cross-validation passes many of them.
-            trials: From :meth:`trials`.
-
-        Returns:
-            One record per training set.
-        """
+        """Fit every trial on every inner fold of every training set."""
 
     def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
-        """Fit chosen trials on all tiles of their training sets.
-
-        Args:
-            data: Embeddings and labels.
-            chosen: A training set and its chosen trial, each.
-
-        Returns:
-            One refit per pair.
-        """
+        """Fit chosen trials on all tiles of their training sets."""
 
 
 def tell(
@@ -197,15 +173,7 @@ def tell(
     finished: tuple[Int, Sequence[OutOfFold]],
     n_done: int,
 ) -> None:
-    """Tell whoever watches that some trials are finished; families call it as they go.
-
-    Args:
-        data: Labels, and who watches.
-        parts: Training sets.
-        trials: All trials.
-        finished: Numbers of the trials just finished, and the out-of-fold logits of every training set.
-        n_done: Trials finished so far.
-    """
+    """Tell whoever watches that some trials are finished; families call it as they go."""
     if data.support.watch is None:
         return
     members, found = finished
@@ -216,32 +184,14 @@ def tell(
 
 
 def sample_weights(rows: Int, y_n: Int, class_weight: ClassWeight) -> Float:
-    """Return the sample weights of a fit, 0 outside ``rows``.
-
-    Args:
-        rows: Training rows.
-        y_n: Label per row of the data.
-        class_weight: ``balanced`` lets every class that is present weigh the same.
-
-    Returns:
-        float64 (n,).
-    """
+    """Return the sample weights of a fit, 0 outside ``rows``."""
     weight_n = np.zeros(len(y_n))
     weight_n[rows] = 1.0 if class_weight == "none" else len(rows) / np.bincount(y_n[rows])[y_n[rows]]
     return weight_n
 
 
 def full_logits(weight_PKD: Float, bias_PK: Float, x_nD: NDArray[np.floating]) -> Float:
-    """Return logits (P, n, K) of some linear fits on some rows.
-
-    Args:
-        weight_PKD: Weights on raw columns; one logit per fit in binary tasks.
-        bias_PK: Biases.
-        x_nD: Rows.
-
-    Returns:
-        float64; where a fit has one logit, class 0 gets a zero beside it.
-    """
+    """Return logits (P, n, K) of some linear fits on some rows."""
     n_fits, n_logits, n_columns = weight_PKD.shape
     flat = x_nD.astype(np.float64) @ weight_PKD.reshape(-1, n_columns).T
     z_PnK = flat.reshape(len(x_nD), n_fits, n_logits).transpose(1, 0, 2) + bias_PK[:, None, :]
@@ -338,16 +288,7 @@ class FoldPlan:
 
 
 def check_task(n_embedded: int, task: SweepTask) -> None:
-    """Refuse training sets that can't be learned from.
-
-    Args:
-        n_embedded: Number of embedded tiles.
-        task: What is to be learned from.
-
-    Raises:
-        UserError: A training set holds unlabelled tiles or one class only.
-        ValueError: Shapes differ.
-    """
+    """Refuse training sets that can't be learned from."""
     n = n_embedded
     if task.labels_N.shape != (n,) or len(task.groups) != n or task.train_sets_SN.shape[1:] != (n,):
         raise ValueError(f"labels, groups and training sets must describe the {n} embedded tiles")
@@ -369,20 +310,7 @@ def check_task(n_embedded: int, task: SweepTask) -> None:
 
 
 def training_set(tile_ids: Sequence[str], task: SweepTask, rows: tuple[Int, Int], plan: FoldPlan) -> TrainingSet:
-    """Deal the groups of one training set into inner folds.
-
-    Args:
-        tile_ids: Id per tile of the task.
-        task: Labels and groups.
-        rows: The set's tiles as rows of the task, and the sorted rows of the task that form the sweep's data.
-        plan: Folds and seed.
-
-    Returns:
-        The training set.
-
-    Raises:
-        UserError: Fewer groups than folds, or a class that lies in a single fold.
-    """
+    """Deal the groups of one training set into inner folds."""
     tiles, used = rows
     labels_n = task.labels_N[tiles]
     groups = [task.groups[tile] for tile in tiles]

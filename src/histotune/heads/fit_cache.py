@@ -154,28 +154,13 @@ class FitCache:
 
 
 def fit_key(inputs: Mapping[str, NDArray[np.generic]], facts: Mapping[str, object]) -> str:
-    """Return the key of a solver's call.
-
-    Args:
-        inputs: Every array that decides the result.
-        facts: Everything else that decides it.
-
-    Returns:
-        64 hexadecimal digits over every byte of the inputs, the facts, numpy's version and the code of this room.
-    """
+    """Return the key of a solver's call."""
     arrays = [hash_bytes(name, hash_array(inputs[name])) for name in sorted(inputs)]
     return hash_bytes(FORMAT, *arrays, hash_json(dict(facts)), library_version("numpy"), code_hash())
 
 
 def hash_array(values: NDArray[np.generic]) -> str:
-    """Return a hash over an array's type, shape and values, in blocks of rows side by side.
-
-    Args:
-        values: Any array; memory-mapped ones are read block by block.
-
-    Returns:
-        64 hexadecimal digits; the layout in memory does not count.
-    """
+    """Return a hash over an array's type, shape and values, in blocks of rows side by side."""
     rows = max(1, BLOCK_BYTES // max(1, values.nbytes // max(1, len(values)))) if values.ndim else 1
     parts = [values] if values.ndim == 0 else [values[start : start + rows] for start in range(0, len(values), rows)]
     if len(parts) > 1:

@@ -414,19 +414,7 @@ BLOCK_ROWS = 8192
 
 
 def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
-    """Return the logit of every tile and class.
-
-    Args:
-        head: A trained head.
-        embeddings: Embeddings of the space it was trained in, or of another with the same meaning (see
-            :func:`space_note`).
-
-    Returns:
-        float64, (n_tiles, n_classes); the temperature is not applied.
-
-    Raises:
-        UserError: The embeddings mean something else (other weights, adapter, view or normalisation).
-    """
+    """Return the logit of every tile and class."""
     if embeddings.space.meaning_key != head.meaning_key:
         raise UserError(
             f"this head was trained on embeddings of {head.backbone} (space {head.space_key[:12]}) and can't be "
@@ -444,29 +432,13 @@ def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
 
 
 def column_logits(head: Head, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logits of columns, whatever space they come from: the caller answers for their meaning.
-
-    Args:
-        head: A trained head.
-        x_nD: The columns of its pooling.
-
-    Returns:
-        float64 (n, K); the temperature is not applied.
-    """
+    """Return the logits of columns, whatever space they come from: the caller answers for their meaning."""
     features_n = x_nD if head.hidden is None else hidden_units(head.hidden, x_nD)
     return np.asarray(features_n @ head.weight_KD.T + head.bias_K)
 
 
 def hidden_units(layer: HiddenLayer, x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the activations of a hidden layer.
-
-    Args:
-        layer: The layer.
-        x_nD: Raw columns of the pooling.
-
-    Returns:
-        float64, (n, H).
-    """
+    """Return the activations of a hidden layer."""
     return activated(x_nD @ layer.weight_HD.T + layer.bias_H, layer.activation)
 
 
@@ -480,15 +452,7 @@ def activated(z_nH: NDArray[np.float64], activation: str) -> NDArray[np.float64]
 
 
 def space_note(head: Head, embeddings: Embeddings) -> str:
-    """Return what differs between a head's own space and these embeddings of the same meaning.
-
-    Args:
-        head: The head.
-        embeddings: What it is applied to.
-
-    Returns:
-        One sentence; empty where the spaces are one.
-    """
+    """Return what differs between a head's own space and these embeddings of the same meaning."""
     if embeddings.space.key == head.space_key:
         return ""
     space = embeddings.space
@@ -500,15 +464,7 @@ def space_note(head: Head, embeddings: Embeddings) -> str:
 
 
 def class_probabilities(head: Head, logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return calibrated probabilities: the softmax of logits after the head's temperature or vector scaling.
-
-    Args:
-        head: Whose calibration to use.
-        logit_NK: Logits of :func:`head_logits`.
-
-    Returns:
-        float64, (n_tiles, n_classes); rows sum to 1.
-    """
+    """Return calibrated probabilities: the softmax of logits after the head's temperature or vector scaling."""
     return softmax(calibrated_logits(head.calibration, logit_NK))
 
 
@@ -526,15 +482,7 @@ def softmax(logit_NK: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def decide(head: Head, probability_NK: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the class index that a head says.
-
-    Args:
-        head: Whose threshold to use in binary tasks.
-        probability_NK: Calibrated probabilities.
-
-    Returns:
-        int64 (n_tiles,): class 1 from the threshold on in binary tasks, the most probable class otherwise.
-    """
+    """Return the class index that a head says."""
     if len(head.class_names) == 2:
         return np.asarray(probability_NK[:, 1] >= head.threshold).astype(np.int64)
     return np.asarray(probability_NK.argmax(axis=1))
@@ -557,17 +505,6 @@ def untuned_logits(
     """Return the logits of random linear heads on standardised embeddings.
 
     Weights are drawn from a normal distribution with variance 1 / D, so that logits have unit scale; there is no bias.
-
-    Args:
-        embeddings: The tiles.
-        columns: Column numbers of the pooling.
-        n_classes: Number of classes.
-        n_draws: Number of random heads.
-        seed: Seed of the draws.
-        train_rows: Rows whose mean and standard deviation standardise the columns.
-
-    Returns:
-        float64, (n_draws, n_tiles, n_classes); in binary tasks class 0 has logit 0.
     """
     x_ND = embeddings.matrix_ND[:, columns].astype(np.float64)
     train_nD = x_ND[train_rows]

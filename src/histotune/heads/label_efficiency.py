@@ -103,16 +103,7 @@ def label_efficiency(
 
 
 def nested_orders(holds_GK: NDArray[np.bool_], n_draws: int, rng: np.random.Generator) -> Int:
-    """Return random orders of the groups whose beginnings hold each kind of group in proportion.
-
-    Args:
-        holds_GK: Which classes each group holds.
-        n_draws: How many orders.
-        rng: Where the draws come from.
-
-    Returns:
-        Group numbers (n_draws, G).
-    """
+    """Return random orders of the groups whose beginnings hold each kind of group in proportion."""
     _, kind_G = np.unique(holds_GK, axis=0, return_inverse=True)
     kind_G = kind_G.ravel()
     orders = []

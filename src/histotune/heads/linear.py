@@ -49,18 +49,7 @@ class PenaltyTrial:
 
 
 def penalty_trials(config: SweepConfig, poolings: Sequence[tuple[str, ...]]) -> tuple[PenaltyTrial, ...]:
-    """Return (pooling x class weighting x penalty), the penalty running fastest.
-
-    Args:
-        config: Weightings and penalties.
-        poolings: Sets of column blocks.
-
-    Returns:
-        All trials of a penalised family.
-
-    Raises:
-        UserError: A penalty is not positive.
-    """
+    """Return (pooling x class weighting x penalty), the penalty running fastest."""
     for penalty in config.penalties:
         if not penalty > 0:
             raise UserError("a penalty must be positive", value=penalty, fix="--set sweep.penalties=[0.01,0.1,1]")
@@ -169,19 +158,7 @@ class LogisticFamily:
 
 
 def solver_device(choice: Literal["auto", "cpu", "cuda"], shape: tuple[int, ...], problems: FitProblems) -> str:
-    """Return where some problems are solved.
-
-    Args:
-        choice: ``auto`` leaves small problems to the processor, and asks for no GPU then.
-        shape: Rows and columns of the matrix.
-        problems: The problems.
-
-    Returns:
-        ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: ``cuda`` was asked for and none can be used.
-    """
+    """Return where some problems are solved."""
     if choice == "cpu":
         return "cpu"
     n_rows = int(np.asarray(problems.mask_FN, dtype=np.bool_).sum(axis=1).max())
@@ -272,15 +249,7 @@ class RidgeFamily(LogisticFamily):
 
 
 def score_factors(found: CrossFitted) -> Float:
-    """Return the factors that make logits of out-of-fold scores.
-
-    Args:
-        found: Out-of-fold scores in the place of logits.
-
-    Returns:
-        Each fold's factor, fitted on the other folds, then that of all folds; all positive. The scores' own size is
-        taken out first, since strong penalties shrink it by orders of magnitude.
-    """
+    """Return the factors that make logits of out-of-fold scores."""
     n_folds = int(found.fold_n.max()) + 1
     weight_n = found.tile_weights()
     weight_Bn = np.vstack([weight_n * (found.fold_n != np.arange(n_folds)[:, None]), weight_n])

@@ -111,22 +111,7 @@ def nearest_neighbours(
 def vote(
     neighbours: Neighbours, y_N: Int, n_classes: int, k_grid: Sequence[int], weighting: Weighting = "majority"
 ) -> Float:
-    """Return each class's share of the vote, for every k of a grid in one pass.
-
-    Args:
-        neighbours: At least as many as the largest k (or as there are training tiles).
-        y_N: Label per training tile.
-        n_classes: Number of classes.
-        k_grid: Values of k.
-        weighting: ``majority``: each neighbour counts once; ``softmax``: exp(similarity / 0.07).
-
-    Returns:
-        Shares (G, Q, K) in the order of ``k_grid``; rows sum to 1, and are NaN where a query has no neighbour. The
-        argmax is the majority vote, the lowest class at a tie, as in scikit-learn, THUNDER and UNI.
-
-    Raises:
-        ValueError: Fewer neighbours were kept than a k asks for, or a k below 1.
-    """
+    """Return each class's share of the vote, for every k of a grid in one pass."""
     n_kept = neighbours.index_QJ.shape[1]
     if min(k_grid) < 1 or (max(k_grid) > n_kept and n_kept < len(y_N)):
         raise ValueError(f"k must lie in 1..{n_kept}, the number of neighbours kept: {tuple(k_grid)}")
@@ -153,17 +138,6 @@ def nearest_class_mean(x_ND: Matrix, y_N: Int, n_classes: int) -> tuple[Float, F
     """Return the nearest-class-mean classifier as a linear map on raw columns.
 
     The class whose mean is nearest in Euclidean distance is the argmax of the logits.
-
-    Args:
-        x_ND: Training embeddings.
-        y_N: Labels.
-        n_classes: Number of classes.
-
-    Returns:
-        Weights (K, D) and biases (K,): logit k is minus half the squared distance to mean k, up to a constant.
-
-    Raises:
-        ValueError: A class has no tile.
     """
     count_K = np.bincount(y_N, minlength=n_classes)
     if (count_K == 0).any():
@@ -280,22 +254,7 @@ class FewShotPredictions:
 def draw_shots(
     y_N: Int, shots: int, n_draws: int, rng: np.random.Generator, *, group_N: Int | None = None
 ) -> NDArray[np.int64]:
-    """Draw the same number of training tiles of every class, without replacement, many times.
-
-    Args:
-        y_N: Labels; negative ones take no part. Classes are 0 up to the largest label.
-        shots: Tiles per class.
-        n_draws: Number of draws.
-        rng: Source of randomness.
-        group_N: Group code per tile: the shots of a class come from as many groups as possible, so that "16 shots"
-            are not 16 views of one case. Without it every tile is as likely as any other, as the benchmarks draw.
-
-    Returns:
-        Row numbers (B, K, S).
-
-    Raises:
-        ValueError: A class has fewer tiles than shots.
-    """
+    """Draw the same number of training tiles of every class, without replacement, many times."""
     n_classes = int(np.max(y_N)) + 1
     out_BKS = np.empty((n_draws, n_classes, shots), np.int64)
     for label in range(n_classes):
@@ -314,23 +273,7 @@ def draw_shots(
 def predict_draws(
     query_QD: Matrix, train_ND: Matrix, support_BKS: Int, config: PrototypeConfig, device: str = "cpu"
 ) -> FewShotPredictions:
-    """Classify every query with the prototypes of every draw.
-
-    Args:
-        query_QD: Embeddings of the queries; may be memory-mapped.
-        train_ND: Embeddings that the support is drawn from.
-        support_BKS: Rows of every draw, class and shot, from :func:`draw_shots`.
-        config: How prototypes are made and compared.
-        device: torch device of the products.
-
-    Returns:
-        The predictions, equal to those of the draws one by one up to rounding at exact ties.
-
-    Example:
-        >>> support_BKS = draw_shots(y_N, 16, 1000, np.random.default_rng(0))  # doctest: +SKIP
-        >>> predict_draws(test_QD, train_ND, support_BKS, simple_shot()).predicted_BQ.shape  # doctest: +SKIP
-        (1000, 32768)
-    """
+    """Classify every query with the prototypes of every draw."""
     import torch
 
     n_draws, n_classes, _ = support_BKS.shape

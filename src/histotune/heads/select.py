@@ -44,16 +44,7 @@ class TrialScores:
 
 
 def score_trials(found: OutOfFold, y_n: Int, part: TrainingSet) -> TrialScores:
-    """Return the group-balanced out-of-fold log-loss of every trial.
-
-    Args:
-        found: Out-of-fold logits.
-        y_n: Label per tile of the training set.
-        part: The training set.
-
-    Returns:
-        Losses by group, their means and standard errors.
-    """
+    """Return the group-balanced out-of-fold log-loss of every trial."""
     loss_Tn = tile_losses(found.logit_TnK, y_n)
     loss_TG = loss_Tn @ group_means(part.group_n, part.n_groups)
     loss_T = loss_TG.mean(axis=1)
@@ -87,22 +78,7 @@ def ranking_scores(found: OutOfFold, y_n: Int, part: TrainingSet) -> Float:
 
 
 def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRule) -> int:
-    """Return the trial that a rule chooses.
-
-    Args:
-        scores: Losses by trial.
-        trials: Their settings.
-        rule: ``best``: the lowest loss; ties go to the stronger regularisation, then to the first named.
-            ``one-se``: the strongest regularisation, within the best trial's pooling and weighting, whose loss lies
-            above the best one's by at most one standard error of their difference, paired by group (Breiman et al.
-            1984 with a paired difference); the jackknife's standard error of a mean over groups is the usual one.
-
-    Returns:
-        Index of the trial.
-
-    Raises:
-        UserError: Every trial diverged.
-    """
+    """Return the trial that a rule chooses."""
     usable = [t for t, usable in enumerate(scores.usable_T) if usable]
     if not usable:
         raise UserError(
@@ -119,16 +95,7 @@ def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRu
 
 
 def paired_differences(loss_TG: Float, best: int, count_G: Float | None = None) -> tuple[Float, Float]:
-    """Return each trial's mean loss above the best one's, paired by group, and its standard error.
-
-    Args:
-        loss_TG: Loss by trial and group.
-        best: The trial to compare with.
-        count_G: How often each group counts (a resample); None counts each once.
-
-    Returns:
-        Differences (T,) and standard errors (T,), NaN with one group.
-    """
+    """Return each trial's mean loss above the best one's, paired by group, and its standard error."""
     count_G = np.ones(loss_TG.shape[1]) if count_G is None else count_G
     n = count_G.sum()
     gap_TG = loss_TG - loss_TG[best]
@@ -145,18 +112,7 @@ def _kin(one: Trial, other: Trial) -> bool:
 def describe_selection(
     scores: TrialScores, trials: Sequence[Trial], choice: int, rule: SelectionRule, n_runners_up: int = 5
 ) -> Selection:
-    """Return the record of a choice with its runners-up, the next best by loss.
-
-    Args:
-        scores: Losses by trial.
-        trials: Their settings.
-        choice: The chosen trial.
-        rule: Which rule chose it.
-        n_runners_up: How many other trials to name.
-
-    Returns:
-        The record, without honest estimates.
-    """
+    """Return the record of a choice with its runners-up, the next best by loss."""
     usable = np.flatnonzero(scores.usable_T)
     best = int(usable[np.argmin(scores.log_loss_T[usable])])
     difference_T, se_T = paired_differences(scores.loss_TG, best)

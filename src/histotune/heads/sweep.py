@@ -183,14 +183,7 @@ def _trials_table(trials: Sequence[Trial], solved: Solved, auroc_T: NDArray[np.f
 
 
 def make_family(config: SweepConfig) -> Family:
-    """Return the family that a config asks for.
-
-    Args:
-        config: What is tried.
-
-    Returns:
-        The family, ready to list its trials.
-    """
+    """Return the family that a config asks for."""
     if config.family == "logistic":
         from histotune.heads.linear import LogisticFamily
 
@@ -205,14 +198,7 @@ def make_family(config: SweepConfig) -> Family:
 
 
 def require_device(config: SweepConfig) -> None:
-    """Find out before anything is embedded whether the device that a sweep asks for is there.
-
-    Args:
-        config: What is tried.
-
-    Raises:
-        UserError: A GPU was asked for and none can be used.
-    """
+    """Find out before anything is embedded whether the device that a sweep asks for is there."""
     device = config.sgd.device if config.family == "sgd" else config.device
     if device == "cuda" and config.family != "ridge":
         find_device("cuda")
@@ -269,19 +255,7 @@ class Solved:
 
 
 def solve_parts(data: SweepData, parts: Sequence[TrainingSet], procedure: Procedure) -> list[Solved]:
-    """Run the procedure on every training set, all in one batch.
-
-    Args:
-        data: Embeddings and labels; only a set's own tiles bear on what is found on it.
-        parts: Training sets with their folds.
-        procedure: What to do.
-
-    Returns:
-        One record per training set.
-
-    Raises:
-        UserError: Every trial of a set diverged.
-    """
+    """Run the procedure on every training set, all in one batch."""
     trials, rule = procedure.trials, procedure.config.selection_rule
     found = procedure.family.out_of_fold(data, parts, trials)
     scores = [score_trials(one, data.y_n[part.rows], part) for one, part in zip(found, parts, strict=True)]
@@ -325,17 +299,7 @@ NESTED_NOTE = "covers the choice among trials, the refit, the calibration and th
 
 
 def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Procedure) -> Selection:
-    """Add the bias-corrected estimates to a selection.
-
-    Args:
-        selection: The record of the choice.
-        solved: What the sweep found.
-        y_n: Label per tile of the training set.
-        procedure: Trials, rule and seed.
-
-    Returns:
-        The record with log-loss and, in binary tasks, AUROC (within inner folds).
-    """
+    """Add the bias-corrected estimates to a selection."""
     part, config = solved.part, procedure.config
     if part.n_groups < MIN_GROUPS:
         return replace(selection, note=f"no honest estimate: {part.n_groups} groups, and {MIN_GROUPS} are needed")
@@ -395,17 +359,7 @@ def _bootstrap_score(name: str, values_B: Float) -> HonestScore:
 
 
 def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: Procedure) -> list[TrainingSet]:
-    """Return the training set without each of its folds, inner folds dealt anew among the groups that stay.
-
-    Args:
-        part: The training set.
-        data: The sweep's data.
-        task: Labels and groups.
-        procedure: Number of folds and seed.
-
-    Raises:
-        UserError: Too few groups of a class stay for inner folds.
-    """
+    """Return the training set without each of its folds, inner folds dealt anew among the groups that stay."""
     parts = []
     for fold in range(part.n_folds):
         tiles = data.used[part.fold_train_rows(fold)]
@@ -418,18 +372,7 @@ def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: 
 def nested(
     selection: Selection, part: TrainingSet, outer: Sequence[Solved], context: tuple[SweepData, Procedure]
 ) -> Selection:
-    """Add the nested estimates to a selection.
-
-    Args:
-        selection: The record of the choice on the whole training set.
-        part: The training set; its folds are the outer folds.
-        outer: The procedure without each fold, in their order.
-        context: Data and trials.
-
-    Returns:
-        The record with log-loss of calibrated probabilities, and in binary tasks AUROC (within outer folds) and
-        balanced accuracy at each outer head's own threshold.
-    """
+    """Add the nested estimates to a selection."""
     data, procedure = context
     y_n = data.y_n[part.rows]
     logit_nK, said_n = np.empty((part.n_tiles, data.n_classes)), np.empty(part.n_tiles, np.int64)

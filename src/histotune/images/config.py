@@ -18,17 +18,7 @@ WHITE: Rgb = (255, 255, 255)
 
 
 def check_view_name(text: str) -> ViewName:
-    """Return the name of a view as typed on a command line.
-
-    Args:
-        text: Such as ``tiles``.
-
-    Returns:
-        The same, checked.
-
-    Raises:
-        UserError: Something else.
-    """
+    """Return the name of a view as typed on a command line."""
     by_name: dict[str, ViewName] = {name: name for name in get_args(ViewName)}
     if text in by_name:
         return by_name[text]
@@ -105,12 +95,6 @@ class ViewChoice(BaseModel):
 
     def on(self, documented: ViewConfig) -> ViewConfig:
         """Return the documented view with the chosen fields changed.
-
-        Args:
-            documented: What the backbone documents.
-
-        Returns:
-            The view.
 
         Example:
             >>> ViewChoice(name="tiles").on(ViewConfig(size_px=518, interpolation="bilinear")).words

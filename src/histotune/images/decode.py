@@ -55,14 +55,7 @@ class PixelSource:
 
 
 def tile_sources(tiles: TileSet) -> tuple[PixelSource, ...]:
-    """Return where the pixels of each tile are, in tile order.
-
-    Args:
-        tiles: The tile set.
-
-    Returns:
-        One source per tile.
-    """
+    """Return where the pixels of each tile are, in tile order."""
     columns = zip(tiles.table["path"].to_list(), tiles.table["row"].to_list(), strict=True)
     return tuple(PixelSource(Path(path), row) for path, row in columns)
 
@@ -223,19 +216,7 @@ def read_tile_bytes(path: Path, row: int | None = None) -> bytes:
 
 
 def read_pixels(path: Path, row: int | None = None, config: LoaderConfig | None = None) -> NDArray[np.uint8]:
-    """Return one tile's pixels, uint8 (H, W, 3) RGB; for many tiles keep a :class:`PixelReader`.
-
-    Args:
-        path: Image file (PNG, JPEG, TIFF, BMP, WebP), HDF5 file or parquet file.
-        row: Row of the HDF5 data set "x" or of the parquet column "image"; None for image files.
-        config: Limits on what is read, and threads that the loader takes.
-
-    Returns:
-        The pixels.
-
-    Raises:
-        UserError: Missing, damaged or too large, or not 8-bit RGB, grey or opaque RGBA.
-    """
+    """Return one tile's pixels, uint8 (H, W, 3) RGB; for many tiles keep a :class:`PixelReader`."""
     with PixelReader(config) as reader:
         return reader.pixels(PixelSource(Path(path), row))
 
@@ -291,18 +272,7 @@ SMALL_FILE_BYTES = 16 * 2**20
 
 
 def read_image_file(path: Path, max_pixels: int) -> bytes:
-    """Return an image file's bytes.
-
-    Args:
-        path: The file.
-        max_pixels: Files too long for an image of so many pixels are refused unread.
-
-    Returns:
-        All bytes.
-
-    Raises:
-        UserError: Missing, unreadable, empty, not a regular file, or far too long.
-    """
+    """Return an image file's bytes."""
     try:
         status = os.stat(path)  # noqa: PTH116  (a quarter of the time of Path.stat, over many thousand tiles)
         if not stat.S_ISREG(status.st_mode):
@@ -328,17 +298,6 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
     A PNG carries a checksum over every part of it, and Pillow does not look at those of the pixels; they are
     checked here, so that a flipped bit in a PNG is always found. TIFF, BMP and JPEG have no checksum: a flipped bit
     there is found only where it breaks the format.
-
-    Args:
-        data: The whole file.
-        place: Named in messages: the file, or the row that holds it.
-        max_pixels: Images with more pixels are refused before they are decoded.
-
-    Returns:
-        uint8 (H, W, 3) RGB.
-
-    Raises:
-        UserError: Damaged, too large, or not 8-bit RGB, grey or opaque RGBA.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -473,17 +432,7 @@ class ParquetImages:
         return self._starts[-1]
 
     def cell(self, row: int) -> bytes:
-        """Return the encoded image in one row.
-
-        Args:
-            row: Row number within the file.
-
-        Returns:
-            The bytes of an image file.
-
-        Raises:
-            UserError: No such row, an empty cell, or a damaged file.
-        """
+        """Return the encoded image in one row."""
         if not 0 <= row < len(self):
             raise UserError(
                 "the parquet file has no such row",

@@ -68,15 +68,6 @@ class Weights:
 def passes_vertical_first(source_px: tuple[int, int], resized_px: tuple[int, int], pillow_major: int) -> bool:
     """Return whether Pillow resizes along y before x; the order shows in the last bits.
 
-    Args:
-        source_px: Width and height of the stored image.
-        resized_px: Width and height wanted.
-        pillow_major: Major version of Pillow: up to 12 it always began with x; 13 begins with y where the height
-            shrinks by more than twice what the width does.
-
-    Returns:
-        The order.
-
     Example:
         >>> passes_vertical_first((100, 400), (224, 224), 13), passes_vertical_first((100, 400), (224, 224), 12)
         (True, False)
@@ -87,14 +78,6 @@ def passes_vertical_first(source_px: tuple[int, int], resized_px: tuple[int, int
 
 def fixed_weights(in_px: int, out_px: int, interpolation: Interpolation) -> NDArray[np.int64]:
     """Return Pillow's weights of one axis in fixed point.
-
-    Args:
-        in_px: Pixels of the stored image along the axis.
-        out_px: Pixels wanted.
-        interpolation: ``bilinear`` or ``bicubic``.
-
-    Returns:
-        int64 (out_px, in_px), 2^22 for a weight of 1, as ``precompute_coeffs`` and ``normalize_coeffs_8bpc`` do it.
 
     Example:
         >>> fixed_weights(2, 1, "bilinear").tolist()
@@ -122,14 +105,7 @@ def fixed_weights(in_px: int, out_px: int, interpolation: Interpolation) -> NDAr
 
 
 def split_weights(weights_OI: NDArray[np.int64]) -> Weights:
-    """Split fixed-point weights into two matrices that float32 multiplies exactly.
-
-    Args:
-        weights_OI: From :func:`fixed_weights`.
-
-    Returns:
-        The parts, ``weights = 4096 high + low``.
-    """
+    """Split fixed-point weights into two matrices that float32 multiplies exactly."""
     import numpy as np
 
     half = 1 << (SPLIT_BITS - 1)
@@ -140,14 +116,7 @@ def split_weights(weights_OI: NDArray[np.int64]) -> Weights:
 
 
 def is_exact(plan: ResizePlan) -> bool:
-    """Return whether float32 holds every sum that the plan can produce.
-
-    Args:
-        plan: The plan; only the two lengths of each axis and the filter count.
-
-    Returns:
-        False for very strong downsampling (more than 16 times bicubic, 31 times bilinear): too many weights in a row.
-    """
+    """Return whether float32 holds every sum that the plan can produce."""
     return all(
         _axis(in_px, out_px, plan.interpolation).largest_sum < EXACT_BELOW
         for in_px, out_px in zip(plan.source_px, plan.resized_px, strict=True)
@@ -184,18 +153,7 @@ class DeviceResizer:
         self._along_y = self._weights(1, self._rows)
 
     def __call__(self, images_BHWC: torch.Tensor) -> torch.Tensor:
-        """Return the network inputs of a batch.
-
-        Args:
-            images_BHWC: uint8 (B, H, W, 3) on the device, of the plan's size.
-
-        Returns:
-            uint8 (B * K, size_px, size_px, 3), the K inputs of an image one after another. It is a view of memory in
-            (B * K, 3, size_px, size_px) order, so that ``permute(0, 3, 1, 2)`` of it is contiguous.
-
-        Raises:
-            ValueError: Another size or type than the plan's.
-        """
+        """Return the network inputs of a batch."""
         import torch
 
         if images_BHWC.dtype != torch.uint8 or tuple(images_BHWC.shape[1:]) != (*self.plan.source_px[::-1], 3):

@@ -96,15 +96,7 @@ def diff_datasets(before: TileSet, after: TileSet, index: HashIndex) -> DatasetD
 
 
 def render_diff(diff: DatasetDiff, limit: int = 20) -> str:
-    """Write a diff as plain text.
-
-    Args:
-        diff: From :func:`diff_datasets`.
-        limit: Tiles named for each kind of difference.
-
-    Returns:
-        Several lines.
-    """
+    """Write a diff as plain text."""
     lines = [f"{diff.n_before:,} tiles before, {diff.n_after:,} after, {diff.n_same:,} the same in everything"]
     for kind, n in sorted(
         Counter(change.kind for change in diff.changes).items(), key=lambda item: KINDS.index(item[0])

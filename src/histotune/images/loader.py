@@ -92,12 +92,7 @@ class DeviceViews:
         self._lock = Lock()
 
     def plan(self, source_px: tuple[int, int], resized_px: tuple[int, int] | None) -> ResizePlan | None:
-        """Return how the device makes the input of an image; None where Pillow does.
-
-        Args:
-            source_px: Width and height of the stored image.
-            resized_px: Width and height wanted, where they depend on the tile's mpp.
-        """
+        """Return how the device makes the input of an image; None where Pillow does."""
         if not self._device or source_px[0] * source_px[1] >= self._view.size_px**2:
             return None
         key = (source_px, resized_px)

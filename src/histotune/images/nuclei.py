@@ -68,12 +68,6 @@ def nuclear_diameter(image_HWC: NDArray[np.uint8]) -> TileNuclei:
     The typical diameter is the one that a random line through the tissue meets: the median over nuclei weighted by
     their diameter. Counting them equally would let specks decide.
 
-    Args:
-        image_HWC: uint8 (H, W, 3), H&E.
-
-    Returns:
-        The diameter in px of the tile as stored, or why there is none.
-
     Example:
         >>> nuclear_diameter(np.full((96, 96, 3), 255, np.uint8)).reason
         'no tissue'
@@ -96,15 +90,7 @@ def nuclear_diameter(image_HWC: NDArray[np.uint8]) -> TileNuclei:
 
 
 def nuclear_darkness(image_HWC: NDArray[np.uint8]) -> Floats | str:
-    """Return how much of each pixel is nucleus, by darkness in haematoxylin alone.
-
-    Args:
-        image_HWC: uint8 (H, W, 3).
-
-    Returns:
-        float32 (H, W), 0 where as pale as the tile's pale tissue, 1 where as dark as its dark tissue; or the reason
-        why the tile has no such two classes.
-    """
+    """Return how much of each pixel is nucleus, by darkness in haematoxylin alone."""
     density_HWC = optical_density(image_HWC)
     tissue_HW = (density_HWC > GLASS_DENSITY).any(axis=2)
     if tissue_HW.mean() < MIN_COVER:
@@ -211,28 +197,12 @@ class Blobs:
         return len(self.x_px)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> Blobs:
-        """Return some of the blobs.
-
-        Args:
-            rows: Row numbers or a mask.
-
-        Returns:
-            Those blobs, in that order.
-        """
+        """Return some of the blobs."""
         return Blobs(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
 def find_blobs(plane_HW: Floats, smallest_px: float, largest_px: float) -> Blobs:
-    """Return the maxima of the scale-normalised Laplacian over place and scale.
-
-    Args:
-        plane_HW: Values, float32 (H, W); blobs are bright.
-        smallest_px: Smallest diameter to find.
-        largest_px: Largest diameter to find.
-
-    Returns:
-        The blobs, overlapping ones included.
-    """
+    """Return the maxima of the scale-normalised Laplacian over place and scale."""
     from scipy import fft
 
     coefficients_HW = fft.dctn(np.asarray(plane_HW, np.float32), type=2, norm="ortho")
@@ -250,14 +220,7 @@ def find_blobs(plane_HW: Floats, smallest_px: float, largest_px: float) -> Blobs
 
 
 def without_overlaps(blobs: Blobs) -> Blobs:
-    """Keep the stronger of two blobs where the centre of one lies within the other.
-
-    Args:
-        blobs: From :func:`find_blobs`.
-
-    Returns:
-        Those that remain, strongest first.
-    """
+    """Keep the stronger of two blobs where the centre of one lies within the other."""
     from scipy.spatial import KDTree
 
     if not len(blobs):

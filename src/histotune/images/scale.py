@@ -83,16 +83,7 @@ def estimate_scale(
 
 
 def choose_tiles(tiles: TileSet, max_tiles: int, seed: int) -> TileSet:
-    """Choose tiles spread evenly over magnifications and, within each, over groups.
-
-    Args:
-        tiles: The data set.
-        max_tiles: Upper limit; 0 keeps all.
-        seed: Seed of the choice.
-
-    Returns:
-        The chosen tiles, by tile id, whatever order they came in.
-    """
+    """Choose tiles spread evenly over magnifications and, within each, over groups."""
     if not 0 < max_tiles < len(tiles):
         return tiles.take(np.asarray(tiles.table["tile_id"].arg_sort().to_numpy(), np.int64))
     key = pl.Series("key", [keyed_hash(seed, tile_id) for tile_id in tiles.table["tile_id"]], dtype=pl.UInt64)
@@ -104,18 +95,7 @@ def choose_tiles(tiles: TileSet, max_tiles: int, seed: int) -> TileSet:
 
 
 def measure_tiles(sources: Sequence[PixelSource], loader: LoaderConfig) -> tuple[TileNuclei, ...]:
-    """Measure the nuclei of tiles, several at a time.
-
-    Args:
-        sources: Where their pixels are.
-        loader: How pixels are read.
-
-    Returns:
-        One record per tile, in order.
-
-    Raises:
-        UserError: Tiles that can't be read, up to 20 in one message.
-    """
+    """Measure the nuclei of tiles, several at a time."""
     with PixelReader(loader) as reader, ThreadPoolExecutor(loader.workers or cpu_count()) as pool:
 
         def measure(source: PixelSource) -> TileNuclei | UserError:
@@ -303,16 +283,6 @@ def fit_scale(
 
     Blur and clumps make small nuclei look large, so the finest magnification is trusted first; a coarser one joins
     only where its nuclei stand in the known ratio to the finer ones within what sampling and method explain.
-
-    Args:
-        log_GM: Log diameter in px per group and magnification (G, M); NaN where a group has none.
-        log_ratio_M: Log of um/px per magnification over that of 1X (M,); None where unknown.
-        prior_um: True nuclear diameter; crowded nuclei measure :data:`APPARENT` times as much.
-        n_resamples: Bootstrap resamples of groups.
-        rng: Draws them.
-
-    Returns:
-        The fit.
     """
     log_M = _median(log_GM[None])[0]
     drawn_RG = rng.integers(0, len(log_GM), (n_resamples, len(log_GM)))
@@ -335,12 +305,6 @@ def fit_scale(
 
 def combined_factor(*parts: float) -> float:
     """Return the factor of a product of independent factors, each meant as a 95 % range.
-
-    Args:
-        parts: Multiplicative uncertainties, at least 1.
-
-    Returns:
-        The root of the sum of squares of their logarithms, as a factor.
 
     Example:
         >>> round(combined_factor(1.25, 1.0), 2)
@@ -516,14 +480,7 @@ class ScaleEstimate:
         return tuple(scale for scale in self.magnifications if scale.how != "not estimable")
 
     def settings(self, part: str) -> tuple[str, ...]:
-        """Return the config fields that adopt this scale.
-
-        Args:
-            part: ``source`` or ``target``, where the data set stands in a config.
-
-        Returns:
-            Assignments for ``--set``; empty where nothing could be measured.
-        """
+        """Return the config fields that adopt this scale."""
         if len(self.adopted) < len(self.magnifications) or not self.magnifications:
             return ()
         factor = f"{part}.mpp_factor={max(scale.mpp_factor for scale in self.adopted):.3g}"
@@ -592,18 +549,7 @@ RATIO_DATASETS = ("breakhis",)
 
 
 def find_prior(dataset: str, config: ScaleConfig) -> NuclearPrior:
-    """Return the nuclear diameter that a data set is measured with.
-
-    Args:
-        dataset: Name of the data set.
-        config: The user's own diameter or tissue, which win.
-
-    Returns:
-        The prior.
-
-    Raises:
-        UserError: Nothing says what tissue the data set shows.
-    """
+    """Return the nuclear diameter that a data set is measured with."""
     if config.nucleus_um is not None:
         return NuclearPrior("the user's own", config.nucleus_um, config.nucleus_factor, "given by the user")
     tissue = config.tissue or TISSUE_BY_DATASET.get(dataset)
@@ -620,13 +566,6 @@ def find_prior(dataset: str, config: ScaleConfig) -> NuclearPrior:
 def known_ratios(dataset: str, magnifications: tuple[str, ...]) -> Mapping[str, float]:
     """Return um/px of each magnification over that of a 1X label, where a data set's optics fix the ratios.
 
-    Args:
-        dataset: Name of the data set.
-        magnifications: Its labels, such as "40X".
-
-    Returns:
-        Magnification -> 1 / number; empty where the ratios are not known.
-
     Example:
         >>> known_ratios("breakhis", ("100X", "400X"))
         {'100X': 0.01, '400X': 0.0025}
@@ -641,15 +580,7 @@ def known_ratios(dataset: str, magnifications: tuple[str, ...]) -> Mapping[str, 
 
 
 def render_scale(estimate: ScaleEstimate, part: str) -> str:
-    """Write a measured scale as plain text.
-
-    Args:
-        estimate: From :func:`histotune.images.scale.estimate_scale`.
-        part: ``source`` or ``target``, where the data set stands in a config.
-
-    Returns:
-        Several lines, ending with the options that adopt the scale.
-    """
+    """Write a measured scale as plain text."""
     prior = estimate.prior
     mark = "SYNTHETIC " if estimate.synthetic else ""
     blocks = [
@@ -667,16 +598,7 @@ def render_scale(estimate: ScaleEstimate, part: str) -> str:
 
 
 def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Write a table with columns as wide as their content, numbers to the right.
-
-    Args:
-        title: First line.
-        header: Column names.
-        rows: Cells: text, whole numbers, or numbers shown with four digits (NaN as "-").
-
-    Returns:
-        The lines; empty without rows.
-    """
+    """Write a table with columns as wide as their content, numbers to the right."""
     if not rows:
         return ""
     cells = [list(header), *([_cell(value) for value in row] for row in rows)]

@@ -50,30 +50,14 @@ class Dyes:
 
 
 def optical_density(image_HWC: NDArray[np.uint8]) -> Floats:
-    """Return the optical density per channel, natural logarithm, against full white.
-
-    Args:
-        image_HWC: uint8 (H, W, 3).
-
-    Returns:
-        float32 (H, W, 3), 0 (white) to 5.5 (black).
-    """
+    """Return the optical density per channel, natural logarithm, against full white."""
     # One grey level is added so that black stays finite.
     table = -np.log((np.arange(256) + 1) / 256)
     return np.asarray(table.astype(np.float32)[image_HWC])
 
 
 def find_dyes(density_PC: Floats) -> Dyes | None:
-    """Estimate the dyes of an image from the extreme hues of its pixels (Macenko et al., ISBI 2009).
-
-    Args:
-        density_PC: Optical density of its tissue, float32 (P, 3).
-
-    Returns:
-        The dyes, the reference eosin standing in where both extremes are haematoxylin; None where neither is. A hue is
-        haematoxylin where it absorbs more red light, which eosin hardly does, than an even mixture of the reference
-        dyes.
-    """
+    """Estimate the dyes of an image from the extreme hues of its pixels (Macenko et al., ISBI 2009)."""
     stained_PC = density_PC[np.linalg.norm(density_PC, axis=1) > STAINED_DENSITY].astype(np.float64)
     if len(stained_PC) < MIN_PIXELS:
         return None
@@ -94,13 +78,6 @@ def haematoxylin_light(density_HWC: Floats, dyes: Dyes) -> Floats:
 
     Amounts come from least squares with two dyes (Ruifrok and Johnston 2001). Absorbed light, unlike the amount
     itself, saturates in the dark, so that chromatin texture weighs little beside the edge of a nucleus.
-
-    Args:
-        density_HWC: From :func:`optical_density`.
-        dyes: From :func:`find_dyes`.
-
-    Returns:
-        float32 (H, W), 0 to 1.
     """
     weights = np.linalg.pinv(np.stack([dyes.haematoxylin_C, dyes.eosin_C], axis=1))[0].astype(np.float32)
     return np.asarray(1 - np.exp(-np.maximum(density_HWC @ weights, 0)), np.float32)
@@ -155,14 +132,7 @@ class StainNormaliser:
         self._normaliser.fit(_tensor(pixels[None]))
 
     def __call__(self, image_HWC: Image) -> Image | None:
-        """Return the image in the reference's colours.
-
-        Args:
-            image_HWC: uint8 (H, W, 3).
-
-        Returns:
-            uint8 (H, W, 3); None where too little tissue is on it, or its dyes can't be told apart.
-        """
+        """Return the image in the reference's colours."""
         if stained_share(image_HWC) < MIN_STAINED_SHARE:
             return None
         try:
@@ -214,20 +184,7 @@ class Restained:
 
 
 def restain(tiles: TileSet, like: TileSet, how: tuple[StainMethod, LoaderConfig], cache: Path) -> Restained:
-    """Write tiles in the colours of others; files that are there already are kept.
-
-    Args:
-        tiles: What gets new colours.
-        like: Tiles of the wanted colours; some of them, evenly spaced, are the reference.
-        how: Normaliser, and how pixels are read.
-        cache: Root of the cache; files go to ``restained`` below it.
-
-    Returns:
-        Tiles whose paths point to PNG files.
-
-    Raises:
-        UserError: torchstain is not installed, or a tile can't be read.
-    """
+    """Write tiles in the colours of others; files that are there already are kept."""
     from PIL import Image
 
     method, loader = how
@@ -251,15 +208,7 @@ def restain(tiles: TileSet, like: TileSet, how: tuple[StainMethod, LoaderConfig]
 
 
 def mean_density(tiles: TileSet, loader: LoaderConfig) -> tuple[float, ...]:
-    """Return the mean optical density of red, green and blue light over some tiles, evenly spaced.
-
-    Args:
-        tiles: The tiles.
-        loader: How pixels are read.
-
-    Returns:
-        Three values, natural logarithm.
-    """
+    """Return the mean optical density of red, green and blue light over some tiles, evenly spaced."""
     with PixelReader(loader) as reader:
         values = [optical_density(reader.pixels(source)).mean(axis=(0, 1)) for source in _spaced(tiles, N_COLOUR)]
     mean_C: NDArray[np.float64] = np.mean(values, axis=0)

@@ -56,29 +56,12 @@ def check_view(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
 
 
 def moves_label(tiles: TileSet, view: ViewConfig) -> bool:
-    """Return whether the view moves or cuts the region that some tile's label speaks about.
-
-    Args:
-        tiles: The tiles.
-        view: The view.
-
-    Returns:
-        False without a label region.
-    """
+    """Return whether the view moves or cuts the region that some tile's label speaks about."""
     return _moved_label(tiles, view, view_geometry(tiles, view)) is not None
 
 
 def view_notes(tiles: TileSet, view: ViewConfig) -> tuple[str, ...]:
-    """Return what a view hides, adds or invents, one sentence each (law 6).
-
-    Args:
-        tiles: The tiles.
-        view: The view.
-
-    Returns:
-        Sentences about cropped, padded, enlarged and covered tiles, and about a moved label; empty where every tile is
-        seen as it is stored.
-    """
+    """Return what a view hides, adds or invents, one sentence each (law 6)."""
     geometry = view_geometry(tiles, view)
     notes = (
         _cropped_note(geometry),
@@ -272,15 +255,7 @@ class FieldOfView:
 
 
 def fields_of_view(tiles: TileSet, view: ViewConfig) -> tuple[FieldOfView, ...]:
-    """Return scale and field of view for every kind of tile in a data set.
-
-    Args:
-        tiles: The data set.
-        view: How its tiles reach the network.
-
-    Returns:
-        One record per magnification, native scale and tile size, coarsest label first.
-    """
+    """Return scale and field of view for every kind of tile in a data set."""
     number = pl.col("magnification").str.extract(r"^(\d+)").cast(pl.Int64)
     kinds = (
         tiles.table.with_row_index("first")
@@ -298,16 +273,7 @@ def fields_of_view(tiles: TileSet, view: ViewConfig) -> tuple[FieldOfView, ...]:
 
 
 def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
-    """Write scale and field of view as plain text for the terminal.
-
-    Args:
-        tiles: The data set.
-        view: How its tiles reach the network.
-        backbone: Whose view that is.
-
-    Returns:
-        A table with a title.
-    """
+    """Write scale and field of view as plain text for the terminal."""
     title = f"Scale and field of view: input of {backbone} ({view.words}); um  are as sure as mpp_factor"
     header = (
         "magnification", "mpp", "mpp_source", "mpp_factor", "tile_px", "tile_um", "input_mpp (x, y)",

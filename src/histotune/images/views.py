@@ -76,17 +76,6 @@ def apply_view(
 ) -> NDArray[np.uint8]:
     """Return the one network input of an image, for views that make one.
 
-    Args:
-        image_HWC: uint8 (H, W, 3).
-        view: The view.
-        resized_px: As for :func:`view_inputs`.
-
-    Returns:
-        uint8 (size_px, size_px, 3), contiguous.
-
-    Raises:
-        ValueError: The view makes several inputs of this image.
-
     Example:
         >>> from histotune.images.config import ViewConfig
         >>> apply_view(np.zeros((460, 700, 3), np.uint8), ViewConfig()).shape
@@ -115,19 +104,7 @@ def input_mpp(tiles: TileSet, view: ViewConfig) -> NDArray[np.float64]:
 
 
 def device_plan(view: ViewConfig, source_px: tuple[int, int], resized_px: tuple[int, int] | None = None) -> ResizePlan:
-    """Return what :class:`~histotune.images.device_resize.DeviceResizer` needs to make a view of one image size.
-
-    Args:
-        view: The view.
-        source_px: Width and height of the stored images.
-        resized_px: As for :func:`view_inputs`.
-
-    Returns:
-        The plan, with the order of passes of the installed Pillow.
-
-    Raises:
-        UserError: The images are too large for the view.
-    """
+    """Return what :class:`~histotune.images.device_resize.DeviceResizer` needs to make a view of one image size."""
     placement = place(*source_px, view, resized_px)
     return ResizePlan(
         source_px=source_px,
@@ -144,15 +121,6 @@ def device_resizable(
     view: ViewConfig, sizes: Iterable[tuple[tuple[int, int], tuple[int, int] | None]], device: str = ""
 ) -> DeviceVerdict:
     """Return whether a device may resize images of these sizes with Pillow's very pixels.
-
-    Args:
-        view: The view.
-        sizes: Each different image size, width and height, with its resized size (None without ``target_mpp``).
-        device: A torch device on which noise of each size is resized and compared with Pillow; empty compares the
-            arithmetic's bounds only.
-
-    Returns:
-        True, or false with the reason; the caller then uses :func:`view_inputs` and records which path it took.
 
     Example:
         >>> from histotune.images.config import ViewConfig
@@ -299,15 +267,7 @@ class ViewGeometry:
 
 
 def view_geometry(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
-    """Return what a view makes of every tile, from the table alone.
-
-    Args:
-        tiles: Tiles with ``mpp``, ``width_px`` and ``height_px``.
-        view: The view.
-
-    Returns:
-        Sizes per tile; unknown where the table lacks what the view needs.
-    """
+    """Return what a view makes of every tile, from the table alone."""
     mpp_N = tiles.table["mpp"].fill_null(float("nan")).to_numpy()
     sizes = tiles.table.select(pl.col("width_px", "height_px").cast(pl.Int64).fill_null(0))
     source_N2 = sizes.to_numpy().astype(np.int64)
@@ -323,19 +283,6 @@ def view_geometry(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
 
 def place(width_px: int, height_px: int, view: ViewConfig, resized_px: tuple[int, int] | None = None) -> Placement:
     """Return how an image of one size becomes network inputs.
-
-    Args:
-        width_px: Width of the stored image.
-        height_px: Height of the stored image.
-        view: The view.
-        resized_px: Width and height after resizing, where they depend on the tile's mpp (``target_mpp``).
-
-    Returns:
-        The resized size and the corners, row by row from the top left.
-
-    Raises:
-        UserError: The resized image would be too large, or the image needs too many inputs.
-        ValueError: The view has a ``target_mpp`` and no resized size was given.
 
     Example:
         >>> from histotune.images.config import ViewConfig
@@ -364,15 +311,6 @@ def resized_sizes(
 
     Without ``target_mpp`` the short side (``short-side-crop``, ``tiles``), the long side (``letterbox``) or both
     (``square``) become ``size_px``; beside a short side the long one is truncated, as torchvision does it.
-
-    Args:
-        width_px: Stored widths.
-        height_px: Stored heights.
-        view: The view.
-        mpp: Native scales, um/px, for views with ``target_mpp``.
-
-    Returns:
-        Widths and heights, at least 1.
     """
     width, height = np.asarray(width_px, np.int64), np.asarray(height_px, np.int64)
     size = view.size_px
@@ -392,15 +330,7 @@ def resized_sizes(
 
 
 def inputs_along(resized_px: NDArray[np.int64], view: ViewConfig) -> NDArray[np.int64]:
-    """Return how many network inputs stand side by side along an axis.
-
-    Args:
-        resized_px: Resized sides.
-        view: The view.
-
-    Returns:
-        As few as cover the side for ``tiles``, 1 for the other views.
-    """
+    """Return how many network inputs stand side by side along an axis."""
     if view.name != "tiles":
         return np.ones_like(resized_px)
     return np.asarray(-(-resized_px // view.size_px))

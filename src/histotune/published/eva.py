@@ -45,21 +45,7 @@ TEN_SHOT = (
 
 
 def eva(data: ProtocolData, config: EvaConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:
-    """Train all runs of eva's linear head in one batch.
-
-    Args:
-        data: Parts.
-        config: The published values, or others.
-        device: Where they train.
-
-    Returns:
-        One row: mean over the runs, with their SD.
-
-    Example:
-        >>> arm, = eva(data, EvaConfig(), "cpu")  # doctest: +SKIP
-        >>> f"{arm.mean:.3f} (SD {arm.sd:.3f} over {len(arm.runs)} runs)"  # doctest: +SKIP
-        '0.764 (SD 0.009 over 5 runs)'
-    """
+    """Train all runs of eva's linear head in one batch."""
     splits = _splits(data, config)
     settings = eva_settings(config, one_logit=data.n_classes == 2)
     jobs = [Job(settings, run % len(splits), config.seed + run) for run in range(config.runs)]
@@ -79,15 +65,7 @@ def eva(data: ProtocolData, config: EvaConfig, device: Literal["cpu", "cuda"]) -
 
 
 def eva_settings(config: EvaConfig, *, one_logit: bool) -> SgdSettings:
-    """Return eva's optimiser, schedule and loss.
-
-    Args:
-        config: The protocol's settings.
-        one_logit: Whether the task is binary, which eva trains with one logit.
-
-    Returns:
-        Settings of one run.
-    """
+    """Return eva's optimiser, schedule and loss."""
     return SgdSettings(
         optimizer="AdamW",
         lr=config.lr,
@@ -118,17 +96,7 @@ def _splits(data: ProtocolData, config: EvaConfig) -> tuple[Split, ...]:
 
 
 def linear_run(data: ProtocolData, head: TrainedHead, metric: ProtocolMetric, chosen: str) -> ProtocolRun:
-    """Score a trained layer.
-
-    Args:
-        data: Labels and scored tiles.
-        head: Of one linear layer; a single output is the logit of class 1.
-        metric: What the protocol reports.
-        chosen: What the protocol chose, in words.
-
-    Returns:
-        The run; NaN where the head diverged.
-    """
+    """Score a trained layer."""
     if head.diverged:
         nothing_nK = np.full((len(data.scored_rows), data.n_classes), np.nan)
         return ProtocolRun(float("nan"), nothing_nK, f"diverged after {head.n_steps:,} steps")

@@ -235,18 +235,7 @@ class _Study(BaseModel):
 
 
 def read_own_scores(folders: Sequence[Path], published: Sequence[Protocol]) -> OwnScores:
-    """Read the user's runs of published protocols.
-
-    Args:
-        folders: Written by ``histotune run eva-breakhis`` and its like.
-        published: Protocols that published scores have.
-
-    Returns:
-        The scores that may stand in their tables, and for all others in which fields they differ.
-
-    Raises:
-        UserError: A folder is no protocol run, or no number may stand beside published ones.
-    """
+    """Read the user's runs of published protocols."""
     scores: list[OwnScore] = []
     refused: list[Refusal] = []
     for folder in dict.fromkeys(folders):
@@ -360,16 +349,7 @@ class Rule:
 
 
 def rules_for(conditions: RunConditions, kind: Kind, shots: int = 0) -> tuple[Rule, ...]:
-    """Return the families of published scores that a row of a run could belong to.
-
-    Args:
-        conditions: How the run was made.
-        kind: Which row.
-        shots: Tiles per class of SimpleShot.
-
-    Returns:
-        None for UNI's tasks, whose authors published neither data set on these parts.
-    """
+    """Return the families of published scores that a row of a run could belong to."""
     dataset = {"breakhis": "BreakHis", "patch_camelyon": "PCam"}.get(conditions.dataset)
     if dataset is None:
         return ()
@@ -382,16 +362,7 @@ def rules_for(conditions: RunConditions, kind: Kind, shots: int = 0) -> tuple[Ru
 
 
 def differences(conditions: RunConditions, pooling: str, rule: Rule) -> tuple[str, ...]:
-    """Return in which fields a run differs from a published protocol.
-
-    Args:
-        conditions: How the run was made.
-        pooling: Column blocks of the row, joined by "+".
-        rule: The published protocol.
-
-    Returns:
-        One reason per field; empty where the run may stand among these scores.
-    """
+    """Return in which fields a run differs from a published protocol."""
     return (*_data(conditions), *_pooling(conditions, pooling, rule), *_view(conditions, rule),
             *_settings(conditions, rule))  # fmt: skip
 
@@ -569,18 +540,7 @@ def published_scores() -> tuple[PublishedScore, ...]:
 
 
 def select(scores: Sequence[PublishedScore], query: Query) -> tuple[PublishedScore, ...]:
-    """Return the scores that a query asks for.
-
-    Args:
-        scores: From :func:`published_scores`.
-        query: What is wanted, whatever its case.
-
-    Returns:
-        Those that meet every wish, in their order.
-
-    Raises:
-        UserError: Names that no score has, all together, each with the closest one; or wishes that none meets together.
-    """
+    """Return the scores that a query asks for."""
     raise_together([
         error
         for name, wish in _wishes(query)

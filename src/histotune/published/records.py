@@ -106,17 +106,7 @@ def decided(share_nK: Float) -> Float:
 
 
 def metric_value(metric: ProtocolMetric, y_n: Int, predicted_n: Int, n_classes: int) -> float:
-    """Return the protocol's metric of one set of predictions.
-
-    Args:
-        metric: Which.
-        y_n: Labels.
-        predicted_n: Predicted classes.
-        n_classes: Number of classes.
-
-    Returns:
-        The value; NaN where a class has no tile.
-    """
+    """Return the protocol's metric of one set of predictions."""
     from histotune.statistics.metrics import balanced_accuracy, macro_f1
 
     return (balanced_accuracy if metric == "balanced_accuracy" else macro_f1)(y_n, predicted_n, n_classes)

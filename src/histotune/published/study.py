@@ -125,15 +125,7 @@ class ProtocolTask:
 
 
 def protocol_part(tiles: TileSet, evaluation: EvaluationConfig) -> str:
-    """Return the part that is scored: test with ``--final``, and valid where there is no test part.
-
-    Args:
-        tiles: Their ``split`` column filled.
-        evaluation: Whether the run is final.
-
-    Raises:
-        UserError: Train or the scored part has no labelled tiles.
-    """
+    """Return the part that is scored: test with ``--final``, and valid where there is no test part."""
     if tiles.table["split"].null_count() == len(tiles):
         raise UserError("a protocol needs parts, and these tiles have none", value=tiles.name,
                         fix="--split eva, thunder or pcam-official")  # fmt: skip
@@ -185,16 +177,7 @@ def study_protocol(material: Material, task: ProtocolTask) -> ProtocolStudy:
 
 
 def protocol_weaknesses(task: ProtocolTask, tiles: TileSet, part: str) -> tuple[str, ...]:
-    """Return what a protocol's numbers suffer from on these tiles, the gravest first.
-
-    Args:
-        task: The protocol and its split.
-        tiles: The data set.
-        part: The scored part.
-
-    Returns:
-        Sentences that stand beside its numbers.
-    """
+    """Return what a protocol's numbers suffer from on these tiles, the gravest first."""
     protocol = task.protocol
     out: list[str] = []
     if part == "valid" and protocol.name != "uni":

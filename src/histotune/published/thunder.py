@@ -40,16 +40,7 @@ WEAKNESSES = (
 
 
 def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:
-    """Run THUNDER's three tasks on frozen embeddings.
-
-    Args:
-        data: Parts.
-        config: The published values, or others.
-        device: Where heads train.
-
-    Returns:
-        Linear probing, kNN, then SimpleShot by number of shots, as far as every class has the tiles.
-    """
+    """Run THUNDER's three tasks on frozen embeddings."""
     rng = np.random.default_rng(config.seed)
     smallest = np.bincount(data.y_N[data.train_rows], minlength=data.n_classes).min()
     few = tuple(
@@ -61,14 +52,7 @@ def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "c
 
 
 def thunder_jobs(config: ThunderConfig) -> tuple[Job, ...]:
-    """Return the grid of heads, in THUNDER's order; all see the same batches.
-
-    Args:
-        config: Learning rates, weight decays, epochs, batch size.
-
-    Returns:
-        A job per head.
-    """
+    """Return the grid of heads, in THUNDER's order; all see the same batches."""
     return tuple(
         Job(SgdSettings(optimizer="Adam", lr=lr, weight_decay=decay, epochs=config.epochs,
                         batch_size=config.batch_size), 0, config.seed)
@@ -77,14 +61,7 @@ def thunder_jobs(config: ThunderConfig) -> tuple[Job, ...]:
 
 
 def best_head(trained: Sequence[TrainedHead]) -> int:
-    """Return the head whose best epoch is best; at a tie the earlier epoch, then the earlier head.
-
-    Args:
-        trained: Heads with curves of macro-F1, each kept at its best epoch.
-
-    Returns:
-        Its number.
-    """
+    """Return the head whose best epoch is best; at a tie the earlier epoch, then the earlier head."""
     order = [
         (-float(head.curve(METRIC)[head.kept_epoch - 1]), head.kept_epoch, number)
         for number, head in enumerate(trained)
@@ -120,17 +97,7 @@ ENSEMBLE_NOTE = (
 
 
 def best_k(data: ProtocolData, k_grid: Sequence[int], metric: ProtocolMetric, device: str) -> ProtocolArm:
-    """Choose k on the valid part and score it, by cosine and majority vote (THUNDER).
-
-    Args:
-        data: Train, valid and scored parts.
-        k_grid: Values of k; the first of equally good ones wins.
-        metric: What chooses and is reported.
-        device: torch device.
-
-    Returns:
-        One run.
-    """
+    """Choose k on the valid part and score it, by cosine and majority vote (THUNDER)."""
     train_ND, y_N = data.take(data.train_rows), data.y_N[data.train_rows]
 
     def shares(rows: Int, grid: Sequence[int]) -> NDArray[np.float64]:
@@ -150,19 +117,7 @@ def best_k(data: ProtocolData, k_grid: Sequence[int], metric: ProtocolMetric, de
 def few_shot_draws(
     data: ProtocolData, shots: int, n_draws: int, prototypes: PrototypeConfig, rng: np.random.Generator, device: str
 ) -> FewShotPredictions:
-    """Draw tiles of the train part and classify the scored tiles with every draw.
-
-    Args:
-        data: Train and scored parts.
-        shots: Tiles per class.
-        n_draws: Draws.
-        prototypes: How prototypes are made and compared.
-        rng: Source of the draws: tile by tile, as the benchmarks draw, so that shots may come from one case.
-        device: torch device.
-
-    Returns:
-        A prediction per draw and scored tile.
-    """
+    """Draw tiles of the train part and classify the scored tiles with every draw."""
     train_ND, y_N = data.take(data.train_rows), data.y_N[data.train_rows]
     support_BKS = draw_shots(y_N, shots, n_draws, rng)
     return predict_draws(data.take(data.scored_rows), train_ND, support_BKS, prototypes, device)

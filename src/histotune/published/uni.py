@@ -36,16 +36,7 @@ WEAKNESSES = (
 
 
 def uni(data: ProtocolData, config: UniConfig, device: str) -> tuple[ProtocolArm, ...]:
-    """Run UNI's tasks.
-
-    Args:
-        data: Parts; the valid tiles join the training tiles unless they are the ones that are scored.
-        config: Iterations, k, shots, draws.
-        device: torch device.
-
-    Returns:
-        Logistic regression, kNN, prototypes of all training tiles, and few shots.
-    """
+    """Run UNI's tasks."""
     data = _joined(data)
     x_ND, y_N = data.x_ND[data.train_rows], data.y_N[data.train_rows]
     weight_KD, bias_K = uni_logistic(x_ND, y_N, data.n_classes, config.max_iterations, device)
@@ -67,16 +58,6 @@ def uni_logistic(
     """Fit UNI's logistic regression: mean cross-entropy + 0.5 |W| / C with C = D K / 100, from zero, by L-BFGS.
 
     It stops where torch's L-BFGS does (gradient below 1e-7, change below 1e-9), as the original does.
-
-    Args:
-        x_ND: Raw columns.
-        y_N: Labels.
-        n_classes: Number of classes.
-        max_iterations: Iterations at most.
-        device: torch device; float32, as published.
-
-    Returns:
-        Weights (K, D) and biases (K,).
     """
     import torch
 

@@ -106,16 +106,7 @@ class Line:
 
 
 def bar_panel(panel: Panel, bars: Sequence[Bar], chance: float) -> Markup:
-    """Draw bars from zero with whiskers, floors as small markers beside each bar, a dashed line at chance.
-
-    Args:
-        panel: Heading and words.
-        bars: From left to right.
-        chance: What a majority vote gets; NaN draws no line.
-
-    Returns:
-        The picture.
-    """
+    """Draw bars from zero with whiskers, floors as small markers beside each bar, a dashed line at chance."""
     n_labels = max(len(bar.labels) for bar in bars)
     frame = Frame(38, 44, WIDTH_PX - 46, 190)
     ticks = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -133,18 +124,7 @@ def bar_panel(panel: Panel, bars: Sequence[Bar], chance: float) -> Markup:
 def forest_panel(
     panel: Panel, rows: Sequence[ForestRow], axis: tuple[float, float], reference: float, *, signed: bool = False
 ) -> Markup:
-    """Draw estimates with intervals under one another.
-
-    Args:
-        panel: Heading and words.
-        rows: From top to bottom.
-        axis: Data range shown.
-        reference: Where the dashed line stands: chance, or no difference; NaN draws none.
-        signed: Whether these are differences.
-
-    Returns:
-        The picture.
-    """
+    """Draw estimates with intervals under one another."""
     shared_n = len({row.n for row in rows}) == 1
     row_px = 40.0 if shared_n else 52.0
     frame = Frame(12, 44 if shared_n else 28, WIDTH_PX - 24, row_px * len(rows) + 5, x_range=axis)
@@ -165,17 +145,7 @@ def forest_panel(
 
 
 def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float, x_label: str = "L2 penalty") -> Markup:
-    """Draw log-loss against penalty on a logarithmic axis, with bands, chosen point and unconverged fits.
-
-    Args:
-        panel: Heading and words.
-        lines: One per pooling, x = log10 of the penalty.
-        guessing: Log-loss of guessing all classes alike; where it is in sight a dashed line marks it.
-        x_label: What lies along the axis.
-
-    Returns:
-        The picture.
-    """
+    """Draw log-loss against penalty on a logarithmic axis, with bands, chosen point and unconverged fits."""
     exponents = [x for item in lines for x, _ in item.points]
     frame = Frame(
         52, 28, WIDTH_PX - 62, 230, (min(exponents) - 0.15, max(exponents) + 0.15), _loss_range(lines, guessing)
@@ -391,16 +361,7 @@ class Frame:
 
 
 def drawing(height_px: float, alt: str, parts: Iterable[Markup]) -> Markup:
-    """Return a whole picture.
-
-    Args:
-        height_px: Its height; the width is :data:`WIDTH_PX`.
-        alt: What it shows, for people who don't see it.
-        parts: Its elements.
-
-    Returns:
-        An ``<svg>`` element.
-    """
+    """Return a whole picture."""
     return Markup('<svg role="img" viewBox="0 0 {} {}" width="{}" aria-label="{}">{}</svg>').format(
         px(WIDTH_PX), px(height_px), px(WIDTH_PX), alt, Markup("").join(parts)
     )
@@ -511,14 +472,6 @@ def y_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], title: s
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return round tick positions within a range, steps of 1, 2 or 5 times a power of ten.
 
-    Args:
-        low: Start of the range.
-        high: End of the range, above ``low``.
-        count: About how many ticks.
-
-    Returns:
-        Ticks in increasing order, all within the range.
-
     Example:
         >>> nice_ticks(0.0, 1.0)
         [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -532,9 +485,6 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 def px(value: float) -> str:
     """Return a coordinate with at most one decimal, never minus zero.
-
-    Args:
-        value: Pixels.
 
     Example:
         >>> px(12.0), px(-0.04), px(3.14)
@@ -561,15 +511,7 @@ FEW_TILES = 10
 
 
 def roc_panel(panel: Panel, lines: Sequence[Line]) -> Markup:
-    """Draw ROC curves; the diagonal is a random ranking.
-
-    Args:
-        panel: Heading and words.
-        lines: Curves in rates, with bands, the most important last.
-
-    Returns:
-        The picture.
-    """
+    """Draw ROC curves; the diagonal is a random ranking."""
     frame = Frame(46, 28, WIDTH_PX - 58, WIDTH_PX - 58)
     parts = _unit_axes(frame, panel, "1 − specificity (false positive rate)", "Sensitivity (true positive rate)")
     parts.append(_diagonal(frame))
@@ -578,16 +520,7 @@ def roc_panel(panel: Panel, lines: Sequence[Line]) -> Markup:
 
 
 def precision_panel(panel: Panel, lines: Sequence[Line], prevalence: float) -> Markup:
-    """Draw precision-recall curves; the dashed line is a random ranking.
-
-    Args:
-        panel: Heading and words.
-        lines: Curves in shares, with bands, the most important last.
-        prevalence: Share of the positive class; NaN draws no line.
-
-    Returns:
-        The picture.
-    """
+    """Draw precision-recall curves; the dashed line is a random ranking."""
     frame = Frame(46, 28, WIDTH_PX - 58, WIDTH_PX - 58)
     parts = _unit_axes(frame, panel, "Recall (sensitivity)", "Precision (positive predictive value)")
     if math.isfinite(prevalence):
@@ -598,16 +531,7 @@ def precision_panel(panel: Panel, lines: Sequence[Line], prevalence: float) -> M
 
 
 def reliability_panel(panel: Panel, bins: Sequence[ReliabilityBin], event: str) -> Markup:
-    """Draw observed share against predicted probability, and under it how many tiles each bin holds.
-
-    Args:
-        panel: Heading and words.
-        bins: Reliability bins.
-        event: What the probability is of, as the axis says it.
-
-    Returns:
-        The picture.
-    """
+    """Draw observed share against predicted probability, and under it how many tiles each bin holds."""
     frame = Frame(46, 28, WIDTH_PX - 58, 210)
     parts = [*_unit_axes(frame, panel, "", f"Observed share ({event})"), _diagonal(frame)]
     points = [(frame.x(item.mean_probability), frame.y(item.observed)) for item in bins]

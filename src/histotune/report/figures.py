@@ -91,15 +91,7 @@ class Figure:
 
 
 def magnification_figure(finding: Finding, findings: Findings) -> Figure | None:
-    """Draw the probe on every magnification, floors beside each bar.
-
-    Args:
-        finding: The cross-magnification finding.
-        findings: Whether it is synthetic.
-
-    Returns:
-        A panel per metric, or None where there is no probe row.
-    """
+    """Draw the probe on every magnification, floors beside each bar."""
     probes = [row for row in finding.rows if row.arm == PROBE]
     metrics = [name for name in MAIN_METRICS if any(metric_score(row, name) for row in probes)]
     if not metrics:
@@ -120,15 +112,7 @@ def magnification_figure(finding: Finding, findings: Findings) -> Figure | None:
 
 
 def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
-    """Draw what a random image split would have claimed beside the grouped result, and the paired difference.
-
-    Args:
-        finding: The leak-price finding.
-        findings: Whether it is synthetic.
-
-    Returns:
-        Two panels, or None where an arm is missing.
-    """
+    """Draw what a random image split would have claimed beside the grouped result, and the paired difference."""
     arms = [row for row in finding.rows if row.arm in (PROBE, RANDOM_SPLIT)]
     differences = [row for row in finding.rows if is_difference(row)]
     if not arms:
@@ -155,15 +139,7 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
 
 
 def external_figure(finding: Finding, findings: Findings) -> Figure | None:
-    """Draw the probe on another data set beside direct training there and the floors.
-
-    Args:
-        finding: The external or the direct finding.
-        findings: Where direct training on the same domain is looked up.
-
-    Returns:
-        A forest per metric, or None where there is nothing to draw.
-    """
+    """Draw the probe on another data set beside direct training there and the floors."""
     direct = findings.finding("direct") if finding.id == "external" else None
     entries = _external_entries(finding, direct)
     metrics = [name for name in MAIN_METRICS if any(metric_score(row, name) for row, _, _ in entries)]
@@ -288,15 +264,7 @@ LOOK = Look(VERMILLION, "diamond")
 
 
 def paired_figure(finding: Finding, *, synthetic: bool) -> Figure | None:
-    """Draw the paired differences of a finding, a panel per metric.
-
-    Args:
-        finding: Its ``paired`` are drawn.
-        synthetic: Whether the tissue is rendered.
-
-    Returns:
-        Forests, or None where no difference has a value.
-    """
+    """Draw the paired differences of a finding, a panel per metric."""
     drawn = [pair for pair in finding.paired if math.isfinite(pair.difference.value)]
     metrics = dict.fromkeys(metric_of(pair.difference) for pair in drawn)
     panels = [_panel(name, [pair for pair in drawn if metric_of(pair.difference) == name], synthetic)
@@ -311,11 +279,7 @@ def paired_figure(finding: Finding, *, synthetic: bool) -> Figure | None:
 
 
 def paired_lines(finding: Finding) -> tuple[str, ...]:
-    """Return every paired difference with its interval and p value, or why they are missing.
-
-    Args:
-        finding: Its ``paired`` are told.
-    """
+    """Return every paired difference with its interval and p value, or why they are missing."""
     several = len({pair.domain for pair in finding.paired}) > 1
     return tuple(f"{metric_label(metric_of(pair.difference))}, probe less {_label(pair, several=several)}: "
                  f"{_difference_told(pair)}." for pair in finding.paired)  # fmt: skip
@@ -386,17 +350,7 @@ class Ranking:
 def ranking_figure(
     finding: Finding, findings: Findings, artifacts: Artifacts, interval: IntervalConfig
 ) -> Figure | None:
-    """Draw ROC, precision-recall and calibration of the in-domain predictions, bands around the probe's curves.
-
-    Args:
-        finding: The in-domain finding.
-        findings: Class names, and whether it is synthetic.
-        artifacts: The predictions.
-        interval: How the run's intervals were made; bands follow it.
-
-    Returns:
-        Three panels, or None where there are no predictions of the probe.
-    """
+    """Draw ROC, precision-recall and calibration of the in-domain predictions, bands around the probe's curves."""
     probe_row = finding.row(PROBE)
     if probe_row is None or artifacts.predictions.is_empty():
         return None
@@ -526,13 +480,7 @@ def _simulated(bands: CurveBands) -> str:
 
 
 def class_names_of(findings: Findings, domain: str, n_classes: int) -> tuple[str, ...]:
-    """Return the class names of the data set a domain belongs to; numbers where no data set fits.
-
-    Args:
-        findings: The data sets.
-        domain: Such as "breakhis 100X".
-        n_classes: How many classes there are at least.
-    """
+    """Return the class names of the data set a domain belongs to; numbers where no data set fits."""
     dataset = findings.dataset_of(domain)
     if dataset is None or len(dataset.class_names) < n_classes:
         return _numbered(n_classes)

@@ -123,14 +123,7 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
 
 
 def render_page(inputs: ReportInputs) -> str:
-    """Return the page's HTML; equal inputs give equal text.
-
-    Args:
-        inputs: Everything the page shows.
-
-    Returns:
-        A whole HTML document in valid Unicode.
-    """
+    """Return the page's HTML; equal inputs give equal text."""
     return render_template(
         page_environment(),
         "report.html.j2",
@@ -154,13 +147,6 @@ def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Yield a nested config as (dotted field, value as JSON), sorted, in the form that ``--set`` takes.
 
     Sorted, because a run folder's JSON keeps no order and must give the same page.
-
-    Args:
-        value: The config; mappings are descended into, everything else is one value.
-        prefix: Field path so far.
-
-    Yields:
-        Field and value.
 
     Example:
         >>> list(flat_settings({"sweep": {"seed": 0, "poolings": ["cls"]}}))
@@ -196,17 +182,7 @@ def render_template(
     sheets: tuple[str, ...] = ("style.css",),
     **values: object,
 ) -> str:
-    """Return a page that loads nothing: its styles inside, allowed by their hash alone.
-
-    Args:
-        environment: From :func:`page_environment`.
-        template: Its name; it takes ``style`` and ``style_hash`` besides the values.
-        sheets: Style sheets, in order.
-        **values: What it shows.
-
-    Returns:
-        A whole HTML document in valid Unicode.
-    """
+    """Return a page that loads nothing: its styles inside, allowed by their hash alone."""
     style = "\n".join(environment.get_template(name).render().strip() for name in sheets)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     page = environment.get_template(template).render(style=trusted_style(style), style_hash=digest, **values)
@@ -215,14 +191,7 @@ def render_template(
 
 
 def trusted_style(style: str) -> object:
-    """Mark a style sheet as ours: it is a packaged file, and escaping its quotes would break it.
-
-    Args:
-        style: The sheet.
-
-    Returns:
-        The same text, which templates don't escape.
-    """
+    """Mark a style sheet as ours: it is a packaged file, and escaping its quotes would break it."""
     from markupsafe import Markup
 
     return Markup(style)  # noqa: S704  (packaged text, no user's word in it)
@@ -345,14 +314,7 @@ class AddedSections:
 
 
 def show_added(added: Added) -> AddedSections:
-    """Draw the added studies.
-
-    Args:
-        added: The studies of a run.
-
-    Returns:
-        Their sections.
-    """
+    """Draw the added studies."""
     transfers = [
         TransferSection(
             one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), tuple(plain_tables(one.found)),
@@ -375,14 +337,7 @@ FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, 
 
 
 def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
-    """Write a sweep's trials and plots.
-
-    Args:
-        trials: Columns of ``SweepResult.trials`` plus ``trained_on``, ``backbone`` and ``arm``.
-        growth: Score against the number of training groups; None where it was not asked for.
-        tiles: The data set.
-        folder: An existing folder.
-    """
+    """Write a sweep's trials and plots."""
     trials.write_parquet(folder / "trials.parquet")
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(trials_figure(trials, known), plot_name(trials), folder)
@@ -392,13 +347,7 @@ def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet
 
 
 def save_plots(figure: Figure | None, name: str, folder: Path) -> None:
-    """Write a figure's panels as SVG files that open by themselves, into ``plots`` of a folder.
-
-    Args:
-        figure: The figure; None writes nothing.
-        name: Name of the files; from the second panel on with a number.
-        folder: An existing folder.
-    """
+    """Write a figure's panels as SVG files that open by themselves, into ``plots`` of a folder."""
     if figure is None:
         return
     (folder / "plots").mkdir(exist_ok=True)
@@ -408,11 +357,7 @@ def save_plots(figure: Figure | None, name: str, folder: Path) -> None:
 
 
 def standalone(panel: Markup) -> str:
-    """Return a panel of the page as an SVG document with its styles inside.
-
-    Args:
-        panel: From a figure.
-    """
+    """Return a panel of the page as an SVG document with its styles inside."""
     sheet = page_environment().get_template("style.css").render()
     rules = "\n".join([FONT, *re.findall(r"^svg .*$", sheet, re.MULTILINE)])
     head, _, rest = panel.partition(">")

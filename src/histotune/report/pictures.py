@@ -34,17 +34,7 @@ WIDTH_PX = 180
 def largest_errors(
     scored: Sequence[Scored], tiles: Sequence[TileSet], loader: LoaderConfig, n_per_finding: int = 6
 ) -> tuple[Thumbnail, ...]:
-    """Return the probe's most confident mistakes of each finding as JPEG thumbnails.
-
-    Args:
-        scored: Predictions of all arms; those of the probe are looked at.
-        tiles: The data sets the tiles come from.
-        loader: Limits on image size.
-        n_per_finding: Pictures per finding, at most one per case.
-
-    Returns:
-        Thumbnails, the most confident mistake first within each finding.
-    """
+    """Return the probe's most confident mistakes of each finding as JPEG thumbnails."""
     thumbnails = []
     for item in scored:
         if item.arm != "probe":
@@ -87,14 +77,7 @@ def _pixels_of(tile_id: str, tiles: Sequence[TileSet], loader: LoaderConfig) -> 
 
 
 def jpeg_thumbnail(pixels_HWC: NDArray[np.uint8]) -> bytes:
-    """Return a tile as a small JPEG, 180 px wide.
-
-    Args:
-        pixels_HWC: uint8 RGB.
-
-    Returns:
-        The file's bytes.
-    """
+    """Return a tile as a small JPEG, 180 px wide."""
     from PIL import Image
 
     image = Image.fromarray(pixels_HWC)
@@ -132,17 +115,7 @@ class AuditPicture:
 
 
 def audit_pictures(audit: Audit, tiles: TileSet, split: Split | None, loader: LoaderConfig) -> tuple[AuditPicture, ...]:
-    """Read the tiles that the page shows; one that can't be read is left out, since the audit lists it.
-
-    Args:
-        audit: What was found.
-        tiles: The audited tiles.
-        split: The split that was checked; None shows the data set's own parts.
-        loader: Limits on image size.
-
-    Returns:
-        Pictures in the order of the findings.
-    """
+    """Read the tiles that the page shows; one that can't be read is left out, since the audit lists it."""
     wanted = [item for finding in audit.findings if finding.id in PICTURED for item in _shown(finding)]
     ids = list(dict.fromkeys(tile_id for _, _, tile_id in wanted))
     shown = tiles.where(pl.col("tile_id").is_in(ids))
@@ -215,20 +188,7 @@ class CrossGallery:
 
 
 def cross_gallery(found: Diagnosis, source: TileSet, target: TileSet, loader: LoaderConfig) -> CrossGallery:
-    """Read the tiles that the diagnosis names and make thumbnails.
-
-    Args:
-        found: The diagnosis.
-        source: Tiles of the source.
-        target: Tiles of the target.
-        loader: Limits on image size.
-
-    Returns:
-        The gallery.
-
-    Raises:
-        UserError: An image is gone, damaged or too large.
-    """
+    """Read the tiles that the diagnosis names and make thumbnails."""
 
     def picture(tile: Neighbour, tiles: TileSet, cosine: float) -> TilePicture:
         return TilePicture(tile, cosine, _uri(tile.tile_id, tiles, loader))

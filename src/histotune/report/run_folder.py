@@ -78,17 +78,7 @@ def add_study(run: Path, findings: Findings, study: Path) -> None:
 
 
 def load_added(run: Path) -> Added:
-    """Read the studies that were added to a run.
-
-    Args:
-        run: Folder of a finished run.
-
-    Returns:
-        The studies; empty where none was added.
-
-    Raises:
-        UserError: One of them is damaged.
-    """
+    """Read the studies that were added to a run."""
     folder = run / FOLDER
     if not folder.is_dir():
         return Added()
@@ -141,18 +131,7 @@ def _rebuild(kind: type[Any], data: dict[str, Any], path: Path) -> Any:  # noqa:
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Args:
-        path: The file.
-        fix: What makes it again.
-
-    Returns:
-        The object.
-
-    Raises:
-        UserError: It is damaged, or holds something else.
-    """
+    """Read a JSON file that holds an object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

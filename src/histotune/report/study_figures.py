@@ -58,27 +58,13 @@ OWN_HEAD = "head trained on the target"
 
 
 def recovery_figures(found: Diagnosis) -> tuple[Figure, ...]:
-    """Draw what every remedy gives back alone and what is missing where it alone is left out, a figure per metric.
-
-    Args:
-        found: The diagnosis.
-
-    Returns:
-        Figures; metrics in which nothing is estimable are left out.
-    """
+    """Draw what every remedy gives back alone and what is missing where it alone is left out, a figure per metric."""
     figures = (_recovery_figure(found, metric) for metric in FOREST_METRICS)
     return tuple(figure for figure in figures if figure is not None)
 
 
 def few_shot_figure(found: Diagnosis) -> Figure | None:
-    """Draw AUROC against labelled target groups, beside the head as it is and a head trained on all of the target.
-
-    Args:
-        found: The diagnosis.
-
-    Returns:
-        One panel, or None where the target's groups allow no point.
-    """
+    """Draw AUROC against labelled target groups, beside the head as it is and a head trained on all of the target."""
     points = found.few_shot
     if not points:
         return None
@@ -226,26 +212,13 @@ class ShownMatrix:
 
 
 def show_matrix(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
-    """Draw a matrix, and its differences to the diagonal where there are any.
-
-    Args:
-        matrix: Which.
-        synthetic: Whether its tiles are rendered.
-    """
+    """Draw a matrix, and its differences to the diagonal where there are any."""
     panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
     return ShownMatrix(matrix, tuple(panel for panel in panels if panel is not None))
 
 
 def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
-    """Draw AUROC with its interval in every cell, darker where it is higher; the diagonal is framed.
-
-    Args:
-        matrix: Which.
-        synthetic: Whether the tissue is rendered.
-
-    Returns:
-        The picture.
-    """
+    """Draw AUROC with its interval in every cell, darker where it is higher; the diagonal is framed."""
     column_px = (WIDTH_PX - LEFT_PX - 4) / len(matrix.columns)
     parts = [heading(f"{matrix.experiment}, {matrix.training_size} size", synthetic),
              text(LEFT_PX + (WIDTH_PX - LEFT_PX) / 2, 36, "scored at", "small")]  # fmt: skip
@@ -259,15 +232,7 @@ def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
 
 
 def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | None:
-    """Draw AUROC differences to heads trained at the scored magnification.
-
-    Args:
-        matrix: Which.
-        synthetic: Whether the tissue is rendered.
-
-    Returns:
-        A forest; None where no difference is estimable.
-    """
+    """Draw AUROC differences to heads trained at the scored magnification."""
     cells = [cell for cell in matrix.cells if cell.differences and not math.isnan(cell.differences[0].value)]
     if not cells:
         return None
@@ -333,14 +298,7 @@ CONTENDER_ROW_PX = 26.0
 
 
 def domain_figures(families: Sequence[Family]) -> tuple[Figure, ...]:
-    """Draw the differences of every domain, a panel per metric.
-
-    Args:
-        families: Comparisons; those of one domain follow one another.
-
-    Returns:
-        A figure per domain; none where no difference has a value.
-    """
+    """Draw the differences of every domain, a panel per metric."""
     figures = []
     for _, inside in groupby(families, key=lambda family: (family.finding, family.domain)):
         panels = tuple(panel for family in inside if (panel := _family_panel(family)) is not None)

@@ -68,31 +68,12 @@ class ShownFinding:
 
 
 def write_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str, path: Path) -> None:
-    """Write the page as one HTML file that loads nothing and runs no script.
-
-    Args:
-        audit: What was found.
-        pictures: Tiles to show.
-        command: The command that made it.
-        path: Target file, usually ``audit.html``.
-
-    Raises:
-        UserError: The disk is full or the folder can't be written.
-    """
+    """Write the page as one HTML file that loads nothing and runs no script."""
     write_text(path, render_audit_page(audit, pictures, command))
 
 
 def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str) -> str:
-    """Return the page's HTML; equal inputs give equal text.
-
-    Args:
-        audit: What was found.
-        pictures: Tiles to show.
-        command: The command that made it.
-
-    Returns:
-        A whole HTML document in valid Unicode.
-    """
+    """Return the page's HTML; equal inputs give equal text."""
     environment = page_environment()
     environment.filters["cell"] = cell_text
     return render_template(
@@ -159,14 +140,7 @@ def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) ->
 
 
 def comparison_tables(found: RunComparison) -> tuple[PlainTable, ...]:
-    """Return all tables of a comparison: per family the runs' scores and their differences, then the rankings.
-
-    Args:
-        found: The comparison.
-
-    Returns:
-        Tables of text, for the terminal and the page.
-    """
+    """Return all tables of a comparison: per family the runs' scores and their differences, then the rankings."""
     tables = [table for family in found.families for table in (_scores(family), _differences(family))]
     return (*tables, *(_ranks(ranking) for ranking in found.rankings if ranking.ranks is not None))
 
@@ -197,11 +171,7 @@ def write_comparison_page(found: RunComparison, command: str, path: Path) -> Non
 
 
 def comparison_notes(found: RunComparison) -> tuple[str, ...]:
-    """Return what must be known beside the tables.
-
-    Args:
-        found: The comparison.
-    """
+    """Return what must be known beside the tables."""
     why = dict.fromkeys(f"No mean ranks: {ranking.reason}." for ranking in found.rankings if ranking.ranks is None)
     return (
         "p values come from swapping all of a group's predictions between two runs, and are adjusted within each "
@@ -267,16 +237,7 @@ def _ranks(ranking: Ranking) -> PlainTable:
 
 
 def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
-    """Return the page's HTML; equal inputs give equal text.
-
-    Args:
-        study: The study.
-        command: The command that made it.
-        ledger: How often the split has been scored.
-
-    Returns:
-        A whole HTML document that loads nothing and runs no script.
-    """
+    """Return the page's HTML; equal inputs give equal text."""
     synthetic = "SYNTHETIC" in study.marks
     return render_template(
         page_environment(),
@@ -306,13 +267,7 @@ COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric
 
 
 def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], folder: Path) -> None:
-    """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots.
-
-    Args:
-        study: The study.
-        how: The config, the command, and how often the split has been scored.
-        folder: An existing folder.
-    """
+    """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots."""
     config, command, ledger = how
     write_json(folder / "matrix.json", study.as_dict())
     write_json(folder / "config.json", config)
@@ -350,12 +305,7 @@ def cells_csv(study: MatrixStudy) -> str:
 
 
 def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:
-    """Return a matrix for the terminal: AUROC with its interval.
-
-    Args:
-        matrix: Which.
-        marks: SYNTHETIC, TOO NARROW.
-    """
+    """Return a matrix for the terminal: AUROC with its interval."""
     from rich.table import Table
 
     size = "equal training size" if matrix.training_size == "equal" else "all data"

@@ -51,41 +51,19 @@ class PlainTable:
 
 
 def plain_tables(found: Diagnosis) -> tuple[PlainTable, ...]:
-    """Return all tables of a diagnosis, oracles in a table of their own.
-
-    Args:
-        found: The diagnosis.
-
-    Returns:
-        What was lost, the decision loss, remedies, oracles, few-shot curve, shift, candidates; empty ones left out.
-    """
+    """Return all tables of a diagnosis, oracles in a table of their own."""
     tables = (_lost(found), _decision(found), _remedies(found), _oracles(found), _few_shot(found), _shift(found),
               _candidates(found))  # fmt: skip
     return tuple(table for table in tables if table.rows)
 
 
 def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
-    """Return the tables for a terminal.
-
-    Args:
-        found: The diagnosis.
-
-    Returns:
-        rich tables.
-    """
+    """Return the tables for a terminal."""
     return printed_tables(plain_tables(found), f" [{', '.join(found.marks)}]" if found.marks else "")
 
 
 def printed_tables(tables: Iterable[PlainTable], marks: str = "") -> tuple[Table, ...]:
-    """Return tables of text for a terminal.
-
-    Args:
-        tables: Tables of text.
-        marks: Stands behind every title.
-
-    Returns:
-        rich tables.
-    """
+    """Return tables of text for a terminal."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -101,15 +79,7 @@ def printed_tables(tables: Iterable[PlainTable], marks: str = "") -> tuple[Table
 
 
 def score_text(score: Score, *, signed: bool = False) -> str:
-    """Return a score as "0.842 [0.751, 0.912]", with words where there is no interval or no change.
-
-    Args:
-        score: The score.
-        signed: Show a plus sign.
-
-    Returns:
-        The text.
-    """
+    """Return a score as "0.842 [0.751, 0.912]", with words where there is no interval or no change."""
     if math.isnan(score.value):
         return "not estimable"
     value = number(score.value, signed=signed)
@@ -206,14 +176,7 @@ def _number(value: float) -> str:
 
 
 def boards_overview(boards: Sequence[Board]) -> Table:
-    """Return a table with a line per protocol: which there are, and how many scores each has.
-
-    Args:
-        boards: The boards.
-
-    Returns:
-        A table to print.
-    """
+    """Return a table with a line per protocol: which there are, and how many scores each has."""
     from rich.table import Table
 
     table = Table(title="Published protocols", title_justify="left", pad_edge=False, caption_justify="left",
@@ -229,14 +192,7 @@ def boards_overview(boards: Sequence[Board]) -> Table:
 
 
 def board_table(board: Board) -> Table:
-    """Return one board as a table; its notes are for :func:`board_notes`.
-
-    Args:
-        board: The scores of one protocol.
-
-    Returns:
-        A table to print.
-    """
+    """Return one board as a table; its notes are for :func:`board_notes`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -250,14 +206,7 @@ def board_table(board: Board) -> Table:
 
 
 def boards_markdown(boards: Sequence[Board]) -> str:
-    """Return boards as markdown, one table per protocol.
-
-    Args:
-        boards: The boards.
-
-    Returns:
-        The text.
-    """
+    """Return boards as markdown, one table per protocol."""
     parts = []
     for board in boards:
         columns = board_columns(board)
@@ -270,14 +219,7 @@ def boards_markdown(boards: Sequence[Board]) -> str:
 
 
 def boards_csv(boards: Sequence[Board]) -> str:
-    """Return boards as CSV, a line per score, with protocol, caveat and source in full.
-
-    Args:
-        boards: The boards.
-
-    Returns:
-        The text.
-    """
+    """Return boards as CSV, a line per score, with protocol, caveat and source in full."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = [field.name for field in fields(Protocol)]
@@ -297,22 +239,13 @@ def _full_caveat(board: Board, row: BoardRow) -> str:
 
 
 def board_columns(board: Board) -> list[str]:
-    """Return the names of a board's columns.
-
-    Args:
-        board: The scores of one protocol.
-    """
+    """Return the names of a board's columns."""
     spread = ["spread"] if any(row.spread for row in board.rows) else []
     return ["rank", "model", board.protocol.metric, *spread, "notes"]
 
 
 def board_cells(board: Board, row: BoardRow) -> list[str]:
-    """Return a row as text, a cell per column; its caveat is a number that :func:`board_notes` explains.
-
-    Args:
-        board: The scores of one protocol.
-        row: One of its rows.
-    """
+    """Return a row as text, a cell per column; its caveat is a number that :func:`board_notes` explains."""
     number = str(board.caveats.index(row.caveat) + 1) if row.caveat else ""
     spread = [row.spread] if any(other.spread for other in board.rows) else []
     where = f": {row.source}" if row.source else ""
@@ -321,14 +254,7 @@ def board_cells(board: Board, row: BoardRow) -> list[str]:
 
 
 def board_notes(board: Board) -> list[str]:
-    """Return what to know before reading a board: its caveats, numbered as in its last column, and more.
-
-    Args:
-        board: The scores of one protocol.
-
-    Returns:
-        Lines of text.
-    """
+    """Return what to know before reading a board: its caveats, numbered as in its last column, and more."""
     notes = [f"{number}: {caveat.rstrip('.')}." for number, caveat in enumerate(board.caveats, 1)]
     if board.protocol.metric in LOWER_IS_BETTER:
         notes.append("Lower is better.")
@@ -366,12 +292,6 @@ PATTERN = re.compile("|".join(re.escape(mark) for mark in SPECIAL))
 def latex_text(text: str) -> str:
     r"""Return a text that LaTeX sets as it stands.
 
-    Args:
-        text: Any text.
-
-    Returns:
-        The text with every special character escaped; lines become spaces.
-
     Example:
         >>> print(latex_text("95 % of a_b"))
         95 \% of a\_b
@@ -380,24 +300,12 @@ def latex_text(text: str) -> str:
 
 
 def write_latex(inputs: ReportInputs, path: Path) -> None:
-    """Write all tables of a run.
-
-    Args:
-        inputs: The run, with the studies that were added to it.
-        path: The file.
-    """
+    """Write all tables of a run."""
     write_text(path, run_latex(inputs))
 
 
 def run_latex(inputs: ReportInputs) -> str:
-    """Return all tables of a run.
-
-    Args:
-        inputs: The run, with the studies that were added to it.
-
-    Returns:
-        One ``table*`` per table of scores, by site, scanner, stain and unit too, and per table of an added diagnosis.
-    """
+    """Return all tables of a run."""
     findings = inputs.findings
     mark = rf"\textsc{{{SYNTHETIC.lower()}}} " if findings.synthetic else ""
     tables = [text for finding in findings.findings for text in _finding(finding, mark)]
@@ -408,14 +316,7 @@ def run_latex(inputs: ReportInputs) -> str:
 
 
 def boards_latex(boards: Sequence[Board]) -> str:
-    """Return leaderboards, one table per protocol, with their caveats below.
-
-    Args:
-        boards: The boards.
-
-    Returns:
-        LaTeX.
-    """
+    """Return leaderboards, one table per protocol, with their caveats below."""
     tables = []
     for board in boards:
         columns = board_columns(board)
@@ -430,15 +331,7 @@ def boards_latex(boards: Sequence[Board]) -> str:
 
 
 def plain_latex(table: PlainTable, about: str) -> str:
-    """Return a table of texts; columns after the first may break their lines.
-
-    Args:
-        table: The table.
-        about: What it is about, before its title.
-
-    Returns:
-        LaTeX.
-    """
+    """Return a table of texts; columns after the first may break their lines."""
     width = 0.9 / max(len(table.columns), 1)
     spec = "".join(rf">{{\raggedright\arraybackslash}}p{{{width:.2f}\textwidth}}" for _ in table.columns)
     body = [[latex_text(cell) for cell in row] for row in (table.columns, *table.rows)]

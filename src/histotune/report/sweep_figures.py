@@ -61,15 +61,7 @@ class TrainedOn:
 
 
 def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
-    """Draw each sweep's log-loss against the penalty, or the learning rate.
-
-    Args:
-        findings: Which backbone is the run's own, and what was chosen.
-        artifacts: The trials.
-
-    Returns:
-        A panel per training set, or None without trials that have either.
-    """
+    """Draw each sweep's log-loss against the penalty, or the learning rate."""
     trials = artifacts.trials
     if trials.is_empty():
         return None
@@ -83,16 +75,7 @@ def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
 
 
 def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure | None:
-    """Draw log-loss against what the family varies, a panel per training set.
-
-    Args:
-        trials: Columns of ``SweepResult.trials`` plus ``trained_on``.
-        known: What each panel must say, by ``trained_on``.
-
-    Returns:
-        Lines over penalties, a line per pooling and class weighting; points over learning rates for trained heads, in
-        the optimizer's look. None where no trial has either or all diverged.
-    """
+    """Draw log-loss against what the family varies, a panel per training set."""
     axis = _axis(trials)
     if axis is None:
         return None
@@ -188,15 +171,7 @@ MIN_GAP_PX = 24.0
 
 
 def growth_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
-    """Draw each metric against the number of training groups.
-
-    Args:
-        table: From :func:`~histotune.heads.label_efficiency.label_efficiency`.
-        synthetic: Whether the tiles are rendered.
-
-    Returns:
-        A panel per metric, or None where nothing was measured.
-    """
+    """Draw each metric against the number of training groups."""
     if table.is_empty():
         return None
     panels = []
@@ -299,15 +274,7 @@ class Kind:
 
 
 def map_figures(table: pl.DataFrame | None, *, synthetic: bool) -> tuple[Figure, ...]:
-    """Draw each map of the table, once by class and once by site, scanner or stain, or by group where none is known.
-
-    Args:
-        table: From :func:`~histotune.evaluation.robustness.map_embeddings`; None draws nothing.
-        synthetic: Whether the tissue is rendered.
-
-    Returns:
-        A figure per method.
-    """
+    """Draw each map of the table, once by class and once by site, scanner or stain, or by group where none is known."""
     if table is None:
         return ()
     methods = [name for name in ("pca", "tsne") if name in set(table["method"])]

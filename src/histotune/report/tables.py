@@ -78,19 +78,7 @@ class SummaryTable:
 
 
 def summary_table(findings: Findings) -> SummaryTable:
-    """Return the run's main numbers as something rich can print.
-
-    Args:
-        findings: What the run found.
-
-    Returns:
-        In-domain, each other magnification, leak's price, external and direct, each with AUROC, balanced accuracy,
-        interval, n tiles, n groups and marks; under the first of them and the last two stands the best floor.
-
-    Example:
-        >>> from rich.console import Console
-        >>> Console().print(summary_table(findings))  # doctest: +SKIP
-    """
+    """Return the run's main numbers as something rich can print."""
     return SummaryTable(findings.title, findings.synthetic, tuple(_summary_rows(findings)))
 
 
@@ -239,15 +227,7 @@ class ScoreTable:
 
 
 def score_tables(finding: Finding) -> tuple[ScoreTable, ...]:
-    """Return a finding as text for the page: ranking and decisions, then probabilities and operating points.
-
-    Args:
-        finding: Scored arms.
-
-    Returns:
-        One table or two; every row with its n tiles and n groups; every missing number or interval with a footnote
-        saying why.
-    """
+    """Return a finding as text for the page: ranking and decisions, then probabilities and operating points."""
     tables = []
     for title, wanted in (("", False), ("Probabilities and operating points", True)):
         parts = [_only(arm, probabilities=wanted) for arm in finding.rows]
@@ -361,15 +341,7 @@ class RobustnessSection:
 
 
 def robustness_section(table: RobustnessTable, findings: Findings) -> RobustnessSection:
-    """Return a table of the robustness index as text.
-
-    Args:
-        table: From the finding.
-        findings: Name of the backbone.
-
-    Returns:
-        Rows with interval, chance and n; every interval's method and every missing number's reason as a footnote.
-    """
+    """Return a table of the robustness index as text."""
     footnotes = Footnotes()
     several = len({arm.domain for arm in table.rows}) > 1
     rows = tuple(_robustness_row(arm, findings.backbone, footnotes, several=several) for arm in table.rows)
@@ -411,16 +383,7 @@ OPTIMISTIC = "optimistic: the lowest of several was selected"
 
 
 def trials_table(trials: pl.DataFrame, n_groups: int, top: int = TOP) -> Table:
-    """Return the best trials of a sweep, and the chosen one wherever it stands.
-
-    Args:
-        trials: From ``SweepResult.trials``.
-        n_groups: Training groups, for the intervals.
-        top: How many to show.
-
-    Returns:
-        A table for rich's console.
-    """
+    """Return the best trials of a sweep, and the chosen one wherever it stands."""
     from rich.table import Table
 
     ranked = trials.sort("log_loss", nulls_last=True, maintain_order=True).with_row_index("rank", 1)
@@ -450,14 +413,7 @@ def setting_names(trials: pl.DataFrame) -> tuple[str, ...]:
 
 
 def line_names(trials: pl.DataFrame) -> list[str]:
-    """Return the line of a plot over penalties that each trial belongs to: its pooling, and its weighting if several.
-
-    Args:
-        trials: From ``SweepResult.trials``.
-
-    Returns:
-        A name per row.
-    """
+    """Return the line of a plot over penalties of each trial: its pooling, and its weighting if several."""
     if "class_weight" not in trials.columns or trials["class_weight"].n_unique() < 2:
         return [str(name) for name in trials["pooling"]]
     words = {"none": "classes as they are", "balanced": "classes balanced"}
@@ -466,13 +422,7 @@ def line_names(trials: pl.DataFrame) -> list[str]:
 
 
 def interval_words(value: float, standard_error: float | None, n_groups: int) -> str:
-    """Return the 95 % t-interval of a mean over groups as ``[low, high]``, or "-" with fewer than five groups.
-
-    Args:
-        value: The mean.
-        standard_error: Its standard error over groups.
-        n_groups: How many groups.
-    """
+    """Return the 95 % t-interval of a mean over groups as ``[low, high]``, or "-" with fewer than five groups."""
     if standard_error is None or not math.isfinite(standard_error) or n_groups < MIN_GROUPS:
         return "-"
     low, high = t_interval(value, standard_error, n_groups)
@@ -531,18 +481,7 @@ STYLES: dict[Verdict, str] = {"ok": "green", "note": "cyan", "warning": "yellow"
 
 
 def audit_table(audit: Audit) -> Table:
-    """Return the findings as a table: verdict, title, sentence and advice.
-
-    Args:
-        audit: What was found.
-
-    Returns:
-        Something rich can print.
-
-    Example:
-        >>> from rich.console import Console
-        >>> Console().print(audit_table(audit))  # doctest: +SKIP
-    """
+    """Return the findings as a table: verdict, title, sentence and advice."""
     from rich.table import Table
     from rich.text import Text
 

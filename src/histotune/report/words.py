@@ -76,19 +76,7 @@ class Cell:
 
 
 def format_score(score: Score, *, signed: bool = False) -> str:
-    """Return a score as ``0.842 [0.751, 0.912]``; where something is missing, the reason in its place.
-
-    Args:
-        score: The score.
-        signed: Whether it is a difference, shown with its sign.
-
-    Returns:
-        The text without n, which stands in a column of its own.
-
-    Example:
-        >>> format_score(Score("auroc", 0.842, Interval(0.751, 0.912, 0.95, "percentile"), 10, 5))  # doctest: +SKIP
-        '0.842 [0.751, 0.912]'
-    """
+    """Return a score as ``0.842 [0.751, 0.912]``; where something is missing, the reason in its place."""
     if math.isnan(score.value):
         return f"not estimable: {_reason(score)}"
     value = number(score.value, signed=signed)
@@ -111,10 +99,6 @@ def format_interval(interval: Interval) -> str:
 
 def number(value: float, *, signed: bool = False) -> str:
     """Return three decimals with a true minus sign; a dash where undefined.
-
-    Args:
-        value: The number.
-        signed: Show a plus as well.
 
     Example:
         >>> number(-0.0312, signed=True), number(0.9)
@@ -182,15 +166,7 @@ def score_cell(arm: ScoredArm, score: Score, common: tuple[float, str] | None, n
 
 
 def coverage_text(interval: Interval) -> str:
-    """Return the simulated coverage where it falls short of the nominal one; empty elsewhere.
-
-    Args:
-        interval: The interval.
-
-    Example:
-        >>> coverage_text(Interval(0.7, 0.9, 0.95, "jackknife", 0.91))  # doctest: +SKIP
-        'nominal 95 %, simulated coverage 91 %'
-    """
+    """Return the simulated coverage where it falls short of the nominal one; empty elsewhere."""
     if interval.coverage is None or interval.coverage >= FULL_COVERAGE:
         return ""
     return f"nominal {interval.level:.0%}, simulated coverage {interval.coverage:.0%}".replace("%", "\u00a0%")
@@ -278,14 +254,7 @@ def runners_up(choice: SweepChoice) -> str:
 
 
 def choice_lines(choice: SweepChoice) -> tuple[str, ...]:
-    """Return everything about a choice as lines for a terminal.
-
-    Args:
-        choice: What was chosen.
-
-    Returns:
-        The selected score, the honest ones, temperature, threshold and runners-up.
-    """
+    """Return everything about a choice as lines for a terminal."""
     lines = [
         f"selected log-loss: {selected_score(choice)}",
         f"honest estimate of the procedure: {honest_scores(choice)}",

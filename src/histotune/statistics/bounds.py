@@ -141,18 +141,7 @@ def percentile_bounds(values_xB: Float, level: float) -> tuple[Float, Float]:
 def bca_bounds(
     values_xB: Float, point_x: Float, without_xG: Float, strata: Strata, level: float
 ) -> tuple[Float, Float]:
-    """Return bias-corrected and accelerated quantiles (Efron, JASA 1987; stratified as Davison & Hinkley 1997, 5.4).
-
-    Args:
-        values_xB: The value on every resample.
-        point_x: The value itself.
-        without_xG: The value without each unit.
-        strata: Kinds of units.
-        level: Nominal coverage.
-
-    Returns:
-        Lower and upper bounds.
-    """
+    """Return bias-corrected and accelerated quantiles (Efron, JASA 1987; stratified as Davison & Hinkley 1997, 5.4)."""
     from scipy.special import ndtr, ndtri
 
     ordered_xB = np.sort(values_xB, axis=-1)
@@ -170,13 +159,7 @@ def bca_bounds(
 
 
 def row_quantile(ordered_xB: Float, n_x: Int, share_x: Float) -> Float:
-    """Return a quantile of its own for each row, linear between order statistics.
-
-    Args:
-        ordered_xB: Rows ascending, NaN last.
-        n_x: Finite values per row.
-        share_x: The quantile of each row.
-    """
+    """Return a quantile of its own for each row, linear between order statistics."""
     place_x = np.clip(share_x, 0.0, 1.0) * np.maximum(n_x - 1, 0)
     lower_x = np.floor(place_x).astype(np.int64)
     upper_x = np.minimum(lower_x + 1, np.maximum(n_x - 1, 0))
@@ -186,15 +169,7 @@ def row_quantile(ordered_xB: Float, n_x: Int, share_x: Float) -> Float:
 
 
 def jackknife_variance(without_xG: Float, strata: Strata) -> tuple[Float, Float]:
-    """Return the delete-one-unit variance and its degrees of freedom (stratified; Efron & Tibshirani 1993, 11).
-
-    Args:
-        without_xG: The value without each unit.
-        strata: Kinds of units; the sum runs over kinds, (n_h - 1) / n_h times the squares within each.
-
-    Returns:
-        Variance and degrees of freedom, each (...).
-    """
+    """Return the delete-one-unit variance and its degrees of freedom (stratified; Efron & Tibshirani 1993, 11)."""
     pull_xG = without_xG - strata.centres(without_xG)
     variance_x = (pull_xG**2 * strata.others_G / (strata.others_G + 1.0)).sum(axis=-1)
     return np.asarray(variance_x), degrees_of_freedom(pull_xG, strata)
@@ -205,13 +180,6 @@ def jackknife_skewness(without_xG: Float, strata: Strata) -> Float:
 
     The third cumulant of a sum over units is the sum of theirs, each n^2 / ((n - 1) (n - 2)) times the mean cube
     within its kind.
-
-    Args:
-        without_xG: The value without each unit.
-        strata: Kinds of units.
-
-    Returns:
-        Skewness (...): positive where few units lift the value much; 0 without any spread.
     """
     size_G = strata.others_G + 1.0
     pull_xG = (strata.centres(without_xG) - without_xG) * strata.others_G / size_G
@@ -227,14 +195,6 @@ def resampled_variance(values_xB: Float, without_xG: Float, strata: Strata) -> F
     that do not average out, however many units there are; over resamples they do (Efron & Tibshirani 1993, 11.6;
     Shao & Wu, Ann. Statist. 1989). A resample of n units varies by (n - 1) / n of what n units vary; kinds weigh in by
     their share of the jackknife's variance.
-
-    Args:
-        values_xB: The value on every resample; NaN where undefined.
-        without_xG: The value without each unit.
-        strata: Kinds of units.
-
-    Returns:
-        Variance (...).
     """
     size_G = strata.others_G + 1.0
     square_xG = (without_xG - strata.centres(without_xG)) ** 2 * strata.others_G / size_G
@@ -247,14 +207,6 @@ def obuchowski_variance(positive_xG: Float, negative_xG: Float, strata: Strata) 
     """Return the variance of an AUROC from clustered structural components (Obuchowski, Biometrics 1997).
 
     DeLong's components of the tiles are summed by cluster; clusters are independent, tiles inside them are not.
-
-    Args:
-        positive_xG: Sum over a unit's positive tiles of (component - AUROC), over the number of positive tiles.
-        negative_xG: The same of its negative tiles.
-        strata: Gives the number of units that hold each class, and of all units.
-
-    Returns:
-        Variance (...).
     """
     n_units = len(strata.stratum_G)
     n_negative, n_positive = (int(n) for n in strata.per_class_K)
@@ -270,13 +222,6 @@ def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
     A variance V that sums V_h over kinds has 2 V^2 / var(V) degrees of freedom (Satterthwaite, Biometrics Bulletin
     1946). var(V_h) follows from the kurtosis of the units' pulls: where a few units carry the variance, as they do for
     scores near 1, it is known worse than the number of units says, and the interval must be wider.
-
-    Args:
-        pull_xG: What each unit does to the value, centred within its kind.
-        strata: Kinds of units.
-
-    Returns:
-        Degrees of freedom (...).
     """
     total_x, spread_x = np.zeros(pull_xG.shape[:-1]), np.zeros(pull_xG.shape[:-1])
     for kind, size in enumerate(strata.size_H):
@@ -290,16 +235,7 @@ def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
 
 
 def slope_se(slope_xBG: Float, counts_BG: Float, strata: Strata) -> Float:
-    """Return the standard error on every resample from the slopes there (infinitesimal jackknife).
-
-    Args:
-        slope_xBG: Derivative of the value by each unit's weight, at each resample.
-        counts_BG: How often each unit was drawn.
-        strata: Kinds of units.
-
-    Returns:
-        Standard errors (..., B).
-    """
+    """Return the standard error on every resample from the slopes there (infinitesimal jackknife)."""
     pull_xBG = slope_xBG - strata.centres(slope_xBG, counts_BG)
     factor_G = (strata.others_G + 1.0) / strata.others_G
     return np.asarray(np.sqrt((counts_BG * factor_G * pull_xBG**2).sum(axis=-1)))
@@ -314,17 +250,6 @@ def t_bounds(
     few units show too little of a long tail, and where none of them comes from it the error looks small as well, so
     that t intervals miss on that side alone. There the reach t becomes t (1 + 0.2 t |skewness|): the leading term of
     Hall's correction for skewness (J. R. Statist. Soc. B 1992), taken only where it lengthens.
-
-    Args:
-        point_x: Values.
-        se_x: Their standard errors, on the values' own scale.
-        df_x: Degrees of freedom.
-        scale: Where the error is symmetric.
-        level: Nominal coverage.
-        skewness_x: Skewness of the values' errors; 0 for the plain t interval.
-
-    Returns:
-        Lower and upper bounds; NaN at the ends of the scale.
     """
     t_x = t_quantile(df_x, (1.0 + level) / 2.0)
     unit_x, centre_x = se_x * scale.slope(point_x), scale.forward(point_x)
@@ -338,13 +263,6 @@ def t_quantile(df_x: Float, share: float) -> Float:
 
     With t = sqrt(df) tan(a) the distribution function is 1/2 + c times the integral of cos(a)^(df - 1), which is smooth
     and concave: Newton's steps from the normal quantile approach the root from one side.
-
-    Args:
-        df_x: Degrees of freedom, at least 1.
-        share: Above one half.
-
-    Returns:
-        Quantiles in the shape of ``df_x``.
     """
     node_L, weight_L = np.polynomial.legendre.leggauss(T_NODES)
     df_x = np.asarray(df_x, dtype=np.float64)
@@ -415,21 +333,7 @@ class Evidence:
 def method_bounds(
     method: Method, evidence: Evidence, strata: Strata, scale: Scale, level: float
 ) -> tuple[Float, Float]:
-    """Return the bounds that a method gives; equal bounds where all units agree.
-
-    Args:
-        method: One of :data:`METHODS`; without a clustered variance ``obuchowski-t`` falls back on the jackknife.
-        evidence: What the method needs of it.
-        strata: Kinds of units.
-        scale: Range of the value, and the scale of its t intervals.
-        level: Nominal coverage.
-
-    Returns:
-        Lower and upper bounds.
-
-    Raises:
-        ValueError: The evidence lacks what the method needs.
-    """
+    """Return the bounds that a method gives; equal bounds where all units agree."""
     if method == "percentile" and evidence.drawn is not None:
         return percentile_bounds(evidence.drawn.values_xB, level)
     if evidence.without_xG is None:
@@ -491,13 +395,6 @@ def independent_units(name: MetricName, strata: Strata) -> int:
     """Return how many independent units speak for a metric where all agree.
 
     A metric that sets classes against one another needs a unit of every class at a time: disjoint tuples count.
-
-    Args:
-        name: The metric.
-        strata: Kinds of units.
-
-    Returns:
-        Units, or tuples of units.
     """
     n_units, n_classes = len(strata.stratum_G), len(strata.per_class_K)
     if metric_kind(name).needs_every_class or name == "mcc":
@@ -508,19 +405,7 @@ def independent_units(name: MetricName, strata: Strata) -> int:
 def agreed_bounds(
     name: MetricName, point_x: Float, strata: Strata, level: float, prevalence_x: Float, scale: Scale
 ) -> tuple[Float, Float]:
-    """Return the exact bounds where all units agree.
-
-    Args:
-        name: The metric.
-        point_x: The value that all units share.
-        strata: Kinds of units.
-        level: Coverage.
-        prevalence_x: Share of positive tiles, for the AUPRC.
-        scale: Range of the value.
-
-    Returns:
-        Lower and upper bounds.
-    """
+    """Return the exact bounds where all units agree."""
     n = independent_units(name, strata)
     low_x, high_x = flat_bounds(point_x, n, scale, level)
     if name == "auprc" and scale.low == 0.0:
@@ -543,15 +428,6 @@ def flat_bounds(value_x: Float, n_units: int, scale: Scale, level: float) -> tup
     one-sided bound of Clopper and Pearson (Biometrika 1934), the rule of three. A value that lies anywhere in its range
     on a share d of units, and at ``value`` on the others, lies within d times the room on each side. Units count as
     equally large.
-
-    Args:
-        value_x: The value that all units share.
-        n_units: Independent units or tuples.
-        scale: Gives the range, which must be finite.
-        level: Coverage.
-
-    Returns:
-        Lower and upper bounds.
     """
     share = 1.0 - (1.0 - level) ** (1.0 / n_units)
     return value_x - share * (value_x - scale.low), value_x + share * (scale.high - value_x)

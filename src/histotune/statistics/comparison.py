@@ -134,12 +134,7 @@ class Comparison:
     exact: bool
 
     def in_words(self) -> str:
-        """Return the p value with the smallest attainable one, and how it was adjusted.
-
-        Example:
-            >>> found.in_words()  # doctest: +SKIP
-            'p = 0.031 (smallest attainable 0.0001; 9,999 swaps drawn); adjusted by max-T over 3 comparisons: p = 0.068'
-        """
+        """Return the p value with the smallest attainable one, and how it was adjusted."""
         if np.isnan(self.p_value):
             return f"no p value: {self.difference.reason}"
         how = "all swaps listed" if self.exact else f"{self.n_permutations:,} swaps drawn"
@@ -198,18 +193,7 @@ def compare_arms(
 
 
 def family_of(arms: Mapping[str, Predictions], config: ComparisonConfig) -> tuple[tuple[str, str], ...]:
-    """Return the pairs that a family declares.
-
-    Args:
-        arms: Predictions by name.
-        config: The family.
-
-    Returns:
-        Pairs of names.
-
-    Raises:
-        UserError: An unknown name, with the closest one, or an arm paired with itself.
-    """
+    """Return the pairs that a family declares."""
     names = tuple(arms)
     if config.family == "all pairs":
         return tuple(combinations(names, 2))
@@ -342,16 +326,7 @@ def moved_groups(first: Sample, second: Sample, units: Units) -> Bool:
 
 
 def draw_swaps(moved_G: Bool, n_permutations: int, rng: np.random.Generator) -> Swaps:
-    """List every assignment where there are few enough, or draw.
-
-    Args:
-        moved_G: Groups whose swap changes something in at least one comparison.
-        n_permutations: Most permutations.
-        rng: Source of randomness.
-
-    Returns:
-        The swaps.
-    """
+    """List every assignment where there are few enough, or draw."""
     n_moved = int(moved_G.sum())
     exact = n_moved < 31 and 2**n_moved <= n_permutations
     if exact:
@@ -372,16 +347,6 @@ def permute(
     move together because they are not independent. Ranking metrics compare ranks within each arm, because two heads'
     scores share no scale (Bandos, Rockette & Gur, Stat. Med. 2005). Ranks depend on their whole arm, so the test is
     exact for the other metrics and approximate for these: p values are slightly too small with few groups.
-
-    Args:
-        metric: What is compared.
-        arms: The same tiles in the same order under both heads.
-        units: The groups.
-        swaps: Which groups change arms.
-        within_folds: AUROC compares only tiles of one fold.
-
-    Returns:
-        The result.
     """
     both = _stack(metric, arms, within_folds=within_folds)
     unit_N = np.concatenate([units.unit_N, units.unit_N + units.n_units])
@@ -425,13 +390,6 @@ def max_t(results: Sequence[PermutationResult], swaps: Swaps) -> list[float]:
 
     All comparisons are permuted by the same swaps, so that the maximum knows how they hang together (Westfall & Young,
     Resampling-Based Multiple Testing, 1993, algorithm 4.1).
-
-    Args:
-        results: The family; permuted by the same swaps.
-        swaps: Those swaps.
-
-    Returns:
-        Adjusted p values in the order of ``results``.
     """
     permuted_CP = np.abs(np.stack([result.permuted_P for result in results]))
     spread_C = np.sqrt((permuted_CP**2).mean(axis=1))

@@ -182,16 +182,7 @@ class Thresholds:
         return cls(above(positive_N), above(~positive_N))
 
     def read(self, places: Places, counts: Sequence[Float], *, without_each: bool) -> m.Evidence:
-        """Read curves off: as they are, on every resample, and without each unit.
-
-        Args:
-            places: Where.
-            counts: How often each unit was drawn, in chunks of resamples.
-            without_each: Whether the values without each unit are needed.
-
-        Returns:
-            The evidence for an interval at every place, with the places as its first axis.
-        """
+        """Read curves off: as they are, on every resample, and without each unit."""
         positive_GT, negative_GT = self.positive_GT, self.negative_GT
         true_1T, false_1T = positive_GT.sum(axis=0, keepdims=True), negative_GT.sum(axis=0, keepdims=True)
         single = [counts_BG.astype(np.float32) for counts_BG in counts]  # whole numbers: exact
@@ -228,17 +219,7 @@ class _Limits:
 
 
 def place_bounds(method: m.Method, evidence: m.Evidence, strata: Strata, level: float) -> tuple[Float, Float]:
-    """Return the interval of a sensitivity or a precision at every place.
-
-    Args:
-        method: How.
-        evidence: The values, with the places as the first axis.
-        strata: Kinds of units.
-        level: Nominal coverage.
-
-    Returns:
-        Lower and upper limits (M,).
-    """
+    """Return the interval of a sensitivity or a precision at every place."""
     low_M, high_M = m.method_bounds(method, evidence, strata, Scale(), level)
     if method == "percentile":
         return low_M, high_M
@@ -264,28 +245,12 @@ def rising_limits(low_M: Float, high_M: Float) -> tuple[Float, Float]:
 
     Where a sensitivity is nearly 1 its logit turns a small error into a deep lower limit; the limits further left know
     better.
-
-    Args:
-        low_M: Lower limits, from left to right, none above the curve.
-        high_M: Upper limits, none below the curve.
-
-    Returns:
-        Limits that rise, nowhere wider, with the curve still between them.
     """
     return np.fmax.accumulate(low_M), np.fmin.accumulate(high_M[::-1])[::-1]
 
 
 def sensitivity_at(true_BT: Weights, false_BT: Weights, fpr_M: Float) -> Float:
-    """Return the sensitivity of many ROC curves at given false positive rates.
-
-    Args:
-        true_BT: Positive weight at or above each threshold, from the highest threshold down.
-        false_BT: Negative weight likewise; some in every row.
-        fpr_M: Where the curves are read.
-
-    Returns:
-        Sensitivities (B, M): linear between neighbouring thresholds, the upper end of a vertical step.
-    """
+    """Return the sensitivity of many ROC curves at given false positive rates."""
     x_BT, y_BT = (np.pad(_shares(part), ((0, 0), (1, 0))) for part in (false_BT, true_BT))
     left_BM = _positions(x_BT, fpr_M + SLACK, "right") - 1
     right_BM = np.minimum(left_BM + 1, x_BT.shape[1] - 1)
@@ -296,16 +261,7 @@ def sensitivity_at(true_BT: Weights, false_BT: Weights, fpr_M: Float) -> Float:
 
 
 def precision_at(true_BT: Weights, false_BT: Weights, recall_M: Float) -> Float:
-    """Return the precision of many curves at the highest threshold that reaches given recalls.
-
-    Args:
-        true_BT: Positive weight at or above each threshold, from the highest threshold down; some in every row.
-        false_BT: Negative weight likewise.
-        recall_M: Where the curves are read, above 0.
-
-    Returns:
-        Precisions (B, M).
-    """
+    """Return the precision of many curves at the highest threshold that reaches given recalls."""
     at_BM = _positions(_shares(true_BT), recall_M - SLACK, "left")
     true_BM, false_BM = (np.take_along_axis(part, at_BM, axis=1).astype(np.float64) for part in (true_BT, false_BT))
     return ratio(true_BM, true_BM + false_BM)
@@ -352,19 +308,7 @@ class ReliabilityBin:
 def roc_points(
     event_N: NDArray[np.bool_], score_N: NDArray[np.float64], max_points: int = 300
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ROC curve, tied scores joined by one straight step.
-
-    Args:
-        event_N: Whether the tile is of the positive class.
-        score_N: Higher means more likely positive.
-        max_points: Longer curves keep evenly spaced corners; invisible at figure size.
-
-    Returns:
-        False positive rate (P,) and true positive rate (P,), from (0, 0) to (1, 1).
-
-    Raises:
-        ValueError: One class only.
-    """
+    """Return the ROC curve, tied scores joined by one straight step."""
     n_positive, n_negative = int(event_N.sum()), int((~event_N).sum())
     if n_positive == 0 or n_negative == 0:
         raise ValueError("a ROC curve needs both classes")
@@ -381,19 +325,7 @@ def roc_points(
 def precision_points(
     event_N: NDArray[np.bool_], score_N: NDArray[np.float64], max_points: int = 300
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the precision-recall curve as the steps whose area is the average precision.
-
-    Args:
-        event_N: Whether the tile is of the positive class.
-        score_N: Higher means more likely positive.
-        max_points: Longer curves keep their first steps and evenly spaced ones; invisible at figure size.
-
-    Returns:
-        Recall (P,) and precision (P,): each step runs from the recall before a threshold to its own, at its precision.
-
-    Raises:
-        ValueError: No positive tile.
-    """
+    """Return the precision-recall curve as the steps whose area is the average precision."""
     if not event_N.any():
         raise ValueError("a precision-recall curve needs positive tiles")
     order = np.argsort(-score_N, kind="stable")
@@ -412,16 +344,7 @@ def precision_points(
 def reliability_bins(
     event_N: NDArray[np.bool_], probability_N: NDArray[np.float64], n_bins: int = 10
 ) -> tuple[ReliabilityBin, ...]:
-    """Sort tiles into bins of equal width by predicted probability.
-
-    Args:
-        event_N: Whether the event happened.
-        probability_N: Its predicted probability.
-        n_bins: Bins between 0 and 1.
-
-    Returns:
-        The bins that hold tiles, in increasing order.
-    """
+    """Sort tiles into bins of equal width by predicted probability."""
     index_N = np.clip((probability_N * n_bins).astype(np.int64), 0, n_bins - 1)
     bins = []
     for index in np.unique(index_N):
@@ -432,15 +355,7 @@ def reliability_bins(
 
 
 def class_matrix(table: pl.DataFrame, column: str) -> NDArray[np.float64]:
-    """Return a column of per-class numbers as a matrix.
-
-    Args:
-        table: Predictions with at least one row.
-        column: ``logit`` or ``probability``, a list or array of K numbers per row.
-
-    Returns:
-        float64 (N, K).
-    """
+    """Return a column of per-class numbers as a matrix."""
     values = table[column].explode().to_numpy().astype(np.float64, copy=False)
     return values.reshape(len(table), -1)
 

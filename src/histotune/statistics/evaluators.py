@@ -123,13 +123,6 @@ class PairsEvaluator:
         """Return the parts of the slope that a unit's positive and negative tiles make.
 
         These are DeLong's structural components, summed by unit and centred.
-
-        Args:
-            weights_BG: Unit weights.
-            task: Which ranking.
-
-        Returns:
-            Two arrays (..., B, G).
         """
         wins_xGG, pairs_xGG = self.wins_TxGG[task], self.pairs_TxGG[task]
         pairs_xB1 = _quadratic(weights_BG, pairs_xGG)[..., None]
@@ -294,15 +287,7 @@ class TileEvaluator:
 
 
 def without_each_by_weights(evaluate: Callable[[Float], Float], n_units: int) -> Float:
-    """Return the metric without each unit in turn by giving it the weight 0.
-
-    Args:
-        evaluate: The metric.
-        n_units: Number of units G.
-
-    Returns:
-        Values (G,).
-    """
+    """Return the metric without each unit in turn by giving it the weight 0."""
     chunk = max(1, JACKKNIFE_CHUNK // n_units)
     parts = []
     for start in range(0, n_units, chunk):
@@ -341,21 +326,7 @@ WIN_BLOCK = 2**20
 
 
 def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, *, within_folds: bool) -> Evaluator:
-    """Return a metric as a function of unit weights.
-
-    Args:
-        name: The metric.
-        sample: The tiles.
-        unit_N: Resampling unit per tile.
-        n_units: Number of units.
-        within_folds: AUROC compares only tiles of one fold.
-
-    Returns:
-        The metric as a function of how often each unit was drawn.
-
-    Raises:
-        UserError: The metric can't be computed from these predictions.
-    """
+    """Return a metric as a function of unit weights."""
     if name == "auroc":
         return _auroc_evaluator(sample, unit_N, n_units, sample.fold_N if within_folds else None)
     score_NK = sample.score_NK if sample.n_classes == 2 else sample.probability_NK
@@ -375,26 +346,13 @@ def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, 
 
 
 def sums_evaluator(tiles: metrics.TileSums, unit_N: Int, n_units: int) -> SumsEvaluator:
-    """Sum a metric's addends by unit.
-
-    Args:
-        tiles: The addends of tiles.
-        unit_N: Unit per tile.
-        n_units: Number of units.
-
-    Returns:
-        The metric as a function of unit weights.
-    """
+    """Sum a metric's addends by unit."""
     columns = [np.bincount(unit_N, weights=column, minlength=n_units) for column in tiles.addend_NM.T]
     return SumsEvaluator(np.stack(columns, axis=1), tiles.finish, tiles.gradient)
 
 
 def tile_sums(name: MetricName, sample: Sample) -> metrics.TileSums:
-    """Return the addends of a metric that is a function of sums.
-
-    Raises:
-        UserError: It is none, or lacks what it needs.
-    """
+    """Return the addends of a metric that is a function of sums."""
     y_N, predicted_N, p_NK = sample.y_N, sample.predicted_N, sample.probability_NK
     if name == "patient_recognition_rate" and sample.patient_N is not None:
         return metrics.patient_recognition_sums(y_N, predicted_N, sample.patient_N)
@@ -416,19 +374,7 @@ def tile_sums(name: MetricName, sample: Sample) -> metrics.TileSums:
 def win_matrix(
     positive_N: Bool, score_N: Float, unit_N: Int, n_units: int, fold_N: Int | None = None
 ) -> tuple[Float, Float]:
-    """Return wins and comparable pairs between every two units.
-
-    Args:
-        positive_N: Which tiles are positive.
-        score_N: Ranking score.
-        unit_N: Unit (group) per tile.
-        n_units: Number of units G.
-        fold_N: Compare only tiles of one fold.
-
-    Returns:
-        (wins, pairs), each (G, G): entry (g, h) counts the pairs of a positive tile of g and a negative tile of h,
-        wins those where the positive scores higher, ties half.
-    """
+    """Return wins and comparable pairs between every two units."""
     wins_GG, pairs_GG = np.zeros((n_units, n_units)), np.zeros((n_units, n_units))
     for rows in metrics.fold_rows(fold_N, len(score_N)):
         positive, unit, score = positive_N[rows], unit_N[rows], score_N[rows]
@@ -465,18 +411,7 @@ def _wins(score_P: Float, unit_P: Int, score_Q: Float, unit_Q: Int, n_units: int
 def threshold_evaluator(
     positive_N: Bool, score_N: Float, unit_N: Int, n_units: int, specificity: float | None = None
 ) -> Evaluator:
-    """Return the average precision, or the sensitivity at a specificity, as a function of unit weights.
-
-    Args:
-        positive_N: Which tiles are positive.
-        score_N: Ranking score.
-        unit_N: Unit per tile.
-        n_units: Number of units.
-        specificity: Least specificity; None for the average precision.
-
-    Returns:
-        The metric.
-    """
+    """Return the average precision, or the sensitivity at a specificity, as a function of unit weights."""
     if n_units * len(unit_N) > MAX_DENSE:
         if specificity is None:
             return TileEvaluator(
@@ -591,17 +526,7 @@ class Sample:
 
 
 def read_sample(predictions: Predictions) -> Sample:
-    """Read predictions into arrays sorted by tile.
-
-    Args:
-        predictions: The scored tiles.
-
-    Returns:
-        The arrays.
-
-    Raises:
-        UserError: A tile has no label, or a probability is not finite.
-    """
+    """Read predictions into arrays sorted by tile."""
     keys = ("tile_id", "domain", "seed", "fold", "head_id")
     order = predictions.table.select(pl.arg_sort_by(keys)).to_series().to_numpy().astype(np.int64)
     table = predictions.table
@@ -656,14 +581,6 @@ def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int) -> Ite
 
     Units are drawn with replacement within strata of equal class signature, so that every resample holds as many
     units of each kind as the data; a unit that holds several classes moves as one.
-
-    Args:
-        holds_GK: Which classes each unit holds.
-        n_resamples: Number of resamples.
-        seed: Seed of the draws.
-
-    Yields:
-        Counts (b, G).
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     n_units = len(holds_GK)

@@ -82,15 +82,7 @@ class Estimate:
 
 
 def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
-    """Return the units, with the reason where there can be no interval.
-
-    Args:
-        sample: The scored tiles.
-        config: Cluster and the least number of groups per class.
-
-    Returns:
-        Groups, or tiles with ``cluster="tile"``.
-    """
+    """Return the units, with the reason where there can be no interval."""
     refusal = ""
     if config.cluster == "tile" or sample.group_N is None:
         unit_N, n_units = np.arange(len(sample.y_N)), len(sample.y_N)
@@ -113,17 +105,7 @@ def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
 def make_intervals(
     estimates: Sequence[Estimate], sample: Sample, units: Units, config: IntervalConfig
 ) -> list[tuple[Interval | None, str]]:
-    """Return the interval of each value, or None and why there is none; bootstraps share their resamples.
-
-    Args:
-        estimates: Defined values whose interval is not refused.
-        sample: The scored tiles.
-        units: What is resampled or left out.
-        config: Method, level, number of resamples and seed.
-
-    Returns:
-        (interval, "") or (None, reason) per value.
-    """
+    """Return the interval of each value, or None and why there is none; bootstraps share their resamples."""
     methods = [_method_of(estimate, units, config) for estimate in estimates]
     with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
         drawn: dict[int, b.Resampled] = {}
@@ -142,17 +124,7 @@ def make_intervals(
 def bootstrap_values(
     evaluators: Sequence[Evaluator], sample: Sample, units: Units, config: IntervalConfig
 ) -> list[Float]:
-    """Return each evaluator's value on the same resamples.
-
-    Args:
-        evaluators: Functions of unit counts.
-        sample: The scored tiles.
-        units: What is resampled.
-        config: Number of resamples and seed.
-
-    Returns:
-        Values (B,) per evaluator.
-    """
+    """Return each evaluator's value on the same resamples."""
     chunks = _over_resamples(lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], sample, units, config)
     return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 
@@ -289,15 +261,7 @@ EARNED: dict[MetricName, Method] = {
 
 
 def default_method(name: MetricName, n_groups: int) -> Method:
-    """Return the method that a metric earned in the coverage study.
-
-    Args:
-        name: The metric.
-        n_groups: Number of groups.
-
-    Returns:
-        The method.
-    """
+    """Return the method that a metric earned in the coverage study."""
     if name == "auroc" and n_groups >= STUDENTISED_FROM:
         return "studentised"
     return EARNED.get(name, "jackknife-t")
@@ -342,11 +306,7 @@ def studied_cells() -> tuple[StudiedCell, ...]:
 
 
 def kind_of_groups(holds_GK: NDArray[np.bool_]) -> str:
-    """Return the study's kind that is nearest: most groups hold one class, or most hold both.
-
-    Args:
-        holds_GK: Which classes each group holds.
-    """
+    """Return the study's kind that is nearest: most groups hold one class, or most hold both."""
     return "one-class" if (holds_GK.sum(axis=1) == 1).mean() >= 0.5 else "mixed"
 
 
@@ -355,15 +315,6 @@ def simulated_coverage(name: MetricName, method: Method, value: float, holds_GK:
 
     Nearest means the same kind of groups (most hold one class, or most hold both), then the nearest number of groups,
     then the nearest true value; of the correlations within groups, which nobody knows, the worse one.
-
-    Args:
-        name: The metric.
-        method: How the interval is made.
-        value: The metric's value.
-        holds_GK: Which classes each group holds.
-
-    Returns:
-        A share; None where the study did not judge this metric with this method.
     """
     design = kind_of_groups(holds_GK)
     if name == "specificity_at_95_sensitivity":
@@ -407,11 +358,7 @@ def studied_bands() -> tuple[BandCoverage, ...]:
 
 
 def simulated_band_coverage(holds_GK: NDArray[np.bool_]) -> BandCoverage:
-    """Return what was simulated of bands with the same kind and the nearest number of groups.
-
-    Args:
-        holds_GK: Which classes each group holds.
-    """
+    """Return what was simulated of bands with the same kind and the nearest number of groups."""
     design = kind_of_groups(holds_GK)
     bands = [band for band in studied_bands() if band.design == design]
     return min(bands, key=lambda band: abs(math.log(band.n_groups / len(holds_GK))))

@@ -254,15 +254,7 @@ class MetricKind:
 
 
 def metric_kind(name: MetricName, n_classes: int = 2) -> MetricKind:
-    """Return a metric's range and needs.
-
-    Args:
-        name: The metric.
-        n_classes: Number of classes; a Brier score summed over more than two reaches 2.
-
-    Returns:
-        Its kind.
-    """
+    """Return a metric's range and needs."""
     if name in ("balanced_accuracy", "macro_f1", "auroc", "auprc"):
         return MetricKind(needs_every_class=True)
     if name in ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"):
@@ -374,17 +366,7 @@ def ranking_tasks(y_N: Int, score_NK: Float) -> list[tuple[Bool, Float]]:
 
 
 def weighted_auroc(y_N: Int, score_NK: Float, weights_BN: Float, fold_N: Int | None = None) -> Float:
-    """Return AUROC for every row of weights (counts of a resample, or real weights).
-
-    Args:
-        y_N: Labels.
-        score_NK: Ranking score per class.
-        weights_BN: Non-negative weights.
-        fold_N: Compare only tiles of one fold.
-
-    Returns:
-        Values (B,); NaN where no pair can be compared.
-    """
+    """Return AUROC for every row of weights (counts of a resample, or real weights)."""
     values = []
     for positive_N, score_N in ranking_tasks(y_N, score_NK):
         wins_B, pairs_B = np.zeros(len(weights_BN)), np.zeros(len(weights_BN))
@@ -409,24 +391,14 @@ class ThresholdWalk:
     """Average precision, or the sensitivity at a specificity, gathered along thresholds from the best score down."""
 
     def __init__(self, negatives_B: Float, specificity: float | None) -> None:
-        """Begin above the best score.
-
-        Args:
-            negatives_B: Weight of all negative tiles.
-            specificity: Least specificity of a sensitivity; None for the average precision.
-        """
+        """Begin above the best score."""
         self._negatives_B = np.asarray(negatives_B, dtype=np.float64)
         self._specificity = specificity
         self._gathered_B = np.zeros(len(negatives_B))
         self._positives_B = np.zeros(len(negatives_B))
 
     def step(self, positives_above_BU: NDArray[np.floating], above_BU: NDArray[np.floating]) -> None:
-        """Pass some thresholds.
-
-        Args:
-            positives_above_BU: Positive weight at this score or better.
-            above_BU: Weight at this score or better.
-        """
+        """Pass some thresholds."""
         positives_BU = positives_above_BU.astype(np.float64, copy=False)
         all_BU = above_BU.astype(np.float64, copy=False)
         if self._specificity is None:

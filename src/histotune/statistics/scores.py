@@ -107,11 +107,7 @@ def _is_constant(name: MetricName, sample: Sample, *, within_folds: bool) -> boo
 
 
 def check_metric(name: str) -> None:
-    """Refuse an unknown metric.
-
-    Raises:
-        UserError: With the closest name.
-    """
+    """Refuse an unknown metric."""
     if name not in METRIC_NAMES:
         raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
                         closest=closest_name(name, METRIC_NAMES))  # fmt: skip
@@ -225,22 +221,7 @@ class SeedScore:
 
 
 def aggregate(predictions: Predictions, level: Level, how: Aggregation = "mean") -> Predictions:
-    """Return one row per slide, group or patient of the authors.
-
-    Args:
-        predictions: Scored tiles.
-        level: What becomes a row.
-        how: ``mean`` averages the probabilities of its tiles, and their labels must agree. ``max`` is for two classes:
-            the most positive tile speaks for all, and one positive tile makes the label positive, as a slide with any
-            tumour counts as tumour (Camelyon16).
-
-    Returns:
-        Predictions whose tile_id is the slide's, group's or patient's.
-
-    Raises:
-        UserError: An id is missing, the tiles of a row disagree in label under ``mean`` or lie in several groups, or
-            ``max`` was asked for with more than two classes.
-    """
+    """Return one row per slide, group or patient of the authors."""
     column = COLUMNS[level]
     if predictions.table[column].null_count():
         raise UserError(f"some tiles have no {column}", fix=f"score tiles, or complete {column}")
@@ -283,21 +264,7 @@ def score_by(
     *,
     within_folds: bool = False,
 ) -> tuple[PartScores, ...]:
-    """Score each site, scanner or stain on its own.
-
-    Args:
-        predictions: Scored tiles.
-        part_of: The site, scanner or stain of each row; null where unknown.
-        metrics: What to compute.
-        interval: How intervals are made.
-        within_folds: AUROC compares only tiles of one fold.
-
-    Returns:
-        A row per part, by name; tiles of an unknown part last.
-
-    Raises:
-        UserError: There is not one value per row.
-    """
+    """Score each site, scanner or stain on its own."""
     if len(part_of) != len(predictions):
         found = f"{len(part_of)} for {len(predictions)} tiles"
         raise UserError("a table by part needs the part of every tile", value=found,
@@ -314,17 +281,7 @@ def score_by(
 
 
 def average_seeds(predictions: Predictions) -> Predictions:
-    """Return one row per tile: its probabilities averaged over seeds.
-
-    Args:
-        predictions: Every tile once per seed.
-
-    Returns:
-        Predictions with seed -1 and head id "mean of S seeds" where there are several; unchanged with one.
-
-    Raises:
-        UserError: A tile lacks a seed, or differs in label or group between seeds.
-    """
+    """Return one row per tile: its probabilities averaged over seeds."""
     n_seeds = predictions.table["seed"].n_unique()
     if n_seeds < 2:
         return predictions
@@ -355,17 +312,7 @@ def average_seeds(predictions: Predictions) -> Predictions:
 def score_seeds(
     predictions: Predictions, metrics: Sequence[MetricName], interval: IntervalConfig, *, within_folds: bool = False
 ) -> tuple[SeedScore, ...]:
-    """Score several seeds: tiles averaged over seeds with intervals over groups, and the spread of seeds apart.
-
-    Args:
-        predictions: Every tile once per seed.
-        metrics: What to compute.
-        interval: How intervals are made.
-        within_folds: AUROC compares only tiles of one fold.
-
-    Returns:
-        One per metric.
-    """
+    """Score several seeds: tiles averaged over seeds with intervals over groups, and the spread of seeds apart."""
     together = score_predictions(average_seeds(predictions), metrics, interval, within_folds=within_folds)
     no_interval = interval.model_copy(update={"min_groups_per_class": 2**31})
     by_seed = [

@@ -116,16 +116,6 @@ class ExperimentConfig(BaseModel):
 def override(config: ExperimentConfig, assignments: Sequence[str]) -> ExperimentConfig:
     """Apply ``field.subfield=value`` assignments, typed; report every mistake together.
 
-    Args:
-        config: What a recipe returned.
-        assignments: Such as ``sweep.penalties=[0.1,1]`` or ``evaluation.outer_folds=3``.
-
-    Returns:
-        The changed config.
-
-    Raises:
-        UserError: Unknown fields (with the closest name), or values of the wrong type or range.
-
     Example:
         >>> override(ExperimentConfig(recipe="x"), ["sweep.folds=3"]).sweep.folds
         3
@@ -136,18 +126,7 @@ def override(config: ExperimentConfig, assignments: Sequence[str]) -> Experiment
 
 
 def parse_config(data: dict[str, Any], errors: Sequence[UserError] = ()) -> ExperimentConfig:
-    """Validate a config read from JSON or changed by hand.
-
-    Args:
-        data: Nested fields.
-        errors: Mistakes that were found before.
-
-    Returns:
-        The config.
-
-    Raises:
-        UserError: All mistakes together.
-    """
+    """Validate a config read from JSON or changed by hand."""
     try:
         config = ExperimentConfig.model_validate(data)
     except ValidationError as error:
@@ -158,17 +137,7 @@ def parse_config(data: dict[str, Any], errors: Sequence[UserError] = ()) -> Expe
 
 
 def load_config(run: Path) -> ExperimentConfig:
-    """Read the resolved config of a run folder.
-
-    Args:
-        run: Folder written by ``histotune run``, or its ``config.json``.
-
-    Returns:
-        The config that repeats the run.
-
-    Raises:
-        UserError: No config there, or not one of ours.
-    """
+    """Read the resolved config of a run folder."""
     path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
         raise UserError("this folder holds no config.json, so it is no run", value=run, fix="histotune run --help")

@@ -41,17 +41,7 @@ class ProtocolOutcome:
 
 
 def embed_protocol(config: ExperimentConfig) -> tuple[Material, ProtocolTask]:
-    """Read the protocol's tiles and embed them: what several processes do together.
-
-    Args:
-        config: A protocol's recipe.
-
-    Returns:
-        Tiles and embeddings, and how they will be scored.
-
-    Raises:
-        UserError: The config names no protocol, or a part of its split is missing.
-    """
+    """Read the protocol's tiles and embed them: what several processes do together."""
     if config.protocol is None:
         raise UserError("this recipe is no published protocol", value=config.recipe, fix="histotune run eva-breakhis")
     dataset = single_dataset(config)

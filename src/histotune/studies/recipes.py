@@ -31,15 +31,6 @@ def breakhis(data: RecipeData) -> ExperimentConfig:
     Hardware: any; seconds after the embeddings are there. Seed 0.
 
     Command: ``histotune run breakhis --data BreaKHis_v1 --train-magnification 100X``
-
-    Args:
-        data: ``data`` is the BreakHis folder, ``pcam`` an optional PatchCamelyon folder.
-
-    Returns:
-        The complete config.
-
-    Raises:
-        UserError: No BreakHis folder was given.
     """
     if data.data is None:
         raise UserError("this recipe needs the BreakHis folder", fix="add --data PATH/TO/BreaKHis_v1")
@@ -64,12 +55,6 @@ def demo(data: RecipeData) -> ExperimentConfig:
     Hardware: two CPU cores, under 3 minutes the first time and 5 seconds after. Seed 0.
 
     Command: ``histotune demo``
-
-    Args:
-        data: Not used: the demo writes its own files into the cache.
-
-    Returns:
-        The complete config.
     """
     del data
     cohort = user_dir("cache") / "synthetic"
@@ -96,12 +81,6 @@ def midnight(data: RecipeData) -> ExperimentConfig:
     Hardware: one GPU with 6 GB or more (fp16 on a T4). Seed 0.
 
     Command: ``histotune run midnight --data BreaKHis_v1 --pcam PCAM_FOLDER --train-magnification 40X``
-
-    Args:
-        data: ``data`` is the BreakHis folder, ``pcam`` an optional PatchCamelyon folder.
-
-    Returns:
-        The complete config.
     """
     return breakhis(data).model_copy(
         update={
@@ -128,15 +107,6 @@ def pcam(data: RecipeData) -> ExperimentConfig:
     single patches, marked LEAKY, or over slides with ``--set source.slides_from=FOLDER_OF_THE_HDF5_FILES``.
 
     Command: ``histotune run pcam --data PCAM_FOLDER``
-
-    Args:
-        data: ``data`` is the PatchCamelyon folder (``pcam`` is accepted too).
-
-    Returns:
-        The complete config.
-
-    Raises:
-        UserError: No folder was given.
     """
     folder = data.data or data.pcam
     if folder is None:
@@ -157,12 +127,6 @@ def eva_breakhis(data: RecipeData) -> ExperimentConfig:
     Hardware: any; a minute on two cores once the embeddings are there. Seed 0.
 
     Command: ``histotune run eva-breakhis --data BreaKHis_v1 --backbone midnight``
-
-    Args:
-        data: ``data`` is the BreakHis folder.
-
-    Returns:
-        The complete config.
     """
     return _breakhis("eva-breakhis", "eva", EvaConfig(), data)
 
@@ -174,12 +138,6 @@ def eva_pcam(data: RecipeData) -> ExperimentConfig:
     Hardware: a GPU for the embeddings of a large backbone. Seed 0.
 
     Command: ``histotune run eva-pcam --data PCAM --backbone midnight --final``
-
-    Args:
-        data: ``data`` is the PatchCamelyon folder.
-
-    Returns:
-        The complete config.
     """
     return _pcam("eva-pcam", eva_pcam_settings(), data)
 
@@ -191,12 +149,6 @@ def eva_pcam_10shot(data: RecipeData) -> ExperimentConfig:
     Hardware: a GPU for the embeddings of a large backbone. Seed 0.
 
     Command: ``histotune run eva-pcam-10shot --data PCAM --backbone midnight --final``
-
-    Args:
-        data: ``data`` is the PatchCamelyon folder.
-
-    Returns:
-        The complete config.
     """
     return _pcam("eva-pcam-10shot", eva_ten_shot_settings(), data)
 
@@ -208,12 +160,6 @@ def thunder_breakhis(data: RecipeData) -> ExperimentConfig:
     Hardware: any; a minute on two cores once the embeddings are there. Seed 0.
 
     Command: ``histotune run thunder-breakhis --data BreaKHis_v1 --backbone midnight --final``
-
-    Args:
-        data: ``data`` is the BreakHis folder.
-
-    Returns:
-        The complete config.
     """
     return _breakhis("thunder-breakhis", "thunder", ThunderConfig(), data)
 
@@ -225,12 +171,6 @@ def thunder_pcam(data: RecipeData) -> ExperimentConfig:
     Hardware: a GPU; 200 epochs over 262,144 embeddings. Seed 0.
 
     Command: ``histotune run thunder-pcam --data PCAM --backbone midnight --final``
-
-    Args:
-        data: ``data`` is the PatchCamelyon folder.
-
-    Returns:
-        The complete config.
     """
     return _pcam("thunder-pcam", ThunderConfig(), data)
 
@@ -242,12 +182,6 @@ def uni_breakhis(data: RecipeData) -> ExperimentConfig:
     Hardware: any; seconds once the embeddings are there. Seed 0.
 
     Command: ``histotune run uni-breakhis --data BreaKHis_v1 --backbone midnight --final``
-
-    Args:
-        data: ``data`` is the BreakHis folder.
-
-    Returns:
-        The complete config.
     """
     return _breakhis("uni-breakhis", "thunder", UniConfig(), data)
 
@@ -259,12 +193,6 @@ def uni_pcam(data: RecipeData) -> ExperimentConfig:
     Hardware: a GPU for the embeddings and the neighbours. Seed 0.
 
     Command: ``histotune run uni-pcam --data PCAM --backbone midnight --final``
-
-    Args:
-        data: ``data`` is the PatchCamelyon folder.
-
-    Returns:
-        The complete config.
     """
     return _pcam("uni-pcam", UniConfig(), data)
 
@@ -317,15 +245,6 @@ def tiles(data: RecipeData) -> ExperimentConfig:
     Hardware: any; a small backbone embeds some ten tiles a second on two cores. Seed 0.
 
     Command: ``histotune run tiles --data tiles.csv``
-
-    Args:
-        data: ``data`` is a CSV or parquet table, or a folder of class folders.
-
-    Returns:
-        The complete config.
-
-    Raises:
-        UserError: No table or folder was given.
     """
     if data.data is None:
         raise UserError("this recipe needs your tiles", fix="add --data tiles.csv, or --data FOLDER_OF_CLASS_FOLDERS")
@@ -341,16 +260,6 @@ def python_file(code: Path, data: RecipeData) -> ExperimentConfig:
     """The ``tiles`` recipe for any data set that a Python file of the user's reads.
 
     Command: ``histotune run my_dataset.py --data FOLDER``
-
-    Args:
-        code: The file, with ``SPEC`` and ``read``; docs/datasets.md shows how to write one.
-        data: ``data`` is handed to the reader.
-
-    Returns:
-        The complete config, tied to the file's content.
-
-    Raises:
-        UserError: The file or the data was not given.
     """
     from histotune.datasets.tiles import code_sha256
 

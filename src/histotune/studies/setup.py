@@ -41,17 +41,7 @@ if TYPE_CHECKING:
 def embed_dataset(
     config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, on_bad_image: OnBadImage = "fail"
 ) -> Material:
-    """Embed a data set with one backbone, from the cache where it is there.
-
-    Args:
-        config: View, precision, cache.
-        tiles: The data set.
-        spec: The backbone.
-        on_bad_image: Whether tiles that can't be read stop the run or are left out with a note.
-
-    Returns:
-        Tiles and embeddings, rows aligned, with the content fingerprint filled in.
-    """
+    """Embed a data set with one backbone, from the cache where it is there."""
     view = chosen_view(config.view, spec)
     request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image, process_rank())
     embeddings = embed(tiles, request)
@@ -66,14 +56,7 @@ def embed_dataset(
 
 
 def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], ...]:
-    """Return the backbone of each arm: the probe's, then those of the floors with a probe of their own.
-
-    Args:
-        config: The experiment.
-
-    Returns:
-        Pairs of arm name and backbone.
-    """
+    """Return the backbone of each arm: the probe's, then those of the floors with a probe of their own."""
     spec = find_backbone(config.backbone, config.cache)
     arms = [(PROBE, spec)]
     if "random-weights" in config.evaluation.floors and spec.kind != "external":  # a note says so
@@ -86,20 +69,7 @@ def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], .
 def embed_arms(
     config: ExperimentConfig, dataset: DatasetConfig | None, tiles: TileSet | None, watch: Stopwatch
 ) -> tuple[ArmMaterial, ...]:
-    """Embed with every arm's backbone; what one of them can't read is left out for all that follow.
-
-    Args:
-        config: The experiment.
-        dataset: The data set's settings; None where there is none.
-        tiles: Its tiles.
-        watch: Times each embedding.
-
-    Returns:
-        The arms, the probe first; empty without a data set.
-
-    Raises:
-        UserError: Images that can't be read, or that became unreadable on the way.
-    """
+    """Embed with every arm's backbone; what one of them can't read is left out for all that follow."""
     if tiles is None or dataset is None:
         return ()
     arms: list[ArmMaterial] = []
@@ -116,17 +86,7 @@ def embed_arms(
 
 
 def single_dataset(config: ExperimentConfig) -> DatasetConfig:
-    """Return the one data set that ``embed``, ``sweep`` and ``evaluate`` work on.
-
-    Args:
-        config: Built from a data set's recipe.
-
-    Returns:
-        Its settings.
-
-    Raises:
-        UserError: The config names none.
-    """
+    """Return the one data set that ``embed``, ``sweep`` and ``evaluate`` work on."""
     dataset = config.source or config.target
     if dataset is None:
         raise UserError("no data set was given", fix="add --data DIR")
@@ -134,14 +94,7 @@ def single_dataset(config: ExperimentConfig) -> DatasetConfig:
 
 
 def refuse_foreign_folder(out: Path) -> None:
-    """Refuse to replace a folder that is no run, and find out early whether it can be written.
-
-    Args:
-        out: The run folder to be.
-
-    Raises:
-        UserError: Something else lies there, or the place can't be written.
-    """
+    """Refuse to replace a folder that is no run, and find out early whether it can be written."""
     if out.exists() and not out.is_dir():
         raise UserError("a file lies where the run folder should go", value=out, fix="choose another --out")
     foreign = _foreign_names(out) if out.is_dir() else ()
@@ -157,12 +110,7 @@ def refuse_foreign_folder(out: Path) -> None:
 
 
 def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
-    """Write the synthetic cohort where the config asks for one.
-
-    Args:
-        config: The experiment.
-        watch: Times the stage.
-    """
+    """Write the synthetic cohort where the config asks for one."""
     if config.cohort is None or config.cohort_path is None:
         return
     from histotune.datasets.synthetic.cohort import write_cohort
@@ -173,18 +121,7 @@ def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
 
 
 def embed_experiment(config: ExperimentConfig, watch: Stopwatch) -> Embedded:
-    """Read the data of an experiment and embed it for every arm: all that several processes do together.
-
-    Args:
-        config: What to do.
-        watch: Times the stages.
-
-    Returns:
-        What the rest of the experiment starts from.
-
-    Raises:
-        UserError: Anything that would stop the study later, too.
-    """
+    """Read the data of an experiment and embed it for every arm: all that several processes do together."""
     write_cohort_first(config, watch)
     with watch.stage("read data"):
         source = None if config.source is None else read_dataset(config.source)

@@ -129,15 +129,7 @@ def trials_folder(state: Path) -> Path:
 
 
 def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRow, ...]:
-    """Return a sweep's trials as rows of the table.
-
-    Args:
-        trials: A row per trial: settings, and the columns of :data:`OUTCOME` (``diverged`` may be missing).
-        facts: What they share.
-
-    Returns:
-        One record per row, in order.
-    """
+    """Return a sweep's trials as rows of the table."""
     now = datetime.now(UTC)
     records = []
     for row in trials.iter_rows(named=True):
@@ -160,19 +152,7 @@ def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRow, ...]:
 
 
 def record_trials(state: Path, records: Sequence[TrialRow]) -> Path:
-    """Add the trials of one run to the table: one new file, whole or not at all.
-
-    Args:
-        state: Folder of records to keep.
-        records: Trials of one run id; at least one.
-
-    Returns:
-        The new file.
-
-    Raises:
-        UserError: The folder can't be written or the disk is full.
-        ValueError: No trials, or trials of several runs.
-    """
+    """Add the trials of one run to the table: one new file, whole or not at all."""
     import polars as pl
 
     run_ids = {record.facts.run_id for record in records}
@@ -186,17 +166,7 @@ def record_trials(state: Path, records: Sequence[TrialRow]) -> Path:
 
 
 def read_trials(state: Path) -> pl.DataFrame:
-    """Return the whole table, the newest run first.
-
-    Args:
-        state: Folder of records to keep.
-
-    Returns:
-        A row per trial: the fields of :class:`SweepFacts` and :class:`TrialRow`; empty where nothing was recorded.
-
-    Raises:
-        UserError: A file is damaged; it is named.
-    """
+    """Return the whole table, the newest run first."""
     import polars as pl
 
     folder = trials_folder(state)
@@ -252,32 +222,13 @@ class RunLog:
 
 
 def require_wandb(config: TrackingConfig) -> None:
-    """Find out before anything long starts whether W&B can be used.
-
-    Args:
-        config: What was asked for.
-
-    Raises:
-        UserError: The package is missing.
-    """
+    """Find out before anything long starts whether W&B can be used."""
     if config.wandb != "off" and importlib.util.find_spec("wandb") is None:
         raise UserError("--wandb needs the package wandb, which is not installed", fix=WANDB_INSTALL)
 
 
 def log_run(log: RunLog, config: TrackingConfig, state: Path) -> str:
-    """Write a finished run to Weights & Biases; an upload that fails is kept offline instead.
-
-    Args:
-        log: What it gets.
-        config: ``off`` does nothing; ``offline`` touches no network and asks for no login.
-        state: Folder of records to keep; the run is written below its ``wandb``.
-
-    Returns:
-        One sentence that says where the run is; empty where nothing was written.
-
-    Raises:
-        UserError: The package is missing, or W&B can't write; the run itself is finished and kept.
-    """
+    """Write a finished run to Weights & Biases; an upload that fails is kept offline instead."""
     require_wandb(config)
     if config.wandb == "off":
         return ""
@@ -427,18 +378,7 @@ class SweptSet:
 
 
 def track_run(run: RunToTrack, config: ExperimentConfig) -> str:
-    """Add every trial of a run to the table, and write the run to W&B where the config says so.
-
-    Args:
-        run: The finished run, written to its folder.
-        config: Where it was written and is tracked.
-
-    Returns:
-        Where else it is tracked, in words; empty where only the table has it.
-
-    Raises:
-        UserError: The table can't be written, or W&B failed; the run itself is kept.
-    """
+    """Add every trial of a run to the table, and write the run to W&B where the config says so."""
     run_id = str(run.inputs.provenance["run id"])
     findings = run.inputs.findings
     rows = [row for swept in _swept_sets(run, run_id, config.out) for row in rows_of(swept, config)]
@@ -458,15 +398,7 @@ def track_rows(rows: Sequence[TrialRow], log: RunLog, config: ExperimentConfig) 
 
 
 def rows_of(swept: SweptSet, config: ExperimentConfig) -> Iterator[TrialRow]:
-    """Yield every trial of one data set's sweeps: the final ones and those of the outer folds.
-
-    Args:
-        swept: The sweeps.
-        config: Names the criterion.
-
-    Yields:
-        Rows of the table.
-    """
+    """Yield every trial of one data set's sweeps: the final ones and those of the outer folds."""
     for sweep in swept.sweeps:
         sets = [(ALL, sweep.result), *((f"outer fold {fold}", result) for fold, result in enumerate(sweep.folds))]
         for training_set, result in sets:
@@ -481,19 +413,7 @@ def run_log(
     heads: dict[str, Path],
     scores: dict[str, float],
 ) -> RunLog:
-    """Return what W&B gets: no path of the data, no tile.
-
-    Args:
-        run_id: The run.
-        name: The run in words.
-        config: Its resolved config.
-        trials: Every trial of the final sweeps, with ``trained_on`` and ``arm``.
-        heads: Folders of heads by name.
-        scores: Final numbers by name.
-
-    Returns:
-        The record.
-    """
+    """Return what W&B gets: no path of the data, no tile."""
     settings = {**config.choices(), "split": config.evaluation.split}
     curves = tuple(curve for keys, part in trials.group_by("trained_on", "arm", maintain_order=True)
                    if keys[1] == PROBE for curve in _curves(str(keys[0]), part))  # fmt: skip
@@ -501,15 +421,7 @@ def run_log(
 
 
 def join_trials(source: SourceStudy | None, target: TargetStudy | None) -> pl.DataFrame:
-    """Return the trials of all arms' final sweeps, with what trained them.
-
-    Args:
-        source: Study of held-out cases.
-        target: Study of the second data set.
-
-    Returns:
-        Columns of ``SweepResult.trials`` plus ``trained_on``, ``backbone`` and ``arm``.
-    """
+    """Return the trials of all arms' final sweeps, with what trained them."""
     tables = []
     for study, sweeps in ((source, source.finals if source else ()), (target, target.direct if target else ())):
         if study is None or study.choice is None:
@@ -574,12 +486,7 @@ def _scores(findings: Findings) -> Iterator[tuple[str, float]]:
 
 
 def refit_curves(trained_on: str, result: SweepResult) -> tuple[Curve, ...]:
-    """Return the training loss of a chosen head by epoch; none where it was solved in closed form or exactly.
-
-    Args:
-        trained_on: The training tiles in words.
-        result: The sweep.
-    """
+    """Return the training loss of a chosen head by epoch; none where it was solved in closed form or exactly."""
     if result.refit_loss_E is None:
         return ()
     points = ((float(epoch), float(loss)) for epoch, loss in enumerate(result.refit_loss_E, start=1))

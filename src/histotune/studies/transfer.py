@@ -336,14 +336,7 @@ class Remedied:
 
 
 def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
-    """Return which versions of the target the remedies need.
-
-    Args:
-        request: Source, target and head.
-
-    Returns:
-        Plans; those with ``needs`` can't be done here, and say what is missing.
-    """
+    """Return which versions of the target the remedies need."""
     scales = [_possible(plan, request) for plan in _scale_plans(request)]
     method = request.config.transfer.stain
     stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
@@ -359,14 +352,7 @@ def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
 
 
 def remedy_views(request: ViewRequest) -> Remedied:
-    """Embed the target again for every plan that can be done.
-
-    Args:
-        request: Source, target and head.
-
-    Returns:
-        Views, plans that could not be done, and notes.
-    """
+    """Embed the target again for every plan that can be done."""
     plans = plan_views(request)
     views, notes = [], []
     restained = None

@@ -78,18 +78,7 @@ def find_device(choice: DeviceChoice = "auto") -> ComputeDevice:
 
 
 def choose_precision(device: ComputeDevice, requested: Precision = "auto") -> Literal["fp32", "bf16", "fp16"]:
-    """Return the precision to embed in: bf16 where fast, fp16 on Turing and Volta, fp32 otherwise.
-
-    Args:
-        device: Where the backbone runs.
-        requested: ``auto`` or an explicit choice, which is honoured.
-
-    Returns:
-        ``fp32``, ``bf16`` or ``fp16``.
-
-    Raises:
-        UserError: fp16 was asked for on a CPU.
-    """
+    """Return the precision to embed in: bf16 where fast, fp16 on Turing and Volta, fp32 otherwise."""
     if requested == "fp16" and device.kind == "cpu":
         raise UserError("fp16 has no fast path on a CPU", value=requested, allowed="auto, fp32, bf16",
                         fix="--set embedding.precision=auto")  # fmt: skip
@@ -101,31 +90,13 @@ def choose_precision(device: ComputeDevice, requested: Precision = "auto") -> Li
 
 
 def compute_signature(device: ComputeDevice) -> dict[str, str]:
-    """Return what can change an embedding's last bits: library majors and the kind of device.
-
-    Args:
-        device: Where the backbone runs.
-
-    Returns:
-        A JSON-ready dict, part of every embedding space's key (law 3).
-    """
+    """Return what can change an embedding's last bits: library majors and the kind of device."""
     majors = {name: library_version(name).split(".")[0] for name in ("torch", "timm", "transformers", "pillow")}
     return {**majors, "device": f"{device.kind}{device.capability}"}
 
 
 def halve_on_out_of_memory(batch_size: int, attempt: Callable[[int], T]) -> tuple[T, int]:
-    """Run ``attempt(batch_size)``, halving the batch each time the device runs out of memory.
-
-    Args:
-        batch_size: First batch size to try.
-        attempt: Computes something with a given batch size.
-
-    Returns:
-        The result and the batch size that worked.
-
-    Raises:
-        UserError: A single tile does not fit.
-    """
+    """Run ``attempt(batch_size)``, halving the batch each time the device runs out of memory."""
     import torch
 
     while True:
@@ -144,14 +115,7 @@ def halve_on_out_of_memory(batch_size: int, attempt: Callable[[int], T]) -> tupl
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of torch says that the device's memory ran out.
-
-    Args:
-        error: What was raised; cuBLAS, which allocates its workspace itself, has no class of its own for it.
-
-    Returns:
-        The verdict.
-    """
+    """Return whether an error of torch says that the device's memory ran out."""
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
@@ -162,12 +126,6 @@ def one_blas_thread(when: bool = True) -> AbstractContextManager[object]:
 
     Threads that wait for one another lose more than they gain on small products, and on a busy machine they cost ten
     times more. A fixed number of threads also fixes the last bits of the result.
-
-    Args:
-        when: False leaves the number of threads as it is.
-
-    Returns:
-        A context manager.
     """
     if not when:
         return nullcontext()
@@ -182,14 +140,6 @@ def map_small(function: Callable[[S], T], items: Sequence[S], small: bool) -> li
 
     Several small problems on one thread each finish sooner than one after another on all threads, and give the same
     bits. Large ones run one after another, with all threads and the memory to themselves.
-
-    Args:
-        function: Spends its time in numpy, which lets other threads run.
-        items: The problems.
-        small: Whether they are small.
-
-    Returns:
-        Results in the order of the items.
     """
     if not small:
         return [function(item) for item in items]
@@ -227,12 +177,6 @@ def torch_install_line(driver_cuda: str | None) -> str:
 
     Within a CUDA major version a driver also runs newer builds, so a driver for 12.2 takes the build for 12.6. The
     old torch goes first: pip would take it as satisfying the request.
-
-    Args:
-        driver_cuda: Newest CUDA version the driver supports (see :func:`driver_cuda_version`).
-
-    Returns:
-        A pip command; for drivers older than every published build, what to do instead.
 
     Example:
         >>> torch_install_line("12.8").split(" && ")[1]

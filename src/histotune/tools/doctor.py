@@ -68,17 +68,7 @@ class Diagnosis:
         return tuple(check for check in self.checks if check.level == "warning")
 
     def value(self, name: str) -> str:
-        """Return what was found under a name.
-
-        Args:
-            name: A line's name, such as "device".
-
-        Returns:
-            Its value.
-
-        Raises:
-            KeyError: No line has this name.
-        """
+        """Return what was found under a name."""
         for check in self.checks:
             if check.name == name:
                 return check.value
@@ -112,14 +102,7 @@ def diagnose(cache: Path, deep: bool = False) -> Diagnosis:
 
 
 def render(diagnosis: Diagnosis) -> RenderableType:
-    """Return the diagnosis as tables, warnings with their fixes last.
-
-    Args:
-        diagnosis: What :func:`diagnose` found.
-
-    Returns:
-        Something for ``rich.print``.
-    """
+    """Return the diagnosis as tables, warnings with their fixes last."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -67,13 +67,6 @@ class UserErrors(UserError):
 def closest_name(name: str, names: Iterable[str]) -> str | None:
     """Return the known name most similar to ``name``, or None when nothing is near.
 
-    Args:
-        name: What the user typed.
-        names: What exists.
-
-    Returns:
-        The closest name by similarity ratio (at least 0.5, case ignored), or None.
-
     Example:
         >>> closest_name("midnigth", ["midnight", "uni"])
         'midnight'
@@ -86,9 +79,6 @@ def closest_name(name: str, names: Iterable[str]) -> str | None:
 @contextmanager
 def collect(errors: list[UserError]) -> Iterator[None]:
     """Keep a mistake for later instead of stopping at it.
-
-    Args:
-        errors: Where it is added; raise them with :func:`raise_together`.
 
     Example:
         >>> found: list[UserError] = []
@@ -104,14 +94,7 @@ def collect(errors: list[UserError]) -> Iterator[None]:
 
 
 def raise_together(errors: Sequence[UserError]) -> None:
-    """Raise all collected errors as one; do nothing when there are none.
-
-    Args:
-        errors: The mistakes found so far.
-
-    Raises:
-        UserError: The single error, or all of them as :class:`UserErrors`.
-    """
+    """Raise all collected errors as one; do nothing when there are none."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

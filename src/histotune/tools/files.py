@@ -30,15 +30,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of ``path`` that replaces it only when the block succeeds.
 
     The content is flushed to disk before the rename, so a reader sees the old file or the whole new one.
-
-    Args:
-        path: Where the finished file belongs; parent folders are made.
-
-    Yields:
-        The temporary path to write to.
-
-    Raises:
-        UserError: The disk is full or the folder can't be written.
     """
     with explained_os_errors(path):
         make_folder(path.parent)
@@ -57,9 +48,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def unfinished_name(path: Path) -> str | None:
     """Return the name that a half-written file of :func:`atomic_path` was to get; None for any other file.
 
-    Args:
-        path: The file.
-
     Example:
         >>> unfinished_name(Path(".space.json.ab12cd34.partial"))
         'space.json'
@@ -75,17 +63,7 @@ def is_regular_file(path: Path) -> bool:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path`` only when the block succeeds, replacing an older one.
-
-    Args:
-        path: Where the finished folder belongs.
-
-    Yields:
-        An empty temporary folder on the same file system.
-
-    Raises:
-        UserError: The disk is full or the parent can't be written.
-    """
+    """Yield a temporary folder that becomes ``path`` only when the block succeeds, replacing an older one."""
     with explained_os_errors(path):
         make_folder(path.parent)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
@@ -99,14 +77,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without write permission into a UserError naming ``path``.
-
-    Args:
-        path: The file or folder the block writes.
-
-    Raises:
-        UserError: In place of the OSError; other OSErrors pass through.
-    """
+    """Turn a full disk or a folder without write permission into a UserError naming ``path``."""
     try:
         yield
     except OSError as error:
@@ -126,14 +97,7 @@ def explained_os_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with its parents, if it isn't there.
-
-    Args:
-        folder: The folder.
-
-    Raises:
-        UserError: A file stands where it or one of its parents should, or no folder can be made there.
-    """
+    """Make a folder with its parents, if it isn't there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
@@ -143,23 +107,14 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_empty_folders(folder: Path) -> None:
-    """Remove the empty folders below a folder, then the folder itself if nothing is left in it; no link is followed.
-
-    Args:
-        folder: The folder.
-    """
+    """Remove the empty folders below a folder, then the folder itself if nothing is left in it; no link is followed."""
     for place, _, _ in os.walk(folder, topdown=False):
         with suppress(OSError):  # what still holds something stays
             Path(place).rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically.
-
-    Args:
-        path: Target file.
-        text: Its whole content.
-    """
+    """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -175,28 +130,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def canonical_json(value: object) -> str:
-    """Return JSON with sorted keys and strict numbers (NaN and infinities become null).
-
-    Args:
-        value: Anything ``json`` can hold.
-
-    Returns:
-        The text; equal values give equal text.
-    """
+    """Return JSON with sorted keys and strict numbers (NaN and infinities become null)."""
     return json.dumps(_strict(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 @contextmanager
 def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the operating system frees it when the process dies.
-
-    Args:
-        path: The lock file; made when missing.
-        timeout_s: How long to wait for another process, in seconds.
-
-    Raises:
-        UserError: Another process still holds it after ``timeout_s``.
-    """
+    """Hold an exclusive lock between processes; the operating system frees it when the process dies."""
     import filelock
 
     with explained_os_errors(path):
@@ -217,14 +157,7 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Return whether a running process holds a lock; nothing is made or changed.
-
-    Args:
-        path: The lock file; where it is missing nobody holds it.
-
-    Returns:
-        False too where the lock can't be opened: whoever holds it could write.
-    """
+    """Return whether a running process holds a lock; nothing is made or changed."""
     import filelock
 
     if not path.is_file():
@@ -241,14 +174,7 @@ def is_locked(path: Path) -> bool:
 
 
 def hash_bytes(*parts: bytes | str) -> str:
-    """Return the SHA-256 of the parts; each is length-prefixed, so ("ab", "c") differs from ("a", "bc").
-
-    Args:
-        parts: Bytes, or text taken as UTF-8.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Return the SHA-256 of the parts; each is length-prefixed, so ("ab", "c") differs from ("a", "bc")."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -258,14 +184,7 @@ def hash_bytes(*parts: bytes | str) -> str:
 
 
 def hash_json(value: object) -> str:
-    """Return the SHA-256 of a value's canonical JSON.
-
-    Args:
-        value: Anything ``json`` can hold.
-
-    Returns:
-        64 hexadecimal digits.
-    """
+    """Return the SHA-256 of a value's canonical JSON."""
     return hash_bytes(canonical_json(value))
 
 
@@ -285,9 +204,6 @@ def hash_file(path: Path) -> str:
 def readable_bytes(n_bytes: int) -> str:
     """Return a size for people, in decimal units.
 
-    Args:
-        n_bytes: Bytes.
-
     Example:
         >>> readable_bytes(1_250_000)
         '1.2 MB'
@@ -298,14 +214,7 @@ def readable_bytes(n_bytes: int) -> str:
 
 
 def user_dir(kind: Literal["cache", "state"]) -> Path:
-    """Return histotune's folder for re-creatable files (cache) or for records to keep (state).
-
-    Args:
-        kind: ``cache`` or ``state``.
-
-    Returns:
-        The platform's usual place (XDG on Linux, Library on macOS, LOCALAPPDATA on Windows); not created.
-    """
+    """Return histotune's folder for re-creatable files (cache) or for records to keep (state)."""
     home = Path.home()
     if sys.platform == "darwin":
         base = home / "Library" / ("Caches" if kind == "cache" else "Application Support")

@@ -40,16 +40,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 def track_bytes(
     description: str, total_bytes: int | None = None, done_bytes: int = 0
 ) -> Iterator[Callable[[int], None]]:
-    """Show a bar of bytes on standard error while a person watches.
-
-    Args:
-        description: What is happening, as the bar's label.
-        total_bytes: How many there will be; None where nobody knows.
-        done_bytes: How many are done already.
-
-    Yields:
-        A function to call with the number of bytes just done.
-    """
+    """Show a bar of bytes on standard error while a person watches."""
     if not sys.stderr.isatty():
         yield lambda n_bytes: None
         return
@@ -65,11 +56,7 @@ def track_bytes(
 
 @contextmanager
 def live_line() -> Iterator[Callable[[str], None]]:
-    """Show one line that changes on standard error while a person watches.
-
-    Yields:
-        A function to call with the line's new text; it does nothing where nobody watches.
-    """
+    """Show one line that changes on standard error while a person watches."""
     if not sys.stderr.isatty():
         yield lambda text: None
         return

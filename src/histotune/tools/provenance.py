@@ -65,14 +65,7 @@ def collect_provenance() -> Provenance:
 
 
 def library_version(name: str) -> str:
-    """Return a library's installed version from its metadata, without importing it.
-
-    Args:
-        name: Distribution name.
-
-    Returns:
-        The version, or "not installed".
-    """
+    """Return a library's installed version from its metadata, without importing it."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -81,12 +74,6 @@ def library_version(name: str) -> str:
 
 def redact(text: str) -> str:
     """Replace anything shaped like a hub, W&B or Kaggle token.
-
-    Args:
-        text: A command line or a log line.
-
-    Returns:
-        The text with secrets as ``***``.
 
     Example:
         >>> redact("login --token hf_abcdefghijklmnop")

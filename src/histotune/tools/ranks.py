@@ -52,16 +52,6 @@ class ProcessRank:
 def process_rank(environment: Mapping[str, str] | None = None) -> ProcessRank:
     """Read what torchrun tells its processes.
 
-    Args:
-        environment: RANK, WORLD_SIZE, LOCAL_RANK; this process's own by default. Without WORLD_SIZE there is one
-            process, without LOCAL_RANK all are on one machine.
-
-    Returns:
-        The rank.
-
-    Raises:
-        UserError: Numbers that name no process.
-
     Example:
         >>> process_rank({"RANK": "1", "WORLD_SIZE": "2"}).local_rank
         1
@@ -84,12 +74,6 @@ def see_own_gpu(rank: ProcessRank) -> None:
 
     It works through CUDA_VISIBLE_DEVICES, hence before CUDA is first used. Where one GPU is visible it is left alone:
     a scheduler may have given each process its own, or they share one.
-
-    Args:
-        rank: Which process this is.
-
-    Raises:
-        UserError: More processes on this machine than GPUs.
     """
     if rank.world_size == 1:
         return

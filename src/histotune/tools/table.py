@@ -11,14 +11,6 @@ if TYPE_CHECKING:
 def align_columns(title: str, cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
     """Write a table with columns as wide as their content, numbers to the right.
 
-    Args:
-        title: First line.
-        cells: Header and rows.
-        numeric: Whether a column holds numbers.
-
-    Returns:
-        The lines, the table indented by two.
-
     Example:
         >>> print(align_columns("Tiles", [["class", "n"], ["benign", "10"]], [False, True]))
         Tiles

@@ -410,19 +410,7 @@ class TransferConfig(BaseModel):
 
 
 def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
-    """Return tiles whose labels follow the order of a head's classes.
-
-    Args:
-        tiles: The target.
-        class_names: The head's classes. Class 1 of two is read as class 1 of the target, whatever the names; several
-            are matched by name.
-
-    Returns:
-        The tiles; recoded where the order differs.
-
-    Raises:
-        UserError: The target has another number of classes, or others.
-    """
+    """Return tiles whose labels follow the order of a head's classes."""
     if len(class_names) == 2:
         if len(tiles.class_names) != 2:
             raise UserError("a head of two classes needs a target of two classes",
@@ -450,16 +438,7 @@ def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
 
 
 def check_every_class(y_N: Int, class_names: Sequence[str], domain: str) -> None:
-    """Refuse tiles that lack a class.
-
-    Args:
-        y_N: Labels.
-        class_names: Names by label.
-        domain: Whose tiles.
-
-    Raises:
-        UserError: With the missing classes.
-    """
+    """Refuse tiles that lack a class."""
     missing = [name for label, name in enumerate(class_names) if not (y_N == label).any()]
     if missing:
         how_many = "one class" if len(missing) == 1 else f"{len(missing)} classes"

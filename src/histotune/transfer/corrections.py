@@ -65,15 +65,7 @@ class Workbench:
         return self.case.head.margin(x_ND)
 
     def per_fold(self, margin_NK: Float, fit: Fit) -> Float:
-        """Correct margins fold by fold.
-
-        Args:
-            margin_NK: Margins of the target.
-            fit: From all margins and which tiles are tuning tiles of this fold to corrected margins of all tiles.
-
-        Returns:
-            Every tile's margin as corrected by the fit of its own fold, which excluded its group.
-        """
+        """Correct margins fold by fold."""
         out_NK = np.empty_like(margin_NK)
         for fold in np.unique(self.fold_N):
             inside_N = self.fold_N == fold
@@ -133,16 +125,7 @@ class Workbench:
 
 
 def make_workbench(case: TransferCase, folds: int, seed: int) -> Workbench:
-    """Deal the target's groups into folds, classes even.
-
-    Args:
-        case: The case.
-        folds: Folds wanted; no more than there are groups.
-        seed: Seed of the deal.
-
-    Returns:
-        The workbench.
-    """
+    """Deal the target's groups into folds, classes even."""
     groups = case.target.groups
     wanted = min(folds, len(set(groups)))
     fold_by_group = assign_group_folds(groups, case.target.y_N, case.n_classes, wanted, seed)
@@ -155,17 +138,7 @@ def class_shares(y_N: Int, n_classes: int) -> Float:
 
 
 def side_predictions(side: Side, head: HeadMap, margin_NK: Float, how: tuple[Int, Float]) -> Predictions:
-    """Return margins as predictions.
-
-    Args:
-        side: The tiles.
-        head: Names and id.
-        margin_NK: Log-odds of each class against class 0.
-        how: Fold per tile, and threshold, which counts with two classes.
-
-    Returns:
-        A row per tile; several classes are ranked in pairs.
-    """
+    """Return margins as predictions."""
     per_class = pl.Array(pl.Float64, len(head.class_names))
     table = pl.DataFrame(
         {
@@ -235,12 +208,6 @@ def moments(x_nD: Float) -> Moments:
 
     With fewer tiles than columns the covariance is the same in all directions that the tiles don't span, so that the
     axes of the span are enough: n by D numbers in place of D by D, and no eigenvalue problem of size D.
-
-    Args:
-        x_nD: Embeddings.
-
-    Returns:
-        The moments; the shrinkage keeps the covariance invertible with fewer tiles than columns.
     """
     from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 
@@ -265,15 +232,7 @@ class Coral:
         self._source = source
 
     def __call__(self, x_nD: Float, target: Moments) -> Float:
-        """Return the embeddings whitened with the target's covariance and coloured with the source's.
-
-        Args:
-            x_nD: Target embeddings.
-            target: Moments of the target's tuning tiles.
-
-        Returns:
-            float64 (n, D).
-        """
+        """Return the embeddings whitened with the target's covariance and coloured with the source's."""
         white_nD = target.power(x_nD - target.mean_D, -0.5)
         return np.asarray(self._source.power(white_nD, 0.5) + self._source.mean_D)
 
@@ -321,13 +280,6 @@ def estimate_prevalence(margin_nK: Float, source_K: Float) -> Float:
     probabilities are calibrated at the source's. The source's prevalence counts as one more tile, since a head that
     says nearly the same of every tile would otherwise let the estimate run to 0 or 1.
 
-    Args:
-        margin_nK: Log-odds of each class against class 0, of unlabelled tiles.
-        source_K: Share of each class at which the head was trained.
-
-    Returns:
-        The shares, within 0.001 and 0.999.
-
     Example:
         >>> margins = two_class_margins(np.repeat([-9.0, 9.0], [80, 20]))
         >>> estimate_prevalence(margins, np.array([0.5, 0.5])).round(2)
@@ -345,15 +297,6 @@ def estimate_prevalence(margin_nK: Float, source_K: Float) -> Float:
 
 def fit_affine(margin_nK: Float, y_n: Int, *, scale: bool, weight_n: Float | None = None) -> Affine:
     """Fit a shift per class, and a common scale where asked for, by log-loss with Newton's method.
-
-    Args:
-        margin_nK: Log-odds of each class against class 0.
-        y_n: Labels.
-        scale: Fit the scale too; 1 otherwise. A scale is at least 0.01, as it never turns the ranking around.
-        weight_n: Weight of every tile; 1 each without.
-
-    Returns:
-        The correction, pulled towards none with the weight of one tile, whichever class comes first.
 
     Example:
         >>> margins, labels = np.zeros((1000, 2)), np.repeat([0, 1], [800, 200])

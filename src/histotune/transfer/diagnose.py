@@ -90,27 +90,14 @@ def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfi
 
 
 def verdict_only(case: TransferCase, config: TransferConfig, interval: IntervalConfig) -> Verdict:
-    """Name the first cause without the tables: what a study over many cohorts repeats.
-
-    Args:
-        case: As for :func:`diagnose`.
-        config: As for :func:`diagnose`.
-        interval: As for :func:`diagnose`.
-
-    Returns:
-        The verdict over all candidate scales.
-    """
+    """Name the first cause without the tables: what a study over many cohorts repeats."""
     check_case(case)
     bench = make_workbench(case, config.folds, config.seed)
     return join_candidates(_verdicts(Evidence(bench, Contrasts(interval), config, interval)))
 
 
 def check_case(case: TransferCase) -> None:
-    """Refuse what can't be diagnosed.
-
-    Raises:
-        UserError: A class is missing on a side, or one has too few groups.
-    """
+    """Refuse what can't be diagnosed."""
     for side in (case.source, case.target):
         check_every_class(side.y_N, case.head.class_names, side.domain)
         if len(set(side.groups)) < 4:
@@ -154,14 +141,7 @@ CAUSE_WORDS = {
 
 
 def write_paragraph(found: Diagnosis) -> str:
-    """Say what was lost, where, what gives it back and what can't be told.
-
-    Args:
-        found: The tables.
-
-    Returns:
-        One paragraph.
-    """
+    """Say what was lost, where, what gives it back and what can't be told."""
     sentences = (
         _loss(found),
         _split(found),
@@ -176,14 +156,7 @@ def write_paragraph(found: Diagnosis) -> str:
 
 
 def conclusion(verdict: Verdict) -> str:
-    """Return the verdict as a sentence.
-
-    Args:
-        verdict: The verdict.
-
-    Returns:
-        One or two sentences.
-    """
+    """Return the verdict as a sentence."""
     if verdict.first == NONE:
         return f"No first cause: {verdict.reason}."
     if verdict.first == UNTOLD:
@@ -301,15 +274,7 @@ N_ERRORS, N_OTHERS, N_NEAREST = 3, 3, 3
 
 
 def cross_neighbours(case: TransferCase) -> tuple[NeighbourRow, ...]:
-    """Return the nearest source tiles of the most confident errors on the target, and of tiles picked blindly.
-
-    Args:
-        case: The case.
-
-    Returns:
-        Errors by falling confidence, then blind picks; one tile per group within each. The picks follow hashes of the
-        tile ids, so that the order of tiles changes nothing.
-    """
+    """Return the nearest source tiles of the most confident errors on the target, and of tiles picked blindly."""
     target, head = case.target, case.head
     how = (np.zeros(len(target), np.int64), np.full(len(target), head.threshold))
     predictions = side_predictions(target, head, head.margin(target.x_ND), how)

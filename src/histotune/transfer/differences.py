@@ -84,17 +84,7 @@ class Contrasts:
         self._keep: list[Arm] = []  # ids stay unique while the arms live
 
     def score(self, metric: MetricName, terms: Sequence[tuple[float, Arm]], level: float | None = None) -> Score:
-        """Return a weighted sum of one metric over arms, with a paired interval over the groups.
-
-        Args:
-            metric: The metric.
-            terms: Weight and arm; weights that sum to 0 make a difference. AUROC compares tiles of one fold only where
-                any of the arms was fitted per fold, in all arms alike.
-            level: Nominal coverage; None takes the config's.
-
-        Returns:
-            The score, named such as "auroc difference".
-        """
+        """Return a weighted sum of one metric over arms, with a paired interval over the groups."""
         config = self._interval if level is None else self._interval.model_copy(update={"level": level})
         samples = [self._sample(arm) for _, arm in terms]
         first = samples[0]
@@ -133,18 +123,7 @@ class Contrasts:
 def independent_difference(
     a: Predictions, b_: Predictions, metric: MetricName, interval: IntervalConfig, *, folds: tuple[bool, bool]
 ) -> Score:
-    """Return metric(a) - metric(b) of two data sets that share no group.
-
-    Args:
-        a: Predictions on the first data set.
-        b_: Predictions on the second.
-        metric: The metric.
-        interval: Level and cluster; the method is a Welch t interval on the two jackknife variances.
-        folds: Whether AUROC compares only tiles of one fold, in a and in b.
-
-    Returns:
-        The difference; without an interval where either side refuses one, and the reason.
-    """
+    """Return metric(a) - metric(b) of two data sets that share no group."""
     sides = [_one_side(predictions, metric, interval, folded=folded)
              for predictions, folded in zip((a, b_), folds, strict=True)]  # fmt: skip
     (value_a, variance_a, df_a, why_a), (value_b, variance_b, df_b, why_b) = sides
@@ -199,18 +178,7 @@ TILES_PER_COMPONENT = 10
 
 
 def prevalence_differs(source: Side, target: Side, n_classes: int, level: float) -> bool:
-    """Return whether the share of any class differs for sure between two sets of groups.
-
-    Args:
-        source: Training tiles.
-        target: Target tiles.
-        n_classes: Number of classes; the error is shared by their tests (Bonferroni; two classes are one test).
-        level: Nominal coverage of the Welch t intervals on the two jackknife variances. Groups are not held to their
-            classes here, as they are in other intervals: how many hold a class is the question.
-
-    Returns:
-        Whether an interval of a difference leaves out 0. False where groups are unknown.
-    """
+    """Return whether the share of any class differs for sure between two sets of groups."""
     if not (source.has_groups and target.has_groups):
         return False
     labels = (1,) if n_classes == 2 else range(n_classes)
@@ -238,18 +206,7 @@ def _share(side: Side, label: int) -> tuple[float, float, int]:
 
 
 def changed_shape(source: Side, target: Side, components: int, rng: np.random.Generator) -> bool:
-    """Return whether the covariances differ by more than a common factor.
-
-    Args:
-        source: Training tiles.
-        target: Target tiles.
-        components: Principal components of the source in which they are compared.
-        rng: Deals the source's groups into halves.
-
-    Returns:
-        Whether the target differs from half of the source, in the median over halvings, by more than the other half
-        does in any of them. False with too few tiles to say.
-    """
+    """Return whether the covariances differ by more than a common factor."""
     codes = np.unique(np.array(source.groups), return_inverse=True)[1]
     n_groups = int(codes.max()) + 1
     n_least = min(len(source) // 2, len(target))
@@ -266,16 +223,7 @@ def changed_shape(source: Side, target: Side, components: int, rng: np.random.Ge
 
 
 def principal_parts(source: Side, target: Side, components: int) -> tuple[Float, Float]:
-    """Return both sides in the first principal components of the source.
-
-    Args:
-        source: Training tiles.
-        target: Target tiles.
-        components: How many.
-
-    Returns:
-        Source and target, (N, R) each, centred on the source's mean.
-    """
+    """Return both sides in the first principal components of the source."""
     centre_D = source.x_ND.mean(axis=0)
     axes_RD = np.linalg.svd(source.x_ND - centre_D, full_matrices=False)[2][:components]
     return (source.x_ND - centre_D) @ axes_RD.T, (target.x_ND - centre_D) @ axes_RD.T
@@ -283,14 +231,6 @@ def principal_parts(source: Side, target: Side, components: int) -> tuple[Float,
 
 def uneven_spread(a_nR: Float, b_nR: Float) -> float:
     """Return how unevenly b spreads where a spreads evenly.
-
-    Args:
-        a_nR: Embeddings.
-        b_nR: Other embeddings.
-
-    Returns:
-        Standard deviation of the logarithms of the generalised eigenvalues of the two covariances: 0 where one is a
-        multiple of the other, and the same for a against b and in any basis.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(500, 3))
@@ -318,17 +258,7 @@ DOMAIN_PENALTY = 0.1
 
 
 def measure_shift(source: Side, target: Side, config: TransferConfig, interval: IntervalConfig) -> Shift:
-    """Measure the shift between embeddings of source and target.
-
-    Args:
-        source: Training tiles.
-        target: Target tiles.
-        config: Components, folds, seed.
-        interval: How the interval of the domain AUROC is made.
-
-    Returns:
-        The shift; stain is added by who has the pixels.
-    """
+    """Measure the shift between embeddings of source and target."""
     components = min(config.components, source.x_ND.shape[1], len(source) - 1)
     source_NR, target_NR = principal_parts(source, target, components)
     between, within = _frechet_pair(source_NR, source.groups, target_NR, np.random.default_rng(config.seed))
@@ -340,13 +270,6 @@ def frechet_distance(a_nR: Float, b_nR: Float) -> float:
     """Return the squared Frechet distance between two normal distributions fitted to embeddings.
 
     Dowson and Landau, J. Multivariate Analysis 12, 1982; known in this form from Heusel et al., NeurIPS 2017.
-
-    Args:
-        a_nR: Embeddings.
-        b_nR: Other embeddings.
-
-    Returns:
-        Squared distance of means plus the distance of covariances; at least 0.
     """
     cov_a, cov_b = (np.atleast_2d(np.cov(x_nR, rowvar=False)) for x_nR in (a_nR, b_nR))
     eigen, vectors = np.linalg.eigh(cov_a)

@@ -39,15 +39,7 @@ LEAST_PENALTY = 0.01
 
 
 def oracle_rows(bench: Workbench, interval: IntervalConfig) -> tuple[OracleRow, ...]:
-    """Return the best threshold, the best recalibration, and a head trained on the target itself.
-
-    Args:
-        bench: The workbench.
-        interval: How intervals are made.
-
-    Returns:
-        Rows; everything is learned on other groups than those it scores.
-    """
+    """Return the best threshold, the best recalibration, and a head trained on the target itself."""
     plain_NK = bench.margins(bench.case.target.x_ND)
     arms: list[tuple[str, Arm]] = [
         ("best threshold" if bench.case.n_classes == 2 else "shift per class", threshold_arm(bench, plain_NK)),
@@ -69,15 +61,7 @@ def _own_margins(bench: Workbench) -> Float:
 
 
 def fit_masks(case: TransferCase, mask_FN: Bool) -> Float:
-    """Train a head on the target's tiles of every mask, at the penalty of the carried head.
-
-    Args:
-        case: The target's tiles, and the penalty, raised to :data:`LEAST_PENALTY`.
-        mask_FN: Which tiles train.
-
-    Returns:
-        Margins of every tile by every head, (F, N, K).
-    """
+    """Train a head on the target's tiles of every mask, at the penalty of the carried head."""
     target, n = case.target, len(mask_FN)
     if not n:
         return np.empty((0, len(target), case.n_classes))
@@ -114,16 +98,7 @@ class _Draws:
 
 
 def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalConfig) -> tuple[FewShotPoint, ...]:
-    """Return the AUROC of heads trained on few labelled target groups, on all other groups.
-
-    Args:
-        bench: The workbench.
-        config: Points, draws and seed.
-        interval: How intervals are made.
-
-    Returns:
-        Points that the target's groups allow: each class keeps as many groups for scoring as train, at least two.
-    """
+    """Return the AUROC of heads trained on few labelled target groups, on all other groups."""
     target = bench.case.target
     sample = read_sample(bench.arm(bench.margins(target.x_ND)).predictions)
     units = resampling_units(sample, interval)

@@ -81,15 +81,7 @@ def usable(views: dict[frozenset[Physical], Float]) -> tuple[Physical, ...]:
 
 
 def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
-    """Score every version of the target that speaks about the ranking.
-
-    Args:
-        bench: The workbench.
-        candidate: Candidate scale.
-
-    Returns:
-        The arms; alignment is fitted per fold, on tuning groups without their labels.
-    """
+    """Score every version of the target that speaks about the ranking."""
     views = views_of(bench.case, candidate)
     causes = usable(views)
     margins: dict[str, Float] = {"": bench.margins(views[frozenset()])}
@@ -107,16 +99,7 @@ def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
 
 
 def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tuple[RemedyRow, ...]:
-    """Return every remedy with its recoveries, those without labels first.
-
-    Args:
-        bench: The workbench.
-        arms: From :func:`ranking_arms`.
-        contrasts: Makes the intervals.
-
-    Returns:
-        The rows.
-    """
+    """Return every remedy with its recoveries, those without labels first."""
     rows = [
         RemedyRow(
             name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, (name, ""))
@@ -159,15 +142,6 @@ def refinement(contrasts: Contrasts, arms: RankingArms, pair: tuple[str, str], l
 
     A proper score with its calibration taken out is its refinement (DeGroot and Fienberg, The Statistician 1983): like
     the AUROC it speaks of how well the classes are told apart, not of where the scores lie.
-
-    Args:
-        contrasts: Makes the interval.
-        arms: From :func:`ranking_arms`.
-        pair: The remedy and what it is compared with; "" is the head as it is.
-        level: Nominal coverage; None takes the config's.
-
-    Returns:
-        The gain, larger is better.
     """
     after, before = pair
     return gain(contrasts, "log_loss", arms.refined[after], arms.refined[before], level)
@@ -197,16 +171,7 @@ class DecisionSteps:
 
 
 def decision_steps(bench: Workbench, margin_NK: Float, *, fitted: bool = False) -> DecisionSteps:
-    """Correct margins step by step.
-
-    Args:
-        bench: The workbench.
-        margin_NK: Margins to correct.
-        fitted: They come from a fit per fold.
-
-    Returns:
-        The steps.
-    """
+    """Correct margins step by step."""
     return DecisionSteps(
         plain=bench.arm(margin_NK, fitted=fitted),
         prevalence=bench.arm(bench.prior_corrected(margin_NK, labels=True), fitted=True),
@@ -216,16 +181,7 @@ def decision_steps(bench: Workbench, margin_NK: Float, *, fitted: bool = False) 
 
 
 def decision_parts(steps: DecisionSteps, contrasts: Contrasts, level: float | None = None) -> tuple[DecisionPart, ...]:
-    """Return the log-loss that each step takes away; the three add up to the whole decision loss.
-
-    Args:
-        steps: From :func:`decision_steps`.
-        contrasts: Makes the intervals.
-        level: Nominal coverage; None takes the config's.
-
-    Returns:
-        Prevalence, threshold, calibration.
-    """
+    """Return the log-loss that each step takes away; the three add up to the whole decision loss."""
 
     def part(before: Arm, after: Arm) -> Score:
         return contrasts.score("log_loss", ((1.0, before), (-1.0, after)), level)
@@ -252,13 +208,6 @@ def threshold_arm(bench: Workbench, margin_NK: Float) -> Arm:
 
     Two classes have one threshold, the best by count. Several have a shift each: those of least log-loss, beside a
     common scale, where every class weighs the same.
-
-    Args:
-        bench: The workbench.
-        margin_NK: Margins of the target.
-
-    Returns:
-        The arm; margins as they are, decisions by what was learned on the other folds.
     """
     if bench.case.n_classes == 2:
         return bench.arm(margin_NK, threshold_N=_thresholds(bench, margin_NK))

@@ -61,16 +61,7 @@ class Evidence:
 
 
 def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> Verdict:
-    """Name the first cause under one candidate scale.
-
-    Args:
-        evidence: What the rule looks at.
-        arms: The head on every version of the target.
-        candidate: The candidate scale.
-
-    Returns:
-        The verdict.
-    """
+    """Name the first cause under one candidate scale."""
     strict = evidence.interval.model_copy(update={"level": evidence.level})
     folds = (evidence.source_folded, False)
     source = evidence.bench.case.source_predictions
@@ -87,14 +78,7 @@ def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> V
 
 
 def join_candidates(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return the verdict over all candidate scales.
-
-    Args:
-        verdicts: One per candidate.
-
-    Returns:
-        The common verdict; "can't be told" where the conclusion flips, since then scale can't be attributed.
-    """
+    """Return the verdict over all candidate scales."""
     first = verdicts[0]
     if all((verdict.first, verdict.rivals) == (first.first, first.rivals) for verdict in verdicts):
         return first

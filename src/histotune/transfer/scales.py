@@ -60,15 +60,7 @@ class ScaleCandidate:
 
 
 def scale_readings(tiles: TileSet, input_mpp_N: NDArray[np.floating]) -> tuple[Reading, ...]:
-    """Return the scale that the tiles state, then other readings on record for the same data set.
-
-    Args:
-        tiles: The tiles.
-        input_mpp_N: Scale at which the network saw each.
-
-    Returns:
-        Readings; none but the first where the scale is the user's, who knows it.
-    """
+    """Return the scale that the tiles state, then other readings on record for the same data set."""
     known_N = input_mpp_N[np.isfinite(input_mpp_N)]
     if not len(known_N):
         return (Reading(float("nan")),)
@@ -91,17 +83,7 @@ def scale_readings(tiles: TileSet, input_mpp_N: NDArray[np.floating]) -> tuple[R
 def scale_candidates(
     source: tuple[Reading, ...], target: tuple[Reading, ...], *, one_data_set: bool
 ) -> tuple[ScaleCandidate, ...]:
-    """Return the pairs of scales under which a conclusion about scale must hold.
-
-    Args:
-        source: Readings of the source, the stated one first.
-        target: Readings of the target.
-        one_data_set: Both are of one data set: they are wrong by the same factor, and their ratio is not.
-
-    Returns:
-        The stated pair; both ends of what the two uncertainties allow together; each rival reading of one side beside
-        the stated one of the other. Pairs that make no difference are left out.
-    """
+    """Return the pairs of scales under which a conclusion about scale must hold."""
     ours, theirs = source[0], target[0]
     pairs = [(ours, theirs, 0)]
     if not one_data_set:

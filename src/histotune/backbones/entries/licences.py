@@ -38,11 +38,5 @@ def no_derivatives(source: str) -> Licence:
 
 
 def non_commercial(name: str, source: str, *, outputs_restricted: bool) -> Licence:
-    """Return a share-alike licence for non-commercial use.
-
-    Args:
-        name: Its name.
-        source: Where its text stands.
-        outputs_restricted: Whether results are bound too.
-    """
+    """Return a share-alike licence for non-commercial use."""
     return Licence(name, False, True, True, outputs_restricted, source)

@@ -52,11 +52,7 @@ COUNTS_CHECK = "number of images per magnification and class as published; no ch
 
 
 def count_images(names: Iterable[str]) -> Counter[Cell]:
-    """Count images per magnification and class; a name that comes twice counts once.
-
-    Args:
-        names: File names; others than BreakHis's count for nothing.
-    """
+    """Count images per magnification and class; a name that comes twice counts once."""
     counts: Counter[Cell] = Counter()
     for name in set(names):
         match = NAME_PATTERN.fullmatch(name)
@@ -66,22 +62,13 @@ def count_images(names: Iterable[str]) -> Counter[Cell]:
 
 
 def images_below(folder: Path) -> Counter[Cell]:
-    """Count the images below a folder, work in progress left out.
-
-    Args:
-        folder: It may be missing.
-    """
+    """Count the images below a folder, work in progress left out."""
     paths = (path for path in folder.rglob("*.[pP][nN][gG]") if FETCH_RECORDS not in path.relative_to(folder).parts)
     return count_images(path.name for path in paths)
 
 
 def missing_images(counts: Mapping[Cell, int], published: Mapping[Cell, int] = BREAKHIS_COUNTS) -> str:
-    """Return how the counts differ from the published ones, "" where they agree.
-
-    Args:
-        counts: From :func:`count_images`.
-        published: Images per magnification and class.
-    """
+    """Return how the counts differ from the published ones, "" where they agree."""
     classes = {"B": "benign", "M": "malignant"}
     wrong = [
         f"{magnification} {classes[letter]} {counts.get((magnification, letter), 0):,} of {n:,}"
@@ -126,19 +113,7 @@ class BreakhisHome:
         return need_of(archive, self.source.unpacked_bytes, min(archive, Partial(self.file, folder).size_bytes))
 
     def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
-        """Fetch the archive, test it, unpack it, count.
-
-        Args:
-            folder: The data folder, locked.
-            receipt: What is there.
-            transfer: Patience, jitter and messages.
-
-        Returns:
-            What is there now.
-
-        Raises:
-            UserError: The folder holds part of the data set, the archive can't be fetched or is another one.
-        """
+        """Fetch the archive, test it, unpack it, count."""
         clear_leftovers(folder, ())
         here = images_below(folder)
         if here and not missing_images(here, self.counts):

@@ -65,21 +65,7 @@ class Unavailable(Exception):
 
 
 def download(file: RemoteFile, folder: Path, transfer: Transfer, check: ExtraCheck | None = None) -> Downloaded:
-    """Download a file into a folder that this process has locked.
-
-    Args:
-        file: What, from where, and its published facts.
-        folder: Where; an interrupted download there is continued.
-        transfer: Patience, jitter and messages.
-        check: Looks at the whole file before it gets its name, and raises UserError where something is wrong with it.
-
-    Returns:
-        The verified file.
-
-    Raises:
-        Unavailable: No address gave the file; what arrived is kept as NAME.partial.
-        UserError: The file is another one than the published, the disk is full, or the folder can't be written.
-    """
+    """Download a file into a folder that this process has locked."""
     partial = Partial(file, folder)
     brought = _bring(partial, transfer)
     try:
@@ -168,14 +154,7 @@ class _Attempts:
         self.pieced = partial.size_bytes > 0
 
     def run(self) -> bool:
-        """Try until the whole file is there.
-
-        Returns:
-            Whether it was put together from more than one connection.
-
-        Raises:
-            TransferError: The address gives nothing more.
-        """
+        """Try until the whole file is there."""
         while True:
             try:
                 if self._attempt():
@@ -314,11 +293,7 @@ class _Pace:
         self.n_bytes = 0
 
     def require(self, n_bytes: int) -> None:
-        """Count bytes that arrived.
-
-        Raises:
-            TransferError: Too few of them in the last window.
-        """
+        """Count bytes that arrived."""
         self.n_bytes += n_bytes
         passed_s = time.monotonic() - self.since_s
         if passed_s < self.config.slow_window_s:
@@ -400,19 +375,7 @@ class Reply:
 
 @contextmanager
 def request(url: str, headers: Mapping[str, str], config: NetworkConfig) -> Iterator[Reply]:
-    """Send a GET request.
-
-    Args:
-        url: https; http only to this machine itself.
-        headers: Beyond those every request has, such as Range.
-        config: Time-outs and the number of redirects.
-
-    Yields:
-        The reply with status 200, 206 or 416.
-
-    Raises:
-        TransferError: No connection, another status, a redirect away from https, or an encoded body.
-    """
+    """Send a GET request."""
     _require_https(url)
     full = {"Accept-Encoding": "identity", "User-Agent": f"histotune/{__version__}", **headers}
     opener = urllib.request.build_opener(_Redirects(config.redirects))
@@ -436,15 +399,7 @@ def request(url: str, headers: Mapping[str, str], config: NetworkConfig) -> Iter
 
 
 def read_some(reply: Reply, limit_bytes: int) -> bytes:
-    """Return the next bytes of a body as soon as some have arrived; empty at its end.
-
-    Args:
-        reply: From :func:`request`.
-        limit_bytes: Most bytes to return.
-
-    Raises:
-        TransferError: The connection broke or stalled.
-    """
+    """Return the next bytes of a body as soon as some have arrived; empty at its end."""
     try:
         return b"" if reply.body is None else reply.body.read1(limit_bytes)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -459,12 +414,7 @@ def public_url(url: str) -> str:
 
 
 def seconds_asked(value: str | None, now_s: float) -> float | None:
-    """Return what a Retry-After header asks for, in seconds from now; None where it makes no sense.
-
-    Args:
-        value: A number of seconds, or an HTTP date.
-        now_s: Seconds since the epoch.
-    """
+    """Return what a Retry-After header asks for, in seconds from now; None where it makes no sense."""
     if value is None:
         return None
     if value.strip().isdigit():
@@ -652,12 +602,7 @@ class Partial:
         return record if same else None
 
     def begin(self, url: str, reply: Reply) -> PartialRecord:
-        """Empty the bytes, then write down what the next ones belong to.
-
-        Args:
-            url: Address asked.
-            reply: Its answer with status 200.
-        """
+        """Empty the bytes, then write down what the next ones belong to."""
         # In this order: a process killed in between leaves no bytes of one version beside the name of another.
         with explained_writes(self):
             self.path.write_bytes(b"")
@@ -667,14 +612,7 @@ class Partial:
 
     @contextmanager
     def writer(self) -> Iterator[Callable[[bytes], None]]:
-        """Add bytes behind those that are there; on a full disk those that fitted stay and count.
-
-        Yields:
-            A function that adds bytes.
-
-        Raises:
-            UserError: The disk is full or the file can't be written.
-        """
+        """Add bytes behind those that are there; on a full disk those that fitted stay and count."""
         with explained_writes(self), self.path.open("ab", buffering=0) as stream:
 
             def write(data: bytes) -> None:
@@ -690,11 +628,7 @@ class Partial:
         self.record_path.unlink(missing_ok=True)
 
     def finish(self) -> Path:
-        """Give the verified bytes their final name.
-
-        Returns:
-            The finished file.
-        """
+        """Give the verified bytes their final name."""
         final = self.folder / self.file.name
         with explained_writes(self):
             with self.path.open("rb+") as stream:
@@ -711,14 +645,7 @@ class Partial:
 
 @contextmanager
 def explained_writes(partial: Partial) -> Iterator[None]:
-    """Turn a full disk and a missing permission into one message that says what is kept.
-
-    Args:
-        partial: What is being written.
-
-    Raises:
-        UserError: In place of the OSError; other OSErrors pass through.
-    """
+    """Turn a full disk and a missing permission into one message that says what is kept."""
     try:
         yield
     except OSError as error:
@@ -758,14 +685,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def digest_file(path: Path) -> Digest:
-    """Hash a file in one pass.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Length, MD5 and SHA-256.
-    """
+    """Hash a file in one pass."""
     md5, sha256, size_bytes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
     with path.open("rb") as stream, track_bytes(f"verifying {path.name}", path.stat().st_size) as advance:
         while block := stream.read(BLOCK_BYTES):
@@ -777,13 +697,7 @@ def digest_file(path: Path) -> Digest:
 
 
 def mismatches(digest: Digest, checksums: Checksums, size_bytes: int | None = None) -> list[str]:
-    """Return what differs from the published facts, one phrase each; empty where all agrees.
-
-    Args:
-        digest: The file on disk.
-        checksums: Published hashes.
-        size_bytes: Published length, None where there is none.
-    """
+    """Return what differs from the published facts, one phrase each; empty where all agrees."""
     found = []
     if size_bytes is not None and digest.size_bytes != size_bytes:
         found.append(f"it has {digest.size_bytes:,} bytes, not {size_bytes:,}")
@@ -795,15 +709,7 @@ def mismatches(digest: Digest, checksums: Checksums, size_bytes: int | None = No
 
 
 def require_match(digest: Digest, file: RemoteFile) -> None:
-    """Refuse a file that is not the published one.
-
-    Args:
-        digest: The file on disk.
-        file: What is published.
-
-    Raises:
-        UserError: Length or a hash differs; the message has both.
-    """
+    """Refuse a file that is not the published one."""
     found = mismatches(digest, file.checksums, file.size_bytes)
     if found:
         raise UserError(f"{file.name} is not the published file: {'; '.join(found)}")

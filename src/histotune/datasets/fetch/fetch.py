@@ -31,11 +31,7 @@ if TYPE_CHECKING:
 
 
 def default_folder(dataset: str) -> Path:
-    """Return where a data set goes unless somebody says otherwise.
-
-    Args:
-        dataset: Name on the command line.
-    """
+    """Return where a data set goes unless somebody says otherwise."""
     return Path("data") / dataset
 
 
@@ -131,14 +127,7 @@ PCAM_LIMITS = Limits(400_000, 20_000_000_000)
 
 
 def origins_of(dataset: str) -> tuple[Origin, ...]:
-    """Return the sources of a data set, its own home first.
-
-    Args:
-        dataset: Name on the command line.
-
-    Raises:
-        UserError: It can't be fetched.
-    """
+    """Return the sources of a data set, its own home first."""
     if dataset == "breakhis":
         return _breakhis()
     if dataset == "pcam":
@@ -148,15 +137,7 @@ def origins_of(dataset: str) -> tuple[Origin, ...]:
 
 
 def find_origin(dataset: str, source: str | None) -> Origin:
-    """Return a source by name.
-
-    Args:
-        dataset: Name on the command line.
-        source: Its name; None for the data set's own home.
-
-    Raises:
-        UserError: There is no such source; the closest name is given.
-    """
+    """Return a source by name."""
     by_name = {origin.source.name: origin for origin in origins_of(dataset)}
     name = source or next(iter(by_name))
     if name not in by_name:
@@ -213,14 +194,7 @@ def _lacking_images(folder: Path) -> str:
 
 
 def render_plan(plan: FetchPlan) -> str:
-    """Write a plan as plain text.
-
-    Args:
-        plan: From ``plan_fetch``.
-
-    Returns:
-        Several lines.
-    """
+    """Write a plan as plain text."""
     width = max(len(file.name) for file in plan.files)
     total = sum(file.about_bytes for file in plan.files if file.state in ("to fetch", "to resume"))
     enough = "enough" if plan.free_bytes >= plan.need_bytes else "NOT ENOUGH"
@@ -239,14 +213,7 @@ def render_plan(plan: FetchPlan) -> str:
 
 
 def render_outcome(outcome: FetchOutcome) -> str:
-    """Write an outcome as plain text: where the data are, how they were verified, licence, citation, next command.
-
-    Args:
-        outcome: From ``fetch``.
-
-    Returns:
-        Several lines.
-    """
+    """Write an outcome as plain text: where the data are, how they were verified, licence, citation, next command."""
     done = "is here" if outcome.new else "was here already; nothing was fetched"
     citation = textwrap.fill(f"Cite: {outcome.citation}", 110, subsequent_indent="  ")
     return "\n".join(

@@ -75,19 +75,7 @@ class KaggleCopy:
         return need_of(0 if state == "to verify" else self.source.download_bytes, self.source.unpacked_bytes, staged)
 
     def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
-        """Fetch and unpack the copy.
-
-        Args:
-            folder: The data folder, locked.
-            receipt: What is there.
-            transfer: Where to say what happens.
-
-        Returns:
-            What is there now.
-
-        Raises:
-            UserError: kagglehub is missing, no connection, no access, or the copy is incomplete.
-        """
+        """Fetch and unpack the copy."""
         clear_leftovers(folder, ())
         if self._state(folder, receipt) == "here":
             return Result(receipt, False)
@@ -160,11 +148,7 @@ class KaggleCopy:
 
 
 def lacking_tiffs(folder: Path) -> str:
-    """Return what misses in a folder of PatchCamelyon's Kaggle copy: every label needs its image and the reverse.
-
-    Args:
-        folder: At or above ``train_labels.csv``.
-    """
+    """Return what misses in a folder of PatchCamelyon's Kaggle copy: every label needs its image and the reverse."""
     import polars as pl
 
     tables = sorted(folder.rglob("train_labels.csv"))

@@ -76,19 +76,7 @@ class PcamHome:
         return need_of(max(packed, default=0), kept, sum(Partial(file, folder).size_bytes for file in missing))
 
     def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
-        """Fetch what is missing.
-
-        Args:
-            folder: The data folder, locked.
-            receipt: What is there.
-            transfer: Patience, jitter and messages.
-
-        Returns:
-            What is there now.
-
-        Raises:
-            UserError: A file there is another one than published, or one can't be fetched.
-        """
+        """Fetch what is missing."""
         clear_leftovers(folder, tuple(file.final_name for file in self.files))
         receipt = self._verify_what_is_here(folder, receipt, transfer)
         new = False
@@ -220,19 +208,7 @@ class PcamHub:
         return need_of(0 if here else self.source.download_bytes, 0, _size_of(_staging(folder)))
 
     def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
-        """Fetch all parquet files of the newest commit.
-
-        Args:
-            folder: The data folder, locked.
-            receipt: What is there.
-            transfer: Where to say what happens.
-
-        Returns:
-            What is there now.
-
-        Raises:
-            UserError: No connection, no access, or a file that is not what the hub describes.
-        """
+        """Fetch all parquet files of the newest commit."""
         if _all_here(folder, receipt):
             return Result(receipt, False)
         if (folder / FINAL).exists():

@@ -71,13 +71,7 @@ class Origin(Protocol):
 
 
 def need_of(downloaded_bytes: int, kept_bytes: int, here_bytes: int) -> Need:
-    """Return the space for a download beside what it unpacks to, less what is there already.
-
-    Args:
-        downloaded_bytes: Of what lies on disk compressed at one time.
-        kept_bytes: Of what stays.
-        here_bytes: Of interrupted downloads.
-    """
+    """Return the space for a download beside what it unpacks to, less what is there already."""
     what = f"{show_bytes(downloaded_bytes)} to download and {show_bytes(kept_bytes)} unpacked"
     if here_bytes:
         what += f", less {show_bytes(here_bytes)} that are here"
@@ -85,15 +79,7 @@ def need_of(downloaded_bytes: int, kept_bytes: int, here_bytes: int) -> Need:
 
 
 def cant_fetch(origin: Origin, folder: Path, what: str, fix: str | None = None, *, put: str | None = None) -> UserError:
-    """Return the one message for a source that gives nothing: why, another source, and the way by hand.
-
-    Args:
-        origin: The source.
-        folder: The data folder.
-        what: What happened.
-        fix: What a person can do about it, where it is known.
-        put: What to download by hand, in place of the source's own words.
-    """
+    """Return the one message for a source that gives nothing: why, another source, and the way by hand."""
     ways = [
         "run the same command again later; what arrived is kept",
         f"or choose --source {' or --source '.join(origin.source.others)}",
@@ -106,12 +92,7 @@ def cant_fetch(origin: Origin, folder: Path, what: str, fix: str | None = None, 
 
 
 def here_already(folder: Path, what: str) -> UserError:
-    """Return the message for something in the folder that is in the way.
-
-    Args:
-        folder: The data folder.
-        what: What it is.
-    """
+    """Return the message for something in the folder that is in the way."""
     return UserError(what, value=folder, fix="move or remove it, or choose another folder with --to")
 
 
@@ -162,11 +143,7 @@ def records_folder(folder: Path) -> Path:
 
 
 def read_receipt(folder: Path) -> Receipt | None:
-    """Return a folder's receipt; None where there is none or it can't be read.
-
-    Args:
-        folder: The data folder.
-    """
+    """Return a folder's receipt; None where there is none or it can't be read."""
     try:
         data = json.loads((records_folder(folder) / "receipt.json").read_text(encoding="utf-8"))
         files = tuple(FetchedFile(**file) for file in data.pop("files"))
@@ -176,15 +153,7 @@ def read_receipt(folder: Path) -> Receipt | None:
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
-    """Save a receipt with the time of now.
-
-    Args:
-        folder: The data folder.
-        receipt: What is there.
-
-    Returns:
-        The receipt as saved.
-    """
+    """Save a receipt with the time of now."""
     saved = replace(receipt, updated_at=datetime.now(UTC).isoformat(timespec="seconds"), histotune=__version__)
     write_json(records_folder(folder) / "receipt.json", asdict(saved))
     return saved
@@ -192,15 +161,7 @@ def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
 
 @contextmanager
 def locked(folder: Path, transfer: Transfer) -> Iterator[None]:
-    """Hold a data folder for this process; another one that fetches into it is waited for, and that is said.
-
-    Args:
-        folder: The data folder; made when missing.
-        transfer: How long to wait, and where to say it.
-
-    Raises:
-        UserError: The other process does not end, or the folder can't be written.
-    """
+    """Hold a data folder for this process; another one that fetches into it is waited for, and that is said."""
     import filelock
 
     _require_folder(folder)
@@ -245,16 +206,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def require_space(folder: Path, need_bytes: int, what: str) -> None:
-    """Refuse before the first byte what the disk can't hold.
-
-    Args:
-        folder: Where.
-        need_bytes: Free space needed at the worst moment.
-        what: How that number comes about.
-
-    Raises:
-        UserError: Too little is free; the message has the numbers.
-    """
+    """Refuse before the first byte what the disk can't hold."""
     free = free_bytes(folder)
     if free < need_bytes:
         raise UserError(
@@ -265,12 +217,7 @@ def require_space(folder: Path, need_bytes: int, what: str) -> None:
 
 
 def clear_leftovers(folder: Path, names: tuple[str, ...]) -> None:
-    """Remove what killed processes left while unpacking; downloads and staging are kept. Call it with the lock held.
-
-    Args:
-        folder: The data folder.
-        names: Final names that are unpacked into it.
-    """
+    """Remove what killed processes left while unpacking; downloads and staging are kept. Call it with the lock held."""
     for name in names:
         for left in folder.glob(f".{name}.*.partial"):
             left.unlink(missing_ok=True)
@@ -286,26 +233,13 @@ def unpacked_folder(folder: Path) -> Path:
 
 
 def file_entry(folder: Path, name: str, digest: Digest, checked: str, *, by_hand: bool = False) -> FetchedFile:
-    """Return the receipt's entry of a file as it lies on disk.
-
-    Args:
-        folder: The data folder.
-        name: Path below it.
-        digest: Its length and hashes.
-        checked: How it was verified.
-        by_hand: Whether a person put it there.
-    """
+    """Return the receipt's entry of a file as it lies on disk."""
     status = (folder / name).stat()
     return FetchedFile(name, status.st_size, status.st_mtime_ns, digest.md5, digest.sha256, checked, by_hand)
 
 
 def unchanged(folder: Path, entry: FetchedFile | None) -> bool:
-    """Whether a file still has the length and the time it had when it was verified.
-
-    Args:
-        folder: The data folder.
-        entry: From the receipt; None counts as changed.
-    """
+    """Whether a file still has the length and the time it had when it was verified."""
     if entry is None or not (folder / entry.name).is_file():
         return False
     status = (folder / entry.name).stat()
@@ -313,13 +247,7 @@ def unchanged(folder: Path, entry: FetchedFile | None) -> bool:
 
 
 def tree_entry(folder: Path, name: str, checked: str) -> FetchedFile:
-    """Return the receipt's entry of a folder: its bytes, and a hash over the names and lengths of its files.
-
-    Args:
-        folder: The data folder.
-        name: Folder below it.
-        checked: How it was verified.
-    """
+    """Return the receipt's entry of a folder: its bytes, and a hash over the names and lengths of its files."""
     root = folder / name
     sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in root.rglob("*") if path.is_file()}
     listing = "\n".join(f"{path}\t{size}" for path, size in sorted(sizes.items()))

@@ -72,20 +72,7 @@ class Visitor(Protocol):
 
 
 def unpack_gz(archive: Path, folder: Path, unpacked: Unpacked) -> Digest:
-    """Unpack a gzip file; the result appears under its name when it is whole and its published hash is right.
-
-    Args:
-        archive: The compressed file.
-        folder: Where the result goes.
-        unpacked: Its name, hash and greatest length.
-
-    Returns:
-        Its length and hashes.
-
-    Raises:
-        UserError: The archive is truncated or damaged, goes on beyond the limit, or holds another file; nothing is
-            left.
-    """
+    """Unpack a gzip file; the result appears under its name when it is whole and its published hash is right."""
     from histotune.datasets.fetch.download import mismatches
 
     md5, sha256, size_bytes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
@@ -110,17 +97,7 @@ def unpack_gz(archive: Path, folder: Path, unpacked: Unpacked) -> Digest:
 
 
 def visit_tar_gz(archive: Path, limits: Limits, visit: Visitor, label: str) -> None:
-    """Read a .tar.gz from its first to its last byte, checksums included, and hand over every file.
-
-    Args:
-        archive: The file.
-        limits: What it may grow to.
-        visit: Called with every file.
-        label: Of the progress bar.
-
-    Raises:
-        UserError: It is truncated, damaged, too large, or has a member that is not a plain file below the folder.
-    """
+    """Read a .tar.gz from its first to its last byte, checksums included, and hand over every file."""
     # Room for the headers and the padding of a tar beside its files.
     stream_limit = limits.n_bytes + 4096 * limits.n_members
     with explained_damage(archive), _plain_bytes(archive, stream_limit, label) as stream:
@@ -140,18 +117,7 @@ def visit_tar_gz(archive: Path, limits: Limits, visit: Visitor, label: str) -> N
 
 
 def visit_zip(archive: Path, limits: Limits, visit: Visitor, label: str) -> None:
-    """Read a .zip, checksums included, and hand over every file.
-
-    Args:
-        archive: The file.
-        limits: What it may grow to.
-        visit: Called with every file.
-        label: Of the progress bar.
-
-    Raises:
-        UserError: It is truncated, damaged, encrypted, too large, or has a member that is not a plain file below the
-            folder.
-    """
+    """Read a .zip, checksums included, and hand over every file."""
     with explained_damage(archive), zipfile.ZipFile(archive) as file:
         infos = file.infolist()
         counted = _Counted(limits)
@@ -170,10 +136,6 @@ def member_writer(folder: Path, top: str | None = None) -> Visitor:
     """Return a visitor that writes every file below a folder.
 
     Modes, owners and times of the archive are not taken over.
-
-    Args:
-        folder: An empty folder.
-        top: A first folder of all names that is left out, where it is there.
     """
 
     def write(member: Member) -> None:
@@ -193,14 +155,7 @@ def read_through(member: Member) -> None:
 
 @contextmanager
 def explained_damage(archive: Path) -> Iterator[None]:
-    """Turn what the libraries raise on broken and hostile archives into one message.
-
-    Args:
-        archive: Named in the message.
-
-    Raises:
-        UserError: In place of their errors.
-    """
+    """Turn what the libraries raise on broken and hostile archives into one message."""
     try:
         yield
     except UnsafeMember as error:
@@ -216,14 +171,7 @@ def explained_damage(archive: Path) -> Iterator[None]:
 
 @contextmanager
 def explained_unpacking(archive: Path) -> Iterator[None]:
-    """Say on a full disk that the archive is kept, so that it is not downloaded again.
-
-    Args:
-        archive: What is being unpacked, verified before.
-
-    Raises:
-        UserError: In place of the one of a full disk.
-    """
+    """Say on a full disk that the archive is kept, so that it is not downloaded again."""
     try:
         yield
     except UserError as error:
@@ -357,15 +305,6 @@ class UnsafeMember(Exception):
 def safe_member_path(name: str) -> PurePosixPath:
     """Return where a member may be written below the target folder.
 
-    Args:
-        name: As the archive has it.
-
-    Returns:
-        A relative path without ``.`` and ``..``.
-
-    Raises:
-        UnsafeMember: The name is absolute, leads out of the folder, or can't be a file name on every system.
-
     Example:
         >>> str(safe_member_path("./BreaKHis_v1/a.png"))
         'BreaKHis_v1/a.png'
@@ -387,16 +326,7 @@ class SeenPaths:
         self._is_folder: dict[str, bool] = {}
 
     def add(self, name: str, path: PurePosixPath, *, folder: bool) -> None:
-        """Count a member.
-
-        Args:
-            name: As the archive has it.
-            path: Where it goes.
-            folder: Whether it is one.
-
-        Raises:
-            UnsafeMember: Something of that path was there before, or a file stands where a folder is needed.
-        """
+        """Count a member."""
         for parent in (*path.parents[:-1], *([path] if folder else [])):
             if not self._is_folder.setdefault(_key(parent), True):
                 raise UnsafeMember(name, "a file and a folder of one name")

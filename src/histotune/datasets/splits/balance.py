@@ -119,15 +119,6 @@ def best_sides(
     """Improve an assignment of groups to sides until no move of one group and no swap of two makes it more even.
 
     Very small problems are solved by trying everything; beyond :data:`FEW_GROUPS` groups the start is kept.
-
-    Args:
-        tiles_by_group: Tiles by label for every group.
-        order: The groups in the order that settles ties (a keyed hash of the seed).
-        start: Group -> number of its side.
-        wish: The share of each side.
-
-    Returns:
-        The best assignment found, its imbalance and that of the start.
     """
     search = _Search(tiles_by_group, order, wish)
     start_G = np.array([start[group] for group in order], dtype=np.int64)
@@ -152,16 +143,7 @@ def best_sides(
 
 
 def balance_table(tiles: TileSet, split: Split) -> pl.DataFrame:
-    """Count tiles and groups of every class on every side.
-
-    Args:
-        tiles: The tiles that the split speaks of.
-        split: The split.
-
-    Returns:
-        Columns side, class, tiles, groups, over every pair of side and class; tiles without a side are left out.
-        Tiles whose group is unknown count as a group each.
-    """
+    """Count tiles and groups of every class on every side."""
     names = [*tiles.class_names, "unlabelled"]
     label = pl.col("label").fill_null(len(tiles.class_names)).cast(pl.Int64)
     group = pl.coalesce("group_id", pl.concat_str(pl.lit("tile:"), pl.col("tile_id")))
@@ -178,15 +160,7 @@ def balance_table(tiles: TileSet, split: Split) -> pl.DataFrame:
 
 
 def few_group_notes(tiles: TileSet, split: Split) -> tuple[str, ...]:
-    """Say which class has too few groups to be on every side, and where its groups went.
-
-    Args:
-        tiles: The tiles.
-        split: A split into whole groups.
-
-    Returns:
-        A sentence per class that some side lacks.
-    """
+    """Say which class has too few groups to be on every side, and where its groups went."""
     table = balance_table(tiles, split)
     notes = []
     for name in table["class"].unique(maintain_order=True):
@@ -344,15 +318,7 @@ def _points(tenths: int) -> str:
 
 
 def render_split(split: Split, tiles: TileSet) -> str:
-    """Write a split as plain text.
-
-    Args:
-        split: The split.
-        tiles: The tiles that it was made over.
-
-    Returns:
-        Several lines, without colours.
-    """
+    """Write a split as plain text."""
     mark = "LEAKY " if split.leaky else ""
     head = f"{mark}{split.name}: {len(split.sides)} {split.kind} by {split.unit}, hash {split.split_hash}"
     notes = [textwrap.fill(note, 108, initial_indent="  - ", subsequent_indent="    ") for note in split.notes]

@@ -81,18 +81,7 @@ def with_balance_notes(split: Split, tiles: TileSet, balanced: Balanced) -> Spli
 
 
 def fold_per_tile(tiles: TileSet, folds: Split) -> NDArray[np.int64]:
-    """Return the fold of every tile.
-
-    Args:
-        tiles: Any part of the tile set that the folds were made over.
-        folds: A split into folds.
-
-    Returns:
-        Fold number per tile, int64, shape (N,); -1 where a partial split leaves a tile out.
-
-    Raises:
-        ValueError: The split is none into folds, or a tile is not part of it and it is not partial.
-    """
+    """Return the fold of every tile."""
     if folds.kind != "folds":
         raise ValueError(f"{folds.name} is a split into parts, not into folds")
     sides = folds.side_of_tiles(tiles)
@@ -114,20 +103,6 @@ def assign_group_folds(
     tiles of these classes, then fewer tiles, then the lower number. The number of groups of a class therefore
     differs by at most one between folds wherever groups hold a single class.
 
-    Args:
-        groups: Group key per tile, length N.
-        labels_N: Label per tile, shape (N,); -1 where unlabelled, which is balanced like a class of its own.
-        n_classes: Number of classes.
-        n_folds: Number of folds, at least 2.
-        seed: Another seed gives other folds of the same balance.
-
-    Returns:
-        Group -> fold number, sorted by group; independent of the order of the rows.
-
-    Raises:
-        UserError: There are fewer groups than folds.
-        ValueError: Lengths differ or a label lies outside the classes.
-
     Example:
         >>> assign_group_folds(["a", "a", "b", "c", "d"], np.array([0, 0, 0, 1, 1]), n_classes=2, n_folds=2, seed=0)
         {'a': 0, 'b': 1, 'c': 0, 'd': 1}
@@ -144,17 +119,6 @@ def random_image_folds_like(fold_N: NDArray[np.int64], labels_N: NDArray[np.int6
 
     Fold sizes and class counts stay exactly as they were, so that a head trained on either split sees as many tiles
     of each class; only the groups are torn apart.
-
-    Args:
-        fold_N: Grouped fold per tile, shape (N,), rows in the tile set's own order (sorted by tile_id).
-        labels_N: Label per tile, shape (N,).
-        seed: Seed of the permutation.
-
-    Returns:
-        Fold number per tile, int64, shape (N,); leaky by design.
-
-    Raises:
-        ValueError: The shapes differ.
     """
     if fold_N.shape != labels_N.shape:
         raise ValueError(f"folds {fold_N.shape} and labels {labels_N.shape} differ in shape")
@@ -167,15 +131,7 @@ def random_image_folds_like(fold_N: NDArray[np.int64], labels_N: NDArray[np.int6
 
 
 def check_disjoint(groups: Sequence[str], fold_N: NDArray[np.int64]) -> None:
-    """Refuse an assignment that puts one group on two sides.
-
-    Args:
-        groups: Group key per tile, length N.
-        fold_N: Fold (or side) per tile, shape (N,).
-
-    Raises:
-        ValueError: A group lies in more than one fold, or the lengths differ.
-    """
+    """Refuse an assignment that puts one group on two sides."""
     fold_by_group: dict[str, int] = {}
     torn = set()
     for group, fold in zip(groups, fold_N.tolist(), strict=True):
@@ -186,15 +142,7 @@ def check_disjoint(groups: Sequence[str], fold_N: NDArray[np.int64]) -> None:
 
 
 def keyed_hash(seed: int, key: str) -> int:
-    """Return a 64-bit hash of (seed, key), equal on every platform; sorting by it shuffles.
-
-    Args:
-        seed: The seed.
-        key: What is shuffled.
-
-    Returns:
-        An integer from 0 to 2**64 - 1.
-    """
+    """Return a 64-bit hash of (seed, key), equal on every platform; sorting by it shuffles."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest(), "big")
 
 
@@ -275,24 +223,7 @@ REST, DRAWN = 0, 1
 
 
 def grouped_holdout(tiles: TileSet, percent: int, seed: int) -> Split:
-    """Hold out a percentage of the groups as the test part, every class and its tiles in proportion.
-
-    Args:
-        tiles: All tiles that will be trained on or scored, of every magnification.
-        percent: Share of the groups that is held out, 1 to 99; at least one group stays on either side.
-        seed: Another seed holds out other groups.
-
-    Returns:
-        The split with parts train and test; the number of groups held out is within one of the wish.
-
-    Raises:
-        UserError: The percentage is out of range, or there are fewer than two groups.
-
-    Example:
-        >>> split = grouped_holdout(tiles, percent=20, seed=0)  # doctest: +SKIP
-        >>> split.name  # doctest: +SKIP
-        'holdout-20-seed0'
-    """
+    """Hold out a percentage of the groups as the test part, every class and its tiles in proportion."""
     if not 1 <= percent <= 99:
         raise UserError("a hold-out takes a percentage of the groups", value=percent, allowed="1 to 99")
     groups = tile_groups(tiles)
@@ -317,18 +248,7 @@ def grouped_holdout(tiles: TileSet, percent: int, seed: int) -> Split:
 def draw_groups(
     groups: Sequence[str], labels_N: NDArray[np.int64], n_classes: int, permille: int, seed: int
 ) -> Balanced:
-    """Draw a share of the groups, stratified by the set of classes they hold, tiles in proportion.
-
-    Args:
-        groups: Group key per tile, length N, of at least two groups.
-        labels_N: Label per tile, shape (N,); -1 where unlabelled.
-        n_classes: Number of classes.
-        permille: Share of the groups to draw, in thousandths; at least one is drawn and one left.
-        seed: Another seed draws other groups.
-
-    Returns:
-        Group -> 1 where drawn, 0 where left. The number drawn is the wish, rounded.
-    """
+    """Draw a share of the groups, stratified by the set of classes they hold, tiles in proportion."""
     tiles_by_group = count_tiles(groups, labels_N, n_classes)
     order = dealing_order(tiles_by_group, seed)
     n_drawn = min(max((2 * permille * len(order) + 1000) // 2000, 1), len(order) - 1)
@@ -377,20 +297,7 @@ def _quotas(sizes: dict[tuple[int, ...], int], n_drawn: int) -> dict[tuple[int, 
 
 
 def random_image_folds(tiles: TileSet, n_folds: int, seed: int, *, allow_leaky: bool) -> Split:
-    """Deal the tiles of each class into folds, whatever case they come from.
-
-    Args:
-        tiles: The tiles.
-        n_folds: Number of folds, at least 2.
-        seed: Another seed deals otherwise.
-        allow_leaky: The user's explicit yes.
-
-    Returns:
-        The split by tiles, always leaky.
-
-    Raises:
-        UserError: It was not allowed, or there are fewer tiles than folds.
-    """
+    """Deal the tiles of each class into folds, whatever case they come from."""
     if not allow_leaky:
         raise UserError("a random image split puts tiles of one case on both sides",
                         value=f"random-images-{n_folds}-seed{seed}", fix=ALLOW)  # fmt: skip

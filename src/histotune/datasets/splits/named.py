@@ -48,26 +48,7 @@ AUTHORS = re.compile(r"authors-(?P<number>\d{1,3})(?:/fold(?P<fold>\d{1,3}))?(?:
 
 
 def named_split(name: str, tiles: TileSet, *, allow_leaky: bool = False) -> Split:
-    """Make a split by its name.
-
-    Args:
-        name: Such as "grouped-5-seed0", "holdout-20-seed0", "eva", "thunder", "pcam-official", "authors-5/fold1",
-            "authors-5/fold1:PATH/TO/Folds.csv" or "random-images-5-seed0".
-        tiles: The tiles to split, of every magnification.
-        allow_leaky: Also return splits that put tiles of one group on two sides; they are marked ``leaky``.
-
-    Returns:
-        The split; its name holds no path.
-
-    Raises:
-        UserError: The name is unknown (with the closest one and the allowed forms), the split is one of another data
-            set, there are too few groups, or it leaks and that was not allowed.
-
-    Example:
-        >>> split = named_split("grouped-5-seed0", tiles)  # doctest: +SKIP
-        >>> split.sides  # doctest: +SKIP
-        ('0', '1', '2', '3', '4')
-    """
+    """Make a split by its name."""
     split = _make(name.strip(), tiles, allow_leaky)
     refuse_leaks(split, tiles, allow_leaky=allow_leaky)
     return split
@@ -156,23 +137,7 @@ def published_patients() -> tuple[PublishedPatient, ...]:
 
 
 def breakhis_published(name: Literal["eva", "thunder"], tiles: TileSet) -> Split:
-    """Return eva's or THUNDER's split of BreakHis.
-
-    Args:
-        name: Which.
-        tiles: BreakHis tiles; those of other magnifications and tumour types take no part.
-
-    Returns:
-        The split by tiles, marked leaky where today's groups lie on two sides, with notes on the rule, on what these
-        tiles lack of the published split, and on every shared group.
-
-    Raises:
-        UserError: These are no BreakHis tiles, or none of the published patients is among them.
-
-    Example:
-        >>> breakhis_published("eva", tiles).sides  # doctest: +SKIP
-        ('train', 'valid')
-    """
+    """Return eva's or THUNDER's split of BreakHis."""
     _require_breakhis(name, tiles)
     patients = published_patients()
     part_by_patient = {(patient.tumour, patient.number): patient.part(name) for patient in patients}
@@ -196,17 +161,7 @@ def breakhis_published(name: Literal["eva", "thunder"], tiles: TileSet) -> Split
 
 
 def official_parts(tiles: TileSet) -> Split:
-    """Return PatchCamelyon's own parts, as its files are named.
-
-    Args:
-        tiles: Tiles whose ``split`` column says train, valid or test.
-
-    Returns:
-        The split, by slide where slides are known and none lies in two parts, by tile otherwise.
-
-    Raises:
-        UserError: These are no PatchCamelyon tiles, or they belong to no part.
-    """
+    """Return PatchCamelyon's own parts, as its files are named."""
     if tiles.name != "patch_camelyon":
         raise UserError("pcam-official is a split of PatchCamelyon", value=tiles.name, allowed="patch_camelyon",
                         fix="use grouped-5-seed0")  # fmt: skip
@@ -300,21 +255,7 @@ class AuthorsFolds:
 
 
 def authors_split(tiles: TileSet, n_folds: int, fold: int | None, path: Path | None) -> Split:
-    """Return the authors' folds, or one of them as a train/test split.
-
-    Args:
-        tiles: BreakHis tiles.
-        n_folds: How many folds the files are expected to hold: 5.
-        fold: One of them, counted from 1; None asks for all as folds, each tested in turn.
-        path: ``Folds.csv``, a ``dsfold*.txt``, or a folder with either; None looks beside the images and above.
-
-    Returns:
-        The split by tiles, marked leaky where today's groups lie on two sides.
-
-    Raises:
-        UserError: No such files, lines that can't be read, contradictions, another number of folds, a fold that is
-            not there, no image in common, or test parts that overlap where folds were asked for.
-    """
+    """Return the authors' folds, or one of them as a train/test split."""
     if tiles.name != "breakhis":
         raise UserError("the authors' folds are a split of BreakHis", value=tiles.name, allowed="breakhis")
     folds = read_folds(find_fold_files(tiles, path))
@@ -344,18 +285,7 @@ def authors_split(tiles: TileSet, n_folds: int, fold: int | None, path: Path | N
 
 
 def find_fold_files(tiles: TileSet, path: Path | None) -> tuple[Path, ...]:
-    """Return ``Folds.csv`` or all ``dsfold*.txt`` of one folder.
-
-    Args:
-        tiles: Where no path is given, the folder of their images and those above it are searched.
-        path: A file, or a folder that holds the files.
-
-    Returns:
-        One CSV file, or the text files in the order of their numbers.
-
-    Raises:
-        UserError: Nothing was found.
-    """
+    """Return ``Folds.csv`` or all ``dsfold*.txt`` of one folder."""
     if path is not None:
         place = path.expanduser()
         if place.is_file():
@@ -374,18 +304,7 @@ def find_fold_files(tiles: TileSet, path: Path | None) -> tuple[Path, ...]:
 
 
 def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
-    """Read fold files of either shape.
-
-    Args:
-        paths: One CSV file, or text files with ``|`` between the fields.
-
-    Returns:
-        Train or test per fold and image.
-
-    Raises:
-        UserError: A file can't be read, lacks a column, holds a line that says neither train nor test, or puts an
-            image on both sides of a fold.
-    """
+    """Read fold files of either shape."""
     texts = [_read_text(path) for path in paths]
     if not any(text.strip() for text in texts):
         raise UserError("the fold file is empty", value=paths[0], allowed=FOLDS_FORMAT)
@@ -561,20 +480,7 @@ def save_split(split: Split, path: Path) -> None:
 
 
 def load_split(path: Path, tiles: TileSet, *, allow_leaky: bool = False) -> Split:
-    """Read a split and check it against the tiles.
-
-    Args:
-        path: Written by :func:`save_split`.
-        tiles: The tiles that it will be applied to, with the groups as they are known today.
-        allow_leaky: Also return a split that puts tiles of one group on two sides.
-
-    Returns:
-        The split, marked by what today's groups say.
-
-    Raises:
-        UserError: No such file; it is truncated or was changed by hand; its keys are not those of the tiles; or a
-            group lies on two sides and that was not allowed.
-    """
+    """Read a split and check it against the tiles."""
     split = _read(path)
     coverage = coverage_of(split, tiles)
     if coverage.absent or (coverage.extra and not split.partial):
@@ -604,15 +510,7 @@ def find_split(name_or_path: str, tiles: TileSet, *, allow_leaky: bool = False) 
 
 
 def coverage_of(split: Split, tiles: TileSet) -> Coverage:
-    """Compare the keys of a split with those of some tiles.
-
-    Args:
-        split: The split.
-        tiles: The tiles.
-
-    Returns:
-        What either lacks, sorted.
-    """
+    """Compare the keys of a split with those of some tiles."""
     keys = set(split.key_of_tiles(tiles))
     known = set(split.side_by_key)
     return Coverage(absent=tuple(sorted(known - keys)), extra=tuple(sorted(keys - known)))

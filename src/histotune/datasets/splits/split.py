@@ -87,28 +87,13 @@ class Split:
 
 
 def tile_groups(tiles: TileSet) -> tuple[str, ...]:
-    """Return the group key of every tile: what may never lie on two sides of a split.
-
-    Args:
-        tiles: The tiles.
-
-    Returns:
-        ``group_id`` per tile; ``tile:<tile_id>`` where the group is unknown.
-    """
+    """Return the group key of every tile: what may never lie on two sides of a split."""
     pairs = zip(tiles.table["group_id"].to_list(), tiles.table["tile_id"].to_list(), strict=True)
     return tuple(f"tile:{tile_id}" if group is None else group for group, tile_id in pairs)
 
 
 def note_outside(split: Split, tiles: TileSet) -> Split:
-    """Return the split with a note on how many tiles take no part; an older such note is replaced.
-
-    Args:
-        split: Any split.
-        tiles: The tiles that it is applied to.
-
-    Returns:
-        The split; without the note where every tile has a side.
-    """
+    """Return the split with a note on how many tiles take no part; an older such note is replaced."""
     outside = split.side_of_tiles(tiles).count(None)
     kept = tuple(note for note in split.notes if not note.endswith(NO_PART))
     what = "1 tile takes" if outside == 1 else f"{outside:,} tiles take"
@@ -160,15 +145,7 @@ class SharedGroups:
 
 
 def shared_groups(tiles: TileSet, split: Split) -> SharedGroups:
-    """Find the known groups that a split puts on several sides.
-
-    Args:
-        tiles: The tiles, with the groups as they are known today.
-        split: Any split.
-
-    Returns:
-        The groups and the tiles they touch; per class for valid and test parts only.
-    """
+    """Find the known groups that a split puts on several sides."""
     groups, labels = tiles.table["group_id"].to_list(), tiles.labels_N.tolist()
     sides = split.side_of_tiles(tiles)
     sides_by_group: dict[str, set[str]] = defaultdict(set)
@@ -193,31 +170,14 @@ def shared_groups(tiles: TileSet, split: Split) -> SharedGroups:
 
 
 def mark_leaks(split: Split, tiles: TileSet) -> Split:
-    """Return the split marked by what today's groups say about it.
-
-    Args:
-        split: Any split; a mark that it already carries stays.
-        tiles: The tiles.
-
-    Returns:
-        The split with ``leaky`` and notes on the shared groups, which replace older ones.
-    """
+    """Return the split marked by what today's groups say about it."""
     found = shared_groups(tiles, split)
     kept = tuple(note for note in split.notes if not note.startswith(LEAKY))
     return replace(split, leaky=split.leaky or bool(found.groups), notes=(*kept, *found.notes()))
 
 
 def refuse_leaks(split: Split, tiles: TileSet, *, allow_leaky: bool) -> None:
-    """Refuse a split that puts a known group on two sides, unless that was asked for.
-
-    Args:
-        split: Any split.
-        tiles: The tiles, with the groups as they are known today.
-        allow_leaky: The user's explicit yes.
-
-    Raises:
-        UserError: With the groups and the tiles they touch.
-    """
+    """Refuse a split that puts a known group on two sides, unless that was asked for."""
     notes = () if allow_leaky else shared_groups(tiles, split).notes()
     if notes:
         raise UserError(

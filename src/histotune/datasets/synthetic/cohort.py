@@ -135,14 +135,7 @@ class Slide:
 
 
 def make_cases(config: SyntheticConfig) -> tuple[Case, ...]:
-    """Draw the BreakHis cases.
-
-    Args:
-        config: Size, signature strength, null labels, seed.
-
-    Returns:
-        The cases: tissue benign and malignant in turn, so that architectures are spread alike over both.
-    """
+    """Draw the BreakHis cases."""
     n = config.n_groups
     accessions = np.random.default_rng([config.seed, LABEL, 1]).choice(np.arange(10_000, 100_000), n, replace=False)
     tissue_malignant = [number % 2 == 1 for number in range(n)]
@@ -162,15 +155,7 @@ def make_cases(config: SyntheticConfig) -> tuple[Case, ...]:
 
 
 def make_slides(config: SyntheticConfig, n_by_part: dict[str, int]) -> tuple[Slide, ...]:
-    """Draw the PatchCamelyon slides.
-
-    Args:
-        config: Stain shift, signature strength, seed.
-        n_by_part: Slides per part.
-
-    Returns:
-        The slides, part by part.
-    """
+    """Draw the PatchCamelyon slides."""
     parts = [part for part, n in n_by_part.items() for _ in range(n)]
     return tuple(
         Slide(part, f"synthetic_{part}_{number:03d}", _node(config, number)) for number, part in enumerate(parts)
@@ -324,14 +309,7 @@ class Patch:
 
 
 def breakhis_jobs(config: SyntheticConfig) -> Iterator[tuple[Case, int, Job]]:
-    """Plan the BreakHis tiles: in every case, chains of four nested fields.
-
-    Args:
-        config: Sizes and seed.
-
-    Yields:
-        The case, the magnification and the tile.
-    """
+    """Plan the BreakHis tiles: in every case, chains of four nested fields."""
     for case in make_cases(config):
         for chain in range(config.tiles_per_case):
             for magnification, field in nested_fields(config.seed, case, chain).items():
@@ -345,14 +323,6 @@ def nested_fields(seed: int, case: Case, chain: int) -> dict[int, FieldWindow]:
 
     The finest field is put where a pathologist would look, on epithelium: of 24 points the one whose 200X field
     holds closest to the wanted share. The coarser fields are moved off its centre, so that scale is not position.
-
-    Args:
-        seed: The cohort's seed.
-        case: The case.
-        chain: Number of the chain within the case; chains don't overlap.
-
-    Returns:
-        Field by magnification.
     """
     rng = np.random.default_rng([seed, BREAKHIS_FIELDS, case.number, chain])
     origin = np.array([4000.0 * (chain % 8), 4000.0 * (chain // 8)]) + 20_000.0
@@ -382,14 +352,7 @@ def breakhis_path(case: Case, chain: int, magnification: int) -> str:
 
 
 def pcam_patches(config: SyntheticConfig) -> dict[str, tuple[Patch, ...]]:
-    """Plan the PatchCamelyon tiles of every part.
-
-    Args:
-        config: Sizes, prevalence, label meaning, null labels, seed.
-
-    Returns:
-        Tiles by part, in file order.
-    """
+    """Plan the PatchCamelyon tiles of every part."""
     n_by_part = _share_out(config.n_tiles_pcam)
     slides = make_slides(
         config, {part: max(2, min(4 * ratio, n_by_part[part] // 4)) for part, ratio in PCAM_PARTS.items()}
@@ -401,16 +364,7 @@ def pcam_patches(config: SyntheticConfig) -> dict[str, tuple[Patch, ...]]:
 
 
 def patch_job(config: SyntheticConfig, patch: Patch, number: int) -> Job:
-    """Return the drawing of a PatchCamelyon tile at its true scale.
-
-    Args:
-        config: Scale and seed.
-        patch: The tile.
-        number: Its number over all parts.
-
-    Returns:
-        The job.
-    """
+    """Return the drawing of a PatchCamelyon tile at its true scale."""
     field = centred_field(patch.x_um, patch.y_um, PCAM_MPP * config.scale, (PCAM_PX, PCAM_PX))
     return Job(patch.slide.tissue, field, SCANNER, hash_of(config.seed, 7, number, 0))
 
@@ -541,14 +495,7 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
 
 
 def cohort_files(folder: Path) -> tuple[Path, ...]:
-    """Return the files of a rendered cohort, told by their names; no link is followed.
-
-    Args:
-        folder: Where a cohort may lie.
-
-    Returns:
-        Its own files; empty where no part has the mark of a cohort. Whatever else lies there is not among them.
-    """
+    """Return the files of a rendered cohort, told by their names; no link is followed."""
     marked = {part for part in ("breakhis", "pcam") if _is_mark(folder / part / MARK)}
     if not marked or folder.is_symlink():
         return ()
@@ -573,14 +520,7 @@ def _is_mark(path: Path) -> bool:
 
 
 def cohort_mark(config: SyntheticConfig) -> dict[str, object]:
-    """Return the content of the mark that says what a folder holds; it tells nothing about the tissue.
-
-    Args:
-        config: What is rendered.
-
-    Returns:
-        A JSON-ready dict.
-    """
+    """Return the content of the mark that says what a folder holds; it tells nothing about the tissue."""
     return {
         "what": WARNING,
         "seed": config.seed,
@@ -647,13 +587,7 @@ LEVEL_0_MPP = 0.243  # the scale in whose pixels PatchCamelyon's meta file gives
 
 
 def write_breakhis(config: SyntheticConfig, folder: Path, renderer: Renderer) -> None:
-    """Write the PNG tree.
-
-    Args:
-        config: What to render.
-        folder: The data set's folder.
-        renderer: What draws.
-    """
+    """Write the PNG tree."""
     jobs = [job for _, _, job in breakhis_jobs(config)]
     for parent in sorted({(folder / job.path).parent for job in jobs}):
         parent.mkdir(parents=True, exist_ok=True)
@@ -661,16 +595,7 @@ def write_breakhis(config: SyntheticConfig, folder: Path, renderer: Renderer) ->
 
 
 def write_pcam(config: SyntheticConfig, folder: Path, renderer: Renderer) -> dict[str, tuple[Patch, ...]]:
-    """Write pixels, labels and slides of train, valid and test.
-
-    Args:
-        config: What to render.
-        folder: The data set's folder.
-        renderer: What draws.
-
-    Returns:
-        The tiles by part, in file order.
-    """
+    """Write pixels, labels and slides of train, valid and test."""
     folder.mkdir(parents=True, exist_ok=True)
     patches_by_part = pcam_patches(config)
     patches = [patch for part in patches_by_part.values() for patch in part]
@@ -690,14 +615,7 @@ def write_pcam(config: SyntheticConfig, folder: Path, renderer: Renderer) -> dic
 def write_oracle(
     config: SyntheticConfig, patches_by_part: dict[str, tuple[Patch, ...]], path: Path, mark: dict[str, object]
 ) -> None:
-    """Write what is true of the cohort and stands in none of its files.
-
-    Args:
-        config: What was rendered.
-        patches_by_part: The PatchCamelyon tiles.
-        path: The JSON file.
-        mark: What the cohort's marks say.
-    """
+    """Write what is true of the cohort and stands in none of its files."""
     cases = [
         {**asdict(case), "code": case.code} for case in make_cases(config)
     ]  # fmt: skip
@@ -787,11 +705,7 @@ class Renderer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the processes; after an error, without drawing what was still to come.
-
-        Raises:
-            UserError: A process died, which is what a script without a main guard does to its children.
-        """
+        """Stop the processes; after an error, without drawing what was still to come."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=kind is not None)
         if isinstance(error, BrokenProcessPool):
@@ -801,27 +715,13 @@ class Renderer:
             ) from error
 
     def save_all(self, folder: Path, jobs: Sequence[Job], description: str) -> None:
-        """Draw tiles and save each as PNG at its path below a folder.
-
-        Args:
-            folder: Where the paths begin; the folders exist.
-            jobs: The tiles.
-            description: Label of the progress bar.
-        """
+        """Draw tiles and save each as PNG at its path below a folder."""
         results = self._map(_save, [(str(folder), job) for job in jobs])
         for _ in track(results, description, total=len(jobs)):
             pass
 
     def draw_all(self, jobs: Sequence[Job], description: str) -> NDArray[np.uint8]:
-        """Draw tiles of one size.
-
-        Args:
-            jobs: The tiles.
-            description: Label of the progress bar.
-
-        Returns:
-            RGB, uint8, shape (n, H, W, 3).
-        """
+        """Draw tiles of one size."""
         return np.stack(list(track(self._map(_draw, list(jobs)), description, total=len(jobs))))
 
     def _map(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:

@@ -58,32 +58,14 @@ SCANNER = Camera(noise=1.5, jpeg_quality=85, shading=0.0)
 
 
 def render(tissue: Tissue, field: FieldWindow, camera: Camera, seed: int) -> NDArray[np.uint8]:
-    """Render a window.
-
-    Args:
-        tissue: The case.
-        field: The window.
-        camera: What takes the picture.
-        seed: Seed of the sensor noise.
-
-    Returns:
-        RGB, uint8, shape (H, W, 3).
-    """
+    """Render a window."""
     haematoxylin, eosin = densities_HW(tissue, field)
     rng = np.random.Generator(np.random.SFC64(seed))
     return through_jpeg(_expose(tissue, field, (haematoxylin, eosin), camera, rng), camera.jpeg_quality)
 
 
 def densities_HW(tissue: Tissue, field: FieldWindow) -> tuple[Floats, Floats]:
-    """Return the density of haematoxylin and eosin on the pixels of a window.
-
-    Args:
-        tissue: The case.
-        field: The window.
-
-    Returns:
-        Two arrays, float32, shape (H, W).
-    """
+    """Return the density of haematoxylin and eosin on the pixels of a window."""
     parts = compartments_HW(tissue, field)
     nuclei = density_HW(epithelial_nuclei(tissue, field), field)
     nuclei = np.maximum(nuclei, density_HW(lymphocyte_nuclei(tissue, field), field))
@@ -100,15 +82,7 @@ def densities_HW(tissue: Tissue, field: FieldWindow) -> tuple[Floats, Floats]:
 
 
 def through_jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    """Compress and decompress an image.
-
-    Args:
-        image: RGB, shape (H, W, 3).
-        quality: JPEG quality.
-
-    Returns:
-        The image with JPEG's artefacts.
-    """
+    """Compress and decompress an image."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -211,15 +185,7 @@ class Nuclei:
 
 
 def epithelial_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
-    """Return the epithelial nuclei that touch a window.
-
-    Args:
-        tissue: The case.
-        field: The window.
-
-    Returns:
-        The nuclei.
-    """
+    """Return the epithelial nuclei that touch a window."""
     cells = _Cells(tissue, field, 1.22 * tissue.nucleus_um, EPITHELIAL, jitter=0.55)
     depth = depth_P(tissue, cells.x_um, cells.y_um)
     margin = 0.25 * tissue.nucleus_um / tissue.island_um
@@ -241,15 +207,7 @@ def epithelial_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
 
 
 def fibroblast_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
-    """Return the slender nuclei of the stroma, along its fibres.
-
-    Args:
-        tissue: The case.
-        field: The window.
-
-    Returns:
-        The nuclei.
-    """
+    """Return the slender nuclei of the stroma, along its fibres."""
     cells = _Cells(tissue, field, 17.0, FIBROBLAST, jitter=0.9)
     depth = depth_P(tissue, cells.x_um, cells.y_um)
     crowded = noise_P(cells.x_um, cells.y_um, 90.0, sub_seed(tissue.seed, STROMA_DENSITY))
@@ -264,15 +222,7 @@ def fibroblast_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
 
 
 def lymphocyte_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
-    """Return the small round dark nuclei: clusters in breast stroma, everywhere in a node.
-
-    Args:
-        tissue: The case.
-        field: The window.
-
-    Returns:
-        The nuclei.
-    """
+    """Return the small round dark nuclei: clusters in breast stroma, everywhere in a node."""
     cells = _Cells(tissue, field, 7.4, LYMPHOCYTE, jitter=0.6)
     if tissue.kind == "breast":
         here = noise_P(cells.x_um, cells.y_um, 130.0, sub_seed(tissue.seed, INFILTRATE)) > tissue.infiltrate
@@ -290,15 +240,7 @@ def lymphocyte_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
 
 
 def density_HW(nuclei: Nuclei, field: FieldWindow) -> Floats:
-    """Return the haematoxylin density of nuclei on the pixels of a window; where they overlap, the denser shows.
-
-    Args:
-        nuclei: What lies there.
-        field: The window.
-
-    Returns:
-        float32, shape (H, W).
-    """
+    """Return the haematoxylin density of nuclei on the pixels of a window; where they overlap, the denser shows."""
     out = np.zeros(field.height_px * field.width_px, np.float32)
     reach_px = nuclei.long_um * (1 + nuclei.dent) / field.mpp + 1.0
     order = np.argsort(reach_px, kind="stable")

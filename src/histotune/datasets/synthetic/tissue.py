@@ -97,15 +97,7 @@ class Compartments:
 
 
 def compartments_HW(tissue: Tissue, field: FieldWindow) -> Compartments:
-    """Return what every pixel of a window holds.
-
-    Args:
-        tissue: The case.
-        field: The window.
-
-    Returns:
-        The shares, with edges as sharp as a micrometre or a pixel allows.
-    """
+    """Return what every pixel of a window holds."""
     level = noise_HW(field, tissue.island_um, sub_seed(tissue.seed, ISLAND))
     level += FOLD_SHARE * noise_HW(field, tissue.island_um / 2.7, sub_seed(tissue.seed, ISLAND_FOLDS))
     level += EDGE_SHARE * noise_HW(field, tissue.island_um / 9.0, sub_seed(tissue.seed, ISLAND_EDGE))
@@ -117,30 +109,12 @@ def compartments_HW(tissue: Tissue, field: FieldWindow) -> Compartments:
 
 
 def depth_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
-    """Return how deep points lie in epithelium: below 0 outside, above ``tissue.lumen`` in a lumen.
-
-    Args:
-        tissue: The case.
-        x_P: Points, um.
-        y_P: Points, um.
-
-    Returns:
-        float32, shape (P,).
-    """
+    """Return how deep points lie in epithelium: below 0 outside, above ``tissue.lumen`` in a lumen."""
     return _depth(tissue, level_P(tissue, x_P, y_P))
 
 
 def level_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
-    """Return the island noise at points.
-
-    Args:
-        tissue: The case.
-        x_P: Points, um.
-        y_P: Points, um.
-
-    Returns:
-        float32, shape (P,).
-    """
+    """Return the island noise at points."""
     level = noise_P(x_P, y_P, tissue.island_um, sub_seed(tissue.seed, ISLAND))
     level += FOLD_SHARE * noise_P(x_P, y_P, tissue.island_um / 2.7, sub_seed(tissue.seed, ISLAND_FOLDS))
     level += EDGE_SHARE * noise_P(x_P, y_P, tissue.island_um / 9.0, sub_seed(tissue.seed, ISLAND_EDGE))
@@ -148,16 +122,7 @@ def level_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
 
 
 def atypia_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
-    """Return the atypia of epithelial nuclei at points.
-
-    Args:
-        tissue: The case.
-        x_P: Points, um.
-        y_P: Points, um.
-
-    Returns:
-        float32, shape (P,), 0 to 1.
-    """
+    """Return the atypia of epithelial nuclei at points."""
     if tissue.tumour_atypia is None:
         return np.full(x_P.shape, tissue.atypia, np.float32)
     region_P = noise_P(x_P, y_P, TUMOUR_REGION_UM, sub_seed(tissue.seed, TUMOUR)) > 0
@@ -165,32 +130,14 @@ def atypia_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
 
 
 def tumour_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> NDArray[np.bool_]:
-    """Return whether points lie in tumour: in epithelium, within a tumour region.
-
-    Args:
-        tissue: A case with a tumour mask.
-        x_P: Points, um.
-        y_P: Points, um.
-
-    Returns:
-        bool, shape (P,).
-    """
+    """Return whether points lie in tumour: in epithelium, within a tumour region."""
     depth = depth_P(tissue, x_P, y_P)
     region_P = noise_P(x_P, y_P, TUMOUR_REGION_UM, sub_seed(tissue.seed, TUMOUR)) > 0
     return region_P & (depth > 0) & (depth < tissue.lumen)
 
 
 def fibre_phase_HW(tissue: Tissue, field: FieldWindow, level_HW: Floats) -> Floats:
-    """Return the phase of the collagen bundles: they run along the epithelium's edge and wave elsewhere.
-
-    Args:
-        tissue: The case.
-        field: The window.
-        level_HW: The island noise there.
-
-    Returns:
-        Radians over 2 pi, float32, shape (H, W).
-    """
+    """Return the phase of the collagen bundles: they run along the epithelium's edge and wave elsewhere."""
     cos, sin = np.cos(tissue.fibre_angle), np.sin(tissue.fibre_angle)
     straight = (field.x_W * (cos / tissue.fibre_um))[None, :] + (field.y_H * (sin / tissue.fibre_um))[:, None]
     phase: Floats = straight.astype(np.float32)
@@ -202,16 +149,7 @@ def fibre_phase_HW(tissue: Tissue, field: FieldWindow, level_HW: Floats) -> Floa
 
 
 def fibre_angle_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
-    """Return the direction along the bundles at points, from the gradient of their phase.
-
-    Args:
-        tissue: The case.
-        x_P: Points, um.
-        y_P: Points, um.
-
-    Returns:
-        Radians, float32, shape (P,).
-    """
+    """Return the direction along the bundles at points, from the gradient of their phase."""
     here = _fibre_phase_P(tissue, x_P, y_P)
     right, below = _fibre_phase_P(tissue, x_P + 1.0, y_P), _fibre_phase_P(tissue, x_P, y_P + 1.0)
     return np.asarray(np.arctan2(below - here, right - here) + np.pi / 2, np.float32)
@@ -283,73 +221,29 @@ class FieldWindow:
 
 
 def centred_field(x_um: float, y_um: float, mpp: float, size_px: tuple[int, int]) -> FieldWindow:
-    """Return the window around a point.
-
-    Args:
-        x_um: Centre.
-        y_um: Centre.
-        mpp: Micrometres per pixel.
-        size_px: Width and height.
-
-    Returns:
-        The window.
-    """
+    """Return the window around a point."""
     width, height = size_px
     return FieldWindow(x_um - width * mpp / 2, y_um - height * mpp / 2, mpp, width, height)
 
 
 def hash_uniform(x: Ints, y: Ints, seed: int) -> Floats:
-    """Return a number in [0, 1) per integer pair: equal pairs and seeds give equal numbers everywhere.
-
-    Args:
-        x: First integers; broadcast against ``y``.
-        y: Second integers.
-        seed: Names the random function.
-
-    Returns:
-        float32 of the broadcast shape.
-    """
+    """Return a number in [0, 1) per integer pair: equal pairs and seeds give equal numbers everywhere."""
     mixed = _mix(_mix(x.astype(np.uint32) + np.uint32(seed & 0xFFFFFFFF)) + y.astype(np.uint32))
     return (mixed >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def sub_seed(seed: int, channel: int) -> int:
-    """Return the seed of one of many independent random functions of a case.
-
-    Args:
-        seed: The case's seed.
-        channel: Which function.
-
-    Returns:
-        32 bits.
-    """
+    """Return the seed of one of many independent random functions of a case."""
     return int(_mix(np.array([seed & 0xFFFFFFFF], np.uint32) ^ _mix(np.array([channel], np.uint32)))[0])
 
 
 def resolved(size_um: float, mpp: float) -> float:
-    """Return how much of a structure survives the pixels: 0 below one pixel, 1 from two and a half.
-
-    Args:
-        size_um: Its size.
-        mpp: Micrometres per pixel.
-
-    Returns:
-        A factor for its contrast.
-    """
+    """Return how much of a structure survives the pixels: 0 below one pixel, 1 from two and a half."""
     return float(np.clip((size_um / mpp - 1.0) / 1.5, 0.0, 1.0))
 
 
 def noise_HW(field: FieldWindow, spacing_um: float, seed: int) -> Floats:
-    """Return smooth noise of unit variance on the pixels of a window.
-
-    Args:
-        field: The window.
-        spacing_um: Distance of the lattice points, about the size of the blobs.
-        seed: Names the random function.
-
-    Returns:
-        float32, shape (H, W); zero where pixels are too coarse to show it.
-    """
+    """Return smooth noise of unit variance on the pixels of a window."""
     gain = resolved(spacing_um, field.mpp)
     if gain == 0.0:
         return np.zeros(field.shape, np.float32)
@@ -366,17 +260,7 @@ def noise_HW(field: FieldWindow, spacing_um: float, seed: int) -> Floats:
 
 
 def noise_P(x_P: NDArray[np.float64], y_P: NDArray[np.float64], spacing_um: float, seed: int) -> Floats:
-    """Return the same noise at scattered points.
-
-    Args:
-        x_P: Points, um.
-        y_P: Points, um.
-        spacing_um: As for :func:`noise_HW`.
-        seed: As for :func:`noise_HW`.
-
-    Returns:
-        float32, shape (P,).
-    """
+    """Return the same noise at scattered points."""
     if x_P.size == 0:
         return np.zeros(0, np.float32)
     first_x, tap_x_P, weight_x_P4 = _taps(x_P / spacing_um)

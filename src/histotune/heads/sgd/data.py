@@ -151,14 +151,7 @@ class TrainedHead:
     diverged: bool
 
     def curve(self, metric: str) -> Float:
-        """Return the values of one curve, one per epoch.
-
-        Args:
-            metric: Its name.
-
-        Raises:
-            KeyError: It was not measured.
-        """
+        """Return the values of one curve, one per epoch."""
         for curve in self.curves:
             if curve.metric == metric:
                 return curve.value_E
@@ -208,12 +201,7 @@ class SplitRows:
             self._dense_nV = self._read(self._split.train_rows)
 
     def batch(self, index_B: Tensor, out_BV: Tensor) -> None:
-        """Write some training rows.
-
-        Args:
-            index_B: Positions among the split's training rows.
-            out_BV: Where they go.
-        """
+        """Write some training rows."""
         import torch
 
         if self._dense_nV is not None:
@@ -249,12 +237,7 @@ class SplitRows:
 
 
 def column_moments(x_ND: NDArray[np.floating], rows: Int) -> tuple[Float, Float]:
-    """Return mean and standard deviation per column, in float64, streamed; constant columns have deviation 1.
-
-    Args:
-        x_ND: Columns.
-        rows: Which rows count.
-    """
+    """Return mean and standard deviation per column, in float64, streamed; constant columns have deviation 1."""
     blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
     mean_D = np.sum([x_ND[block].sum(axis=0, dtype=np.float64) for block in blocks], axis=0) / len(rows)
     square_D = np.sum([((x_ND[block].astype(np.float64) - mean_D) ** 2).sum(axis=0) for block in blocks], axis=0)
@@ -286,17 +269,7 @@ class HeldOut:
 
 
 def measure(z_TLn: Tensor, held: HeldOut, metrics: Sequence[CurveMetric]) -> Tensor:
-    """Return metrics of every head.
-
-    Args:
-        z_TLn: Logits relative to class 0; a tie between classes goes to the lower one.
-        held: Labels.
-        metrics: Which ones. Balanced accuracy means over the classes that occur, macro-F1 over those that occur or
-            are predicted, as scikit-learn does; AUROC is NaN with fewer than two classes.
-
-    Returns:
-        (M, T), in the order of ``metrics``.
-    """
+    """Return metrics of every head."""
     import torch
 
     z_TCn = torch.nn.functional.pad(z_TLn, (0, 0, 1, 0))
@@ -387,16 +360,7 @@ class Chunk:
 
 
 def plan_chunks(data: TrainData, jobs: Sequence[Job], device: str) -> list[Chunk]:
-    """Deal all jobs into chunks.
-
-    Args:
-        data: Splits and columns.
-        jobs: What to train.
-        device: ``cpu`` or ``cuda``.
-
-    Returns:
-        Chunks, those of one split one after another.
-    """
+    """Deal all jobs into chunks."""
     streams: dict[tuple[SgdSettings, int, int, int], list[int]] = {}
     for number, job in enumerate(jobs):
         n_rows = len(data.splits[job.split].train_rows)

@@ -240,21 +240,7 @@ def train_kept(
     fits: FitCache,
     done: Callable[[int], None] = lambda _: None,
 ) -> list[TrainedHead]:
-    """Train heads in chunks, or read those that are kept.
-
-    Args:
-        data: What all jobs share.
-        jobs: Which heads.
-        options: How the loop runs; without a checkpoint of its own, and without functions of the caller.
-        fits: Keeps finished chunks.
-        done: Called with the number of heads finished so far.
-
-    Returns:
-        One head per job, the same bytes whether trained or read.
-
-    Example:
-        >>> train_kept(data, jobs, TrainOptions(metrics=()), FitCache.at(cache))  # doctest: +SKIP
-    """
+    """Train heads in chunks, or read those that are kept."""
     heads: list[TrainedHead] = []
     for start in range(0, len(jobs), CHUNK_JOBS):
         chunk = jobs[start : start + CHUNK_JOBS]

@@ -48,13 +48,7 @@ class Stack(Protocol):
 
 
 def make_stack(scaled: list[Tensor], lr_ST: Tensor, activation: Literal["relu", "gelu"]) -> Stack:
-    """Return linear heads for one tensor, small MLPs for two.
-
-    Args:
-        scaled: Weights (S, T, K, V), or (S, T, H, V) and (S, T, K, G), divided by the learning rates.
-        lr_ST: Learning rates.
-        activation: Of the hidden layer.
-    """
+    """Return linear heads for one tensor, small MLPs for two."""
     return LinearStack(scaled, lr_ST) if len(scaled) == 1 else MlpStack(scaled, lr_ST, activation)
 
 
@@ -202,15 +196,7 @@ class Targets:
 
 
 def make_targets(one_hot_SKB: Tensor, settings: LossSettings) -> Targets:
-    """Return the targets of a batch, as torch.nn.functional.cross_entropy defines smoothing and class weights.
-
-    Args:
-        one_hot_SKB: Labels.
-        settings: Smoothing and weights.
-
-    Returns:
-        Targets per job.
-    """
+    """Return the targets of a batch, as torch.nn.functional.cross_entropy defines smoothing and class weights."""
     if settings.plain:
         mass = one_hot_SKB[:, None]
         return Targets(mass, mass.new_ones(1, 1, 1), mass.new_full((1, 1), float(mass.shape[-1])))
@@ -222,15 +208,7 @@ def make_targets(one_hot_SKB: Tensor, settings: LossSettings) -> Targets:
 
 
 def loss_and_slope(z_STLB: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-    """Return every job's mean loss and its derivative by relative logit.
-
-    Args:
-        z_STLB: Logits minus class 0's; overwritten.
-        targets: Of the batch.
-
-    Returns:
-        Loss (S, T) and slope (S, T, L, B).
-    """
+    """Return every job's mean loss and its derivative by relative logit."""
     import torch
 
     total, norm = targets.total_STB[:, :, None], targets.norm_ST
@@ -267,13 +245,7 @@ class Decay:
     any: bool
 
     def apply(self, scaled: list[Tensor], gradients: list[Tensor], factor: float) -> None:
-        """Decay the weights, or add the decay to the gradients.
-
-        Args:
-            scaled: Weights divided by learning rates; changed in place.
-            gradients: By weight; changed in place.
-            factor: The schedule's factor of the learning rate.
-        """
+        """Decay the weights, or add the decay to the gradients."""
         if not self.any:
             return
         for weight, gradient in zip(scaled, gradients, strict=True):
@@ -311,12 +283,7 @@ class OptimiserState:
 
 
 def new_state(scaled: list[Tensor], settings: SgdSettings) -> OptimiserState:
-    """Return the state before the first step.
-
-    Args:
-        scaled: Stacked weights.
-        settings: Any job's; all of a stack share their optimiser.
-    """
+    """Return the state before the first step."""
     import torch
 
     zeros = [torch.zeros_like(part) for part in scaled]
@@ -328,15 +295,7 @@ def new_state(scaled: list[Tensor], settings: SgdSettings) -> OptimiserState:
 def take_step(
     scaled: list[Tensor], gradients: list[Tensor], state: OptimiserState, settings: SgdSettings, factor: float
 ) -> None:
-    """Move all weights by one step.
-
-    Args:
-        scaled: Weights divided by learning rates; changed in place.
-        gradients: By weight, decay included where it belongs to the gradient.
-        state: Changed in place.
-        settings: Optimiser, betas, momentum.
-        factor: The schedule's factor of the learning rate, in these units the learning rate itself.
-    """
+    """Move all weights by one step."""
     if settings.optimizer == "SGD":
         _sgd_step(scaled, gradients, state, settings, factor)
     else:
@@ -394,13 +353,6 @@ class Clock:
 def lr_factor(schedule: Sequence[SchedulePiece], clock: Clock) -> float:
     """Return what multiplies the learning rate in the coming step.
 
-    Args:
-        schedule: Pieces; none gives 1.
-        clock: Where the training stands.
-
-    Returns:
-        The product of all pieces' factors.
-
     Example:
         >>> from histotune.heads.config import Hold
         >>> round(lr_factor((Hold(),), Clock(0, 4, 100, 10)), 3), lr_factor((Hold(),), Clock(0, 5, 100, 10))
@@ -433,27 +385,12 @@ WEIGHTS, ORDER = 1, 2
 
 
 def shuffled_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
-    """Return the rows of an epoch in their order; the same at any time for the same arguments.
-
-    Args:
-        seed: Of the job.
-        epoch: From 0.
-        n_rows: Training rows.
-    """
+    """Return the rows of an epoch in their order; the same at any time for the same arguments."""
     return np.random.default_rng((ORDER, seed, epoch)).permutation(n_rows)
 
 
 def linear_layers(job: Job, n_columns: int, n_classes: int) -> tuple[Layer, ...]:
-    """Return initial layers: weights and biases uniform within 1 / sqrt(inputs), as torch.nn.Linear draws them.
-
-    Args:
-        job: Its seed draws; its settings shape.
-        n_columns: Columns of the pooling.
-        n_classes: Number of classes.
-
-    Returns:
-        One layer, or two with a hidden layer.
-    """
+    """Return initial layers: weights and biases uniform within 1 / sqrt(inputs), as torch.nn.Linear draws them."""
     rng = np.random.default_rng((WEIGHTS, job.seed))
     outputs, hidden = n_outputs(job.settings, n_classes), job.settings.hidden_units
     if not hidden:

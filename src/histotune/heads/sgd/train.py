@@ -60,25 +60,7 @@ if TYPE_CHECKING:
 
 
 def train_heads(data: TrainData, jobs: Sequence[Job], options: TrainOptions | None = None) -> list[TrainedHead]:
-    """Train every job; the outcome of one does not depend, beyond rounding, on the others beside it.
-
-    Args:
-        data: Columns, labels and splits.
-        jobs: Heads to train.
-        options: Metrics, stopping, device, where to keep the state.
-
-    Returns:
-        One outcome per job, in order. With a checkpoint folder an interrupted call goes on where it stopped, bit by
-        bit on the same machine and number of threads.
-
-    Raises:
-        UserError: A one-logit head of more than two classes.
-        ValueError: Shapes or split numbers that don't fit, or nothing held out to monitor.
-
-    Example:
-        >>> data = TrainData(x_ND, y_N, 2, (Split(train_rows, held_rows),))  # doctest: +SKIP
-        >>> heads = train_heads(data, [Job(SgdSettings(lr=lr)) for lr in (1e-4, 1e-3)])  # doctest: +SKIP
-    """
+    """Train every job; the outcome of one does not depend, beyond rounding, on the others beside it."""
     options = options or TrainOptions()
     _check(data, jobs, options)
     checkpoint = None
@@ -200,12 +182,7 @@ class ChunkRun:
         return tensors | {"alive": torch.from_numpy(self._alive_ST), "n_steps": torch.tensor(self._moments.n_steps)}
 
     def resume(self, record: ChunkRecord, state: dict[str, Tensor]) -> None:
-        """Go on from what was kept.
-
-        Args:
-            record: As it was then.
-            state: Of :meth:`state`.
-        """
+        """Go on from what was kept."""
         device = self._options.device
         layers = {
             name: [state[f"{name}.{layer}"].to(device) for layer in range(2) if f"{name}.{layer}" in state]
@@ -461,12 +438,7 @@ class ChunkRecord:
 
     @classmethod
     def start(cls, end_epoch_J: Int, scaled: Sequence[Tensor]) -> ChunkRecord:
-        """Return the record before the first epoch.
-
-        Args:
-            end_epoch_J: Epochs each job may begin.
-            scaled: Stacked weights (S, T, ...), for their shapes.
-        """
+        """Return the record before the first epoch."""
 
         def nothing(dtype: type = np.int64) -> NDArray[Any]:
             return np.zeros(len(end_epoch_J), dtype)
@@ -485,14 +457,7 @@ class ChunkRecord:
         )
 
     def close_epoch(self, jobs: Int, curve_MJ: Float, largest_J: Float, n_steps: int) -> None:
-        """Note an epoch of the jobs still training, and who has diverged or come to the end.
-
-        Args:
-            jobs: Which jobs of the chunk.
-            curve_MJ: Their training loss and metrics.
-            largest_J: Their largest weight.
-            n_steps: Steps of this epoch.
-        """
+        """Note an epoch of the jobs still training, and who has diverged or come to the end."""
         row = np.full((len(curve_MJ), len(self.done_J)), np.nan)
         row[:, jobs] = curve_MJ
         self.curve_EMJ.append(row)
@@ -503,13 +468,7 @@ class ChunkRecord:
         self.done_J[jobs] = lost | (self.n_epochs_J[jobs] >= self.end_epoch_J[jobs])
 
     def judge(self, jobs: Int, value_J: Float, stopping: Stopping) -> Int:
-        """Note the monitored metric and return the jobs whose weights are now the best.
-
-        Args:
-            jobs: Which jobs of the chunk.
-            value_J: Their metric; NaN is never better.
-            stopping: What counts as better, and for how long a job may fail to be.
-        """
+        """Note the monitored metric and return the jobs whose weights are now the best."""
         sign = -1.0 if stopping.monitor in LOWER_IS_BETTER else 1.0
         best_J = self.best_J[jobs]
         gain_J = sign * (value_J - np.where(np.isnan(best_J), -sign * np.inf, best_J))
@@ -529,12 +488,7 @@ class ChunkRecord:
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, NDArray[np.generic]], kept: list[Tensor]) -> ChunkRecord:
-        """Read what :meth:`arrays` gave.
-
-        Args:
-            arrays: By name.
-            kept: The kept weights.
-        """
+        """Read what :meth:`arrays` gave."""
         values = {f"{name}_J": value.copy() for name, value in arrays.items() if name != "curves"}
         return cls(kept=kept, curve_EMJ=list(arrays["curves"]), **values)  # type: ignore[arg-type]
 
@@ -548,14 +502,7 @@ class ChunkRecord:
 def trained_heads(
     record: ChunkRecord, rows: dict[int, SplitRows], jobs: Sequence[Job], options: TrainOptions
 ) -> list[TrainedHead]:
-    """Return the outcome of a chunk's jobs, standardisation folded in.
-
-    Args:
-        record: Their curves and kept weights.
-        rows: Means and deviations by split.
-        jobs: The chunk's jobs, stream by stream.
-        options: Names of the metrics.
-    """
+    """Return the outcome of a chunk's jobs, standardisation folded in."""
     kept = [part.cpu().double().numpy() for part in record.kept]
     curve_EMJ = np.stack(record.curve_EMJ)
     names = ("train_loss", *options.measured())
@@ -582,16 +529,7 @@ def _fold(weight_KV: Float, mean_D: Float, std_D: Float) -> Layer:
 
 
 def head_logits(head: TrainedHead, x_nD: NDArray[np.floating], activation: str = "relu") -> Float:
-    """Return the logits of one head on raw rows.
-
-    Args:
-        head: A trained head.
-        x_nD: Raw columns.
-        activation: Of the hidden layer, where it has one.
-
-    Returns:
-        float64 (n, outputs).
-    """
+    """Return the logits of one head on raw rows."""
     out = x_nD.astype(np.float64)
     for number, layer in enumerate(head.layers):
         if number:
@@ -626,12 +564,7 @@ class Checkpoint:
         return _unpack_record(_load(path)) if path.is_file() else None
 
     def finish(self, number: int, record: ChunkRecord) -> None:
-        """Keep a finished chunk's record.
-
-        Args:
-            number: Of the chunk.
-            record: Its outcome.
-        """
+        """Keep a finished chunk's record."""
         _save(self._path(number), _pack_record(record))
         (self.folder / RUNNING).unlink(missing_ok=True)
 
@@ -640,13 +573,7 @@ class Checkpoint:
         return time.monotonic() - self._last_s >= self._every_s
 
     def keep(self, number: int, record: ChunkRecord, tensors: dict[str, Tensor]) -> None:
-        """Keep the running chunk's state.
-
-        Args:
-            number: Of the chunk.
-            record: Its record so far.
-            tensors: Weights and moments.
-        """
+        """Keep the running chunk's state."""
         import torch
 
         state = {f"state.{name}": tensor.contiguous() for name, tensor in tensors.items()}
@@ -669,14 +596,7 @@ class Checkpoint:
 
 
 def plan_key(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> str:
-    """Return a hash of everything that makes the outcome: settings, labels, splits, and rows of the matrix.
-
-    Args:
-        data: Its shape, labels and splits count in full, its values by up to 4,096 evenly spaced rows.
-        jobs: All jobs.
-        options: Metrics, stopping and device; a caller's own order and initial weights can't be hashed and must not
-            change between a run and its continuation.
-    """
+    """Return a hash of everything that makes the outcome: settings, labels, splits, and rows of the matrix."""
     stride = max(1, len(data.x_ND) // FINGERPRINT_ROWS)
     splits = [
         hash_bytes(part.train_rows.tobytes(), part.held_rows.tobytes(),

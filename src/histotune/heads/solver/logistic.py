@@ -38,19 +38,6 @@ def fit_batch(
 ) -> FitSolution:
     """Solve all problems over one shared matrix.
 
-    Args:
-        x_ND: Raw embedding columns; float16, float32 or float64.
-        y_N: Label per tile; ignored where a mask is 0.
-        problems: Masks and penalties.
-        settings: When to stop.
-
-    Returns:
-        Raw-column weights and the record of each fit, in the order of the problems.
-
-    Raises:
-        ValueError: A penalty is not positive, a mask is empty, negative or trains on a label out of range, or the
-            matrix holds a value that is not finite.
-
     Example:
         >>> x_ND, y_N = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])
         >>> problems = FitProblems(np.ones((1, 4), bool), np.array([0, 0]), np.array([0.1, 1.0]), n_classes=2)
@@ -272,15 +259,7 @@ class Batch:
 
 
 def loss_terms(z_AKN: Float, y_AN: Int) -> Float:
-    """Return the log-loss per problem and row.
-
-    Args:
-        z_AKN: Logits; one per row in binary problems, K symmetric ones otherwise.
-        y_AN: Labels.
-
-    Returns:
-        Loss (A, N), in nats.
-    """
+    """Return the log-loss per problem and row."""
     if z_AKN.shape[1] == 1:
         margin_AN = np.where(y_AN == 1, z_AKN[:, 0], -z_AKN[:, 0])
         return np.asarray(np.log1p(np.exp(-np.abs(margin_AN))) + np.maximum(-margin_AN, 0.0))
@@ -337,16 +316,7 @@ def direction(batch: Batch) -> Float:
 
 
 def step_lengths(batch: Batch, d_AKV: Float, dz_AKN: Float) -> Float:
-    """Return near-exact step lengths by a safeguarded Newton iteration on the slope.
-
-    Args:
-        batch: The running problems.
-        d_AKV: Directions.
-        dz_AKN: Their logits.
-
-    Returns:
-        Step per problem; the objective is convex along the direction, so the slope brackets its minimum.
-    """
+    """Return near-exact step lengths by a safeguarded Newton iteration on the slope."""
     penalty_AV = batch.penalty_AV[:, None]
     start_A = _dot(penalty_AV * batch.theta_AKV, d_AKV)
     bend_A = _dot(penalty_AV * d_AKV, d_AKV)
@@ -499,16 +469,7 @@ class Standardisation:
 
 
 def is_small(n_rows: int, n_columns: int, n_masks: int) -> bool:
-    """Return whether problems are solved in float64 with exact curvature where it helps.
-
-    Args:
-        n_rows: Rows of the largest mask.
-        n_columns: Columns.
-        n_masks: Masks.
-
-    Returns:
-        True where a Gram matrix per mask is cheap, or a problem's curvature.
-    """
+    """Return whether problems are solved in float64 with exact curvature where it helps."""
     return _gram_is_cheap(n_rows, n_columns, n_masks) or n_rows * n_columns**2 <= SMALL_CURVATURE
 
 
@@ -517,16 +478,7 @@ def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
 
 
 def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Features:
-    """Choose the cheaper coordinates.
-
-    Args:
-        x_ND: Raw columns.
-        y_N: Labels.
-        weight_FN: Sample weight per mask and row, 0 outside the mask.
-
-    Returns:
-        Gram coordinates where every training set is small against the columns, shared ones otherwise.
-    """
+    """Choose the cheaper coordinates."""
     weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
     n_masks, n_columns = len(weight_FN), x_ND.shape[1]
     n_rows = int((weight_FN > 0).sum(axis=1).max())

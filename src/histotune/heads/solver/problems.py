@@ -80,16 +80,7 @@ class FitSolution:
 
 
 def check_problems(y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
-    """Refuse what has no solution.
-
-    Args:
-        y_N: Labels.
-        problems: What is to be solved.
-        weight_FN: Its masks as sample weights.
-
-    Raises:
-        ValueError: A penalty is not positive, a mask is empty, negative or trains on a label out of range.
-    """
+    """Refuse what has no solution."""
     if not (np.asarray(problems.penalty_P) > 0).all():
         raise ValueError("every penalty must be positive: without one, separable classes have no solution")
     if (weight_FN < 0).any() or not (weight_FN.sum(axis=1) > 0).all():
@@ -101,16 +92,7 @@ def check_problems(y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
 
 
 def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]:
-    """Return which columns are constant up to rounding (as scikit-learn's scaler does).
-
-    Args:
-        variance: Variance per column, of any shape.
-        terms: Size of the terms that the mean was computed from, which bounds its rounding.
-        n_rows: Number of rows.
-
-    Returns:
-        True where the variance is none.
-    """
+    """Return which columns are constant up to rounding (as scikit-learn's scaler does)."""
     return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
 
 

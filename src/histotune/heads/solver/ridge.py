@@ -63,18 +63,6 @@ def fit_ridge(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems) -> Fi
 
     The objective is sum_i s_i (t_i - z_i)^2 / (2 sum_i s_i) + penalty / 2 |w_z|^2 per target.
 
-    Args:
-        x_ND: Raw columns; float16, float32 or float64, memory-mapped or not.
-        y_N: Label per tile; ignored where a mask is 0.
-        problems: Masks, penalties and sets of columns; class weights are a mask's values.
-
-    Returns:
-        Weights and biases on raw columns, K = 1 in binary problems. Scores above 0 mean class 1, or the class is the
-        largest score; they are no log-odds. ``gradient_norm_P`` is that of the objective in standardised columns.
-
-    Raises:
-        ValueError: As :func:`histotune.heads.solver.logistic.fit_batch`.
-
     Example:
         >>> from histotune.heads.solver.problems import FitProblems
         >>> x_ND, y_N = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1])

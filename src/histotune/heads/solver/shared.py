@@ -299,15 +299,7 @@ class Batch:
 def minimise(
     stream: RowStream, batches: list[Batch], precision: Precision, finished: Callable[[Batch], Int], budget: int
 ) -> None:
-    """Advance batches until every problem has left.
-
-    Args:
-        stream: The rows.
-        batches: Problems, one batch per set of columns; emptied on the way.
-        precision: Of the products.
-        finished: Called after every pass; notes and returns which problems of a batch leave.
-        budget: Passes after which the loop ends, whatever still runs.
-    """
+    """Advance batches until every problem has left."""
     running = [batch for batch in batches if len(batch.index_A)]
     while running and budget:
         budget -= 1
@@ -473,17 +465,7 @@ class Values:
 
 
 def evaluate(stream: RowStream, batches: Sequence[Points], n_logits: int, precision: Precision) -> list[Values]:
-    """Evaluate all points in one pass; sums over blocks are kept in float64 whatever the products' precision.
-
-    Args:
-        stream: The rows.
-        batches: Points, grouped by their set of columns.
-        n_logits: Logits per problem: 1 in binary problems, else the number of classes.
-        precision: Of the products.
-
-    Returns:
-        Values, one record per batch.
-    """
+    """Evaluate all points in one pass; sums over blocks are kept in float64 whatever the products' precision."""
     targets = _Targets(stream, n_logits, precision)
     sums = [_Sums(stream, points, precision) for points in batches]
     for block, x_nD in stream.blocks(precision):

@@ -109,14 +109,7 @@ class RowStream:
         return len(self._rows)
 
     def blocks(self, precision: Precision) -> Iterator[tuple[Block, Array]]:
-        """Make one pass over the rows.
-
-        Args:
-            precision: Type of the blocks.
-
-        Yields:
-            A block and its centred rows on the device; valid until the next one.
-        """
+        """Make one pass over the rows."""
         self.passes += 1
         for block in self._blocks:
             if precision == "float32" and self._held is not None:
@@ -128,9 +121,6 @@ class RowStream:
         """Return the correlations (D, D) of all columns over at most four rows per column, in float32.
 
         One matrix serves every set of columns: a set's own is a submatrix.
-
-        Returns:
-            The matrix, on the device.
         """
         kit, n_used = self.kit, 0
         stride = max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * self.n_columns))
@@ -314,81 +304,35 @@ class ArrayKit:
         return self.xp is np
 
     def array(self, values: NDArray[Any], precision: Precision | None = None) -> Array:
-        """Return a host array on the device.
-
-        Args:
-            values: Any host array; on a GPU it is copied.
-            precision: Floating-point type; None keeps the array's own.
-
-        Returns:
-            The array, contiguous.
-        """
+        """Return a host array on the device."""
         if self.is_numpy:
             return np.ascontiguousarray(values, dtype=precision)
         tensor = self.xp.from_numpy(values if values.flags.writeable else values.copy())
         return tensor.to(device=self._place, dtype=getattr(self.xp, precision) if precision else None)
 
     def cast(self, values: Array, precision: Precision) -> Array:
-        """Return an array in another floating-point type; the array itself where it already is.
-
-        Args:
-            values: A device array.
-            precision: The type.
-
-        Returns:
-            The array.
-        """
+        """Return an array in another floating-point type; the array itself where it already is."""
         return values.astype(precision, copy=False) if self.is_numpy else values.to(getattr(self.xp, precision))
 
     def host(self, values: Array) -> NDArray[Any]:
-        """Return a device array on the host.
-
-        Args:
-            values: A device array.
-
-        Returns:
-            A NumPy array.
-        """
+        """Return a device array on the host."""
         return np.asarray(values if self.is_numpy else values.cpu().numpy())
 
     def zeros(self, shape: tuple[int, ...], precision: Precision) -> Array:
-        """Return zeros on the device.
-
-        Args:
-            shape: Of the array.
-            precision: Its type.
-
-        Returns:
-            The array.
-        """
+        """Return zeros on the device."""
         if self.is_numpy:
             return np.zeros(shape, precision)
         return self.xp.zeros(shape, dtype=getattr(self.xp, precision), device=self._place)
 
     def dot(self, a: Array, b: Array) -> Array:
-        """Return the inner products of two arrays along all axes but the first.
-
-        Args:
-            a: A device array.
-            b: Another of its shape and type.
-
-        Returns:
-            One value per entry of the first axis.
-        """
+        """Return the inner products of two arrays along all axes but the first."""
         if self.is_numpy:
             axes = "abcd"[: a.ndim]
             return np.einsum(f"{axes},{axes}->a", a, b)
         return (a * b).flatten(1).sum(1)  # torch's einsum would be a batch of products of one row each
 
     def eigh(self, symmetric: Array) -> tuple[Array, Array]:
-        """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix.
-
-        Args:
-            symmetric: A device matrix.
-
-        Returns:
-            Eigenvalues and the matrix of eigenvectors, one per column.
-        """
+        """Return eigenvalues, ascending, and eigenvectors of a symmetric matrix."""
         if self.is_numpy:
             from scipy.linalg import eigh
 
