@@ -11,7 +11,7 @@ import pytest
 from histotune.backbones import describe
 from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
 from histotune.backbones.engine import load_backbone
-from histotune.backbones.entries import ENTRIES
+from histotune.backbones.entries import catalog_entries
 from histotune.backbones.spec import BackboneConfig, BackboneSpec
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
@@ -22,8 +22,8 @@ def find(name: str, **options: str) -> BackboneSpec:
 
 
 def test_entries_are_complete() -> None:
-    assert len({entry.name for entry in ENTRIES}) == len(ENTRIES)
-    for entry in ENTRIES:
+    assert len({entry.name for entry in catalog_entries()}) == len(catalog_entries())
+    for entry in catalog_entries():
         assert entry.about and entry.spec.licence and entry.spec.citation and entry.spec.overlap, entry.name
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from histotune.backbones.catalog import find_backbone, find_entry
-from histotune.backbones.entries import ENTRIES
-from histotune.backbones.entry import CatalogEntry, cite, stated_figures
-from histotune.backbones.network import agrees, measure_shape
+from histotune.backbones.entries import CatalogEntry, catalog_entries, parse_catalog
 from histotune.backbones.spec import BackboneConfig
 from histotune.tools.errors import UserError
 from histotune.tools.provenance import library_version
+from tests.backbones.shapes import agrees, measure_shape, stated_figures
 
-BUILDABLE = [entry for entry in ENTRIES if entry.own_code is None and entry.spec.kind != "colour-histogram"]
+BUILDABLE = [entry for entry in catalog_entries() if entry.own_code is None and entry.spec.kind != "colour-histogram"]
 TIER_A = (
     "midnight", "uni", "uni2-h", "virchow", "virchow2", "h-optimus-0", "h-optimus-1", "h0-mini", "prov-gigapath",
     "phikon", "phikon-v2", "kaiko-vits8", "kaiko-vits16", "kaiko-vitb8", "kaiko-vitb16", "kaiko-vitl14", "lunit-vits8",
@@ -32,7 +31,7 @@ def available(entry: CatalogEntry) -> bool:
     return numbers >= [int(part) for part in wanted.split(".")]
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", catalog_entries(), ids=lambda entry: entry.name)
 def test_each_stated_figure_has_a_source(entry: CatalogEntry) -> None:
     cited = {figure for source in entry.sources for figure in source.figures}
     assert set(stated_figures(entry)) <= cited, set(stated_figures(entry)) - cited
@@ -59,23 +58,71 @@ def test_wrong_figures_are_found() -> None:
 
 
 def test_tier_a_is_complete_and_verified() -> None:
-    verified = {entry.name for entry in ENTRIES if entry.status == "shape-verified"}
+    verified = {entry.name for entry in catalog_entries() if entry.status == "shape-verified"}
     assert set(TIER_A) <= verified
 
 
 def test_revisions_are_commits_or_empty() -> None:
-    for entry in ENTRIES:
+    for entry in catalog_entries():
         assert re.fullmatch(r"([0-9a-f]{40})?", entry.spec.revision), entry.name
 
 
 def test_a_gated_licence_says_so() -> None:
-    for entry in ENTRIES:
+    for entry in catalog_entries():
         assert entry.spec.gated == ("gated" in entry.licence.name) or entry.own_code is not None, entry.name
 
 
-def test_a_figure_of_no_known_name_is_a_mistake_in_the_catalog() -> None:
-    with pytest.raises(ValueError, match="no such figures"):
-        cite("somewhere", "colour")
+CATALOG = """
+[pages]
+guide = "https://example.org/guide"
+
+[licences.open]
+name = "Open"
+commercial = true
+
+[[backbone]]
+name = "one"
+about = "the first"
+kind = "timm"
+source = "vit_small_patch16_224"
+hub_id = "somebody/one"
+licence = "open"
+licence_source = "https://example.org/{repository}"
+model_args = { img_size = 224, act_layer = "SiLU" }
+sources = [{ where = "{guide}#dim", figures = ["dim"] }]
+
+[[backbone]]
+name = "two"
+like = "one"
+hub_id = "somebody/two"
+dim = 7
+"""
+
+
+def test_an_entry_takes_what_it_does_not_write_from_the_one_it_is_like() -> None:
+    one, two = parse_catalog(CATALOG)
+    assert (one.dim, two.dim, two.about) == (None, 7, "the first")
+    assert [entry.licence.source for entry in (one, two)] == [
+        f"https://example.org/somebody/{n}" for n in ("one", "two")
+    ]
+    assert one.licence.commercial is True
+    assert one.licence.share_weights is None
+    assert one.spec.model_args == two.spec.model_args == (("img_size", 224), ("act_layer", "SiLU"))
+    assert two.sources[0].where == "https://example.org/guide#dim"
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "words"),
+    [
+        ('["dim"]', '["colour"]', "colour, which is none of"),
+        ("dim = 7", "dims = 7", "two holds dims, which is none of"),
+        ('like = "one"', 'like = "three"', "two is like three"),
+        ("commercial", "comercial", "open holds comercial"),
+    ],
+)
+def test_a_name_that_is_not_known_is_a_mistake_in_the_catalog(written: str, instead: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_catalog(CATALOG.replace(written, instead))
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,7 @@ from torch import nn
 from histotune.backbones.catalog import find_backbone, random_twin
 from histotune.backbones.describe import timm_arguments
 from histotune.backbones.engine import load_backbone
-from histotune.backbones.entries import ENTRIES
-from histotune.backbones.entry import CatalogEntry
+from histotune.backbones.entries import CatalogEntry, catalog_entries
 from histotune.backbones.spec import BackboneConfig, BackboneSpec
 from histotune.backbones.weights import weights_hash
 from histotune.tools.devices import ComputeDevice
@@ -27,8 +26,8 @@ from tests.backbones.test_entries import available
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TINY_TIMM = {"embed_dim": 48, "depth": 2, "num_heads": 2}
 TINY_TRANSFORMERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-TOKENS = [e for e in ENTRIES if e.spec.kind == "timm" and e.name != "resnet50" and available(e)]
-TRANSFORMERS = [e for e in ENTRIES if e.spec.kind == "transformers" and not e.spec.adapter]
+TOKENS = [e for e in catalog_entries() if e.spec.kind == "timm" and e.name != "resnet50" and available(e)]
+TRANSFORMERS = [e for e in catalog_entries() if e.spec.kind == "transformers" and not e.spec.adapter]
 
 
 def tiny(spec: BackboneSpec) -> BackboneSpec:

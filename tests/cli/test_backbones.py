@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from histotune.backbones.entries import ENTRIES
+from histotune.backbones.entries import catalog_entries
 
 Histotune = Callable[..., "object"]
 
@@ -16,7 +16,7 @@ Histotune = Callable[..., "object"]
 def test_the_table_has_a_row_per_backbone(histotune: Histotune) -> None:
     result = histotune("backbones")
     assert result.code == 0
-    for entry in ENTRIES:
+    for entry in catalog_entries():
         assert re.search(rf"^│ *{re.escape(entry.name)} ", result.out, re.MULTILINE), entry.name
     assert "shape-verified" in result.out and "listed" in result.out
     uni = next(line for line in result.out.splitlines() if "│uni2-h" in line)
@@ -41,7 +41,7 @@ def test_everything_about_one_has_its_sources(histotune: Histotune) -> None:
     assert all(re.search(r"\[\d+(, \d+)*\]$", line) for line in figures)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", catalog_entries(), ids=lambda entry: entry.name)
 def test_all_can_be_shown(entry: object, histotune: Histotune) -> None:
     from histotune.backbones.access import entry_text
 

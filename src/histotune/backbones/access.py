@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.backbones.catalog import HUB_ID, find_entry, unknown_backbone
-from histotune.backbones.entry import FIGURES, CatalogEntry
+from histotune.backbones.entries import FIGURES, CatalogEntry
 from histotune.backbones.weights import INDEX, ONE_FILE, TORCH_FILE, cached_file
 from histotune.tools.provenance import redact
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.adapters import pin_adapter
 from histotune.backbones.describe import describe_folder, describe_hub, describe_timm
-from histotune.backbones.entries import ENTRIES
-from histotune.backbones.entries.colour_histogram import COLOUR_HISTOGRAM
+from histotune.backbones.entries import catalog_entries
 from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import resolve_revision
 from histotune.images.config import ViewConfig
@@ -21,7 +20,7 @@ from histotune.tools.files import hash_bytes, is_regular_file, write_json
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
-    from histotune.backbones.entry import CatalogEntry
+    from histotune.backbones.entries import CatalogEntry
     from histotune.backbones.spec import BackboneConfig
 
 
@@ -58,10 +57,10 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
 
 def find_entry(name: str) -> CatalogEntry | None:
     """Return the catalog entry of a name or a hub id; None for what the catalog does not know."""
-    by_name = next((entry for entry in ENTRIES if entry.name == name), None)
+    by_name = next((entry for entry in catalog_entries() if entry.name == name), None)
     if by_name is not None or name.startswith("timm/"):  # timm's own names mean timm's own transform
         return by_name
-    return next((entry for entry in ENTRIES if entry.spec.repository.lower() == name.lower()), None)
+    return next((entry for entry in catalog_entries() if entry.spec.repository.lower() == name.lower()), None)
 
 
 def pinned_config(config: BackboneConfig, spec: BackboneSpec) -> BackboneConfig:
@@ -137,7 +136,7 @@ def random_twin(spec: BackboneSpec, seed: int = 0) -> BackboneSpec:
 
 def colour_histogram() -> BackboneSpec:
     """Return the floor that knows colour only: 32 bins per RGB channel of the view."""
-    return COLOUR_HISTOGRAM.spec
+    return next(entry.spec for entry in catalog_entries() if entry.spec.kind == "colour-histogram")
 
 
 def documented_view(spec: BackboneSpec) -> ViewConfig:
@@ -175,7 +174,7 @@ def unknown_backbone(name: str) -> UserError:
     """Return the mistake of a name that nothing is called by, with the closest one."""
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         return UserError("this backbone folder does not exist", value=name, fix="check the path")
-    names = [entry.name for entry in ENTRIES]
+    names = [entry.name for entry in catalog_entries()]
     return UserError("unknown backbone", value=name, allowed=f"{', '.join(names)}, {FORMS}",
                      closest=closest_name(name, names), fix="histotune backbones lists them")  # fmt: skip
 

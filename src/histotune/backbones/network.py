@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.entry import CatalogEntry
-
 
 Outputs = dict[str, torch.Tensor]
 
@@ -273,62 +271,3 @@ def colour_fractions(pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
     counts = [[np.bincount(tile_PC[:, channel], minlength=N_BINS) for channel in range(3)] for tile_PC in bins_BPC]
     counts_BD = np.asarray(counts, dtype=np.float64).reshape(-1, 3 * N_BINS)
     return (counts_BD / bins_BPC.shape[1]).astype(np.float32)
-
-
-# ------------------------------------------------------------------------------
-# A backbone's architecture at full size without its weights: what can be counted.
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What was counted.
-
-    Attributes:
-        params_m: Parameters in millions, without pooler.
-        dim: Width of one column block.
-        registers: Register tokens.
-    """
-
-    params_m: float
-    dim: int
-    registers: int
-
-
-def measure_shape(spec: BackboneSpec, *, with_classifier: bool = False) -> Shape:
-    """Build a backbone on torch's ``meta`` device, which takes no memory, and count."""
-    from histotune.backbones.describe import without_memory
-
-    with without_memory():
-        if spec.kind == "transformers":
-            return _transformers_shape(spec)
-        import timm
-
-        classes = {} if with_classifier else {"num_classes": 0}
-        module = timm.create_model(spec.source.split(".")[0], **classes, **timm_arguments(spec, {}))
-    dim = getattr(module, "head_hidden_size", None) or module.num_features
-    registers = max(getattr(module, "num_prefix_tokens", 1) - 1, 0)  # the class token is no register
-    return Shape(_n_params(module) / 1e6, int(dim), int(registers))
-
-
-def _transformers_shape(spec: BackboneSpec) -> Shape:
-    from transformers import AutoModel
-
-    module = AutoModel.from_config(transformers_config(spec, None))
-    registers = getattr(module.config, "num_register_tokens", 0)
-    return Shape(_n_params(module) / 1e6, int(module.config.hidden_size), int(registers))
-
-
-def _n_params(module: torch.nn.Module) -> int:
-    return sum(tensor.numel() for name, tensor in module.named_parameters() if not name.startswith("pooler."))
-
-
-def agrees(entry: CatalogEntry, shape: Shape) -> bool:
-    """Return whether a measured shape has the figures that an entry cites.
-
-    A parameter count agrees within one unit of the last digit cited: sources round and cut.
-    """
-    if entry.dim is None:
-        return False
-    registers_agree = entry.registers is None or shape.registers == entry.registers
-    params_agree = entry.params_m is None or abs(shape.params_m - entry.params_m) <= entry.params_step_m
-    return shape.dim == entry.dim and registers_agree and params_agree

@@ -40,9 +40,9 @@ def check(names: Annotated[list[str], typer.Argument(help="Names or hub ids.")])
 def list_backbones() -> None:
     """Print the catalog as a table."""
     from histotune.backbones.access import catalog_table
-    from histotune.backbones.entries import ENTRIES
+    from histotune.backbones.entries import catalog_entries
 
-    _console().print(catalog_table(ENTRIES))
+    _console().print(catalog_table(catalog_entries()))
 
 
 def show_backbone(name: str) -> None:

@@ -1,9 +1,12 @@
-"""A catalog entry: a backbone's facts with their sources, its licence as answers, and what stops it, if anything."""
+"""The named backbones: facts with their sources, licences as answers, and what stops one, read from catalog.toml."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import tomllib
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from typing import Any, Literal
 
 from histotune.backbones.spec import BackboneSpec, ColumnBlock
 
@@ -136,32 +139,68 @@ FIGURES = (
     "hub", "revision", "gated", "params", "dim", "registers", "architecture", "normalisation", "size", "pooling",
     "mpp", "overlap",
 )  # fmt: skip
+FILE = "catalog.toml"
+Facts = dict[str, Any]
 
 
-def cite(where: str, *figures: str) -> Source:
-    """Return a source."""
-    odd = set(figures) - set(FIGURES)
+@cache
+def catalog_entries() -> tuple[CatalogEntry, ...]:
+    """Return every named backbone, in the order of the catalog."""
+    return parse_catalog(resources.files(__package__).joinpath(FILE).read_text(encoding="utf-8"))
+
+
+def parse_catalog(text: str) -> tuple[CatalogEntry, ...]:
+    """Return the entries of a catalog's text; a name, field, page or licence that does not exist is a ValueError."""
+    catalog = tomllib.loads(text)
+    licences = {name: _licence(name, facts) for name, facts in catalog["licences"].items()}
+    written: dict[str, Facts] = {}
+    entries: list[CatalogEntry] = []
+    for facts in catalog["backbone"]:
+        like = facts.get("like")
+        if like is not None and like not in written:
+            raise ValueError(f"{facts['name']} is like {like}, which stands nowhere before it")
+        written[facts["name"]] = {**written.get(like, {}), **{k: v for k, v in facts.items() if k != "like"}}
+        entries.append(_entry(written[facts["name"]], licences, catalog["pages"]))
+    return tuple(entries)
+
+
+def _licence(name: str, facts: Facts) -> Licence:
+    answers = ("commercial", "share_weights", "share_derivatives", "outputs_restricted")
+    _refuse_unknown(name, facts, {"name", *answers})
+    return Licence(facts["name"], **{answer: facts.get(answer) for answer in answers}, source="")
+
+
+def _entry(facts: Facts, licences: dict[str, Licence], pages: dict[str, str]) -> CatalogEntry:
+    """Return an entry from its fields: those of its spec, those of its own, and three that are named apart."""
+    own = {field.name for field in fields(CatalogEntry)} - {"spec"}
+    of_spec = {field.name for field in fields(BackboneSpec)} - {"licence", "overlap"}
+    apart = {"licence_name": "licence", "overlap_note": "overlap"}
+    _refuse_unknown(facts["name"], facts, {*own, *of_spec, *apart, "licence_source"})
+    spec_facts = {name: _frozen(value) for name, value in facts.items() if name in of_spec and name != "model_args"}
+    spec_facts |= {field: facts[name] for name, field in apart.items() if name in facts}
+    spec = BackboneSpec(**spec_facts, model_args=tuple(facts.get("model_args", {}).items()))
+    names = {**pages, "repository": spec.repository}
+    rest = {name: _frozen(facts[name]) for name in own - {"licence", "overlap", "sources", "own_code"} if name in facts}
+    return CatalogEntry(
+        spec=spec,
+        licence=replace(licences[facts["licence"]], source=facts["licence_source"].format(**names)),
+        overlap=Overlap(**facts.get("overlap", {})),
+        sources=tuple(_cite(one["where"].format(**names), one["figures"]) for one in facts.get("sources", ())),
+        own_code=OwnCode(**facts["own_code"]) if "own_code" in facts else None,
+        **rest,
+    )
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401  (whatever TOML holds)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _cite(where: str, figures: list[str]) -> Source:
+    _refuse_unknown(where, dict.fromkeys(figures), set(FIGURES))
+    return Source(tuple(figures), where)
+
+
+def _refuse_unknown(place: str, given: Facts, known: set[str]) -> None:
+    odd = sorted(set(given) - known)
     if odd:
-        raise ValueError(f"no such figures: {sorted(odd)}")
-    return Source(figures, where)
-
-
-def stated_figures(entry: CatalogEntry) -> tuple[str, ...]:
-    """Return the figures that an entry states, each of which needs a source."""
-    spec, o = entry.spec, entry.overlap
-    loadable = entry.own_code is None and spec.kind != "colour-histogram"
-    stated = {
-        "hub": bool(spec.repository),
-        "revision": bool(spec.revision),
-        "gated": spec.gated,
-        "params": entry.params_m is not None,
-        "dim": entry.dim is not None,
-        "registers": bool(entry.registers),
-        "architecture": bool(spec.model_args),
-        "normalisation": loadable,
-        "size": loadable,
-        "pooling": loadable and spec.default_pooling != ("pooled",),
-        "mpp": bool(spec.training_mpp),
-        "overlap": {o.tcga, o.camelyon16, o.breakhis} != {"unknown"},
-    }
-    return tuple(name for name in FIGURES if stated[name])
+        raise ValueError(f"{place} holds {', '.join(odd)}, which is none of {', '.join(sorted(known))}")
