@@ -30,7 +30,7 @@ from pathlib import Path
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.describe import describe, render_text
 from histotune.datasets.read import read_dataset
-from histotune.audit.pixels import empty_prints
+from histotune.audit.pixels import empty_fingerprints
 from histotune.audit.audit import AuditRequest, audit
 from histotune.images.config import LoaderConfig
 start = time.perf_counter()
@@ -40,7 +40,7 @@ found = audit(AuditRequest(tiles, loader=LoaderConfig(workers=2)))
 unit = 1 if sys.platform == "darwin" else 1024
 print(json.dumps({
     "n_tiles": len(tiles), "n_copied": found.finding("exact-duplicates").n_tiles,
-    "kept_bytes": empty_prints(1).bytes_per_tile, "seconds_s": time.perf_counter() - start,
+    "kept_bytes": empty_fingerprints(1).bytes_per_tile, "seconds_s": time.perf_counter() - start,
     "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
 }))
 """

@@ -81,11 +81,11 @@ def _folded(spec: BackboneSpec) -> Network:
     """Return the network as the engine runs it."""
     import torch
 
-    from histotune.backbones.engine import fold_batch_norms
+    from histotune.backbones.engine import fuse_batch_norms
     from histotune.backbones.network import build_network
 
     network = build_network(spec)
-    fold_batch_norms(network.module)
+    fuse_batch_norms(network.module)
     network.module.to(memory_format=torch.channels_last)
     return network
 

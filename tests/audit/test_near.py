@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from histotune.audit import duplicates
 from histotune.audit.duplicates import find_near, near_pairs, perceptual_hashes, spectrum, turn
-from histotune.audit.pixels import prints_of
+from histotune.audit.pixels import fingerprints_of
 from tests.audit.made import brighter, jpeg, stained, tissue
 
 Pixels = NDArray[np.uint8]
@@ -22,7 +22,7 @@ TURNS = {
 
 
 def thumbs(*tiles: Pixels) -> Pixels:
-    return np.concatenate([prints_of(np.ascontiguousarray(tile)[None]).thumb_NTT for tile in tiles])
+    return np.concatenate([fingerprints_of(np.ascontiguousarray(tile)[None]).thumb_NTT for tile in tiles])
 
 
 def found(left: Pixels, right: Pixels) -> list[int]:

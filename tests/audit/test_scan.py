@@ -16,7 +16,7 @@ from tests.audit.made import hdf5_tiles, png_tiles, tile_set, tissue
 def test_files_and_rows_give_equal_prints(tmp_path: Path) -> None:
     pixels = [tissue(seed) for seed in range(5)]
     rows, files = (make(tmp_path / make.__name__, pixels) for make in (hdf5_tiles, png_tiles))
-    left, right = (scan(tiles, LoaderConfig(workers=2)).prints for tiles in (rows, files))
+    left, right = (scan(tiles, LoaderConfig(workers=2)).fingerprints for tiles in (rows, files))
     for name, array in vars(left).items():
         np.testing.assert_array_equal(array, getattr(right, name), err_msg=name)
 
@@ -25,7 +25,7 @@ def test_rows_in_any_order_and_with_gaps_keep_their_place(tmp_path: Path) -> Non
     pixels = [tissue(seed) for seed in range(9)]
     tiles = hdf5_tiles(tmp_path, pixels)
     picked = tiles.take(np.array([7, 0, 1, 2, 5]))
-    whole, part = scan(tiles, LoaderConfig()).prints, scan(picked, LoaderConfig()).prints
+    whole, part = scan(tiles, LoaderConfig()).fingerprints, scan(picked, LoaderConfig()).fingerprints
     np.testing.assert_array_equal(part.digest_N2, whole.digest_N2[[7, 0, 1, 2, 5]])
 
 
@@ -41,7 +41,7 @@ def test_every_kind_of_bad_file_is_named_and_the_rest_is_read(tmp_path: Path) ->
     Image.fromarray(np.zeros((400, 400), np.uint8)).save(files[5])
     found = scan(tiles, LoaderConfig(workers=2, max_pixels=100_000))
     assert [tile.row for tile in found.bad] == [0, 1, 2, 3, 4, 5]
-    assert found.prints.read_N.tolist() == [False] * 6 + [True] * 2
+    assert found.fingerprints.read_N.tolist() == [False] * 6 + [True] * 2
     assert all(str(files[tile.row]) == tile.place and tile.reason for tile in found.bad)
     assert "missing" in found.bad[2].reason
     assert "too large" in found.bad[5].reason
@@ -68,8 +68,8 @@ def test_a_damaged_chunk_loses_its_own_rows_only(tmp_path: Path) -> None:
     assert [tile.row for tile in found.bad] == [2, 3]
     assert found.bad[0].place == f"{path}, row 2"
     np.testing.assert_array_equal(
-        found.prints.digest_N2[4:],
-        scan(hdf5_tiles(tmp_path / "whole", list(pixels)), LoaderConfig()).prints.digest_N2[4:],
+        found.fingerprints.digest_N2[4:],
+        scan(hdf5_tiles(tmp_path / "whole", list(pixels)), LoaderConfig()).fingerprints.digest_N2[4:],
     )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from histotune.backbones import engine as engine_module
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig, lane_ranges
+from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig, parallel_ranges
 from histotune.backbones.network import Network, build_network
 from histotune.backbones.spec import BackboneConfig, BackboneSpec
 
@@ -195,7 +195,7 @@ def threads() -> Iterator[None]:
 def test_lanes_compute_what_one_go_computes(name: str, request: pytest.FixtureRequest, threads: None) -> None:
     spec = spec_of(request.getfixturevalue(name) if name == "dinov2" else name)
     images = np.random.default_rng(1).integers(0, 256, (150, spec.size_px, spec.size_px, 3), dtype=np.uint8)
-    assert len(lane_ranges(len(images), 2, spec.size_px)) == 3
+    assert len(parallel_ranges(len(images), 2, spec.size_px)) == 3
     engine = engine_of(spec)
     assert engine.ahead == 1
     first, second = engine.submit(images), engine.submit(images)  # both under way at once
@@ -252,11 +252,11 @@ def test_the_network_for_fp32_is_built_while_no_lane_runs(threads: None, monkeyp
 
 
 @given(st.integers(1, 300), st.integers(1, 8), st.sampled_from([14, 96, 224, 518, 2048]))
-def test_the_parts_cover_a_batch_once_and_occupy_every_lane(n_images: int, n_lanes: int, size_px: int) -> None:
-    ranges = lane_ranges(n_images, n_lanes, size_px)
+def test_the_parts_cover_a_batch_once_and_occupy_every_lane(n_images: int, n_parallel: int, size_px: int) -> None:
+    ranges = parallel_ranges(n_images, n_parallel, size_px)
     assert [row for start, stop in ranges for row in range(start, stop)] == list(range(n_images))
     assert max(stop - start for start, stop in ranges) <= max(4 * 224**2 / size_px**2, 1)
-    assert len(ranges) * 2 >= min(n_images, n_lanes)
+    assert len(ranges) * 2 >= min(n_images, n_parallel)
 
 
 # torch.compile

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from histotune.backbones.engine import fold_batch_norms
+from histotune.backbones.engine import fuse_batch_norms
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "tf_efficientnet_lite0", "mobilenetv3_small_050"])
@@ -22,7 +22,7 @@ def test_folded_networks_compute_the_same(name: str) -> None:
         model.train()(x_BCHW)  # running statistics that are not the initial ones
     n_norms = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     folded = copy.deepcopy(model.eval())
-    assert fold_batch_norms(folded) == n_norms
+    assert fuse_batch_norms(folded) == n_norms
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
     with torch.inference_mode():
         torch.testing.assert_close(folded(x_BCHW), model(x_BCHW), rtol=1e-4, atol=1e-4)
@@ -38,7 +38,7 @@ def test_norms_and_convolutions_used_twice_stay() -> None:
             y = self.conv(x)
             return self.one(y) + y + self.two(self.conv(x))
 
-    assert fold_batch_norms(Shared().eval()) == 0
+    assert fuse_batch_norms(Shared().eval()) == 0
 
 
 def test_a_network_that_cannot_be_traced_is_left_alone() -> None:
@@ -46,4 +46,4 @@ def test_a_network_that_cannot_be_traced_is_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    assert fold_batch_norms(Branching().eval()) == 0
+    assert fuse_batch_norms(Branching().eval()) == 0

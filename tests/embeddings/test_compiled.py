@@ -52,7 +52,7 @@ def plain(network: EmbedRequest) -> EmbeddingSpace:
 def test_long_runs_on_a_gpu_are_compiled(network: EmbedRequest, plain: EmbeddingSpace) -> None:
     compiled = compiled_space(plain)
     assert compiled.key != plain.key and is_compiled(compiled) and not is_compiled(plain)
-    assert compiled.meaning_key == plain.meaning_key  # heads are carried between them
+    assert compiled.compatibility_key == plain.compatibility_key  # heads are carried between them
     assert chosen_space(network, T4, plain, keys(20_001)) == compiled
     assert chosen_space(network, T4, plain, keys(20_000)) == plain
     assert chosen_space(network, CPU, plain, keys(20_001)) == plain

@@ -56,7 +56,7 @@ def test_storage_is_part_of_a_space_only_where_it_is_not_fp32() -> None:
               for one in ("fp32", "fp16")]  # fmt: skip
     assert spaces[0] == embedding_space(colour_histogram(), ViewConfig(size_px=14), CPU, "fp32")
     assert spaces[0].key != spaces[1].key
-    assert spaces[0].meaning_key == spaces[1].meaning_key
+    assert spaces[0].compatibility_key == spaces[1].compatibility_key
     assert [space.stores_fp16 for space in spaces] == [False, True]
     assert "storage" not in spaces[0].signature
 

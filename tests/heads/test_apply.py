@@ -28,7 +28,7 @@ def make_head(n_classes: int = 3, columns: tuple[int, ...] = (4, 5, 1)) -> Head:
     return Head(
         rng.standard_normal((n_classes, len(columns))), rng.standard_normal(n_classes), ("pooled",), columns,
         tuple(f"class{k}" for k in range(n_classes)), "tiny", "k" * 64,
-        make_embeddings(np.zeros((1, 6))).space.meaning_key, 0.1,
+        make_embeddings(np.zeros((1, 6))).space.compatibility_key, 0.1,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from histotune.heads.solver.logistic import GramFeatures, SharedFeatures, fit_batch, make_features
+from histotune.heads.solver.logistic import GramCoordinates, SharedCoordinates, fit_batch, make_coordinates
 from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
 
 if TYPE_CHECKING:
@@ -182,9 +182,9 @@ def test_gram_and_shared_coordinates_give_one_solution() -> None:
     weights = masks / masks.sum(axis=1, keepdims=True)
     problems = problems_over(masks, penalties=np.array([0.01, 1.0]))
     found = []
-    for kind in (GramFeatures, SharedFeatures):
+    for kind in (GramCoordinates, SharedCoordinates):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("histotune.heads.solver.logistic.make_features", lambda *_, kind=kind: kind(x, y, weights))
+            patch.setattr("histotune.heads.solver.logistic.make_coordinates", lambda *_, kind=kind: kind(x, y, weights))
             found.append(fit_batch(x, y, problems))
     np.testing.assert_allclose(found[0].objective_P, found[1].objective_P, rtol=1e-9)
     scale = np.abs(found[0].weight_PKD).max()
@@ -193,8 +193,8 @@ def test_gram_and_shared_coordinates_give_one_solution() -> None:
 
 def test_the_cheaper_coordinates_are_chosen() -> None:
     x, y = make_data(80, 100)
-    assert isinstance(make_features(x, y, np.ones((2, 80))), GramFeatures)
-    assert isinstance(make_features(x[:, :30], y, np.ones((2, 80))), SharedFeatures)
+    assert isinstance(make_coordinates(x, y, np.ones((2, 80))), GramCoordinates)
+    assert isinstance(make_coordinates(x[:, :30], y, np.ones((2, 80))), SharedCoordinates)
 
 
 def test_tiles_outside_every_mask_are_ignored() -> None:

@@ -5,7 +5,7 @@ import dataclasses
 from histotune.evaluation.findings import SweepChoice
 from histotune.evaluation.held_out import describe_choice
 from histotune.heads.sweep import sweep
-from histotune.report.words import choice_lines, honest_scores, temperature, threshold
+from histotune.report.words import choice_lines, nested_estimates, temperature, threshold
 from tests.heads.samples import make_task
 from tests.heads.test_sweep import CONFIG
 
@@ -15,8 +15,8 @@ def test_a_choice_tells_its_optimism_its_worth_and_how_it_decides() -> None:
     choice = describe_choice(sweep(embeddings, task, CONFIG)[2], "breakhis 100X")
     text = "\n".join(choice_lines(choice))
     assert f"selected log-loss: {choice.log_loss:.3f} ± {choice.log_loss_se:.3f} (optimistic)" in text
-    assert "AUROC" in honest_scores(choice)
-    assert honest_scores(choice).endswith("(bias-corrected)")
+    assert "AUROC" in nested_estimates(choice)
+    assert nested_estimates(choice).endswith("(bias-corrected)")
     assert f"threshold: {choice.decision.threshold:.3f} [" in text
     assert "balanced-accuracy; highest balanced accuracy, out of fold" in text
     assert "4 trials, rule: lowest log-loss. Runners-up" in text
@@ -27,7 +27,7 @@ def test_heads_of_several_classes_have_no_threshold_and_old_choices_no_estimate(
     embeddings, task = make_task(n_classes=3)
     choice = describe_choice(sweep(embeddings, task, CONFIG.model_copy(update={"honesty": "none"}))[0], "x")
     assert threshold(choice) == "–"
-    assert honest_scores(choice) == "none"
+    assert nested_estimates(choice) == "none"
     assert "threshold" not in "\n".join(choice_lines(choice))
     assert temperature(choice).startswith(f"{choice.calibration.temperature:.2f}")
     scaled = dataclasses.replace(choice.calibration, scale_K=(1.0, 0.5, 2.0))

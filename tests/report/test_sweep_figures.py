@@ -11,7 +11,7 @@ import polars as pl
 from histotune.evaluation.findings import Artifacts
 from histotune.report.page import render_page, save_plots
 from histotune.report.run_folder import load_run, save_run
-from histotune.report.sweep_figures import TrainedOn, growth_figure, plot_name, trials_figure
+from histotune.report.sweep_figures import TrainedOn, label_efficiency_figure, plot_name, trials_figure
 from tests.report.made_up import made_inputs, made_predictions, made_trials
 
 KNOWN = {"breakhis 100X": TrainedOn(True, 2), "pcam train": TrainedOn(False, 2)}
@@ -72,7 +72,7 @@ def test_trained_heads_are_points_over_their_learning_rates() -> None:
 
 
 def test_growth_has_a_panel_per_metric_with_every_number_in_words() -> None:
-    figure = growth_figure(made_growth(), synthetic=True)
+    figure = label_efficiency_figure(made_growth(), synthetic=True)
     assert figure is not None
     assert len(figure.panels) == 3
     assert "22 groups: 0.750 [0.700, 0.790]" in figure.panels[0]
@@ -82,7 +82,7 @@ def test_growth_has_a_panel_per_metric_with_every_number_in_words() -> None:
 
 
 def test_every_point_of_growth_lies_inside_its_picture() -> None:
-    figure = growth_figure(made_growth(), synthetic=False)
+    figure = label_efficiency_figure(made_growth(), synthetic=False)
     assert figure is not None
     for panel in figure.panels:
         root = ElementTree.fromstring(str(panel))
@@ -92,10 +92,10 @@ def test_every_point_of_growth_lies_inside_its_picture() -> None:
 
 
 def test_growth_says_why_there_is_no_interval() -> None:
-    figure = growth_figure(made_growth(refused=True), synthetic=False)
+    figure = label_efficiency_figure(made_growth(refused=True), synthetic=False)
     assert figure is not None
     assert "needs 5" in figure.caption and "band" not in figure.panels[0]
-    assert growth_figure(made_growth().clear(), synthetic=False) is None
+    assert label_efficiency_figure(made_growth().clear(), synthetic=False) is None
 
 
 def test_the_page_and_the_run_folder_keep_the_growth(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from histotune.audit.pixels import Prints
+    from histotune.audit.pixels import Fingerprints
     from histotune.audit.records import Facts
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.splits.split import Split
@@ -108,21 +108,21 @@ def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFindin
     config = request.config
     found = scan(facts.tiles, request.loader)
     yield unreadable((*request.unread, *found.bad), len(facts.table))
-    exact = exact_copies(found.prints)
+    exact = exact_copies(found.fingerprints)
     yield duplicate_finding(facts, exact, EXACT, config.max_listed)
-    near = near_copies(found.prints, exact, config)
+    near = near_copies(found.fingerprints, exact, config)
     yield duplicate_finding(facts, near, NEAR, config.max_listed)
     if request.cache is not None:
-        yield _fields(facts, found.prints, request, request.cache)
-    yield from pixel_findings(facts, found.prints, config)
+        yield _fields(facts, found.fingerprints, request, request.cache)
+    yield from pixel_findings(facts, found.fingerprints, config)
 
 
-def _fields(facts: Facts, prints: Prints, request: AuditRequest, cache: Path) -> AuditFinding:
-    embeddings = cached_embeddings(facts.tiles, prints.read_N, cache)
+def _fields(facts: Facts, fingerprints: Fingerprints, request: AuditRequest, cache: Path) -> AuditFinding:
+    embeddings = cached_embeddings(facts.tiles, fingerprints.read_N, cache)
     if embeddings is None:
         sentence = "No network's embeddings of these tiles are in the cache, so overlapping fields were not looked for."
         return AuditFinding(FIELDS.id, FIELDS.title, "note", sentence, advice="Run `histotune embed` first.")
-    fields = overlapping_fields(facts, prints, embeddings, request.loader)
+    fields = overlapping_fields(facts, fingerprints, embeddings, request.loader)
     return duplicate_finding(facts, fields, FIELDS, request.config.max_listed)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.audit.pixels import Prints
+    from histotune.audit.pixels import Fingerprints
     from histotune.audit.records import AuditConfig, Facts
 
 
@@ -76,25 +76,25 @@ EXACT = Kind("exact-duplicates", "Exact duplicates", "tiles with equal pixels")
 NEAR = Kind("near-duplicates", "Near duplicates", "tiles that show the same picture")
 
 
-def exact_copies(prints: Prints) -> Copies:
+def exact_copies(fingerprints: Fingerprints) -> Copies:
     """Group tiles whose decoded pixels are equal; constant tiles are copies of nothing."""
-    rows = np.flatnonzero(prints.read_N & ~prints.constant_N)
-    cluster_N = np.full(len(prints), -1, np.int64)
+    rows = np.flatnonzero(fingerprints.read_N & ~fingerprints.constant_N)
+    cluster_N = np.full(len(fingerprints), -1, np.int64)
     if len(rows):
-        _, inverse, counts = np.unique(prints.digest_N2[rows], axis=0, return_inverse=True, return_counts=True)
+        _, inverse, counts = np.unique(fingerprints.digest_N2[rows], axis=0, return_inverse=True, return_counts=True)
         inverse = inverse.reshape(-1)
         cluster_N[rows] = np.where(counts[inverse] > 1, inverse, -1)
-    n_constant = int((prints.read_N & prints.constant_N).sum())
-    return Copies(cluster_N, np.zeros(len(prints), np.bool_), len(rows), _left_out(n_constant, "constant"))
+    n_constant = int((fingerprints.read_N & fingerprints.constant_N).sum())
+    return Copies(cluster_N, np.zeros(len(fingerprints), np.bool_), len(rows), _left_out(n_constant, "constant"))
 
 
-def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
+def near_copies(fingerprints: Fingerprints, exact: Copies, config: AuditConfig) -> Copies:
     """Group tiles that show the same picture with other pixels; exact copies join the cluster of their twin."""
     content_N = _content(exact.cluster_N)
     first_rows = np.unique(content_N, return_index=True)[1]
-    rows = first_rows[prints.read_N[first_rows]]
-    rows = rows[comparable(prints.thumb_NTT[rows])]
-    batches = find_near(prints.thumb_NTT[rows], config.near_bits, config.near_correlation, config.orientations)
+    rows = first_rows[fingerprints.read_N[first_rows]]
+    rows = rows[comparable(fingerprints.thumb_NTT[rows])]
+    batches = find_near(fingerprints.thumb_NTT[rows], config.near_bits, config.near_correlation, config.orientations)
     label_M, turned_M = connected(track(batches, "looking for near duplicates"), len(rows))
     cluster_of_content = np.full(int(content_N.max(initial=0)) + 1, -1, np.int64)
     turned_of_content = np.zeros(len(cluster_of_content), np.bool_)
@@ -104,7 +104,7 @@ def near_copies(prints: Prints, exact: Copies, config: AuditConfig) -> Copies:
     looked_at = np.zeros(len(cluster_of_content), np.bool_)
     looked_at[content_N[rows]] = True
     n_looked_at = int(looked_at[content_N].sum())
-    n_flat = int(prints.read_N.sum()) - n_looked_at
+    n_flat = int(fingerprints.read_N.sum()) - n_looked_at
     return Copies(
         cluster_of_content[content_N],
         turned_of_content[content_N],

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.audit.pixels import Prints
+    from histotune.audit.pixels import Fingerprints
     from histotune.audit.records import Facts
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.store import Manifest
@@ -194,9 +194,11 @@ def nearest(
     return i[j >= 0], j[j >= 0], cosine_M[j >= 0]
 
 
-def overlapping_fields(facts: Facts, prints: Prints, embeddings: CachedEmbeddings, loader: LoaderConfig) -> Copies:
+def overlapping_fields(
+    facts: Facts, fingerprints: Fingerprints, embeddings: CachedEmbeddings, loader: LoaderConfig
+) -> Copies:
     """Lay neighbours in embedding space over each other and join those that share tissue."""
-    candidates = _candidates(facts, prints, embeddings)
+    candidates = _candidates(facts, fingerprints, embeddings)
     looked_at = candidates.head(MAX_PAIRS)
     first_M, second_M = looked_at["first"].to_numpy(), looked_at["second"].to_numpy()
     overlaps = _overlaps(facts.tiles, first_M, second_M, loader)
@@ -211,7 +213,7 @@ def overlapping_fields(facts: Facts, prints: Prints, embeddings: CachedEmbedding
     return Copies(cluster_N, turned_N, len(embeddings.rows), remark)
 
 
-def _candidates(facts: Facts, prints: Prints, embeddings: CachedEmbeddings) -> pl.DataFrame:
+def _candidates(facts: Facts, fingerprints: Fingerprints, embeddings: CachedEmbeddings) -> pl.DataFrame:
     """Neighbours of one magnification and different pixels: across sides first, then across groups, then by cosine."""
     group_N = facts.table["group_id"].fill_null(facts.table["tile_id"]).rank("dense").cast(pl.Int64).to_numpy()
     i, j, cosine_M = nearest(embeddings.matrix_MD, group_N[embeddings.rows])
@@ -221,7 +223,7 @@ def _candidates(facts: Facts, prints: Prints, embeddings: CachedEmbeddings) -> p
         sides=(side.gather(first_M) != side.gather(second_M)).fill_null(False),
         groups=pl.Series(group_N[first_M] != group_N[second_M]),
         scale=magnification.gather(first_M) == magnification.gather(second_M),
-        pixels=pl.Series((prints.digest_N2[first_M] != prints.digest_N2[second_M]).any(axis=1)),
+        pixels=pl.Series((fingerprints.digest_N2[first_M] != fingerprints.digest_N2[second_M]).any(axis=1)),
     )
     frame = frame.filter(pl.col("scale") & pl.col("pixels"))
     frame = frame.sort("sides", "groups", "cosine", "first", "second", descending=[True, True, True, False, False])

@@ -54,11 +54,11 @@ class Scan:
     """What one pass over the pixels gave.
 
     Attributes:
-        prints: A row per tile, in the tile set's order.
+        fingerprints: A row per tile, in the tile set's order.
         bad: Tiles that can't be read, by row.
     """
 
-    prints: Prints
+    fingerprints: Fingerprints
     bad: tuple[BadTile, ...]
 
 
@@ -79,19 +79,19 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a unit gave: prints of the tiles that could be read, and the others."""
+    """What a unit gave: fingerprints of the tiles that could be read, and the others."""
 
     rows: NDArray[np.int64]
-    prints: Prints | None
+    fingerprints: Fingerprints | None
     bad: tuple[BadTile, ...]
 
 
 def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
-    """Read every tile once and keep its prints.
+    """Read every tile once and keep its fingerprints.
 
-    Memory grows by ``Prints.bytes_per_tile`` for each tile; pixels in flight are bounded by the number of threads.
+    Memory grows by ``Fingerprints.bytes_per_tile`` per tile; the number of threads bounds the pixels in flight.
     """
-    prints = empty_prints(len(tiles))
+    fingerprints = empty_fingerprints(len(tiles))
     bad: list[BadTile] = []
     units = _units(tiles)
     workers = loader.workers or cpu_count()
@@ -103,9 +103,9 @@ def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
         answers = _in_order(pool, read, units, workers + 2)
         for answer in track(answers, f"auditing {len(tiles):,} tiles", total=len(units)):
             bad += answer.bad
-            if answer.prints is not None:
-                prints.put(answer.rows, answer.prints)
-    return Scan(prints, tuple(sorted(bad, key=lambda tile: tile.row)))
+            if answer.fingerprints is not None:
+                fingerprints.put(answer.rows, answer.fingerprints)
+    return Scan(fingerprints, tuple(sorted(bad, key=lambda tile: tile.row)))
 
 
 def header_problem(path: str) -> str:
@@ -167,24 +167,24 @@ def _read_rows(reader: PixelReader, unit: _Unit) -> _Answer:
     try:
         block_NHWC = reader.rows(Path(unit.path), unit.file_rows.start, unit.file_rows.stop)
         if block_NHWC.dtype == np.uint8 and block_NHWC.ndim == 4 and block_NHWC.shape[3] == 3:
-            return _Answer(unit.rows, prints_of(block_NHWC.astype(np.uint8, copy=False)), ())
+            return _Answer(unit.rows, fingerprints_of(block_NHWC.astype(np.uint8, copy=False)), ())
     except Exception:  # noqa: S110  (h5py raises many types on damaged files; each row is tried again below)
         pass
     sources = (PixelSource(Path(unit.path), row) for row in unit.file_rows)
     answers = [_read_one(reader, source, unit.rows[[place]]) for place, source in enumerate(sources)]
-    good = [answer for answer in answers if answer.prints is not None]
-    prints = empty_prints(len(good))
+    good = [answer for answer in answers if answer.fingerprints is not None]
+    fingerprints = empty_fingerprints(len(good))
     for place, answer in enumerate(good):
-        assert answer.prints is not None
-        prints.put(np.array([place]), answer.prints)
+        assert answer.fingerprints is not None
+        fingerprints.put(np.array([place]), answer.fingerprints)
     bad = tuple(tile for answer in answers for tile in answer.bad)
     rows = np.concatenate([answer.rows for answer in good]) if good else np.array([], np.int64)
-    return _Answer(rows, prints if good else None, bad)
+    return _Answer(rows, fingerprints if good else None, bad)
 
 
 def _read_one(reader: PixelReader, source: PixelSource, rows: NDArray[np.int64]) -> _Answer:
     try:
-        return _Answer(rows, prints_of(reader.pixels(source)[None]), ())
+        return _Answer(rows, fingerprints_of(reader.pixels(source)[None]), ())
     except UserError as error:
         reason = error.what
     except Exception as error:
@@ -206,7 +206,7 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 # N tiles, H height, W width, C channels (RGB), T side of the thumbnail, F stain features
 @dataclass(frozen=True)
-class Prints:
+class Fingerprints:
     """Small arrays about many tiles, rows in tile order.
 
     Attributes:
@@ -233,21 +233,21 @@ class Prints:
     @property
     def bytes_per_tile(self) -> int:
         """Memory that one tile takes, in bytes."""
-        return sum(int(array[:1].nbytes) for array in vars(empty_prints(1)).values())
+        return sum(int(array[:1].nbytes) for array in vars(empty_fingerprints(1)).values())
 
-    def put(self, rows: NDArray[np.int64], block: Prints) -> None:
+    def put(self, rows: NDArray[np.int64], block: Fingerprints) -> None:
         """Store a block's rows at the given places."""
         for name, array in vars(self).items():
             array[rows] = getattr(block, name)
 
-    def take(self, rows: NDArray[np.int64]) -> Prints:
+    def take(self, rows: NDArray[np.int64]) -> Fingerprints:
         """Return the given rows, in that order."""
-        return Prints(**{name: array[rows] for name, array in vars(self).items()})
+        return Fingerprints(**{name: array[rows] for name, array in vars(self).items()})
 
 
-def empty_prints(n: int) -> Prints:
+def empty_fingerprints(n: int) -> Fingerprints:
     """Return room for ``n`` tiles, none of them read."""
-    return Prints(
+    return Fingerprints(
         digest_N2=np.zeros((n, 2), np.uint64),
         thumb_NTT=np.zeros((n, THUMB, THUMB), np.uint8),
         stain_NF=np.full((n, len(STAIN)), np.nan, np.float32),
@@ -257,17 +257,17 @@ def empty_prints(n: int) -> Prints:
     )
 
 
-def prints_of(pixels_NHWC: NDArray[np.uint8]) -> Prints:
-    """Return the prints of some tiles of one size.
+def fingerprints_of(pixels_NHWC: NDArray[np.uint8]) -> Fingerprints:
+    """Return the fingerprints of some tiles of one size.
 
     Example:
-        >>> prints_of(np.zeros((2, 96, 96, 3), np.uint8)).constant_N.tolist()
+        >>> fingerprints_of(np.zeros((2, 96, 96, 3), np.uint8)).constant_N.tolist()
         [True, True]
     """
     n = len(pixels_NHWC)
     stain_NF, tissue_N = _stain(pixels_NHWC)
     thumb_NTT = _thumbs(pixels_NHWC)
-    return Prints(
+    return Fingerprints(
         digest_N2=np.stack([_digest(pixels_HWC) for pixels_HWC in pixels_NHWC]),
         thumb_NTT=thumb_NTT,
         stain_NF=stain_NF,
@@ -339,11 +339,11 @@ STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "bl
 
 
 # N tiles, F stain features
-def pixel_findings(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
+def pixel_findings(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:
     """Yield what single tiles and groups look like."""
-    yield _blank(facts, prints, config)
-    yield _stain_of_tiles(facts, prints, config)
-    yield from _stain_of_groups(facts, prints, config)
+    yield _blank(facts, fingerprints, config)
+    yield _stain_of_tiles(facts, fingerprints, config)
+    yield from _stain_of_groups(facts, fingerprints, config)
 
 
 def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
@@ -360,9 +360,9 @@ def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
     )  # fmt: skip
 
 
-def _blank(facts: Facts, prints: Prints, config: AuditConfig) -> AuditFinding:
-    free_N = prints.read_N & ~prints.constant_N & (prints.tissue_N < config.tissue_free)
-    constant_N = prints.read_N & prints.constant_N
+def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
+    free_N = fingerprints.read_N & ~fingerprints.constant_N & (fingerprints.tissue_N < config.tissue_free)
+    constant_N = fingerprints.read_N & fingerprints.constant_N
     n_constant, n_free = int(constant_N.sum()), int(free_N.sum())
     if not n_constant + n_free:
         sentence = f"Every tile has tissue on at least {config.tissue_free:.1%} of its pixels."
@@ -390,10 +390,10 @@ def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
     return frame_table("Groups with most blank tiles", ordered.head(50))
 
 
-def _stain_of_tiles(facts: Facts, prints: Prints, config: AuditConfig) -> AuditFinding:
+def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
     finding_id, title = "stain-tiles", "Tiles of unusual stain"
-    seen_N = prints.read_N & (prints.tissue_N >= ENOUGH_TISSUE)
-    z_NF = robust_z(prints.stain_NF, seen_N, LEAST_MAD)
+    seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
+    z_NF = robust_z(fingerprints.stain_NF, seen_N, LEAST_MAD)
     worst_N = np.nan_to_num(np.abs(z_NF)).max(axis=1) * seen_N
     rows = np.flatnonzero(worst_N >= config.tile_z)
     if not len(rows):
@@ -413,10 +413,10 @@ def _stain_of_tiles(facts: Facts, prints: Prints, config: AuditConfig) -> AuditF
     )  # fmt: skip
 
 
-def _stain_of_groups(facts: Facts, prints: Prints, config: AuditConfig) -> Iterator[AuditFinding]:
+def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:
     finding_id, title = "stain-groups", "Groups of unusual stain"
-    seen_N = prints.read_N & (prints.tissue_N >= ENOUGH_TISSUE)
-    features = {name: pl.Series(prints.stain_NF[:, place], dtype=pl.Float64) for place, name in enumerate(STAIN)}
+    seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
+    features = {name: pl.Series(fingerprints.stain_NF[:, place], dtype=pl.Float64) for place, name in enumerate(STAIN)}
     known = facts.table.with_columns(**features).filter(pl.Series(seen_N), pl.col("group_id").is_not_null())
     groups = known.group_by("group_id").agg(*(pl.col(name).median() for name in STAIN), tiles=pl.len())
     groups = groups.filter(pl.col("tiles") >= TILES_PER_GROUP).sort("group_id")

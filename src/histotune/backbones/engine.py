@@ -76,7 +76,7 @@ class Pending:
 
     pixels_BSSC: torch.Tensor
     result_BD: torch.Tensor
-    done: torch.cuda.Event | LanesDone | None
+    done: torch.cuda.Event | ParallelDone | None
     n_images: int
 
 
@@ -160,7 +160,7 @@ class Engine:
         self._streams = CudaStreams(self._device) if self._device.type == "cuda" else Direct()
         self._full: Network | None = None
         self._compiled = False
-        self._lanes: Lanes | None = None
+        self._parallel: CpuParallel | None = None
         self._resizers: dict[ResizePlan, DeviceResizer] = {}
         self.reruns = Reruns()
         self._network = self._build()
@@ -175,7 +175,7 @@ class Engine:
     @property
     def ahead(self) -> int:
         """Batches worth submitting before the oldest is collected."""
-        return 1 if self._n_lanes() else self._streams.ahead
+        return 1 if self._n_parallel() else self._streams.ahead
 
     def __call__(self, pixels_BSSC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed a batch."""
@@ -209,28 +209,28 @@ class Engine:
                 result_BD = self._rerun(pending.pixels_BSSC[: pending.n_images])
         return np.array(result_BD.numpy())  # a copy: pinned memory goes back to torch
 
-    def _n_lanes(self) -> int:
+    def _n_parallel(self) -> int:
         """Return how many lanes share a batch; 0 where it is computed in one go."""
         import torch
 
         n_threads = torch.get_num_threads()
         alone = self._compiled or not isinstance(self._streams, Direct)
-        return n_threads if not alone and 1 < n_threads <= MAX_LANES else 0
+        return n_threads if not alone and 1 < n_threads <= MAX_PARALLEL else 0
 
     def _start(
         self, network: Network, x_BSSC: torch.Tensor, dtype: torch.dtype
-    ) -> tuple[torch.Tensor, torch.cuda.Event | LanesDone | None]:
+    ) -> tuple[torch.Tensor, torch.cuda.Event | ParallelDone | None]:
         """Start a forward pass; return its result in main memory and what to wait for."""
 
         def forward(part_BSSC: torch.Tensor) -> torch.Tensor:
             return self._run(network, self._normalised(part_BSSC), dtype)
 
-        n_lanes = self._n_lanes()
-        if n_lanes == 0:
+        n_parallel = self._n_parallel()
+        if n_parallel == 0:
             return self._streams.download(forward(x_BSSC))
-        if self._lanes is None or self._lanes.n_lanes != n_lanes:
-            self._lanes = Lanes(n_lanes)
-        return self._lanes.run(forward, x_BSSC, self.blocks[-1].stop)
+        if self._parallel is None or self._parallel.n_parallel != n_parallel:
+            self._parallel = CpuParallel(n_parallel)
+        return self._parallel.run(forward, x_BSSC, self.blocks[-1].stop)
 
     def compile(self, batch_size: int) -> None:
         """Compile the network with ``torch.compile`` for one batch size, and hold it against the plain one on noise."""
@@ -292,8 +292,8 @@ class Engine:
         if self._full is None:
             self._full = self._network
             if self._dtype != torch.float32:
-                if self._lanes is not None:
-                    self._lanes.rest()  # folding traces the network, which disturbs whatever runs in other threads
+                if self._parallel is not None:
+                    self._parallel.rest()  # folding traces the network, which disturbs whatever runs in other threads
                 self._full = self._build()
                 self._place(self._full, torch.float32)
         result_BD, done = self._start(self._full, x_BSSC, torch.float32)
@@ -332,7 +332,7 @@ class Engine:
 
         module = network.module.requires_grad_(requires_grad=False)
         if network.convolutional:
-            fold_batch_norms(module)
+            fuse_batch_norms(module)
             module.to(device=self._device, dtype=dtype).to(memory_format=torch.channels_last)
             return
         module.float()
@@ -355,19 +355,21 @@ def _ieee_convolutions(device: torch.device, dtype: torch.dtype) -> AbstractCont
 # A processor's cores as lanes: each runs small parts of a batch on its own, and no core waits for another.
 #
 # Several threads within every operation meet at a barrier after each of a network's hundreds of operations; a core
-# that decodes an image for a moment holds up all others. Lanes meet once per batch. Small parts also keep the
+# that decodes an image for a moment holds up all others. CpuParallel meet once per batch. Small parts also keep the
 # activations in the cache, and small enough for the allocator to keep their memory instead of asking the system for
 # fresh pages (on two cores EfficientNet-Lite0 took 12.4 ms per image with two threads on 32 images, 8.3 ms in lanes of
 # 4).
 
 
-LANE_PIXELS = 4 * 224 * 224  # of smaller images a part holds more, or starting its operations would take the time
-MAX_LANES = 8  # Python starts every operation of every lane, under one lock; beyond, torch's own threads do better
+PIXELS_IN_PARALLEL = (
+    4 * 224 * 224
+)  # of smaller images a part holds more, or starting its operations would take the time
+MAX_PARALLEL = 8  # Python starts every operation of every lane, under one lock; beyond, torch's own threads do better
 
 
 # B batch, S side, D columns
 @dataclass(frozen=True)
-class LanesDone:
+class ParallelDone:
     """Becomes true when every part of a batch is computed.
 
     Attributes:
@@ -384,21 +386,21 @@ class LanesDone:
                 raise failure
 
 
-class Lanes:
+class CpuParallel:
     """Threads that compute with one torch thread each.
 
     Args:
-        n_lanes: How many.
+        n_parallel: How many.
     """
 
-    def __init__(self, n_lanes: int) -> None:
+    def __init__(self, n_parallel: int) -> None:
         import torch
 
-        self.n_lanes = n_lanes
+        self.n_parallel = n_parallel
         self._under_way: tuple[Future[None], ...] = ()
-        self._pool = ThreadPoolExecutor(n_lanes, "lane", initializer=lambda: torch.set_num_threads(1))
-        started = Barrier(n_lanes + 1)
-        for _ in range(n_lanes):
+        self._pool = ThreadPoolExecutor(n_parallel, "lane", initializer=lambda: torch.set_num_threads(1))
+        started = Barrier(n_parallel + 1)
+        for _ in range(n_parallel):
             self._pool.submit(started.wait)
         before = torch.get_num_threads()
         started.wait()
@@ -407,7 +409,7 @@ class Lanes:
 
     def run(
         self, forward: Callable[[torch.Tensor], torch.Tensor], x_BSSC: torch.Tensor, n_columns: int
-    ) -> tuple[torch.Tensor, LanesDone]:
+    ) -> tuple[torch.Tensor, ParallelDone]:
         """Start a batch; this returns before anything is computed."""
         import torch
 
@@ -417,26 +419,26 @@ class Lanes:
             with torch.inference_mode():
                 result_BD[start:stop] = forward(x_BSSC[start:stop])
 
-        ranges = lane_ranges(len(x_BSSC), self.n_lanes, x_BSSC.shape[1])
+        ranges = parallel_ranges(len(x_BSSC), self.n_parallel, x_BSSC.shape[1])
         parts = tuple(self._pool.submit(part, start, stop) for start, stop in ranges)
         self._under_way = (*(one for one in self._under_way if not one.done()), *parts)
-        return result_BD, LanesDone(parts)
+        return result_BD, ParallelDone(parts)
 
     def rest(self) -> None:
         """Wait until nothing is computed; what a part raised stays for whoever collects its batch."""
         wait(self._under_way)
 
 
-def lane_ranges(n_images: int, n_lanes: int, size_px: int) -> tuple[tuple[int, int], ...]:
+def parallel_ranges(n_images: int, n_parallel: int, size_px: int) -> tuple[tuple[int, int], ...]:
     """Return the parts of a batch, a function of these numbers alone, so that a repeated batch gives equal bits.
 
     Example:
-        >>> lane_ranges(10, 2, 224)
+        >>> parallel_ranges(10, 2, 224)
         ((0, 4), (4, 8), (8, 10))
-        >>> lane_ranges(5, 4, 32)
+        >>> parallel_ranges(5, 4, 32)
         ((0, 2), (2, 4), (4, 5))
     """
-    length = max(min(LANE_PIXELS // size_px**2, -(-n_images // n_lanes)), 1)
+    length = max(min(PIXELS_IN_PARALLEL // size_px**2, -(-n_images // n_parallel)), 1)
     return tuple((start, min(start + length, n_images)) for start in range(0, n_images, length))
 
 
@@ -444,7 +446,7 @@ def lane_ranges(n_images: int, n_lanes: int, size_px: int) -> tuple[tuple[int, i
 # Batch norms folded into the convolutions before them: fewer passes over memory, fewer roundings in bf16.
 
 
-def fold_batch_norms(module: nn.Module) -> int:
+def fuse_batch_norms(module: nn.Module) -> int:
     """Fold each batch norm that directly follows a convolution into it, in place; for inference only.
 
     The function computed stays the same up to rounding. A network that can't be traced is left as it is.

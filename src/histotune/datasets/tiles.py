@@ -401,7 +401,7 @@ def _line(error: Any, path: Path) -> int | str:  # noqa: ANN401  (a SyntaxError 
 # Image files without labels, for prediction.
 
 
-def read_loose_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:
+def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:
     """List image files and folders of images as unlabelled tiles."""
     errors, files = [], []
     if mpp is not None and not 0 < mpp < math.inf:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.backbones.catalog import find_backbone
-from histotune.datasets.tiles import read_loose_images
+from histotune.datasets.tiles import read_unlabelled_images
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
@@ -59,7 +59,7 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
         A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class; nulls for images that were
         skipped as unreadable.
     """
-    tiles = read_loose_images(images, bundle.head.class_names, settings.mpp)
+    tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
     spec = find_backbone(bundle.backbone, settings.cache)
     request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)

@@ -24,7 +24,7 @@ from histotune.embeddings.runner import (
 )
 from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest, embedding_space
 from histotune.embeddings.store import Damage, Store
-from histotune.embeddings.workers import Crew, LeaveOutError, shard_files
+from histotune.embeddings.workers import LeaveOutError, Workers, shard_files
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.images.loader import load_views
@@ -62,7 +62,7 @@ class _Job:
         index: Remembered content hashes.
         reader: Open image files.
         rows: What to read for each row key.
-        crew: The processes that embed together; this one alone, most often.
+        workers: The processes that embed together; this one alone, most often.
     """
 
     request: EmbedRequest
@@ -73,7 +73,7 @@ class _Job:
     index: HashIndex
     reader: PixelReader
     rows: Rows
-    crew: Crew
+    workers: Workers
 
 
 def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
@@ -106,21 +106,21 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
     """
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
-    crew = Crew(request.rank, tiles, request.embedding.wait_s)
+    workers = Workers(request.rank, tiles, request.embedding.wait_s)
     not_compiled = ""
     while True:
-        rest = tiles.without(crew.unreadable)
+        rest = tiles.without(workers.unreadable)
         try:
-            done = _embed_readable(rest, request, crew)
-            return replace(done, unreadable=crew.unreadable, precision_reason=done.precision_reason + not_compiled)
+            done = _embed_readable(rest, request, workers)
+            return replace(done, unreadable=workers.unreadable, precision_reason=done.precision_reason + not_compiled)
         except LeaveOutError as error:
-            crew.unreadable = error.unreadable
+            workers.unreadable = error.unreadable
         except UnreadableTilesError as error:
             found = _name_bad(rest, error)
             if request.on_bad_image == "fail" or not found or len(found) == len(rest):
                 raise
             LOG.warning("leaving out %d of %d tiles that can't be read", len(found), len(rest))
-            crew.leave_out(found, error.tiles)
+            workers.leave_out(found, error.tiles)
         except CompilationError as error:
             request, not_compiled = _without_compiling(request, error), f"; not compiled: {error}"
 
@@ -141,7 +141,7 @@ def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
     return {tile_id: reasons[place] for tile_id, place in zip(tiles.tile_ids, places, strict=True) if place in reasons}
 
 
-def _embed_readable(tiles: TileSet, request: EmbedRequest, crew: Crew) -> Embeddings:
+def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> Embeddings:
     """Embed tiles of which none may be unreadable."""
     device = find_device(request.embedding.device)
     index = HashIndex(request.cache / "hashes.sqlite")
@@ -157,7 +157,7 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest, crew: Crew) -> Embedd
         storage = request.embedding.storage
         plain = embedding_space(request.spec, request.view, device, choice.precision, index, storage)
         space = chosen_space(request, device, plain, rows.keys)
-        job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows, crew)
+        job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows, workers)
         gathered, n_computed = _read_or_compute(job, rows.keys)
     return Embeddings(
         matrix_ND=gathered.matrix_ND,
@@ -184,7 +184,7 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
         if missing := missing_content(job.store.manifests(), keys):
             if job.space.external:
                 raise _no_rows(job, missing)
-            n_computed += _lead(job, keys) if job.crew.rank.leads else _follow(job, keys)
+            n_computed += _lead(job, keys) if job.workers.rank.leads else _follow(job, keys)
         elif n_computed == 0:
             LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(keys):,}")
         gathered = gather(job.store, job.store.manifests(), keys)
@@ -222,9 +222,9 @@ def _lead(job: _Job, keys: Sequence[str]) -> int:
             LOG.info("an earlier run was interrupted; going on where it was")
         job.store.sweep_up()
         job.store.write_plan(plans)
-        with job.crew.announced(job.store, plans):
-            _compute(job, plans, job.crew.rank.share(plans))
-            job.crew.wait_for_shards(job.store, plans)
+        with job.workers.announced(job.store, plans):
+            _compute(job, plans, job.workers.rank.share(plans))
+            job.workers.wait_for_shards(job.store, plans)
         job.store.drop_plan()
     return len(missing)
 
@@ -236,18 +236,18 @@ def _follow(job: _Job, keys: Sequence[str]) -> int:
         seen = shard_files(job.store)
         if not missing_content(job.store.manifests(), keys):
             return n_computed
-        found = job.crew.next_round(job.store, seen)
+        found = job.workers.next_round(job.store, seen)
         if found is None:
             continue
-        with job.crew.serving(job.store, found):
+        with job.workers.serving(job.store, found):
             plans = job.store.read_plan()
             if tuple(plan.name for plan in plans) != found.shards:
                 continue  # the leader has just gone, or planned anew
             if not set(job.rows.keys).issuperset(one for plan in plans for one in plan.content):
-                raise UserError("the ranks do not see the same images", value=str(job.crew.rank),
+                raise UserError("the ranks do not see the same images", value=str(job.workers.rank),
                                 fix="give all of them the same data set, and let nothing write into it")  # fmt: skip
             done = job.store.inspect().sound
-            mine = [plan for plan in job.crew.rank.share(plans) if plan.name not in done]
+            mine = [plan for plan in job.workers.rank.share(plans) if plan.name not in done]
             _compute(job, plans, mine)
             n_computed += sum(len(plan.content) for plan in mine)
 
@@ -280,25 +280,25 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], limits: 
     from histotune.backbones.engine import load_backbone
 
     inputs_per_pass, threads = limits
-    crew, storage = job.crew, job.request.embedding.storage
+    workers, storage = job.workers, job.request.embedding.storage
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
     runner = BatchRunner(backbone, inputs_per_pass)
     if is_compiled(job.space):
         _compile(job, runner)
-    if crew.rank.leads:
+    if workers.rank.leads:
         job.store.describe(backbone.blocks)
     batch_sizes = [size for plan in plans for size in plan.batch_sizes]
     words = f"embedding {sum(batch_sizes):,} tiles with {job.space.backbone} ({job.space.precision}, {job.device.kind})"
-    words += f", {crew.rank}" if crew.rank.world_size > 1 else ""
+    words += f", {workers.rank}" if workers.rank.world_size > 1 else ""
     LOG.info(words)
-    shown = iter(track(views, words, total=len(batch_sizes))) if crew.rank.leads else views
+    shown = iter(track(views, words, total=len(batch_sizes))) if workers.rank.leads else views
     batches = runner.run_all(_checked(job, plans, shown))
     for plan in plans:
         runner.start_shard()
         rows = list(islice(batches, len(plan.batch_sizes)))
         matrix_ND = stored(np.concatenate(rows), storage, plan.name)
         job.store.write_shard(plan, matrix_ND, runner.facts(threads))
-        crew.check(job.store)
+        workers.check(job.store)
     next(batches, None)  # lets the bar end
 
 

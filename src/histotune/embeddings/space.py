@@ -137,7 +137,7 @@ class EmbeddingSpace:
     normalisation: str
 
     @property
-    def meaning_key(self) -> str:
+    def compatibility_key(self) -> str:
         """Hash of weights, adapter, view and normalisation: what embeddings mean, whatever computed them how exactly.
 
         A head may be carried between spaces of one meaning, such as from a GPU in bf16 to a CPU in fp32: the columns

@@ -59,7 +59,7 @@ class LeaveOutError(Exception):
         super().__init__()
 
 
-class Crew:
+class Workers:
     """What one process needs to embed a tile set together with others; nothing is written where it is alone.
 
     Args:

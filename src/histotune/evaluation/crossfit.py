@@ -71,7 +71,7 @@ def cross_fit(
         train_sets_SN=np.stack(train_sets),
         fold_labels=plan.fold_labels,
         default_pooling=material.default_pooling,
-        honest_sets=(len(train_sets) - 1,),  # the heads of the folds are scored on tiles held out
+        nested_estimate_sets=(len(train_sets) - 1,),  # the heads of the folds are scored on tiles held out
     )
     start = time.perf_counter()
     results = sweep(material.embeddings, task, config, support)

@@ -401,7 +401,7 @@ def _task(material: Material, masks: Sequence[NDArray[np.bool_]]) -> SweepTask:
     return SweepTask(
         labels_N=material.tiles.labels_N, groups=tuple(tile_groups(material.tiles)),
         class_names=material.tiles.class_names, train_sets_SN=np.stack(masks), fold_labels="grouped",
-        default_pooling=material.default_pooling, honest_sets=(),  # these heads are scored on held-out tiles
+        default_pooling=material.default_pooling, nested_estimate_sets=(),  # these heads are scored on held-out tiles
     )  # fmt: skip
 
 

@@ -226,7 +226,7 @@ class SweepTask:
         fold_labels: ``grouped`` folds keep groups together; ``image`` folds deal single tiles, which leaks and is
             there to measure the price of leaking.
         default_pooling: Pooling to try where the config names none.
-        honest_sets: Numbers of the training sets whose procedure is itself estimated (see ``sweep.honesty``); None
+        nested_estimate_sets: Training sets whose procedure is itself estimated (``sweep.honesty``), by number; None
             estimates all. Sets whose heads are scored on held-out tiles anyway need no estimate.
     """
 
@@ -236,7 +236,7 @@ class SweepTask:
     train_sets_SN: NDArray[np.bool_]
     fold_labels: FoldLabels = "grouped"
     default_pooling: tuple[str, ...] = ("pooled",)
-    honest_sets: tuple[int, ...] | None = None
+    nested_estimate_sets: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
-class HonestScore:
+class NestedEstimate:
     """What the whole procedure (try, choose, refit) is worth on groups it never saw."""
 
     name: str
@@ -141,7 +141,7 @@ class Selection:
     n_diverged: int
     chosen: TrialRecord
     runners_up: tuple[TrialRecord, ...]
-    honest: tuple[HonestScore, ...] = ()
+    honest: tuple[NestedEstimate, ...] = ()
     note: str = ""
 
 
@@ -158,7 +158,7 @@ class Head:
         class_names: Names by logit index.
         backbone: Backbone name.
         space_key: Embedding space the head was trained in.
-        meaning_key: Meaning of that space (weights, adapter, view, normalisation); in spaces of another meaning the
+        compatibility_key: What that space means (weights, adapter, view, normalisation); with another meaning the
             head is refused, in others of the same meaning it is applied with a note.
         penalty: L2 penalty it was trained with (lambda of the mean loss); 0 for families without one.
         n_tiles: Training tiles.
@@ -178,7 +178,7 @@ class Head:
     class_names: tuple[str, ...]
     backbone: str
     space_key: str
-    meaning_key: str
+    compatibility_key: str
     penalty: float
     n_tiles: int = 0
     n_groups: int = 0
@@ -248,7 +248,11 @@ OLD_VERSION = 2
 WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
 LISTS = ("pooling", "columns", "class_names", "train_groups")
-PLAIN = ("backbone", "space_key", "meaning_key", "penalty", "n_tiles", "n_groups", "family")
+PLAIN = {
+    "backbone": "backbone", "space_key": "space_key", "compatibility_key": "meaning_key", "penalty": "penalty",
+    "n_tiles": "n_tiles", "n_groups": "n_groups", "family": "family",
+}  # fmt: skip
+"""Fields of a head and the keys that its file keeps them under."""
 NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision, "selection": Selection | None}
 LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
 
@@ -272,7 +276,7 @@ def save_head(head: Head, folder: Path) -> None:
         tensors |= {"weight_HD": head.hidden.weight_HD, "bias_H": head.hidden.bias_H}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
-    facts = {name: getattr(head, name) for name in (*LISTS, *PLAIN)}
+    facts = {name: getattr(head, name) for name in LISTS} | {key: getattr(head, name) for name, key in PLAIN.items()}
     nested = {
         "calibration": asdict(head.calibration),
         "decision": asdict(head.decision),
@@ -321,7 +325,7 @@ def _typed(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts as the fields of a head."""
     lists = {name: tuple(facts[name]) for name in LISTS}
     nested: dict[str, Any] = {name: TypeAdapter(kind).validate_python(facts[name]) for name, kind in NESTED.items()}
-    return {**lists, **{name: facts[name] for name in PLAIN}, **nested}
+    return {**lists, **{name: facts[key] for name, key in PLAIN.items()}, **nested}
 
 
 def _check_shapes(head: Head, folder: Path) -> None:
@@ -367,7 +371,9 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             fix="install the histotune version that saved it, or train it anew",
         )
     missing = [
-        name for name in (*LISTS, *PLAIN, *NESTED, "activation", "head_id", "weights_sha256") if name not in facts
+        name
+        for name in (*LISTS, *PLAIN.values(), *NESTED, "activation", "head_id", "weights_sha256")
+        if name not in facts
     ]
     if missing:
         raise _damaged(folder, f"{FACTS_FILE} lacks {', '.join(missing)}")
@@ -415,7 +421,7 @@ BLOCK_ROWS = 8192
 
 def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
     """Return the logit of every tile and class."""
-    if embeddings.space.meaning_key != head.meaning_key:
+    if embeddings.space.compatibility_key != head.compatibility_key:
         raise UserError(
             f"this head was trained on embeddings of {head.backbone} (space {head.space_key[:12]}) and can't be "
             f"applied to embeddings of {embeddings.space.backbone} (space {embeddings.space.key[:12]}): "

@@ -21,7 +21,7 @@ from histotune.heads.calibrate import (
     jackknife_interval,
 )
 from histotune.heads.family import Family, FoldPlan, SweepData, SweepSupport, SweepTask, Trial, check_task, training_set
-from histotune.heads.head import Decision, Head, HonestScore, SweepResult, calibrated_logits, hidden_units, softmax
+from histotune.heads.head import Decision, Head, NestedEstimate, SweepResult, calibrated_logits, hidden_units, softmax
 from histotune.heads.select import (
     choose_trial,
     describe_selection,
@@ -88,7 +88,7 @@ def sweep(
     parts = [
         training_set(embeddings.tile_ids, task, (np.flatnonzero(train_N), used), plan) for train_N in task.train_sets_SN
     ]
-    honesty = _honesty_by_set(task, config)
+    honesty = _nested_estimate_by_set(task, config)
     outer = [
         outer_parts(part, data, task, procedure) if how == "nested" else []
         for part, how in zip(parts, honesty, strict=True)
@@ -112,9 +112,9 @@ def _selection(context: tuple[SweepData, Procedure], one: Solved, how: Honesty, 
     return nested(selection, one.part, outer, context) if how == "nested" else selection
 
 
-def _honesty_by_set(task: SweepTask, config: SweepConfig) -> list[Honesty]:
+def _nested_estimate_by_set(task: SweepTask, config: SweepConfig) -> list[Honesty]:
     """Return how each training set's procedure is estimated; leaky folds can't be honest."""
-    sets = range(len(task.train_sets_SN)) if task.honest_sets is None else task.honest_sets
+    sets = range(len(task.train_sets_SN)) if task.nested_estimate_sets is None else task.nested_estimate_sets
     return [
         config.honesty if s in sets and task.fold_labels == "grouped" else "none"
         for s in range(len(task.train_sets_SN))
@@ -149,7 +149,7 @@ def _head(
         class_names=class_names,
         backbone=embeddings.space.backbone,
         space_key=embeddings.space.key,
-        meaning_key=embeddings.space.meaning_key,
+        compatibility_key=embeddings.space.compatibility_key,
         penalty=float(trial.settings().get("penalty", 0.0)),
         n_tiles=part.n_tiles,
         n_groups=part.n_groups,
@@ -346,16 +346,16 @@ def _out_of_bag_auroc(solved: Solved, y_n: Int, choice_B: Int, out_BG: Float) ->
     return values_B
 
 
-def _bootstrap_score(name: str, values_B: Float) -> HonestScore:
+def _bootstrap_score(name: str, values_B: Float) -> NestedEstimate:
     """Return the mean over resamples and their percentiles."""
     defined = values_B[np.isfinite(values_B)]
     if not len(defined):
-        return HonestScore(name, float("nan"))
+        return NestedEstimate(name, float("nan"))
     if len(defined) < (1.0 - MAX_UNDEFINED_SHARE) * len(values_B):
-        return HonestScore(name, float(defined.mean()))
+        return NestedEstimate(name, float(defined.mean()))
     low, high = np.quantile(defined, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
     method = f"bias-corrected cross-validation, {len(values_B)} resamples of groups"
-    return HonestScore(name, float(defined.mean()), Interval(float(low), float(high), LEVEL, method))
+    return NestedEstimate(name, float(defined.mean()), Interval(float(low), float(high), LEVEL, method))
 
 
 def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: Procedure) -> list[TrainingSet]:
@@ -394,7 +394,7 @@ def nested(
     return replace(selection, honesty="nested", honest=_defined(found), note=NESTED_NOTE)
 
 
-def _defined(scores: list[HonestScore]) -> tuple[HonestScore, ...]:
+def _defined(scores: list[NestedEstimate]) -> tuple[NestedEstimate, ...]:
     """Leave out what no tile could define."""
     return tuple(score for score in scores if np.isfinite(score.value))
 
@@ -406,7 +406,7 @@ def refit_logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:
     return np.asarray(unit_nH @ refit.weight_KD.T + refit.bias_K)
 
 
-def _weighted_score(name: str, part: TrainingSet, metric: Callable[[Float], Float]) -> HonestScore:
+def _weighted_score(name: str, part: TrainingSet, metric: Callable[[Float], Float]) -> NestedEstimate:
     """Return a metric of weighted tiles with its group-jackknife interval."""
     left_out_G = np.empty(part.n_groups)
     for groups in group_chunks(part.n_groups, part.n_tiles):
@@ -414,7 +414,7 @@ def _weighted_score(name: str, part: TrainingSet, metric: Callable[[Float], Floa
     return _jackknife_score(name, float(metric(np.ones((1, part.n_tiles)))[0]), left_out_G)
 
 
-def _jackknife_score(name: str, value: float, left_out_G: Float) -> HonestScore:
+def _jackknife_score(name: str, value: float, left_out_G: Float) -> NestedEstimate:
     if len(left_out_G) < MIN_GROUPS or not np.isfinite(left_out_G).all():
-        return HonestScore(name, value)
-    return HonestScore(name, value, group_interval(jackknife_interval(value, left_out_G), len(left_out_G)))
+        return NestedEstimate(name, value)
+    return NestedEstimate(name, value, group_interval(jackknife_interval(value, left_out_G), len(left_out_G)))

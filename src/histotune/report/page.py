@@ -18,17 +18,24 @@ from histotune.report.figures import (
     paired_lines,
     ranking_figure,
 )
-from histotune.report.run_folder import GROWTH_FILE
+from histotune.report.run_folder import LABEL_EFFICIENCY_FILE
 from histotune.report.study_figures import ShownMatrix, few_shot_figure, recovery_figures, show_matrix
 from histotune.report.study_tables import plain_tables
-from histotune.report.sweep_figures import TrainedOn, growth_figure, map_figures, plot_name, sweep_figure, trials_figure
+from histotune.report.sweep_figures import (
+    TrainedOn,
+    label_efficiency_figure,
+    map_figures,
+    plot_name,
+    sweep_figure,
+    trials_figure,
+)
 from histotune.report.tables import RobustnessSection, ScoreTable, robustness_section, score_tables
 from histotune.report.words import (
     SYNTHETIC,
     count,
     covered_score,
     group_count,
-    honest_scores,
+    nested_estimates,
     number,
     runners_up,
     selected_score,
@@ -171,7 +178,7 @@ def page_environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(count=count, group_count=group_count, number=number, score=covered_score)
-    for words in (selected_score, honest_scores, temperature, threshold, runners_up):
+    for words in (selected_score, nested_estimates, temperature, threshold, runners_up):
         environment.filters[words.__name__] = words
     return environment
 
@@ -230,7 +237,7 @@ def _maps(inputs: ReportInputs, finding: Finding) -> tuple[Figure, ...]:
 
 def _growth(inputs: ReportInputs) -> Figure | None:
     table = inputs.artifacts.label_efficiency
-    return None if table is None else growth_figure(table, synthetic=inputs.findings.synthetic)
+    return None if table is None else label_efficiency_figure(table, synthetic=inputs.findings.synthetic)
 
 
 def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:
@@ -342,8 +349,8 @@ def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(trials_figure(trials, known), plot_name(trials), folder)
     if growth is not None:
-        growth.write_parquet(folder / GROWTH_FILE)
-        save_plots(growth_figure(growth, synthetic=tiles.synthetic), "training-groups", folder)
+        growth.write_parquet(folder / LABEL_EFFICIENCY_FILE)
+        save_plots(label_efficiency_figure(growth, synthetic=tiles.synthetic), "training-groups", folder)
 
 
 def save_plots(figure: Figure | None, name: str, folder: Path) -> None:

@@ -200,7 +200,7 @@ class ReportInputs:
 FILES = ("scores.json", "predictions.parquet", "trials.parquet", "provenance.json", "config.json", "thumbnails.json")
 
 REPEAT = "histotune run --from DIR repeats a run"
-GROWTH_FILE = "label_efficiency.parquet"
+LABEL_EFFICIENCY_FILE = "label_efficiency.parquet"
 MAP_FILE = "embedding_map.parquet"
 
 
@@ -218,7 +218,7 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
     inputs.artifacts.predictions.write_parquet(folder / "predictions.parquet")
     inputs.artifacts.trials.write_parquet(folder / "trials.parquet")
     if inputs.artifacts.label_efficiency is not None:
-        inputs.artifacts.label_efficiency.write_parquet(folder / GROWTH_FILE)
+        inputs.artifacts.label_efficiency.write_parquet(folder / LABEL_EFFICIENCY_FILE)
     if inputs.artifacts.embedding_map is not None:
         inputs.artifacts.embedding_map.write_parquet(folder / MAP_FILE)
     write_json(folder / "config.json", inputs.config)
@@ -258,7 +258,7 @@ def load_run(folder: Path) -> ReportInputs:
             artifacts=Artifacts(
                 pl.read_parquet(folder / "predictions.parquet"),
                 pl.read_parquet(folder / "trials.parquet"),
-                pl.read_parquet(folder / GROWTH_FILE) if (folder / GROWTH_FILE).is_file() else None,
+                pl.read_parquet(folder / LABEL_EFFICIENCY_FILE) if (folder / LABEL_EFFICIENCY_FILE).is_file() else None,
                 pl.read_parquet(folder / MAP_FILE) if (folder / MAP_FILE).is_file() else None,
             ),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),

@@ -170,7 +170,7 @@ LOOK = Look(BLUE, "disc")
 MIN_GAP_PX = 24.0
 
 
-def growth_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
+def label_efficiency_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
     """Draw each metric against the number of training groups."""
     if table.is_empty():
         return None
@@ -178,15 +178,17 @@ def growth_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
     for metric, (title, direction) in TITLES.items():
         rows = table.filter((pl.col("metric") == metric) & pl.col("value").is_finite()).sort("n_groups")
         if len(rows) > 1:
-            panels.append(_growth_panel(rows, title, direction, synthetic=synthetic))
+            panels.append(_label_efficiency_panel(rows, title, direction, synthetic=synthetic))
     return Figure(tuple(panels), (), _caption(table)) if panels else None
 
 
-def _growth_panel(rows: pl.DataFrame, title: str, direction: str, *, synthetic: bool) -> Markup:
+def _label_efficiency_panel(rows: pl.DataFrame, title: str, direction: str, *, synthetic: bool) -> Markup:
     points = [(math.log2(n), value) for n, value in rows.select("n_groups", "value").iter_rows()]
     limits = [(x, low, high) for (x, _), low, high in zip(points, rows["low"], rows["high"], strict=True)
               if low is not None and high is not None]  # fmt: skip
-    frame = Frame(52, 28, WIDTH_PX - 66, 210, (points[0][0] - 0.2, points[-1][0] + 0.2), _growth_range(points, limits))
+    frame = Frame(
+        52, 28, WIDTH_PX - 66, 210, (points[0][0] - 0.2, points[-1][0] + 0.2), _label_efficiency_range(points, limits)
+    )
     ticks = nice_ticks(*frame.y_range)
     told = "; ".join(
         f"{row['n_groups']} groups: {number(row['value'])}"
@@ -212,7 +214,7 @@ def _growth_panel(rows: pl.DataFrame, title: str, direction: str, *, synthetic: 
     return drawing(frame.bottom_px + 44, Panel(title, synthetic, alt).words, parts)
 
 
-def _growth_range(
+def _label_efficiency_range(
     points: Sequence[tuple[float, float]], limits: Sequence[tuple[float, float, float]]
 ) -> tuple[float, float]:
     values = [y for _, y in points] + [value for _, low, high in limits for value in (low, high)]

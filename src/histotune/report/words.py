@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from histotune.evaluation.findings import ScoredArm, SweepChoice
-    from histotune.heads.head import HonestScore, TrialRecord
+    from histotune.heads.head import NestedEstimate, TrialRecord
     from histotune.statistics.predictions import Interval, Score
 
 
@@ -216,12 +216,12 @@ def selected_score(choice: SweepChoice) -> str:
     return f"{number(choice.log_loss)} ± {number(choice.log_loss_se)} (optimistic)"
 
 
-def honest_scores(choice: SweepChoice) -> str:
+def nested_estimates(choice: SweepChoice) -> str:
     """Return the estimates of the whole procedure, or why there are none."""
     selection = choice.selection
     if selection is None or not selection.honest:
         return (selection.note if selection else "") or "none"
-    return ", ".join(_honest(score) for score in selection.honest) + f" ({selection.honesty})"
+    return ", ".join(_nested_estimate(score) for score in selection.honest) + f" ({selection.honesty})"
 
 
 def temperature(choice: SweepChoice) -> str:
@@ -257,7 +257,7 @@ def choice_lines(choice: SweepChoice) -> tuple[str, ...]:
     """Return everything about a choice as lines for a terminal."""
     lines = [
         f"selected log-loss: {selected_score(choice)}",
-        f"honest estimate of the procedure: {honest_scores(choice)}",
+        f"honest estimate of the procedure: {nested_estimates(choice)}",
         f"temperature: {temperature(choice)}; {choice.calibration.reason}",
     ]
     if choice.is_binary:
@@ -265,7 +265,7 @@ def choice_lines(choice: SweepChoice) -> tuple[str, ...]:
     return (*lines, runners_up(choice))
 
 
-def _honest(score: HonestScore) -> str:
+def _nested_estimate(score: NestedEstimate) -> str:
     return f"{metric_label(score.name)} {number(score.value)}{_interval_beside(score.interval)}"
 
 

@@ -23,7 +23,7 @@ from histotune.heads.sweep import require_device
 from histotune.report.page import save_plots, write_report
 from histotune.report.pictures import largest_errors
 from histotune.report.run_folder import ReportInputs, save_run
-from histotune.report.sweep_figures import growth_figure, plot_name, sweep_figure
+from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
 from histotune.studies.setup import embed_experiment, refuse_foreign_folder
 from histotune.studies.tracking import RunToTrack, join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.errors import UserError
@@ -246,7 +246,7 @@ def _write(
         save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         if inputs.artifacts.label_efficiency is not None:
-            growth = growth_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+            growth = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
             save_plots(growth, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for group in arms for arm in group)
     tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)

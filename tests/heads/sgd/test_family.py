@@ -141,7 +141,7 @@ def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_kept_heads_are_the_trained_ones_whole(hidden: int, tmp_path) -> None:  # noqa: ANN001
     from histotune.heads.sgd.data import TrainOptions
-    from histotune.heads.sgd.family import train_kept
+    from histotune.heads.sgd.family import train_or_resume
 
     embeddings, task = make_task()
     split = Split(np.arange(0, len(embeddings), 2), np.arange(1, len(embeddings), 2))
@@ -150,7 +150,7 @@ def test_kept_heads_are_the_trained_ones_whole(hidden: int, tmp_path) -> None:  
     options = TrainOptions(stopping=Stopping(monitor="log_loss"))
     expected = train_heads(data, jobs, options)
     for _ in range(2):
-        for one, other in zip(train_kept(data, jobs, options, FitCache.at(tmp_path)), expected, strict=True):
+        for one, other in zip(train_or_resume(data, jobs, options, FitCache.at(tmp_path)), expected, strict=True):
             assert (one.kept_epoch, one.n_epochs, one.n_steps, one.diverged) == (
                 other.kept_epoch, other.n_epochs, other.n_steps, other.diverged)  # fmt: skip
             assert [curve.metric for curve in one.curves] == [curve.metric for curve in other.curves]

@@ -74,7 +74,7 @@ class SgdFamily:
 
     def __init__(self, config: SweepConfig) -> None:
         self._config = config
-        self._kept_epochs: dict[tuple[SgdTrial, bytes], int] = {}
+        self._resumed_epochs: dict[tuple[SgdTrial, bytes], int] = {}
 
     def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[SgdTrial, ...]:
         """See :class:`~histotune.heads.family.Family`; the class weightings of the sweep cross the search's draws."""
@@ -134,7 +134,7 @@ class SgdFamily:
             found[number].logit_TnK[found[number].diverged_T] = np.nan
             of_part = kept[[split for split, fold in enumerate(folds) if fold[0] == number]]
             for trial, epochs in zip(trials, np.median(of_part, axis=0), strict=True):
-                self._kept_epochs[trial, part.rows.tobytes()] = max(1, round(float(epochs)))
+                self._resumed_epochs[trial, part.rows.tobytes()] = max(1, round(float(epochs)))
 
     def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
         """See :class:`~histotune.heads.family.Family`; all sets that chose one pooling are trained together."""
@@ -159,9 +159,9 @@ class SgdFamily:
         if self._config.sgd.stopping.monitor is None:
             return None
         key = trial, part.rows.tobytes()
-        if key not in self._kept_epochs:
+        if key not in self._resumed_epochs:
             self.out_of_fold(data, [part], [trial])
-        return self._kept_epochs[key]
+        return self._resumed_epochs[key]
 
     def _train(
         self, x_nD: NDArray[np.floating], data: SweepData, splits: tuple[Split, ...], jobs: Sequence[Job]
@@ -172,7 +172,7 @@ class SgdFamily:
         if len(splits[0].held_rows):
             options = replace(options, stopping=sgd.stopping)
         train_data = TrainData(x_nD, data.y_n, data.n_classes, splits, sgd.standardise)
-        return train_kept(train_data, jobs, options, data.support.fits)
+        return train_or_resume(train_data, jobs, options, data.support.fits)
 
 
 def _own(trial: Trial) -> SgdTrial:
@@ -233,7 +233,7 @@ CHUNK_JOBS = 1024
 """Heads trained and kept together: enough to fill a batched step, few enough to lose little."""
 
 
-def train_kept(
+def train_or_resume(
     data: TrainData,
     jobs: Sequence[Job],
     options: TrainOptions,

@@ -57,9 +57,9 @@ def fit_batch(
         return _fit_sets(x_ND, y_N, problems, settings)
     order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
     with one_blas_thread(n_used <= SMALL_ROWS):
-        features = make_features(x_ND, np.asarray(y_N, np.int64), weight_FN)
-        theta_PKV, record = _solve(features, _start(features, problems, order_P), settings)
-        weight, bias = features.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
+        coordinates = make_coordinates(x_ND, np.asarray(y_N, np.int64), weight_FN)
+        theta_PKV, record = _solve(coordinates, _start(coordinates, problems, order_P), settings)
+        weight, bias = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
     return FitSolution(
         weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P,
@@ -106,7 +106,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     return replace(out, passes=passes)
 
 
-def _solve(features: Features, batch: Batch, settings: FitSettings) -> tuple[Float, _Record]:
+def _solve(coordinates: Coordinates, batch: Batch, settings: FitSettings) -> tuple[Float, _Record]:
     """Iterate until every problem has converged or the iterations are used up; return coordinates and records."""
     theta_PKV = np.empty_like(batch.theta_AKV)
     record = _Record(len(theta_PKV))
@@ -121,10 +121,10 @@ def _solve(features: Features, batch: Batch, settings: FitSettings) -> tuple[Flo
             break
         if batch.done_A.mean() >= DROP_SHARE:
             batch.keep(~batch.done_A)
-        patience = REFRESH_EVERY if features.curvature_FR.shape[1] <= NARROW else LATE * REFRESH_EVERY
+        patience = REFRESH_EVERY if coordinates.curvature_FR.shape[1] <= NARROW else LATE * REFRESH_EVERY
         if iteration and iteration % patience == 0:
-            refresh(batch, features)
-        advance(batch, features)
+            refresh(batch, coordinates)
+        advance(batch, coordinates)
     return theta_PKV, record
 
 
@@ -162,13 +162,14 @@ def _finished(batch: Batch, settings: FitSettings) -> tuple[Float, NDArray[np.bo
     return norm_A, norm_A <= settings.tolerance * strictness_A * np.maximum(1.0, size_A)
 
 
-def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
+def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Batch:
     """Start every problem at zero weights and the log-odds of its classes."""
     mask_A = np.asarray(problems.mask_index_P, np.int64)[order_P]
     penalty_A = np.asarray(problems.penalty_P, np.float64)[order_P]
-    n_coordinates = features.curvature_FR.shape[1]
+    n_coordinates = coordinates.curvature_FR.shape[1]
     frequency_FK = np.stack(
-        [(features.weight_FN * (features.y_FN == label)).sum(axis=1) for label in range(problems.n_classes)], axis=1
+        [(coordinates.weight_FN * (coordinates.y_FN == label)).sum(axis=1) for label in range(problems.n_classes)],
+        axis=1,
     )
     odds_FK = np.log(np.maximum(frequency_FK, 1e-12))
     binary = problems.n_classes == 2
@@ -176,15 +177,15 @@ def _start(features: Features, problems: FitProblems, order_P: Int) -> Batch:
     curvature_F = np.prod(frequency_FK, axis=1) if binary else np.full(len(frequency_FK), 1.0 / problems.n_classes)
     penalty_AV = np.repeat(penalty_A[:, None], n_coordinates + 1, axis=1)
     penalty_AV[:, -1] = 0.0
-    variance_FV = np.concatenate([features.curvature_FR, np.ones((len(frequency_FK), 1))], axis=1)
+    variance_FV = np.concatenate([coordinates.curvature_FR, np.ones((len(frequency_FK), 1))], axis=1)
     hessian_AV = np.maximum(curvature_F, 1e-3)[mask_A, None] * variance_FV[mask_A] + penalty_AV
     theta_AKV = np.zeros((len(mask_A), bias_FK.shape[1], n_coordinates + 1))
     theta_AKV[:, :, -1] = bias_FK[mask_A]
     batch = Batch(
-        order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, features.logits(theta_AKV, mask_A),
-        np.empty(0), features.y_FN[mask_A], features.weight_FN[mask_A], np.zeros(len(mask_A), bool),
+        order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, coordinates.logits(theta_AKV, mask_A),
+        np.empty(0), coordinates.y_FN[mask_A], coordinates.weight_FN[mask_A], np.zeros(len(mask_A), bool),
     )  # fmt: skip
-    set_gradient(batch, features)
+    set_gradient(batch, coordinates)
     return batch
 
 
@@ -288,10 +289,10 @@ def residuals(p_AKN: Float, y_AN: Int, weight_AN: Float) -> Float:
     return out
 
 
-def set_gradient(batch: Batch, features: Features) -> None:
+def set_gradient(batch: Batch, coordinates: Coordinates) -> None:
     """Recompute the gradient from the logits."""
     residual_AKN = residuals(probabilities(batch.z_AKN), batch.y_AN, batch.weight_AN)
-    batch.gradient_AKV = features.pull_back(residual_AKN, batch.mask_A)
+    batch.gradient_AKV = coordinates.pull_back(residual_AKN, batch.mask_A)
     batch.gradient_AKV += batch.penalty_AV[:, None] * batch.theta_AKV
 
 
@@ -355,21 +356,21 @@ def _slope_and_curvature(batch: Batch, dz_AKN: Float, t_A: Float, todo: Int) -> 
     return slope, np.einsum("an,an->a", weight, (p * dz**2).sum(axis=1) - mean_AN**2)
 
 
-def advance(batch: Batch, features: Features) -> None:
+def advance(batch: Batch, coordinates: Coordinates) -> None:
     """Take one L-BFGS step in every running problem."""
     d_AKV = direction(batch)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
     if uphill_A.any():
         d_AKV[uphill_A] = -batch.precondition(batch.gradient_AKV)[uphill_A]
     d_AKV[batch.done_A] = 0.0
-    dz_AKN = features.logits(d_AKV, batch.mask_A)
+    dz_AKN = coordinates.logits(d_AKV, batch.mask_A)
     t_A = step_lengths(batch, d_AKV, dz_AKN)[:, None, None]
     before = batch.gradient_AKV
     d_AKV *= t_A
     batch.theta_AKV = batch.theta_AKV + d_AKV
     dz_AKN *= t_A
     batch.z_AKN += dz_AKN
-    set_gradient(batch, features)
+    set_gradient(batch, coordinates)
     change = batch.gradient_AKV - before
     curvature_A = _dot(d_AKV, change)
     rho_A = np.where(curvature_A > 0, 1.0 / np.where(curvature_A > 0, curvature_A, 1.0), 0.0)
@@ -377,16 +378,16 @@ def advance(batch: Batch, features: Features) -> None:
     del batch.history[:-MEMORY]
 
 
-def refresh(batch: Batch, features: Features) -> None:
+def refresh(batch: Batch, coordinates: Coordinates) -> None:
     """Replace the preconditioner by the inverse of the Hessian's blocks at the present point, where they fit memory.
 
     Weak penalties on separable classes move far from the start, where the first preconditioner no longer fits.
     """
     n_problems, n_logits, width = batch.theta_AKV.shape
-    if not features.small or n_problems * n_logits * width**2 * 8 > REFRESH_BYTES:
+    if not coordinates.small or n_problems * n_logits * width**2 * 8 > REFRESH_BYTES:
         return
     p_AKN = probabilities(batch.z_AKN)
-    hessian_AKVV = features.curvature(p_AKN * (1.0 - p_AKN) * batch.weight_AN[:, None], batch.mask_A)
+    hessian_AKVV = coordinates.curvature(p_AKN * (1.0 - p_AKN) * batch.weight_AN[:, None], batch.mask_A)
     diagonal = np.arange(width)
     hessian_AKVV[:, :, diagonal, diagonal] += batch.penalty_AV[:, None] + CURVATURE_FLOOR
     try:
@@ -432,7 +433,7 @@ COVARIANCE_ROWS_PER_COLUMN = 4
 NULL_EIGENVALUE = 1e-13
 
 
-class Features(Protocol):
+class Coordinates(Protocol):
     """Linear maps between coordinates and logits for all masks.
 
     Attributes:
@@ -477,17 +478,17 @@ def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
     return n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3
 
 
-def make_features(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Features:
+def make_coordinates(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Coordinates:
     """Choose the cheaper coordinates."""
     weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
     n_masks, n_columns = len(weight_FN), x_ND.shape[1]
     n_rows = int((weight_FN > 0).sum(axis=1).max())
     if _gram_is_cheap(n_rows, n_columns, n_masks):
-        return GramFeatures(x_ND, y_N, weight_FN)
-    return SharedFeatures(x_ND, y_N, weight_FN)
+        return GramCoordinates(x_ND, y_N, weight_FN)
+    return SharedCoordinates(x_ND, y_N, weight_FN)
 
 
-class GramFeatures:
+class GramCoordinates:
     """Per-mask coordinates in the span of the training rows (n < D): exact, and the Hessian at 0 is diagonal."""
 
     small = True
@@ -511,7 +512,7 @@ class GramFeatures:
         self.phi_FNV = np.ascontiguousarray(self.phi_FNV[:, :, np.r_[keep, n_max]])
 
     def _fill(self, mask: int, rows: Int, y_n: Int, weight_n: Float) -> None:
-        """Decompose one mask: sqrt(S) Z Zt sqrt(S) = Q L Qt gives features S^-1/2 Q L^1/2 of covariance L."""
+        """Decompose one mask: sqrt(S) Z Zt sqrt(S) = Q L Qt gives coordinates S^-1/2 Q L^1/2 of covariance L."""
         z_nD, standard = _standardise(self.x_ND[rows].astype(np.float64), weight_n)
         self.standard_F.append(standard)
         root_n = np.sqrt(weight_n)
@@ -568,7 +569,7 @@ class GramFeatures:
         return out
 
 
-class SharedFeatures:
+class SharedCoordinates:
     """One pooled-standardised matrix for all masks, in float64; each mask's own mean and SD enter as an affine map."""
 
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
