@@ -17,18 +17,18 @@ import numpy as np
 
 from benchmarks.harness import Claim, Part, Result, cores, measured, missing_hardware, not_measured
 from histotune.heads.config import Stopping
-from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
+from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.steps import linear_layers, shuffled_order
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.published.eva import eva_settings
-from histotune.published.records import EvaConfig
+from histotune.published.protocols import EvaConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.data import TrainedHead
+    from histotune.heads.sgd.jobs import TrainedHead
 
 N_CORES, N_RUNS, REPEATS = 2, 5, 7
 N_TRAIN, N_VALID, DIM, N_CLASSES = 1132, 339, 1536, 4
@@ -89,7 +89,7 @@ class Cohort:
 
     def train_data(self) -> TrainData:
         """Return the parts as our loop reads them."""
-        split = Split(np.arange(N_TRAIN), np.arange(N_TRAIN, N_TRAIN + N_VALID))
+        split = TrainSplit(np.arange(N_TRAIN), np.arange(N_TRAIN, N_TRAIN + N_VALID))
         return TrainData(self.x_ND, self.y_N, N_CLASSES, (split,), standardise=False)
 
 
@@ -175,7 +175,7 @@ def _train(
     settings = eva_settings(EvaConfig(max_steps=max_steps), one_logit=False)
     stopping = Stopping() if keep_last else Stopping(monitor=METRIC, patience=patience)
     options = TrainOptions(metrics=(METRIC,), stopping=stopping)
-    return train_heads(cohort.train_data(), [Job(settings, 0, seed) for seed in seeds], options)
+    return train_heads(cohort.train_data(), [TrainJob(settings, 0, seed) for seed in seeds], options)
 
 
 def _speed(peer: Peer) -> Result:
@@ -195,7 +195,7 @@ def _logits(peer: Peer) -> Result:
     differences = []
     for seed in range(3):
         settings = eva_settings(EvaConfig(max_steps=SHORT_STEPS), one_logit=False)
-        (layer,) = linear_layers(Job(settings, 0, seed), DIM, N_CLASSES)
+        (layer,) = linear_layers(TrainJob(settings, 0, seed), DIM, N_CLASSES)
         order_EN = np.stack([shuffled_order(seed, epoch, N_TRAIN) for epoch in range(SHORT_STEPS)])
         found = peer.run("given", weight=layer.weight_OI, bias=layer.bias_O, order_EN=order_EN, max_steps=SHORT_STEPS,
                          patience=SHORT_PATIENCE)  # fmt: skip
@@ -217,7 +217,7 @@ def _scores(peer: Peer) -> Result:
 
     seeds = list(range(N_SEEDS))
     settings = eva_settings(EvaConfig(max_steps=SHORT_STEPS), one_logit=False)
-    layers = [linear_layers(Job(settings, 0, seed), DIM, N_CLASSES)[0] for seed in seeds]
+    layers = [linear_layers(TrainJob(settings, 0, seed), DIM, N_CLASSES)[0] for seed in seeds]
     found = peer.run(
         "seeds", seeds=np.array(seeds), weight_SKD=np.stack([layer.weight_OI for layer in layers]),
         bias_SK=np.stack([layer.bias_O for layer in layers]), max_steps=SHORT_STEPS, patience=SHORT_PATIENCE,

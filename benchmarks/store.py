@@ -57,7 +57,7 @@ def _empty(cache: Path) -> None:
 def _store(embeddings: Embeddings, cache: Path) -> None:
     """Do what a pass does with finished rows."""
     from histotune.embeddings.gather import gather
-    from histotune.embeddings.rows import plan_shards
+    from histotune.embeddings.row_keys import plan_shards
     from histotune.embeddings.space import EmbeddingConfig
     from histotune.embeddings.store import RunFacts, Store
     from histotune.tools.files import hash_bytes

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.data import Job, TrainData, TrainedHead
+    from histotune.heads.sgd.jobs import TrainData, TrainedHead, TrainJob
 
 N_CORES, N_TRIALS, N_SAMPLE = 2, 1000, 40
 N_TILES, N_COLUMNS, N_CLASSES, N_EPOCHS, BATCH_SIZE = 2000, 1536, 2, 10, 256
@@ -85,19 +85,19 @@ def measure() -> tuple[Result, ...]:
 
 def make_data() -> TrainData:
     """Return standard-normal columns of which twelve directions tell the classes apart."""
-    from histotune.heads.sgd.data import Split, TrainData
+    from histotune.heads.sgd.jobs import TrainData, TrainSplit
 
     rng = np.random.default_rng(0)
     y_N = rng.integers(0, N_CLASSES, N_TILES)
     latent = rng.standard_normal((N_TILES, 12)) + 0.5 * (y_N[:, None] * 2 - 1)
     x_ND = latent @ rng.standard_normal((12, N_COLUMNS)) / 4 + rng.standard_normal((N_TILES, N_COLUMNS))
-    return TrainData(x_ND.astype(np.float32), y_N, N_CLASSES, (Split(np.arange(N_TILES)),), standardise=False)
+    return TrainData(x_ND.astype(np.float32), y_N, N_CLASSES, (TrainSplit(np.arange(N_TILES)),), standardise=False)
 
 
-def make_jobs() -> list[Job]:
+def make_jobs() -> list[TrainJob]:
     """Return the drawn trials."""
     from histotune.heads.config import Choice, LogUniform, SgdConfig, SgdSettings, draw_trials
-    from histotune.heads.sgd.data import Job
+    from histotune.heads.sgd.jobs import TrainJob
 
     config = SgdConfig(
         method="random",
@@ -109,10 +109,10 @@ def make_jobs() -> list[Job]:
         },
         base=SgdSettings(epochs=N_EPOCHS, batch_size=BATCH_SIZE),
     )
-    return [Job(trial) for trial in draw_trials(config)]
+    return [TrainJob(trial) for trial in draw_trials(config)]
 
 
-def train_plainly(data: TrainData, job: Job) -> NDArray[np.float32]:
+def train_plainly(data: TrainData, job: TrainJob) -> NDArray[np.float32]:
     """Train one trial as a careful script does, and return its logits on all tiles."""
     import torch
 

@@ -15,16 +15,16 @@ import numpy as np
 
 from benchmarks.harness import Claim, Part, Result, measured, not_measured
 from histotune.heads.config import Stopping
-from histotune.heads.sgd.data import Layer, Split, TrainData, TrainOptions
+from histotune.heads.sgd.jobs import Layer, TrainData, TrainOptions, TrainSplit
 from histotune.heads.sgd.steps import shuffled_order
 from histotune.heads.sgd.train import head_logits, train_heads
-from histotune.published.records import ThunderConfig
+from histotune.published.protocols import ThunderConfig
 from histotune.published.thunder import METRIC, best_head, thunder_jobs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.data import Job
+    from histotune.heads.sgd.jobs import TrainJob
 
 N_TRAIN, N_VALID, DIM, N_CLASSES, EPOCHS, N_SEEDS = 936, 196, 1536, 4, 40, 3
 VARIABLE = "HISTOTUNE_BENCH_THUNDER_PYTHON"
@@ -69,10 +69,10 @@ def _difference(python: Path, seed: int) -> float:
         "x_train": x_ND[:N_TRAIN], "y_train": y_N[:N_TRAIN], "x_val": x_ND[N_TRAIN:], "y_val": y_N[N_TRAIN:],
         "weight_TKD": weight_TKD, "bias_TK": bias_TK, "order_EN": order_EN,
     })  # fmt: skip
-    split = Split(np.arange(N_TRAIN), np.arange(N_TRAIN, len(y_N)))
+    split = TrainSplit(np.arange(N_TRAIN), np.arange(N_TRAIN, len(y_N)))
     data = TrainData(x_ND, y_N, N_CLASSES, (split,), standardise=False)
 
-    def initial(job: Job) -> tuple[Layer, ...]:
+    def initial(job: TrainJob) -> tuple[Layer, ...]:
         return layers[job.settings.model_copy(update={"max_steps": None})]
 
     chosen = train_heads(data, jobs, TrainOptions((METRIC,), Stopping(monitor=METRIC), initial=initial))

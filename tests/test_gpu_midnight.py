@@ -15,7 +15,7 @@ from benchmarks.gpu_midnight import MIDNIGHT, ROUNDS, TINY, Plan, Shape, plan_fo
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.describe import without_memory
+from histotune.backbones.model_files import without_memory
 from histotune.backbones.spec import BackboneConfig
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def linear_flop(shape: Shape) -> float:
     """Count the products of the real network, without its attention, from its own weights."""
     from transformers import AutoModel
 
-    from histotune.backbones.describe import transformers_config
+    from histotune.backbones.model_files import transformers_config
 
     with without_memory():
         model = AutoModel.from_config(transformers_config(find_backbone(BackboneConfig(name="midnight")), None))

@@ -17,7 +17,7 @@ from histotune.statistics import metrics as metrics_module
 from histotune.statistics.bounds import (
     BOOTSTRAPS,
     METHODS,
-    Evidence,
+    IntervalEvidence,
     agreed_bounds,
     all_agree,
     method_bounds,
@@ -134,7 +134,7 @@ def judge_cell(spec: CellSpec, plan: Plan) -> dict[tuple[str, Method], Tally]:
 
 
 def _with_flat(
-    name: MetricName, found: tuple[Float, Float], evidence: Evidence, strata: bounds.Strata, prevalence: float
+    name: MetricName, found: tuple[Float, Float], evidence: IntervalEvidence, strata: bounds.Strata, prevalence: float
 ) -> tuple[Float, Float]:
     """Put the exact bound where every group agrees, as the package does."""
     agree_R = all_agree(evidence)
@@ -143,7 +143,7 @@ def _with_flat(
     return low_R, high_R
 
 
-def _given(method: Method, evidence: Evidence) -> bool:
+def _given(method: Method, evidence: IntervalEvidence) -> bool:
     if method in ("percentile", "bca", "resampled-t"):
         return evidence.drawn is not None
     if method == "studentised":
@@ -153,7 +153,7 @@ def _given(method: Method, evidence: Evidence) -> bool:
 
 def _evidence(
     cohorts: Cohorts, plan: Plan, counts_BG: Float, strata: bounds.Strata
-) -> Iterator[tuple[MetricName, Evidence]]:
+) -> Iterator[tuple[MetricName, IntervalEvidence]]:
     """Yield every metric's evidence over the repeats."""
     n_repeats, n_groups = int(cohorts.repeat_N[-1]) + 1, counts_BG.shape[1]
     ones_1G = np.ones((1, n_groups))
@@ -163,7 +163,7 @@ def _evidence(
             se_xB = _errors(evaluator, counts_BG, strata) if plan.judges("studentised", name) else np.asarray(np.nan)
             drawn = bounds.Resampled(evaluator(counts_BG), se_xB)
         components = structural_components(evaluator, n_groups)
-        yield name, Evidence(evaluator(ones_1G)[..., 0], evaluator.without_each(), drawn, components)
+        yield name, IntervalEvidence(evaluator(ones_1G)[..., 0], evaluator.without_each(), drawn, components)
     if not set(THRESHOLD_METRICS) & set(plan.metrics):
         return
     starts = np.searchsorted(cohorts.repeat_N, np.arange(n_repeats + 1))
@@ -173,10 +173,10 @@ def _evidence(
             yield metric, _stacked(parts)
 
 
-def _stacked(parts: tuple[Evidence, ...]) -> Evidence:
+def _stacked(parts: tuple[IntervalEvidence, ...]) -> IntervalEvidence:
     """Return the evidence of several repeats as one."""
     drawn = [part.drawn for part in parts if part.drawn is not None]
-    return Evidence(
+    return IntervalEvidence(
         np.stack([part.point_x for part in parts]),
         np.stack([part.without_xG for part in parts if part.without_xG is not None]),
         bounds.Resampled(np.stack([one.values_xB for one in drawn]), np.stack([one.se_xB for one in drawn]))
@@ -217,7 +217,7 @@ def _batched(cohorts: Cohorts, plan: Plan, n_repeats: int, n_groups: int) -> Ite
 
 def _thresholds(
     cohorts: Cohorts, rows: slice, plan: Plan, counts_BG: Float, strata: bounds.Strata
-) -> tuple[Evidence, ...]:
+) -> tuple[IntervalEvidence, ...]:
     """Return the evidence of one repeat for AUPRC and sensitivity, which share their products."""
     n_groups = counts_BG.shape[1]
     tables = threshold_evaluator(cohorts.y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
@@ -238,7 +238,7 @@ def _thresholds(
             if specificity is None and n_groups <= STUDENTISED_THRESHOLDS and plan.judges("studentised", metric):
                 se_B = _errors(tables, counts_BG, strata)
             drawn = bounds.Resampled(values_W[n_groups + 1 :], se_B)
-        evidence.append(Evidence(values_W[0], values_W[1 : n_groups + 1], drawn))
+        evidence.append(IntervalEvidence(values_W[0], values_W[1 : n_groups + 1], drawn))
     return tuple(evidence)
 
 

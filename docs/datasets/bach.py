@@ -13,15 +13,14 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec
-from histotune.datasets.rows import Tile
-from histotune.tools.errors import UserError
+from histotune.datasets import CandidateScale, ClassScheme, DatasetSpec, Tile
+from histotune.tools import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets import DatasetConfig
 
 CLASSES = ("Normal", "Benign", "InSitu", "Invasive")
 

@@ -12,14 +12,13 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from histotune.datasets.catalog import ClassScheme, DatasetSpec
-from histotune.datasets.rows import Tile
-from histotune.tools.errors import UserError
+from histotune.datasets import ClassScheme, DatasetSpec, Tile
+from histotune.tools import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets import DatasetConfig
 
 SPEC = DatasetSpec(
     name="mhist",

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec
-from histotune.datasets.rows import Tile
+from histotune.datasets import CandidateScale, ClassScheme, DatasetSpec, Tile
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.datasets.config import DatasetConfig
+    from histotune.datasets import DatasetConfig
 
 CLASSES = ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM")
 

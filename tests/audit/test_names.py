@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from histotune.audit.audit import AuditRequest, audit, finest_labels
-from histotune.audit.records import Audit, AuditConfig
+from histotune.audit.verdicts import Audit, AuditConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import Split

@@ -14,7 +14,7 @@ from histotune.audit import duplicates
 from histotune.audit.audit import AuditRequest, audit, unread_files
 from histotune.audit.duplicates import Pairs
 from histotune.audit.pixels import robust_z
-from histotune.audit.records import AuditConfig, AuditFinding
+from histotune.audit.verdicts import AuditConfig, AuditFinding
 from histotune.datasets.splits.split import Split
 from tests.audit.made import brighter, hdf5_tiles, jpeg, png_tiles, stained, tissue
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from histotune.backbones.describe import timm_arguments, transformers_config, without_memory
 from histotune.backbones.entries import FIGURES, CatalogEntry
+from histotune.backbones.model_files import timm_arguments, transformers_config, without_memory
 from histotune.backbones.spec import BackboneSpec
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.backbones import describe
+from histotune.backbones import model_files
 from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
 from histotune.backbones.engine import load_backbone
 from histotune.backbones.entries import catalog_entries
@@ -116,5 +116,5 @@ def test_the_default_pooling_of_a_timm_model_is_what_it_gives(name: str, cpu: Co
     spec = find(f"random/timm/{name}")
     backbone = load_backbone(spec, cpu, "fp32")
     assert tuple(block.name for block in backbone.blocks) == spec.default_pooling
-    assert describe._pooling_by_name(name, {}) == spec.default_pooling
+    assert model_files._pooling_by_name(name, {}) == spec.default_pooling
     assert backbone.embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, backbone.total_dim)

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from histotune.backbones.catalog import find_backbone, random_twin
-from histotune.backbones.describe import timm_arguments
 from histotune.backbones.engine import load_backbone
 from histotune.backbones.entries import CatalogEntry, catalog_entries
+from histotune.backbones.model_files import timm_arguments
 from histotune.backbones.spec import BackboneConfig, BackboneSpec
 from histotune.backbones.weights import weights_hash
 from histotune.tools.devices import ComputeDevice

@@ -121,7 +121,7 @@ def test_a_table_without_labels_can_be_embedded_and_nothing_else(
 
 
 READER = """
-from histotune.datasets.catalog import DatasetSpec
+from histotune.datasets.dataset_spec import DatasetSpec
 from histotune.datasets.rows import Tile
 
 SPEC = DatasetSpec(name="mine", title="My tiles", licence="CC0", citation="Me.", caveats=("Made up.",))

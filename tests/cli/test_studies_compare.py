@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from histotune.cli.main import app
-from histotune.evaluation.comparison import Ranking, RunComparison, compare_runs
+from histotune.evaluation.run_comparison import Ranking, RunComparison, compare_runs
 from histotune.report.run_folder import save_run
 from histotune.report.study_pages import comparison_tables, write_comparison_page
 from histotune.statistics.comparison import rank_arms

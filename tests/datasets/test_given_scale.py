@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from histotune.datasets.catalog import choose_scale
 from histotune.datasets.config import DatasetConfig
+from histotune.datasets.dataset_spec import choose_scale
 from histotune.datasets.read import dataset_spec
 from histotune.studies.config import ExperimentConfig, override
 from histotune.tools.errors import UserError

@@ -14,7 +14,7 @@ from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 
 START = """\
-from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec
+from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec
 from histotune.datasets.rows import Tile
 
 SPEC = DatasetSpec(name="mine", title="Mine", licence="CC0", citation="Me.", stain="H&E")

@@ -8,8 +8,8 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from histotune.datasets.catalog import choose_scale
 from histotune.datasets.config import DatasetConfig, DatasetName
+from histotune.datasets.dataset_spec import choose_scale
 from histotune.datasets.read import dataset_spec, known_specs, read_dataset
 from histotune.tools.errors import UserError
 

@@ -17,7 +17,7 @@ from histotune.backbones.catalog import find_backbone
 from histotune.backbones.spec import Backbone, BackboneConfig, BackboneSpec
 from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.embed import embed
-from histotune.embeddings.estimate import MANIFEST_BYTES, Estimate, StageRate, estimate
+from histotune.embeddings.estimate import MANIFEST_BYTES, EmbeddingEstimate, StageRate, estimate
 from histotune.embeddings.space import EmbedRequest
 from histotune.tools.errors import UserError
 from tests.conftest import CommandResult
@@ -145,7 +145,7 @@ def test_the_command_prints_rates_hours_and_bytes(
 
 
 def test_hours_follow_the_spread() -> None:
-    found = Estimate(7300, 100, 10, (1.0, 2.0, 3.0), (StageRate("forward", 9.0),), 4, 0, "cpu", "fp32")
+    found = EmbeddingEstimate(7300, 100, 10, (1.0, 2.0, 3.0), (StageRate("forward", 9.0),), 4, 0, "cpu", "fp32")
     assert found.images_per_s == pytest.approx(5.0)
     assert found.hours == pytest.approx(0.4)
     assert found.hours_between == (pytest.approx(0.2), pytest.approx(0.6))

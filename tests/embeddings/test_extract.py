@@ -22,7 +22,7 @@ from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import gather
 from histotune.embeddings.embed import embed, verify_space
-from histotune.embeddings.rows import plan_shards
+from histotune.embeddings.row_keys import plan_shards
 from histotune.embeddings.runner import BatchRunner
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
 from histotune.embeddings.store import ShardPlan, Store

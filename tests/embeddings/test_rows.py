@@ -18,7 +18,7 @@ from histotune.backbones.network import colour_fractions
 from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import LabelRegion, TileSet
 from histotune.embeddings.embed import embed
-from histotune.embeddings.rows import average_inputs, plan_shards, row_key
+from histotune.embeddings.row_keys import average_inputs, plan_shards, row_key
 from histotune.embeddings.runner import BatchRunner
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
 from histotune.embeddings.store import ShardPlan, Store

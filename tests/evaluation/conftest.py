@@ -11,7 +11,7 @@ import pytest
 from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.space import Embeddings, EmbeddingSpace
-from histotune.evaluation.predict import Material
+from histotune.evaluation.material import Material
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.evaluation.comparison import Contender, compare_runs
+from histotune.evaluation.run_comparison import Contender, compare_runs
 from histotune.statistics.comparison import paired_difference
 from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions
 from histotune.tools.errors import UserError

@@ -13,7 +13,7 @@ from histotune.evaluation import robustness
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.findings import PROBE, ScoredArm
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
-from histotune.evaluation.predict import Material, ScoredRows, build_predictions
+from histotune.evaluation.material import Material, ScoredRows, build_predictions
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, principal_components
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig

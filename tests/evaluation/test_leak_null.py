@@ -15,7 +15,7 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.findings import PROBE, Finding
 from histotune.evaluation.floors import NULL_GROUPED, NULL_RANDOM, permuted_labels
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
-from histotune.evaluation.predict import Material
+from histotune.evaluation.material import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
 from tests.evaluation.conftest import Cohort, make_material

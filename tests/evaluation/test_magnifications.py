@@ -27,8 +27,8 @@ from histotune.evaluation.magnifications import (
     seen_scales,
     training_sets,
 )
+from histotune.evaluation.material import Material
 from histotune.evaluation.plan import CrossFitPlan
-from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.images.config import ViewConfig
 from histotune.statistics.predictions import IntervalConfig

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
-from histotune.evaluation.predict import Material
+from histotune.evaluation.material import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.comparison import compare_arms
 from histotune.statistics.predictions import ComparisonConfig, IntervalConfig

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from histotune.datasets.tileset import TileSet
-from histotune.evaluation.predict import Material, ScoredRows, build_predictions
+from histotune.evaluation.material import Material, ScoredRows, build_predictions
 from histotune.evaluation.scoring import metrics_for, score_domains, score_parts
 from histotune.statistics.predictions import IntervalConfig, Predictions
 from histotune.statistics.scores import score_predictions

@@ -19,8 +19,8 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.external import study_target
 from histotune.evaluation.findings import PROBE
 from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySettings, study_source
+from histotune.evaluation.material import Material
 from histotune.evaluation.plan import plan_source, with_parts
-from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError

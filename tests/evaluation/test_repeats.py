@@ -14,8 +14,8 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.crossfit import REPEATED, cross_fit, repeat_plans
 from histotune.evaluation.findings import PROBE, Finding
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
+from histotune.evaluation.material import Material
 from histotune.evaluation.plan import plan_source
-from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepSupport
 from histotune.statistics.predictions import IntervalConfig

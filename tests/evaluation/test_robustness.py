@@ -16,7 +16,7 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.external import study_target
 from histotune.evaluation.findings import PROBE, RobustnessTable
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
-from histotune.evaluation.predict import Material, ScoredRows, build_predictions, spread_order
+from histotune.evaluation.material import Material, ScoredRows, build_predictions, spread_order
 from histotune.evaluation.robustness import (
     EmbeddedArm,
     RobustnessSettings,

@@ -16,8 +16,8 @@ from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.crossfit import cross_fit
 from histotune.evaluation.findings import DIFFERENCE, PROBE, RANDOM_SPLIT
 from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySettings, study_source
+from histotune.evaluation.material import Material
 from histotune.evaluation.plan import CrossFitPlan
-from histotune.evaluation.predict import Material
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep

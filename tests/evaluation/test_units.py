@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, log_loss, roc_auc_score
 
 from histotune.evaluation.findings import PartTable
-from histotune.evaluation.predict import Material
+from histotune.evaluation.material import Material
 from histotune.evaluation.scoring import score_domains, score_units
 from histotune.statistics.predictions import IntervalConfig, Predictions
 from tests.evaluation.test_parts import scored

@@ -15,7 +15,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.synthetic.cohort import (
     CohortPaths,
-    Job,
+    RenderJob,
     SyntheticConfig,
     breakhis_jobs,
     patch_job,
@@ -60,7 +60,7 @@ class Truth:
         return self.diameter_um / self.mpp
 
 
-def truth(job: Job) -> Truth:
+def truth(job: RenderJob) -> Truth:
     field = job.field
     diameters = []
     for nuclei in (epithelial_nuclei(job.tissue, field), lymphocyte_nuclei(job.tissue, field)):

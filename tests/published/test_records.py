@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
-from histotune.published.records import ProtocolArm, ProtocolData, ProtocolRun, decided, metric_of_counts, metric_value
+from histotune.published.protocols import (
+    ProtocolArm,
+    ProtocolData,
+    ProtocolRun,
+    decided,
+    metric_of_counts,
+    metric_value,
+)
 
 
 def test_metrics_of_counts_equal_scikit_learn() -> None:

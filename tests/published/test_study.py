@@ -11,8 +11,8 @@ import polars as pl
 from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.tileset import TileSet
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.predict import Material
-from histotune.published.records import UniConfig
+from histotune.evaluation.material import Material
+from histotune.published.protocols import UniConfig
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol
 from histotune.statistics.predictions import IntervalConfig
 

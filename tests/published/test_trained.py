@@ -8,10 +8,10 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from histotune.heads.sgd.data import Curve, Job, TrainedHead
+from histotune.heads.sgd.jobs import LearningCurve, TrainedHead, TrainJob
 from histotune.heads.sgd.steps import linear_layers, shuffled_order
 from histotune.published.eva import eva
-from histotune.published.records import EvaConfig, ProtocolData, ThunderConfig
+from histotune.published.protocols import EvaConfig, ProtocolData, ThunderConfig
 from histotune.published.thunder import best_head, thunder, thunder_jobs
 from tests.heads.test_neighbours import cohort
 
@@ -24,7 +24,7 @@ def data_of(n_classes: int = 3) -> ProtocolData:
     return ProtocolData(x, y, n_classes, rows[:130], rows[130:180], rows[180:])
 
 
-def start(job: Job, n_classes: int) -> torch.nn.Linear:
+def start(job: TrainJob, n_classes: int) -> torch.nn.Linear:
     """A layer with the weights that the batched loop begins with."""
     (layer,) = linear_layers(job, 24, n_classes)
     head = torch.nn.Linear(24, len(layer.bias_O))
@@ -39,7 +39,7 @@ def eva_by_hand(data: ProtocolData, config: EvaConfig, seed: int) -> tuple[np.nd
     from histotune.published.eva import eva_settings
 
     binary = data.n_classes == 2
-    head = start(Job(eva_settings(config, one_logit=binary), 0, seed), data.n_classes)
+    head = start(TrainJob(eva_settings(config, one_logit=binary), 0, seed), data.n_classes)
     optimiser = torch.optim.AdamW(head.parameters(), lr=config.lr)
     scheduler = torch.optim.lr_scheduler.ConstantLR(optimiser)
     x, y = torch.tensor(data.x_ND), torch.tensor(data.y_N)
@@ -136,7 +136,7 @@ def test_thunder_equals_plain_torch_and_scikit_learn() -> None:
 
 def test_the_best_head_is_the_first_of_equals() -> None:
     def head(values: list[float], kept: int, diverged: bool = False) -> TrainedHead:
-        return TrainedHead((), (Curve("macro_f1", np.array(values)),), kept, len(values), 1, diverged)
+        return TrainedHead((), (LearningCurve("macro_f1", np.array(values)),), kept, len(values), 1, diverged)
 
     tie = [head([0.5, 0.9], 2), head([0.9, 0.9], 1), head([0.9, 0.1], 1), head([0.99, 1.0], 2, diverged=True)]
     assert best_head(tie) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from histotune.published.records import ProtocolData, UniConfig
+from histotune.published.protocols import ProtocolData, UniConfig
 from histotune.published.uni import uni, uni_logistic
 from tests.heads.test_neighbours import cohort
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from histotune.audit.records import Audit, AuditedSplit, AuditFinding, AuditTable, Cluster
+from histotune.audit.verdicts import Audit, AuditedSplit, AuditFinding, AuditTable, Cluster
 from histotune.images.config import LoaderConfig
 from histotune.report.pictures import AuditPicture, audit_pictures
 from histotune.report.study_pages import MAX_ROWS, cell_text, render_audit_page, write_audit

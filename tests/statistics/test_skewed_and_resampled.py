@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from histotune.statistics import bounds
-from histotune.statistics.bounds import METHODS, Evidence, Method, method_bounds
+from histotune.statistics.bounds import METHODS, IntervalEvidence, Method, method_bounds
 from histotune.statistics.predictions import Interval, IntervalConfig, Predictions
 from histotune.statistics.scores import score_predictions
 from tests.statistics.samples import make_predictions, random_predictions
@@ -80,12 +80,12 @@ def test_many_data_sets_at_once_equal_one_by_one_in_any_order(method: Method, sc
     drawn = point[:, None] + 0.05 * rng.standard_normal((7, 80))
     errors = 0.05 * rng.uniform(0.5, 2.0, (7, 80))
     all_at_once = method_bounds(
-        method, Evidence(point, without, bounds.Resampled(drawn, errors)), TWO_KINDS, scale, 0.95
+        method, IntervalEvidence(point, without, bounds.Resampled(drawn, errors)), TWO_KINDS, scale, 0.95
     )
     order = rng.permutation(15)
     shuffled = bounds.Strata(TWO_KINDS.stratum_G[order], TWO_KINDS.holds_GK[order])
     for row in range(7):
-        one = Evidence(point[row], without[row][order], bounds.Resampled(drawn[row][::-1], errors[row][::-1]))
+        one = IntervalEvidence(point[row], without[row][order], bounds.Resampled(drawn[row][::-1], errors[row][::-1]))
         found = method_bounds(method, one, shuffled, scale, 0.95)
         np.testing.assert_allclose(found, [all_at_once[0][row], all_at_once[1][row]], rtol=1e-9)
 

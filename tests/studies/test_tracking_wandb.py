@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from histotune.studies.config import TrackingConfig
 from histotune.studies.tracking import (
-    Curve,
     RunLog,
     SweepFacts,
+    TrialCurve,
     TrialRow,
     log_run,
     new_run_id,
@@ -139,7 +139,7 @@ def made_log(tmp_path: Path) -> RunLog:
     head = tmp_path / "head"
     head.mkdir(exist_ok=True)
     (head / "head.json").write_text("{}")
-    curves = (Curve("cls", "penalty", "log_loss", ((0.1, 0.5), (1.0, 0.25))),)
+    curves = (TrialCurve("cls", "penalty", "log_loss", ((0.1, 0.5), (1.0, 0.25))),)
     config = {"sweep": {"folds": 5}, "note": "token=hf_abcdefghijklmnop"}
     trials = pl.DataFrame([{"penalty": 0.1, "log_loss": 0.5}, {"penalty": 1.0, "log_loss": None}])
     return RunLog(new_run_id(), "midnight on breakhis", config, {"log_loss": 0.25, "auroc": NAN}, curves, trials,

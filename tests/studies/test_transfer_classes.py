@@ -20,7 +20,7 @@ QUICK = ("--backbone", "colour-histogram", "--set", "sweep.folds=2", "--set", "s
          "--set", "evaluation.floors=[]", "--set", "evaluation.outer_folds=3",
          "--set", "sweep.label_efficiency.draws=0")  # fmt: skip
 READER = """
-from histotune.datasets.catalog import ClassScheme, DatasetSpec
+from histotune.datasets.dataset_spec import ClassScheme, DatasetSpec
 from histotune.datasets.rows import Tile
 
 NAMES = ("tumour", "adipose", "stroma")

@@ -16,7 +16,7 @@ from rich.console import Console
 from histotune import __version__
 from histotune.tools import devices, doctor, provenance
 from histotune.tools.devices import ComputeDevice
-from histotune.tools.doctor import Check, Diagnosis, diagnose, render
+from histotune.tools.doctor import Check, MachineDiagnosis, diagnose, render
 
 T4 = ComputeDevice("cuda", "Tesla T4", "7.5", 15.6, fast_bf16=False)
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrSt"
@@ -39,13 +39,13 @@ def pretend_nvidia_smi(monkeypatch: pytest.MonkeyPatch, folder: Path, script: st
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def printed(diagnosis: Diagnosis, width: int = 200) -> str:
+def printed(diagnosis: MachineDiagnosis, width: int = 200) -> str:
     stream = io.StringIO()
     Console(file=stream, width=width).print(render(diagnosis))
     return stream.getvalue()
 
 
-def find(diagnosis: Diagnosis, name: str) -> Check:
+def find(diagnosis: MachineDiagnosis, name: str) -> Check:
     return next(check for check in diagnosis.checks if check.name == name)
 
 
@@ -141,7 +141,7 @@ def test_a_gpu_that_torch_can_not_use_comes_with_the_install_line(
     assert words in check.value
     assert "Tesla T4 and 1 more" in check.value
     assert check.fix.endswith("https://download.pytorch.org/whl/cu128")
-    assert check.fix in printed(Diagnosis((check,)))
+    assert check.fix in printed(MachineDiagnosis((check,)))
 
 
 @POSIX
@@ -221,7 +221,7 @@ def test_no_token_says_what_it_is_needed_for(tmp_path: Path, monkeypatch: pytest
 
 
 def test_warnings_stand_last_with_their_fix() -> None:
-    diagnosis = Diagnosis(
+    diagnosis = MachineDiagnosis(
         (Check("hardware", "device", "cpu", "warning", "pip install [torch]"), Check("hub", "token", "present"))
     )
     assert diagnosis.warnings == diagnosis.checks[:1]
@@ -230,12 +230,12 @@ def test_warnings_stand_last_with_their_fix() -> None:
 
 
 def test_without_warnings_it_says_so() -> None:
-    assert "no problems found" in printed(Diagnosis((Check("hub", "token", "present"),)))
+    assert "no problems found" in printed(MachineDiagnosis((Check("hub", "token", "present"),)))
 
 
 def test_a_narrow_terminal_loses_nothing() -> None:
     path = "/a/very/long/path/" + "x" * 80
-    text = printed(Diagnosis((Check("folders", "cache", path),)), width=40)
+    text = printed(MachineDiagnosis((Check("folders", "cache", path),)), width=40)
     assert path in "".join(line.strip().removeprefix("cache").strip() for line in text.splitlines())
 
 

@@ -9,7 +9,7 @@ from histotune.audit.duplicates import EXACT, FIELDS, NEAR, duplicate_finding, e
 from histotune.audit.leaks import balance_tables, name_findings
 from histotune.audit.overlap import cached_embeddings, overlapping_fields
 from histotune.audit.pixels import BadTile, header_problem, pixel_findings, scan, unreadable
-from histotune.audit.records import Audit, AuditConfig, AuditFinding, audit_facts
+from histotune.audit.verdicts import Audit, AuditConfig, AuditFinding, audit_facts
 from histotune.datasets.disk import IMAGE_SUFFIXES, list_files
 from histotune.datasets.read import known_specs, read_dataset
 from histotune.images.config import LoaderConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.audit.pixels import Fingerprints
-    from histotune.audit.records import Facts
+    from histotune.audit.verdicts import Facts
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet

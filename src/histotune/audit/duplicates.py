@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from histotune.audit.pixels import THUMB
-from histotune.audit.records import UNLABELLED, AuditFinding, Cluster, Verdict, count
+from histotune.audit.verdicts import UNLABELLED, AuditFinding, Cluster, Verdict, count
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.audit.pixels import Fingerprints
-    from histotune.audit.records import AuditConfig, Facts
+    from histotune.audit.verdicts import AuditConfig, Facts
 
 
 MAX_PAIRS = 500_000  # more are folded into clusters as they come, so that many copies of one tile can't fill memory
@@ -55,7 +55,7 @@ class Copies:
 
 
 @dataclass(frozen=True)
-class Kind:
+class CopyKind:
     """How a kind of copies is named.
 
     Attributes:
@@ -71,9 +71,9 @@ class Kind:
     whole: bool = True
 
 
-FIELDS = Kind("overlapping-fields", "Overlapping fields", "tiles that show a piece of the same tissue", whole=False)
-EXACT = Kind("exact-duplicates", "Exact duplicates", "tiles with equal pixels")
-NEAR = Kind("near-duplicates", "Near duplicates", "tiles that show the same picture")
+FIELDS = CopyKind("overlapping-fields", "Overlapping fields", "tiles that show a piece of the same tissue", whole=False)
+EXACT = CopyKind("exact-duplicates", "Exact duplicates", "tiles with equal pixels")
+NEAR = CopyKind("near-duplicates", "Near duplicates", "tiles that show the same picture")
 
 
 def exact_copies(fingerprints: Fingerprints) -> Copies:
@@ -138,7 +138,7 @@ def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDAr
     return (fold() if kept else label_N), turned_N
 
 
-def duplicate_finding(facts: Facts, copies: Copies, kind: Kind, max_listed: int) -> AuditFinding:
+def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind, max_listed: int) -> AuditFinding:
     """Judge clusters of copies: a note within a group, a warning across groups, an error across sides."""
     clusters = _judged(facts, copies)
     if clusters.is_empty():
@@ -171,7 +171,7 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: Kind, max_listed: int)
     )
 
 
-def _verdict(clusters: pl.DataFrame, kind: Kind) -> Verdict:
+def _verdict(clusters: pl.DataFrame, kind: CopyKind) -> Verdict:
     if (clusters["sides"] > 1).any():
         return "error"
     contradicting = kind.whole and (clusters["labels"] > 1).any()

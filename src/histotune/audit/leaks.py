@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.audit.records import (
+from histotune.audit.verdicts import (
     UNKNOWN,
     UNLABELLED,
     AuditFinding,
@@ -22,7 +22,7 @@ from histotune.audit.records import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from histotune.audit.records import AuditConfig, Facts
+    from histotune.audit.verdicts import AuditConfig, Facts
 
 MIXED_SHARE = 1 / 3  # where more groups than this hold several classes, labels belong to tiles
 JOIN_ADVICE = "Give all tiles of a case one side: split with `grouped` folds, by group_id."

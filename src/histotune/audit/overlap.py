@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from histotune.audit.duplicates import Copies, Pairs, connected
-from histotune.audit.records import count
+from histotune.audit.verdicts import count
 from histotune.embeddings.gather import gather
 from histotune.embeddings.space import EmbeddingSpace
 from histotune.embeddings.store import Store
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.audit.pixels import Fingerprints
-    from histotune.audit.records import Facts
+    from histotune.audit.verdicts import Facts
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.store import Manifest
     from histotune.images.config import LoaderConfig
@@ -43,7 +43,7 @@ FLAT = 1e-3
 
 # H height, W width
 @dataclass(frozen=True)
-class Overlap:
+class FieldOverlap:
     """The best way to lay two tiles over each other.
 
     Attributes:
@@ -60,7 +60,7 @@ class Overlap:
         return self.correlation >= LEAST_CORRELATION and self.share >= LEAST_SHARE
 
 
-def overlap(left_HWC: NDArray[np.uint8], right_HWC: NDArray[np.uint8]) -> Overlap:
+def overlap(left_HWC: NDArray[np.uint8], right_HWC: NDArray[np.uint8]) -> FieldOverlap:
     """Find the shift at which two upright tiles of one scale agree best.
 
     Normalised cross-correlation over the overlap only (Padfield: Masked object registration in the Fourier domain,
@@ -78,10 +78,10 @@ def overlap(left_HWC: NDArray[np.uint8], right_HWC: NDArray[np.uint8]) -> Overla
     share_HW = n_HW / min(left_HW.size, right_HW.size)
     usable = (share_HW >= LEAST_SHARE) & (energy_left > FLAT * n_HW) & (energy_right > FLAT * n_HW)
     if not usable.any():
-        return Overlap(0.0, 0.0)
+        return FieldOverlap(0.0, 0.0)
     correlation_HW = np.where(usable, product / np.sqrt(np.where(usable, energy_left * energy_right, 1.0)), -1.0)
     best = int(correlation_HW.argmax())
-    return Overlap(float(correlation_HW.flat[best]), min(1.0, float(share_HW.flat[best])))
+    return FieldOverlap(float(correlation_HW.flat[best]), min(1.0, float(share_HW.flat[best])))
 
 
 def _fine(pixels_HWC: NDArray[np.uint8], factor: int) -> NDArray[np.float64]:
@@ -232,11 +232,11 @@ def _candidates(facts: Facts, fingerprints: Fingerprints, embeddings: CachedEmbe
 
 def _overlaps(
     tiles: TileSet, first_M: NDArray[np.int64], second_M: NDArray[np.int64], loader: LoaderConfig
-) -> list[Overlap]:
+) -> list[FieldOverlap]:
     sources = tile_sources(tiles)
     with PixelReader(loader) as reader, ThreadPoolExecutor(loader.workers or cpu_count()) as pool:
 
-        def look(pair: tuple[int, int]) -> Overlap:
+        def look(pair: tuple[int, int]) -> FieldOverlap:
             return overlap(reader.pixels(sources[pair[0]]), reader.pixels(sources[pair[1]]))
 
         pairs = list(zip(first_M.tolist(), second_M.tolist(), strict=True))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.audit.records import AuditFinding, AuditTable, count, frame_table, some
+from histotune.audit.verdicts import AuditFinding, AuditTable, count, frame_table, some
 from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.tools.errors import UserError
 from histotune.tools.progress import track
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.audit.records import AuditConfig, Facts
+    from histotune.audit.verdicts import AuditConfig, Facts
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig
 

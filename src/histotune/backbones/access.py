@@ -27,7 +27,7 @@ SLACK = 1.05  # a download needs its own size and a little for the file system
 
 
 @dataclass(frozen=True)
-class Finding:
+class AccessFinding:
     """One answer.
 
     Attributes:
@@ -53,7 +53,7 @@ class AccessReport:
     """
 
     name: str
-    findings: tuple[Finding, ...]
+    findings: tuple[AccessFinding, ...]
 
     @property
     def usable(self) -> bool:
@@ -80,31 +80,33 @@ def check_access(names: Sequence[str], api: Any = None) -> tuple[AccessReport, .
     return tuple(AccessReport(name, tuple(_findings(name, api))) for name in names)
 
 
-def _findings(name: str, api: Any) -> Iterator[Finding]:  # noqa: ANN401
+def _findings(name: str, api: Any) -> Iterator[AccessFinding]:  # noqa: ANN401
     entry = find_entry(name)
     if entry is None and (not HUB_ID.fullmatch(name) or name.startswith("timm/")):
         raise unknown_backbone(name)
     if entry is not None and entry.own_code is not None:
-        yield Finding("code", "problem", entry.own_code.reason, entry.own_code.fix)
+        yield AccessFinding("code", "problem", entry.own_code.reason, entry.own_code.fix)
         return
     repository = name if entry is None else entry.spec.repository
     if not repository:
-        yield Finding("hub", "ok", "needs no download")
+        yield AccessFinding("hub", "ok", "needs no download")
         return
     yield from _of_repository(repository, entry, api)
     if entry is not None and entry.spec.adapter:
         base = "/".join(entry.spec.adapter.split("/")[:2])
-        yield from (Finding(f"adapter {one.what}", one.state, one.words, one.fix) for one in _hub(base, "", api)[0])
+        yield from (
+            AccessFinding(f"adapter {one.what}", one.state, one.words, one.fix) for one in _hub(base, "", api)[0]
+        )
 
 
-def _of_repository(repository: str, entry: CatalogEntry | None, api: Any) -> Iterator[Finding]:  # noqa: ANN401
+def _of_repository(repository: str, entry: CatalogEntry | None, api: Any) -> Iterator[AccessFinding]:  # noqa: ANN401
     spec = None if entry is None else entry.spec
     revision = "" if spec is None else spec.revision
     cached = _cached(repository, revision, spec)
     if cached is None:
-        yield Finding("cache", "unknown", f"not downloaded yet (cache: {_cache_folder()})")
+        yield AccessFinding("cache", "unknown", f"not downloaded yet (cache: {_cache_folder()})")
     else:
-        yield Finding("cache", "ok", f"downloaded, commit {cached[:12]}")
+        yield AccessFinding("cache", "ok", f"downloaded, commit {cached[:12]}")
     findings, info = _hub(repository, revision, api)
     yield from findings
     if info is None:
@@ -127,13 +129,13 @@ def _cache_folder() -> Path:
     return Path(constants.HF_HUB_CACHE)
 
 
-def _hub(repository: str, revision: str, api: Any) -> tuple[list[Finding], Any]:  # noqa: ANN401
+def _hub(repository: str, revision: str, api: Any) -> tuple[list[AccessFinding], Any]:  # noqa: ANN401
     """Ask the hub for a repository; return findings and its facts, or None."""
     from huggingface_hub import HfApi, constants
 
     if constants.HF_HUB_OFFLINE:
         words = "not asked: offline mode is on (HF_HUB_OFFLINE)"
-        return [Finding("hub", "unknown", words, "unset HF_HUB_OFFLINE to ask")], None
+        return [AccessFinding("hub", "unknown", words, "unset HF_HUB_OFFLINE to ask")], None
     try:
         info = (api or HfApi()).model_info(
             repository, revision=revision or None, timeout=TIMEOUT_S, files_metadata=True
@@ -142,10 +144,10 @@ def _hub(repository: str, revision: str, api: Any) -> tuple[list[Finding], Any]:
         return [_hub_failure(repository, revision, error)], None
     gated = getattr(info, "gated", False)
     words = f"answers; access is {'granted by its owners' if gated == 'manual' else 'gated' if gated else 'open'}"
-    return [Finding("hub", "ok", words)], info
+    return [AccessFinding("hub", "ok", words)], info
 
 
-def _hub_failure(repository: str, revision: str, error: Exception) -> Finding:
+def _hub_failure(repository: str, revision: str, error: Exception) -> AccessFinding:
     """Say what a failed question to the hub means."""
     page, problem = f"https://huggingface.co/{repository}", _problem(error)
     answers = {
@@ -163,7 +165,7 @@ def _hub_failure(repository: str, revision: str, error: Exception) -> Finding:
         "other": (f"could not be asked: {redact(f'{error}').splitlines()[0][:120]}", "report this"),
     }
     state: State = "problem" if problem in ("gated", "revision", "absent", "token") else "unknown"
-    return Finding("hub", state, *answers[problem])
+    return AccessFinding("hub", state, *answers[problem])
 
 
 def _problem(error: Exception) -> str:
@@ -189,7 +191,7 @@ def _status(error: Exception) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def _licence(repository: str, info: Any, api: Any) -> Iterator[Finding]:  # noqa: ANN401
+def _licence(repository: str, info: Any, api: Any) -> Iterator[AccessFinding]:  # noqa: ANN401
     """Tell whether the user's token opens a gated repository."""
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import GatedRepoError
@@ -197,31 +199,31 @@ def _licence(repository: str, info: Any, api: Any) -> Iterator[Finding]:  # noqa
     page = f"https://huggingface.co/{repository}"
     accept = f"accept its licence at {page}"
     if not get_token():
-        yield Finding("token", "problem", "none", f"{accept}, then run `hf auth login`")
+        yield AccessFinding("token", "problem", "none", f"{accept}, then run `hf auth login`")
         return
     client = api or HfApi()
     try:
         client.whoami()
     except Exception as error:  # as above: errors of whichever transport library the client uses
         if _status(error) == 401:
-            yield Finding("token", "problem", "not valid any more", "run `hf auth login` with a new one")
+            yield AccessFinding("token", "problem", "not valid any more", "run `hf auth login` with a new one")
         else:
-            yield Finding("token", "unknown", "present, could not be tried", "try again later")
+            yield AccessFinding("token", "unknown", "present, could not be tried", "try again later")
         return
-    yield Finding("token", "ok", "present and valid")
+    yield AccessFinding("token", "ok", "present and valid")
     try:
         client.auth_check(repository)
     except GatedRepoError:
         pending = "; its owners grant access by hand" if info.gated == "manual" else ""
-        yield Finding("licence", "problem", f"not accepted, or access not granted yet{pending}", accept)
+        yield AccessFinding("licence", "problem", f"not accepted, or access not granted yet{pending}", accept)
     except Exception as error:  # as above; an answer that can't be had is no reason to stop the other checks
-        yield Finding("licence", "unknown", f"could not be asked ({_status(error) or type(error).__name__})",
+        yield AccessFinding("licence", "unknown", f"could not be asked ({_status(error) or type(error).__name__})",
                       "try again later")  # fmt: skip
     else:
-        yield Finding("licence", "ok", "accepted")
+        yield AccessFinding("licence", "ok", "accepted")
 
 
-def _disk(info: Any, spec: BackboneSpec | None) -> Finding:  # noqa: ANN401
+def _disk(info: Any, spec: BackboneSpec | None) -> AccessFinding:  # noqa: ANN401
     """Compare the size of what would be downloaded with the room in the hub cache."""
     sizes = {sibling.rfilename: sibling.size or 0 for sibling in (getattr(info, "siblings", None) or ())}
     needed = _needed_bytes(sizes, "" if spec is None else spec.weights_file)
@@ -230,11 +232,11 @@ def _disk(info: Any, spec: BackboneSpec | None) -> Finding:  # noqa: ANN401
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if not needed:
-        return Finding("disk", "unknown", f"{free / 2**30:.1f} GiB free; the size of the download is not known")
+        return AccessFinding("disk", "unknown", f"{free / 2**30:.1f} GiB free; the size of the download is not known")
     words = f"{needed / 2**30:.1f} GiB to download, {free / 2**30:.1f} GiB free"
     if needed * SLACK > free:
-        return Finding("disk", "problem", words, "free some room, or set HF_HOME to a larger disk")
-    return Finding("disk", "ok", words)
+        return AccessFinding("disk", "problem", words, "free some room, or set HF_HOME to a larger disk")
+    return AccessFinding("disk", "ok", words)
 
 
 def _needed_bytes(sizes: dict[str, int], weights_file: str) -> int:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.adapters import pin_adapter
-from histotune.backbones.describe import describe_folder, describe_hub, describe_timm
 from histotune.backbones.entries import catalog_entries
+from histotune.backbones.model_files import describe_folder, describe_hub, describe_timm
 from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import resolve_revision
 from histotune.images.config import ViewConfig

@@ -36,7 +36,7 @@ class Licence:
 
 
 @dataclass(frozen=True)
-class Overlap:
+class PretrainingOverlap:
     """Whether the pretraining data, as its authors describe it, holds the images of known benchmarks.
 
     Attributes:
@@ -51,7 +51,7 @@ class Overlap:
 
 
 @dataclass(frozen=True)
-class Source:
+class Citation:
     """Where figures were read.
 
     Attributes:
@@ -106,8 +106,8 @@ class CatalogEntry:
     with_classifier: bool = False
     dim: int | None = None
     registers: int | None = None
-    overlap: Overlap = Overlap()
-    sources: tuple[Source, ...] = ()
+    overlap: PretrainingOverlap = PretrainingOverlap()
+    sources: tuple[Citation, ...] = ()
     needs: str = ""
     notes: tuple[str, ...] = ()
     own_code: OwnCode | None = None
@@ -184,7 +184,7 @@ def _entry(facts: Facts, licences: dict[str, Licence], pages: dict[str, str]) ->
     return CatalogEntry(
         spec=spec,
         licence=replace(licences[facts["licence"]], source=facts["licence_source"].format(**names)),
-        overlap=Overlap(**facts.get("overlap", {})),
+        overlap=PretrainingOverlap(**facts.get("overlap", {})),
         sources=tuple(_cite(one["where"].format(**names), one["figures"]) for one in facts.get("sources", ())),
         own_code=OwnCode(**facts["own_code"]) if "own_code" in facts else None,
         **rest,
@@ -195,9 +195,9 @@ def _frozen(value: Any) -> Any:  # noqa: ANN401  (whatever TOML holds)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _cite(where: str, figures: list[str]) -> Source:
+def _cite(where: str, figures: list[str]) -> Citation:
     _refuse_unknown(where, dict.fromkeys(figures), set(FIGURES))
-    return Source(tuple(figures), where)
+    return Citation(tuple(figures), where)
 
 
 def _refuse_unknown(place: str, given: Facts, known: set[str]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from histotune.backbones.describe import has_class_token, timm_arguments, timm_names, transformers_config
+from histotune.backbones.model_files import has_class_token, timm_arguments, timm_names, transformers_config
 from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock
 from histotune.backbones.weights import locate_weights, read_lite0
 from histotune.tools.errors import UserError

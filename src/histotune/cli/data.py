@@ -17,7 +17,7 @@ from histotune.tools.errors import UserError, raise_together
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.audit.records import AuditConfig
+    from histotune.audit.verdicts import AuditConfig
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
@@ -125,7 +125,7 @@ def audit(
 
     histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
     """
-    from histotune.audit.records import AuditConfig
+    from histotune.audit.verdicts import AuditConfig
 
     options = AuditOptions(split, out, AuditConfig(quick=quick), embeddings, cache)
     raise typer.Exit(audit_and_print(dataset, data, settings, options))

@@ -64,7 +64,7 @@ def protocol_and_print(config: ExperimentConfig) -> None:
 
 def embed_and_print(config: ExperimentConfig) -> None:
     """Embed a data set; rank 0 says what was computed."""
-    from histotune.studies.steps import embed_only
+    from histotune.studies.stages import embed_only
 
     material = embed_only(config)
     if not process_rank().leads:
@@ -82,7 +82,7 @@ def embed_and_print(config: ExperimentConfig) -> None:
 
 def estimate_and_print(config: ExperimentConfig) -> None:
     """Time a few batches and say what embedding the data set will take."""
-    from histotune.studies.steps import estimate_only
+    from histotune.studies.stages import estimate_only
 
     if not process_rank().leads:
         return
@@ -110,7 +110,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     from histotune.report.tables import BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies.setup import refuse_foreign_folder
-    from histotune.studies.steps import embed_only, sweep_only
+    from histotune.studies.stages import embed_only, sweep_only
     from histotune.tools.progress import live_line
 
     if not process_rank().leads:
@@ -137,7 +137,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     """Score a saved head and print the scores."""
     from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
-    from histotune.studies.steps import evaluate_only
+    from histotune.studies.stages import evaluate_only
 
     outcome = evaluate_only(head, config)
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)

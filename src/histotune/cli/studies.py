@@ -60,7 +60,7 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
     from rich.console import Console
 
     from histotune.report.study_pages import matrix_table, reasons_of
-    from histotune.studies.magnifications import run_matrix
+    from histotune.studies.matrix import run_matrix
 
     config = config.model_copy(update={"out": out or Path("runs") / f"{config.recipe}-matrix"})
     study, ledger = run_matrix(config, " ".join(["histotune", *sys.argv[1:]]), matched=matched)
@@ -211,7 +211,7 @@ def compare_and_print(request: CompareRequest) -> None:
     """Compare runs, print the tables, and save them where asked."""
     from rich.console import Console
 
-    from histotune.evaluation.comparison import compare_runs
+    from histotune.evaluation.run_comparison import compare_runs
     from histotune.report.study_pages import comparison_notes, comparison_tables
     from histotune.report.study_tables import printed_tables
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig

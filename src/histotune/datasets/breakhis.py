@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec, choose_scale
+from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec, choose_scale
 from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some, png_size_px
 from histotune.datasets.tileset import TileSet, breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
 from histotune.tools.errors import UserError
@@ -18,8 +18,8 @@ from histotune.tools.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.datasets.catalog import ChosenScale
     from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.dataset_spec import ChosenScale
 
 BENIGN = ("A", "F", "PT", "TA")
 MALIGNANT = ("DC", "LC", "MC", "PC")

@@ -12,7 +12,7 @@ from histotune.datasets.read import known_specs
 from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
-    from histotune.datasets.catalog import DatasetSpec
+    from histotune.datasets.dataset_spec import DatasetSpec
     from histotune.datasets.tileset import LabelRegion, TileSet
 
 FEW_GROUPS = 5  # below this many groups in a class no interval over groups is given

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets import pcam_files
-from histotune.datasets.catalog import choose_scale
+from histotune.datasets.dataset_spec import choose_scale
 from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, keep_rows, opened_hdf5, part_table
 from histotune.datasets.tileset import TileSet

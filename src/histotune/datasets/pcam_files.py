@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from histotune.datasets.catalog import CandidateScale, ClassScheme, DatasetSpec
+from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec
 from histotune.datasets.disk import (
     encoded_size_px,
     explained_parquet_errors,
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.catalog import ChosenScale
     from histotune.datasets.config import OnBadImage
+    from histotune.datasets.dataset_spec import ChosenScale
     from histotune.datasets.disk import Listing
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.datasets.catalog import DatasetSpec
     from histotune.datasets.config import DatasetConfig, SubsetConfig
+    from histotune.datasets.dataset_spec import DatasetSpec
     from histotune.datasets.tileset import TileSet
 
 
@@ -45,7 +45,15 @@ def read_dataset(config: DatasetConfig) -> TileSet:
 
 
 def known_specs() -> dict[str, DatasetSpec]:
-    """Return what is known about every data set that has a reader here, by name."""
+    """Return what is known about every data set that has a reader here.
+
+    Returns:
+        Licence, classes and candidate scales, by the data set's name.
+
+    Example:
+        >>> sorted(known_specs())
+        ['breakhis', 'patch_camelyon', 'tiles']
+    """
     from histotune.datasets import breakhis, pcam_files, tiles
 
     return {spec.name: spec for spec in (breakhis.SPEC, pcam_files.SPEC, tiles.SPEC)}

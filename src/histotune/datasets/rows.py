@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.catalog import choose_scale
+from histotune.datasets.dataset_spec import choose_scale
 from histotune.datasets.disk import SYNTHETIC_NOTE, marked_synthetic, name_some, size_or_reason
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from histotune.datasets.catalog import DatasetSpec
     from histotune.datasets.config import DatasetConfig
+    from histotune.datasets.dataset_spec import DatasetSpec
 
 
 PART_BY_NAME = {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from histotune.datasets.catalog import DatasetSpec
+from histotune.datasets.dataset_spec import DatasetSpec
 from histotune.datasets.disk import (
     IMAGE_SUFFIXES,
     explained_parquet_errors,

@@ -13,7 +13,7 @@ import numpy as np
 from histotune.backbones.engine import CompilationError
 from histotune.embeddings.gather import gather, missing_content
 from histotune.embeddings.precision import checked_choice, remembered_choice, stored
-from histotune.embeddings.rows import Rows, plan_shards, with_sizes
+from histotune.embeddings.row_keys import Rows, plan_shards, with_sizes
 from histotune.embeddings.runner import (
     BatchRunner,
     chosen_space,

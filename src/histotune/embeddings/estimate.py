@@ -16,7 +16,7 @@ from histotune.backbones.catalog import random_twin
 from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.precision import candidates, remembered_choice
-from histotune.embeddings.rows import Rows, row_key, with_sizes
+from histotune.embeddings.row_keys import Rows, row_key, with_sizes
 from histotune.embeddings.runner import COMPILE_TILES, BatchRunner, chosen_space, compute_threads
 from histotune.embeddings.space import embedding_space
 from histotune.embeddings.store import Store
@@ -58,7 +58,7 @@ class StageRate:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class EmbeddingEstimate:
     """What embedding the missing tiles will take.
 
     Attributes:
@@ -120,7 +120,7 @@ class Estimate:
         return min(self.stages, key=lambda stage: stage.images_per_s, default=None)
 
 
-def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> Estimate:
+def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> EmbeddingEstimate:
     """Time a few batches of the tiles that are missing and extrapolate; nothing is written.
 
     Tiles are told apart by remembered content hashes, so that no data set is read twice: a tile that was never hashed
@@ -153,7 +153,7 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     notes = (*_first_notes(n_unknown, here, unchecked), *_device_notes(request, device))
     n_cached, batch_size = len(tiles) - len(missing), request.embedding.first_batch_size
     n_bytes = 2 if request.embedding.storage == "fp16" else 4
-    known = Estimate(len(tiles), n_cached, batch_size, (), (), 0, 0, device.name, precision, notes, n_bytes)
+    known = EmbeddingEstimate(len(tiles), n_cached, batch_size, (), (), 0, 0, device.name, precision, notes, n_bytes)
     while missing:
         try:
             return _timed(known, missing, request, device, budget_s)
@@ -236,8 +236,8 @@ class _Bench:
 
 
 def _timed(
-    known: Estimate, missing: Sequence[Wanted], request: EmbedRequest, device: ComputeDevice, budget_s: float
-) -> Estimate:
+    known: EmbeddingEstimate, missing: Sequence[Wanted], request: EmbedRequest, device: ComputeDevice, budget_s: float
+) -> EmbeddingEstimate:
     """Load the backbone and time it with the tiles."""
     from histotune.backbones.engine import load_backbone
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.embeddings.rows import Rows
+    from histotune.embeddings.row_keys import Rows
     from histotune.embeddings.space import EmbedRequest, Storage
     from histotune.images.decode import PixelReader
     from histotune.images.hashes import HashIndex

@@ -14,7 +14,7 @@ import numpy as np
 
 from histotune.backbones.engine import Engine, Pending
 from histotune.embeddings.gather import missing_content
-from histotune.embeddings.rows import average_inputs
+from histotune.embeddings.row_keys import average_inputs
 from histotune.embeddings.space import FIRST_BATCH, with_key
 from histotune.embeddings.store import RunFacts, Store
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory

@@ -12,7 +12,7 @@ import polars as pl
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.findings import ScoredArm
-from histotune.evaluation.predict import ScoredRows, build_predictions
+from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.scoring import plain_value
 from histotune.heads.family import SweepTask
 from histotune.heads.head import class_probabilities, head_logits
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.evaluation.config import EvaluationConfig
+    from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
-    from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
     from histotune.heads.family import SweepSupport
     from histotune.heads.head import SweepResult

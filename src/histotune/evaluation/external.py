@@ -14,8 +14,8 @@ from histotune.datasets.tileset import TileSet, require_classes
 from histotune.evaluation.findings import LEAKY, MAJORITY, Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.floors import compare_first, majority_predictions, untuned_arms
 from histotune.evaluation.held_out import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
+from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows
-from histotune.evaluation.predict import head_predictions
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts, score_units
 from histotune.heads.family import SweepTask

@@ -11,7 +11,7 @@ import polars as pl
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.crossfit import cross_fit
 from histotune.evaluation.findings import UNTUNED, PairedDifference, ScoredArm, domain_order
-from histotune.evaluation.predict import ScoredRows, build_predictions, domains_of
+from histotune.evaluation.material import ScoredRows, build_predictions, domains_of
 from histotune.evaluation.scoring import plain_value
 from histotune.heads.head import untuned_logits
 from histotune.statistics.comparison import compare_arms
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.config import EvaluationConfig
+    from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
-    from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
     from histotune.heads.family import SweepSupport
     from histotune.statistics.metrics import MetricName

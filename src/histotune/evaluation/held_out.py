@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.config import EvaluationConfig
+    from histotune.evaluation.material import Material
     from histotune.evaluation.plan import SourcePlan
-    from histotune.evaluation.predict import Material
     from histotune.heads.config import SweepConfig
     from histotune.heads.head import SweepResult
     from histotune.statistics.predictions import IntervalConfig, Predictions

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.held_out import StudySettings
+    from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
-    from histotune.evaluation.predict import Material
     from histotune.heads.head import SweepResult
     from histotune.images.config import ViewConfig
     from histotune.statistics.metrics import MetricName
@@ -302,7 +302,7 @@ METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "log_loss")
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixRow:
     """One training set's predictions of every tile, or why there are none."""
 
     name: str
@@ -407,7 +407,7 @@ def _task(material: Material, masks: Sequence[NDArray[np.bool_]]) -> SweepTask:
 
 def _cross_fit_rows(
     material: Material, plan: CrossFitPlan, sets: Sequence[TrainingTiles], context: tuple[StudySettings, dict[str, str]]
-) -> list[Row]:
+) -> list[MatrixRow]:
     """Sweep every training set without every fold, all in one batch."""
     settings, untrainable = context
     folds, masks = _folds(plan), _masks(plan, sets)
@@ -423,7 +423,7 @@ def _cross_fit_rows(
         n_tiles = int(np.median([mask_N.sum() for mask_N in of_fold]))
         n_groups = int(np.median([len({task.groups[row] for row in np.flatnonzero(mask_N)}) for mask_N in of_fold]))
         predictions = None if reasons[name] else _predict(material, plan, [next(results) for _ in folds], folds)
-        rows.append(Row(name, predictions, n_tiles, n_groups, reasons[name]))
+        rows.append(MatrixRow(name, predictions, n_tiles, n_groups, reasons[name]))
     return rows
 
 
@@ -449,7 +449,9 @@ def _predict(material: Material, plan: CrossFitPlan, results: list[SweepResult],
     return score_folds(material, plan, results, rows_by_fold)
 
 
-def _cell(row: Row, diagonal: Row, magnification: str, settings: StudySettings, scored: ScoredTiles) -> MatrixCell:
+def _cell(
+    row: MatrixRow, diagonal: MatrixRow, magnification: str, settings: StudySettings, scored: ScoredTiles
+) -> MatrixCell:
     """Score one row at one magnification, and against the heads that were trained there."""
     sizes = (row.n_train_tiles, row.n_train_groups)
     sizes_scored, by_tile = scored.sizes[magnification], scored.by_tile

@@ -17,7 +17,7 @@ from histotune.evaluation.findings import (
     SYNTHETIC,
     domain_order,
 )
-from histotune.evaluation.predict import domains_of
+from histotune.evaluation.material import domains_of
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:

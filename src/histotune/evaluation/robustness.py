@@ -17,9 +17,9 @@ import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.findings import RobustnessTable, ScoredArm
-from histotune.evaluation.predict import spread_order
+from histotune.evaluation.material import spread_order
 from histotune.evaluation.scoring import MAX_PARTS, PART_COLUMNS
-from histotune.statistics.bounds import Evidence, Scale, Strata, all_agree, flat_bounds, method_bounds
+from histotune.statistics.bounds import IntervalEvidence, Scale, Strata, all_agree, flat_bounds, method_bounds
 from histotune.statistics.predictions import Interval, Score
 from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import Embeddings
     from histotune.evaluation.config import EvaluationConfig
-    from histotune.evaluation.predict import Material
+    from histotune.evaluation.material import Material
     from histotune.statistics.predictions import IntervalConfig, Predictions
 
     Int = NDArray[np.int64]
@@ -226,7 +226,7 @@ def _interval(tally: Tally, crossing: Crossing, group_N: Int, config: IntervalCo
 
 def tally_interval(tally: Tally, strata: Strata, level: float, words: str) -> Interval:
     """Return the interval of an index from its values without each group."""
-    evidence, n_groups = Evidence(np.asarray(tally.index), tally.index_G), len(strata.stratum_G)
+    evidence, n_groups = IntervalEvidence(np.asarray(tally.index), tally.index_G), len(strata.stratum_G)
     if bool(all_agree(evidence)):
         low, high = flat_bounds(evidence.point_x, n_groups, Scale(), level)
         text = f"exact bound over {n_groups} groups that all agree (Clopper-Pearson, rule of three)"

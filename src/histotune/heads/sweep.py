@@ -192,7 +192,7 @@ def make_family(config: SweepConfig) -> Family:
         from histotune.heads.linear import RidgeFamily
 
         return RidgeFamily(config)
-    from histotune.heads.sgd.family import SgdFamily
+    from histotune.heads.sgd.sgd_family import SgdFamily
 
     return SgdFamily(config)
 

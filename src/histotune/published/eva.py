@@ -16,15 +16,15 @@ import numpy as np
 from histotune.heads.config import Hold, SgdSettings, Stopping
 from histotune.heads.head import BLOCK_ROWS, softmax
 from histotune.heads.neighbours import draw_shots
-from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
+from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.train import head_logits, train_heads
-from histotune.published.records import ProtocolArm, ProtocolRun, metric_value
+from histotune.published.protocols import ProtocolArm, ProtocolRun, metric_value
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.sgd.data import TrainedHead
-    from histotune.published.records import EvaConfig, ProtocolData, ProtocolMetric
+    from histotune.heads.sgd.jobs import TrainedHead
+    from histotune.published.protocols import EvaConfig, ProtocolData, ProtocolMetric
 
 
 METRIC: Final = "balanced_accuracy"
@@ -48,7 +48,7 @@ def eva(data: ProtocolData, config: EvaConfig, device: Literal["cpu", "cuda"]) -
     """Train all runs of eva's linear head in one batch."""
     splits = _splits(data, config)
     settings = eva_settings(config, one_logit=data.n_classes == 2)
-    jobs = [Job(settings, run % len(splits), config.seed + run) for run in range(config.runs)]
+    jobs = [TrainJob(settings, run % len(splits), config.seed + run) for run in range(config.runs)]
     options = TrainOptions(
         metrics=(METRIC,),
         stopping=Stopping(monitor=METRIC, patience=config.patience, min_delta=config.min_delta,
@@ -77,16 +77,13 @@ def eva_settings(config: EvaConfig, *, one_logit: bool) -> SgdSettings:
     )
 
 
-def _splits(data: ProtocolData, config: EvaConfig) -> tuple[Split, ...]:
+def _splits(data: ProtocolData, config: EvaConfig) -> tuple[TrainSplit, ...]:
     """Return the split of all runs, or one per run where each draws its training tiles."""
     if config.shots is None:
-        return (Split(data.train_rows, data.valid_rows),)
+        return (TrainSplit(data.train_rows, data.valid_rows),)
     y_n = data.y_N[data.train_rows]
-    return tuple(
-        Split(data.train_rows[draw_shots(y_n, config.shots, 1, np.random.default_rng(config.seed + run))[0].ravel()],
-              data.valid_rows)
-        for run in range(config.runs)
-    )  # fmt: skip
+    drawn = [draw_shots(y_n, config.shots, 1, np.random.default_rng(config.seed + run)) for run in range(config.runs)]
+    return tuple(TrainSplit(data.train_rows[rows[0].ravel()], data.valid_rows) for rows in drawn)
 
 
 # ------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.findings import TOO_NARROW
+from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part
-from histotune.evaluation.predict import ScoredRows, build_predictions
 from histotune.published import eva as eva_protocol
 from histotune.published import thunder as thunder_protocol
 from histotune.published import uni as uni_protocol
 from histotune.published.leaderboard import RunConditions
-from histotune.published.records import ProtocolData
+from histotune.published.protocols import ProtocolData
 from histotune.statistics.scores import score_predictions
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.config import EvaluationConfig
-    from histotune.evaluation.predict import Material
-    from histotune.published.records import ProtocolArm, ProtocolConfig, ProtocolRun
+    from histotune.evaluation.material import Material
+    from histotune.published.protocols import ProtocolArm, ProtocolConfig, ProtocolRun
     from histotune.statistics.predictions import Interval, IntervalConfig, Predictions
 
     Int = NDArray[np.int64]

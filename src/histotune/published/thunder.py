@@ -11,10 +11,10 @@ import numpy as np
 
 from histotune.heads.config import SgdSettings, Stopping
 from histotune.heads.neighbours import draw_shots, nearest_neighbours, predict_draws, thunder_shot, vote
-from histotune.heads.sgd.data import Job, Split, TrainData, TrainOptions
+from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.train import train_heads
 from histotune.published.eva import linear_run
-from histotune.published.records import ProtocolArm, ProtocolRun, decided, metric_of_counts, metric_value
+from histotune.published.protocols import ProtocolArm, ProtocolRun, decided, metric_of_counts, metric_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.neighbours import FewShotPredictions, PrototypeConfig
-    from histotune.heads.sgd.data import TrainedHead
-    from histotune.published.records import ProtocolData, ProtocolMetric, ThunderConfig
+    from histotune.heads.sgd.jobs import TrainedHead
+    from histotune.published.protocols import ProtocolData, ProtocolMetric, ThunderConfig
 
     Int = NDArray[np.int64]
 
@@ -51,10 +51,10 @@ def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "c
     return (_linear_probe(data, config, device), best_k(data, config.k, METRIC, device), *few)
 
 
-def thunder_jobs(config: ThunderConfig) -> tuple[Job, ...]:
+def thunder_jobs(config: ThunderConfig) -> tuple[TrainJob, ...]:
     """Return the grid of heads, in THUNDER's order; all see the same batches."""
     return tuple(
-        Job(SgdSettings(optimizer="Adam", lr=lr, weight_decay=decay, epochs=config.epochs,
+        TrainJob(SgdSettings(optimizer="Adam", lr=lr, weight_decay=decay, epochs=config.epochs,
                         batch_size=config.batch_size), 0, config.seed)
         for lr, decay in product(config.lr, config.weight_decay)
     )  # fmt: skip
@@ -71,7 +71,7 @@ def best_head(trained: Sequence[TrainedHead]) -> int:
 
 
 def _linear_probe(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "cuda"]) -> ProtocolArm:
-    split = Split(data.train_rows, data.valid_rows)
+    split = TrainSplit(data.train_rows, data.valid_rows)
     jobs = thunder_jobs(config)
     options = TrainOptions(metrics=(METRIC,), stopping=Stopping(monitor=METRIC), device=device)
     trained = train_heads(TrainData(data.x_ND, data.y_N, data.n_classes, (split,), standardise=False), jobs, options)

@@ -15,13 +15,13 @@ import numpy as np
 
 from histotune.heads.head import softmax
 from histotune.heads.neighbours import nearest_neighbours, uni_shot, vote
-from histotune.published.records import ProtocolArm, ProtocolRun, metric_value
+from histotune.published.protocols import ProtocolArm, ProtocolRun, metric_value
 from histotune.published.thunder import averaged_draws, few_shot_draws, one_run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.published.records import ProtocolData, UniConfig
+    from histotune.published.protocols import ProtocolData, UniConfig
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]

@@ -21,7 +21,7 @@ MAX_LABEL = 26
 
 
 @dataclass(frozen=True)
-class Estimate:
+class DrawnEstimate:
     """A value with its limits; NaN where they are refused or undefined."""
 
     value: float
@@ -29,7 +29,7 @@ class Estimate:
     high: float = math.nan
 
     @classmethod
-    def of(cls, score: Score) -> Estimate:
+    def of(cls, score: Score) -> DrawnEstimate:
         """Return a score's value with its limits."""
         if score.interval is None:
             return cls(score.value)
@@ -77,9 +77,9 @@ class Bar:
     """One bar: lines of text under it, its estimate, and the floors beside it."""
 
     labels: tuple[str, ...]
-    estimate: Estimate
+    estimate: DrawnEstimate
     strong: bool
-    floors: tuple[tuple[Look, Estimate], ...] = ()
+    floors: tuple[tuple[Look, DrawnEstimate], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class ForestRow:
 
     label: str
     n: str
-    estimate: Estimate
+    estimate: DrawnEstimate
     look: Look
     strong: bool = False
 
@@ -222,7 +222,7 @@ def _whisker(low: tuple[float, float], high: tuple[float, float]) -> list[Markup
     return [*(line(*ends, "halo") for ends in lines), *(line(*ends, "whisker", INK) for ends in lines)]
 
 
-def _floor_marker(frame: Frame, x_px: float, look: Look, floor: Estimate) -> list[Markup]:
+def _floor_marker(frame: Frame, x_px: float, look: Look, floor: DrawnEstimate) -> list[Markup]:
     if math.isnan(floor.value):
         return []
     parts = []

@@ -17,7 +17,7 @@ from histotune.report.charts import (
     PURPLE,
     VERMILLION,
     Bar,
-    Estimate,
+    DrawnEstimate,
     ForestRow,
     Line,
     Look,
@@ -232,12 +232,12 @@ def _forest_alt(what: str, rows: Sequence[ForestRow]) -> str:
     return f"{what}: " + "; ".join(f"{row.label} {row.estimate} ({row.n})" for row in rows) + "."
 
 
-def _estimate(row: ScoredArm, metric: str) -> Estimate:
+def _estimate(row: ScoredArm, metric: str) -> DrawnEstimate:
     score = metric_score(row, metric)
-    return Estimate(math.nan) if score is None else Estimate.of(score)
+    return DrawnEstimate(math.nan) if score is None else DrawnEstimate.of(score)
 
 
-def _finite(estimate: Estimate) -> list[float]:
+def _finite(estimate: DrawnEstimate) -> list[float]:
     return [value for value in (estimate.value, estimate.low, estimate.high) if math.isfinite(value)]
 
 
@@ -288,7 +288,7 @@ def paired_lines(finding: Finding) -> tuple[str, ...]:
 def _panel(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> Markup:
     several = len({pair.domain for pair in pairs}) > 1
     rows = [
-        ForestRow(f"− {_label(pair, several=several)}", _n(pair), Estimate.of(pair.difference), LOOK, strong=True)
+        ForestRow(f"− {_label(pair, several=several)}", _n(pair), DrawnEstimate.of(pair.difference), LOOK, strong=True)
         for pair in pairs
     ]
     limits = [value for row in rows for value in vars(row.estimate).values() if math.isfinite(value)]
@@ -337,7 +337,7 @@ DRAWN_ARMS = (*(arm for arm in FLOORS if arm != MAJORITY), RANDOM_SPLIT, PROBE)
 
 
 @dataclass(frozen=True)
-class Ranking:
+class RankedArms:
     """Tiles ranked for one event, as one curve shows them; ``bands`` where the curve has any."""
 
     event_N: NDArray[np.bool_]
@@ -394,7 +394,7 @@ def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
     return part.filter(pl.col("finding") == next(name for name in SOURCE_FINDINGS if name in present))
 
 
-def _arm_rankings(by_arm: dict[str, pl.DataFrame], bands: CurveBands) -> list[Ranking]:
+def _arm_rankings(by_arm: dict[str, pl.DataFrame], bands: CurveBands) -> list[RankedArms]:
     """One curve per arm, the probe on top and the only one with bands."""
     rankings = []
     for arm, part in by_arm.items():
@@ -402,28 +402,28 @@ def _arm_rankings(by_arm: dict[str, pl.DataFrame], bands: CurveBands) -> list[Ra
         label = f"{arm} (LEAKY)" if arm == RANDOM_SPLIT else arm
         own = bands.of_class(1) if arm == PROBE else None
         margin_N = logit_NK[:, 1] - logit_NK[:, 0]
-        rankings.append(Ranking(part["y_true"].to_numpy() == 1, margin_N, LOOKS[arm], label, own))
+        rankings.append(RankedArms(part["y_true"].to_numpy() == 1, margin_N, LOOKS[arm], label, own))
     return rankings
 
 
-def _class_rankings(part: pl.DataFrame, names: Sequence[str], bands: CurveBands) -> list[Ranking]:
+def _class_rankings(part: pl.DataFrame, names: Sequence[str], bands: CurveBands) -> list[RankedArms]:
     """One curve of the probe per class, against all other classes."""
     y_N, probability_NK = part["y_true"].to_numpy(), class_matrix(part, "probability")
     return [
-        Ranking(y_N == index, probability_NK[:, index], LINE_LOOKS[index % len(LINE_LOOKS)], f"{name} against the rest",
-                bands.of_class(index))
+        RankedArms(y_N == index, probability_NK[:, index], LINE_LOOKS[index % len(LINE_LOOKS)],
+                   f"{name} against the rest", bands.of_class(index))
         for index, name in enumerate(names)
         if 0 < (y_N == index).sum() < len(y_N)
     ]  # fmt: skip
 
 
-def _roc_lines(rankings: Sequence[Ranking]) -> list[Line]:
+def _roc_lines(rankings: Sequence[RankedArms]) -> list[Line]:
     return [
         _line(roc_points(one.event_N, one.score_N), one.look, one.bands.roc if one.bands else None) for one in rankings
     ]
 
 
-def _precision_lines(rankings: Sequence[Ranking]) -> list[Line]:
+def _precision_lines(rankings: Sequence[RankedArms]) -> list[Line]:
     return [
         _line(precision_points(one.event_N, one.score_N), one.look, one.bands.precision_recall if one.bands else None)
         for one in rankings

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.audit.records import Audit, AuditFinding
+    from histotune.audit.verdicts import Audit, AuditFinding
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import Scored

@@ -14,7 +14,7 @@ from histotune.report.charts import (
     INK,
     VERMILLION,
     WIDTH_PX,
-    Estimate,
+    DrawnEstimate,
     ForestRow,
     Frame,
     Look,
@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from markupsafe import Markup
 
-    from histotune.evaluation.comparison import Family, Ranking
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell
+    from histotune.evaluation.run_comparison import ComparisonFamily, Ranking
     from histotune.statistics.comparison import MeanRanks
     from histotune.statistics.predictions import Score
     from histotune.transfer.case import Diagnosis, FewShotPoint, RemedyRow
@@ -70,7 +70,7 @@ def few_shot_figure(found: Diagnosis) -> Figure | None:
         return None
     lines = _reference_lines(found)
     legend = [(swatch(CURVE_LOOK), "heads trained on so many target groups of each class")]
-    legend += [(swatch(look, as_line=True), f"{name}: AUROC {Estimate.of(score)}") for name, score, look in lines]
+    legend += [(swatch(look, as_line=True), f"{name}: AUROC {DrawnEstimate.of(score)}") for name, score, look in lines]
     method, level = next(
         ((point.auroc.interval.method, point.auroc.interval.level) for point in points if point.auroc.interval),
         ("", 0.0),
@@ -120,7 +120,7 @@ def _forest_rows(pairs: Sequence[tuple[RemedyRow, Score]]) -> list[ForestRow]:
         ForestRow(
             remedy.name,
             f"{score.n_groups} groups" if score.n_groups else "unknown groups",
-            Estimate.of(score),
+            DrawnEstimate.of(score),
             LABEL_LOOK if remedy.uses_labels else FREE_LOOK,
             not remedy.uses_labels,
         )
@@ -190,8 +190,8 @@ def _auroc_range(scores: Sequence[Score]) -> tuple[float, float]:
 
 
 def _few_shot_words(points: Sequence[FewShotPoint], lines: Sequence[tuple[str, Score, Look]]) -> str:
-    told = "; ".join(f"{point.groups_per_class} groups per class: {Estimate.of(point.auroc)}" for point in points)
-    beside = "; ".join(f"{name}: {Estimate.of(score)}" for name, score, _ in lines)
+    told = "; ".join(f"{point.groups_per_class} groups per class: {DrawnEstimate.of(point.auroc)}" for point in points)
+    beside = "; ".join(f"{name}: {DrawnEstimate.of(score)}" for name, score, _ in lines)
     return f"AUROC against labelled target groups. {told}. {beside}."
 
 
@@ -238,7 +238,7 @@ def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | N
         return None
     rows = [
         ForestRow(f"{cell.trained_on} → {cell.magnification}", _cell_sample(cell.scores[0]),
-                  Estimate.of(cell.differences[0]),
+                  DrawnEstimate.of(cell.differences[0]),
                   Look(VERMILLION, "diamond"), strong=cell.trained_on in matrix.columns)
         for cell in cells
     ]  # fmt: skip
@@ -273,7 +273,7 @@ def _shade(value: float) -> str:
 
 
 def _alt(matrix: MagnificationMatrix, synthetic: bool) -> str:
-    told = "; ".join(f"{c.trained_on} on {c.magnification} {Estimate.of(c.scores[0])}" for c in matrix.cells)
+    told = "; ".join(f"{c.trained_on} on {c.magnification} {DrawnEstimate.of(c.scores[0])}" for c in matrix.cells)
     return Panel("", synthetic, f"AUROC by training and scored magnification, {matrix.experiment}: {told}.").words
 
 
@@ -297,7 +297,7 @@ RANK_CAPTION = (
 CONTENDER_ROW_PX = 26.0
 
 
-def domain_figures(families: Sequence[Family]) -> tuple[Figure, ...]:
+def domain_figures(families: Sequence[ComparisonFamily]) -> tuple[Figure, ...]:
     """Draw the differences of every domain, a panel per metric."""
     figures = []
     for _, inside in groupby(families, key=lambda family: (family.finding, family.domain)):
@@ -307,13 +307,13 @@ def domain_figures(families: Sequence[Family]) -> tuple[Figure, ...]:
     return tuple(figures)
 
 
-def _family_panel(family: Family) -> Markup | None:
+def _family_panel(family: ComparisonFamily) -> Markup | None:
     drawn = [pair for pair in family.comparisons if math.isfinite(pair.difference.value)]
     if not drawn:
         return None
     rows = [
         ForestRow(f"{pair.first} − {pair.second}", _sample_words(pair.difference.n_tiles, pair.difference.n_groups),
-                  Estimate.of(pair.difference), LOOK, strong=True)
+                  DrawnEstimate.of(pair.difference), LOOK, strong=True)
         for pair in drawn
     ]  # fmt: skip
     limits = [value for row in rows for value in vars(row.estimate).values() if math.isfinite(value)]

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from histotune.audit.records import Audit, AuditFinding, Cell, Cluster
-    from histotune.evaluation.comparison import Family, Ranking, RunComparison
+    from histotune.audit.verdicts import Audit, AuditFinding, Cell, Cluster
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixStudy
+    from histotune.evaluation.run_comparison import ComparisonFamily, Ranking, RunComparison
     from histotune.report.pictures import AuditPicture, CrossGallery
     from histotune.statistics.predictions import Score
     from histotune.statistics.scores import SeedScore
@@ -181,7 +181,7 @@ def comparison_notes(found: RunComparison) -> tuple[str, ...]:
     )
 
 
-def _scores(family: Family) -> PlainTable:
+def _scores(family: ComparisonFamily) -> PlainTable:
     rows = tuple((name, covered_score(found.score) + _spread(found)) for name, found in family.scores)
     n = family.scores[0][1].score
     groups = f"{n.n_groups} groups" if n.n_groups else "groups unknown"
@@ -200,7 +200,7 @@ def _spread(found: SeedScore) -> str:
     )
 
 
-def _differences(family: Family) -> PlainTable:
+def _differences(family: ComparisonFamily) -> PlainTable:
     rows = tuple(
         (f"{pair.first} − {pair.second}", score_text(pair.difference, signed=True), pair.in_words())
         for pair in family.comparisons

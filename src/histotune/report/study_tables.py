@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import Finding
     from histotune.published.leaderboard import Board, BoardRow
     from histotune.report.run_folder import ReportInputs
-    from histotune.report.tables import Row, RowGroup, ScoreTable
+    from histotune.report.tables import RowGroup, ScoreTable, SummaryLine
     from histotune.report.words import Cell
     from histotune.statistics.predictions import Score
     from histotune.transfer.case import Diagnosis, Recovery
@@ -363,7 +363,7 @@ def _score_table(title: str, table: ScoreTable, mark: str, note: str = "") -> st
     return _table(mark + latex_text(f"{title}. {trained}"), "lrr" + "r" * len(table.metrics), body, lines)
 
 
-def _row(group: RowGroup, row: Row) -> list[str]:
+def _row(group: RowGroup, row: SummaryLine) -> list[str]:
     marks = "".join(rf" \textsc{{{latex_text(mark.lower())}}}" for mark in row.marks)
     below = ", ".join(filter(None, (row.domain, row.scale, group.trained_on)))
     name = rf"{latex_text(group.arm)}{marks}\\ {{\scriptsize {latex_text(below)}}}"

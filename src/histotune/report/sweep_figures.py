@@ -266,7 +266,7 @@ TSNE = (
 
 
 @dataclass(frozen=True)
-class Kind:
+class MapKind:
     """Points of one look: their name, how many there are, their places."""
 
     label: str
@@ -315,7 +315,7 @@ def _second(table: pl.DataFrame) -> tuple[str, str]:
     return "group_id", "group"
 
 
-def _kinds(table: pl.DataFrame, column: str, others: str) -> list[Kind]:
+def _kinds(table: pl.DataFrame, column: str, others: str) -> list[MapKind]:
     """Return the points by value: the most frequent values by look, the others in grey; rare ones are drawn last."""
     known = table.filter(pl.col(column).is_not_null())
     counted = known.group_by(column).len().sort(["len", column], descending=[True, False])
@@ -327,14 +327,14 @@ def _kinds(table: pl.DataFrame, column: str, others: str) -> list[Kind]:
         (f"unknown {others.removeprefix('other ').removesuffix('s')}", table.filter(pl.col(column).is_null())),
     ):
         if len(rows):
-            kinds.append(Kind(f"{label} ({count(len(rows))})", _points(rows), PALE_GREY, "round"))
+            kinds.append(MapKind(f"{label} ({count(len(rows))})", _points(rows), PALE_GREY, "round"))
     for name, (colour, shape) in zip(named, LOOKS, strict=False):
         rows = known.filter(pl.col(column) == name)
-        kinds.append(Kind(f"{_short(name)} ({count(len(rows))})", _points(rows), colour, shape))
+        kinds.append(MapKind(f"{_short(name)} ({count(len(rows))})", _points(rows), colour, shape))
     return kinds
 
 
-def _map_panel(table: pl.DataFrame, kinds: Sequence[Kind], title: str, synthetic: bool) -> Markup:
+def _map_panel(table: pl.DataFrame, kinds: Sequence[MapKind], title: str, synthetic: bool) -> Markup:
     frame = Frame(26, 26, WIDTH_PX - 34, 250, _map_range(table["x"]), _map_range(table["y"]))
     size_px = 6.0 if len(table) <= FEW_POINTS else 4.0
     across, up = _axis_names(table)
@@ -352,7 +352,7 @@ def _map_panel(table: pl.DataFrame, kinds: Sequence[Kind], title: str, synthetic
     return drawing(height_px, Panel(title, synthetic, alt).words, parts)
 
 
-def _key(kinds: Sequence[Kind], frame: Frame) -> Iterator[Markup]:
+def _key(kinds: Sequence[MapKind], frame: Frame) -> Iterator[Markup]:
     """Yield the looks with their names in two columns below the map, so that a panel stands alone; grey ones last."""
     for nth, kind in enumerate(sorted(kinds, key=lambda kind: kind.colour == PALE_GREY)):
         x_px = frame.left_px + 6 + (nth % 2) * frame.width_px / 2

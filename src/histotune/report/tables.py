@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from histotune.audit.records import Audit, Verdict
+    from histotune.audit.verdicts import Audit, Verdict
     from histotune.evaluation.findings import Finding, FindingId, Findings, RobustnessTable, ScoredArm
     from histotune.heads.family import Tried
     from histotune.published.study import ProtocolRow, ProtocolStudy
@@ -180,7 +180,7 @@ def _terminal_cell(arm: ScoredArm, score: Score | None, notes: Footnotes, *, sta
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryLine:
     """One scored arm on one domain, as text; ``cells`` follow the table's metrics, None where not computed."""
 
     domain: str
@@ -198,7 +198,7 @@ class RowGroup:
     arm: str
     trained_on: str
     floor: bool
-    rows: tuple[Row, ...]
+    rows: tuple[SummaryLine, ...]
 
 
 @dataclass(frozen=True)
@@ -279,10 +279,10 @@ def _origin(trained_on: str) -> str:
     return trained_on.removeprefix("nothing: ") if trained_on.startswith("nothing: ") else f"trained on {trained_on}"
 
 
-def _row(arm: ScoredArm, names: tuple[str, ...], common: tuple[float, str] | None, notes: Footnotes) -> Row:
+def _row(arm: ScoredArm, names: tuple[str, ...], common: tuple[float, str] | None, notes: Footnotes) -> SummaryLine:
     n_tiles, n_groups = sample_size(arm)
     scores = [metric_score(arm, name) for name in names]
-    return Row(
+    return SummaryLine(
         domain=arm.domain,
         scale=f"{arm.input_mpp:.2f}\u00a0µm/px" if math.isfinite(arm.input_mpp) else "scale unknown",
         n_tiles=count(n_tiles),

@@ -313,7 +313,7 @@ BOOTSTRAPS: tuple[Method, ...] = ("percentile", "bca", "studentised", "resampled
 
 
 @dataclass(frozen=True)
-class Evidence:
+class IntervalEvidence:
     """What intervals are made from.
 
     Attributes:
@@ -331,7 +331,7 @@ class Evidence:
 
 
 def method_bounds(
-    method: Method, evidence: Evidence, strata: Strata, scale: Scale, level: float
+    method: Method, evidence: IntervalEvidence, strata: Strata, scale: Scale, level: float
 ) -> tuple[Float, Float]:
     """Return the bounds that a method gives; equal bounds where all units agree."""
     if method == "percentile" and evidence.drawn is not None:
@@ -381,7 +381,7 @@ def metric_scale(name: MetricName, n_classes: int = 2) -> Scale:
     return Scale(kind.low, kind.high, root=name in ("ece", "ece_debiased"))
 
 
-def all_agree(evidence: Evidence) -> NDArray[np.bool_]:
+def all_agree(evidence: IntervalEvidence) -> NDArray[np.bool_]:
     """Return where no unit changes the value, and no resample does: its error can't be read off its spread."""
     if evidence.without_xG is not None:
         return np.asarray((np.abs(evidence.without_xG - evidence.point_x[..., None]) <= FLAT).all(axis=-1))

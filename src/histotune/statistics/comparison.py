@@ -11,7 +11,7 @@ import numpy as np
 
 from histotune.statistics.bounds import Scale
 from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator, read_sample
-from histotune.statistics.intervals import SMALL_TILES, Estimate, make_intervals, resampling_units
+from histotune.statistics.intervals import SMALL_TILES, PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import fold_rows, metric_kind
 from histotune.statistics.predictions import Score
 from histotune.statistics.scores import (
@@ -74,7 +74,7 @@ def paired_difference(
     value, found = point_value(evaluator, units), None
     reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, sample_a, units, interval)
     if not reason:
-        estimate = Estimate(metric, evaluator, value, Scale(-width, width, linear=True))
+        estimate = PointEstimate(metric, evaluator, value, Scale(-width, width, linear=True))
         found, reason = make_intervals([estimate], sample_a, units, interval)[0]
     weighting: Weighting = "group" if metric == "patient_recognition_rate" else "tile"
     return Score(name, value, found, n_tiles, sample_a.n_groups, weighting, reason, chance=0.0)

@@ -181,7 +181,7 @@ class Thresholds:
 
         return cls(above(positive_N), above(~positive_N))
 
-    def read(self, places: Places, counts: Sequence[Float], *, without_each: bool) -> m.Evidence:
+    def read(self, places: Places, counts: Sequence[Float], *, without_each: bool) -> m.IntervalEvidence:
         """Read curves off: as they are, on every resample, and without each unit."""
         positive_GT, negative_GT = self.positive_GT, self.negative_GT
         true_1T, false_1T = positive_GT.sum(axis=0, keepdims=True), negative_GT.sum(axis=0, keepdims=True)
@@ -193,7 +193,7 @@ class Thresholds:
             left = [places.read(true_1T - positive_GT[c], false_1T - negative_GT[c]) for c in chunks]
             without_MG = np.concatenate(left).T
         errors_MB = np.full(values_MB.shape, np.nan)
-        return m.Evidence(places.read(true_1T, false_1T)[0], without_MG, Resampled(values_MB, errors_MB))
+        return m.IntervalEvidence(places.read(true_1T, false_1T)[0], without_MG, Resampled(values_MB, errors_MB))
 
 
 def _thinned(block_N: Int, positive_N: Bool, n_blocks: int, n_most: int) -> tuple[Int, int]:
@@ -218,7 +218,7 @@ class _Limits:
     level: float
 
 
-def place_bounds(method: m.Method, evidence: m.Evidence, strata: Strata, level: float) -> tuple[Float, Float]:
+def place_bounds(method: m.Method, evidence: m.IntervalEvidence, strata: Strata, level: float) -> tuple[Float, Float]:
     """Return the interval of a sensitivity or a precision at every place."""
     low_M, high_M = m.method_bounds(method, evidence, strata, Scale(), level)
     if method == "percentile":

@@ -63,7 +63,7 @@ class Units:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PointEstimate:
     """A value that wants an interval.
 
     Attributes:
@@ -103,7 +103,7 @@ def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
 
 
 def make_intervals(
-    estimates: Sequence[Estimate], sample: Sample, units: Units, config: IntervalConfig
+    estimates: Sequence[PointEstimate], sample: Sample, units: Units, config: IntervalConfig
 ) -> list[tuple[Interval | None, str]]:
     """Return the interval of each value, or None and why there is none; bootstraps share their resamples."""
     methods = [_method_of(estimate, units, config) for estimate in estimates]
@@ -137,7 +137,7 @@ def _over_resamples(function: Callable[[Float], T], sample: Sample, units: Units
     return map_small(function, list(counts), small=True)
 
 
-def _method_of(estimate: Estimate, units: Units, config: IntervalConfig) -> m.Method:
+def _method_of(estimate: PointEstimate, units: Units, config: IntervalConfig) -> m.Method:
     """Return the method asked for, or the one that the coverage study gives this metric."""
     if config.cluster == "tile" and config.method == "auto":
         return "percentile"  # leaving out one of very many tiles costs more and says no more
@@ -154,7 +154,7 @@ def _n_error(config: IntervalConfig) -> int:
 
 
 def _draw(
-    wanted: Sequence[tuple[Estimate, m.Method]], sample: Sample, units: Units, config: IntervalConfig
+    wanted: Sequence[tuple[PointEstimate, m.Method]], sample: Sample, units: Units, config: IntervalConfig
 ) -> list[b.Resampled]:
     """Return values, and errors where the method needs them, on shared resamples."""
     if not wanted:
@@ -177,7 +177,11 @@ def _draw(
 
 
 def _interval(
-    estimate: Estimate, how: tuple[m.Method, b.Resampled | None], sample: Sample, units: Units, config: IntervalConfig
+    estimate: PointEstimate,
+    how: tuple[m.Method, b.Resampled | None],
+    sample: Sample,
+    units: Units,
+    config: IntervalConfig,
 ) -> tuple[Interval | None, str]:
     method, drawn = how
     n_undefined = 0 if drawn is None else int((~np.isfinite(drawn.values_xB)).sum())
@@ -187,7 +191,7 @@ def _interval(
     if without_G is not None and not np.isfinite(without_G).all():
         return None, "undefined without one of the groups"
     components = m.structural_components(estimate.evaluator, units.n_units) if method == "obuchowski-t" else None
-    evidence = m.Evidence(np.asarray(estimate.value), without_G, drawn, components)
+    evidence = m.IntervalEvidence(np.asarray(estimate.value), without_G, drawn, components)
     if bool(m.all_agree(evidence)):
         return _agreed(estimate, sample, units, config)
     low, high = m.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
@@ -197,7 +201,9 @@ def _interval(
     return Interval(float(low), float(high), config.level, text, _coverage(estimate, method, sample, units, config)), ""
 
 
-def _agreed(estimate: Estimate, sample: Sample, units: Units, config: IntervalConfig) -> tuple[Interval | None, str]:
+def _agreed(
+    estimate: PointEstimate, sample: Sample, units: Units, config: IntervalConfig
+) -> tuple[Interval | None, str]:
     """Return the exact bound where all units agree, or why there is none."""
     if estimate.constant:
         return None, "degenerate: every tile gets the same score or decision, so the value holds by construction"
@@ -212,7 +218,7 @@ def _agreed(estimate: Estimate, sample: Sample, units: Units, config: IntervalCo
 
 
 def _coverage(
-    estimate: Estimate, method: m.Method, sample: Sample, units: Units, config: IntervalConfig
+    estimate: PointEstimate, method: m.Method, sample: Sample, units: Units, config: IntervalConfig
 ) -> float | None:
     """Return what the study simulated nearest to this case; None outside what it covers."""
     studied = sample.n_classes == 2 and config.cluster == "group" and config.level == 0.95

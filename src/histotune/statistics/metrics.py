@@ -274,7 +274,16 @@ def accuracy(y_N: Int, predicted_N: Int) -> float:
 
 
 def balanced_accuracy(y_N: Int, predicted_N: Int, n_classes: int) -> float:
-    """Return the mean recall over classes; NaN where a class has no tile."""
+    """Return the mean recall over classes: 1/K sum_k (correct tiles of class k) / (tiles of class k).
+
+    Args:
+        y_N: Labels 0..K-1, one per tile.
+        predicted_N: Predicted labels.
+        n_classes: K.
+
+    Returns:
+        The mean recall; NaN where a class has no tile.
+    """
     return float(balanced_accuracy_sums(y_N, predicted_N, n_classes).value()[0])
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from histotune.statistics.bounds import metric_scale
 from histotune.statistics.evaluators import make_evaluator, read_sample
-from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
+from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, fold_rows, metric_kind
 from histotune.statistics.predictions import Predictions, Score
 from histotune.tools.errors import UserError, closest_name
@@ -77,7 +77,7 @@ def score_predictions(
 
 def _estimate_or_reason(
     name: MetricName, sample: Sample, units: Units, interval: IntervalConfig, *, within_folds: bool
-) -> tuple[Estimate | None, str]:
+) -> tuple[PointEstimate | None, str]:
     """Return a metric's value, and why it or its interval is missing; empty where neither is."""
     if reason := undefined_reason(name, sample):
         return None, reason
@@ -89,11 +89,11 @@ def _estimate_or_reason(
     return estimate, interval_refusal(name, sample, units, interval)
 
 
-def _estimate(name: MetricName, sample: Sample, units: Units, *, within_folds: bool) -> Estimate:
+def _estimate(name: MetricName, sample: Sample, units: Units, *, within_folds: bool) -> PointEstimate:
     evaluator = make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds)
     scale = metric_scale(name, sample.n_classes)
     constant = _is_constant(name, sample, within_folds=within_folds)
-    return Estimate(name, evaluator, point_value(evaluator, units), scale, constant)
+    return PointEstimate(name, evaluator, point_value(evaluator, units), scale, constant)
 
 
 def _is_constant(name: MetricName, sample: Sample, *, within_folds: bool) -> bool:

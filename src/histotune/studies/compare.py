@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.evaluation.comparison import Contender
+from histotune.evaluation.run_comparison import Contender
 from histotune.report.figures import class_names_of
 from histotune.report.run_folder import load_run
 from histotune.report.words import PROBE

@@ -17,7 +17,7 @@ from histotune.embeddings.space import EmbeddingConfig
 from histotune.evaluation.config import EvaluationConfig
 from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewChoice
-from histotune.published.records import ProtocolConfig
+from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.files import user_dir

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.external import TargetStudy
     from histotune.evaluation.findings import Scored
     from histotune.evaluation.held_out import ArmSweep, SourceStudy
-    from histotune.evaluation.predict import Material
+    from histotune.evaluation.material import Material
     from histotune.studies.config import ExperimentConfig
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.evaluation.findings import LedgerCount
-    from histotune.evaluation.predict import Material
+    from histotune.evaluation.material import Material
     from histotune.published.study import ProtocolStudy
     from histotune.studies.config import ExperimentConfig
 

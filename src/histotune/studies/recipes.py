@@ -12,7 +12,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
 from histotune.heads.config import SweepConfig
-from histotune.published.records import EvaConfig, ThunderConfig, UniConfig, eva_pcam_settings, eva_ten_shot_settings
+from histotune.published.protocols import EvaConfig, ThunderConfig, UniConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.studies.config import ExperimentConfig
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
@@ -20,7 +20,7 @@ from histotune.tools.files import user_dir
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from histotune.published.records import ProtocolConfig
+    from histotune.published.protocols import ProtocolConfig
 
 
 def breakhis(data: RecipeData) -> ExperimentConfig:
@@ -279,7 +279,11 @@ RECIPES = (demo, breakhis, pcam, midnight, tiles, *PROTOCOLS)
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Return the recipes' names as they are typed."""
+    """Return the recipes' names.
+
+    Returns:
+        The names as they are typed on the command line.
+    """
     return tuple(recipe.__name__.replace("_", "-") for recipe in RECIPES)
 
 

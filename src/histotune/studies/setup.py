@@ -19,8 +19,8 @@ from histotune.evaluation.findings import (
     RANDOM_WEIGHTS,
 )
 from histotune.evaluation.held_out import ArmMaterial
+from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, with_parts
-from histotune.evaluation.predict import Material
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.tools.errors import UserError, collect, raise_together

@@ -182,7 +182,7 @@ def read_trials(state: Path) -> pl.DataFrame:
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrialCurve:
     """One curve of a run, in data units.
 
     Attributes:
@@ -216,7 +216,7 @@ class RunLog:
     name: str
     config: Mapping[str, object]
     scores: Mapping[str, float]
-    curves: tuple[Curve, ...]
+    curves: tuple[TrialCurve, ...]
     trials: pl.DataFrame
     heads: Mapping[str, Path] = field(default_factory=dict)
 
@@ -485,16 +485,16 @@ def _scores(findings: Findings) -> Iterator[tuple[str, float]]:
                     yield f"{name} high", score.interval.high
 
 
-def refit_curves(trained_on: str, result: SweepResult) -> tuple[Curve, ...]:
+def refit_curves(trained_on: str, result: SweepResult) -> tuple[TrialCurve, ...]:
     """Return the training loss of a chosen head by epoch; none where it was solved in closed form or exactly."""
     if result.refit_loss_E is None:
         return ()
     points = ((float(epoch), float(loss)) for epoch, loss in enumerate(result.refit_loss_E, start=1))
     finite = tuple(point for point in points if math.isfinite(point[1]))
-    return (Curve(f"{trained_on}: chosen head", "epoch", "train_loss", finite),)
+    return (TrialCurve(f"{trained_on}: chosen head", "epoch", "train_loss", finite),)
 
 
-def _curves(trained_on: str, trials: pl.DataFrame) -> Iterator[Curve]:
+def _curves(trained_on: str, trials: pl.DataFrame) -> Iterator[TrialCurve]:
     """Yield log-loss against penalty, or learning rate for trained heads: a curve per pooling, weighting, optimizer."""
     x_name, lines = "penalty", line_names(trials)
     if "lr" in trials.columns:
@@ -505,4 +505,4 @@ def _curves(trained_on: str, trials: pl.DataFrame) -> Iterator[Curve]:
     for (line,), part in trials.with_columns(line=pl.Series(lines)).group_by("line", maintain_order=True):
         points = part.sort(x_name).select(x_name, "log_loss").iter_rows()
         finite = tuple((x, y) for x, y in points if y is not None and math.isfinite(y))
-        yield Curve(f"{trained_on}: {line}", x_name, "log_loss", finite)
+        yield TrialCurve(f"{trained_on}: {line}", x_name, "log_loss", finite)

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.deploy.bundle import Bundle
     from histotune.evaluation.findings import LedgerCount
-    from histotune.evaluation.predict import Material
+    from histotune.evaluation.material import Material
     from histotune.heads.head import Head
     from histotune.studies.config import ExperimentConfig
     from histotune.transfer.case import Diagnosis, Physical

@@ -57,7 +57,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class MachineDiagnosis:
     """All lines, in the order they are shown."""
 
     checks: tuple[Check, ...]
@@ -79,7 +79,7 @@ class Diagnosis:
         return asdict(self)
 
 
-def diagnose(cache: Path, deep: bool = False) -> Diagnosis:
+def diagnose(cache: Path, deep: bool = False) -> MachineDiagnosis:
     """Look at the software, the hardware, the folders and the hub.
 
     Args:
@@ -98,10 +98,10 @@ def diagnose(cache: Path, deep: bool = False) -> Diagnosis:
     checks = [*_software(), *_hardware(device), *_folders(cache), *_hub(), *_extras()]
     if deep:
         checks += _trials(device)
-    return Diagnosis(tuple(checks))
+    return MachineDiagnosis(tuple(checks))
 
 
-def render(diagnosis: Diagnosis) -> RenderableType:
+def render(diagnosis: MachineDiagnosis) -> RenderableType:
     """Return the diagnosis as tables, warnings with their fixes last."""
     from rich.console import Group
     from rich.table import Table
@@ -118,7 +118,7 @@ def render(diagnosis: Diagnosis) -> RenderableType:
     return Group(table, Text(), *_render_warnings(diagnosis))
 
 
-def _render_warnings(diagnosis: Diagnosis) -> Iterator[RenderableType]:
+def _render_warnings(diagnosis: MachineDiagnosis) -> Iterator[RenderableType]:
     from rich.text import Text
 
     if not diagnosis.warnings:

@@ -16,7 +16,7 @@ from histotune.heads.solver.problems import FitProblems
 from histotune.statistics import bounds as b
 from histotune.statistics.bounds import t_quantile
 from histotune.statistics.evaluators import make_evaluator, read_sample
-from histotune.statistics.intervals import Estimate, make_intervals, resampling_units
+from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import metric_kind
 from histotune.statistics.predictions import Interval, Score
 from histotune.statistics.scores import (
@@ -102,7 +102,7 @@ class Contrasts:
         if not reason and np.abs(np.r_[value, evaluator.without_each()]).max() <= b.FLAT:
             reason = UNCHANGED
         if not reason:
-            estimate = Estimate(metric, evaluator, value, b.Scale(-width, width, linear=True))
+            estimate = PointEstimate(metric, evaluator, value, b.Scale(-width, width, linear=True))
             found, reason = make_intervals([estimate], first, units, config)[0]
         return Score(name, value, found, n_tiles, first.n_groups, "tile", reason, chance=0.0)
 

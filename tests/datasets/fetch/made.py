@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 
 from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.breakhis import BreakhisHome
-from histotune.datasets.fetch.pcam import PcamHome
+from histotune.datasets.fetch.fetch_breakhis import BreakhisHome
+from histotune.datasets.fetch.fetch_pcam import PcamHome
 from histotune.datasets.fetch.source import Checksums, RemoteFile, Unpacked
 from histotune.datasets.fetch.unpack import Limits
 

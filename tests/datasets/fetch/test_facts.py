@@ -5,8 +5,8 @@ import string
 import pytest
 
 from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.breakhis import count_images, missing_images
 from histotune.datasets.fetch.fetch import SPEC_NAMES, origins_of
+from histotune.datasets.fetch.fetch_breakhis import count_images, missing_images
 from histotune.datasets.pcam_files import HDF5_PATTERN
 from histotune.datasets.read import dataset_spec
 

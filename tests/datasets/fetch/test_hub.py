@@ -15,7 +15,7 @@ from huggingface_hub import errors
 from histotune.datasets.fetch import fetch as fetch_module
 from histotune.datasets.fetch.facts import PCAM_SOURCES
 from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome
-from histotune.datasets.fetch.pcam import PcamHub
+from histotune.datasets.fetch.fetch_pcam import PcamHub
 from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard

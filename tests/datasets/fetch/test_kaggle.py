@@ -12,8 +12,8 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.fetch import fetch as fetch_module
-from histotune.datasets.fetch.breakhis import images_below, missing_images
 from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome
+from histotune.datasets.fetch.fetch_breakhis import images_below, missing_images
 from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
 from histotune.datasets.read import read_dataset
 from histotune.tools.errors import UserError

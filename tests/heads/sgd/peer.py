@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from histotune.heads.sgd.data import Split, TrainData
+from histotune.heads.sgd.jobs import TrainData, TrainSplit
 from histotune.heads.sgd.steps import linear_layers, shuffled_order
 
 if TYPE_CHECKING:
-    from histotune.heads.sgd.data import Job
+    from histotune.heads.sgd.jobs import TrainJob
 
 
 def make_data(n: int = 150, dim: int = 20, n_classes: int = 2, seed: int = 0, standardise: bool = False) -> TrainData:
@@ -21,10 +21,10 @@ def make_data(n: int = 150, dim: int = 20, n_classes: int = 2, seed: int = 0, st
     x = rng.standard_normal((n, dim)).astype(np.float32)
     x[np.arange(n), y] += 1.0
     rows = np.arange(n)
-    return TrainData(x, y, n_classes, (Split(rows[: 2 * n // 3], rows[2 * n // 3 :]),), standardise)
+    return TrainData(x, y, n_classes, (TrainSplit(rows[: 2 * n // 3], rows[2 * n // 3 :]),), standardise)
 
 
-def make_net(job: Job, dim: int, n_classes: int) -> torch.nn.Module:
+def make_net(job: TrainJob, dim: int, n_classes: int) -> torch.nn.Module:
     modules: list[torch.nn.Module] = []
     for layer in linear_layers(job, dim, n_classes):
         linear = torch.nn.Linear(layer.weight_OI.shape[1], layer.weight_OI.shape[0])
@@ -34,7 +34,7 @@ def make_net(job: Job, dim: int, n_classes: int) -> torch.nn.Module:
     return torch.nn.Sequential(*modules[:-1])
 
 
-def make_optimizer(net: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
+def make_optimizer(net: torch.nn.Module, job: TrainJob) -> torch.optim.Optimizer:
     s, common = job.settings, {"lr": job.settings.lr, "weight_decay": job.settings.weight_decay, "foreach": False}
     if s.optimizer == "SGD":
         return torch.optim.SGD(net.parameters(), momentum=s.momentum, nesterov=s.nesterov, **common)
@@ -42,13 +42,13 @@ def make_optimizer(net: torch.nn.Module, job: Job) -> torch.optim.Optimizer:
     return kind(net.parameters(), betas=s.betas, eps=s.eps, **common)
 
 
-def loss_of(z: torch.Tensor, y: torch.Tensor, job: Job, weight: torch.Tensor | None) -> torch.Tensor:
+def loss_of(z: torch.Tensor, y: torch.Tensor, job: TrainJob, weight: torch.Tensor | None) -> torch.Tensor:
     if job.settings.one_logit:
         return functional.binary_cross_entropy_with_logits(z[:, 0], y.float())
     return functional.cross_entropy(z, y, weight=weight, label_smoothing=job.settings.label_smoothing)
 
 
-def train_plainly(data: TrainData, job: Job, n_steps: int, schedulers=()) -> torch.nn.Module:  # noqa: ANN001
+def train_plainly(data: TrainData, job: TrainJob, n_steps: int, schedulers=()) -> torch.nn.Module:  # noqa: ANN001
     """``schedulers``: (make, unit) pairs of torch's own learning-rate schedulers."""
     rows = data.splits[job.split].train_rows
     x, y = torch.from_numpy(data.x_ND[rows]), torch.from_numpy(data.y_N[rows])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn import metrics as sk
 
-from histotune.heads.sgd.data import HeldOut, measure
+from histotune.heads.sgd.jobs import HeldOut, measure
 
 NAMES = ("log_loss", "balanced_accuracy", "macro_f1", "accuracy", "auroc")
 

@@ -10,8 +10,8 @@ from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import head_logits as apply_head
 from histotune.heads.head import load_head, save_head
-from histotune.heads.sgd.data import Job, Split, TrainData
-from histotune.heads.sgd.family import SgdFamily, SgdTrial
+from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainSplit
+from histotune.heads.sgd.sgd_family import SgdFamily, SgdTrial
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.heads.sweep import make_family, sweep
 from tests.heads.samples import make_task
@@ -34,8 +34,8 @@ def test_a_sweep_equals_training_its_choice_by_hand(n_classes: int, hidden: int,
     assert len(results) == 3
     trial = SgdFamily(config).trials([("pooled",)])[int(np.flatnonzero(results[0].trials["chosen"].to_numpy())[0])]
     rows = np.flatnonzero(task.train_sets_SN[0])
-    data = TrainData(embeddings.matrix_ND, task.labels_N, n_classes, (Split(rows),))
-    (alone,) = train_heads(data, [Job(trial.training)])
+    data = TrainData(embeddings.matrix_ND, task.labels_N, n_classes, (TrainSplit(rows),))
+    (alone,) = train_heads(data, [TrainJob(trial.training)])
     expected = head_logits(alone, embeddings.matrix_ND)
     found = apply_head(results[0].head, embeddings)
     np.testing.assert_allclose(found - found[:, :1], expected - expected[:, :1], atol=1e-4)
@@ -58,8 +58,8 @@ def test_logits_out_of_fold_come_from_heads_that_never_saw_the_group() -> None:
     part = training_set(embeddings.tile_ids, task, (used, used), FoldPlan(3, config.seed))
     for fold in range(3):
         held = np.flatnonzero(part.fold_n == fold)
-        data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (Split(part.fold_train_rows(fold)),))
-        z = head_logits(train_heads(data, [Job(trial.training)])[0], embeddings.matrix_ND[held])
+        data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (TrainSplit(part.fold_train_rows(fold)),))
+        z = head_logits(train_heads(data, [TrainJob(trial.training)])[0], embeddings.matrix_ND[held])
         np.testing.assert_allclose(result.out_of_fold_logit_NK[held, 1], z[:, 1] - z[:, 0], atol=1e-4)
 
 
@@ -83,11 +83,11 @@ def test_with_a_monitor_the_refit_trains_for_the_median_of_the_folds_best_epochs
     assert isinstance(family, SgdFamily)
     result = sweep(embeddings, task, config)[0]
     rows = np.flatnonzero(task.train_sets_SN[0])
-    data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (Split(rows),))
+    data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (TrainSplit(rows),))
     found = apply_head(result.head, embeddings)[:, 1]
     matches = []
     for epochs in range(1, 41):
-        (alone,) = train_heads(data, [Job(base, stop_after=epochs)])
+        (alone,) = train_heads(data, [TrainJob(base, stop_after=epochs)])
         z = head_logits(alone, embeddings.matrix_ND)
         matches.append(np.abs(z[:, 1] - z[:, 0] - found).max() < 1e-4)
     assert sum(matches) == 1 and not matches[-1]
@@ -102,29 +102,29 @@ def test_class_weightings_cross_the_draws() -> None:
 
 
 def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001
-    from histotune.heads.sgd import family
+    from histotune.heads.sgd import sgd_family
 
     embeddings, task = make_task()
-    monkeypatch.setattr(family, "CHUNK_JOBS", 8)
+    monkeypatch.setattr(sgd_family, "CHUNK_JOBS", 8)
     whole = sweep(embeddings, task, sgd_sweep())
-    original, trained = family.train_heads, []
+    original, trained = sgd_family.train_heads, []
 
-    def killed_at_the_third(data: TrainData, jobs: list[Job], options: object) -> object:
+    def killed_at_the_third(data: TrainData, jobs: list[TrainJob], options: object) -> object:
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(len(jobs))
         return original(data, jobs, options)
 
-    monkeypatch.setattr(family, "train_heads", killed_at_the_third)
+    monkeypatch.setattr(sgd_family, "train_heads", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
     seen = []
 
-    def counting(data: TrainData, jobs: list[Job], options: object) -> object:
+    def counting(data: TrainData, jobs: list[TrainJob], options: object) -> object:
         seen.append(len(jobs))
         return original(data, jobs, options)
 
-    monkeypatch.setattr(family, "train_heads", counting)
+    monkeypatch.setattr(sgd_family, "train_heads", counting)
     resumed = sweep(embeddings, task, sgd_sweep(), SweepSupport(FitCache.at(tmp_path)))
     n_chunks = len(seen)
     for one, other in zip(whole, resumed, strict=True):
@@ -140,13 +140,13 @@ def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("hidden", [0, 5])
 def test_kept_heads_are_the_trained_ones_whole(hidden: int, tmp_path) -> None:  # noqa: ANN001
-    from histotune.heads.sgd.data import TrainOptions
-    from histotune.heads.sgd.family import train_or_resume
+    from histotune.heads.sgd.jobs import TrainOptions
+    from histotune.heads.sgd.sgd_family import train_or_resume
 
     embeddings, task = make_task()
-    split = Split(np.arange(0, len(embeddings), 2), np.arange(1, len(embeddings), 2))
+    split = TrainSplit(np.arange(0, len(embeddings), 2), np.arange(1, len(embeddings), 2))
     data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (split,))
-    jobs = [Job(BASE.model_copy(update={"hidden_units": hidden, "lr": lr})) for lr in (1e-3, 1e-2)]
+    jobs = [TrainJob(BASE.model_copy(update={"hidden_units": hidden, "lr": lr})) for lr in (1e-3, 1e-2)]
     options = TrainOptions(stopping=Stopping(monitor="log_loss"))
     expected = train_heads(data, jobs, options)
     for _ in range(2):

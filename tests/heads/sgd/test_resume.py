@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from histotune.heads.config import SgdSettings, Stopping
-from histotune.heads.sgd import data as data_module
-from histotune.heads.sgd.data import Job, TrainedHead, TrainOptions
+from histotune.heads.sgd import jobs as data_module
+from histotune.heads.sgd.jobs import TrainedHead, TrainJob, TrainOptions
 from histotune.heads.sgd.train import ChunkRun, train_heads
 from tests.heads.sgd.peer import make_data
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOBS = [
-    Job(SgdSettings(optimizer=optimizer, lr=lr, epochs=12, batch_size=16, hidden_units=hidden), seed=seed)
+    TrainJob(SgdSettings(optimizer=optimizer, lr=lr, epochs=12, batch_size=16, hidden_units=hidden), seed=seed)
     for optimizer in ("AdamW", "SGD")
     for lr in (1e-3, 3e-2, 1e5)
     for hidden in (0, 4)
@@ -78,7 +78,7 @@ def test_an_interrupted_training_goes_on_bit_by_bit(
 def test_another_plan_reads_nothing_of_this_one(tmp_path: Path) -> None:
     data = make_data()
     train_heads(data, JOBS[:2], options(tmp_path))
-    other = [Job(job.settings.model_copy(update={"lr": 0.02}), seed=job.seed) for job in JOBS[:2]]
+    other = [TrainJob(job.settings.model_copy(update={"lr": 0.02}), seed=job.seed) for job in JOBS[:2]]
     assert_equal(train_heads(data, other, options(tmp_path)), train_heads(data, other, options(None)))
 
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.heads.config import Cosine, Hold, SgdSettings, Stopping, WarmUp
-from histotune.heads.sgd import data as data_module
+from histotune.heads.sgd import jobs as data_module
 from histotune.heads.sgd import train as train_module
-from histotune.heads.sgd.data import Job, Split, TrainData, TrainedHead, TrainOptions, plan_chunks
+from histotune.heads.sgd.jobs import TrainData, TrainedHead, TrainJob, TrainOptions, TrainSplit, plan_chunks
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.tools.errors import UserError
 from tests.heads.sgd.peer import make_data, plain_logits, train_plainly
@@ -32,7 +32,7 @@ GRID = [
 ]
 
 
-def logits(head: TrainedHead, job: Job, data: TrainData) -> np.ndarray:
+def logits(head: TrainedHead, job: TrainJob, data: TrainData) -> np.ndarray:
     return head_logits(head, data.x_ND, job.settings.activation)
 
 
@@ -41,7 +41,8 @@ def logits(head: TrainedHead, job: Job, data: TrainData) -> np.ndarray:
 def test_logits_equal_plain_torchs_after_so_many_steps(n_classes: int, n_steps: int) -> None:
     data = make_data(n_classes=n_classes)
     jobs = [
-        Job(SgdSettings(batch_size=32, max_steps=n_steps, **each), seed=number % 2) for number, each in enumerate(GRID)
+        TrainJob(SgdSettings(batch_size=32, max_steps=n_steps, **each), seed=number % 2)
+        for number, each in enumerate(GRID)
     ]
     for job, head in zip(jobs, train_heads(data, jobs), strict=True):
         expected = plain_logits(train_plainly(data, job, n_steps), data.x_ND)
@@ -66,7 +67,7 @@ def test_logits_equal_plain_torchs_after_so_many_steps(n_classes: int, n_steps: 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_every_setting_means_what_torch_means(n_classes: int, changes: dict[str, object]) -> None:
     data = make_data(n_classes=n_classes)
-    job = Job(SgdSettings.model_validate({"batch_size": 32, "max_steps": 25, "lr": 1e-2} | changes))
+    job = TrainJob(SgdSettings.model_validate({"batch_size": 32, "max_steps": 25, "lr": 1e-2} | changes))
     (head,) = train_heads(data, [job])
     np.testing.assert_allclose(
         logits(head, job, data), plain_logits(train_plainly(data, job, 25), data.x_ND), atol=1e-4
@@ -75,7 +76,7 @@ def test_every_setting_means_what_torch_means(n_classes: int, changes: dict[str,
 
 def test_one_logit_is_binary_cross_entropy() -> None:
     data = make_data()
-    job = Job(SgdSettings(one_logit=True, lr=1e-2, max_steps=30, batch_size=32))
+    job = TrainJob(SgdSettings(one_logit=True, lr=1e-2, max_steps=30, batch_size=32))
     (head,) = train_heads(data, [job])
     assert head.layers[0].weight_OI.shape == (1, 20)
     np.testing.assert_allclose(
@@ -111,7 +112,7 @@ SCHEDULES = {
 def test_schedules_equal_torchs(name: str) -> None:
     pieces, schedulers = SCHEDULES[name]
     data = make_data()
-    job = Job(SgdSettings(schedule=pieces, lr=1e-2, epochs=8, batch_size=32))
+    job = TrainJob(SgdSettings(schedule=pieces, lr=1e-2, epochs=8, batch_size=32))
     (head,) = train_heads(data, [job])
     expected = plain_logits(train_plainly(data, job, 32, schedulers), data.x_ND)
     np.testing.assert_allclose(logits(head, job, data), expected, atol=1e-4)
@@ -125,7 +126,7 @@ def test_standardisation_is_fitted_on_the_training_rows_and_folded_into_the_head
     train = data.splits[0].train_rows
     std = x[train].std(axis=0)
     z = ((x.astype(np.float64) - x[train].mean(axis=0)) / np.where(std > 0, std, 1)).astype(np.float32)
-    job = Job(SgdSettings(lr=1e-2, max_steps=40, batch_size=32, hidden_units=4))
+    job = TrainJob(SgdSettings(lr=1e-2, max_steps=40, batch_size=32, hidden_units=4))
     (head,) = train_heads(data, [job])
     plain = train_plainly(dataclasses.replace(data, x_ND=z), job, 40)
     np.testing.assert_allclose(logits(head, job, data), plain_logits(plain, z), atol=1e-3)
@@ -135,7 +136,9 @@ def test_a_head_does_not_depend_on_the_ones_beside_it(monkeypatch: pytest.Monkey
     data = make_data(n_classes=3)
     rng = np.random.default_rng(5)
     jobs = [
-        Job(SgdSettings(optimizer=str(o), lr=10 ** rng.uniform(-4, -2), batch_size=int(b), epochs=int(e)), seed=int(s))
+        TrainJob(
+            SgdSettings(optimizer=str(o), lr=10 ** rng.uniform(-4, -2), batch_size=int(b), epochs=int(e)), seed=int(s)
+        )
         for o, b, e, s in zip(
             rng.choice(["AdamW", "Adam", "SGD"], 40),
             rng.choice([16, 32], 40),
@@ -158,9 +161,9 @@ def test_a_head_does_not_depend_on_the_ones_beside_it(monkeypatch: pytest.Monkey
 def test_every_job_is_in_exactly_one_chunk_with_jobs_that_step_alike(seed: int, n_jobs: int, limit: int) -> None:
     rng = np.random.default_rng(seed)
     base = make_data()
-    data = dataclasses.replace(base, splits=(base.splits[0], Split(np.arange(10)), Split(np.arange(10, 20))))
+    data = dataclasses.replace(base, splits=(base.splits[0], TrainSplit(np.arange(10)), TrainSplit(np.arange(10, 20))))
     jobs = [
-        Job(
+        TrainJob(
             SgdSettings(
                 lr=rng.random() + 1e-9, batch_size=int(rng.choice([8, 16])), hidden_units=int(rng.choice([0, 2]))
             ),
@@ -187,7 +190,7 @@ def test_rows_read_from_a_mapped_half_precision_file_equal_rows_in_memory(
     data = make_data(standardise=True)
     np.save(tmp_path / "x.npy", data.x_ND.astype(np.float16))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    jobs = [Job(SgdSettings(lr=1e-2, epochs=3, batch_size=32))]
+    jobs = [TrainJob(SgdSettings(lr=1e-2, epochs=3, batch_size=32))]
     dense = train_heads(dataclasses.replace(data, x_ND=np.asarray(mapped).astype(np.float32)), jobs)
     monkeypatch.setattr(data_module, "DENSE_BYTES", 0)
     monkeypatch.setattr(data_module, "HELD_BYTES", 0)
@@ -200,7 +203,7 @@ def test_rows_read_from_a_mapped_half_precision_file_equal_rows_in_memory(
 def test_patience_keeps_the_best_epoch_and_ends_a_trial_as_one_by_one() -> None:
     data = make_data(n=60)
     options = TrainOptions(("balanced_accuracy",), Stopping(monitor="log_loss", patience=3))
-    jobs = [Job(SgdSettings(lr=lr, epochs=60, batch_size=8), seed=s) for lr in (3e-2, 0.3, 1e-5) for s in (0, 1)]
+    jobs = [TrainJob(SgdSettings(lr=lr, epochs=60, batch_size=8), seed=s) for lr in (3e-2, 0.3, 1e-5) for s in (0, 1)]
     heads = train_heads(data, jobs, options)
     assert len({head.n_epochs for head in heads}) > 2
     for job, head in zip(jobs, heads, strict=True):
@@ -209,7 +212,7 @@ def test_patience_keeps_the_best_epoch_and_ends_a_trial_as_one_by_one() -> None:
         assert len(curve) == head.n_epochs == alone.n_epochs
         assert head.kept_epoch == 1 + int(np.argmin(curve)) == alone.kept_epoch
         assert head.n_epochs == min(head.kept_epoch + 3, 60)
-        stopped = Job(job.settings.model_copy(update={"epochs": head.kept_epoch}), seed=job.seed)
+        stopped = TrainJob(job.settings.model_copy(update={"epochs": head.kept_epoch}), seed=job.seed)
         (there,) = train_heads(data, [stopped])
         np.testing.assert_allclose(head.layers[0].weight_OI, there.layers[0].weight_OI, atol=1e-5)
 
@@ -217,7 +220,7 @@ def test_patience_keeps_the_best_epoch_and_ends_a_trial_as_one_by_one() -> None:
 def test_the_best_epoch_by_macro_f1_is_the_first_of_equal_ones() -> None:
     data = make_data(n_classes=3)
     options = TrainOptions(("macro_f1",), Stopping(monitor="macro_f1"))
-    jobs = [Job(SgdSettings(optimizer="Adam", lr=lr, epochs=15, batch_size=64)) for lr in (1e-3, 1e-2, 1e-1)]
+    jobs = [TrainJob(SgdSettings(optimizer="Adam", lr=lr, epochs=15, batch_size=64)) for lr in (1e-3, 1e-2, 1e-1)]
     for head in train_heads(data, jobs, options):
         assert head.n_epochs == 15
         assert head.kept_epoch == 1 + int(np.argmax(head.curve("macro_f1")))
@@ -225,8 +228,10 @@ def test_the_best_epoch_by_macro_f1_is_the_first_of_equal_ones() -> None:
 
 def test_a_diverged_trial_says_so_and_harms_nobody() -> None:
     data = make_data()
-    good = [Job(SgdSettings(optimizer="SGD", lr=1e-2, epochs=6, batch_size=32, weight_decay=0.1)) for _ in range(2)]
-    bad = Job(SgdSettings(optimizer="SGD", lr=1e4, epochs=6, batch_size=32, weight_decay=0.1))
+    good = [
+        TrainJob(SgdSettings(optimizer="SGD", lr=1e-2, epochs=6, batch_size=32, weight_decay=0.1)) for _ in range(2)
+    ]
+    bad = TrainJob(SgdSettings(optimizer="SGD", lr=1e4, epochs=6, batch_size=32, weight_decay=0.1))
     first, lost, second = train_heads(data, [good[0], bad, good[1]])
     assert lost.diverged and not first.diverged and not second.diverged
     assert lost.n_epochs < 6
@@ -236,7 +241,7 @@ def test_a_diverged_trial_says_so_and_harms_nobody() -> None:
 
 
 def test_initial_weights_follow_torchs_default_distribution() -> None:
-    layers = train_module.linear_layers(Job(SgdSettings(hidden_units=400)), 100, 2)
+    layers = train_module.linear_layers(TrainJob(SgdSettings(hidden_units=400)), 100, 2)
     ours, torchs = layers[0].weight_OI.ravel(), torch.nn.Linear(100, 400).weight.detach().numpy().ravel()
     quantiles = np.linspace(0, 1, 21)
     np.testing.assert_allclose(np.quantile(ours, quantiles), np.quantile(torchs, quantiles), atol=3e-3)
@@ -246,7 +251,7 @@ def test_initial_weights_follow_torchs_default_distribution() -> None:
 
 def test_order_and_initial_weights_can_be_given() -> None:
     data = make_data()
-    job = Job(SgdSettings(epochs=2, batch_size=50))
+    job = TrainJob(SgdSettings(epochs=2, batch_size=50))
     zero = train_module.linear_layers(job, 20, 2)[0]
     zero = dataclasses.replace(zero, weight_OI=np.zeros_like(zero.weight_OI), bias_O=np.zeros_like(zero.bias_O))
     seen: list[tuple[int, int, int]] = []
@@ -262,10 +267,10 @@ def test_order_and_initial_weights_can_be_given() -> None:
 
 def test_one_logit_of_three_classes_is_refused() -> None:
     with pytest.raises(UserError, match="two classes"):
-        train_heads(make_data(n_classes=3), [Job(SgdSettings(one_logit=True))])
+        train_heads(make_data(n_classes=3), [TrainJob(SgdSettings(one_logit=True))])
 
 
 def test_a_monitor_without_held_out_rows_is_refused() -> None:
-    data = dataclasses.replace(make_data(), splits=(Split(np.arange(50)),))
+    data = dataclasses.replace(make_data(), splits=(TrainSplit(np.arange(50)),))
     with pytest.raises(ValueError, match="held-out"):
-        train_heads(data, [Job(SgdSettings())], TrainOptions(stopping=Stopping(monitor="macro_f1")))
+        train_heads(data, [TrainJob(SgdSettings())], TrainOptions(stopping=Stopping(monitor="macro_f1")))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.breakhis import COUNTS_CHECK, BreakhisHome, images_below, missing_images
+from histotune.datasets.fetch.fetch_breakhis import COUNTS_CHECK, BreakhisHome, images_below, missing_images
+from histotune.datasets.fetch.fetch_pcam import PcamHome, PcamHub
 from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
-from histotune.datasets.fetch.pcam import PcamHome, PcamHub
 from histotune.datasets.fetch.source import (
     FetchOutcome,
     FetchPlan,

@@ -267,7 +267,7 @@ BREAKHIS_FIELDS, PCAM_FIELDS, PCAM_LABELS, PCAM_NULL = range(10, 14)
 
 
 @dataclass(frozen=True)
-class Job:
+class RenderJob:
     """One tile to draw.
 
     Attributes:
@@ -308,14 +308,14 @@ class Patch:
     label: bool
 
 
-def breakhis_jobs(config: SyntheticConfig) -> Iterator[tuple[Case, int, Job]]:
+def breakhis_jobs(config: SyntheticConfig) -> Iterator[tuple[Case, int, RenderJob]]:
     """Plan the BreakHis tiles: in every case, chains of four nested fields."""
     for case in make_cases(config):
         for chain in range(config.tiles_per_case):
             for magnification, field in nested_fields(config.seed, case, chain).items():
                 seed = hash_of(config.seed, case.number, chain, magnification)
                 path = breakhis_path(case, chain, magnification)
-                yield case, magnification, Job(case.tissue, field, MICROSCOPE, seed, path)
+                yield case, magnification, RenderJob(case.tissue, field, MICROSCOPE, seed, path)
 
 
 def nested_fields(seed: int, case: Case, chain: int) -> dict[int, FieldWindow]:
@@ -363,10 +363,10 @@ def pcam_patches(config: SyntheticConfig) -> dict[str, tuple[Patch, ...]]:
     }  # fmt: skip
 
 
-def patch_job(config: SyntheticConfig, patch: Patch, number: int) -> Job:
+def patch_job(config: SyntheticConfig, patch: Patch, number: int) -> RenderJob:
     """Return the drawing of a PatchCamelyon tile at its true scale."""
     field = centred_field(patch.x_um, patch.y_um, PCAM_MPP * config.scale, (PCAM_PX, PCAM_PX))
-    return Job(patch.slide.tissue, field, SCANNER, hash_of(config.seed, 7, number, 0))
+    return RenderJob(patch.slide.tissue, field, SCANNER, hash_of(config.seed, 7, number, 0))
 
 
 def hash_of(*numbers: int) -> int:
@@ -714,13 +714,13 @@ class Renderer:
                 fix='call write_cohort(..., workers=1), or put the script below `if __name__ == "__main__":`',
             ) from error
 
-    def save_all(self, folder: Path, jobs: Sequence[Job], description: str) -> None:
+    def save_all(self, folder: Path, jobs: Sequence[RenderJob], description: str) -> None:
         """Draw tiles and save each as PNG at its path below a folder."""
         results = self._map(_save, [(str(folder), job) for job in jobs])
         for _ in track(results, description, total=len(jobs)):
             pass
 
-    def draw_all(self, jobs: Sequence[Job], description: str) -> NDArray[np.uint8]:
+    def draw_all(self, jobs: Sequence[RenderJob], description: str) -> NDArray[np.uint8]:
         """Draw tiles of one size."""
         return np.stack(list(track(self._map(_draw, list(jobs)), description, total=len(jobs))))
 
@@ -732,11 +732,11 @@ def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _draw(job: Job) -> NDArray[np.uint8]:
+def _draw(job: RenderJob) -> NDArray[np.uint8]:
     return render(job.tissue, job.field, job.camera, job.seed)
 
 
-def _save(task: tuple[str, Job]) -> None:
+def _save(task: tuple[str, RenderJob]) -> None:
     from PIL import Image
 
     folder, job = task

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import numpy as np
 
 from histotune.heads.config import Hold, WarmUp
-from histotune.heads.sgd.data import Layer, n_outputs
+from histotune.heads.sgd.jobs import Layer, n_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from histotune.heads.config import SchedulePiece, SgdSettings
-    from histotune.heads.sgd.data import Job
+    from histotune.heads.sgd.jobs import TrainJob
 
 
 class Stack(Protocol):
@@ -389,7 +389,7 @@ def shuffled_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:
     return np.random.default_rng((ORDER, seed, epoch)).permutation(n_rows)
 
 
-def linear_layers(job: Job, n_columns: int, n_classes: int) -> tuple[Layer, ...]:
+def linear_layers(job: TrainJob, n_columns: int, n_classes: int) -> tuple[Layer, ...]:
     """Return initial layers: weights and biases uniform within 1 / sqrt(inputs), as torch.nn.Linear draws them."""
     rng = np.random.default_rng((WEIGHTS, job.seed))
     outputs, hidden = n_outputs(job.settings, n_classes), job.settings.hidden_units

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.heads.head import activated
-from histotune.heads.sgd.data import (
-    Curve,
+from histotune.heads.sgd.jobs import (
     HeldOut,
     Layer,
+    LearningCurve,
     SplitRows,
     TrainedHead,
     TrainOptions,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from histotune.heads.config import Stopping
-    from histotune.heads.sgd.data import Chunk, Job, TrainData
+    from histotune.heads.sgd.jobs import Chunk, TrainData, TrainJob
     from histotune.heads.sgd.steps import Stack
 
     Float = NDArray[np.float64]
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     Bool = NDArray[np.bool_]
 
 
-def train_heads(data: TrainData, jobs: Sequence[Job], options: TrainOptions | None = None) -> list[TrainedHead]:
+def train_heads(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions | None = None) -> list[TrainedHead]:
     """Train every job; the outcome of one does not depend, beyond rounding, on the others beside it."""
     options = options or TrainOptions()
     _check(data, jobs, options)
@@ -101,7 +101,7 @@ def _by_job(chunk: Chunk, heads: Sequence[TrainedHead]) -> dict[int, TrainedHead
     return dict(zip(chunk.job_ST.ravel().tolist(), heads, strict=True))
 
 
-def _check(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> None:
+def _check(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> None:
     if data.y_N.shape != (len(data.x_ND),):
         raise ValueError(f"{len(data.x_ND)} rows and {data.y_N.shape} labels")
     for part in data.splits:
@@ -152,7 +152,7 @@ class ChunkRun:
     """
 
     def __init__(
-        self, data: TrainData, jobs_ST: Sequence[Sequence[Job]], options: TrainOptions, rows: dict[int, SplitRows]
+        self, data: TrainData, jobs_ST: Sequence[Sequence[TrainJob]], options: TrainOptions, rows: dict[int, SplitRows]
     ) -> None:
         self._data, self._options, self._rows = data, options, rows
         self._jobs = [job for stream in jobs_ST for job in stream]
@@ -247,7 +247,7 @@ class ChunkRun:
         tensor = torch.from_numpy(array).to(self._options.device)
         return tensor.view(*self._alive_ST.shape, *array.shape[1:])
 
-    def _streams(self) -> list[Job]:
+    def _streams(self) -> list[TrainJob]:
         """Return one job of every stream still in the batch."""
         return [self._jobs[j] for j in self._alive_ST[:, 0]]
 
@@ -370,7 +370,7 @@ def _with_bias(layer: Layer, width: int) -> Float:
     return np.asarray(np.pad(joined, ((0, 0), (0, max(0, width - joined.shape[1])))))
 
 
-def _class_weights(data: TrainData, job: Job) -> Float:
+def _class_weights(data: TrainData, job: TrainJob) -> Float:
     if job.settings.class_weight == "none":
         return np.ones(data.n_classes)
     counts = np.bincount(data.y_N[data.splits[job.split].train_rows], minlength=data.n_classes)
@@ -500,7 +500,7 @@ class ChunkRecord:
 
 
 def trained_heads(
-    record: ChunkRecord, rows: dict[int, SplitRows], jobs: Sequence[Job], options: TrainOptions
+    record: ChunkRecord, rows: dict[int, SplitRows], jobs: Sequence[TrainJob], options: TrainOptions
 ) -> list[TrainedHead]:
     """Return the outcome of a chunk's jobs, standardisation folded in."""
     kept = [part.cpu().double().numpy() for part in record.kept]
@@ -514,7 +514,7 @@ def trained_heads(
         layers += [Layer(part[j][:, :-1].copy(), part[j][:, -1].copy()) for part in kept[1:]]
         if record.diverged_J[j]:
             layers = [Layer(np.full_like(part.weight_OI, np.nan), np.full_like(part.bias_O, np.nan)) for part in layers]
-        curves = tuple(Curve(name, curve_EMJ[:n_epochs, m, j].copy()) for m, name in enumerate(names))
+        curves = tuple(LearningCurve(name, curve_EMJ[:n_epochs, m, j].copy()) for m, name in enumerate(names))
         heads.append(
             TrainedHead(tuple(layers), curves, int(record.kept_epoch_J[j]), n_epochs, int(record.n_steps_J[j]),
                         bool(record.diverged_J[j]))
@@ -595,7 +595,7 @@ class Checkpoint:
         return self.folder / f"chunk-{number:05d}.safetensors"
 
 
-def plan_key(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> str:
+def plan_key(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> str:
     """Return a hash of everything that makes the outcome: settings, labels, splits, and rows of the matrix."""
     stride = max(1, len(data.x_ND) // FINGERPRINT_ROWS)
     splits = [

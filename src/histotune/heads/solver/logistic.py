@@ -106,7 +106,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     return replace(out, passes=passes)
 
 
-def _solve(coordinates: Coordinates, batch: Batch, settings: FitSettings) -> tuple[Float, _Record]:
+def _solve(coordinates: Coordinates, batch: LogisticBatch, settings: FitSettings) -> tuple[Float, _Record]:
     """Iterate until every problem has converged or the iterations are used up; return coordinates and records."""
     theta_PKV = np.empty_like(batch.theta_AKV)
     record = _Record(len(theta_PKV))
@@ -139,7 +139,7 @@ class _Record:
         self.converged_P = np.zeros(n_problems, bool)
 
     def write(
-        self, batch: Batch, which_A: NDArray[np.bool_], norm_A: Float, done_A: NDArray[np.bool_], iteration: int
+        self, batch: LogisticBatch, which_A: NDArray[np.bool_], norm_A: Float, done_A: NDArray[np.bool_], iteration: int
     ) -> None:
         """Note the problems ``which_A`` of a batch."""
         if not which_A.any():
@@ -154,7 +154,7 @@ class _Record:
         self.size_P[index] = np.sqrt(np.einsum("akv,akv->a", theta[:, :, :-1], theta[:, :, :-1]))
 
 
-def _finished(batch: Batch, settings: FitSettings) -> tuple[Float, NDArray[np.bool_]]:
+def _finished(batch: LogisticBatch, settings: FitSettings) -> tuple[Float, NDArray[np.bool_]]:
     """Return gradient norms and which problems have converged."""
     norm_A = np.sqrt(np.einsum("akv,akv->a", batch.gradient_AKV, batch.gradient_AKV))
     size_A = np.sqrt(np.einsum("akv,akv->a", batch.theta_AKV, batch.theta_AKV))
@@ -162,7 +162,7 @@ def _finished(batch: Batch, settings: FitSettings) -> tuple[Float, NDArray[np.bo
     return norm_A, norm_A <= settings.tolerance * strictness_A * np.maximum(1.0, size_A)
 
 
-def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Batch:
+def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> LogisticBatch:
     """Start every problem at zero weights and the log-odds of its classes."""
     mask_A = np.asarray(problems.mask_index_P, np.int64)[order_P]
     penalty_A = np.asarray(problems.penalty_P, np.float64)[order_P]
@@ -181,7 +181,7 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Bat
     hessian_AV = np.maximum(curvature_F, 1e-3)[mask_A, None] * variance_FV[mask_A] + penalty_AV
     theta_AKV = np.zeros((len(mask_A), bias_FK.shape[1], n_coordinates + 1))
     theta_AKV[:, :, -1] = bias_FK[mask_A]
-    batch = Batch(
+    batch = LogisticBatch(
         order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, coordinates.logits(theta_AKV, mask_A),
         np.empty(0), coordinates.y_FN[mask_A], coordinates.weight_FN[mask_A], np.zeros(len(mask_A), bool),
     )  # fmt: skip
@@ -210,7 +210,7 @@ DIRECT_INVERSE_WIDTH = 64
 
 
 @dataclass
-class Batch:
+class LogisticBatch:
     """The problems still running; rows of every array belong together.
 
     Attributes:
@@ -289,14 +289,14 @@ def residuals(p_AKN: Float, y_AN: Int, weight_AN: Float) -> Float:
     return out
 
 
-def set_gradient(batch: Batch, coordinates: Coordinates) -> None:
+def set_gradient(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Recompute the gradient from the logits."""
     residual_AKN = residuals(probabilities(batch.z_AKN), batch.y_AN, batch.weight_AN)
     batch.gradient_AKV = coordinates.pull_back(residual_AKN, batch.mask_A)
     batch.gradient_AKV += batch.penalty_AV[:, None] * batch.theta_AKV
 
 
-def direction(batch: Batch) -> Float:
+def direction(batch: LogisticBatch) -> Float:
     """Return the quasi-Newton direction (A, K, V) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
     q = batch.gradient_AKV.copy()
     alphas = []
@@ -316,7 +316,7 @@ def direction(batch: Batch) -> Float:
     return -q
 
 
-def step_lengths(batch: Batch, d_AKV: Float, dz_AKN: Float) -> Float:
+def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
     """Return near-exact step lengths by a safeguarded Newton iteration on the slope."""
     penalty_AV = batch.penalty_AV[:, None]
     start_A = _dot(penalty_AV * batch.theta_AKV, d_AKV)
@@ -343,7 +343,7 @@ def step_lengths(batch: Batch, d_AKV: Float, dz_AKN: Float) -> Float:
     return t_A
 
 
-def _slope_and_curvature(batch: Batch, dz_AKN: Float, t_A: Float, todo: Int) -> tuple[Float, Float]:
+def _slope_and_curvature(batch: LogisticBatch, dz_AKN: Float, t_A: Float, todo: Int) -> tuple[Float, Float]:
     """Return first and second derivative by step length of the weighted loss, for the problems ``todo``."""
     everything = len(todo) == len(t_A)
     z, dz = (batch.z_AKN, dz_AKN) if everything else (batch.z_AKN[todo], dz_AKN[todo])
@@ -356,7 +356,7 @@ def _slope_and_curvature(batch: Batch, dz_AKN: Float, t_A: Float, todo: Int) -> 
     return slope, np.einsum("an,an->a", weight, (p * dz**2).sum(axis=1) - mean_AN**2)
 
 
-def advance(batch: Batch, coordinates: Coordinates) -> None:
+def advance(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Take one L-BFGS step in every running problem."""
     d_AKV = direction(batch)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
@@ -378,7 +378,7 @@ def advance(batch: Batch, coordinates: Coordinates) -> None:
     del batch.history[:-MEMORY]
 
 
-def refresh(batch: Batch, coordinates: Coordinates) -> None:
+def refresh(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Replace the preconditioner by the inverse of the Hessian's blocks at the present point, where they fit memory.
 
     Weak penalties on separable classes move far from the start, where the first preconditioner no longer fits.

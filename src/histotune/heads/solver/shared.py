@@ -56,7 +56,7 @@ class SharedFit:
         self._kit = ArrayKit(settings.device)
         self._problems, self._settings = problems, settings
         self._stream = RowStream(x_ND, y_N, weight_FN, self._kit)
-        self._parked: list[Batch] = []
+        self._parked: list[SharedBatch] = []
         n_problems, binary = len(problems.penalty_P), problems.n_classes == 2
         n_logits = 1 if binary else problems.n_classes
         self.weight_PKD = np.zeros((n_problems, n_logits, x_ND.shape[1]))
@@ -75,7 +75,7 @@ class SharedFit:
             self._note(batch, np.arange(len(batch.index_A)))
         self.passes = self._stream.passes - before
 
-    def _batches(self) -> list[Batch]:
+    def _batches(self) -> list[SharedBatch]:
         """Start every problem at zero weights and the log-odds of its classes."""
         problems, stream = self._problems, self._stream
         sets = problems.columns or (np.arange(stream.n_columns),)
@@ -92,7 +92,7 @@ class SharedFit:
             mask_A = np.asarray(problems.mask_index_P)[index_A]
             theta_AKV = np.zeros((len(index_A), bias_FK.shape[1], len(columns) + 1))
             theta_AKV[:, :, -1] = bias_FK[mask_A]
-            out.append(Batch(index_A, mask_A, np.asarray(problems.penalty_P, np.float64)[index_A], _runs(columns),
+            out.append(SharedBatch(index_A, mask_A, np.asarray(problems.penalty_P, np.float64)[index_A], _runs(columns),
                              _basis(self._kit, correlation_DD, columns), self._kit.array(theta_AKV),
                              evaluations_A=np.zeros(len(index_A), np.int64)))  # fmt: skip
         return out
@@ -106,19 +106,19 @@ class SharedFit:
             odds_FK[:, 1:] - odds_FK[:, :1] if n_classes == 2 else odds_FK - odds_FK.mean(axis=1, keepdims=True)
         )
 
-    def _norms(self, batch: Batch) -> tuple[Float, Float]:
+    def _norms(self, batch: SharedBatch) -> tuple[Float, Float]:
         """Return the norms of each problem's gradient and weights."""
         assert batch.values is not None
         arrays = (batch.values.gradient_AKV, batch.theta_AKV[:, :, :-1])
         norm_A, size_A = (np.sqrt(self._kit.host((array * array).sum(axis=(1, 2)))) for array in arrays)
         return norm_A, size_A
 
-    def _bound(self, batch: Batch, size_A: Float) -> Float:
+    def _bound(self, batch: SharedBatch, size_A: Float) -> Float:
         """Return the largest gradient norm that counts as converged."""
         strictness_A = np.sqrt(np.minimum(batch.penalty_A, 1.0))
         return np.asarray(self._settings.tolerance * strictness_A * np.maximum(1.0, size_A))
 
-    def _stopped(self, batch: Batch, precision: Precision) -> Int:
+    def _stopped(self, batch: SharedBatch, precision: Precision) -> Int:
         """Return which problems are as good as the products' precision lets them become, or as was asked for."""
         norm_A, size_A = self._norms(batch)
         assert batch.values is not None
@@ -129,20 +129,20 @@ class SharedFit:
         )
         return np.flatnonzero(stopped_A | (batch.evaluations_A > self._settings.max_iterations))
 
-    def _park(self, batch: Batch) -> Int:
+    def _park(self, batch: SharedBatch) -> Int:
         """Set aside what float32 products have finished."""
         leaving_A = self._stopped(batch, "float32")
         if len(leaving_A):
             self._parked.append(batch.take(leaving_A))
         return leaving_A
 
-    def _finish(self, batch: Batch) -> Int:
+    def _finish(self, batch: SharedBatch) -> Int:
         """Note what float64 products have finished."""
         leaving_A = self._stopped(batch, "float64")
         self._note(batch, leaving_A)
         return leaving_A
 
-    def _note(self, batch: Batch, which_A: Int) -> None:
+    def _note(self, batch: SharedBatch, which_A: Int) -> None:
         if not len(which_A) or batch.values is None:
             return
         norm_A, size_A = self._norms(batch)
@@ -176,9 +176,9 @@ def _basis(kit: ArrayKit, correlation_DD: Array, columns: Int) -> Basis:
     return Basis(eigen_C * (eigen_C > 0), vectors_CC)
 
 
-def _joined(kit: ArrayKit, batches: Sequence[Batch]) -> list[Batch]:
+def _joined(kit: ArrayKit, batches: Sequence[SharedBatch]) -> list[SharedBatch]:
     """Return one batch per set of columns, without what was known at the points."""
-    sets: dict[tuple[tuple[int, int], ...], list[Batch]] = {}
+    sets: dict[tuple[tuple[int, int], ...], list[SharedBatch]] = {}
     for batch in batches:
         sets.setdefault(tuple((run.start, run.stop) for run in batch.runs), []).append(batch)
     out = []
@@ -187,7 +187,7 @@ def _joined(kit: ArrayKit, batches: Sequence[Batch]) -> list[Batch]:
         mask_A = np.concatenate([part.mask_A for part in parts])
         order = np.argsort(mask_A, kind="stable")
         theta_AKV = kit.xp.concatenate([part.theta_AKV for part in parts])[order]
-        out.append(Batch(index_A[order], mask_A[order], np.concatenate([part.penalty_A for part in parts])[order],
+        out.append(SharedBatch(index_A[order], mask_A[order], np.concatenate([part.penalty_A for part in parts])[order],
                          parts[0].runs, parts[0].basis, theta_AKV,
                          evaluations_A=np.concatenate([part.evaluations_A for part in parts])[order]))  # fmt: skip
     return out
@@ -233,7 +233,7 @@ class Basis:
 
 
 @dataclass
-class Batch:
+class SharedBatch:
     """The running problems over one set of columns; entry i of every array belongs to one problem.
 
     Attributes:
@@ -277,9 +277,9 @@ class Batch:
             theta_AKV = theta_AKV + _column(self.length_A, theta_AKV) * self.step_AKV
         return Points(theta_AKV, self.mask_A, self.penalty_A, self.runs)
 
-    def take(self, stay_A: Int) -> Batch:
+    def take(self, stay_A: Int) -> SharedBatch:
         """Return a batch of some of the problems, without what it remembers of past steps."""
-        return Batch(self.index_A[stay_A], self.mask_A[stay_A], self.penalty_A[stay_A], self.runs, self.basis,
+        return SharedBatch(self.index_A[stay_A], self.mask_A[stay_A], self.penalty_A[stay_A], self.runs, self.basis,
                      self.theta_AKV[stay_A], evaluations_A=self.evaluations_A[stay_A])  # fmt: skip
 
     def keep(self, stay_A: Int) -> None:
@@ -297,7 +297,11 @@ class Batch:
 
 
 def minimise(
-    stream: RowStream, batches: list[Batch], precision: Precision, finished: Callable[[Batch], Int], budget: int
+    stream: RowStream,
+    batches: list[SharedBatch],
+    precision: Precision,
+    finished: Callable[[SharedBatch], Int],
+    budget: int,
 ) -> None:
     """Advance batches until every problem has left."""
     running = [batch for batch in batches if len(batch.index_A)]
@@ -315,7 +319,7 @@ def minimise(
         running = [batch for batch in running if len(batch.index_A)]
 
 
-def _settle(kit: ArrayKit, batch: Batch, found: Values, precision: Precision) -> None:
+def _settle(kit: ArrayKit, batch: SharedBatch, found: Values, precision: Precision) -> None:
     """Accept or refuse the trials."""
     batch.evaluations_A = batch.evaluations_A + 1
     old = batch.values
@@ -350,7 +354,7 @@ def _merge(kit: ArrayKit, taken_A: Bool, new: Values, old: Values) -> Values:
     )  # fmt: skip
 
 
-def _turn(kit: ArrayKit, batch: Batch) -> None:
+def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
     """Give the problems that moved a new step."""
     values = batch.values
     assert values is not None
@@ -368,7 +372,7 @@ def _turn(kit: ArrayKit, batch: Batch) -> None:
     batch.slope_A = kit.host(kit.dot(values.gradient_AKV, batch.step_AKV))
 
 
-def _direction(kit: ArrayKit, batch: Batch) -> Array:
+def _direction(kit: ArrayKit, batch: SharedBatch) -> Array:
     """Return the quasi-Newton direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
     q_AKV = batch.turned_AKV * 1.0
     alphas = []
@@ -386,7 +390,7 @@ def _direction(kit: ArrayKit, batch: Batch) -> Array:
     return -q_AKV
 
 
-def _precondition(kit: ArrayKit, batch: Batch, q_AKV: Array) -> Array:
+def _precondition(kit: ArrayKit, batch: SharedBatch, q_AKV: Array) -> Array:
     """Divide by the model's diagonal, c e + lambda, and the bias by c."""
     assert batch.values is not None
     curvature_A = np.maximum(batch.values.curvature_A, LEAST_CURVATURE)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # B inputs of a batch, N tiles, D columns
 @dataclass(frozen=True)
-class Row:
+class EmbeddingRow:
     """One row of a space.
 
     Attributes:
@@ -82,7 +82,7 @@ class Rows:
             self.keys = tuple(row_key(one, (size[0], size[1])) for one, size in zip(content, sizes, strict=True))
         self._place = {key: number for number, key in enumerate(self.keys)}
 
-    def __getitem__(self, key: str) -> Row:
+    def __getitem__(self, key: str) -> EmbeddingRow:
         """Return the row of a key."""
         number = self._place[key]
         source, geometry = self._sources[number], self._geometry
@@ -92,7 +92,7 @@ class Rows:
             new_width_px, new_height_px = geometry.resized_px_N2[number].tolist()
             wanted = Wanted(source, (width_px, height_px), (new_width_px, new_height_px))
         n_inputs = max(int(geometry.inputs_N2[number].prod()), 1)
-        return Row(key, self._content[number], wanted, n_inputs)
+        return EmbeddingRow(key, self._content[number], wanted, n_inputs)
 
 
 def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelReader) -> TileSet:

@@ -47,7 +47,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Family:
+class ComparisonFamily:
     """All comparisons of one metric on the same tiles: what p values are adjusted over.
 
     Attributes:
@@ -90,7 +90,7 @@ class RunComparison:
     """
 
     names: tuple[str, ...]
-    families: tuple[Family, ...]
+    families: tuple[ComparisonFamily, ...]
     rankings: tuple[Ranking, ...]
     notes: tuple[str, ...] = ()
 
@@ -126,7 +126,7 @@ def compare_runs(
 
 def _family(
     found: Sequence[Contender], metric: MetricName, comparison: ComparisonConfig, interval: IntervalConfig
-) -> Family:
+) -> ComparisonFamily:
     arms = {one.name: average_seeds(one.predictions) for one in found}
     if len(arms) < len(found):
         raise UserError("two runs have the same name", value=", ".join(one.name for one in found),
@@ -139,7 +139,7 @@ def _family(
     )
     pairs = compare_arms(arms, metric, _for(arms, comparison), interval, within_folds=within_folds)
     marks = tuple(dict.fromkeys(mark for one in found for mark in one.marks))
-    return Family(found[0].finding, found[0].domain, found[0].data_set, metric, scores, pairs, marks)
+    return ComparisonFamily(found[0].finding, found[0].domain, found[0].data_set, metric, scores, pairs, marks)
 
 
 def _for(arms: dict[str, Predictions], comparison: ComparisonConfig) -> ComparisonConfig:
@@ -162,7 +162,7 @@ def _check_same(one: tuple[str, Predictions], other: tuple[str, Predictions], do
                         fix="run both with the same --split, such as grouped-5-seed0")  # fmt: skip
 
 
-def _ranking(families: Sequence[Family], names: tuple[str, ...], metric: MetricName, level: float) -> Ranking:
+def _ranking(families: Sequence[ComparisonFamily], names: tuple[str, ...], metric: MetricName, level: float) -> Ranking:
     """Rank the runs over data sets; several domains of one data set count once, by the mean of their scores."""
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for family in families:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Split:
+class TrainSplit:
     """Which tiles train a head and which ones judge its epochs.
 
     Attributes:
@@ -54,12 +54,12 @@ class TrainData:
     x_ND: NDArray[np.floating]
     y_N: Int
     n_classes: int
-    splits: tuple[Split, ...]
+    splits: tuple[TrainSplit, ...]
     standardise: bool = True
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainJob:
     """One head to train.
 
     Attributes:
@@ -108,7 +108,7 @@ class TrainOptions:
     checkpoint: Path | None = None
     checkpoint_every_s: float = 30.0
     order: Callable[[int, int, int], Int] | None = None
-    initial: Callable[[Job], tuple[Layer, ...]] | None = None
+    initial: Callable[[TrainJob], tuple[Layer, ...]] | None = None
 
     def measured(self) -> tuple[CurveMetric, ...]:
         """Return the metrics with the monitored one among them."""
@@ -117,7 +117,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """A metric after every epoch.
 
     Attributes:
@@ -144,7 +144,7 @@ class TrainedHead:
     """
 
     layers: tuple[Layer, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[LearningCurve, ...]
     kept_epoch: int
     n_epochs: int
     n_steps: int
@@ -359,7 +359,7 @@ class Chunk:
     job_ST: Int
 
 
-def plan_chunks(data: TrainData, jobs: Sequence[Job], device: str) -> list[Chunk]:
+def plan_chunks(data: TrainData, jobs: Sequence[TrainJob], device: str) -> list[Chunk]:
     """Deal all jobs into chunks."""
     streams: dict[tuple[SgdSettings, int, int, int], list[int]] = {}
     for number, job in enumerate(jobs):

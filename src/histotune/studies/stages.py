@@ -17,8 +17,8 @@ from histotune.embeddings.space import EmbedRequest, chosen_view
 from histotune.evaluation.findings import LEAKY, PROBE, Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
 from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
-from histotune.evaluation.predict import head_predictions
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts
 from histotune.heads.family import SweepSupport, SweepTask
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.estimate import Estimate
+    from histotune.embeddings.estimate import EmbeddingEstimate
     from histotune.evaluation.findings import LedgerCount, SweepChoice
-    from histotune.evaluation.predict import Material
+    from histotune.evaluation.material import Material
     from histotune.heads.family import Tried
     from histotune.heads.head import SweepResult
     from histotune.studies.config import ExperimentConfig
@@ -98,7 +98,7 @@ def _embed(config: ExperimentConfig, tiles: TileSet) -> Material:
     return embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
 
 
-def estimate_only(config: ExperimentConfig) -> Estimate:
+def estimate_only(config: ExperimentConfig) -> EmbeddingEstimate:
     """Time a few batches of a data set and tell what embedding the rest will take.
 
     Args:

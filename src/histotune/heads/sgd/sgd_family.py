@@ -14,7 +14,7 @@ import numpy as np
 from histotune.heads.config import draw_trials
 from histotune.heads.family import OutOfFold, Refit, full_logits, tell
 from histotune.heads.head import HiddenLayer
-from histotune.heads.sgd.data import Curve, Job, Layer, Split, TrainData, TrainedHead, TrainOptions
+from histotune.heads.sgd.jobs import Layer, LearningCurve, TrainData, TrainedHead, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.tools.devices import find_device
 from histotune.tools.provenance import library_version
@@ -118,7 +118,7 @@ class SgdFamily:
         folds = [(number, fold) for number, part in enumerate(parts) for fold in range(part.n_folds)]
         splits = tuple(_fold_split(parts[number], fold) for number, fold in folds)
         jobs = [
-            Job(trial.training, split, self._config.sgd.training_seed)
+            TrainJob(trial.training, split, self._config.sgd.training_seed)
             for split in range(len(splits))
             for trial in trials
         ]
@@ -142,9 +142,9 @@ class SgdFamily:
         own = [(part, _own(trial)) for part, trial in chosen]
         for pooling in dict.fromkeys(trial.pooling for _, trial in own):
             members = [index for index, (_, trial) in enumerate(own) if trial.pooling == pooling]
-            splits = tuple(Split(own[index][0].rows) for index in members)
+            splits = tuple(TrainSplit(own[index][0].rows) for index in members)
             jobs = [
-                Job(own[index][1].training, split, self._config.sgd.training_seed, self._epochs(data, *own[index]))
+                TrainJob(own[index][1].training, split, self._config.sgd.training_seed, self._epochs(data, *own[index]))
                 for split, index in enumerate(members)
             ]
             heads = self._train(data.matrix(pooling), data, splits, jobs)
@@ -164,7 +164,7 @@ class SgdFamily:
         return self._resumed_epochs[key]
 
     def _train(
-        self, x_nD: NDArray[np.floating], data: SweepData, splits: tuple[Split, ...], jobs: Sequence[Job]
+        self, x_nD: NDArray[np.floating], data: SweepData, splits: tuple[TrainSplit, ...], jobs: Sequence[TrainJob]
     ) -> list[TrainedHead]:
         """Train; a refit has no held-out tiles, and so nothing to stop by."""
         sgd = self._config.sgd
@@ -181,11 +181,11 @@ def _own(trial: Trial) -> SgdTrial:
     return trial
 
 
-def _fold_split(part: TrainingSet, fold: int) -> Split:
+def _fold_split(part: TrainingSet, fold: int) -> TrainSplit:
     """Return one fold; held-out groups weigh the same in the monitored log-loss, as they do in the choice."""
     held = np.flatnonzero(part.fold_n == fold)
     sizes = np.bincount(part.group_n[held], minlength=part.n_groups)
-    return Split(part.fold_train_rows(fold), part.rows[held], 1.0 / sizes[part.group_n[held]])
+    return TrainSplit(part.fold_train_rows(fold), part.rows[held], 1.0 / sizes[part.group_n[held]])
 
 
 def _logits(
@@ -235,7 +235,7 @@ CHUNK_JOBS = 1024
 
 def train_or_resume(
     data: TrainData,
-    jobs: Sequence[Job],
+    jobs: Sequence[TrainJob],
     options: TrainOptions,
     fits: FitCache,
     done: Callable[[int], None] = lambda _: None,
@@ -252,11 +252,11 @@ def train_or_resume(
     return heads
 
 
-def _train_packed(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> dict[str, NDArray[np.generic]]:
+def _train_packed(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> dict[str, NDArray[np.generic]]:
     return _pack(train_heads(data, jobs, options))
 
 
-def _own_splits(data: TrainData, jobs: Sequence[Job]) -> tuple[TrainData, list[Job]]:
+def _own_splits(data: TrainData, jobs: Sequence[TrainJob]) -> tuple[TrainData, list[TrainJob]]:
     """Keep the splits that a chunk uses, so that another fold's change misses only its own chunks."""
     used = sorted({job.split for job in jobs})
     place = {split: number for number, split in enumerate(used)}
@@ -275,7 +275,7 @@ def _inputs(data: TrainData) -> dict[str, NDArray[np.generic]]:
     return inputs
 
 
-def _facts(data: TrainData, jobs: Sequence[Job], options: TrainOptions) -> dict[str, object]:
+def _facts(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> dict[str, object]:
     return {
         "solver": "sgd", "n_classes": data.n_classes, "standardise": data.standardise, "n_splits": len(data.splits),
         "jobs": [[job.settings.model_dump(mode="json"), job.split, job.seed, job.stop_after] for job in jobs],
@@ -298,12 +298,12 @@ def _pack(heads: Sequence[TrainedHead]) -> dict[str, NDArray[np.generic]]:
 
 def _unpack(arrays: Arrays, n_heads: int) -> list[TrainedHead]:
     layers: dict[int, dict[int, dict[str, NDArray[np.generic]]]] = {number: {} for number in range(n_heads)}
-    curves: dict[int, dict[int, Curve]] = {number: {} for number in range(n_heads)}
+    curves: dict[int, dict[int, LearningCurve]] = {number: {} for number in range(n_heads)}
     for name, values in arrays.items():
         if found := re.fullmatch(r"(\d+) (weight|bias) (\d+)", name):
             layers[int(found[1])].setdefault(int(found[3]), {})[found[2]] = values
         elif found := re.fullmatch(r"(\d+) curve (\d+) (\w+)", name):
-            curves[int(found[1])][int(found[2])] = Curve(found[3], np.asarray(values, np.float64))
+            curves[int(found[1])][int(found[2])] = LearningCurve(found[3], np.asarray(values, np.float64))
     heads = []
     for number, (kept, begun, steps, diverged) in enumerate(np.asarray(arrays["counts"]).tolist()):
         own_layers = tuple(
