@@ -307,22 +307,17 @@ def _print_import(report: ImportReport) -> None:
 
 def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, Any]) -> ExportTable:
     """Find the rows of a data set, in a space that was named or in that of its backbone."""
-    from histotune.backbones.catalog import find_backbone
     from histotune.datasets.read import read_dataset
     from histotune.embeddings.estimate import request_space, tile_contents
     from histotune.embeddings.exchange import read_places, tile_table_of
-    from histotune.embeddings.space import EmbedRequest, chosen_view
     from histotune.embeddings.store import Store
-    from histotune.studies.setup import single_dataset
+    from histotune.studies.setup import set_up, single_dataset
 
     config = build_config(typed.pop("dataset"), **typed)
     tiles = read_dataset(single_dataset(config))
     contents = tile_contents(tiles, config.cache, config.loader)
     if store is None:
-        spec = find_backbone(config.backbone, config.cache)
-        view = chosen_view(config.view, spec)
-        request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache)
-        store = Store(config.cache, request_space(request, contents))
+        store = Store(config.cache, request_space(set_up(config, tiles).request(), contents))
     places = None if coords is None else read_places(coords)
     return tile_table_of(store, tiles, contents, places)
 

@@ -191,15 +191,14 @@ class AuditOptions:
 
 def describe_and_print(dataset: str, data: Path | None, backbone: str | None, settings: Sequence[str] | None) -> None:
     """Print what a data set holds, and what a backbone's view shows of it."""
-    from histotune.backbones.catalog import find_backbone
     from histotune.datasets.describe import describe, render_text
     from histotune.datasets.read import spec_of
-    from histotune.embeddings.space import chosen_view
     from histotune.images.view_checks import render_fields
+    from histotune.studies.setup import set_up
 
     config = build_config(dataset, data=data, backbone=backbone, settings=settings)
     tiles = _read(dataset, data, settings)
-    view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
+    view = set_up(config, tiles).view
     print(render_text(describe(tiles, spec_of(_dataset(dataset, data, settings)))))
     print()
     print(render_fields(tiles, view, config.backbone.name))

@@ -39,12 +39,13 @@ def run_and_print(config: ExperimentConfig) -> None:
     if config.protocol is not None:
         protocol_and_print(config)
         return
-    from histotune.studies.experiment import run_experiment
-    from histotune.studies.setup import embed_experiment
+    from histotune.studies.experiment import embed_experiment, run_experiment
+    from histotune.studies.setup import set_up_experiment
     from histotune.tools.progress import Stopwatch
 
     if not process_rank().leads:
-        embed_experiment(config, Stopwatch())
+        watch = Stopwatch()
+        embed_experiment(set_up_experiment(config, watch), watch)
         return
     _print_run(run_experiment(config, " ".join(["histotune", *sys.argv[1:]])))
 
@@ -52,10 +53,10 @@ def run_and_print(config: ExperimentConfig) -> None:
 def protocol_and_print(config: ExperimentConfig) -> None:
     """Repeat a published protocol; print its table and what weakens it. Ranks other than 0 leave after embedding."""
     from histotune.report.tables import ProtocolTable
-    from histotune.studies.protocol import embed_protocol, run_protocol
+    from histotune.studies.protocol import run_protocol, set_up_protocol
 
     if not process_rank().leads:
-        embed_protocol(config)
+        set_up_protocol(config).embed()
         return
     outcome = run_protocol(config, " ".join(["histotune", *sys.argv[1:]]))
     _console().print(ProtocolTable(outcome.study))
@@ -163,12 +164,14 @@ def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **ty
     from histotune.deploy.bundle import load_bundle
     from histotune.deploy.predict import PredictSettings, predict, write_predictions
     from histotune.studies.config import ExperimentConfig, override
+    from histotune.studies.setup import backbone_of_head
 
     config = override(ExperimentConfig(recipe="predict"), typed.get("settings") or [])
     bad = check_on_bad_image(typed.get("on_bad_image") or "fail")
     cache = typed.get("cache") or config.cache
     given = PredictSettings(config.embedding, config.loader, cache, bad, typed.get("mpp"))
-    table = predict(load_bundle(head), images, given)
+    bundle = load_bundle(head)
+    table = predict(bundle, backbone_of_head(bundle, cache), images, given)
     if out is None:
         sys.stdout.write(table.write_csv(float_precision=6))
     else:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.backbones.catalog import find_backbone
 from histotune.datasets.tiles import read_unlabelled_images
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.config import OnBadImage
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.space import EmbeddingConfig
@@ -47,11 +47,12 @@ class PredictSettings:
     mpp: float | None = None
 
 
-def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -> pl.DataFrame:
+def predict(bundle: Bundle, backbone: BackboneSpec, images: Sequence[Path], settings: PredictSettings) -> pl.DataFrame:
     """Embed images and apply a head.
 
     Args:
         bundle: The head, its backbone and view.
+        backbone: The bundle's backbone, found.
         images: Image files, or folders of them.
         settings: Device, batch size, cache.
 
@@ -61,8 +62,7 @@ def predict(bundle: Bundle, images: Sequence[Path], settings: PredictSettings) -
     """
     tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
-    spec = find_backbone(bundle.backbone, settings.cache)
-    request = EmbedRequest(spec, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
+    request = EmbedRequest(backbone, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)
     for note in view_notes(tiles, bundle.view):
         LOG.info(note)

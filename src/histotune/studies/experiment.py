@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.backbones.catalog import find_backbone
 from histotune.deploy.bundle import Bundle, save_bundle
-from histotune.embeddings.space import chosen_view
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.external import study_target
 from histotune.evaluation.findings import Artifacts, DatasetFacts, Findings, LedgerCount
@@ -24,7 +23,7 @@ from histotune.report.page import save_plots, write_report
 from histotune.report.pictures import largest_errors
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
-from histotune.studies.setup import embed_experiment, refuse_foreign_folder
+from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
 from histotune.studies.tracking import RunToTrack, join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.held_out import ArmSweep, SourceStudy
     from histotune.evaluation.material import Material
     from histotune.studies.config import ExperimentConfig
+    from histotune.studies.setup import Setup
 
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,19 @@ class RunResult:
     folder: Path
     n_computed: int
     tracked: str = ""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An experiment's data as every arm sees them; empty where there is no source, or no target."""
+
+    source: tuple[ArmMaterial, ...]
+    target: tuple[ArmMaterial, ...]
+
+    @property
+    def both(self) -> tuple[tuple[ArmMaterial, ...], ...]:
+        """The arms of the data sets that are there."""
+        return tuple(arms for arms in (self.source, self.target) if arms)
 
 
 @dataclass(frozen=True)
@@ -87,45 +100,44 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     require_wandb(config.tracking)
     require_device(config.sweep)
     watch = Stopwatch()
-    embedded = embed_experiment(config, watch)
-    config, source_arms, target_arms = embedded.config, embedded.source_arms, embedded.target_arms
+    setup = set_up_experiment(config, watch)
+    embedded = embed_experiment(setup, watch)
+    studies = _study(setup, embedded, watch)
+    findings = _findings(setup.config, studies, embedded)
+    ledger = _count_scorings(setup.config, studies, findings)
+    inputs = _report_inputs(setup.config, studies, findings, embedded, command)
+    return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
+
+
+def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:
+    """Embed an experiment's data for every arm: all that several processes do together."""
+    config = setup.config
+    source, target = (setup.tiles, setup.external) if config.source is not None else (None, setup.tiles)
+    source_arms = embed_arms(setup, config.source, source, watch)
+    return Embedded(source_arms, embed_arms(setup, config.target, target, watch))
+
+
+def _study(setup: Setup, embedded: Embedded, watch: Stopwatch) -> Studies:
+    config = setup.config
     support = SweepSupport(FitCache.at(config.cache))
-    settings = StudySettings(config.evaluation, config.sweep, config.interval, embedded.target_split, support)
-    studies = _study(settings, source_arms, target_arms, watch)
-    findings = _findings(config, studies, source_arms, target_arms)
-    ledger = _count_scorings(config, studies, findings)
-    inputs = _report_inputs(config, studies, findings, (source_arms, target_arms), ledger, command)
-    return _write(config, inputs, studies, (source_arms, target_arms), watch)
-
-
-def _study(
-    settings: StudySettings,
-    source_arms: tuple[ArmMaterial, ...],
-    target_arms: tuple[ArmMaterial, ...],
-    watch: Stopwatch,
-) -> Studies:
+    settings = StudySettings(config.evaluation, config.sweep, config.interval, setup.split, support)
     source, target = None, None
-    if source_arms:
-        with watch.stage(f"sweep and score {source_arms[0].material.tiles.name}"):
-            source = study_source(source_arms, settings)
-    if target_arms:
-        with watch.stage(f"sweep and score {target_arms[0].material.tiles.name}"):
-            target = study_target(target_arms, source, settings, scored_part(settings.evaluation))
+    if embedded.source:
+        with watch.stage(f"sweep and score {embedded.source[0].material.tiles.name}"):
+            source = study_source(embedded.source, settings)
+    if embedded.target:
+        with watch.stage(f"sweep and score {embedded.target[0].material.tiles.name}"):
+            target = study_target(embedded.target, source, settings, scored_part(settings.evaluation))
     return Studies(source, target)
 
 
-def _findings(
-    config: ExperimentConfig,
-    studies: Studies,
-    source_arms: tuple[ArmMaterial, ...],
-    target_arms: tuple[ArmMaterial, ...],
-) -> Findings:
+def _findings(config: ExperimentConfig, studies: Studies, embedded: Embedded) -> Findings:
     present = [study for study in (studies.source, studies.target) if study is not None]
     tables = tuple(finding for study in present for finding in study.findings)
     if not tables:
         raise UserError("there is nothing to score", fix="give a data set with labels: histotune run --help")
     choices = tuple(study.choice for study in present if study.choice is not None)
-    materials = [arms[0].material for arms in (source_arms, target_arms) if arms]
+    materials = [arms[0].material for arms in embedded.both]
     heads = [choice.head_id for choice in choices]
     return Findings(
         title=_title(materials),
@@ -177,8 +189,7 @@ def _report_inputs(
     config: ExperimentConfig,
     studies: Studies,
     findings: Findings,
-    arms: tuple[tuple[ArmMaterial, ...], ...],
-    ledger: tuple[LedgerCount, ...],
+    embedded: Embedded,
     command: str,
 ) -> ReportInputs:
     present = [study for study in (studies.source, studies.target) if study is not None]
@@ -199,12 +210,11 @@ def _report_inputs(
                 "from the cache": len(material.tiles) - material.embeddings.n_computed,
                 "space": material.embeddings.space.key,
             }
-            for group in arms
-            for arm in group
+            for arm in chain(*embedded.both)
             for material in (arm.material,)
         ],
     }
-    tiles = tuple(group[0].material.tiles for group in arms if group)
+    tiles = tuple(arms[0].material.tiles for arms in embedded.both)
     growth = studies.source.growth if studies.source else None
     placed = next((study.embedding_map for study in present if study.embedding_map is not None), None)
     return ReportInputs(
@@ -212,7 +222,7 @@ def _report_inputs(
         artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth, placed),
         provenance=provenance,
         stages=(),
-        ledger=ledger,
+        ledger=(),
         config=config.model_dump(mode="json"),
         thumbnails=largest_errors(scored, tiles, config.loader),
         command=command,
@@ -225,14 +235,9 @@ def _join_predictions(scored: list[Scored]) -> pl.DataFrame:
     )
 
 
-def _write(
-    config: ExperimentConfig,
-    inputs: ReportInputs,
-    studies: Studies,
-    arms: tuple[tuple[ArmMaterial, ...], ...],
-    watch: Stopwatch,
-) -> RunResult:
+def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embedded, watch: Stopwatch) -> RunResult:
     """Write the run folder; it appears whole or not at all."""
+    config = setup.config
     with atomic_folder(config.out) as folder:
         with watch.stage("report"):
             for name, sweeps in (
@@ -240,7 +245,7 @@ def _write(
                 ("head-direct", studies.target.direct if studies.target else ()),
             ):
                 if sweeps:
-                    _save_probe(config, sweeps, folder / name)
+                    _save_probe(setup, sweeps, folder / name)
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
@@ -248,12 +253,12 @@ def _write(
         if inputs.artifacts.label_efficiency is not None:
             growth = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
             save_plots(growth, "training-groups", folder)
-    n_computed = sum(arm.material.embeddings.n_computed for group in arms for arm in group)
+    n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
     tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
     return RunResult(inputs, config.out, n_computed, tracked)
 
 
-def _save_probe(config: ExperimentConfig, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
+def _save_probe(setup: Setup, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
     """Save the probe's head with what it needs to embed new images."""
-    view = chosen_view(config.view, find_backbone(config.backbone, config.cache))
-    save_bundle(Bundle(sweeps[0].result.head, config.backbone, view, config.embedding.precision), folder)
+    config = setup.config
+    save_bundle(Bundle(sweeps[0].result.head, config.backbone, setup.view, config.embedding.precision), folder)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
-from histotune.embeddings.space import chosen_view
 from histotune.evaluation.findings import TOO_NARROW
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.ledger import Scoring, record_scoring
@@ -27,17 +25,17 @@ from histotune.heads.fit_cache import FitCache
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view
 from histotune.report.study_pages import save_matrices
-from histotune.studies.setup import embed_dataset, refuse_foreign_folder, single_dataset
+from histotune.studies.setup import refuse_foreign_folder, set_up, single_dataset
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
 
 if TYPE_CHECKING:
-    from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import LedgerCount
     from histotune.evaluation.magnifications import Experiment, MagnificationMatrix, TrainingSize
     from histotune.studies.config import ExperimentConfig
+    from histotune.studies.setup import Setup
 
 RAW: Experiment = "as the network sees it"
 SIZES: tuple[TrainingSize, ...] = ("equal", "all data")
@@ -61,14 +59,13 @@ def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> tupl
     tiles = read_dataset(single_dataset(config))
     magnifications_of(tiles)
     split = _folds(tiles, config)
-    pinned = pinned_config(config.backbone, find_backbone(config.backbone, config.cache))
-    config = config.model_copy(update={"backbone": pinned})
-    spec = find_backbone(config.backbone, config.cache)
+    setup = set_up(config, tiles, split)
+    config = setup.config
     experiments = (RAW, *MATCHED) if matched else (RAW,)
     for experiment in experiments:  # a mistake shows before anything is embedded
-        check_view(tiles, matched_view(tiles, chosen_view(config.view, spec), experiment))
-    matrices = [matrix for experiment in experiments for matrix in _matrices(config, tiles, spec, split, experiment)]
-    study = _study(config, tiles, spec, split, matrices)
+        check_view(tiles, matched_view(tiles, setup.view, experiment))
+    matrices = [matrix for experiment in experiments for matrix in _matrices(setup, split, experiment)]
+    study = _study(setup, split, matrices)
     choice_hash = hash_json([config.choices(), "matrix"])
     ledger = record_scoring(config.ledger, Scoring(split.split_hash, f"{tiles.name} cross-fit", choice_hash))
     with atomic_folder(config.out) as folder:
@@ -86,13 +83,10 @@ def _folds(tiles: TileSet, config: ExperimentConfig) -> Split:
     return split
 
 
-def _matrices(
-    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, split: Split, experiment: Experiment
-) -> list[MagnificationMatrix]:
+def _matrices(setup: Setup, split: Split, experiment: Experiment) -> list[MagnificationMatrix]:
     """Fill both matrices of one experiment."""
-    view = matched_view(tiles, chosen_view(config.view, spec), experiment)
-    chosen = config.model_copy(update={"view": ViewChoice(**view.model_dump(exclude_none=True))})
-    material = embed_dataset(chosen, tiles, spec, single_dataset(config).on_bad_image)
+    config, view = setup.config, matched_view(setup.tiles, setup.view, experiment)
+    material = setup.with_view(ViewChoice(**view.model_dump(exclude_none=True))).embed()
     settings = StudySettings(config.evaluation, config.sweep, config.interval,
                              support=SweepSupport(FitCache.at(config.cache)))  # fmt: skip
     fold_N = fold_per_tile(material.tiles, split)
@@ -106,10 +100,8 @@ def _notes(tiles: TileSet) -> tuple[str, ...]:
     return (f"Scales rest on {' and '.join(sources)} pixel sizes.",) if sources else ()
 
 
-def _study(
-    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, split: Split, matrices: list[MagnificationMatrix]
-) -> MatrixStudy:
-    sweep = config.sweep
+def _study(setup: Setup, split: Split, matrices: list[MagnificationMatrix]) -> MatrixStudy:
+    tiles, sweep = setup.tiles, setup.config.sweep
     protocol = (
         f"Split {split.title}: {len(split.sides)} outer folds over the groups of all magnifications, so that no group"
         f" trains a head and is scored by it at any magnification; inside each, {len(sweep.penalties)} penalties chosen"
@@ -117,9 +109,9 @@ def _study(
         " Differences are paired by tile and group with the heads trained at the scored magnification. Intervals are"
         " conditional on the trained heads."
     )
-    narrow = (TOO_NARROW,) if config.interval.cluster == "tile" else ()
+    narrow = (TOO_NARROW,) if setup.config.interval.cluster == "tile" else ()
     return MatrixStudy(
-        data_set=tiles.name, backbone=spec.name, protocol=protocol, matrices=tuple(matrices),
+        data_set=tiles.name, backbone=setup.backbone.name, protocol=protocol, matrices=tuple(matrices),
         marks=(*marks_of(tiles, split), *narrow), answer=matrix_answer(matrices), licence=tiles.licence,
         citation=tiles.citation, split_hash=split.split_hash,
     )  # fmt: skip

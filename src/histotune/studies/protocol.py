@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.backbones.catalog import find_backbone, pinned_config
-from histotune.datasets.read import read_dataset
-from histotune.embeddings.space import chosen_view
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.plan import with_parts
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol
-from histotune.studies.setup import embed_dataset, refuse_foreign_folder, single_dataset
+from histotune.studies.setup import is_documented_view, read_with_parts, refuse_foreign_folder, set_up
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json, write_json
 from histotune.tools.provenance import collect_provenance
@@ -20,9 +16,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.evaluation.findings import LedgerCount
-    from histotune.evaluation.material import Material
     from histotune.published.study import ProtocolStudy
     from histotune.studies.config import ExperimentConfig
+    from histotune.studies.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -40,18 +36,13 @@ class ProtocolOutcome:
     folder: Path
 
 
-def embed_protocol(config: ExperimentConfig) -> tuple[Material, ProtocolTask]:
-    """Read the protocol's tiles and embed them: what several processes do together."""
+def set_up_protocol(config: ExperimentConfig) -> Setup:
+    """Read the protocol's tiles and find what embeds them; a missing part shows before anything is embedded."""
     if config.protocol is None:
         raise UserError("this recipe is no published protocol", value=config.recipe, fix="histotune run eva-breakhis")
-    dataset = single_dataset(config)
-    tiles, split = with_parts(read_dataset(dataset), config.evaluation)
-    protocol_part(tiles, config.evaluation)  # a missing part shows before anything is embedded
-    spec = find_backbone(config.backbone, config.cache)
-    material = embed_dataset(config, tiles, spec, dataset.on_bad_image)
-    documented = chosen_view(config.view, spec) == chosen_view(None, spec)
-    task = ProtocolTask(config.protocol, config.evaluation, config.interval, config.sweep.poolings, split, documented)
-    return material, task
+    tiles, split = read_with_parts(config)
+    protocol_part(tiles, config.evaluation)
+    return set_up(config, tiles, split)
 
 
 def run_protocol(config: ExperimentConfig, command: str) -> ProtocolOutcome:
@@ -68,10 +59,13 @@ def run_protocol(config: ExperimentConfig, command: str) -> ProtocolOutcome:
         UserError: Anything the user can mend.
     """
     refuse_foreign_folder(config.out)
-    material, task = embed_protocol(config)
-    study = study_protocol(material, task)
-    spec = find_backbone(config.backbone, config.cache)
-    config = config.model_copy(update={"backbone": pinned_config(config.backbone, spec)})
+    setup = set_up_protocol(config)
+    config = setup.config
+    assert config.protocol is not None  # set_up_protocol refuses a config without one
+    documented = is_documented_view(setup)
+    poolings = config.sweep.poolings
+    task = ProtocolTask(config.protocol, config.evaluation, config.interval, poolings, setup.split, documented)
+    study = study_protocol(setup.embed(), task)
     choice = hash_json([config.choices(), [row.chosen for row in study.rows]])
     ledger = record_scoring(config.ledger, Scoring(study.split_hash, study.scored, choice))
     facts = {"command": command, "ledger": str(ledger), "provenance": collect_provenance().as_dict()}

@@ -1,4 +1,8 @@
-"""What each arm of an experiment sees: the tiles embedded with its backbone, from the cache where they are there."""
+"""A config resolved once: which tiles, which split, which backbone at which revision, which view, which arms.
+
+Every study takes a :class:`Setup`, and a saved head gives its own through :func:`config_of_head`. The backbone and the
+view are looked up here and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,14 @@ import numpy as np
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, pinned_config, random_twin
 from histotune.datasets.read import read_dataset
+from histotune.datasets.tileset import require_classes
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
-from histotune.evaluation.findings import (
-    COLOUR_HISTOGRAM,
-    EXTERNAL,
-    PROBE,
-    RANDOM_WEIGHTS,
-)
+from histotune.evaluation.findings import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.material import Material
-from histotune.evaluation.plan import part_rows, plan_source, scored_part, with_parts
+from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
+from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.tools.errors import UserError, collect, raise_together
@@ -30,59 +31,178 @@ from histotune.tools.ranks import process_rank
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.config import DatasetConfig, OnBadImage
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
+    from histotune.deploy.bundle import Bundle
+    from histotune.images.config import ViewConfig
     from histotune.studies.config import ExperimentConfig
     from histotune.tools.progress import Stopwatch
 
 
-def embed_dataset(
-    config: ExperimentConfig, tiles: TileSet, spec: BackboneSpec, on_bad_image: OnBadImage = "fail"
-) -> Material:
-    """Embed a data set with one backbone, from the cache where it is there."""
-    view = chosen_view(config.view, spec)
-    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, on_bad_image, process_rank())
-    embeddings = embed(tiles, request)
-    rest = with_view_notes(tiles, view).without(embeddings.unreadable)
-    rest = replace(rest, pixel_fingerprint=embeddings.pixel_fingerprint, notes=(*embeddings.notes, *rest.notes))
-    if embeddings.space.external:
-        rest = replace(rest, marks=(*rest.marks, EXTERNAL))
-        return Material(rest, embeddings, np.full(len(rest), np.nan), "unknown view", spec.default_pooling)
-    rest = replace(rest, label_moved=moves_label(rest, view))
-    mpp_N = np.asarray(input_mpp(rest, view)).reshape(len(rest), -1).mean(axis=1)
-    return Material(rest, embeddings, mpp_N, view.words, spec.default_pooling)
+@dataclass(frozen=True)
+class Entry:
+    """One arm of a study: its name, its backbone, and the view that backbone is shown."""
+
+    arm: str
+    backbone: BackboneSpec
+    view: ViewConfig
 
 
-def arm_backbones(config: ExperimentConfig) -> tuple[tuple[str, BackboneSpec], ...]:
-    """Return the backbone of each arm: the probe's, then those of the floors with a probe of their own."""
-    spec = find_backbone(config.backbone, config.cache)
-    arms = [(PROBE, spec)]
-    if "random-weights" in config.evaluation.floors and spec.kind != "external":  # a note says so
-        arms.append((RANDOM_WEIGHTS, random_twin(spec, config.evaluation.seed)))
-    if "colour-histogram" in config.evaluation.floors:
-        arms.append((COLOUR_HISTOGRAM, colour_histogram()))
-    return tuple(arms)
+@dataclass(frozen=True)
+class Setup:
+    """A config, resolved: what every study works on.
+
+    Attributes:
+        config: The settings, with the backbone's revision pinned: what a run repeats from is what it used.
+        tiles: The data set studied: the source, or the target where there is no source.
+        split: The split that was named for it, or that its parts make; None where neither is.
+        entries: The probe first, then the floors that have a probe of their own.
+        external: The second data set of an experiment, for external validation; None without one.
+    """
+
+    config: ExperimentConfig
+    tiles: TileSet
+    split: Split | None
+    entries: tuple[Entry, ...]
+    external: TileSet | None = None
+
+    @property
+    def backbone(self) -> BackboneSpec:
+        """The probe's backbone."""
+        return self.entries[0].backbone
+
+    @property
+    def view(self) -> ViewConfig:
+        """The probe's view."""
+        return self.entries[0].view
+
+    @property
+    def on_bad_image(self) -> OnBadImage:
+        """Whether images that can't be read stop the study or are left out with a note."""
+        return single_dataset(self.config).on_bad_image
+
+    def request(self, entry: Entry | None = None) -> EmbedRequest:
+        """Return what to ask of the embedding room for one arm; the probe's without one."""
+        config, chosen = self.config, entry or self.entries[0]
+        return EmbedRequest(
+            chosen.backbone,
+            chosen.view,
+            config.embedding,
+            config.loader,
+            config.cache,
+            self.on_bad_image,
+            process_rank(),
+        )
+
+    def with_view(self, choice: ViewChoice) -> Setup:
+        """Return the same study seen through another view by the probe."""
+        entry = replace(self.entries[0], view=chosen_view(choice, self.backbone))
+        return replace(self, config=self.config.model_copy(update={"view": choice}), entries=(entry, *self.entries[1:]))
+
+    def embed(self, tiles: TileSet | None = None) -> Material:
+        """Embed tiles, those of the setup without others, with the probe's backbone; from the cache where they are."""
+        return embed_material(self.tiles if tiles is None else tiles, self.request())
+
+
+def set_up(config: ExperimentConfig, tiles: TileSet, split: Split | None = None) -> Setup:
+    """Resolve a config for tiles that were read: find the backbone, pin its revision, choose the view."""
+    backbone = find_backbone(config.backbone, config.cache)
+    entry = Entry(PROBE, backbone, chosen_view(config.view, backbone))
+    return Setup(_pinned(config, backbone), tiles, split, (entry,))
+
+
+def read_with_parts(config: ExperimentConfig) -> tuple[TileSet, Split | None]:
+    """Read the one data set of a config, split as it names or as its own parts say."""
+    return with_parts(read_dataset(single_dataset(config)), config.evaluation)
+
+
+def rows_that_train(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:
+    """Return which tiles a sweep trains on: the training magnification, within the train part where there are parts."""
+    train_N = training_rows(tiles, config.evaluation.train_magnification)
+    if tiles.table["split"].null_count() == 0:
+        in_part_N = np.zeros(len(tiles), dtype=np.bool_)
+        in_part_N[part_rows(tiles, "train")] = True
+        train_N &= in_part_N
+    require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
+    return train_N
+
+
+def set_up_experiment(config: ExperimentConfig, watch: Stopwatch) -> Setup:
+    """Write the cohort where one is asked for, read the data, find all that would stop the study, resolve the arms."""
+    write_cohort_first(config, watch)
+    with watch.stage("read data"):
+        source = None if config.source is None else read_dataset(config.source)
+        target = None if config.target is None else read_dataset(config.target)
+        split = None
+        if source is None and target is not None:
+            target, split = with_parts(target, config.evaluation)
+        studied = target if source is None else source
+        if studied is None:
+            raise UserError("there is nothing to score", fix="give a data set with labels: histotune run --help")
+        entries = _checked_entries(config, source, target)
+    pinned = _pinned(config, entries[0].backbone)
+    return Setup(pinned, studied, split, entries, None if source is None else target)
+
+
+def config_of_head(config: ExperimentConfig, bundle: Bundle) -> ExperimentConfig:
+    """Return a config with a saved head's own backbone, view and precision.
+
+    Whether a moved label is accepted is the user's to say, not the head's.
+    """
+    embedding = config.embedding.model_copy(update={"precision": bundle.precision})
+    view = ViewChoice(**bundle.view.model_dump())
+    if config.view is not None and config.view.allow_moved_label is not None:
+        view = view.model_copy(update={"allow_moved_label": config.view.allow_moved_label})
+    return config.model_copy(update={"backbone": bundle.backbone, "view": view, "embedding": embedding})
+
+
+def backbone_of_head(bundle: Bundle, cache: Path) -> BackboneSpec:
+    """Return the backbone that a saved head was trained on."""
+    return find_backbone(bundle.backbone, cache)
+
+
+def is_documented_view(setup: Setup) -> bool:
+    """Return whether the probe sees what the backbone's authors document."""
+    return setup.view == chosen_view(None, setup.backbone)
 
 
 def embed_arms(
-    config: ExperimentConfig, dataset: DatasetConfig | None, tiles: TileSet | None, watch: Stopwatch
+    setup: Setup, dataset: DatasetConfig | None, tiles: TileSet | None, watch: Stopwatch
 ) -> tuple[ArmMaterial, ...]:
     """Embed with every arm's backbone; what one of them can't read is left out for all that follow."""
     if tiles is None or dataset is None:
         return ()
     arms: list[ArmMaterial] = []
-    for arm, spec in arm_backbones(config):
-        what = spec.name if arm == PROBE else f"floor: {spec.name}"
+    for entry in setup.entries:
+        what = entry.backbone.name if entry.arm == PROBE else f"floor: {entry.backbone.name}"
         with watch.stage(f"embed {tiles.name} ({what})"):
-            material = embed_dataset(config, tiles, spec, dataset.on_bad_image)
-            arms.append(ArmMaterial(arm, material))
+            request = replace(setup.request(entry), on_bad_image=dataset.on_bad_image)
+            material = embed_material(tiles, request)
+            arms.append(ArmMaterial(entry.arm, material))
             tiles = material.tiles
     if len(tiles) < len(arms[0].material.tiles):
         raise UserError("images became unreadable while they were embedded", value=tiles.notes[-1],
                         fix="run again when nothing writes into the data set")  # fmt: skip
     return tuple(arms)
+
+
+def embed_material(tiles: TileSet, request: EmbedRequest) -> Material:
+    """Embed tiles and note what the view does to them; rows of tiles and embeddings are aligned."""
+    embeddings = embed(tiles, request)
+    rest = with_view_notes(tiles, request.view).without(embeddings.unreadable)
+    rest = replace(rest, pixel_fingerprint=embeddings.pixel_fingerprint, notes=(*embeddings.notes, *rest.notes))
+    pooling = request.spec.default_pooling
+    if embeddings.space.external:
+        rest = replace(rest, marks=(*rest.marks, EXTERNAL))
+        return Material(rest, embeddings, np.full(len(rest), np.nan), "unknown view", pooling)
+    rest = replace(rest, label_moved=moves_label(rest, request.view))
+    # input_mpp gives um/px per tile and axis; a tile's one figure is the mean of both axes
+    mpp_N = np.asarray(input_mpp(rest, request.view)).reshape(len(rest), -1).mean(axis=1)
+    return Material(rest, embeddings, mpp_N, request.view.words, pooling)
 
 
 def single_dataset(config: ExperimentConfig) -> DatasetConfig:
@@ -120,36 +240,25 @@ def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
         write_cohort(config.cohort, config.cohort_path)
 
 
-def embed_experiment(config: ExperimentConfig, watch: Stopwatch) -> Embedded:
-    """Read the data of an experiment and embed it for every arm: all that several processes do together."""
-    write_cohort_first(config, watch)
-    with watch.stage("read data"):
-        source = None if config.source is None else read_dataset(config.source)
-        target = None if config.target is None else read_dataset(config.target)
-        target_split = None
-        if source is None and target is not None:
-            target, target_split = with_parts(target, config.evaluation)
-        _check_before_embedding(config, source, target)
-    pinned = pinned_config(config.backbone, find_backbone(config.backbone, config.cache))
-    config = config.model_copy(update={"backbone": pinned})  # what a run repeats from is what it used
-    source_arms = embed_arms(config, config.source, source, watch)
-    target_arms = embed_arms(config, config.target, target, watch)
-    return Embedded(config, source_arms, target_arms, target_split)
+def _pinned(config: ExperimentConfig, backbone: BackboneSpec) -> ExperimentConfig:
+    return config.model_copy(update={"backbone": pinned_config(config.backbone, backbone)})
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """An experiment's data, embedded: the config with its backbone pinned, the arms, the target's split."""
+def _entries(config: ExperimentConfig) -> tuple[Entry, ...]:
+    """Return the arms: the probe's, then those of the floors with a probe of their own."""
+    backbone = find_backbone(config.backbone, config.cache)
+    arms = [(PROBE, backbone)]
+    if "random-weights" in config.evaluation.floors and backbone.kind != "external":  # a note says so
+        arms.append((RANDOM_WEIGHTS, random_twin(backbone, config.evaluation.seed)))
+    if "colour-histogram" in config.evaluation.floors:
+        arms.append((COLOUR_HISTOGRAM, colour_histogram()))
+    return tuple(Entry(arm, spec, chosen_view(config.view, spec)) for arm, spec in arms)
 
-    config: ExperimentConfig
-    source_arms: tuple[ArmMaterial, ...]
-    target_arms: tuple[ArmMaterial, ...]
-    target_split: Split | None
 
-
-def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
-    """Find what would stop the study now, not after hours of embedding; report it all together."""
+def _checked_entries(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> tuple[Entry, ...]:
+    """Return the arms after a look for what would stop the study after hours of embedding; all of it told together."""
     errors: list[UserError] = []
+    entries: tuple[Entry, ...] = ()
     if source is not None:
         with collect(errors):
             plan_source(source, config.evaluation)
@@ -159,17 +268,13 @@ def _check_before_embedding(config: ExperimentConfig, source: TileSet | None, ta
     with collect(errors):
         _check_labels_match(source, target)
     with collect(errors):
-        _check_views(config, source, target)
+        entries = _entries(config)
+        for tiles in (source, target):
+            for view in dict.fromkeys(entry.view for entry in entries):
+                if tiles is not None:
+                    check_view(tiles, view)
     raise_together(errors)
-
-
-def _check_views(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> None:
-    """Find tiles that a view can't be made of, for every arm's view."""
-    views = dict.fromkeys(chosen_view(config.view, spec) for _, spec in arm_backbones(config))
-    for tiles in (source, target):
-        for view in views:
-            if tiles is not None:
-                check_view(tiles, view)
+    return entries
 
 
 def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
-from histotune.datasets.tileset import require_classes
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
-from histotune.embeddings.space import EmbedRequest, chosen_view
 from histotune.evaluation.findings import LEAKY, PROBE, Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
-from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
+from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts
 from histotune.heads.family import SweepSupport, SweepTask
@@ -26,9 +23,8 @@ from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import require_device, sweep
-from histotune.images.config import ViewChoice
 from histotune.report.page import save_sweep
-from histotune.studies.setup import embed_dataset, single_dataset
+from histotune.studies.setup import config_of_head, read_with_parts, rows_that_train, set_up, single_dataset
 from histotune.studies.tracking import (
     SweptSet,
     new_run_id,
@@ -44,8 +40,6 @@ from histotune.tools.files import atomic_folder, hash_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.estimate import EmbeddingEstimate
@@ -90,12 +84,7 @@ def embed_only(config: ExperimentConfig) -> Material:
     Returns:
         Tiles and embeddings.
     """
-    return _embed(config, read_dataset(single_dataset(config)))
-
-
-def _embed(config: ExperimentConfig, tiles: TileSet) -> Material:
-    spec = find_backbone(config.backbone, config.cache)
-    return embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
+    return set_up(config, read_dataset(single_dataset(config))).embed()
 
 
 def estimate_only(config: ExperimentConfig) -> EmbeddingEstimate:
@@ -109,11 +98,8 @@ def estimate_only(config: ExperimentConfig) -> EmbeddingEstimate:
     """
     from histotune.embeddings.estimate import estimate
 
-    dataset = single_dataset(config)
-    spec = find_backbone(config.backbone, config.cache)
-    view = chosen_view(config.view, spec)
-    request = EmbedRequest(spec, view, config.embedding, config.loader, config.cache, dataset.on_bad_image)
-    return estimate(read_dataset(dataset), request)
+    setup = set_up(config, read_dataset(single_dataset(config)))
+    return estimate(setup.tiles, setup.request())
 
 
 def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None = None) -> SweepOutcome:
@@ -131,11 +117,12 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
     """
     require_wandb(config.tracking)
     require_device(config.sweep)
-    tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
-    _sweep_rows(tiles, config)  # a mistake shows before anything is embedded
-    material = _embed(config, tiles)
+    tiles, split = read_with_parts(config)
+    rows_that_train(tiles, config)  # a mistake shows before anything is embedded
+    setup = set_up(config, tiles, split)
+    material = setup.embed()
     tiles = material.tiles  # without those that can't be read
-    train_N = _sweep_rows(tiles, config)
+    train_N = rows_that_train(tiles, config)
     has_parts = tiles.table["split"].null_count() == 0
     task = SweepTask(
         labels_N=tiles.labels_N,
@@ -155,10 +142,7 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
         growth = label_efficiency(material.embeddings, task, chosen, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        spec = find_backbone(config.backbone, config.cache)
-        view = chosen_view(config.view, spec)
-        backbone = pinned_config(config.backbone, spec)
-        save_bundle(Bundle(result.head, backbone, view, config.embedding.precision), folder)
+        save_bundle(Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision), folder)
         save_sweep(with_origin(result, domain, PROBE), growth, tiles, folder)
     swept = SweptSet(new_run_id(), tiles.name, domain, split.split_hash if split else "", config.out,
                      (ArmSweep(PROBE, result, sweep_s=sweep_s),))  # fmt: skip
@@ -177,17 +161,6 @@ def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> st
     return track_rows(tuple(rows_of(swept, config)), log, config)
 
 
-def _sweep_rows(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:
-    """Return which tiles a sweep trains on: the training magnification, within the train part where there are parts."""
-    train_N = training_rows(tiles, config.evaluation.train_magnification)
-    if tiles.table["split"].null_count() == 0:
-        in_part_N = np.zeros(len(tiles), dtype=np.bool_)
-        in_part_N[part_rows(tiles, "train")] = True
-        train_N &= in_part_N
-    require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
-    return train_N
-
-
 def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutcome:
     """Score a saved head on a data set.
 
@@ -204,17 +177,13 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
         UserError: No head there, or the scored part is missing.
     """
     bundle = load_bundle(head_folder)
-    embedding = config.embedding.model_copy(update={"precision": bundle.precision})
-    view = ViewChoice(**bundle.view.model_dump())
-    if config.view is not None and config.view.allow_moved_label is not None:
-        view = view.model_copy(update={"allow_moved_label": config.view.allow_moved_label})
-    config = config.model_copy(update={"backbone": bundle.backbone, "view": view, "embedding": embedding})
-    tiles, split = with_parts(read_dataset(single_dataset(config)), config.evaluation)
+    config = config_of_head(config, bundle)
+    tiles, split = read_with_parts(config)
     part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0
     if has_parts:
         part_rows(tiles, part)  # a missing part shows before anything is embedded
-    material = _embed(config, tiles)
+    material = set_up(config, tiles, split).embed()
     tiles = material.tiles  # without those that can't be read
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
     scored_tiles = tiles.take(rows)

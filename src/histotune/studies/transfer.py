@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.backbones.catalog import find_backbone
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import load_bundle
-from histotune.embeddings.space import chosen_view
 from histotune.evaluation.findings import LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.ledger import Scoring, record_scoring
-from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows, with_parts
+from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows
 from histotune.heads.head import calibrated_logits, column_logits
-from histotune.images.config import ViewChoice
 from histotune.images.stain import INSTALL, has_torchstain, mean_density, restain
 from histotune.images.view_checks import check_view
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.studies.config import load_config
-from histotune.studies.setup import embed_dataset, single_dataset
+from histotune.studies.setup import config_of_head, read_with_parts, set_up
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
 from histotune.tools.provenance import collect_provenance
@@ -49,7 +46,9 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import LedgerCount
     from histotune.evaluation.material import Material
     from histotune.heads.head import Head
+    from histotune.images.config import ViewChoice
     from histotune.studies.config import ExperimentConfig
+    from histotune.studies.setup import Setup
     from histotune.transfer.case import Diagnosis, Physical
 
     Int = NDArray[np.int64]
@@ -86,13 +85,15 @@ class _Target:
 
     Attributes:
         name: Its name.
-        material: Its tiles, or a sample of them, embedded as the head's run did.
+        setup: What embeds it as the head's run did.
+        material: Its tiles, or a sample of them, embedded.
         split_hash: Hash of the whole part.
         marks: Warnings.
         n_tiles: Tiles of the whole part.
     """
 
     name: str
+    setup: Setup
     material: Material
     split_hash: str
     marks: tuple[str, ...]
@@ -119,7 +120,7 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
 
     run = _run_folder(head_folder)
     bundle = load_bundle(run)
-    config = _as_head(config, bundle)
+    config = config_of_head(config, bundle)
     target = _read_target(config, bundle.head.class_names)
     source = _read_source(run, bundle, config)
     found = _diagnose(source, target, config, images=images)
@@ -137,7 +138,7 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
     head, material = source.bundle.head, target.material
     remedied = Remedied()
     if images:
-        remedied = remedy_views(ViewRequest(config, source.bundle, source.tiles, source.material, material))
+        remedied = remedy_views(ViewRequest(target.setup, source.bundle, source.tiles, source.material, material))
     shared = set(head.train_groups) & set(tile_groups(material.tiles))
     domain = training_domain(source.tiles, np.ones(len(source.tiles), dtype=np.bool_))
     case = TransferCase(
@@ -163,8 +164,8 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
 
 def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Target:
     """Read and embed the scored part of the target, or a sample of it, labelled in the order of the head's classes."""
-    dataset, part = single_dataset(config), scored_part(config.evaluation)
-    tiles, split = with_parts(read_dataset(dataset), config.evaluation)
+    part = scored_part(config.evaluation)
+    tiles, split = read_with_parts(config)
     tiles, name = _scored_tiles(tiles, part)
     kept = _spread(tiles, config.transfer.max_tiles)
     sample = match_classes(tiles.take(kept), class_names)
@@ -172,10 +173,10 @@ def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Tar
         f", sampled to {len(kept):,} tiles (--set transfer.max_tiles=0 takes all)," if len(kept) < len(tiles) else ""
     )
     check_every_class(sample.labels_N, class_names, name + sampled)
-    spec = find_backbone(config.backbone, config.cache)
-    material = embed_dataset(config, sample, spec, dataset.on_bad_image)
+    setup = set_up(config, sample, split)
+    material = setup.embed()
     split_hash = hash_bytes(tiles.label_fingerprint, part)
-    return _Target(name, material, split_hash, marks_of(material.tiles, split), len(tiles))
+    return _Target(name, setup, material, split_hash, marks_of(material.tiles, split), len(tiles))
 
 
 def _run_folder(folder: Path) -> Path:
@@ -188,15 +189,6 @@ def _run_folder(folder: Path) -> Path:
         value=folder, allowed="the folder of a finished run (histotune run)",
         fix="histotune run RECIPE --data DIR --out DIR, then pass that folder",
     )  # fmt: skip
-
-
-def _as_head(config: ExperimentConfig, bundle: Bundle) -> ExperimentConfig:
-    """Return the config with the head's own backbone, view and precision."""
-    embedding = config.embedding.model_copy(update={"precision": bundle.precision})
-    view = ViewChoice(**bundle.view.model_dump())
-    if config.view is not None and config.view.allow_moved_label is not None:
-        view = view.model_copy(update={"allow_moved_label": config.view.allow_moved_label})
-    return config.model_copy(update={"backbone": bundle.backbone, "view": view, "embedding": embedding})
 
 
 def _scored_tiles(tiles: TileSet, part: str) -> tuple[TileSet, str]:
@@ -225,8 +217,7 @@ def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source
     own = made.model_copy(update={"cache": config.cache, "loader": config.loader, "embedding": config.embedding,
                                   "backbone": bundle.backbone, "view": config.view})  # fmt: skip
     kept = _spread(tiles, config.transfer.max_tiles)
-    spec = find_backbone(bundle.backbone, config.cache)
-    return _Source(bundle, tiles, embed_dataset(own, tiles.take(kept), spec, dataset.on_bad_image), predictions)
+    return _Source(bundle, tiles, set_up(own, tiles.take(kept)).embed(), predictions)
 
 
 def _held_out(run: Path, tiles: TileSet) -> Predictions:
@@ -306,14 +297,14 @@ class ViewRequest:
     """What the remedies that need images work on.
 
     Attributes:
-        config: Names the target; holds the head's view.
+        setup: What embeds the target as the head's run did.
         bundle: The head.
         source_tiles: Training tiles.
         source: The same, embedded.
         target: The target, embedded as it is.
     """
 
-    config: ExperimentConfig
+    setup: Setup
     bundle: Bundle
     source_tiles: TileSet
     source: Material
@@ -338,7 +329,7 @@ class Remedied:
 def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
     """Return which versions of the target the remedies need."""
     scales = [_possible(plan, request) for plan in _scale_plans(request)]
-    method = request.config.transfer.stain
+    method = request.setup.config.transfer.stain
     stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
                        "" if has_torchstain() else INSTALL)  # fmt: skip
     plans = [*scales, stain]
@@ -357,8 +348,9 @@ def remedy_views(request: ViewRequest) -> Remedied:
     views, notes = [], []
     restained = None
     if any("stain" in plan.undone and not plan.needs for plan in plans):
-        how = (request.config.transfer.stain, request.config.loader)
-        restained = restain(request.target.tiles, request.source_tiles, how, request.config.cache)  # type: ignore[arg-type]
+        config = request.setup.config
+        how = (config.transfer.stain, config.loader)
+        restained = restain(request.target.tiles, request.source_tiles, how, config.cache)  # type: ignore[arg-type]
         if restained.n_kept:
             notes.append(f"{restained.n_kept:,} of {len(request.target.tiles):,} target tiles hold too little tissue "
                          "for stain normalisation and keep their colours.")  # fmt: skip
@@ -403,12 +395,11 @@ def _scale_plans(request: ViewRequest) -> list[RemedyPlan]:
 
 
 def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[RemedyView, Material]:
-    config = request.config
+    setup = request.setup
     if "scale" in plan.undone and not plan.matched:
         tiles, view = _matched_view(plan, tiles, request)
-        config = config.model_copy(update={"view": view})
-    spec = find_backbone(config.backbone, config.cache)
-    material = embed_dataset(config, tiles, spec, single_dataset(config).on_bad_image)
+        setup = setup.with_view(view)
+    material = setup.embed(tiles)
     columns = np.asarray(request.bundle.head.columns)
     x_ND = np.asarray(material.embeddings.matrix_ND[:, columns], np.float64)
     return RemedyView(plan.undone, x_ND, plan.candidate), material
@@ -417,9 +408,10 @@ def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[Reme
 def _matched_view(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[TileSet, ViewChoice]:
     """Return the target at the scale of this candidate, and the view that shows it at the source's."""
     table = tiles.table.with_columns(pl.col("mpp") * plan.mpp_factor)
-    assert request.config.view is not None
+    view = request.setup.config.view
+    assert view is not None
     update = {"target_mpp": _median(request.source.input_mpp_N), "allow_moved_label": True}
-    return replace(tiles, table=table, pixel_fingerprint=None), request.config.view.model_copy(update=update)
+    return replace(tiles, table=table, pixel_fingerprint=None), view.model_copy(update=update)
 
 
 def _possible(plan: RemedyPlan, request: ViewRequest) -> RemedyPlan:
@@ -428,7 +420,7 @@ def _possible(plan: RemedyPlan, request: ViewRequest) -> RemedyPlan:
         return plan
     tiles, view = _matched_view(plan, request.target.tiles, request)
     try:
-        check_view(tiles, chosen_view(view, find_backbone(request.config.backbone, request.config.cache)))
+        check_view(tiles, request.setup.with_view(view).view)
     except UserError as problem:
         return replace(plan, needs=f"larger tiles or another scale ({str(problem).splitlines()[0]})")
     return plan
