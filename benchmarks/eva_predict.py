@@ -361,7 +361,7 @@ def _run(material: Material, command: list[str]) -> str:
 
 def _distance(material: Material) -> float:
     """Return the largest difference between the class tokens of both programs in fp32, over the largest value."""
-    from histotune.cli.run import build_config
+    from histotune.studies.arguments import build_config
     from histotune.studies.stages import embed_only
 
     config = build_config(

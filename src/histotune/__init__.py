@@ -1,7 +1,40 @@
 """histotune: fine-tune and evaluate pathology foundation models on tiles, leak-free and with honest intervals.
 
+>>> import histotune as ht
+>>> tiles = ht.read("breakhis", "BreaKHis_v1")
+>>> x = ht.embed(tiles, "colour-histogram")
+>>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
+>>> ht.evaluate(head, tiles).finding.rows[0].domain
+'breakhis 100X'
+
 The package reads in the order of the data: tools, datasets, statistics, images, backbones, embeddings, audit, heads,
 evaluation, transfer, published, report, deploy, studies, cli. A room imports the rooms before it, never those after it.
+The verbs and the records named here are loaded when they are first used; docs/index.md has a map of the house.
 """
 
+from importlib import import_module
+
 __version__ = "0.1.0"
+
+VERBS = (
+    "read", "fetch", "audit", "split", "embed", "sweep", "evaluate", "score", "predict",
+    "transfer", "matrix", "compare", "run", "report", "doctor",
+)  # fmt: skip
+RECORDS = {
+    "TileSet": "datasets.tileset",
+    "Embeddings": "embeddings.space",
+    "Head": "heads.head",
+    "Predictions": "statistics.predictions",
+    "Score": "statistics.predictions",
+    "UserError": "tools.errors",
+}
+__all__ = ["__version__", *VERBS, *RECORDS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> object:
+    """Load a verb or a record when it is first asked for; ``audit``, ``transfer`` and ``report`` are rooms as well."""
+    if name in VERBS:
+        return getattr(import_module("histotune.studies.verbs"), name)
+    if name in RECORDS:
+        return getattr(import_module(f"histotune.{RECORDS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from histotune.cli.run import build_config
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
 
@@ -280,6 +279,7 @@ def import_and_print(choice: ImportChoice, **typed: Any) -> None:  # noqa: ANN40
     """Import embeddings that somebody else computed."""
     from histotune.embeddings.estimate import tile_contents
     from histotune.embeddings.exchange import ImportRequest, KnownTiles, import_embeddings, read_places
+    from histotune.studies.arguments import build_config
 
     root = _root(typed.get("cache"))
     known = []
@@ -311,6 +311,7 @@ def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, An
     from histotune.embeddings.estimate import request_space, tile_contents
     from histotune.embeddings.exchange import read_places, tile_table_of
     from histotune.embeddings.store import Store
+    from histotune.studies.arguments import build_config
     from histotune.studies.setup import set_up, single_dataset
 
     config = build_config(typed.pop("dataset"), **typed)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histotune.cli.run import build_config
 from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.audit.verdicts import AuditConfig
+    from histotune.audit.verdicts import Audit
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import ScaleConfig
 
@@ -101,7 +97,13 @@ def split_command(
     settings: SetField = None,
 ) -> None:
     """Make a split by its name, or check one from a file; show how even it is, and keep it."""
-    split_and_print(dataset, data, SplitRequest(split, out, allow_leaky), settings)
+    from histotune.datasets.splits.balance import render_split
+    from histotune.studies import verbs
+
+    tiles = verbs.read(dataset, data, set=settings)
+    print(render_split(verbs.split(tiles, split=split, out=out, allow_leaky=allow_leaky), tiles))
+    if out is not None:
+        print(f"split: {out}")
 
 
 @data_app.command("audit")
@@ -125,10 +127,13 @@ def audit(
 
     histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
     """
-    from histotune.audit.verdicts import AuditConfig
+    from histotune.studies import verbs
 
-    options = AuditOptions(split, out, AuditConfig(quick=quick), embeddings, cache)
-    raise typer.Exit(audit_and_print(dataset, data, settings, options))
+    out = out or Path("audits") / dataset
+    result = verbs.audit(
+        dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
+    )
+    raise typer.Exit(audit_and_print(result, out))
 
 
 @data_app.command("fetch")
@@ -141,7 +146,12 @@ def fetch(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
 ) -> None:
     """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
-    fetch_and_print(dataset, to, source, dry_run=dry_run)
+    from histotune.datasets.fetch.fetch import render_outcome, render_plan
+    from histotune.datasets.fetch.source import FetchPlan
+    from histotune.studies import verbs
+
+    found = verbs.fetch(dataset, to, source, dry_run=dry_run)
+    print(render_plan(found) if isinstance(found, FetchPlan) else render_outcome(found))
 
 
 @data_app.command("croissant")
@@ -170,30 +180,12 @@ def diff(
 # What the commands below ``histotune data`` do: read what was asked for, call the library, print the result.
 
 
-@dataclass(frozen=True)
-class AuditOptions:
-    """What ``histotune data audit`` was asked for.
-
-    Attributes:
-        split: Name or file of a split; None checks the data set's own parts.
-        out: Folder to write; None takes ``audits/DATASET``.
-        audit: What is looked at.
-        embeddings: Also look for overlapping fields among neighbours in the cache's embeddings.
-        cache: Root folder of the cache; None takes the user's.
-    """
-
-    split: str | None
-    out: Path | None
-    audit: AuditConfig
-    embeddings: bool
-    cache: Path | None
-
-
 def describe_and_print(dataset: str, data: Path | None, backbone: str | None, settings: Sequence[str] | None) -> None:
     """Print what a data set holds, and what a backbone's view shows of it."""
     from histotune.datasets.describe import describe, render_text
     from histotune.datasets.read import spec_of
     from histotune.images.view_checks import render_fields
+    from histotune.studies.arguments import build_config
     from histotune.studies.setup import set_up
 
     config = build_config(dataset, data=data, backbone=backbone, settings=settings)
@@ -206,110 +198,35 @@ def describe_and_print(dataset: str, data: Path | None, backbone: str | None, se
 
 def _dataset(dataset: str, data: Path | None, settings: Sequence[str] | None) -> DatasetConfig:
     """Return the settings of the data set that the command line names."""
+    from histotune.studies.arguments import build_config
     from histotune.studies.setup import single_dataset
 
     return single_dataset(build_config(dataset, data=data, settings=settings))
 
 
-def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | None, options: AuditOptions) -> int:
-    """Audit a data set, write ``audit.json`` and ``audit.html``, print the findings."""
+def audit_and_print(result: Audit, out: Path) -> int:
+    """Print what an audit found and where its page is; the exit code is 1 on an error."""
     from rich.console import Console
 
-    from histotune.audit.audit import AuditRequest, audit, finest_labels, unread_files
-    from histotune.datasets.read import read_dataset
-    from histotune.report.pictures import audit_pictures
-    from histotune.report.study_pages import write_audit
     from histotune.report.tables import audit_table
-    from histotune.studies.setup import single_dataset
 
-    config = build_config(dataset, data=data, settings=settings, cache=options.cache)
-    source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
-    tiles = read_dataset(source)
-    split = _split(options.split, tiles)
-    request = AuditRequest(
-        tiles=tiles,
-        split=split,
-        finest=finest_labels(source),
-        config=options.audit,
-        loader=config.loader,
-        cache=config.cache if options.embeddings else None,
-        unread=() if options.audit.quick else unread_files(source.path, tiles),
-    )
-    result = audit(request)
-    out = options.out or Path("audits") / dataset
-    write_audit(result, audit_pictures(result, tiles, split, config.loader), out)
     Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
     return 1 if result.verdict == "error" else 0
 
 
-def _split(name_or_path: str | None, tiles: TileSet) -> Split | None:
-    """Return the split to check; a leaky one too, since leaks are what an audit is for."""
-    if name_or_path is None:
-        return None
-    from histotune.datasets.splits.named import find_split
-
-    split: Split = find_split(name_or_path, tiles, allow_leaky=True)
-    return split
-
-
 def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> TileSet:
     """Read the tiles that the command line names."""
-    from histotune.datasets.read import read_dataset
+    from histotune.studies import verbs
 
-    return read_dataset(_dataset(dataset, data, settings))
-
-
-@dataclass(frozen=True)
-class SplitRequest:
-    """Which split is made.
-
-    Attributes:
-        split: Its name, or a file.
-        out: File to write; None only prints.
-        allow_leaky: Take one that leaks.
-    """
-
-    split: str
-    out: Path | None
-    allow_leaky: bool
-
-
-def split_and_print(dataset: str, data: Path | None, request: SplitRequest, settings: Sequence[str] | None) -> None:
-    """Print a split's balance and notes, and write it."""
-    from histotune.datasets.splits.balance import render_split
-    from histotune.datasets.splits.named import find_split, save_split
-
-    tiles = _read(dataset, data, settings)
-    split = find_split(request.split, tiles, allow_leaky=request.allow_leaky)
-    print(render_split(split, tiles))
-    if request.out is not None:
-        save_split(split, request.out)
-        print(f"split: {request.out}")
-
-
-def fetch_and_print(dataset: str, to: Path | None, source: str | None, *, dry_run: bool) -> None:
-    """Fetch a data set, or say what that would do."""
-    import numpy as np
-
-    from histotune.datasets.fetch.fetch import default_folder, fetch, plan_fetch, render_outcome, render_plan
-    from histotune.datasets.fetch.source import NetworkConfig, Transfer
-
-    folder = default_folder(dataset) if to is None else to.expanduser()
-    config = NetworkConfig()
-    if dry_run:
-        print(render_plan(plan_fetch(dataset, folder, source, config)))
-        return
-    say = logging.getLogger("histotune.fetch").info
-    # Unseeded on purpose: the jitter keeps machines apart that were cut off together.
-    transfer = Transfer(config, np.random.default_rng(), say, time.sleep)
-    print(render_outcome(fetch(dataset, folder, source, transfer)))
+    return verbs.read(dataset, data, set=settings)
 
 
 def croissant_and_print(dataset: str, data: Path | None, out: Path, settings: Sequence[str] | None) -> None:
     """Write Croissant metadata and say where."""
     from histotune.datasets.croissant import write_croissant
     from histotune.datasets.read import read_dataset
+    from histotune.studies.arguments import build_config
     from histotune.studies.setup import single_dataset
 
     config = single_dataset(build_config(dataset, data=data, settings=settings))
@@ -342,6 +259,7 @@ def estimate_mpp_and_print(
 ) -> None:
     """Measure the scale of a data set, print it, and write it where asked."""
     from histotune.images.scale import estimate_scale, render_scale
+    from histotune.studies.arguments import build_config
     from histotune.tools.files import write_json
 
     config = build_config(dataset, data=data, settings=settings)

@@ -135,7 +135,8 @@ def options(
 @app.command()
 def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
     """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
-    from histotune.cli.run import build_config, run_and_print
+    from histotune.cli.run import run_and_print
+    from histotune.studies.arguments import build_config
 
     run_and_print(build_config("demo", out=out, cache=cache, settings=settings))
 
@@ -166,7 +167,8 @@ def run(
 
     histotune run --from runs/breakhis --out runs/again
     """
-    from histotune.cli.run import build_config, run_and_print
+    from histotune.cli.run import run_and_print
+    from histotune.studies.arguments import build_config
 
     run_and_print(
         build_config(
@@ -204,7 +206,8 @@ def embed(
     estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
 ) -> None:
     """Embed every tile once with a frozen backbone; the second time nothing is computed."""
-    from histotune.cli.run import build_config, embed_and_print, estimate_and_print
+    from histotune.cli.run import embed_and_print, estimate_and_print
+    from histotune.studies.arguments import build_config
 
     config = build_config(
         dataset,
@@ -235,7 +238,8 @@ def sweep(
     wandb: Wandb = None,
 ) -> None:
     """Choose a head by grouped cross-validation over the training cases and save it."""
-    from histotune.cli.run import build_config, sweep_and_print
+    from histotune.cli.run import sweep_and_print
+    from histotune.studies.arguments import build_config
 
     sweep_and_print(
         build_config(
@@ -268,7 +272,8 @@ def evaluate(
     on_bad_image: OnBadImage = None,
 ) -> None:
     """Score a saved head on a data set; cases that trained it are found and marked."""
-    from histotune.cli.run import build_config, evaluate_and_print
+    from histotune.cli.run import evaluate_and_print
+    from histotune.studies.arguments import build_config
 
     config = build_config(
         dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster, on_bad_image=on_bad_image
@@ -293,8 +298,10 @@ def predict(
 ) -> None:
     """Predict class probabilities for images: a table with a row per image."""
     from histotune.cli.run import predict_and_print
+    from histotune.studies import verbs
 
-    predict_and_print(head, images, out, cache=cache, settings=settings, on_bad_image=on_bad_image, mpp=mpp)
+    table = verbs.predict(head, images, out=out, cache=cache, on_bad_image=on_bad_image, mpp=mpp, set=settings)
+    predict_and_print(table, out)
 
 
 @app.command()
@@ -331,9 +338,11 @@ def report(
     latex: Annotated[Path | None, typer.Option("--latex", help="Also write all tables as LaTeX to this file.")] = None,
 ) -> None:
     """Draw a finished run's report again, with other studies of its head in it."""
-    from histotune.cli.run import report_and_print
+    from histotune.studies import verbs
 
-    report_and_print(run_folder, out, add, latex)
+    print(f"report: {verbs.report(run_folder, out=out, add=add or (), latex=latex)}")
+    if latex is not None:
+        print(f"tables: {latex}")
 
 
 @config_app.command("show")
@@ -353,9 +362,11 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also import torch and multiply in each precision.")] = False,
 ) -> None:
     """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't."""
-    from histotune.cli.run import doctor_and_print
+    from histotune.cli.run import console
+    from histotune.studies import verbs
+    from histotune.tools.doctor import render
 
-    doctor_and_print(cache, deep)
+    console().print(render(verbs.doctor(cache, deep=deep)))
 
 
 def _join_ranks(command: str) -> bool:

@@ -4,70 +4,64 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import polars as pl
+    from rich.console import Console
+
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.experiment import RunResult
-
-
-def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa: ANN401  (command-line options)
-    """Return a recipe's config with the command line's options and --set fields applied."""
-    from histotune.studies.config import load_config, override
-    from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
-
-    if typed.get("from_run") is not None:
-        config = load_config(typed["from_run"])
-        _check_repeat(config, recipe)
-    elif recipe is None:
-        raise UserError("a recipe is needed", allowed=", ".join(recipe_names()),
-                        fix="histotune run breakhis --data DIR")  # fmt: skip
-    else:
-        config = find_recipe(recipe)(RecipeData(_folder(typed.get("data")), _folder(typed.get("pcam"))))
-    config = _with_options(config, typed)
-    return override(config, typed.get("settings") or [])
+    from histotune.studies.protocol import ProtocolOutcome
 
 
 def run_and_print(config: ExperimentConfig) -> None:
-    """Run an experiment; print its stages, summary and report path. Ranks other than 0 leave after embedding."""
-    if config.protocol is not None:
-        protocol_and_print(config)
+    """Run an experiment or a published protocol; print what was found. Ranks other than 0 leave after embedding."""
+    from histotune.studies import verbs
+    from histotune.studies.protocol import ProtocolOutcome
+
+    if not process_rank().leads:
+        _embed_alone(config)
         return
-    from histotune.studies.experiment import embed_experiment, run_experiment
+    result = verbs.run(config)
+    if isinstance(result, ProtocolOutcome):
+        _print_protocol(result)
+    else:
+        _print_run(result)
+
+
+def _embed_alone(config: ExperimentConfig) -> None:
+    """Take part in the embedding of a run, as a rank that does not lead."""
+    from histotune.studies.experiment import embed_experiment
+    from histotune.studies.protocol import set_up_protocol
     from histotune.studies.setup import set_up_experiment
     from histotune.tools.progress import Stopwatch
 
-    if not process_rank().leads:
-        watch = Stopwatch()
+    watch = Stopwatch()
+    if config.protocol is None:
         embed_experiment(set_up_experiment(config, watch), watch)
-        return
-    _print_run(run_experiment(config, " ".join(["histotune", *sys.argv[1:]])))
-
-
-def protocol_and_print(config: ExperimentConfig) -> None:
-    """Repeat a published protocol; print its table and what weakens it. Ranks other than 0 leave after embedding."""
-    from histotune.report.tables import ProtocolTable
-    from histotune.studies.protocol import run_protocol, set_up_protocol
-
-    if not process_rank().leads:
+    else:
         set_up_protocol(config).embed()
-        return
-    outcome = run_protocol(config, " ".join(["histotune", *sys.argv[1:]]))
-    _console().print(ProtocolTable(outcome.study))
+
+
+def _print_protocol(outcome: ProtocolOutcome) -> None:
+    """Print a protocol's table and what weakens it."""
+    from histotune.report.tables import ProtocolTable
+
+    console().print(ProtocolTable(outcome.study))
     print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
 
 
 def embed_and_print(config: ExperimentConfig) -> None:
     """Embed a data set; rank 0 says what was computed."""
-    from histotune.studies.stages import embed_only
+    from histotune.studies import verbs
 
-    material = embed_only(config)
+    material = verbs.embed(config).material
     if not process_rank().leads:
         return
     computed, total = material.embeddings.n_computed, len(material.tiles)
@@ -110,19 +104,16 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
     from histotune.report.tables import BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
-    from histotune.studies.setup import refuse_foreign_folder
-    from histotune.studies.stages import embed_only, sweep_only
+    from histotune.studies import verbs
     from histotune.tools.progress import live_line
 
     if not process_rank().leads:
-        embed_only(config)
+        verbs.embed(config)
         return
-    config = config.model_copy(update={"out": out or Path("heads") / config.recipe})
-    refuse_foreign_folder(config.out)
     with live_line() as show:
-        outcome = sweep_only(config, BestSoFar(show) if sys.stderr.isatty() else None)
+        outcome = verbs.sweep(config, out=out, watch=BestSoFar(show) if sys.stderr.isatty() else None)
     choice = outcome.choice
-    _console().print(trials_table(outcome.result.trials, choice.n_groups))
+    console().print(trials_table(outcome.result.trials, choice.n_groups))
     print(
         f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on "
         f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
@@ -138,16 +129,16 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
 def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     """Score a saved head and print the scores."""
     from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
-    from histotune.studies.stages import evaluate_only
+    from histotune.studies import verbs
 
-    outcome = evaluate_only(head, config)
+    outcome = verbs.evaluate(head, config)
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
     synthetic = "SYNTHETIC" in rows[0].arm.marks
-    _console().print(SummaryTable(outcome.finding.title, synthetic, rows))
+    console().print(SummaryTable(outcome.finding.title, synthetic, rows))
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)
         if by:
-            _console().print(SummaryTable(f"By {part.column}", synthetic, by))
+            console().print(SummaryTable(f"By {part.column}", synthetic, by))
         if part.note:
             print(f"By {part.column}: {part.note}")
     for table in outcome.finding.robustness:
@@ -158,45 +149,12 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     print(outcome.ledger)
 
 
-def predict_and_print(head: Path, images: Sequence[Path], out: Path | None, **typed: Any) -> None:  # noqa: ANN401
-    """Predict and write or print the table."""
-    from histotune.datasets.config import check_on_bad_image
-    from histotune.deploy.bundle import load_bundle
-    from histotune.deploy.predict import PredictSettings, predict, write_predictions
-    from histotune.studies.config import ExperimentConfig, override
-    from histotune.studies.setup import backbone_of_head
-
-    config = override(ExperimentConfig(recipe="predict"), typed.get("settings") or [])
-    bad = check_on_bad_image(typed.get("on_bad_image") or "fail")
-    cache = typed.get("cache") or config.cache
-    given = PredictSettings(config.embedding, config.loader, cache, bad, typed.get("mpp"))
-    bundle = load_bundle(head)
-    table = predict(bundle, backbone_of_head(bundle, cache), images, given)
+def predict_and_print(table: pl.DataFrame, out: Path | None) -> None:
+    """Print a table of predictions, or where it was written."""
     if out is None:
         sys.stdout.write(table.write_csv(float_precision=6))
     else:
-        write_predictions(table, out)
         print(f"{table.height:,} predictions: {out}")
-
-
-def report_and_print(
-    run_folder: Path, out: Path | None, studies: Sequence[Path] | None = None, latex: Path | None = None
-) -> None:
-    """Draw a report again from its run folder, with studies added to it; its tables as LaTeX too where asked."""
-    from histotune.report.page import write_report
-    from histotune.report.run_folder import add_study, load_run
-    from histotune.report.study_tables import write_latex
-
-    findings = load_run(run_folder).findings
-    for study in studies or ():
-        add_study(run_folder, findings, study)
-    path = out or run_folder / "report.html"
-    inputs = load_run(run_folder)
-    write_report(inputs, path)
-    print(f"report: {path}")
-    if latex is not None:
-        write_latex(inputs, latex)
-        print(f"tables: {latex}")
 
 
 def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
@@ -213,87 +171,33 @@ def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
     print(canonical_json(override(config, settings or []).model_dump(mode="json")))
 
 
-def doctor_and_print(cache: Path | None, deep: bool) -> None:
-    """Print what works on this machine."""
-    from histotune.tools.doctor import diagnose, render
-    from histotune.tools.files import user_dir
-
-    _console().print(render(diagnose(cache or user_dir("cache"), deep=deep)))
-
-
-def _check_repeat(config: ExperimentConfig, recipe: str | None) -> None:
-    """Refuse a recipe beside --from, and a run folder that would run somebody's Python file unasked."""
-    code = next((data.code for data in (config.source, config.target) if data is not None and data.code), None)
-    if code is None and recipe is not None:
-        raise UserError("--from repeats a run, so no recipe goes with it", value=recipe)
-    if code is not None and (recipe is None or Path(recipe).expanduser().absolute() != code.absolute()):
-        raise UserError("this run read its data with a Python file, which only runs when you name it", value=code,
-                        fix=f"histotune run {code} --from RUN")  # fmt: skip
-
-
 def _duration(hours: float) -> str:
     if hours >= 1:
         return f"{hours:,.1f} h"
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
-def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
-    """Put the named options into their fields."""
-    from histotune.datasets.config import check_on_bad_image
-    from histotune.images.config import check_view_name
-    from histotune.studies.config import parse_config
-
-    data = config.model_dump(mode="json")
-    for name in ("train_magnification", "final", "split", "allow_leaky"):
-        if typed.get(name) not in (None, False):
-            data["evaluation"][name] = typed[name]
-    if typed.get("cluster") is not None:
-        data["interval"]["cluster"] = typed["cluster"]
-    for dataset in (data["source"], data["target"]):
-        if dataset is not None and typed.get("on_bad_image") is not None:
-            dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
-    if typed.get("wandb") is not None:
-        data["tracking"]["wandb"] = typed["wandb"]
-    if typed.get("view") is not None:
-        data["view"] = {**(data["view"] or {}), "name": check_view_name(typed["view"])}
-    if typed.get("backbone") is not None:
-        data["backbone"] = {"name": typed["backbone"]}
-    if typed.get("adapter") is not None:
-        data["backbone"]["adapter"] = typed["adapter"]
-    for name in ("out", "cache"):
-        if typed.get(name) is not None:
-            data[name] = str(typed[name])
-    if typed.get("cache") is not None and data["cohort"] is not None:
-        cohort = Path(typed["cache"]) / "synthetic"
-        data["cohort_path"] = str(cohort)
-        data["source"]["path"], data["target"]["path"] = str(cohort / "breakhis"), str(cohort / "pcam")
-    return parse_config(data)
-
-
 def _print_run(result: RunResult) -> None:
     from histotune.report.tables import summary_table
 
-    console = _console()
+    terminal = console()
     inputs = result.inputs
     for stage in inputs.stages:
-        console.print(f"{stage.seconds_s:7.1f} s  {stage.name}", highlight=False)
-    console.print(f"{sum(stage.seconds_s for stage in inputs.stages):7.1f} s  in all\n", highlight=False)
+        terminal.print(f"{stage.seconds_s:7.1f} s  {stage.name}", highlight=False)
+    terminal.print(f"{sum(stage.seconds_s for stage in inputs.stages):7.1f} s  in all\n", highlight=False)
     if result.n_computed == 0:
-        console.print("all embeddings came from the cache: no forward pass\n")
-    console.print(summary_table(inputs.findings))
-    console.print(f"\n{inputs.findings.answer}\n", highlight=False)
+        terminal.print("all embeddings came from the cache: no forward pass\n")
+    terminal.print(summary_table(inputs.findings))
+    terminal.print(f"\n{inputs.findings.answer}\n", highlight=False)
     for count in inputs.ledger:
-        console.print(str(count), highlight=False)
+        terminal.print(str(count), highlight=False)
     if result.tracked:
         print(result.tracked)
     print(f"report: {result.folder / 'report.html'}")
 
 
-def _folder(path: Path | None) -> Path | None:
-    return None if path is None else path.expanduser()
-
-
-def _console() -> Any:  # noqa: ANN401  (rich is imported when something is printed)
+def console() -> Console:
+    """Return where tables are printed: as wide as the terminal, 120 columns in a file."""
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 120)

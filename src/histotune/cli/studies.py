@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from histotune.evaluation.run_comparison import RunComparison
     from histotune.published.leaderboard import Board, Query, Refusal
-    from histotune.statistics.metrics import MetricName
     from histotune.studies.config import ExperimentConfig
 
 
@@ -42,7 +42,7 @@ def matrix(
     on_bad_image: Annotated[str | None, typer.Option("--on-bad-image", help="fail (default) or skip.")] = None,
 ) -> None:
     """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere."""
-    from histotune.cli.run import build_config
+    from histotune.studies.arguments import build_config
 
     config = build_config(
         dataset, data=data, backbone=backbone, split=split, cache=cache, settings=settings, cluster=cluster,
@@ -60,10 +60,10 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
     from rich.console import Console
 
     from histotune.report.study_pages import matrix_table, reasons_of
-    from histotune.studies.matrix import run_matrix
+    from histotune.studies import verbs
 
-    config = config.model_copy(update={"out": out or Path("runs") / f"{config.recipe}-matrix"})
-    study, ledger = run_matrix(config, " ".join(["histotune", *sys.argv[1:]]), matched=matched)
+    outcome = verbs.matrix(config, matched=matched, out=out)
+    study = outcome.study
     console = Console(width=None if sys.stdout.isatty() else 160)
     for matrix in study.matrices:
         console.print(matrix_table(matrix, study.marks), highlight=False, markup=False)
@@ -72,7 +72,7 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
         if matrix.training_size == "equal":
             for scale in matrix.scales:
                 print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{_price(scale.lost)}")
-    print(f"\n{study.answer}\n\n{ledger}\nsaved: {config.out}")
+    print(f"\n{study.answer}\n\n{outcome.ledger}\nsaved: {outcome.folder}")
 
 
 def _price(lost: str) -> str:
@@ -118,7 +118,7 @@ def transfer(
 
     histotune transfer runs/breakhis pcam --data PCAM --final
     """
-    from histotune.cli.run import build_config
+    from histotune.studies.arguments import build_config
 
     config = build_config(
         target, data=data, out=out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}", cache=cache,
@@ -136,11 +136,9 @@ def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) ->
     from rich.console import Console
 
     from histotune.report.study_tables import transfer_tables
-    from histotune.studies.transfer import run_transfer
-    from histotune.tools.provenance import redact
+    from histotune.studies import verbs
 
-    command = redact(" ".join(["histotune", *sys.argv[1:]]))
-    outcome = run_transfer(head, config, command, images=images)
+    outcome = verbs.transfer(head, config, images=images)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in transfer_tables(outcome.diagnosis):
         console.print(table)
@@ -172,99 +170,32 @@ def compare(
 
     histotune compare runs/midnight runs/lite0 --out runs/comparison
     """
-    compare_and_print(
-        CompareRequest(tuple(runs), tuple(metrics or ()), tuple(pairs or ()), first, permutations, seed, out)
+    from histotune.studies import verbs
+
+    found = verbs.compare(
+        runs, metrics=metrics or (), pairs=pairs or (), first=first, permutations=permutations, seed=seed, out=out
     )
+    compare_and_print(found, out)
 
 
 # ------------------------------------------------------------------------------
 # What ``histotune compare`` does: runs on the same tiles and groups, paired, and ranked over data sets.
 
 
-DEFAULT_METRICS = ("auroc", "balanced_accuracy")
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """What was asked for.
-
-    Attributes:
-        runs: Folders of finished runs.
-        metrics: Names of metrics; empty takes AUROC and balanced accuracy.
-        pairs: The declared family, as "A,B"; empty compares all pairs.
-        first: Compare all with the first run only.
-        permutations: Most permutations behind a p value.
-        seed: Seed of the permutations.
-        out: Folder for ``comparison.json`` and ``comparison.html``; None only prints.
-    """
-
-    runs: tuple[Path, ...]
-    metrics: tuple[str, ...]
-    pairs: tuple[str, ...]
-    first: bool
-    permutations: int
-    seed: int
-    out: Path | None
-
-
-def compare_and_print(request: CompareRequest) -> None:
-    """Compare runs, print the tables, and save them where asked."""
+def compare_and_print(found: RunComparison, out: Path | None) -> None:
+    """Print a comparison's tables and notes, and where it was saved."""
     from rich.console import Console
 
-    from histotune.evaluation.run_comparison import compare_runs
     from histotune.report.study_pages import comparison_notes, comparison_tables
     from histotune.report.study_tables import printed_tables
-    from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
-    from histotune.studies.compare import read_contenders
 
-    metrics = _metrics(request.metrics)
-    contenders = read_contenders(request.runs)
-    config = ComparisonConfig(
-        family=_family(request, tuple(dict.fromkeys(one.name for one in contenders))),
-        n_permutations=request.permutations,
-        seed=request.seed,
-    )
-    found = compare_runs(contenders, metrics, config, IntervalConfig())
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in printed_tables(comparison_tables(found)):
         console.print(table)
     for note in comparison_notes(found):
         print(note)
-    if request.out is not None:
-        from histotune.report.study_pages import write_comparison_page
-        from histotune.tools.files import write_json
-
-        command = " ".join(["histotune", *sys.argv[1:]])
-        write_json(request.out / "comparison.json", {**found.as_dict(), "comparison": config.model_dump(mode="json")})
-        write_comparison_page(found, command, request.out / "comparison.html")
-        print(f"saved: {request.out}")
-
-
-def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
-    from histotune.statistics.metrics import METRIC_NAMES
-    from histotune.tools.errors import UserError, closest_name
-
-    for name in names:
-        if name not in METRIC_NAMES:
-            raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
-                            closest=closest_name(name, METRIC_NAMES))  # fmt: skip
-    return tuple(names or DEFAULT_METRICS)  # type: ignore[arg-type]  # checked above
-
-
-def _family(request: CompareRequest, names: tuple[str, ...]) -> str | tuple[tuple[str, str], ...]:
-    from histotune.tools.errors import UserError, closest_name
-
-    if not request.pairs:
-        return "against the first" if request.first else "all pairs"
-    pairs = []
-    for pair in request.pairs:
-        two = tuple(name.strip() for name in pair.split(","))
-        wrong = next((name for name in two if name not in names), None)
-        if len(two) != 2 or wrong is not None:
-            raise UserError("a pair names two of the runs, with a comma between", value=pair, allowed=", ".join(names),
-                            closest=closest_name(wrong or pair, names))  # fmt: skip
-        pairs.append((two[0], two[1]))
-    return tuple(pairs)
+    if out is not None:
+        print(f"saved: {out}")
 
 
 # ------------------------------------------------------------------------------

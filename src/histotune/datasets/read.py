@@ -41,7 +41,7 @@ def read_dataset(config: DatasetConfig) -> TileSet:
         >>> len(tiles)  # doctest: +SKIP
         7909
     """
-    return take_subset(_reader(config.name)(config), config.subset)
+    return replace(take_subset(_reader(config.name)(config), config.subset), read_from=config)
 
 
 def known_specs() -> dict[str, DatasetSpec]:

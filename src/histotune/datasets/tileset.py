@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from histotune.datasets.config import DatasetConfig
+
 
 MppSource = Literal["nominal", "estimated", "user"]
 
@@ -69,6 +71,7 @@ class TileSet:
         n_skipped: Images left out because they can't be read; marks every number (law 6).
         label_moved: True where the view moves or cuts the label's region; marks every number.
         pixel_fingerprint: Hash over the content hashes of all tiles; known once they have been read.
+        read_from: The settings it was read with; None for tiles that were made in memory.
     """
 
     name: str
@@ -82,7 +85,8 @@ class TileSet:
     marks: tuple[str, ...] = ()
     n_skipped: int = 0
     label_moved: bool = False
-    pixel_fingerprint: str | None = field(default=None)
+    pixel_fingerprint: str | None = None
+    read_from: DatasetConfig | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check the table against the schema and the ids for uniqueness."""

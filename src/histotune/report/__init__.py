@@ -1,6 +1,8 @@
 """Findings become figures, tables and pages."""
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,3 +33,14 @@ def __getattr__(name: str) -> object:
     if name not in FILES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{FILES[name]}"), name)
+
+
+class Room(ModuleType):
+    """A room whose name is also a verb: ``histotune.report(...)`` works before and after the room was imported."""
+
+    def __call__(self, *arguments: object, **options: object) -> object:
+        """Call the verb of this name."""
+        return import_module("histotune.studies.verbs").report(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = Room

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from histotune.studies.recipes import recipe_names as recipe_names
     from histotune.studies.stages import embed_only as embed_only
     from histotune.studies.stages import estimate_only as estimate_only
-    from histotune.studies.stages import evaluate_only as evaluate_only
-    from histotune.studies.stages import sweep_only as sweep_only
+    from histotune.studies.stages import evaluate_head as evaluate_head
+    from histotune.studies.stages import sweep_tiles as sweep_tiles
     from histotune.studies.transfer import run_transfer as run_transfer
 
 FILES = {
@@ -23,7 +23,7 @@ FILES = {
     "RunResult": "experiment",
     "embed_only": "stages",
     "estimate_only": "stages",
-    "evaluate_only": "stages",
+    "evaluate_head": "stages",
     "find_recipe": "recipes",
     "read_contenders": "compare",
     "recipe_names": "recipes",
@@ -31,7 +31,7 @@ FILES = {
     "run_matrix": "matrix",
     "run_protocol": "protocol",
     "run_transfer": "transfer",
-    "sweep_only": "stages",
+    "sweep_tiles": "stages",
 }
 __all__ = list(FILES)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.evaluation.run_comparison import Contender
+from histotune.evaluation.run_comparison import Contender, RunComparison, compare_runs
 from histotune.report.figures import class_names_of
 from histotune.report.run_folder import load_run
+from histotune.report.study_pages import write_comparison_page
 from histotune.report.words import PROBE
-from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
-from histotune.tools.errors import UserError
+from histotune.statistics.metrics import METRIC_NAMES, MetricName
+from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfig, IntervalConfig, Predictions
+from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,6 +26,68 @@ if TYPE_CHECKING:
 
 PROTOCOL = "protocol"
 COMPARED = ("in-domain", "cross-magnification", "external", "direct")
+
+
+DEFAULT_METRICS = ("auroc", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """What was asked for.
+
+    Attributes:
+        runs: Folders of finished runs.
+        metrics: Names of metrics; empty takes AUROC and balanced accuracy.
+        pairs: The declared family, as "A,B"; empty compares all pairs.
+        first: Compare all with the first run only.
+        permutations: Most permutations behind a p value.
+        seed: Seed of the permutations.
+    """
+
+    runs: tuple[Path, ...]
+    metrics: tuple[str, ...]
+    pairs: tuple[str, ...]
+    first: bool
+    permutations: int
+    seed: int
+
+
+def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> RunComparison:
+    """Compare runs on the same tiles and groups, paired, and rank them over data sets; write the page where asked."""
+    metrics = _metrics(asked.metrics)
+    contenders = read_contenders(asked.runs)
+    config = ComparisonConfig(
+        family=_family(asked, tuple(dict.fromkeys(one.name for one in contenders))),
+        n_permutations=asked.permutations,
+        seed=asked.seed,
+    )
+    found = compare_runs(contenders, metrics, config, IntervalConfig())
+    if out is not None:
+        write_json(out / "comparison.json", {**found.as_dict(), "comparison": config.model_dump(mode="json")})
+        write_comparison_page(found, command, out / "comparison.html")
+    return found
+
+
+def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
+    for name in names:
+        if name not in METRIC_NAMES:
+            raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
+                            closest=closest_name(name, METRIC_NAMES))  # fmt: skip
+    return tuple(names or DEFAULT_METRICS)  # type: ignore[arg-type]  # checked above
+
+
+def _family(asked: CompareRequest, names: tuple[str, ...]) -> str | tuple[tuple[str, str], ...]:
+    if not asked.pairs:
+        return "against the first" if asked.first else "all pairs"
+    pairs = []
+    for pair in asked.pairs:
+        two = tuple(name.strip() for name in pair.split(","))
+        wrong = next((name for name in two if name not in names), None)
+        if len(two) != 2 or wrong is not None:
+            raise UserError("a pair names two of the runs, with a comma between", value=pair, allowed=", ".join(names),
+                            closest=closest_name(wrong or pair, names))  # fmt: skip
+        pairs.append((two[0], two[1]))
+    return tuple(pairs)
 
 
 def read_contenders(folders: Sequence[Path]) -> tuple[Contender, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.datasets.read import read_dataset
@@ -30,6 +31,8 @@ from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import LedgerCount
@@ -41,7 +44,16 @@ RAW: Experiment = "as the network sees it"
 SIZES: tuple[TrainingSize, ...] = ("equal", "all data")
 
 
-def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> tuple[MatrixStudy, LedgerCount]:
+@dataclass(frozen=True)
+class MatrixOutcome:
+    """A finished cross-magnification study: its matrices, how often its split has been scored, where it was written."""
+
+    study: MatrixStudy
+    ledger: LedgerCount
+    folder: Path
+
+
+def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> MatrixOutcome:
     """Train at every magnification, score every magnification, groups disjoint everywhere; write the folder.
 
     Args:
@@ -50,7 +62,7 @@ def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> tupl
         matched: Also embed and study the two matched views.
 
     Returns:
-        The study, and how often this split has been scored.
+        The study, how often this split has been scored, and the folder.
 
     Raises:
         UserError: The data set has fewer than two magnifications, or anything else the user can mend.
@@ -70,7 +82,7 @@ def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> tupl
     ledger = record_scoring(config.ledger, Scoring(split.split_hash, f"{tiles.name} cross-fit", choice_hash))
     with atomic_folder(config.out) as folder:
         save_matrices(study, (config.model_dump(mode="json"), command, str(ledger)), folder)
-    return study, ledger
+    return MatrixOutcome(study, ledger, config.out)
 
 
 def _folds(tiles: TileSet, config: ExperimentConfig) -> Split:

@@ -115,9 +115,9 @@ def set_up(config: ExperimentConfig, tiles: TileSet, split: Split | None = None)
     return Setup(_pinned(config, backbone), tiles, split, (entry,))
 
 
-def read_with_parts(config: ExperimentConfig) -> tuple[TileSet, Split | None]:
-    """Read the one data set of a config, split as it names or as its own parts say."""
-    return with_parts(read_dataset(single_dataset(config)), config.evaluation)
+def read_with_parts(config: ExperimentConfig, read: TileSet | None = None) -> tuple[TileSet, Split | None]:
+    """Read the one data set of a config where it is not there yet; split it as the config names, or its own parts."""
+    return with_parts(read_dataset(single_dataset(config)) if read is None else read, config.evaluation)
 
 
 def rows_that_train(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:

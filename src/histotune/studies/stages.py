@@ -10,7 +10,7 @@ import numpy as np
 
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
-from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
+from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.findings import LEAKY, PROBE, Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
 from histotune.evaluation.ledger import Scoring, record_scoring
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.material import Material
     from histotune.heads.family import Tried
     from histotune.heads.head import SweepResult
+    from histotune.statistics.predictions import Predictions
     from histotune.studies.config import ExperimentConfig
 
 
@@ -55,12 +56,14 @@ class SweepOutcome:
     """A sweep over one data set's training tiles, saved.
 
     Attributes:
+        head: The head with its backbone and view, as it was saved.
         result: What was tried.
         choice: What was chosen.
         folder: Where the head, the trials and the plots are.
         tracked: Where else it is tracked, in words; empty where only the local table has it.
     """
 
+    head: Bundle
     result: SweepResult
     choice: SweepChoice
     folder: Path
@@ -69,9 +72,10 @@ class SweepOutcome:
 
 @dataclass(frozen=True)
 class EvaluationOutcome:
-    """A saved head scored on one data set."""
+    """A saved head scored on one data set: the scores, the predictions behind them, the ledger's count."""
 
     finding: Finding
+    predictions: Predictions
     ledger: LedgerCount
 
 
@@ -102,7 +106,9 @@ def estimate_only(config: ExperimentConfig) -> EmbeddingEstimate:
     return estimate(setup.tiles, setup.request())
 
 
-def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None = None) -> SweepOutcome:
+def sweep_tiles(
+    config: ExperimentConfig, read: TileSet | None = None, watch: Callable[[Tried], None] | None = None
+) -> SweepOutcome:
     """Sweep heads over a data set's training tiles and save the chosen one.
 
     BreakHis trains on all cases at the training magnification, PatchCamelyon on its training part; a split named in
@@ -110,6 +116,7 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
 
     Args:
         config: Names one data set, a backbone, the sweep and the folder.
+        read: The data set's tiles; None reads them.
         watch: Called whenever trials are finished.
 
     Returns:
@@ -117,7 +124,7 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
     """
     require_wandb(config.tracking)
     require_device(config.sweep)
-    tiles, split = read_with_parts(config)
+    tiles, split = read_with_parts(config, read)
     rows_that_train(tiles, config)  # a mistake shows before anything is embedded
     setup = set_up(config, tiles, split)
     material = setup.embed()
@@ -142,12 +149,13 @@ def sweep_only(config: ExperimentConfig, watch: Callable[[Tried], None] | None =
         growth = label_efficiency(material.embeddings, task, chosen, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        save_bundle(Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision), folder)
+        head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)
+        save_bundle(head, folder)
         save_sweep(with_origin(result, domain, PROBE), growth, tiles, folder)
     swept = SweptSet(new_run_id(), tiles.name, domain, split.split_hash if split else "", config.out,
                      (ArmSweep(PROBE, result, sweep_s=sweep_s),))  # fmt: skip
     choice = describe_choice(result, domain)
-    return SweepOutcome(result, choice, config.out, _track(swept, choice, config))
+    return SweepOutcome(head, result, choice, config.out, _track(swept, choice, config))
 
 
 def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> str:
@@ -161,24 +169,24 @@ def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> st
     return track_rows(tuple(rows_of(swept, config)), log, config)
 
 
-def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutcome:
+def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:
     """Score a saved head on a data set.
 
     Args:
-        head_folder: Written by ``histotune sweep`` or ``histotune run``.
+        bundle: The head, its backbone and view.
         config: Names one data set; its backbone and view are replaced by the head's own, but for whether a moved label
             is accepted.
+        read: The data set's tiles; None reads them.
 
     Returns:
         The scores per domain, marked LEAKY where the head has trained on one of the scored groups, and how often
         this split has been scored.
 
     Raises:
-        UserError: No head there, or the scored part is missing.
+        UserError: The scored part is missing.
     """
-    bundle = load_bundle(head_folder)
     config = config_of_head(config, bundle)
-    tiles, split = read_with_parts(config)
+    tiles, split = read_with_parts(config, read)
     part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0
     if has_parts:
@@ -199,12 +207,12 @@ def evaluate_only(head_folder: Path, config: ExperimentConfig) -> EvaluationOutc
     notes = tuple(note for note in (shared, space_note(bundle.head, material.embeddings)) if note)
     title = f"Head {bundle.head.head_id} on {target}"
     parts = score_parts(predictions, tiles, config.interval, arms)
-    read = EmbeddedArm(PROBE, material, bundle.head.pooling)
+    arm = EmbeddedArm(PROBE, material, bundle.head.pooling)
     settings = RobustnessSettings(config.evaluation.robustness_k, config.evaluation.seed, config.interval)
-    index = score_robustness([read], predictions, arms, settings)
+    index = score_robustness([arm], predictions, arms, settings)
     how = "The saved head as it is."
     finding = Finding("external", title, how, arms, notes, parts, robustness=index)
-    return EvaluationOutcome(finding, ledger)
+    return EvaluationOutcome(finding, predictions, ledger)
 
 
 def _shares_groups(bundle: Bundle, scored: TileSet) -> bool:

@@ -1,0 +1,25 @@
+"""What ``import histotune as ht`` gives, for editors and type checkers."""
+
+from histotune.datasets.tileset import TileSet as TileSet
+from histotune.embeddings.space import Embeddings as Embeddings
+from histotune.heads.head import Head as Head
+from histotune.statistics.predictions import Predictions as Predictions
+from histotune.statistics.predictions import Score as Score
+from histotune.studies.verbs import audit as audit
+from histotune.studies.verbs import compare as compare
+from histotune.studies.verbs import doctor as doctor
+from histotune.studies.verbs import embed as embed
+from histotune.studies.verbs import evaluate as evaluate
+from histotune.studies.verbs import fetch as fetch
+from histotune.studies.verbs import matrix as matrix
+from histotune.studies.verbs import predict as predict
+from histotune.studies.verbs import read as read
+from histotune.studies.verbs import report as report
+from histotune.studies.verbs import run as run
+from histotune.studies.verbs import score as score
+from histotune.studies.verbs import split as split
+from histotune.studies.verbs import sweep as sweep
+from histotune.studies.verbs import transfer as transfer
+from histotune.tools.errors import UserError as UserError
+
+__version__: str

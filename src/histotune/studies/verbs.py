@@ -1,0 +1,806 @@
+"""The public verbs, as ``import histotune as ht`` gives them: plain arguments in, typed records back.
+
+Arguments have the command line's names and defaults; every other field of the config is reached by
+``set={"sweep.folds": 3}``, as ``--set`` does. The command line builds the same arguments and calls the same verbs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histotune.studies.arguments import build_config
+from histotune.studies.config import ExperimentConfig, override
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import polars as pl
+
+    from histotune.audit.verdicts import Audit
+    from histotune.datasets.fetch.source import FetchOutcome, FetchPlan
+    from histotune.datasets.splits.split import Split
+    from histotune.datasets.tileset import TileSet
+    from histotune.deploy.bundle import Bundle
+    from histotune.embeddings.space import Embeddings
+    from histotune.evaluation.material import Material
+    from histotune.evaluation.run_comparison import RunComparison
+    from histotune.heads.family import Tried
+    from histotune.statistics.metrics import MetricName
+    from histotune.statistics.predictions import Predictions, Score
+    from histotune.studies.experiment import RunResult
+    from histotune.studies.matrix import MatrixOutcome
+    from histotune.studies.protocol import ProtocolOutcome
+    from histotune.studies.setup import Setup
+    from histotune.studies.stages import EvaluationOutcome, SweepOutcome
+    from histotune.studies.transfer import TransferOutcome
+    from histotune.tools.doctor import MachineDiagnosis
+
+Fields = Mapping[str, object] | Sequence[str] | None
+"""Fields of the config by dotted names, as ``{"sweep.folds": 3}``, or as the command line takes them."""
+Place = str | Path
+RECIPE_BY_DATASET = {"patch_camelyon": "pcam", "breakhis": "breakhis", "tiles": "tiles"}
+
+
+@dataclass(frozen=True)
+class EmbeddedTiles:
+    """Tiles with their embeddings, rows aligned, and how they were made.
+
+    Attributes:
+        setup: The backbone, its view and the other settings.
+        material: The tiles that could be read, and their embeddings.
+    """
+
+    setup: Setup
+    material: Material
+
+    @property
+    def tiles(self) -> TileSet:
+        """The tiles that could be read."""
+        return self.material.tiles
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """One row per tile."""
+        return self.material.embeddings
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self.material.tiles)
+
+
+def read(dataset: str, data: Place | None = None, *, on_bad_image: str | None = None, set: Fields = None) -> TileSet:
+    """Read a data set's files into a table of tiles; no pixel is decoded.
+
+    Args:
+        dataset: ``breakhis``, ``pcam``, ``tiles``, or a Python file that reads one.
+        data: Folder of the data set, or table of tiles.
+        on_bad_image: ``fail`` (default) or ``skip``: what becomes of images that can't be read.
+        set: Further fields, such as ``{"source.labels": "eva4"}``.
+
+    Returns:
+        One row per labelled tile, with its group, class, magnification and scale.
+
+    Raises:
+        UserError: The folder is missing or holds something else.
+
+    Example:
+        >>> import histotune as ht
+        >>> tiles = ht.read("breakhis", "BreaKHis_v1")
+        >>> len(tiles), tiles.n_groups, tiles.class_names
+        (72, 12, ('benign', 'malignant'))
+    """
+    from histotune.datasets.read import read_dataset
+    from histotune.studies.setup import single_dataset
+
+    typed = {"data": _path(data), "on_bad_image": on_bad_image, "settings": _assignments(set)}
+    return read_dataset(single_dataset(build_config(dataset, **typed)))
+
+
+def fetch(
+    dataset: str, to: Place | None = None, source: str | None = None, *, dry_run: bool = False
+) -> FetchPlan | FetchOutcome:
+    """Get a data set from its own home: resumed where it stopped, verified, unpacked.
+
+    Args:
+        dataset: ``breakhis`` or ``pcam``.
+        to: Folder to write; the user's data folder without one.
+        source: ``home`` (default), ``kaggle``, or for PatchCamelyon ``hub``.
+        dry_run: Only list files, checks and space.
+
+    Returns:
+        What was fetched, or what would be.
+
+    Raises:
+        UserError: No such data set or source, no space, or nothing came.
+
+    Example:
+        >>> import histotune as ht
+        >>> plan = ht.fetch("pcam", "PCAM", dry_run=True)
+        >>> plan.source.name
+        'home'
+    """
+    import logging
+
+    import numpy as np
+
+    from histotune.datasets.fetch import fetch as room
+    from histotune.datasets.fetch.source import NetworkConfig, Transfer
+
+    folder = room.default_folder(dataset) if to is None else Path(to).expanduser()
+    config = NetworkConfig()
+    if dry_run:
+        return room.plan_fetch(dataset, folder, source, config)
+    # Unseeded on purpose: the jitter keeps machines apart that were cut off together.
+    say = logging.getLogger("histotune.fetch").info
+    return room.fetch(dataset, folder, source, Transfer(config, np.random.default_rng(), say, time.sleep))
+
+
+def audit(
+    tiles: TileSet | str,
+    data: Place | None = None,
+    *,
+    split: str | None = None,
+    out: Place | None = None,
+    quick: bool = False,
+    embeddings: bool = False,
+    cache: Place | None = None,
+    set: Fields = None,
+) -> Audit:
+    """Look for duplicates, leaks across the split, blank tiles, imbalance and odd stain; a verdict for each.
+
+    Args:
+        tiles: What :func:`read` gave, or a data set's name.
+        data: Folder of the data set, where it is named.
+        split: Name or file of the split to check.
+        out: Folder for ``audit.html`` and ``audit.json``; None writes none.
+        quick: Names only; no pixel is read.
+        embeddings: Also look for overlapping fields among cached embeddings.
+        cache: Folder for embeddings.
+        set: Further fields of the config.
+
+    Returns:
+        The findings and the verdict.
+
+    Raises:
+        UserError: The data set can't be read, or the split is not one.
+
+    Example:
+        >>> import histotune as ht
+        >>> found = ht.audit(ht.read("breakhis", "BreaKHis_v1"), quick=True)
+        >>> found.verdict in ("ok", "note", "warning", "error")
+        True
+    """
+    from histotune.audit.audit import AuditRequest, finest_labels, unread_files
+    from histotune.audit.audit import audit as look
+    from histotune.audit.verdicts import AuditConfig
+    from histotune.datasets.read import read_dataset
+    from histotune.datasets.splits.named import find_split
+    from histotune.report.pictures import audit_pictures
+    from histotune.report.study_pages import write_audit
+    from histotune.studies.setup import single_dataset
+
+    config = _config(tiles, data, cache=cache, set=set)
+    source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
+    found = read_dataset(source)
+    # a leaky split too is checked, since leaks are what an audit is for
+    checked = None if split is None else find_split(split, found, allow_leaky=True)
+    request = AuditRequest(
+        tiles=found,
+        split=checked,
+        finest=finest_labels(source),
+        config=AuditConfig(quick=quick),
+        loader=config.loader,
+        cache=config.cache if embeddings else None,
+        unread=() if quick else unread_files(source.path, found),
+    )
+    result = look(request)
+    if out is not None:
+        write_audit(result, audit_pictures(result, found, checked, config.loader), Path(out))
+    return result
+
+
+def split(
+    tiles: TileSet | str,
+    data: Place | None = None,
+    *,
+    split: str = "grouped-5-seed0",
+    out: Place | None = None,
+    allow_leaky: bool = False,
+    set: Fields = None,
+) -> Split:
+    """Make a split by its name, or check one from a file.
+
+    Args:
+        tiles: What :func:`read` gave, or a data set's name.
+        data: Folder of the data set, where it is named.
+        split: ``grouped-5-seed0``, ``holdout-20-seed0``, ``eva``, ``thunder``, ``authors-5``, ``pcam-official``, or a
+            file.
+        out: File to write; None writes none.
+        allow_leaky: Take a split with groups on two sides; it is marked LEAKY.
+        set: Further fields of the config.
+
+    Returns:
+        The split, by tile id.
+
+    Raises:
+        UserError: No such split, or one that leaks.
+
+    Example:
+        >>> import histotune as ht
+        >>> folds = ht.split(ht.read("breakhis", "BreaKHis_v1"), split="grouped-3-seed0")
+        >>> len(folds.sides), folds.leaky
+        (3, False)
+    """
+    from histotune.datasets.splits.named import find_split, save_split
+
+    found = find_split(split, _tiles_of(tiles, _config(tiles, data, set=set)), allow_leaky=allow_leaky)
+    if out is not None:
+        save_split(found, Path(out))
+    return found
+
+
+def embed(
+    tiles: TileSet | str | ExperimentConfig,
+    backbone: str | None = None,
+    data: Place | None = None,
+    *,
+    adapter: str | None = None,
+    view: str | None = None,
+    cache: Place | None = None,
+    on_bad_image: str | None = None,
+    set: Fields = None,
+) -> EmbeddedTiles:
+    """Embed every tile once with a frozen backbone; the second time nothing is computed.
+
+    Args:
+        tiles: What :func:`read` gave, or a data set's name.
+        backbone: A name out of ``histotune backbones``, ``timm/NAME``, a hub id, or a local folder.
+        data: Folder of the data set, where it is named.
+        adapter: PEFT adapter merged into the backbone.
+        view: ``short-side-crop``, ``square``, ``letterbox`` or ``tiles``; as the backbone documents it without one.
+        cache: Folder for embeddings; safe to delete.
+        on_bad_image: ``fail`` (default) or ``skip``.
+        set: Further fields, such as ``{"embedding.precision": "fp32"}``.
+
+    Returns:
+        The tiles that could be read, with one embedding each.
+
+    Raises:
+        UserError: No such backbone, weights that are not there, images that can't be read.
+
+    Example:
+        >>> import histotune as ht
+        >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "colour-histogram")
+        >>> x.embeddings.matrix_ND.shape
+        (72, 96)
+    """
+    from histotune.studies.setup import set_up
+
+    typed = {"adapter": adapter, "view": view, "cache": cache, "on_bad_image": on_bad_image}
+    config = _config(tiles, data, backbone=backbone, set=set, **typed)
+    setup = set_up(config, _tiles_of(tiles, config))
+    return EmbeddedTiles(setup, setup.embed())
+
+
+def sweep(
+    tiles: EmbeddedTiles | TileSet | str | ExperimentConfig,
+    backbone: str | None = None,
+    data: Place | None = None,
+    *,
+    train_magnification: str | None = None,
+    split: str | None = None,
+    out: Place | None = None,
+    cache: Place | None = None,
+    set: Fields = None,
+    watch: Callable[[Tried], None] | None = None,
+) -> SweepOutcome:
+    """Choose a head by grouped cross-validation over the training cases, refit it, and save it.
+
+    Args:
+        tiles: What :func:`embed` or :func:`read` gave, or a data set's name.
+        backbone: As for :func:`embed`; the one of embedded tiles is theirs.
+        data: Folder of the data set, where it is named.
+        train_magnification: Magnification that trains, such as ``100X``.
+        split: Name or file of a split, whose train part trains.
+        out: Folder to write; ``heads/DATASET`` without one.
+        cache: Folder for embeddings and solved fits.
+        set: Further fields, such as ``{"sweep.folds": 3}``.
+        watch: Called whenever trials are finished.
+
+    Returns:
+        The head with its backbone and view (``.head``), every trial, and how the choice was made.
+
+    Raises:
+        UserError: Too few groups, one class only, or a folder that holds other files.
+
+    Example:
+        >>> import histotune as ht
+        >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "colour-histogram")
+        >>> found = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3})
+        >>> found.head.head.class_names
+        ('benign', 'malignant')
+    """
+    from histotune.studies.setup import refuse_foreign_folder
+    from histotune.studies.stages import sweep_tiles
+
+    typed = {"train_magnification": train_magnification, "split": split, "cache": cache}
+    if isinstance(tiles, EmbeddedTiles):
+        config = _changed(tiles.setup.config, typed, set)
+    else:
+        config = _config(tiles, data, backbone=backbone, set=set, **typed)
+    config = config.model_copy(update={"out": Path(out) if out is not None else Path("heads") / config.recipe})
+    refuse_foreign_folder(config.out)
+    return sweep_tiles(config, None if isinstance(tiles, str | ExperimentConfig) else _plain(tiles), watch)
+
+
+def evaluate(
+    head: Bundle | Place,
+    tiles: TileSet | str | ExperimentConfig,
+    data: Place | None = None,
+    *,
+    cache: Place | None = None,
+    final: bool = False,
+    cluster: str | None = None,
+    on_bad_image: str | None = None,
+    set: Fields = None,
+) -> EvaluationOutcome:
+    """Score a head on a data set; groups that trained it are found and marked.
+
+    Args:
+        head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
+        tiles: What :func:`read` gave, or a data set's name.
+        data: Folder of the data set, where it is named.
+        cache: Folder for embeddings.
+        final: Score the test part; every scoring is counted.
+        cluster: ``tile``: intervals as if tiles were independent (TOO NARROW).
+        on_bad_image: ``fail`` (default) or ``skip``.
+        set: Further fields of the config.
+
+    Returns:
+        Scores with intervals per domain, and how often this split has been scored.
+
+    Raises:
+        UserError: No head there, other classes, or the scored part is missing.
+
+    Example:
+        >>> import histotune as ht
+        >>> tiles = ht.read("breakhis", "BreaKHis_v1")
+        >>> x = ht.embed(tiles, "colour-histogram")
+        >>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
+        >>> [row.domain for row in ht.evaluate(head, tiles).finding.rows]
+        ['breakhis 100X', 'breakhis 400X']
+    """
+    from histotune.studies.stages import evaluate_head
+
+    typed = {"cache": cache, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
+    config = _config(tiles, data, set=set, **typed)
+    return evaluate_head(_bundle(head), config, _plain(tiles))
+
+
+def score(
+    predictions: Predictions,
+    metrics: Sequence[MetricName] = ("auroc", "balanced_accuracy"),
+    *,
+    cluster: str = "group",
+    within_folds: bool = False,
+) -> tuple[Score, ...]:
+    """Score predictions, with intervals over whole groups.
+
+    Args:
+        predictions: One row per tile, every one labelled.
+        metrics: What to compute.
+        cluster: ``group``, or ``tile``: intervals as if tiles were independent (TOO NARROW).
+        within_folds: AUROC compares only tiles that one head scored.
+
+    Returns:
+        One score per metric; NaN with a reason where it is undefined.
+
+    Raises:
+        UserError: Unknown metric, or an unlabelled tile.
+
+    Example:
+        >>> import histotune as ht
+        >>> tiles = ht.read("breakhis", "BreaKHis_v1")
+        >>> x = ht.embed(tiles, "colour-histogram")
+        >>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
+        >>> [one.name for one in ht.score(ht.evaluate(head, tiles).predictions, ["auroc"])]
+        ['auroc']
+    """
+    from histotune.statistics.predictions import IntervalConfig
+    from histotune.statistics.scores import score_predictions
+
+    interval = IntervalConfig.model_validate({"cluster": cluster})
+    return score_predictions(predictions, metrics, interval, within_folds=within_folds)
+
+
+def predict(
+    head: Bundle | Place,
+    images: Sequence[Place] | Place,
+    *,
+    out: Place | None = None,
+    cache: Place | None = None,
+    on_bad_image: str | None = None,
+    mpp: float | None = None,
+    set: Fields = None,
+) -> pl.DataFrame:
+    """Predict class probabilities for images.
+
+    Args:
+        head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
+        images: Image files, or folders of them.
+        out: Table to write, ``.csv`` or ``.parquet``; None writes none.
+        cache: Folder for embeddings.
+        on_bad_image: ``fail`` (default) or ``skip``.
+        mpp: Scale of the images, um/px; heads of a view with a target scale need it.
+        set: Further fields, such as ``{"embedding.device": "cpu"}``.
+
+    Returns:
+        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class.
+
+    Raises:
+        UserError: No head there, or images that can't be read.
+
+    Example:
+        >>> import histotune as ht
+        >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "colour-histogram")
+        >>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
+        >>> ht.predict(head, "BreaKHis_v1").columns
+        ['path', 'predicted', 'probability_benign', 'probability_malignant']
+    """
+    from histotune.datasets.config import check_on_bad_image
+    from histotune.deploy.predict import PredictSettings, write_predictions
+    from histotune.deploy.predict import predict as apply
+    from histotune.studies.setup import backbone_of_head
+
+    config = override(ExperimentConfig(recipe="predict"), _assignments(set))
+    folder = Path(cache) if cache is not None else config.cache
+    settings = PredictSettings(config.embedding, config.loader, folder, check_on_bad_image(on_bad_image or "fail"), mpp)
+    bundle = _bundle(head)
+    given = [Path(images)] if isinstance(images, str | Path) else [Path(image) for image in images]
+    table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
+    if out is not None:
+        write_predictions(table, Path(out))
+    return table
+
+
+def transfer(
+    head: Place,
+    target: str | ExperimentConfig,
+    data: Place | None = None,
+    *,
+    out: Place | None = None,
+    cache: Place | None = None,
+    split: str | None = None,
+    final: bool = False,
+    cluster: str | None = None,
+    on_bad_image: str | None = None,
+    images: bool = True,
+    set: Fields = None,
+) -> TransferOutcome:
+    """Say why a head falls short on another data set: what is lost in ranking and in the decision, and what helps.
+
+    Args:
+        head: Folder of a finished run, which holds its held-out scores.
+        target: ``breakhis``, ``pcam``, ``tiles``, or a Python file that reads the target.
+        data: Folder of the target, or table of tiles.
+        out: Folder for ``transfer.json`` and ``transfer.html``; ``transfers/RUN-TARGET`` without one.
+        cache: Folder for embeddings.
+        split: A split of the target: its valid or test part.
+        final: Score the test part; every scoring is counted.
+        cluster: ``tile``: intervals as if tiles were independent (TOO NARROW).
+        on_bad_image: ``fail`` (default) or ``skip``.
+        images: Embed the target again with scale and stain undone.
+        set: Further fields, such as ``{"transfer.stain": "reinhard"}``.
+
+    Returns:
+        The diagnosis, the ledger's count and the folder.
+
+    Raises:
+        UserError: No finished run there, or a target with other classes.
+
+    Example:
+        >>> import histotune as ht
+        >>> few = {"sweep.folds": 3, "evaluation.outer_folds": 3, "evaluation.floors": []}
+        >>> run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out="run", set=few)
+        >>> found = ht.transfer("run", "pcam", "PCAM", out="transfer", images=False)
+        >>> found.diagnosis.target
+        'patch_camelyon valid'
+    """
+    from histotune.studies.transfer import run_transfer
+    from histotune.tools.provenance import redact
+
+    place = Path(head)
+    if isinstance(target, ExperimentConfig):
+        config = target
+    else:
+        folder = Path(out) if out is not None else Path("transfers") / f"{place.resolve().name}-{Path(target).stem}"
+        typed = {"cache": cache, "split": split, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
+        config = _config(target, data, out=folder, set=set, **typed)
+    return run_transfer(place, config, redact(_command("transfer")), images=images)
+
+
+def matrix(
+    dataset: str | ExperimentConfig,
+    data: Place | None = None,
+    backbone: str | None = None,
+    *,
+    matched: bool = False,
+    split: str | None = None,
+    out: Place | None = None,
+    cache: Place | None = None,
+    cluster: str | None = None,
+    on_bad_image: str | None = None,
+    set: Fields = None,
+) -> MatrixOutcome:
+    """Train at every magnification, score every magnification; groups are disjoint everywhere.
+
+    Args:
+        dataset: ``breakhis``, ``tiles``, or a Python file: a data set with magnifications.
+        data: Folder of the data set, or table of tiles.
+        backbone: As for :func:`embed`.
+        matched: Also embed with equal input scale, and with equal field of view.
+        split: Folds, such as ``grouped-5-seed0``.
+        out: Folder to write; ``runs/DATASET-matrix`` without one.
+        cache: Folder for embeddings.
+        cluster: ``tile``: intervals as if tiles were independent (TOO NARROW).
+        on_bad_image: ``fail`` (default) or ``skip``.
+        set: Further fields of the config.
+
+    Returns:
+        The matrices, the ledger's count and the folder.
+
+    Raises:
+        UserError: Fewer than two magnifications, or a folder that holds other files.
+
+    Example:
+        >>> import histotune as ht
+        >>> few = {"sweep.folds": 3, "evaluation.outer_folds": 3}
+        >>> found = ht.matrix("breakhis", "BreaKHis_v1", "colour-histogram", out="matrix", set=few)
+        >>> found.study.matrices[0].columns
+        ('100X', '400X')
+    """
+    from histotune.studies.matrix import run_matrix
+
+    typed = {"split": split, "cache": cache, "cluster": cluster, "on_bad_image": on_bad_image}
+    config = _config(dataset, data, backbone=backbone, set=set, **typed)
+    config = config.model_copy(update={"out": Path(out) if out else Path("runs") / f"{config.recipe}-matrix"})
+    return run_matrix(config, _command("matrix"), matched=matched)
+
+
+def compare(
+    runs: Sequence[Place],
+    *,
+    metrics: Sequence[str] = (),
+    pairs: Sequence[str] = (),
+    first: bool = False,
+    permutations: int = 9999,
+    seed: int = 0,
+    out: Place | None = None,
+) -> RunComparison:
+    """Compare runs on the same tiles: paired intervals and p values; mean ranks over five or more data sets.
+
+    Args:
+        runs: Folders of finished runs, two or more.
+        metrics: Names of metrics; AUROC and balanced accuracy without any.
+        pairs: The declared family, as ``"A,B"``; all pairs without any.
+        first: Compare all with the first run only.
+        permutations: Most permutations behind a p value.
+        seed: Seed of the permutations.
+        out: Folder for ``comparison.json`` and ``comparison.html``; None writes none.
+
+    Returns:
+        Scores, paired differences and ranks.
+
+    Raises:
+        UserError: A folder is no finished run, or the runs share no tiles.
+
+    Example:
+        >>> import histotune as ht
+        >>> few = {"sweep.folds": 3, "evaluation.outer_folds": 3, "evaluation.floors": []}
+        >>> names = {"a": 0, "b": 1}
+        >>> for name, seed in names.items():
+        ...     again = few | {"sweep.seed": seed}
+        ...     run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out=name, set=again)
+        >>> found = ht.compare(["a", "b"], permutations=99)
+        >>> found.names
+        ('a', 'b')
+    """
+    from histotune.studies.compare import CompareRequest, compare_folders
+
+    folders = tuple(Path(run) for run in runs)
+    asked = CompareRequest(folders, tuple(metrics), tuple(pairs), first, permutations, seed)
+    return compare_folders(asked, None if out is None else Path(out), _command("compare"))
+
+
+def run(
+    recipe: str | ExperimentConfig | None = None,
+    data: Place | None = None,
+    pcam: Place | None = None,
+    *,
+    train_magnification: str | None = None,
+    backbone: str | None = None,
+    out: Place | None = None,
+    cache: Place | None = None,
+    split: str | None = None,
+    final: bool = False,
+    on_bad_image: str | None = None,
+    from_run: Place | None = None,
+    set: Fields = None,
+) -> RunResult | ProtocolOutcome:
+    """Run a whole experiment, or a published protocol, and write its folder.
+
+    Args:
+        recipe: ``demo``, ``breakhis``, ``pcam``, ``midnight``, ``tiles``, a Python file, or a published protocol.
+        data: Folder of the data set, or table of tiles.
+        pcam: PatchCamelyon folder: external validation and direct training.
+        train_magnification: Magnification that trains, such as ``100X``.
+        backbone: As for :func:`embed`.
+        out: Run folder; appears when finished.
+        cache: Folder for embeddings and solved fits.
+        split: Name or file of a split.
+        final: Score the test part; every scoring is counted.
+        on_bad_image: ``fail`` (default) or ``skip``.
+        from_run: Repeat a finished run from its folder.
+        set: Further fields of the config.
+
+    Returns:
+        The finished run with its findings, or the protocol's table.
+
+    Raises:
+        UserError: Anything the user can mend; nothing is left half-written.
+
+    Example:
+        >>> import histotune as ht
+        >>> few = {"sweep.folds": 3, "evaluation.outer_folds": 3, "evaluation.floors": []}
+        >>> run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out="run", set=few)
+        >>> (run.folder / "report.html").exists()
+        True
+    """
+    from histotune.studies.experiment import run_experiment
+    from histotune.studies.protocol import run_protocol
+
+    if isinstance(recipe, ExperimentConfig):
+        config = recipe
+    else:
+        typed = {"train_magnification": train_magnification, "backbone": backbone, "out": _path(out),
+                 "cache": _path(cache), "split": split, "final": final, "on_bad_image": on_bad_image,
+                 "from_run": _path(from_run), "settings": _assignments(set)}  # fmt: skip
+        config = build_config(recipe, data=_path(data), pcam=_path(pcam), **typed)
+    study = run_experiment if config.protocol is None else run_protocol
+    return study(config, _command("run"))
+
+
+def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), latex: Place | None = None) -> Path:
+    """Draw a finished run's report again, with other studies of its head in it.
+
+    Args:
+        run: Folder of a finished run.
+        out: Where to write the page; ``RUN/report.html`` without one.
+        add: Folders of transfers or matrices: a section of its own each.
+        latex: Also write all tables as LaTeX to this file.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: No finished run there, or a study of another head.
+
+    Example:
+        >>> import histotune as ht
+        >>> few = {"sweep.folds": 3, "evaluation.outer_folds": 3, "evaluation.floors": []}
+        >>> run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out="run", set=few)
+        >>> ht.report("run", out="page.html").name
+        'page.html'
+    """
+    from histotune.report.page import write_report
+    from histotune.report.run_folder import add_study, load_run
+    from histotune.report.study_tables import write_latex
+
+    folder = Path(run)
+    findings = load_run(folder).findings
+    for study in add:
+        add_study(folder, findings, Path(study))
+    page = Path(out) if out is not None else folder / "report.html"
+    inputs = load_run(folder)
+    write_report(inputs, page)
+    if latex is not None:
+        write_latex(inputs, Path(latex))
+    return page
+
+
+def doctor(cache: Place | None = None, *, deep: bool = False) -> MachineDiagnosis:
+    """Say what works on this machine, and the command that mends what does not.
+
+    Args:
+        cache: Folder for embeddings; the user's own without one.
+        deep: Also import torch and multiply in each precision.
+
+    Returns:
+        The checks.
+
+    Example:
+        >>> import histotune as ht
+        >>> bool(ht.doctor().checks)
+        True
+    """
+    from histotune.tools.doctor import diagnose
+    from histotune.tools.files import user_dir
+
+    return diagnose(Path(cache) if cache is not None else user_dir("cache"), deep=deep)
+
+
+def _config(
+    tiles: TileSet | str | ExperimentConfig, data: Place | None, *, set: Fields = None, **typed: object
+) -> ExperimentConfig:
+    """Return the config of a data set that was named or read; one that is there already stays as it is."""
+    if isinstance(tiles, ExperimentConfig):
+        return tiles
+    for name in ("out", "cache"):
+        typed[name] = _path(typed.get(name))  # type: ignore[arg-type]  # a place or None
+    settings = _assignments(set)
+    if isinstance(tiles, str):
+        return build_config(tiles, data=_path(data), settings=settings, **typed)
+    made = tiles.read_from
+    if made is None:
+        return build_config("tiles", data=Path(), settings=settings, **typed)
+    recipe = str(made.code) if made.code is not None else RECIPE_BY_DATASET.get(made.name, "tiles")
+    config = build_config(recipe, data=made.path, **typed)
+    part = "source" if config.source is not None else "target"
+    bad = typed.get("on_bad_image") or made.on_bad_image
+    config = config.model_copy(update={part: made.model_copy(update={"on_bad_image": bad})})
+    return override(config, settings)
+
+
+def _changed(config: ExperimentConfig, typed: Mapping[str, object], fields: Fields) -> ExperimentConfig:
+    """Return the config of embedded tiles with what a sweep adds to it."""
+    given = {"evaluation.train_magnification": typed["train_magnification"], "evaluation.split": typed["split"],
+             "cache": typed["cache"]}  # fmt: skip
+    named = _assignments({name: value for name, value in given.items() if value is not None})
+    return override(config, [*named, *_assignments(fields)])
+
+
+def _tiles_of(tiles: TileSet | str | ExperimentConfig, config: ExperimentConfig) -> TileSet:
+    """Return tiles that were read, or read those that a config names."""
+    from histotune.datasets.read import read_dataset
+    from histotune.studies.setup import single_dataset
+
+    return read_dataset(single_dataset(config)) if isinstance(tiles, str | ExperimentConfig) else tiles
+
+
+def _plain(tiles: EmbeddedTiles | TileSet | str | ExperimentConfig) -> TileSet | None:
+    """Return tiles as they were read; None where they still have to be."""
+    if isinstance(tiles, str | ExperimentConfig):
+        return None
+    return tiles.setup.tiles if isinstance(tiles, EmbeddedTiles) else tiles
+
+
+def _bundle(head: Bundle | Place) -> Bundle:
+    from histotune.deploy.bundle import load_bundle
+
+    return load_bundle(Path(head)) if isinstance(head, str | Path) else head
+
+
+def _path(place: Place | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
+def _assignments(fields: Fields) -> list[str]:
+    """Return fields as ``--set`` takes them: ``sweep.folds=3``."""
+    if fields is None:
+        return []
+    if not isinstance(fields, Mapping):
+        return list(fields)
+    return [f"{name}={value if isinstance(value, str | Path) else json.dumps(value)}" for name, value in fields.items()]
+
+
+def _command(verb: str) -> str:
+    """Return the command line that runs, or the verb where Python calls it: a report says what it was made by."""
+    started = Path(sys.argv[0]) if sys.argv else Path()
+    by_command = started.stem == "histotune" or started.parts[-2:] == ("histotune", "__main__.py")
+    return " ".join(["histotune", *sys.argv[1:]]) if by_command else f"histotune.{verb}() in Python"

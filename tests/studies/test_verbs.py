@@ -1,0 +1,130 @@
+"""The public verbs: their examples run on rendered tiles, and the command line is a layer over them."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import histotune as ht
+from histotune.cli import main
+from histotune.studies import verbs
+from tests.conftest import write_breakhis, write_pcam
+
+ROOT = Path(ht.__file__).parent
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with a small BreakHis and a small PatchCamelyon, and user folders of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "xdg-state"))
+    write_breakhis(tmp_path)
+    write_pcam(tmp_path / "PCAM")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_examples(thing: object, name: str) -> None:
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    found = [test for test in finder.find(thing, name) if test.examples]
+    assert found, f"{name} has no example"
+    for test in found:
+        assert runner.run(test).failed == 0
+
+
+@pytest.mark.parametrize("name", ht.VERBS)
+def test_the_example_of_every_verb_runs(name: str, data: Path) -> None:
+    run_examples(getattr(verbs, name), name)
+
+
+def test_the_example_of_the_package_runs(data: Path) -> None:
+    run_examples(ht, "histotune")
+
+
+@pytest.mark.parametrize("name", ht.VERBS)
+def test_a_verb_has_at_most_twelve_arguments_and_all_of_them_are_explained(name: str) -> None:
+    verb = getattr(verbs, name)
+    parameters = inspect.signature(verb).parameters
+    assert len(parameters) <= 12
+    text = inspect.getdoc(verb) or ""
+    for parameter in parameters:
+        assert f"    {parameter}: " in text, parameter
+
+
+def options_of(command: str) -> dict[str, object]:
+    """Return the names and defaults of a command of the root."""
+    return {name: one.default for name, one in inspect.signature(getattr(main, command)).parameters.items()}
+
+
+@pytest.mark.parametrize("name", ["run", "embed", "sweep", "evaluate", "predict", "doctor", "transfer", "matrix"])
+def test_a_verb_has_the_names_and_defaults_of_the_command_line(name: str) -> None:
+    typed = options_of(name)
+    own = {"set": "settings", "watch": None, "tiles": "dataset", "head": "head"}
+    for parameter, one in inspect.signature(getattr(verbs, name)).parameters.items():
+        option = own.get(parameter, parameter)
+        if option is None or one.default is inspect.Parameter.empty:
+            continue
+        assert option in typed, f"{name} takes {parameter}, which the command does not"
+        assert typed[option] == one.default, f"{name}: {parameter}"
+
+
+def test_the_stub_names_what_the_package_gives() -> None:
+    tree = ast.parse((ROOT / "__init__.pyi").read_text(encoding="utf-8"))
+    named = {alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert named == {*ht.VERBS, *ht.RECORDS}
+
+
+def test_a_verb_that_is_a_room_too_can_be_called_after_the_room_was_imported(data: Path) -> None:
+    import histotune.audit
+    import histotune.report
+    import histotune.transfer  # noqa: F401
+
+    tiles = ht.read("breakhis", "BreaKHis_v1")
+    assert ht.audit(tiles, quick=True).verdict != "error"
+    with pytest.raises(ht.UserError, match="no finished run"):
+        ht.report(data)
+    with pytest.raises(ht.UserError, match="held-out scores"):
+        ht.transfer(data, "pcam", "PCAM")
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    code = "import sys, histotune; print({'numpy', 'torch', 'polars', 'pydantic', 'typer'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'finetunes'"):
+        ht.finetunes  # noqa: B018
+
+
+def test_a_field_that_does_not_exist_is_named_with_the_closest(data: Path) -> None:
+    tiles = ht.read("breakhis", "BreaKHis_v1")
+    with pytest.raises(ht.UserError, match=r"sweep\.folds"):
+        ht.embed(tiles, "colour-histogram", set={"sweep.fold": 3})
+
+
+def test_tiles_keep_how_they_were_read(data: Path) -> None:
+    tiles = ht.read("breakhis", "BreaKHis_v1", on_bad_image="skip")
+    assert tiles.read_from is not None
+    assert tiles.read_from.on_bad_image == "skip"
+    assert ht.embed(tiles, "colour-histogram").setup.on_bad_image == "skip"
+
+
+def test_embedded_tiles_are_swept_as_named_ones_are(data: Path) -> None:
+    tiles = ht.read("breakhis", "BreaKHis_v1")
+    few = {"sweep.folds": 3}
+    x = ht.embed(tiles, "colour-histogram")
+    one = ht.sweep(x, train_magnification="100X", out="one", set=few)
+    two = ht.sweep("breakhis", "colour-histogram", "BreaKHis_v1", train_magnification="100X", out="two", set=few)
+    assert one.head.head.head_id == two.head.head.head_id
+    again = ht.evaluate("one", tiles)
+    assert repr(again.finding) == repr(
+        ht.evaluate(one.head, "breakhis", "BreaKHis_v1").finding
+    )  # NaN differs from itself
