@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.cli.options import Data, DatasetArgument, SetField
 from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
 
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
-]
-SetField = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any field of the config: --set source.labels=eva4. Repeatable.", show_default=False),
-]
-DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
 BackboneName = Annotated[
     str | None,
     typer.Option("--backbone", help="Whose view the field of view is stated for.", show_default=False),

@@ -13,7 +13,27 @@ import typer
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
-from histotune.cli.studies import Wandb, compare, matrix, transfer, trials, with_wandb_mode
+from histotune.cli.options import (
+    Adapter,
+    AllowLeaky,
+    BackboneName,
+    Cache,
+    Cluster,
+    Data,
+    DatasetArgument,
+    Final,
+    FromRun,
+    Magnification,
+    OnBadImage,
+    Out,
+    Pcam,
+    RecipeName,
+    SetField,
+    SplitName,
+    View,
+    Wandb,
+)
+from histotune.cli.studies import compare, matrix, transfer, trials, with_wandb_mode
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
@@ -37,85 +57,6 @@ app.command()(trials)
 app.command()(matrix)
 app.command()(compare)
 app.command()(transfer)
-
-Data = Annotated[
-    Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
-]
-Pcam = Annotated[
-    Path | None,
-    typer.Option("--pcam", help="PatchCamelyon folder: external validation and direct training.", show_default=False),
-]
-Magnification = Annotated[
-    str | None,
-    typer.Option("--train-magnification", help="Magnification that trains, such as 100X.", show_default=False),
-]
-BackboneName = Annotated[
-    str | None,
-    typer.Option(
-        "--backbone",
-        help="A name out of `histotune backbones`, timm/NAME, a hub id, or a local folder saved by save_pretrained.",
-        show_default=False,
-    ),
-]
-Adapter = Annotated[
-    str | None,
-    typer.Option(
-        "--adapter",
-        help="PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub.",
-        show_default=False,
-    ),
-]
-View = Annotated[
-    str | None,
-    typer.Option(
-        "--view",
-        help="short-side-crop, square, letterbox or tiles; its scale: --set view.target_mpp=0.5. Default: as the "
-        "backbone documents it.",
-        show_default=False,
-    ),
-]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; appears when finished.", show_default=False)]
-Cache = Annotated[
-    Path | None, typer.Option("--cache", help="Folder for embeddings; safe to delete.", show_default=False)
-]
-Final = Annotated[bool, typer.Option("--final", help="Score the test part. Every scoring is counted.")]
-Cluster = Annotated[
-    str | None,
-    typer.Option("--cluster", help="'tile': intervals as if tiles were independent (TOO NARROW).", show_default=False),
-]
-OnBadImage = Annotated[
-    str | None,
-    typer.Option(
-        "--on-bad-image",
-        help="fail (default): list every image that can't be read and stop; skip: leave them out, and say so.",
-        show_default=False,
-    ),
-]
-SetField = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
-]
-DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
-SplitName = Annotated[
-    str | None,
-    typer.Option(
-        "--split",
-        help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5/fold1, pcam-official, or a split file.",
-        show_default=False,
-    ),
-]
-AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split that leaks; every row is marked LEAKY.")]
-RecipeName = Annotated[
-    str | None,
-    typer.Argument(
-        help="demo, breakhis, pcam, midnight, tiles, my_dataset.py, or a published protocol: eva-breakhis, eva-pcam, "
-        "eva-pcam-10shot, thunder-breakhis, thunder-pcam, uni-breakhis, uni-pcam.",
-        show_default=False,
-    ),
-]
-FromRun = Annotated[
-    Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)
-]
 
 
 @app.callback()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from histotune.cli.options import BackboneName, Cache, Cluster, Data, Final, OnBadImage, Out, SetField, SplitName
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
 
@@ -31,15 +32,15 @@ Matched = Annotated[
 
 def matrix(
     dataset: Annotated[str, typer.Argument(help="breakhis, tiles, or my_dataset.py: one with magnifications.")],
-    data: Annotated[Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="See `histotune backbones`.")] = None,
+    data: Data = None,
+    backbone: BackboneName = None,
     matched: Matched = False,
-    split: Annotated[str | None, typer.Option("--split", help="Folds, such as grouped-5-seed0.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder to write; appears when finished.")] = None,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="Any field of the config.")] = None,
-    cluster: Annotated[str | None, typer.Option("--cluster", help="'tile': TOO NARROW intervals.")] = None,
-    on_bad_image: Annotated[str | None, typer.Option("--on-bad-image", help="fail (default) or skip.")] = None,
+    split: SplitName = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    cluster: Cluster = None,
+    on_bad_image: OnBadImage = None,
 ) -> None:
     """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere."""
     from histotune.studies.arguments import build_config
@@ -86,30 +87,14 @@ def _price(lost: str) -> str:
 def transfer(
     head: Annotated[Path, typer.Argument(help="Folder of a finished run, which holds its held-out scores.")],
     target: Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")],
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Folder of the target, or table of tiles.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for transfer.json and transfer.html.", show_default=False)
-    ] = None,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any field of the config: --set transfer.stain=reinhard. Repeatable.",
-                     show_default=False),
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="A split of the target: its valid or test part.", show_default=False)
-    ] = None,
-    final: Annotated[bool, typer.Option("--final", help="Score the test part. Every scoring is counted.")] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option("--cluster", help="'tile': intervals as if tiles were independent (TOO NARROW).",
-                     show_default=False),
-    ] = None,
-    on_bad_image: Annotated[
-        str | None, typer.Option("--on-bad-image", help="fail (default) or skip.", show_default=False)
-    ] = None,
+    data: Data = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    split: SplitName = None,
+    final: Final = False,
+    cluster: Cluster = None,
+    on_bad_image: OnBadImage = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Embed the target again with scale and stain undone.")
     ] = True,
@@ -273,17 +258,6 @@ def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
 
 # ------------------------------------------------------------------------------
 # What the command line says about tracking: ``histotune trials``, and ``--wandb``.
-
-
-Wandb = Annotated[
-    str | None,
-    typer.Option(
-        "--wandb",
-        metavar="[offline|online]",
-        help="Also write the run to Weights & Biases: offline (the default, no login, no network) or online.",
-        show_default=False,
-    ),
-]
 
 
 def trials(
