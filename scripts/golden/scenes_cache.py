@@ -29,7 +29,7 @@ UPKEEP = Scene(
         step("embed-missing", f"embed breakhis --data breakhis {HISTOGRAM} --cache cache"),
         step("embed-damaged", f"embed breakhis --data breakhis {HISTOGRAM} --cache cache", edits.cut(SHARD, 500)),
         step("run-damaged-fits", f"sweep breakhis --data breakhis --cache cache --out head {QUICK}",
-             edits.flip("cache/fits/*.safetensors", 3000)),
+             edits.flip("cache/fits/*.safetensors", -20)),
         step("damaged-hashes", f"embed breakhis --data breakhis {HISTOGRAM} --cache cache",
              edits.cut("cache/hashes.sqlite", 1000)),
         mistake("rm-unasked", "cache rm colour-histogram --cache cache"),

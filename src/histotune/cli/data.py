@@ -38,7 +38,7 @@ NucleusUm = Annotated[
 MaxTiles = Annotated[
     int | None,
     typer.Option(
-        "--max-tiles", help="Tiles to measure, spread over groups; 0: all.  [default: 400]", show_default=False
+        "--max-tiles", help="Tiles to measure, spread over groups; 0: all.  \\[default: 400]", show_default=False
     ),
 ]
 OutFile = Annotated[Path | None, typer.Option("--out", help="JSON file with everything measured.", show_default=False)]
@@ -77,7 +77,7 @@ def split_command(
         str,
         typer.Option(
             "--split",
-            help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5[/fold1][:PATH], pcam-official, "
+            help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5\\[/fold1]\\[:PATH], pcam-official, "
             "random-images-5-seed0, or a split file to check.",
         ),
     ] = "grouped-5-seed0",
