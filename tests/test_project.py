@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import itertools
 import os
 import re
 import subprocess
@@ -109,3 +110,30 @@ def test_make_lists_its_targets() -> None:
     answer = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True)
     for target in ("demo", "test", "check", "bench", "clean", "test-newest", "test-oldest", "wheel"):
         assert f"make {target} " in answer.stdout
+
+
+@IN_A_CHECKOUT
+def test_every_file_that_the_guide_names_exists() -> None:
+    aside = {ROOT / "docs" / "log.md"}
+    pages = {ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")} - aside
+    for page in pages:
+        named = set(re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.(?:py|toml))`", page.read_text(encoding="utf-8")))
+        missing = {
+            name for name in named if not any((base / name).exists() for base in (ROOT, ROOT / "src" / "histotune"))
+        }
+        assert not missing, f"{page.name} names files that do not exist: {missing}"
+
+
+@pytest.mark.parametrize(
+    "verb", ["embed", "sweep", "evaluate", "run", "matrix", "transfer", "audit", "compare", "predict"]
+)
+@IN_A_CHECKOUT
+def test_the_way_that_the_map_shows_is_the_way_of_the_imports(verb: str) -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    row = re.search(rf"^\| {verb} \| (.*)\|$", text, flags=re.MULTILINE)
+    assert row is not None
+    files = re.findall(r"`([a-z_/]+)\.py`", row[1])
+    assert len(files) <= 3
+    for one, other in itertools.pairwise(files):
+        source = (ROOT / "src" / "histotune" / f"{one}.py").read_text(encoding="utf-8")
+        assert f"histotune.{other.replace('/', '.')} import" in source, f"{one} does not import {other}"
