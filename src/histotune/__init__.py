@@ -16,10 +16,13 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-VERBS = (
-    "read", "fetch", "audit", "split", "embed", "sweep", "evaluate", "score", "predict",
-    "transfer", "matrix", "compare", "run", "report", "doctor",
-)  # fmt: skip
+VERBS = {
+    **dict.fromkeys(("read", "fetch", "audit", "split", "doctor"), "studies.data_verbs"),
+    **dict.fromkeys(
+        ("embed", "sweep", "evaluate", "score", "predict", "transfer", "matrix", "compare", "run", "report"),
+        "studies.verbs",
+    ),
+}
 RECORDS = {
     "TileSet": "datasets.tileset",
     "Embeddings": "embeddings.space",
@@ -33,8 +36,7 @@ __all__ = ["__version__", *VERBS, *RECORDS]  # noqa: PLE0604
 
 def __getattr__(name: str) -> object:
     """Load a verb or a record when it is first asked for; ``audit``, ``transfer`` and ``report`` are rooms as well."""
-    if name in VERBS:
-        return getattr(import_module("histotune.studies.verbs"), name)
-    if name in RECORDS:
-        return getattr(import_module(f"histotune.{RECORDS[name]}"), name)
+    places = {**VERBS, **RECORDS}
+    if name in places:
+        return getattr(import_module(f"histotune.{places[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,7 +13,7 @@ import pytest
 
 import histotune as ht
 from histotune.cli import main
-from histotune.studies import verbs
+from histotune.studies import data_verbs, verbs
 from tests.conftest import write_breakhis, write_pcam
 
 ROOT = Path(ht.__file__).parent
@@ -30,6 +30,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def verb_of(name: str) -> object:
+    return getattr(data_verbs if hasattr(data_verbs, name) and ht.VERBS[name] == "studies.data_verbs" else verbs, name)
+
+
 def run_examples(thing: object, name: str) -> None:
     finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
     found = [test for test in finder.find(thing, name) if test.examples]
@@ -40,7 +44,7 @@ def run_examples(thing: object, name: str) -> None:
 
 @pytest.mark.parametrize("name", ht.VERBS)
 def test_the_example_of_every_verb_runs(name: str, data: Path) -> None:
-    run_examples(getattr(verbs, name), name)
+    run_examples(verb_of(name), name)
 
 
 def test_the_example_of_the_package_runs(data: Path) -> None:
@@ -49,7 +53,7 @@ def test_the_example_of_the_package_runs(data: Path) -> None:
 
 @pytest.mark.parametrize("name", ht.VERBS)
 def test_a_verb_has_at_most_twelve_arguments_and_all_of_them_are_explained(name: str) -> None:
-    verb = getattr(verbs, name)
+    verb = verb_of(name)
     parameters = inspect.signature(verb).parameters
     assert len(parameters) <= 12
     text = inspect.getdoc(verb) or ""
@@ -66,7 +70,7 @@ def options_of(command: str) -> dict[str, object]:
 def test_a_verb_has_the_names_and_defaults_of_the_command_line(name: str) -> None:
     typed = options_of(name)
     own = {"set": "settings", "watch": None, "tiles": "dataset", "head": "head"}
-    for parameter, one in inspect.signature(getattr(verbs, name)).parameters.items():
+    for parameter, one in inspect.signature(verb_of(name)).parameters.items():
         option = own.get(parameter, parameter)
         if option is None or one.default is inspect.Parameter.empty:
             continue

@@ -35,7 +35,7 @@ class Room(ModuleType):
 
     def __call__(self, *arguments: object, **options: object) -> object:
         """Call the verb of this name."""
-        return import_module("histotune.studies.verbs").audit(*arguments, **options)
+        return import_module("histotune.studies.data_verbs").audit(*arguments, **options)
 
 
 sys.modules[__name__].__class__ = Room

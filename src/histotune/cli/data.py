@@ -91,10 +91,10 @@ def split_command(
 ) -> None:
     """Make a split by its name, or check one from a file; show how even it is, and keep it."""
     from histotune.datasets.splits.balance import render_split
-    from histotune.studies import verbs
+    from histotune.studies import data_verbs
 
-    tiles = verbs.read(dataset, data, set=settings)
-    print(render_split(verbs.split(tiles, split=split, out=out, allow_leaky=allow_leaky), tiles))
+    tiles = data_verbs.read(dataset, data, set=settings)
+    print(render_split(data_verbs.split(tiles, split=split, out=out, allow_leaky=allow_leaky), tiles))
     if out is not None:
         print(f"split: {out}")
 
@@ -120,10 +120,10 @@ def audit(
 
     histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
     """
-    from histotune.studies import verbs
+    from histotune.studies import data_verbs
 
     out = out or Path("audits") / dataset
-    result = verbs.audit(
+    result = data_verbs.audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
     )
     raise typer.Exit(audit_and_print(result, out))
@@ -141,9 +141,9 @@ def fetch(
     """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
     from histotune.datasets.fetch.fetch import render_outcome, render_plan
     from histotune.datasets.fetch.source import FetchPlan
-    from histotune.studies import verbs
+    from histotune.studies import data_verbs
 
-    found = verbs.fetch(dataset, to, source, dry_run=dry_run)
+    found = data_verbs.fetch(dataset, to, source, dry_run=dry_run)
     print(render_plan(found) if isinstance(found, FetchPlan) else render_outcome(found))
 
 
@@ -210,9 +210,9 @@ def audit_and_print(result: Audit, out: Path) -> int:
 
 def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> TileSet:
     """Read the tiles that the command line names."""
-    from histotune.studies import verbs
+    from histotune.studies import data_verbs
 
-    return verbs.read(dataset, data, set=settings)
+    return data_verbs.read(dataset, data, set=settings)
 
 
 def croissant_and_print(dataset: str, data: Path | None, out: Path, settings: Sequence[str] | None) -> None:

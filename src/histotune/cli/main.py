@@ -304,10 +304,10 @@ def doctor(
 ) -> None:
     """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't."""
     from histotune.cli.run import console
-    from histotune.studies import verbs
+    from histotune.studies import data_verbs
     from histotune.tools.doctor import render
 
-    console().print(render(verbs.doctor(cache, deep=deep)))
+    console().print(render(data_verbs.doctor(cache, deep=deep)))
 
 
 def _join_ranks(command: str) -> bool:

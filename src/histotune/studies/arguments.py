@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histotune.datasets.config import check_on_bad_image
 from histotune.images.config import check_view_name
-from histotune.studies.config import load_config, override, parse_config
+from histotune.studies.config import ExperimentConfig, load_config, override, parse_config
 from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from histotune.studies.config import ExperimentConfig
+    from histotune.datasets.tileset import TileSet
+    from histotune.deploy.bundle import Bundle
+
+Fields = Mapping[str, object] | Sequence[str] | None
+"""Fields of the config by dotted names, as ``{"sweep.folds": 3}``, or as the command line takes them."""
+Place = str | Path
+RECIPE_BY_DATASET = {"patch_camelyon": "pcam", "breakhis": "breakhis", "tiles": "tiles"}
 
 
 def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa: ANN401  (command-line options)
@@ -70,3 +79,69 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
         data["cohort_path"] = str(cohort)
         data["source"]["path"], data["target"]["path"] = str(cohort / "breakhis"), str(cohort / "pcam")
     return parse_config(data)
+
+
+def config_of(
+    tiles: TileSet | str | ExperimentConfig, data: Place | None, *, set: Fields = None, **typed: object
+) -> ExperimentConfig:
+    """Return the config of a data set that was named or read; one that is there already stays as it is."""
+    if isinstance(tiles, ExperimentConfig):
+        return tiles
+    for name in ("out", "cache"):
+        typed[name] = path_of(typed.get(name))  # type: ignore[arg-type]  # a place or None
+    settings = assignments(set)
+    if isinstance(tiles, str):
+        return build_config(tiles, data=path_of(data), settings=settings, **typed)
+    made = tiles.read_from
+    if made is None:
+        return build_config("tiles", data=Path(), settings=settings, **typed)
+    recipe = str(made.code) if made.code is not None else RECIPE_BY_DATASET.get(made.name, "tiles")
+    config = build_config(recipe, data=made.path, **typed)
+    part = "source" if config.source is not None else "target"
+    bad = typed.get("on_bad_image") or made.on_bad_image
+    config = config.model_copy(update={part: made.model_copy(update={"on_bad_image": bad})})
+    return override(config, settings)
+
+
+def changed_config(config: ExperimentConfig, typed: Mapping[str, object], fields: Fields) -> ExperimentConfig:
+    """Return the config of embedded tiles with what a sweep adds to it."""
+    given = {"evaluation.train_magnification": typed["train_magnification"], "evaluation.split": typed["split"],
+             "cache": typed["cache"]}  # fmt: skip
+    named = assignments({name: value for name, value in given.items() if value is not None})
+    return override(config, [*named, *assignments(fields)])
+
+
+def tiles_of(tiles: TileSet | str | ExperimentConfig, config: ExperimentConfig) -> TileSet:
+    """Return tiles that were read, or read those that a config names."""
+    from histotune.datasets.read import read_dataset
+    from histotune.studies.setup import single_dataset
+
+    return read_dataset(single_dataset(config)) if isinstance(tiles, str | ExperimentConfig) else tiles
+
+
+def bundle_of(head: Bundle | Place) -> Bundle:
+    """Return a head with its backbone and view, loaded where its folder is named."""
+    from histotune.deploy.bundle import load_bundle
+
+    return load_bundle(Path(head)) if isinstance(head, str | Path) else head
+
+
+def path_of(place: Place | None) -> Path | None:
+    """Return a place as a path; None stays None."""
+    return None if place is None else Path(place)
+
+
+def assignments(fields: Fields) -> list[str]:
+    """Return fields as ``--set`` takes them: ``sweep.folds=3``."""
+    if fields is None:
+        return []
+    if not isinstance(fields, Mapping):
+        return list(fields)
+    return [f"{name}={value if isinstance(value, str | Path) else json.dumps(value)}" for name, value in fields.items()]
+
+
+def command_of(verb: str) -> str:
+    """Return the command line that runs, or the verb where Python calls it: a report says what it was made by."""
+    started = Path(sys.argv[0]) if sys.argv else Path()
+    by_command = started.stem == "histotune" or started.parts[-2:] == ("histotune", "__main__.py")
+    return " ".join(["histotune", *sys.argv[1:]]) if by_command else f"histotune.{verb}() in Python"

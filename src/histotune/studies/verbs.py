@@ -6,25 +6,29 @@ Arguments have the command line's names and defaults; every other field of the c
 
 from __future__ import annotations
 
-import json
-import sys
-import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.studies.arguments import build_config
+from histotune.studies.arguments import (
+    Fields,
+    Place,
+    assignments,
+    build_config,
+    bundle_of,
+    changed_config,
+    command_of,
+    config_of,
+    path_of,
+    tiles_of,
+)
 from histotune.studies.config import ExperimentConfig, override
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import polars as pl
 
-    from histotune.audit.verdicts import Audit
-    from histotune.datasets.fetch.source import FetchOutcome, FetchPlan
-    from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.space import Embeddings
@@ -39,12 +43,6 @@ if TYPE_CHECKING:
     from histotune.studies.setup import Setup
     from histotune.studies.stages import EvaluationOutcome, SweepOutcome
     from histotune.studies.transfer import TransferOutcome
-    from histotune.tools.doctor import MachineDiagnosis
-
-Fields = Mapping[str, object] | Sequence[str] | None
-"""Fields of the config by dotted names, as ``{"sweep.folds": 3}``, or as the command line takes them."""
-Place = str | Path
-RECIPE_BY_DATASET = {"patch_camelyon": "pcam", "breakhis": "breakhis", "tiles": "tiles"}
 
 
 @dataclass(frozen=True)
@@ -72,177 +70,6 @@ class EmbeddedTiles:
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.material.tiles)
-
-
-def read(dataset: str, data: Place | None = None, *, on_bad_image: str | None = None, set: Fields = None) -> TileSet:
-    """Read a data set's files into a table of tiles; no pixel is decoded.
-
-    Args:
-        dataset: ``breakhis``, ``pcam``, ``tiles``, or a Python file that reads one.
-        data: Folder of the data set, or table of tiles.
-        on_bad_image: ``fail`` (default) or ``skip``: what becomes of images that can't be read.
-        set: Further fields, such as ``{"source.labels": "eva4"}``.
-
-    Returns:
-        One row per labelled tile, with its group, class, magnification and scale.
-
-    Raises:
-        UserError: The folder is missing or holds something else.
-
-    Example:
-        >>> import histotune as ht
-        >>> tiles = ht.read("breakhis", "BreaKHis_v1")
-        >>> len(tiles), tiles.n_groups, tiles.class_names
-        (72, 12, ('benign', 'malignant'))
-    """
-    from histotune.datasets.read import read_dataset
-    from histotune.studies.setup import single_dataset
-
-    typed = {"data": _path(data), "on_bad_image": on_bad_image, "settings": _assignments(set)}
-    return read_dataset(single_dataset(build_config(dataset, **typed)))
-
-
-def fetch(
-    dataset: str, to: Place | None = None, source: str | None = None, *, dry_run: bool = False
-) -> FetchPlan | FetchOutcome:
-    """Get a data set from its own home: resumed where it stopped, verified, unpacked.
-
-    Args:
-        dataset: ``breakhis`` or ``pcam``.
-        to: Folder to write; the user's data folder without one.
-        source: ``home`` (default), ``kaggle``, or for PatchCamelyon ``hub``.
-        dry_run: Only list files, checks and space.
-
-    Returns:
-        What was fetched, or what would be.
-
-    Raises:
-        UserError: No such data set or source, no space, or nothing came.
-
-    Example:
-        >>> import histotune as ht
-        >>> plan = ht.fetch("pcam", "PCAM", dry_run=True)
-        >>> plan.source.name
-        'home'
-    """
-    import logging
-
-    import numpy as np
-
-    from histotune.datasets.fetch import fetch as room
-    from histotune.datasets.fetch.source import NetworkConfig, Transfer
-
-    folder = room.default_folder(dataset) if to is None else Path(to).expanduser()
-    config = NetworkConfig()
-    if dry_run:
-        return room.plan_fetch(dataset, folder, source, config)
-    # Unseeded on purpose: the jitter keeps machines apart that were cut off together.
-    say = logging.getLogger("histotune.fetch").info
-    return room.fetch(dataset, folder, source, Transfer(config, np.random.default_rng(), say, time.sleep))
-
-
-def audit(
-    tiles: TileSet | str,
-    data: Place | None = None,
-    *,
-    split: str | None = None,
-    out: Place | None = None,
-    quick: bool = False,
-    embeddings: bool = False,
-    cache: Place | None = None,
-    set: Fields = None,
-) -> Audit:
-    """Look for duplicates, leaks across the split, blank tiles, imbalance and odd stain; a verdict for each.
-
-    Args:
-        tiles: What :func:`read` gave, or a data set's name.
-        data: Folder of the data set, where it is named.
-        split: Name or file of the split to check.
-        out: Folder for ``audit.html`` and ``audit.json``; None writes none.
-        quick: Names only; no pixel is read.
-        embeddings: Also look for overlapping fields among cached embeddings.
-        cache: Folder for embeddings.
-        set: Further fields of the config.
-
-    Returns:
-        The findings and the verdict.
-
-    Raises:
-        UserError: The data set can't be read, or the split is not one.
-
-    Example:
-        >>> import histotune as ht
-        >>> found = ht.audit(ht.read("breakhis", "BreaKHis_v1"), quick=True)
-        >>> found.verdict in ("ok", "note", "warning", "error")
-        True
-    """
-    from histotune.audit.audit import AuditRequest, finest_labels, unread_files
-    from histotune.audit.audit import audit as look
-    from histotune.audit.verdicts import AuditConfig
-    from histotune.datasets.read import read_dataset
-    from histotune.datasets.splits.named import find_split
-    from histotune.report.pictures import audit_pictures
-    from histotune.report.study_pages import write_audit
-    from histotune.studies.setup import single_dataset
-
-    config = _config(tiles, data, cache=cache, set=set)
-    source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
-    found = read_dataset(source)
-    # a leaky split too is checked, since leaks are what an audit is for
-    checked = None if split is None else find_split(split, found, allow_leaky=True)
-    request = AuditRequest(
-        tiles=found,
-        split=checked,
-        finest=finest_labels(source),
-        config=AuditConfig(quick=quick),
-        loader=config.loader,
-        cache=config.cache if embeddings else None,
-        unread=() if quick else unread_files(source.path, found),
-    )
-    result = look(request)
-    if out is not None:
-        write_audit(result, audit_pictures(result, found, checked, config.loader), Path(out))
-    return result
-
-
-def split(
-    tiles: TileSet | str,
-    data: Place | None = None,
-    *,
-    split: str = "grouped-5-seed0",
-    out: Place | None = None,
-    allow_leaky: bool = False,
-    set: Fields = None,
-) -> Split:
-    """Make a split by its name, or check one from a file.
-
-    Args:
-        tiles: What :func:`read` gave, or a data set's name.
-        data: Folder of the data set, where it is named.
-        split: ``grouped-5-seed0``, ``holdout-20-seed0``, ``eva``, ``thunder``, ``authors-5``, ``pcam-official``, or a
-            file.
-        out: File to write; None writes none.
-        allow_leaky: Take a split with groups on two sides; it is marked LEAKY.
-        set: Further fields of the config.
-
-    Returns:
-        The split, by tile id.
-
-    Raises:
-        UserError: No such split, or one that leaks.
-
-    Example:
-        >>> import histotune as ht
-        >>> folds = ht.split(ht.read("breakhis", "BreaKHis_v1"), split="grouped-3-seed0")
-        >>> len(folds.sides), folds.leaky
-        (3, False)
-    """
-    from histotune.datasets.splits.named import find_split, save_split
-
-    found = find_split(split, _tiles_of(tiles, _config(tiles, data, set=set)), allow_leaky=allow_leaky)
-    if out is not None:
-        save_split(found, Path(out))
-    return found
 
 
 def embed(
@@ -283,8 +110,8 @@ def embed(
     from histotune.studies.setup import set_up
 
     typed = {"adapter": adapter, "view": view, "cache": cache, "on_bad_image": on_bad_image}
-    config = _config(tiles, data, backbone=backbone, set=set, **typed)
-    setup = set_up(config, _tiles_of(tiles, config))
+    config = config_of(tiles, data, backbone=backbone, set=set, **typed)
+    setup = set_up(config, tiles_of(tiles, config))
     return EmbeddedTiles(setup, setup.embed())
 
 
@@ -331,9 +158,9 @@ def sweep(
 
     typed = {"train_magnification": train_magnification, "split": split, "cache": cache}
     if isinstance(tiles, EmbeddedTiles):
-        config = _changed(tiles.setup.config, typed, set)
+        config = changed_config(tiles.setup.config, typed, set)
     else:
-        config = _config(tiles, data, backbone=backbone, set=set, **typed)
+        config = config_of(tiles, data, backbone=backbone, set=set, **typed)
     config = config.model_copy(update={"out": Path(out) if out is not None else Path("heads") / config.recipe})
     refuse_foreign_folder(config.out)
     return sweep_tiles(config, None if isinstance(tiles, str | ExperimentConfig) else _plain(tiles), watch)
@@ -379,8 +206,8 @@ def evaluate(
     from histotune.studies.stages import evaluate_head
 
     typed = {"cache": cache, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
-    config = _config(tiles, data, set=set, **typed)
-    return evaluate_head(_bundle(head), config, _plain(tiles))
+    config = config_of(tiles, data, set=set, **typed)
+    return evaluate_head(bundle_of(head), config, _plain(tiles))
 
 
 def score(
@@ -458,10 +285,10 @@ def predict(
     from histotune.deploy.predict import predict as apply
     from histotune.studies.setup import backbone_of_head
 
-    config = override(ExperimentConfig(recipe="predict"), _assignments(set))
+    config = override(ExperimentConfig(recipe="predict"), assignments(set))
     folder = Path(cache) if cache is not None else config.cache
     settings = PredictSettings(config.embedding, config.loader, folder, check_on_bad_image(on_bad_image or "fail"), mpp)
-    bundle = _bundle(head)
+    bundle = bundle_of(head)
     given = [Path(images)] if isinstance(images, str | Path) else [Path(image) for image in images]
     table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
     if out is not None:
@@ -521,8 +348,8 @@ def transfer(
     else:
         folder = Path(out) if out is not None else Path("transfers") / f"{place.resolve().name}-{Path(target).stem}"
         typed = {"cache": cache, "split": split, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
-        config = _config(target, data, out=folder, set=set, **typed)
-    return run_transfer(place, config, redact(_command("transfer")), images=images)
+        config = config_of(target, data, out=folder, set=set, **typed)
+    return run_transfer(place, config, redact(command_of("transfer")), images=images)
 
 
 def matrix(
@@ -568,9 +395,9 @@ def matrix(
     from histotune.studies.matrix import run_matrix
 
     typed = {"split": split, "cache": cache, "cluster": cluster, "on_bad_image": on_bad_image}
-    config = _config(dataset, data, backbone=backbone, set=set, **typed)
+    config = config_of(dataset, data, backbone=backbone, set=set, **typed)
     config = config.model_copy(update={"out": Path(out) if out else Path("runs") / f"{config.recipe}-matrix"})
-    return run_matrix(config, _command("matrix"), matched=matched)
+    return run_matrix(config, command_of("matrix"), matched=matched)
 
 
 def compare(
@@ -615,7 +442,7 @@ def compare(
 
     folders = tuple(Path(run) for run in runs)
     asked = CompareRequest(folders, tuple(metrics), tuple(pairs), first, permutations, seed)
-    return compare_folders(asked, None if out is None else Path(out), _command("compare"))
+    return compare_folders(asked, None if out is None else Path(out), command_of("compare"))
 
 
 def run(
@@ -668,12 +495,12 @@ def run(
     if isinstance(recipe, ExperimentConfig):
         config = recipe
     else:
-        typed = {"train_magnification": train_magnification, "backbone": backbone, "out": _path(out),
-                 "cache": _path(cache), "split": split, "final": final, "on_bad_image": on_bad_image,
-                 "from_run": _path(from_run), "settings": _assignments(set)}  # fmt: skip
-        config = build_config(recipe, data=_path(data), pcam=_path(pcam), **typed)
+        typed = {"train_magnification": train_magnification, "backbone": backbone, "out": path_of(out),
+                 "cache": path_of(cache), "split": split, "final": final, "on_bad_image": on_bad_image,
+                 "from_run": path_of(from_run), "settings": assignments(set)}  # fmt: skip
+        config = build_config(recipe, data=path_of(data), pcam=path_of(pcam), **typed)
     study = run_experiment if config.protocol is None else run_protocol
-    return study(config, _command("run"))
+    return study(config, command_of("run"))
 
 
 def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), latex: Place | None = None) -> Path:
@@ -714,93 +541,8 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
     return page
 
 
-def doctor(cache: Place | None = None, *, deep: bool = False) -> MachineDiagnosis:
-    """Say what works on this machine, and the command that mends what does not.
-
-    Args:
-        cache: Folder for embeddings; the user's own without one.
-        deep: Also import torch and multiply in each precision.
-
-    Returns:
-        The checks.
-
-    Example:
-        >>> import histotune as ht
-        >>> bool(ht.doctor().checks)
-        True
-    """
-    from histotune.tools.doctor import diagnose
-    from histotune.tools.files import user_dir
-
-    return diagnose(Path(cache) if cache is not None else user_dir("cache"), deep=deep)
-
-
-def _config(
-    tiles: TileSet | str | ExperimentConfig, data: Place | None, *, set: Fields = None, **typed: object
-) -> ExperimentConfig:
-    """Return the config of a data set that was named or read; one that is there already stays as it is."""
-    if isinstance(tiles, ExperimentConfig):
-        return tiles
-    for name in ("out", "cache"):
-        typed[name] = _path(typed.get(name))  # type: ignore[arg-type]  # a place or None
-    settings = _assignments(set)
-    if isinstance(tiles, str):
-        return build_config(tiles, data=_path(data), settings=settings, **typed)
-    made = tiles.read_from
-    if made is None:
-        return build_config("tiles", data=Path(), settings=settings, **typed)
-    recipe = str(made.code) if made.code is not None else RECIPE_BY_DATASET.get(made.name, "tiles")
-    config = build_config(recipe, data=made.path, **typed)
-    part = "source" if config.source is not None else "target"
-    bad = typed.get("on_bad_image") or made.on_bad_image
-    config = config.model_copy(update={part: made.model_copy(update={"on_bad_image": bad})})
-    return override(config, settings)
-
-
-def _changed(config: ExperimentConfig, typed: Mapping[str, object], fields: Fields) -> ExperimentConfig:
-    """Return the config of embedded tiles with what a sweep adds to it."""
-    given = {"evaluation.train_magnification": typed["train_magnification"], "evaluation.split": typed["split"],
-             "cache": typed["cache"]}  # fmt: skip
-    named = _assignments({name: value for name, value in given.items() if value is not None})
-    return override(config, [*named, *_assignments(fields)])
-
-
-def _tiles_of(tiles: TileSet | str | ExperimentConfig, config: ExperimentConfig) -> TileSet:
-    """Return tiles that were read, or read those that a config names."""
-    from histotune.datasets.read import read_dataset
-    from histotune.studies.setup import single_dataset
-
-    return read_dataset(single_dataset(config)) if isinstance(tiles, str | ExperimentConfig) else tiles
-
-
 def _plain(tiles: EmbeddedTiles | TileSet | str | ExperimentConfig) -> TileSet | None:
     """Return tiles as they were read; None where they still have to be."""
     if isinstance(tiles, str | ExperimentConfig):
         return None
     return tiles.setup.tiles if isinstance(tiles, EmbeddedTiles) else tiles
-
-
-def _bundle(head: Bundle | Place) -> Bundle:
-    from histotune.deploy.bundle import load_bundle
-
-    return load_bundle(Path(head)) if isinstance(head, str | Path) else head
-
-
-def _path(place: Place | None) -> Path | None:
-    return None if place is None else Path(place)
-
-
-def _assignments(fields: Fields) -> list[str]:
-    """Return fields as ``--set`` takes them: ``sweep.folds=3``."""
-    if fields is None:
-        return []
-    if not isinstance(fields, Mapping):
-        return list(fields)
-    return [f"{name}={value if isinstance(value, str | Path) else json.dumps(value)}" for name, value in fields.items()]
-
-
-def _command(verb: str) -> str:
-    """Return the command line that runs, or the verb where Python calls it: a report says what it was made by."""
-    started = Path(sys.argv[0]) if sys.argv else Path()
-    by_command = started.stem == "histotune" or started.parts[-2:] == ("histotune", "__main__.py")
-    return " ".join(["histotune", *sys.argv[1:]]) if by_command else f"histotune.{verb}() in Python"
