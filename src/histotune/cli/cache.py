@@ -13,6 +13,7 @@ import typer
 from histotune.cli.run import build_config
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
+from histotune.tools.marks import EXTERNAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -383,7 +384,7 @@ def _print_spaces(inventory: Inventory) -> None:
 
 
 def _state(space: SpaceFacts) -> str:
-    words = [("EXTERNAL", space.external), ("in use", space.in_use), ("damaged", bool(space.damaged)),
+    words = [(EXTERNAL, space.external), ("in use", space.in_use), ("damaged", bool(space.damaged)),
              ("interrupted", bool(space.n_pending) and not space.in_use)]  # fmt: skip
     return ", ".join(word for word, is_so in words if is_so)
 

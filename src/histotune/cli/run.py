@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes
+from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
 
     outcome = evaluate_only(head, config)
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
-    synthetic = "SYNTHETIC" in rows[0].arm.marks
+    synthetic = SYNTHETIC in rows[0].arm.marks
     _console().print(SummaryTable(outcome.finding.title, synthetic, rows))
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)

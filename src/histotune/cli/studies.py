@@ -12,6 +12,7 @@ import typer
 
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
+from histotune.tools.marks import PROBE, arm_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -424,7 +425,7 @@ def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
         table = table.filter(table[column] == name)
     if chosen.everything:
         return table
-    return table.filter((table["arm"] == "probe") & (table["training_set"] == "all"))
+    return table.filter((table["arm"] == PROBE) & (table["training_set"] == "all"))
 
 
 def _print_trials(trained_on: str, trials: pl.DataFrame, top: int) -> None:
@@ -450,7 +451,8 @@ def _settings(text: str) -> str:
 def _remark(row: dict[str, Any]) -> str:
     words = (("chosen, optimistic", row["chosen"]), ("diverged", row["diverged"]),
              ("not converged", not row["converged"] and not row["diverged"]),
-             (row["arm"], row["arm"] != "probe"), (row["training_set"], row["training_set"] != "all"))  # fmt: skip
+             (arm_words(row["arm"]), row["arm"] != PROBE),
+             (row["training_set"], row["training_set"] != "all"))  # fmt: skip
     return ", ".join(word for word, is_so in words if is_so)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.read import known_specs
+from histotune.tools.marks import SYNTHETIC
 from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _few_groups(labelled: pl.DataFrame) -> list[str]:
 
 
 def _headline(d: Description) -> str:
-    lines = [f"SYNTHETIC {d.title}" if d.synthetic else d.title]
+    lines = [f"{SYNTHETIC} {d.title}" if d.synthetic else d.title]
     lines.append(f"{d.n_tiles:,} tiles, {d.n_groups:,} groups ({d.group})")
     if d.n_source_patients:
         lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {d.n_groups:,} groups")

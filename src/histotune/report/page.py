@@ -31,7 +31,6 @@ from histotune.report.sweep_figures import (
 )
 from histotune.report.tables import RobustnessSection, ScoreTable, robustness_section, score_tables
 from histotune.report.words import (
-    SYNTHETIC,
     count,
     covered_score,
     group_count,
@@ -43,6 +42,7 @@ from histotune.report.words import (
     threshold,
 )
 from histotune.tools.files import canonical_json, write_text
+from histotune.tools.marks import LEAKY, SYNTHETIC
 from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(SYNTHETIC=SYNTHETIC, LEAKY=LEAKY)
     environment.filters.update(count=count, group_count=group_count, number=number, score=covered_score)
     for words in (selected_score, nested_estimates, temperature, threshold, runners_up):
         environment.filters[words.__name__] = words
@@ -330,7 +331,7 @@ def show_added(added: Added) -> AddedSections:
         for one in added.transfers
     ]  # fmt: skip
     matrices = [
-        MatrixSection(study, tuple(show_matrix(matrix, "SYNTHETIC" in study.marks) for matrix in study.matrices))
+        MatrixSection(study, tuple(show_matrix(matrix, SYNTHETIC in study.marks) for matrix in study.matrices))
         for study in added.matrices
     ]
     return AddedSections(tuple(transfers), tuple(matrices))

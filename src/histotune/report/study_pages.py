@@ -21,8 +21,9 @@ from histotune.report.study_figures import (
     show_matrix,
 )
 from histotune.report.study_tables import PlainTable, plain_tables, score_text
-from histotune.report.words import SYNTHETIC, covered_score, format_score, metric_label, number
+from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.files import write_json, write_text
+from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _ranks(ranking: Ranking) -> PlainTable:
 
 def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
     """Return the page's HTML; equal inputs give equal text."""
-    synthetic = "SYNTHETIC" in study.marks
+    synthetic = SYNTHETIC in study.marks
     return render_template(
         page_environment(),
         "matrix.html.j2",
@@ -274,7 +275,7 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
     write_text(folder / "matrix.csv", cells_csv(study))
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
     (folder / "plots").mkdir(exist_ok=True)
-    synthetic = "SYNTHETIC" in study.marks
+    synthetic = SYNTHETIC in study.marks
     for place, matrix in enumerate(study.matrices, 1):
         write_text(folder / "plots" / f"matrix-{place}.svg", standalone(matrix_panel(matrix, synthetic)))
         differences = difference_panel(matrix, synthetic)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from histotune.published.leaderboard import Protocol
 from histotune.report.tables import score_tables
-from histotune.report.words import SYNTHETIC, number
+from histotune.report.words import number
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.files import write_text
+from histotune.tools.marks import SYNTHETIC
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:

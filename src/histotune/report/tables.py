@@ -8,18 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.crossfit import REPEATED
 from histotune.heads.calibrate import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
 from histotune.heads.sweep import CONTEXT, OUTCOME
 from histotune.report.words import (
-    FLOORS,
     METRIC_LABELS,
     PROBABILITY_METRICS,
-    PROBE,
-    RANDOM_SPLIT,
-    SHORT_FLOORS,
-    SYNTHETIC,
     Cell,
     Footnotes,
     count,
@@ -34,6 +28,7 @@ from histotune.report.words import (
     sample_size,
     score_cell,
 )
+from histotune.tools.marks import FLOORS, LEAKY, PROBE, RANDOM_SPLIT, REPEATED, SYNTHETIC, arm_words, short_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -111,7 +106,7 @@ def _probe_rows(
             yield SummaryRow("  ± SD, other training cases", repeated)
         best = _best_floor(finding.rows if finding else (), arm.domain) if floor else None
         if best is not None:
-            yield SummaryRow(f"  floor: {SHORT_FLOORS[best.arm]}", best)
+            yield SummaryRow(f"  floor: {short_words(best.arm)}", best)
 
 
 def _without_prefix(domain: str, label: str) -> str:
@@ -251,7 +246,7 @@ def _score_table(finding: Finding) -> ScoreTable:
     trained_on = usual[0][0] if usual else ""
     groups = tuple(
         RowGroup(
-            arm=name,
+            arm=arm_words(name),
             trained_on="" if origin == trained_on else _origin(origin),
             floor=name in FLOORS,
             rows=tuple(_row(arm, names, common, notes) for arm in arms),
@@ -361,7 +356,7 @@ def robustness_lines(table: RobustnessTable) -> Iterator[str]:
 
 def _robustness_row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) -> RobustnessRow:
     score = arm.scores[0]
-    name = backbone if arm.arm == PROBE else SHORT_FLOORS.get(arm.arm, arm.arm)
+    name = backbone if arm.arm == PROBE else short_words(arm.arm)
     return RobustnessRow(
         label=f"{name}, {arm.domain}" if several else name,
         reads=arm.trained_on,
@@ -485,9 +480,9 @@ def audit_table(audit: Audit) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{audit.title}{' · SYNTHETIC data' if audit.synthetic else ''}: {audit.n_tiles:,} tiles, "
+    title = f"{audit.title}{f' · {SYNTHETIC} data' if audit.synthetic else ''}: {audit.n_tiles:,} tiles, "
     title += f"{audit.n_groups:,} groups" + (f", split {audit.split.name}" if audit.split else "")
-    leaky = " LEAKY" if audit.split and audit.split.leaky else ""
+    leaky = f" {LEAKY}" if audit.split and audit.split.leaky else ""
     table = Table(title=Text(title).append(leaky, "bold red"), box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("Looked at", max_width=24)

@@ -11,9 +11,9 @@ import polars as pl
 from histotune.evaluation.run_comparison import Contender
 from histotune.report.figures import class_names_of
 from histotune.report.run_folder import load_run
-from histotune.report.words import PROBE
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.tools.errors import UserError
+from histotune.tools.marks import PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,6 @@ from histotune.backbones.catalog import find_backbone, pinned_config
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.embeddings.space import chosen_view
-from histotune.evaluation.findings import TOO_NARROW
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.magnifications import (
@@ -30,6 +29,7 @@ from histotune.report.study_pages import save_matrices
 from histotune.studies.setup import embed_dataset, refuse_foreign_folder, single_dataset
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.marks import TOO_NARROW
 
 if TYPE_CHECKING:
     from histotune.backbones.spec import BackboneSpec

@@ -14,7 +14,7 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.datasets.tileset import require_classes
 from histotune.deploy.bundle import Bundle, load_bundle, save_bundle
 from histotune.embeddings.space import EmbedRequest, chosen_view
-from histotune.evaluation.findings import LEAKY, PROBE, Finding
+from histotune.evaluation.findings import Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
@@ -40,6 +40,7 @@ from histotune.studies.tracking import (
     with_origin,
 )
 from histotune.tools.files import atomic_folder, hash_bytes
+from histotune.tools.marks import LEAKY, PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
