@@ -220,7 +220,7 @@ def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | N
     from histotune.datasets.read import read_dataset
     from histotune.report.pictures import audit_pictures
     from histotune.report.study_pages import write_audit
-    from histotune.report.tables import audit_table
+    from histotune.report.tables import AUDIT_LAYOUT, audit_table
     from histotune.studies.setup import single_dataset
 
     config = build_config(dataset, data=data, settings=settings, cache=options.cache)
@@ -239,7 +239,7 @@ def audit_and_print(dataset: str, data: Path | None, settings: Sequence[str] | N
     result = audit(request)
     out = options.out or Path("audits") / dataset
     write_audit(result, audit_pictures(result, tiles, split, config.loader), out)
-    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result))
+    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
     return 1 if result.verdict == "error" else 0
 

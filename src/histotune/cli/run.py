@@ -108,7 +108,7 @@ def estimate_and_print(config: ExperimentConfig) -> None:
 
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
-    from histotune.report.tables import BestSoFar, trials_table
+    from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies.setup import refuse_foreign_folder
     from histotune.studies.stages import embed_only, sweep_only
@@ -122,7 +122,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     with live_line() as show:
         outcome = sweep_only(config, BestSoFar(show) if sys.stderr.isatty() else None)
     choice = outcome.choice
-    _console().print(trials_table(outcome.result.trials, choice.n_groups))
+    _console().print(trials_table(outcome.result.trials, choice.n_groups).as_rich(TRIALS_LAYOUT))
     print(
         f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on "
         f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"

@@ -20,7 +20,7 @@ from histotune.report.figures import (
 )
 from histotune.report.run_folder import LABEL_EFFICIENCY_FILE
 from histotune.report.study_figures import ShownMatrix, few_shot_figure, recovery_figures, show_matrix
-from histotune.report.study_tables import plain_tables
+from histotune.report.study_tables import transfer_tables
 from histotune.report.sweep_figures import (
     TrainedOn,
     label_efficiency_figure,
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
     from histotune.evaluation.magnifications import MatrixStudy
     from histotune.report.run_folder import Added, ReportInputs, Thumbnail
-    from histotune.report.study_tables import PlainTable
     from histotune.statistics.predictions import IntervalConfig
+    from histotune.tools.table import Table
     from histotune.transfer.case import Diagnosis
 
 
@@ -300,7 +300,7 @@ class TransferSection:
     found: Diagnosis
     recoveries: tuple[Figure, ...]
     few_shot: Figure | None
-    tables: tuple[PlainTable, ...]
+    tables: tuple[Table, ...]
     ledger: str
     command: str
 
@@ -325,7 +325,7 @@ def show_added(added: Added) -> AddedSections:
     """Draw the added studies."""
     transfers = [
         TransferSection(
-            one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), tuple(plain_tables(one.found)),
+            one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), transfer_tables(one.found),
             one.ledger, redact(one.command),
         )
         for one in added.transfers

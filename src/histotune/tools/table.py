@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -95,6 +96,9 @@ class Layout:
 
 
 LINED = Layout()
+PADDED = Layout(is_padded=True)
+CENTRED = Layout(title="center", is_padded=True)
+OPEN = Layout(lines=False, title="center", gap=1)
 
 
 @dataclass(frozen=True)
@@ -269,10 +273,12 @@ def align_columns(title: str, cells: Sequence[Sequence[str]], numeric: Sequence[
 def _rich_text(cell: Cell, style: str = "") -> Text:
     from rich.text import Text
 
-    shown = Text(style=style)
-    for span in (Span(cell),) if isinstance(cell, str) else cell:
-        shown.append(span.text, STYLES[span.tone] or None)
-    return shown
+    if isinstance(cell, str):
+        return Text(cell, style)
+    if len(cell) == 1:
+        return Text(cell[0].text, STYLES[cell[0].tone])
+    by_tone = groupby(cell, key=lambda span: span.tone)
+    return Text.assemble(*(("".join(span.text for span in spans), STYLES[tone]) for tone, spans in by_tone))
 
 
 def _rich_title(table: Table, layout: Layout) -> Text:
