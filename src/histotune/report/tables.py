@@ -78,6 +78,13 @@ def summary_table(findings: Findings) -> SummaryTable:
     return SummaryTable(findings.title, findings.synthetic, tuple(_summary_rows(findings)))
 
 
+def findings_table(findings: Findings) -> Table:
+    """Return the run's main numbers as a table, with the reasons for what is missing."""
+    notes = Footnotes()
+    table = _summary(summary_table(findings), notes, stacked=False)
+    return replace(table, notes=tuple(f"{letter}: {reason}" for letter, reason in notes.items()))
+
+
 def _summary_rows(findings: Findings) -> Iterator[SummaryRow]:
     trained = _probe_domains(findings, "in-domain")
     yield from _probe_rows(findings, "in-domain", "in-domain: ", skip=(), floor=True)
