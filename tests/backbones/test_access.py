@@ -204,7 +204,7 @@ def test_a_table_of_answers_shows_no_token() -> None:
 
     console = Console(width=160, record=True, file=io.StringIO())
     reports = check_access(["uni", "conch"], FakeHub(gated="auto", access=hub_error("GatedRepoError", 403)))
-    console.print(access_table(reports))
+    console.print(access_table(reports).as_rich())
     text = console.export_text()
     assert "can't be used yet" in text and "not accepted" in text
     assert SECRET not in text

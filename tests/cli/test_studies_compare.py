@@ -93,7 +93,7 @@ def test_mean_ranks_stand_on_the_page_and_in_a_table(tmp_path: Path) -> None:
     ranks = rank_arms(values, [f"set {n}" for n in range(6)], ["a", "b", "c"])
     found = RunComparison(("a", "b", "c"), (), (Ranking("auroc", ranks),))
     (table,) = comparison_tables(found)
-    assert table.rows[0] == ("c", f"{ranks.mean_ranks[0]:.2f}") and "Friedman" in table.title
+    assert table.rows[0].texts == ("c", f"{ranks.mean_ranks[0]:.2f}") and "Friedman" in table.title
     write_comparison_page(found, "histotune compare", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"critical difference {ranks.critical_difference:.2f}" in page and "<svg" in page
@@ -117,7 +117,7 @@ def test_rows_of_a_published_protocol_are_contenders(tmp_path: Path, runs: tuple
     assert all(
         len(score.seed_values) == 2 and score.seed_sd == 0.0 for family in found.families for _, score in family.scores
     )
-    assert "averaged over 2 seeds, SD of the seeds' own 0.000" in comparison_tables(found)[0].rows[0][1]
+    assert "averaged over 2 seeds, SD of the seeds' own 0.000" in comparison_tables(found)[0].rows[0].texts[1]
     (folder / "predictions.parquet").write_bytes(b"cut")
     with pytest.raises(UserError, match="damaged"):
         read_contenders([folder])

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from histotune.cli.main import app
 from histotune.report.study_pages import write_transfer_page
-from histotune.report.study_tables import plain_tables
+from histotune.report.study_tables import transfer_tables
 from histotune.statistics.predictions import IntervalConfig
 from histotune.studies.transfer import _run_folder
 from histotune.tools.errors import UserError
@@ -37,7 +37,7 @@ def test_the_page_holds_every_table_and_escapes_names(tmp_path: Path) -> None:
     page = (tmp_path / "transfer.html").read_text(encoding="utf-8")
     assert "histotune transfer &lt;b&gt;" in page
     assert "<script" not in page
-    assert page.count("<caption>") == len(plain_tables(found))
+    assert page.count("<caption>") == len(transfer_tables(found))
     assert "Oracles" in page
 
 

@@ -13,10 +13,10 @@ import pytest
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.findings import COLOUR_HISTOGRAM, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
 from histotune.statistics.predictions import IntervalConfig
 from histotune.studies.config import ExperimentConfig
 from histotune.studies.experiment import run_experiment
+from histotune.tools.marks import COLOUR_HISTOGRAM, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:

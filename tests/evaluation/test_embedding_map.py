@@ -11,12 +11,13 @@ from sklearn.decomposition import PCA
 
 from histotune.evaluation import robustness
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.findings import PROBE, ScoredArm
+from histotune.evaluation.findings import ScoredArm
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.material import Material, ScoredRows, build_predictions
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, principal_components
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.marks import PROBE
 
 MakeMaterial = Callable[..., Material]
 DOMAINS = ("toy 100X", "toy 400X")

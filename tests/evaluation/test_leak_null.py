@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.findings import PROBE, Finding
-from histotune.evaluation.floors import NULL_GROUPED, NULL_RANDOM, permuted_labels
+from histotune.evaluation.findings import Finding
+from histotune.evaluation.floors import permuted_labels
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.material import Material
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.marks import NULL_GROUPED, NULL_RANDOM, PROBE
 from tests.evaluation.conftest import Cohort, make_material
 
 MakeMaterial = Callable[..., Material]

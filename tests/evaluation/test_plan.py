@@ -17,13 +17,13 @@ from histotune.datasets.splits.split import Split, tile_groups
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.external import study_target
-from histotune.evaluation.findings import PROBE
 from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySettings, study_source
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import plan_source, with_parts
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
+from histotune.tools.marks import PROBE
 from tests.datasets.fakes import tree_folder, write_image
 from tests.datasets.splits.cohorts import published_names
 

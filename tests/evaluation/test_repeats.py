@@ -11,14 +11,15 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histotune.evaluation.config import EvaluationConfig
-from histotune.evaluation.crossfit import REPEATED, cross_fit, repeat_plans
-from histotune.evaluation.findings import PROBE, Finding
+from histotune.evaluation.crossfit import cross_fit, repeat_plans
+from histotune.evaluation.findings import Finding
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import plan_source
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepSupport
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.marks import PROBE, REPEATED
 
 MakeMaterial = Callable[..., Material]
 SWEEP = SweepConfig(penalties=(0.01, 0.1), folds=3)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from histotune.evaluation import robustness
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.external import study_target
-from histotune.evaluation.findings import PROBE, RobustnessTable
+from histotune.evaluation.findings import RobustnessTable
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.material import Material, ScoredRows, build_predictions, spread_order
 from histotune.evaluation.robustness import (
@@ -32,6 +32,7 @@ from histotune.evaluation.scoring import score_domains
 from histotune.heads.config import SweepConfig
 from histotune.heads.neighbours import ExclusionCodes, nearest_neighbours
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.marks import PROBE
 
 MakeMaterial = Callable[..., Material]
 INTERVAL = IntervalConfig()

@@ -14,7 +14,6 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.crossfit import cross_fit
-from histotune.evaluation.findings import DIFFERENCE, PROBE, RANDOM_SPLIT
 from histotune.evaluation.held_out import ArmMaterial, SourceStudy, StudySettings, study_source
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import CrossFitPlan
@@ -23,6 +22,7 @@ from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError
+from histotune.tools.marks import DIFFERENCE, PROBE, RANDOM_SPLIT
 
 MakeMaterial = Callable[..., Material]
 SWEEP = SweepConfig(penalties=(0.01, 0.1, 1.0), folds=3)

@@ -89,7 +89,7 @@ def test_exports_hold_every_score_and_its_caveat() -> None:
 def test_square_brackets_of_a_folder_are_no_markup() -> None:
     (board,) = make_boards(published(EVA, a=0.8), [OwnScore("lite0", 0.7, EVA, source="runs/[bold]x")])
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(board_table(board))
+    console.print(board_table(board).as_rich())
     assert "lite0 (yours: runs/[bold]x)" in console.export_text()
 
 

@@ -17,7 +17,7 @@ from histotune.audit.verdicts import Audit, AuditedSplit, AuditFinding, AuditTab
 from histotune.images.config import LoaderConfig
 from histotune.report.pictures import AuditPicture, audit_pictures
 from histotune.report.study_pages import MAX_ROWS, cell_text, render_audit_page, write_audit
-from histotune.report.tables import audit_table
+from histotune.report.tables import AUDIT_LAYOUT, audit_table
 from tests.audit.made import png_tiles, tissue
 from tests.report.test_page import BROWSERS, LOADING, Page
 
@@ -123,7 +123,7 @@ def test_the_folder_holds_page_and_json(tmp_path: Path) -> None:
 def test_the_terminal_table_says_all_findings_without_reading_markup() -> None:
     audit = made_audit("[red]x")
     console = Console(width=100, record=True, file=io.StringIO())
-    console.print(audit_table(audit))
+    console.print(audit_table(audit).as_rich(AUDIT_LAYOUT))
     text = console.export_text()
     assert "Nine clusters [red]x." in text
     assert "LEAKY" in text

@@ -16,9 +16,10 @@ from histotune.cli.run import report_and_print
 from histotune.cli.studies import show_leaderboard
 from histotune.published.leaderboard import Query, make_boards, published_scores
 from histotune.report.run_folder import Added, AddedTransfer, ReportInputs, save_run
-from histotune.report.study_tables import PREAMBLE, boards_latex, latex_text, run_latex
+from histotune.report.study_tables import PREAMBLE, boards_latex, run_latex
 from histotune.report.tables import score_tables
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.table import latex_text
 from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs

@@ -12,14 +12,14 @@ from scipy import stats
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepSupport
 from histotune.heads.sweep import sweep
-from histotune.report.tables import BestSoFar, interval_words, line_names, trials_table
+from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, interval_words, line_names, trials_table
 from tests.heads.samples import make_task
 from tests.report.made_up import made_trials
 
 
 def printed(trials: pl.DataFrame, **options: int) -> str:
     stream = io.StringIO()
-    Console(file=stream, width=140).print(trials_table(trials, n_groups=24, **options))
+    Console(file=stream, width=140).print(trials_table(trials, n_groups=24, **options).as_rich(TRIALS_LAYOUT))
     return stream.getvalue()
 
 

@@ -12,11 +12,10 @@ from histotune.backbones.catalog import HUB_ID, find_entry, unknown_backbone
 from histotune.backbones.entries import FIGURES, CatalogEntry
 from histotune.backbones.weights import INDEX, ONE_FILE, TORCH_FILE, cached_file
 from histotune.tools.provenance import redact
+from histotune.tools.table import Row, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    from rich.table import Table
 
     from histotune.backbones.spec import BackboneSpec
 
@@ -258,33 +257,32 @@ SEEN = {"yes": "●", "no": "-", "unknown": "?"}
 STATES = {"ok": "ok", "problem": "NO", "unknown": "?"}
 LEGEND = (
     "Overlap: ● the pretraining data, as its authors describe it, holds TCGA / Camelyon16 (PCam) / BreakHis images, "
-    "- it does not, ? not known.\n"
-    "shape-verified: built at full size and compared with the cited figures. listed: needs code of its own.\n"
-    "All facts and their sources: histotune backbones show NAME. Can I use it here: histotune backbones check NAME."
+    "- it does not, ? not known.",
+    "shape-verified: built at full size and compared with the cited figures. listed: needs code of its own.",
+    "All facts and their sources: histotune backbones show NAME. Can I use it here: histotune backbones check NAME.",
 )
 
 
 def catalog_table(entries: Iterable[CatalogEntry]) -> Table:
     """Return a table with a row per backbone."""
-    from rich.table import Table
+    names = ("name", "params", "dim", "mpp", "gated", "licence", "commercial", "overlap T/C/B", "status")
+    rows = rows_of(_catalog_row(entry) for entry in entries)
+    return Table("Backbones", columns_of(names, right=("params", "dim")), rows, LEGEND)
 
-    table = Table(title="Backbones", caption=LEGEND, caption_justify="left", title_justify="left", pad_edge=False)
-    for name in ("name", "params", "dim", "mpp", "gated", "licence", "commercial", "overlap T/C/B", "status"):
-        table.add_column(name, justify="right" if name in ("params", "dim") else "left", overflow="fold")
-    for entry in entries:
-        spec, o = entry.spec, entry.overlap
-        table.add_row(
-            entry.name,
-            params_words(entry),
-            "" if entry.dim is None else str(entry.dim),
-            _mpp(spec.training_mpp),
-            "gated" if spec.gated else "",
-            entry.licence.name.removesuffix(" (gated)"),
-            ANSWERS[entry.licence.commercial],
-            " ".join(SEEN[one] for one in (o.tcga, o.camelyon16, o.breakhis)),
-            entry.status,
-        )
-    return table
+
+def _catalog_row(entry: CatalogEntry) -> tuple[str, ...]:
+    spec, o = entry.spec, entry.overlap
+    return (
+        entry.name,
+        params_words(entry),
+        "" if entry.dim is None else str(entry.dim),
+        _mpp(spec.training_mpp),
+        "gated" if spec.gated else "",
+        entry.licence.name.removesuffix(" (gated)"),
+        ANSWERS[entry.licence.commercial],
+        " ".join(SEEN[one] for one in (o.tcga, o.camelyon16, o.breakhis)),
+        entry.status,
+    )
 
 
 def params_words(entry: CatalogEntry) -> str:
@@ -318,17 +316,14 @@ def entry_text(entry: CatalogEntry) -> str:
 
 def access_table(reports: Sequence[AccessReport]) -> Table:
     """Return a table of what checks found."""
-    from rich.table import Table
-
-    table = Table(title="Access", title_justify="left", pad_edge=False)
-    for name in ("backbone", "", "", "answer", "what to do"):
-        table.add_column(name, overflow="fold")
+    rows = []
     for report in reports:
         for number, one in enumerate(report.findings):
-            table.add_row(report.name if number == 0 else "", one.what, STATES[one.state], one.words, one.fix)
+            name = report.name if number == 0 else ""
+            rows.append(Row((name, one.what, STATES[one.state], one.words, one.fix)))
         verdict = "can be used" if report.usable else "can't be used yet"
-        table.add_row("", "", "", verdict, "", style="bold", end_section=True)
-    return table
+        rows.append(Row(("", "", "", verdict, ""), "strong", ends_section=True))
+    return Table("Access", columns_of(("backbone", "", "", "answer", "what to do")), tuple(rows))
 
 
 def _facts(entry: CatalogEntry) -> tuple[tuple[str, str, str], ...]:

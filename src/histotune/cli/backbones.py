@@ -41,8 +41,9 @@ def list_backbones() -> None:
     """Print the catalog as a table."""
     from histotune.backbones.access import catalog_table
     from histotune.backbones.entries import catalog_entries
+    from histotune.tools.table import Layout
 
-    _console().print(catalog_table(catalog_entries()))
+    _console().print(catalog_table(catalog_entries()).as_rich(Layout(has_notes=True)))
 
 
 def show_backbone(name: str) -> None:
@@ -61,7 +62,7 @@ def check_backbones(names: Sequence[str]) -> None:
     from histotune.backbones.access import access_table, check_access
 
     reports = check_access(names)
-    _console().print(access_table(reports))
+    _console().print(access_table(reports).as_rich())
     if not all(report.usable for report in reports):
         raise SystemExit(1)
 

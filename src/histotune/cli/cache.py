@@ -12,6 +12,8 @@ import typer
 
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
+from histotune.tools.marks import EXTERNAL
+from histotune.tools.table import Layout, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -367,19 +369,24 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
 
 def _print_spaces(inventory: Inventory) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("space", "backbone", "view", "precision", "device", "rows", "size", "last used", ""):
-        table.add_column(name, justify="right" if name in ("rows", "size") else "left")
-    for space in inventory.spaces:
-        table.add_row(space.short_name, space.backbone, space.view, space.precision, space.device, f"{space.n_rows:,}",
-                      readable_bytes(space.n_bytes), _when(space.last_used_s), _state(space))  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    shown = inventory_table(inventory).as_rich(Layout(lines=False))
+    Console(width=None if sys.stdout.isatty() else 160).print(shown, highlight=False, markup=False)
+
+
+def inventory_table(inventory: Inventory) -> Table:
+    """Return a row per embedding space."""
+    names = ("space", "backbone", "view", "precision", "device", "rows", "size", "last used", "")
+    rows = rows_of(
+        (space.short_name, space.backbone, space.view, space.precision, space.device, f"{space.n_rows:,}",
+         readable_bytes(space.n_bytes), _when(space.last_used_s), _state(space))
+        for space in inventory.spaces
+    )  # fmt: skip
+    return Table("", columns_of(names, right=("rows", "size"), fit="cut"), rows)
 
 
 def _state(space: SpaceFacts) -> str:
-    words = [("EXTERNAL", space.external), ("in use", space.in_use), ("damaged", bool(space.damaged)),
+    words = [(EXTERNAL, space.external), ("in use", space.in_use), ("damaged", bool(space.damaged)),
              ("interrupted", bool(space.n_pending) and not space.in_use)]  # fmt: skip
     return ", ".join(word for word, is_so in words if is_so)
 

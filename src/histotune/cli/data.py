@@ -201,9 +201,9 @@ def audit_and_print(result: Audit, out: Path) -> int:
     """Print what an audit found and where its page is; the exit code is 1 on an error."""
     from rich.console import Console
 
-    from histotune.report.tables import audit_table
+    from histotune.report.tables import AUDIT_LAYOUT, audit_table
 
-    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result))
+    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
     return 1 if result.verdict == "error" else 0
 

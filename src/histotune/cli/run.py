@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.tools.files import readable_bytes
+from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def estimate_and_print(config: ExperimentConfig) -> None:
 
 def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
-    from histotune.report.tables import BestSoFar, trials_table
+    from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies import verbs
     from histotune.tools.progress import live_line
@@ -113,7 +114,7 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     with live_line() as show:
         outcome = verbs.sweep(config, out=out, watch=BestSoFar(show) if sys.stderr.isatty() else None)
     choice = outcome.choice
-    console().print(trials_table(outcome.result.trials, choice.n_groups))
+    console().print(trials_table(outcome.result.trials, choice.n_groups).as_rich(TRIALS_LAYOUT))
     print(
         f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on "
         f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
@@ -133,7 +134,7 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
 
     outcome = verbs.evaluate(head, config)
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
-    synthetic = "SYNTHETIC" in rows[0].arm.marks
+    synthetic = SYNTHETIC in rows[0].arm.marks
     console().print(SummaryTable(outcome.finding.title, synthetic, rows))
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)

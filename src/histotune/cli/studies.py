@@ -13,6 +13,8 @@ import typer
 from histotune.cli.options import BackboneName, Cache, Cluster, Data, Final, OnBadImage, Out, SetField, SplitName
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
+from histotune.tools.marks import PROBE, arm_words
+from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,7 +69,7 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
     study = outcome.study
     console = Console(width=None if sys.stdout.isatty() else 160)
     for matrix in study.matrices:
-        console.print(matrix_table(matrix, study.marks), highlight=False, markup=False)
+        console.print(matrix_table(matrix, study.marks).as_rich(CENTRED), highlight=False, markup=False)
         for reason in reasons_of(matrix):
             print(f"  n. e. or no interval, {reason}")
         if matrix.training_size == "equal":
@@ -126,7 +128,7 @@ def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) ->
     outcome = verbs.transfer(head, config, images=images)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in transfer_tables(outcome.diagnosis):
-        console.print(table)
+        console.print(table.as_rich(PADDED))
     console.print(f"\n{outcome.diagnosis.paragraph}\n", highlight=False, markup=False)
     for note in outcome.diagnosis.notes:
         console.print(note, highlight=False, markup=False)
@@ -172,11 +174,10 @@ def compare_and_print(found: RunComparison, out: Path | None) -> None:
     from rich.console import Console
 
     from histotune.report.study_pages import comparison_notes, comparison_tables
-    from histotune.report.study_tables import printed_tables
 
     console = Console(width=None if sys.stdout.isatty() else 160)
-    for table in printed_tables(comparison_tables(found)):
-        console.print(table)
+    for table in comparison_tables(found):
+        console.print(table.as_rich(PADDED))
     for note in comparison_notes(found):
         print(note)
     if out is not None:
@@ -249,10 +250,10 @@ def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
 
     console = Console(width=None if sys.stdout.isatty() else 140)
     if overview:
-        console.print(boards_overview(boards))
+        console.print(boards_overview(boards).as_rich(Layout(has_notes=True)))
         return
     for board in boards:
-        console.print(board_table(board))
+        console.print(board_table(board).as_rich())
         console.print("\n".join(board_notes(board)), markup=False, highlight=False)
 
 
@@ -329,21 +330,26 @@ def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
         table = table.filter(table[column] == name)
     if chosen.everything:
         return table
-    return table.filter((table["arm"] == "probe") & (table["training_set"] == "all"))
+    return table.filter((table["arm"] == PROBE) & (table["training_set"] == "all"))
 
 
 def _print_trials(trained_on: str, trials: pl.DataFrame, top: int) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=f"{trained_on}: group-balanced log-loss, out of fold, lower is better")
-    for name in ("log-loss", "SE", "AUROC", "backbone", "family", "settings", "groups", "run", ""):
-        table.add_column(name, justify="right" if name in ("log-loss", "SE", "AUROC", "groups") else "left")
-    for row in trials.head(top).iter_rows(named=True):
-        numbers = (_number(row[name]) for name in ("score", "score_se", "auroc"))
-        table.add_row(*numbers, row["backbone"], row["family"], _settings(row["settings"]), str(row["n_groups"]),
-                      row["run_id"], _remark(row))  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 160).print(table, highlight=False, markup=False)
+    shown = recorded_table(trained_on, trials.head(top)).as_rich(CENTRED)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown, highlight=False, markup=False)
+
+
+def recorded_table(trained_on: str, trials: pl.DataFrame) -> Table:
+    """Return trials on record as a table."""
+    names = ("log-loss", "SE", "AUROC", "backbone", "family", "settings", "groups", "run", "")
+    rows = rows_of(
+        (*(_number(row[name]) for name in ("score", "score_se", "auroc")), row["backbone"], row["family"],
+         _settings(row["settings"]), str(row["n_groups"]), row["run_id"], _remark(row))
+        for row in trials.iter_rows(named=True)
+    )  # fmt: skip
+    title = f"{trained_on}: group-balanced log-loss, out of fold, lower is better"
+    return Table(title, columns_of(names, right=("log-loss", "SE", "AUROC", "groups"), fit="cut"), rows)
 
 
 def _settings(text: str) -> str:
@@ -355,7 +361,8 @@ def _settings(text: str) -> str:
 def _remark(row: dict[str, Any]) -> str:
     words = (("chosen, optimistic", row["chosen"]), ("diverged", row["diverged"]),
              ("not converged", not row["converged"] and not row["diverged"]),
-             (row["arm"], row["arm"] != "probe"), (row["training_set"], row["training_set"] != "all"))  # fmt: skip
+             (arm_words(row["arm"]), row["arm"] != PROBE),
+             (row["training_set"], row["training_set"] != "all"))  # fmt: skip
     return ", ".join(word for word, is_so in words if is_so)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.read import known_specs
-from histotune.tools.table import align_columns
+from histotune.tools.marks import SYNTHETIC
+from histotune.tools.table import Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import DatasetSpec
@@ -75,6 +76,19 @@ class Description:
     caveats: tuple[str, ...]
     warnings: tuple[str, ...]
 
+    def tables(self) -> tuple[Table, ...]:
+        """Return what was counted as tables, empty ones left out."""
+        frames = {
+            "Tiles and groups by magnification and class": self.by_magnification,
+            "Official parts": self.by_split,
+            "Scale in use (um/px; the truth within a factor of mpp_factor)": self.scales,
+            "Candidate scales": self.candidate_scales.drop("why"),
+            "Tile sizes": self.sizes,
+            "Groups with more than one class": self.mixed_groups,
+            "Groups that hold several of the authors' patients": self.merged_patients,
+        }
+        return tuple(_table(title, frame) for title, frame in frames.items() if not frame.is_empty())
+
 
 def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
     """Count what a tile set holds; no pixel is read.
@@ -122,13 +136,7 @@ def render_text(description: Description) -> str:
     d = description
     blocks = [
         _headline(d),
-        _text_table("Tiles and groups by magnification and class", d.by_magnification),
-        _text_table("Official parts", d.by_split),
-        _text_table("Scale in use (um/px; the truth within a factor of mpp_factor)", d.scales),
-        _text_table("Candidate scales", d.candidate_scales.drop("why")),
-        _text_table("Tile sizes", d.sizes),
-        _text_table("Groups with more than one class", d.mixed_groups),
-        _text_table("Groups that hold several of the authors' patients", d.merged_patients),
+        *(table.as_text() for table in d.tables()),
         _list("Notes", d.notes),
         _list("Caveats", d.caveats),
         _list("Warnings", d.warnings),
@@ -213,7 +221,7 @@ def _few_groups(labelled: pl.DataFrame) -> list[str]:
 
 
 def _headline(d: Description) -> str:
-    lines = [f"SYNTHETIC {d.title}" if d.synthetic else d.title]
+    lines = [f"{SYNTHETIC} {d.title}" if d.synthetic else d.title]
     lines.append(f"{d.n_tiles:,} tiles, {d.n_groups:,} groups ({d.group})")
     if d.n_source_patients:
         lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {d.n_groups:,} groups")
@@ -228,11 +236,10 @@ def _headline(d: Description) -> str:
     return "\n".join(lines)
 
 
-def _text_table(title: str, table: pl.DataFrame) -> str:
-    if table.is_empty():
-        return ""
-    cells = [table.columns, *([_cell(value) for value in row] for row in table.iter_rows())]
-    return align_columns(title, cells, [dtype.is_numeric() for dtype in table.dtypes])
+def _table(title: str, frame: pl.DataFrame) -> Table:
+    numbers = [name for name, dtype in frame.schema.items() if dtype.is_numeric()]
+    rows = rows_of([_cell(value) for value in row] for row in frame.iter_rows())
+    return Table(title, columns_of(frame.columns, right=numbers), rows)
 
 
 def _cell(value: object) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.findings import DIFFERENCE, LEAKY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
-from histotune.evaluation.floors import NULL_GROUPED, NULL_RANDOM
 from histotune.statistics.predictions import FULL_COVERAGE
+from histotune.tools.marks import DIFFERENCE, LEAKY, NULL_GROUPED, NULL_RANDOM, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS
 
 if TYPE_CHECKING:
     from histotune.evaluation.findings import Finding, ScoredArm
@@ -53,8 +52,8 @@ def _in_domain(finding: Finding) -> str:
     groups = f" of {auroc.n_groups} cases" if auroc.n_groups else ""
     if LEAKY in row.marks:
         return (
-            f"With cases on both sides of the split (LEAKY), AUROC on {row.domain} ({auroc.n_tiles} tiles{groups}) is "
-            f"{in_words(auroc)}{beside}: no estimate for new cases."
+            f"With cases on both sides of the split ({LEAKY}), AUROC on {row.domain} ({auroc.n_tiles} tiles{groups}) "
+            f"is {in_words(auroc)}{beside}: no estimate for new cases."
         )
     return f"On held-out cases of {row.domain} ({auroc.n_tiles} tiles{groups}) AUROC is {in_words(auroc)}{beside}."
 
@@ -77,7 +76,7 @@ def _leak(finding: Finding) -> str:
 def _magnifications(finding: Finding) -> str:
     rows = [row for row in finding.rows if row.arm == PROBE]
     parts = [f"{row.domain.rpartition(' ')[2]} {_value(row)}" for row in rows]
-    cases = "cases on both sides (LEAKY)" if any(LEAKY in row.marks for row in rows) else "other cases"
+    cases = f"cases on both sides ({LEAKY})" if any(LEAKY in row.marks for row in rows) else "other cases"
     return f"By magnification, same head, {cases}: {', '.join(parts)}."
 
 

@@ -20,6 +20,7 @@ from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import Interval, Score
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.errors import UserError
+from histotune.tools.marks import REPEATED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,7 +118,6 @@ def score_folds(
 # N tiles, R repeats
 
 
-REPEATED = "probe, other training cases"
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "accuracy")
 
 

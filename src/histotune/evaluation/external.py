@@ -11,7 +11,7 @@ import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
-from histotune.evaluation.findings import LEAKY, MAJORITY, Finding, FindingId, Scored, SweepChoice
+from histotune.evaluation.findings import Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.floors import compare_first, majority_predictions, untuned_arms
 from histotune.evaluation.held_out import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
 from histotune.evaluation.material import head_predictions
@@ -22,6 +22,7 @@ from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
+from histotune.tools.marks import LEAKY, MAJORITY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -207,7 +208,7 @@ def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: Stu
         )
     sweep_config, split = settings.sweep, settings.target_split
     origin = f"the train part of split {split.title}" if split else "the official training part"
-    leak = " LEAKY: tiles of one group stand on both sides." if split and split.leaky else ""
+    leak = f" {LEAKY}: tiles of one group stand on both sides." if split and split.leaky else ""
     return (
         f"Direct training on {tiles.name}",
         f"Trained on {origin}, {len(sweep_config.penalties)} penalties chosen by "

@@ -35,14 +35,12 @@ class ScoredArm:
     """One row of a finding: a head (or a floor) on a domain.
 
     Attributes:
-        arm: What was scored: "probe", "probe, random image split", "random-weight backbone + probe",
-            "colour histogram + probe", "untuned head", "majority class", or "difference (random - grouped)".
+        arm: What was scored: the id of an arm of ``tools/marks.py``, such as "probe" or "majority class".
         domain: Which tiles were scored, such as "breakhis 100X" or "pcam test".
         trained_on: Which tiles trained it, such as "breakhis 100X, cross-fitted over 5 folds".
         input_mpp: Median scale at which the network saw the domain, um/px; NaN where unknown.
         scores: One per metric.
-        marks: Warnings every table shows: "LEAKY", "TOO NARROW", "SYNTHETIC", "EXTERNAL",
-            "3 SKIPPED".
+        marks: Warnings every table shows, such as "LEAKY" or "3 SKIPPED"; ``tools/marks.py`` has them all.
     """
 
     arm: str
@@ -287,13 +285,6 @@ def nan_for_null(value: object) -> object:
     return float("nan") if value is None else value
 
 
-LEAKY = "LEAKY"
-TOO_NARROW = "TOO NARROW"
-SYNTHETIC = "SYNTHETIC"
-EXTERNAL = "EXTERNAL"
-LABEL_MOVED = "LABEL MOVED"  # the view moves or cuts the region that the label speaks about
-
-
 def domain_order(domain: str) -> tuple[str, float, str]:
     """Return a sort key that puts 40X before 100X, 200X and 400X.
 
@@ -304,15 +295,3 @@ def domain_order(domain: str) -> tuple[str, float, str]:
     name, _, last = domain.rpartition(" ")
     digits = last.removesuffix("X")
     return (name, float(digits), "") if digits.isdigit() else (name, float("inf"), last)
-
-
-PROBE = "probe"
-RANDOM_SPLIT = "probe, random image split"
-DIFFERENCE = "difference (random - grouped)"
-
-
-# N tiles, K classes, M draws
-MAJORITY = "majority class"
-RANDOM_WEIGHTS = "random-weight backbone + probe"
-COLOUR_HISTOGRAM = "colour histogram + probe"
-UNTUNED = "untuned head"

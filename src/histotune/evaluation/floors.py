@@ -10,7 +10,7 @@ import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.crossfit import cross_fit
-from histotune.evaluation.findings import UNTUNED, PairedDifference, ScoredArm, domain_order
+from histotune.evaluation.findings import PairedDifference, ScoredArm, domain_order
 from histotune.evaluation.material import ScoredRows, build_predictions, domains_of
 from histotune.evaluation.scoring import plain_value
 from histotune.heads.head import untuned_logits
@@ -19,6 +19,7 @@ from histotune.statistics.metrics import auroc, balanced_accuracy
 from histotune.statistics.predictions import ComparisonConfig, Interval, Score
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.errors import UserError
+from histotune.tools.marks import NULL_GROUPED, NULL_RANDOM, UNTUNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,7 +117,6 @@ def _frequencies(labels: NDArray[np.int64], n_classes: int) -> NDArray[np.float6
 # N tiles, K classes, M draws
 
 
-NULL_GROUPED, NULL_RANDOM = "null control", "null control, random image split"
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy")
 
 

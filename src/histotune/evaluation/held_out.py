@@ -10,18 +10,7 @@ import polars as pl
 
 from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.evaluation.crossfit import CrossFit, cross_fit, repeat_plans, repeated_arm
-from histotune.evaluation.findings import (
-    DIFFERENCE,
-    LEAKY,
-    MAJORITY,
-    PROBE,
-    RANDOM_SPLIT,
-    TOO_NARROW,
-    Finding,
-    Scored,
-    ScoredArm,
-    SweepChoice,
-)
+from histotune.evaluation.findings import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.floors import NullPlan, compare_first, majority_predictions, null_arms, untuned_arms
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
@@ -30,6 +19,7 @@ from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.statistics.comparison import paired_difference
 from histotune.tools.devices import SMALL_ROWS, map_small
+from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, TOO_NARROW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

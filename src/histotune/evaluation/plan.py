@@ -11,14 +11,10 @@ import polars as pl
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.datasets.splits.named import find_split
 from histotune.datasets.tileset import TileSet, require_classes
-from histotune.evaluation.findings import (
-    LABEL_MOVED,
-    LEAKY,
-    SYNTHETIC,
-    domain_order,
-)
+from histotune.evaluation.findings import domain_order
 from histotune.evaluation.material import domains_of
 from histotune.tools.errors import UserError, closest_name
+from histotune.tools.marks import LABEL_MOVED, LEAKY, SYNTHETIC, skipped_mark
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,7 +59,7 @@ class SourcePlan:
             f"{'image' if self.fit.fold_labels == 'image' else 'grouped'} cross-validation on group-balanced log-loss "
             f"(seed {sweep.seed}), {_finish(sweep)}"
         )
-        leak = " LEAKY: tiles of one case stand, or may stand, on both sides." if self.split.leaky else ""
+        leak = f" {LEAKY}: tiles of one case stand, or may stand, on both sides." if self.split.leaky else ""
         if self.part:
             return (
                 f"Split {self.split.title}: trained on its train part, inside it {inside}, scored on its {self.part} "
@@ -154,7 +150,7 @@ def training_domain(tiles: TileSet, train_N: NDArray[np.bool_]) -> str:
 
 def marks_of(tiles: TileSet, split: Split | None = None) -> tuple[str, ...]:
     """Return the marks that a data set and a split put on every number made with them."""
-    skipped = (f"{tiles.n_skipped:,} SKIPPED",) if tiles.n_skipped else ()
+    skipped = (skipped_mark(tiles.n_skipped),) if tiles.n_skipped else ()
     leaky = (LEAKY,) if split is not None and split.leaky else ()
     moved = (LABEL_MOVED,) if tiles.label_moved else ()
     return (*((SYNTHETIC,) if tiles.synthetic else ()), *tiles.marks, *leaky, *moved, *skipped)

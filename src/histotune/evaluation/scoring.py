@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.evaluation.findings import TOO_NARROW, UNIT, PartTable, ScoredArm, domain_order
+from histotune.evaluation.findings import UNIT, PartTable, ScoredArm, domain_order
 from histotune.statistics.evaluators import make_evaluator, read_sample
 from histotune.statistics.scores import COLUMNS, aggregate, score_by, score_predictions
 from histotune.tools.errors import UserError
+from histotune.tools.marks import TOO_NARROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from histotune.evaluation.findings import LEAKY, TOO_NARROW
 from histotune.published.protocols import EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.errors import UserError, closest_name, raise_together
+from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

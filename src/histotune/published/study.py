@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.evaluation.findings import TOO_NARROW
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part
 from histotune.published import eva as eva_protocol
@@ -23,6 +22,7 @@ from histotune.statistics.scores import score_predictions
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
+from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -185,7 +185,7 @@ def protocol_weaknesses(task: ProtocolTask, tiles: TileSet, part: str) -> tuple[
     if part == "valid" and "test" in set(tiles.table["split"]):
         out.append(NO_FINAL)
     if task.split is not None and task.split.leaky:
-        out += [note for note in task.split.notes if note.startswith("LEAKY")] or [eva_protocol.BREAKHIS_LEAK]
+        out += [note for note in task.split.notes if note.startswith(LEAKY)] or [eva_protocol.BREAKHIS_LEAK]
     if protocol.name == "eva":
         out += [*((eva_protocol.TEN_SHOT,) if protocol.shots else ()), *eva_protocol.WEAKNESSES]
     elif protocol.name == "thunder":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from markupsafe import Markup
 
 from histotune.report.words import number
+from histotune.tools.marks import SYNTHETIC
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -69,7 +70,7 @@ class Panel:
     @property
     def words(self) -> str:
         """The alternative text."""
-        return f"SYNTHETIC data. {self.alt}" if self.synthetic else self.alt
+        return f"{SYNTHETIC} data. {self.alt}" if self.synthetic else self.alt
 
 
 @dataclass(frozen=True)
@@ -444,7 +445,7 @@ def clipped(frame: Frame, parts: Iterable[Markup]) -> Markup:
 def heading(label: str, synthetic: bool) -> Markup:
     """Return a panel's heading, with the word SYNTHETIC at its right so that a cut-out panel still says it."""
     parts = text(8, 15, label, "panel", anchor="start")
-    return parts + text(WIDTH_PX - 8, 15, "SYNTHETIC", "flag", anchor="end") if synthetic else parts
+    return parts + text(WIDTH_PX - 8, 15, SYNTHETIC, "flag", anchor="end") if synthetic else parts
 
 
 def x_axis(frame: Frame, ticks: Sequence[float], labels: Sequence[str], title: str) -> Markup:

@@ -31,10 +31,6 @@ from histotune.report.charts import (
     swatch,
 )
 from histotune.report.words import (
-    FLOORS,
-    PROBE,
-    RANDOM_SPLIT,
-    SHORT_FLOORS,
     count,
     format_score,
     group_count,
@@ -48,6 +44,18 @@ from histotune.report.words import (
 )
 from histotune.statistics.curves import class_matrix, curve_bands, precision_points, reliability_bins, roc_points
 from histotune.statistics.predictions import Predictions
+from histotune.tools.marks import (
+    COLOUR_HISTOGRAM,
+    FLOORS,
+    LEAKY,
+    MAJORITY,
+    PROBE,
+    RANDOM_SPLIT,
+    RANDOM_WEIGHTS,
+    UNTUNED,
+    arm_words,
+    short_words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,14 +70,13 @@ if TYPE_CHECKING:
 
 
 MAIN_METRICS = ("auroc", "balanced_accuracy")
-MAJORITY = "majority class"
 MAX_BARS = 5  # more labels than that overlap at phone width
 LOOKS = {
     PROBE: Look(BLUE, "disc", "curve"),
     RANDOM_SPLIT: Look(VERMILLION, "square", "curve dashed"),
-    "random-weight backbone + probe": Look(GREY, "circle", "curve thin"),
-    "colour histogram + probe": Look(GREY, "square", "curve thin dashed"),
-    "untuned head": Look(GREY, "triangle", "curve thin dotted"),
+    RANDOM_WEIGHTS: Look(GREY, "circle", "curve thin"),
+    COLOUR_HISTOGRAM: Look(GREY, "square", "curve thin dashed"),
+    UNTUNED: Look(GREY, "triangle", "curve thin dotted"),
     MAJORITY: Look(GREY, "diamond", "curve thin dotted"),
 }
 DIRECT = Look(GREEN, "diamond", "curve")
@@ -102,13 +109,13 @@ def magnification_figure(finding: Finding, findings: Findings) -> Figure | None:
         caption = "Probe on each domain; bold is the one it was trained on. Dashed: majority class."
         return Figure(tuple(panels), (), caption)
     panels = [_bar_metric(finding, probes, floors, name, findings.synthetic) for name in metrics]
-    legend = [(swatch(LOOKS[arm]), arm) for arm in floors]
+    legend = [(swatch(LOOKS[arm]), arm_words(arm)) for arm in floors]
     caption = (
         "Probe on each magnification, with its interval, tiles and groups under each bar. The dark bar is the "
         "magnification it was trained on; the markers beside a bar are its floors, the dashed line is the majority "
         "class. A bar without whisker has no interval; the table says why."
     )
-    return Figure(tuple(panels), (*legend, (chance_swatch(), MAJORITY)), caption)
+    return Figure(tuple(panels), (*legend, (chance_swatch(), arm_words(MAJORITY))), caption)
 
 
 def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
@@ -117,7 +124,7 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
     differences = [row for row in finding.rows if is_difference(row)]
     if not arms:
         return None
-    names = {PROBE: "grouped split", RANDOM_SPLIT: "random image split (LEAKY)"}
+    names = {PROBE: "grouped split", RANDOM_SPLIT: f"random image split ({LEAKY})"}
     panels = []
     for metric in MAIN_METRICS:
         rows = [
@@ -213,7 +220,7 @@ def _external_entries(finding: Finding, direct: Finding | None) -> list[tuple[Sc
         beside = direct.row(PROBE, domain) if direct is not None else None
         entries += [(beside, _origin(beside), DIRECT)] if beside is not None else []
         entries += [
-            (row, SHORT_FLOORS[row.arm], LOOKS[row.arm]) for row in here if row.arm in FLOORS and row.arm != MAJORITY
+            (row, short_words(row.arm), LOOKS[row.arm]) for row in here if row.arm in FLOORS and row.arm != MAJORITY
         ]
     return entries
 
@@ -300,7 +307,7 @@ def _panel(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> M
 
 
 def _label(pair: PairedDifference, *, several: bool) -> str:
-    name = SHORT_FLOORS.get(pair.against, pair.against)
+    name = short_words(pair.against)
     return f"{name}, {pair.domain}" if several else name
 
 
@@ -399,7 +406,7 @@ def _arm_rankings(by_arm: dict[str, pl.DataFrame], bands: CurveBands) -> list[Ra
     rankings = []
     for arm, part in by_arm.items():
         logit_NK = class_matrix(part, "logit")
-        label = f"{arm} (LEAKY)" if arm == RANDOM_SPLIT else arm
+        label = f"{arm_words(arm)} ({LEAKY})" if arm == RANDOM_SPLIT else arm_words(arm)
         own = bands.of_class(1) if arm == PROBE else None
         margin_N = logit_NK[:, 1] - logit_NK[:, 0]
         rankings.append(RankedArms(part["y_true"].to_numpy() == 1, margin_N, LOOKS[arm], label, own))

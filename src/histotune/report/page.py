@@ -20,7 +20,7 @@ from histotune.report.figures import (
 )
 from histotune.report.run_folder import LABEL_EFFICIENCY_FILE
 from histotune.report.study_figures import ShownMatrix, few_shot_figure, recovery_figures, show_matrix
-from histotune.report.study_tables import plain_tables
+from histotune.report.study_tables import transfer_tables
 from histotune.report.sweep_figures import (
     TrainedOn,
     label_efficiency_figure,
@@ -31,7 +31,6 @@ from histotune.report.sweep_figures import (
 )
 from histotune.report.tables import RobustnessSection, ScoreTable, robustness_section, score_tables
 from histotune.report.words import (
-    SYNTHETIC,
     count,
     covered_score,
     group_count,
@@ -43,6 +42,7 @@ from histotune.report.words import (
     threshold,
 )
 from histotune.tools.files import canonical_json, write_text
+from histotune.tools.marks import LEAKY, SYNTHETIC
 from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
     from histotune.evaluation.magnifications import MatrixStudy
     from histotune.report.run_folder import Added, ReportInputs, Thumbnail
-    from histotune.report.study_tables import PlainTable
     from histotune.statistics.predictions import IntervalConfig
+    from histotune.tools.table import Table
     from histotune.transfer.case import Diagnosis
 
 
@@ -177,6 +177,7 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals.update(SYNTHETIC=SYNTHETIC, LEAKY=LEAKY)
     environment.filters.update(count=count, group_count=group_count, number=number, score=covered_score)
     for words in (selected_score, nested_estimates, temperature, threshold, runners_up):
         environment.filters[words.__name__] = words
@@ -299,7 +300,7 @@ class TransferSection:
     found: Diagnosis
     recoveries: tuple[Figure, ...]
     few_shot: Figure | None
-    tables: tuple[PlainTable, ...]
+    tables: tuple[Table, ...]
     ledger: str
     command: str
 
@@ -324,13 +325,13 @@ def show_added(added: Added) -> AddedSections:
     """Draw the added studies."""
     transfers = [
         TransferSection(
-            one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), tuple(plain_tables(one.found)),
+            one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), transfer_tables(one.found),
             one.ledger, redact(one.command),
         )
         for one in added.transfers
     ]  # fmt: skip
     matrices = [
-        MatrixSection(study, tuple(show_matrix(matrix, "SYNTHETIC" in study.marks) for matrix in study.matrices))
+        MatrixSection(study, tuple(show_matrix(matrix, SYNTHETIC in study.marks) for matrix in study.matrices))
         for study in added.matrices
     ]
     return AddedSections(tuple(transfers), tuple(matrices))

@@ -14,6 +14,7 @@ import polars as pl
 from histotune.images.decode import PixelReader, PixelSource, read_pixels
 from histotune.report.run_folder import Thumbnail
 from histotune.tools.errors import UserError
+from histotune.tools.marks import PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ def largest_errors(
     """Return the probe's most confident mistakes of each finding as JPEG thumbnails."""
     thumbnails = []
     for item in scored:
-        if item.arm != "probe":
+        if item.arm != PROBE:
             continue
         for row in _worst(item, n_per_finding).iter_rows(named=True):
             pixels = _pixels_of(row["tile_id"], tiles, loader)

@@ -35,7 +35,8 @@ from histotune.report.charts import (
 )
 from histotune.report.figures import Figure
 from histotune.report.study_tables import METRIC_WORDS
-from histotune.report.words import SYNTHETIC, count, group_count, metric_label, number
+from histotune.report.words import count, group_count, metric_label, number
+from histotune.tools.marks import SYNTHETIC
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
@@ -321,7 +322,7 @@ def _family_panel(family: ComparisonFamily) -> Markup | None:
     room = 0.08 * (high - low)
     told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
     title = f"{metric_label(family.metric)}, {family.domain}"
-    panel = Panel(title, "SYNTHETIC" in family.marks, f"{title}: {told}.")
+    panel = Panel(title, SYNTHETIC in family.marks, f"{title}: {told}.")
     return forest_panel(panel, rows, (low - room, high + room), 0.0, signed=True)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 import math
 import sys
 from dataclasses import dataclass
@@ -20,19 +18,19 @@ from histotune.report.study_figures import (
     recovery_figures,
     show_matrix,
 )
-from histotune.report.study_tables import PlainTable, plain_tables, score_text
-from histotune.report.words import SYNTHETIC, covered_score, format_score, metric_label, number
+from histotune.report.study_tables import plain_table, score_text, transfer_tables
+from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.files import write_json, write_text
+from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
+from histotune.tools.table import Column, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from rich.table import Table
-
     from histotune.audit.verdicts import Audit, AuditFinding, Cell, Cluster
-    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixStudy
+    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking, RunComparison
     from histotune.report.pictures import AuditPicture, CrossGallery
     from histotune.statistics.predictions import Score
@@ -139,7 +137,7 @@ def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) ->
 # A comparison of runs as tables and as one self-contained page.
 
 
-def comparison_tables(found: RunComparison) -> tuple[PlainTable, ...]:
+def comparison_tables(found: RunComparison) -> tuple[Table, ...]:
     """Return all tables of a comparison: per family the runs' scores and their differences, then the rankings."""
     tables = [table for family in found.families for table in (_scores(family), _differences(family))]
     return (*tables, *(_ranks(ranking) for ranking in found.rankings if ranking.ranks is not None))
@@ -181,13 +179,13 @@ def comparison_notes(found: RunComparison) -> tuple[str, ...]:
     )
 
 
-def _scores(family: ComparisonFamily) -> PlainTable:
+def _scores(family: ComparisonFamily) -> Table:
     rows = tuple((name, covered_score(found.score) + _spread(found)) for name, found in family.scores)
     n = family.scores[0][1].score
     groups = f"{n.n_groups} groups" if n.n_groups else "groups unknown"
     marks = f" [{', '.join(family.marks)}]" if family.marks else ""
     title = f"{metric_label(family.metric)}, {family.domain} ({family.finding}): {n.n_tiles:,} tiles, {groups}{marks}"
-    return PlainTable(title, ("run", metric_label(family.metric)), rows)
+    return plain_table(title, ("run", metric_label(family.metric)), rows)
 
 
 def _spread(found: SeedScore) -> str:
@@ -200,17 +198,17 @@ def _spread(found: SeedScore) -> str:
     )
 
 
-def _differences(family: ComparisonFamily) -> PlainTable:
+def _differences(family: ComparisonFamily) -> Table:
     rows = tuple(
         (f"{pair.first} − {pair.second}", score_text(pair.difference, signed=True), pair.in_words())
         for pair in family.comparisons
     )
-    return PlainTable(
+    return plain_table(
         f"{metric_label(family.metric)}, {family.domain}: paired differences", ("pair", "difference", "p"), rows
     )
 
 
-def _ranks(ranking: Ranking) -> PlainTable:
+def _ranks(ranking: Ranking) -> Table:
     ranks = ranking.ranks
     if ranks is None:
         raise ValueError("a ranking without ranks has no table")
@@ -229,7 +227,7 @@ def _ranks(ranking: Ranking) -> PlainTable:
         f"({', '.join(ranks.data_sets)}); "
         f"{overall}; critical difference {ranks.critical_difference:.2f}"
     )
-    return PlainTable(title, ("run", "mean rank"), tuple(rows))
+    return plain_table(title, ("run", "mean rank"), rows)
 
 
 # ------------------------------------------------------------------------------
@@ -238,7 +236,7 @@ def _ranks(ranking: Ranking) -> PlainTable:
 
 def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
     """Return the page's HTML; equal inputs give equal text."""
-    synthetic = "SYNTHETIC" in study.marks
+    synthetic = SYNTHETIC in study.marks
     return render_template(
         page_environment(),
         "matrix.html.j2",
@@ -274,7 +272,7 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
     write_text(folder / "matrix.csv", cells_csv(study))
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
     (folder / "plots").mkdir(exist_ok=True)
-    synthetic = "SYNTHETIC" in study.marks
+    synthetic = SYNTHETIC in study.marks
     for place, matrix in enumerate(study.matrices, 1):
         write_text(folder / "plots" / f"matrix-{place}.svg", standalone(matrix_panel(matrix, synthetic)))
         differences = difference_panel(matrix, synthetic)
@@ -284,43 +282,41 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
 
 def cells_csv(study: MatrixStudy) -> str:
     """Return a row per cell and metric."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for matrix in study.matrices:
-        scales = {scale.magnification: scale for scale in matrix.scales}
-        for cell in matrix.cells:
-            scale = scales[cell.magnification]
-            for index, score in enumerate(cell.scores):
-                gap = cell.differences[index] if cell.differences else None
-                limits = [] if score.interval is None else [score.interval.low, score.interval.high]
-                gap_limits = [gap.interval.low, gap.interval.high] if gap is not None and gap.interval else []
-                writer.writerow([
-                    matrix.experiment, matrix.training_size, cell.trained_on, cell.magnification, score.name,
-                    _known(score.value), *_two(limits), "" if gap is None else _known(gap.value), *_two(gap_limits),
-                    score.n_tiles, score.n_groups, cell.n_train_tiles, cell.n_train_groups, _known(scale.input_mpp),
-                    scale.lost, score.reason,
-                ])  # fmt: skip
-    return text.getvalue()
+    return cells_table(study).as_csv()
+
+
+def cells_table(study: MatrixStudy) -> Table:
+    """Return a row per cell and metric, numbers in full."""
+    rows = [row for matrix in study.matrices for cell in matrix.cells for row in _cell_rows(matrix, cell)]
+    return Table("Every cell", columns_of(COLUMNS), rows_of(rows), marks=study.marks)
+
+
+def _cell_rows(matrix: MagnificationMatrix, cell: MatrixCell) -> Iterator[tuple[str, ...]]:
+    scale = next(scale for scale in matrix.scales if scale.magnification == cell.magnification)
+    for index, score in enumerate(cell.scores):
+        gap = cell.differences[index] if cell.differences else None
+        yield (
+            matrix.experiment, matrix.training_size, cell.trained_on, cell.magnification, score.name,
+            _known(score.value), *_limits(score), "" if gap is None else _known(gap.value), *_limits(gap),
+            str(score.n_tiles), str(score.n_groups), str(cell.n_train_tiles), str(cell.n_train_groups),
+            _known(scale.input_mpp), scale.lost, score.reason,
+        )  # fmt: skip
 
 
 def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:
-    """Return a matrix for the terminal: AUROC with its interval."""
-    from rich.table import Table
-
+    """Return a matrix: AUROC with its interval."""
     size = "equal training size" if matrix.training_size == "equal" else "all data"
     marked = f" ({', '.join(marks)})" if marks else ""
-    table = Table(title=f"AUROC{marked}: {matrix.experiment}, {size}")
-    table.add_column("trained at")
-    table.add_column("n (tiles of groups)", justify="right")
+    columns = [Column("trained at", fit="cut"), Column("n (tiles of groups)", "right", "cut")]
     for name in matrix.columns:
         n = matrix.cell(matrix.rows[0], name).scores[0]
-        table.add_column(f"scored at {name}\nn = {n.n_tiles:,} of {n.n_groups}")
+        columns.append(Column(f"scored at {name}\nn = {n.n_tiles:,} of {n.n_groups}", fit="cut"))
+    rows = []
     for row in matrix.rows:
         cells = [matrix.cell(row, name) for name in matrix.columns]
-        size = f"{cells[0].n_train_tiles:,} of {cells[0].n_train_groups}"
-        table.add_row(row, size, *(_terminal_cell(cell.scores[0]) for cell in cells))
-    return table
+        n_trained = f"{cells[0].n_train_tiles:,} of {cells[0].n_train_groups}"
+        rows.append((row, n_trained, *(_terminal_cell(cell.scores[0]) for cell in cells)))
+    return Table(f"AUROC{marked}: {matrix.experiment}, {size}", tuple(columns), rows_of(rows))
 
 
 def reasons_of(matrix: MagnificationMatrix) -> tuple[str, ...]:
@@ -344,8 +340,10 @@ def _known(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
-def _two(limits: list[float]) -> list[str]:
-    return [f"{value:.6g}" for value in limits] or ["", ""]
+def _limits(score: Score | None) -> tuple[str, str]:
+    if score is None or score.interval is None:
+        return "", ""
+    return f"{score.interval.low:.6g}", f"{score.interval.high:.6g}"
 
 
 # ------------------------------------------------------------------------------
@@ -373,7 +371,7 @@ def write_transfer_page(
         ("style.css", "transfer.css"),
         found=found,
         synthetic=SYNTHETIC in found.marks,
-        tables=plain_tables(found),
+        tables=transfer_tables(found),
         recoveries=recovery_figures(found),
         few_shot=few_shot_figure(found),
         gallery=gallery,

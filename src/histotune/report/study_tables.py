@@ -1,27 +1,24 @@
-"""A transfer diagnosis as tables, for the terminal and for the page."""
+"""A transfer diagnosis, leaderboards and the scores of a run as tables, for terminals, pages and files."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from histotune.published.leaderboard import Protocol
 from histotune.report.tables import score_tables
-from histotune.report.words import SYNTHETIC, number
+from histotune.report.words import number
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.files import write_text
+from histotune.tools.marks import SYNTHETIC
+from histotune.tools.table import Row, Table, columns_of, latex_float, latex_text, rows_of
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from rich.table import Table
 
     from histotune.evaluation.findings import Finding
     from histotune.published.leaderboard import Board, BoardRow
@@ -35,47 +32,16 @@ if TYPE_CHECKING:
 METRIC_WORDS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "log_loss": "log-loss"}
 
 
-@dataclass(frozen=True)
-class PlainTable:
-    """A table of texts.
-
-    Attributes:
-        title: Heading.
-        columns: Names of the columns.
-        rows: Texts.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def plain_tables(found: Diagnosis) -> tuple[PlainTable, ...]:
+def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
     """Return all tables of a diagnosis, oracles in a table of their own."""
     tables = (_lost(found), _decision(found), _remedies(found), _oracles(found), _few_shot(found), _shift(found),
               _candidates(found))  # fmt: skip
-    return tuple(table for table in tables if table.rows)
+    return tuple(replace(table, marks=found.marks) for table in tables if table.rows)
 
 
-def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
-    """Return the tables for a terminal."""
-    return printed_tables(plain_tables(found), f" [{', '.join(found.marks)}]" if found.marks else "")
-
-
-def printed_tables(tables: Iterable[PlainTable], marks: str = "") -> tuple[Table, ...]:
-    """Return tables of text for a terminal."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    out = []
-    for plain in tables:
-        table = Table(title=escape(plain.title + marks), title_justify="left")
-        for name in plain.columns:
-            table.add_column(escape(name), overflow="fold")
-        for row in plain.rows:
-            table.add_row(*(escape(text) for text in row))
-        out.append(table)
-    return tuple(out)
+def plain_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of texts, all to the left."""
+    return Table(title, columns_of(names), rows_of(rows))
 
 
 def score_text(score: Score, *, signed: bool = False) -> str:
@@ -89,7 +55,7 @@ def score_text(score: Score, *, signed: bool = False) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _lost(found: Diagnosis) -> PlainTable:
+def _lost(found: Diagnosis) -> Table:
     rows = tuple(
         (METRIC_WORDS[source.name], score_text(source), score_text(target), score_text(gap, signed=True))
         for source, target, gap in zip(found.source_scores, found.target_scores, found.gaps, strict=True)
@@ -97,10 +63,10 @@ def _lost(found: Diagnosis) -> PlainTable:
     n = found.target_scores[0]
     groups = f"{n.n_groups} groups" if n.n_groups else "groups unknown"
     title = f"As it is: {found.source} -> {found.target} ({n.n_tiles:,} tiles, {groups})"
-    return PlainTable(title, ("metric", "source, held out", "target", "lost"), rows)
+    return plain_table(title, ("metric", "source, held out", "target", "lost"), rows)
 
 
-def _decision(found: Diagnosis) -> PlainTable:
+def _decision(found: Diagnosis) -> Table:
     two = len(found.class_names) == 2
     best = "the best threshold's" if two else "that of a shift per class"
     shares = list(zip(found.class_names, *found.prevalence, strict=True))
@@ -112,10 +78,10 @@ def _decision(found: Diagnosis) -> PlainTable:
             for name, source, target in (shares[1:] if two else shares)
         ),
     )  # fmt: skip
-    return PlainTable("The decision loss (learned on other target groups)", ("part", "lost"), rows)
+    return plain_table("The decision loss (learned on other target groups)", ("part", "lost"), rows)
 
 
-def _remedies(found: Diagnosis) -> PlainTable:
+def _remedies(found: Diagnosis) -> Table:
     rows = []
     for remedy in found.remedies:
         alone = [score_text(recovery.alone, signed=True) for recovery in remedy.recoveries]
@@ -124,29 +90,29 @@ def _remedies(found: Diagnosis) -> PlainTable:
                      _left_out(remedy.recovery("auroc")), remedy.assumption))  # fmt: skip
     columns = ("remedy", "labels", "AUROC back", "balanced accuracy back", "log-loss back",
                "log-loss back, both recalibrated", "AUROC, left out of all", "assumes")  # fmt: skip
-    return PlainTable("Remedies, each alone", columns, tuple(rows))
+    return plain_table("Remedies, each alone", columns, rows)
 
 
 def _left_out(recovery: Recovery | None) -> str:
     return "" if recovery is None or recovery.left_out is None else score_text(recovery.left_out, signed=True)
 
 
-def _oracles(found: Diagnosis) -> PlainTable:
+def _oracles(found: Diagnosis) -> Table:
     rows = tuple((oracle.name, *(score_text(score) for score in oracle.scores)) for oracle in found.oracles)
     columns = ("oracle", "AUROC", "balanced accuracy", "log-loss")
-    return PlainTable("Oracles: what labels of the target would give; no remedies", columns, rows)
+    return plain_table("Oracles: what labels of the target would give; no remedies", columns, rows)
 
 
-def _few_shot(found: Diagnosis) -> PlainTable:
+def _few_shot(found: Diagnosis) -> Table:
     rows = tuple(
         (str(point.groups_per_class), score_text(point.auroc), f"{point.sd:.3f}", str(point.n_draws))
         for point in found.few_shot
     )
     columns = ("labelled groups per class", "AUROC", "SD over draws", "draws")
-    return PlainTable("Few-shot curve: heads trained on few target groups", columns, rows)
+    return plain_table("Few-shot curve: heads trained on few target groups", columns, rows)
 
 
-def _shift(found: Diagnosis) -> PlainTable:
+def _shift(found: Diagnosis) -> Table:
     shift = found.shift
     rows = [
         ("domain classifier, AUROC", score_text(shift.domain_auroc)),
@@ -159,12 +125,12 @@ def _shift(found: Diagnosis) -> PlainTable:
         if values:
             rows.append((f"mean optical density of the {name}: red, green, blue",
                          ", ".join(f"{value:.3f}" for value in values)))  # fmt: skip
-    return PlainTable("The shift", ("measure", "value"), tuple(rows))
+    return plain_table("The shift", ("measure", "value"), rows)
 
 
-def _candidates(found: Diagnosis) -> PlainTable:
+def _candidates(found: Diagnosis) -> Table:
     rows = tuple((verdict.candidate, verdict.first, verdict.reason) for verdict in found.by_candidate)
-    return PlainTable("Under every candidate scale", ("scale", "first cause", "why"), rows)
+    return plain_table("Under every candidate scale", ("scale", "first cause", "why"), rows)
 
 
 def _number(value: float) -> str:
@@ -177,59 +143,39 @@ def _number(value: float) -> str:
 
 def boards_overview(boards: Sequence[Board]) -> Table:
     """Return a table with a line per protocol: which there are, and how many scores each has."""
-    from rich.table import Table
-
-    table = Table(title="Published protocols", title_justify="left", pad_edge=False, caption_justify="left",
-                  caption="Scores of different protocols can't be compared. One of them: histotune leaderboard "
-                  "--dataset BreakHis --protocol eva")  # fmt: skip
-    for name in ("data set", "protocol", "pooling", "split", "metric", "scores", "best"):
-        table.add_column(name, justify="right" if name in ("scores", "best") else "left", overflow="fold")
-    for board in boards:
-        one = board.protocol
-        table.add_row(one.dataset, one.protocol, one.pooling or "-", one.split or "-", one.metric,
-                      str(len(board.rows)), f"{board.rows[0].value:.3f}")  # fmt: skip
-    return table
+    names = ("data set", "protocol", "pooling", "split", "metric", "scores", "best")
+    rows = [
+        (one.dataset, one.protocol, one.pooling or "-", one.split or "-", one.metric, str(len(board.rows)),
+         f"{board.rows[0].value:.3f}")
+        for board in boards for one in (board.protocol,)
+    ]  # fmt: skip
+    note = ("Scores of different protocols can't be compared. One of them: histotune leaderboard "
+            "--dataset BreakHis --protocol eva")  # fmt: skip
+    return Table("Published protocols", columns_of(names, right=("scores", "best")), rows_of(rows), (note,))
 
 
 def board_table(board: Board) -> Table:
-    """Return one board as a table; its notes are for :func:`board_notes`."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=board.protocol.title, title_justify="left", pad_edge=False)
-    for name in board_columns(board):
-        table.add_column(name, justify="right" if name in ("rank", board.protocol.metric) else "left", overflow="fold")
-    for row in board.rows:
-        cells = (Text(cell) for cell in board_cells(board, row))  # a folder's name may hold square brackets
-        table.add_row(*cells, style="bold" if row.own else "")
-    return table
+    """Return one board, its own scores set apart; its notes are those of :func:`board_notes`."""
+    columns = columns_of(board_columns(board), right=("rank", board.protocol.metric))
+    rows = (Row(tuple(board_cells(board, row)), "strong" if row.own else "plain") for row in board.rows)
+    return Table(board.protocol.title, columns, tuple(rows), tuple(board_notes(board)))
 
 
 def boards_markdown(boards: Sequence[Board]) -> str:
     """Return boards as markdown, one table per protocol."""
-    parts = []
-    for board in boards:
-        columns = board_columns(board)
-        lines = [f"### {board.protocol.title}", "", _line(columns), _line(["---"] * len(columns))]
-        lines += [_line([f"**{cell}**" if row.own and cell else cell for cell in board_cells(board, row)])
-                  for row in board.rows]  # fmt: skip
-        notes = board_notes(board)
-        parts.append("\n".join([*lines, *([""] if notes else []), *[f"{note}  " for note in notes]]))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(board_table(board).as_markdown() for board in boards) + "\n"
 
 
 def boards_csv(boards: Sequence[Board]) -> str:
     """Return boards as CSV, a line per score, with protocol, caveat and source in full."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     names = [field.name for field in fields(Protocol)]
-    writer.writerow([*names, "rank", "model", "value", "own", "spread", "caveat", "source"])
-    for board in boards:
-        for row in board.rows:
-            writer.writerow([*(getattr(board.protocol, name) for name in names), row.rank, row.model, row.value,
-                             "yes" if row.own else "no", row.spread, _full_caveat(board, row),
-                             row.source])  # fmt: skip
-    return stream.getvalue()
+    rows = [
+        (*(getattr(board.protocol, name) for name in names), row.rank, row.model, row.value, "yes" if row.own else "no",
+         row.spread, _full_caveat(board, row), row.source)
+        for board in boards for row in board.rows
+    ]  # fmt: skip
+    columns = columns_of([*names, "rank", "model", "value", "own", "spread", "caveat", "source"])
+    return Table("", columns, rows_of([str(value) for value in row] for row in rows)).as_csv()
 
 
 def _full_caveat(board: Board, row: BoardRow) -> str:
@@ -265,10 +211,6 @@ def board_notes(board: Board) -> list[str]:
     return notes
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
 # ------------------------------------------------------------------------------
 # Tables of a run and of the leaderboard as LaTeX: booktabs, values with intervals, footnotes, nothing left out.
 
@@ -277,26 +219,8 @@ PREAMBLE = (
     "% \\usepackage{booktabs} and \\usepackage{textcomp} in the preamble; compile as UTF-8.\n"
     "% Tables with many metrics need a landscape page.\n"
 )
-SPECIAL = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", "\u00a0": "~", "\u202f": r"\,", "−": "$-$", "–": "--", "µ": r"\textmu{}", "μ": r"\textmu{}",
-    "→": r"$\rightarrow$", "±": r"$\pm$", "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$",
-    "…": r"\dots{}", "°": r"\textdegree{}",
-}  # fmt: skip
 HEADER_WIDTH, BESIDE_WIDTH = 18, 24
 """Letters after which a column's name, and words beside a value, go on in another line."""
-PATTERN = re.compile("|".join(re.escape(mark) for mark in SPECIAL))
-
-
-def latex_text(text: str) -> str:
-    r"""Return a text that LaTeX sets as it stands.
-
-    Example:
-        >>> print(latex_text("95 % of a_b"))
-        95 \% of a\_b
-    """
-    return PATTERN.sub(lambda found: SPECIAL[found.group()], " ".join(text.split("\n")))
 
 
 def write_latex(inputs: ReportInputs, path: Path) -> None:
@@ -310,32 +234,16 @@ def run_latex(inputs: ReportInputs) -> str:
     mark = rf"\textsc{{{SYNTHETIC.lower()}}} " if findings.synthetic else ""
     tables = [text for finding in findings.findings for text in _finding(finding, mark)]
     for added in inputs.added.transfers:
-        tables += [plain_latex(table, f"Transfer to {added.found.target}") for table in plain_tables(added.found)]
+        for table in transfer_tables(added.found):
+            shown = replace(table, title=f"Transfer to {added.found.target}: {table.title}", marks=())
+            tables.append(shown.as_latex(breaks_lines=True))
     head = f"% {' '.join(findings.title.split())}: {findings.backbone}, choice {findings.choice_hash[:12]}\n"
     return PREAMBLE + head + "\n" + "\n".join(tables)
 
 
 def boards_latex(boards: Sequence[Board]) -> str:
     """Return leaderboards, one table per protocol, with their caveats below."""
-    tables = []
-    for board in boards:
-        columns = board_columns(board)
-        rows = []
-        for row in board.rows:
-            cells = [latex_text(cell) for cell in board_cells(board, row)]
-            rows.append([rf"\textbf{{{cell}}}" if row.own and cell else cell for cell in cells])
-        spec = "".join("r" if name in ("rank", board.protocol.metric) else "l" for name in columns)
-        body = [[latex_text(name) for name in columns], *rows]
-        tables.append(_table(latex_text(board.protocol.title), spec, body, [latex_text(n) for n in board_notes(board)]))
-    return PREAMBLE + "\n" + "\n".join(tables)
-
-
-def plain_latex(table: PlainTable, about: str) -> str:
-    """Return a table of texts; columns after the first may break their lines."""
-    width = 0.9 / max(len(table.columns), 1)
-    spec = "".join(rf">{{\raggedright\arraybackslash}}p{{{width:.2f}\textwidth}}" for _ in table.columns)
-    body = [[latex_text(cell) for cell in row] for row in (table.columns, *table.rows)]
-    return "% \\usepackage{array} for this table\n" + _table(latex_text(f"{about}: {table.title}"), spec, body, [])
+    return PREAMBLE + "\n" + "\n".join(board_table(board).as_latex() for board in boards)
 
 
 def _finding(finding: Finding, mark: str) -> Iterator[str]:
@@ -360,7 +268,7 @@ def _score_table(title: str, table: ScoreTable, mark: str, note: str = "") -> st
         notes.append(f"Each group counts once in: {', '.join(table.group_weighted)}; each tile counts once elsewhere.")
     lines = [latex_text(text) for text in (*notes, *([note] if note else []))]
     lines += [rf"\textsuperscript{{{letter}}} {latex_text(text)}" for letter, text in table.footnotes]
-    return _table(mark + latex_text(f"{title}. {trained}"), "lrr" + "r" * len(table.metrics), body, lines)
+    return latex_float(mark + latex_text(f"{title}. {trained}"), "lrr" + "r" * len(table.metrics), body, lines)
 
 
 def _row(group: RowGroup, row: SummaryLine) -> list[str]:
@@ -383,23 +291,3 @@ def _cell(cell: Cell | None) -> str:
 
 def _stacked(lines: Sequence[str]) -> str:
     return r"\shortstack[r]{" + r"\\ ".join(latex_text(line) for line in lines) + "}"
-
-
-def _table(caption: str, spec: str, body: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
-    """Return a floating table; the first row of the body is its header, notes stand below."""
-    lines = [
-        r"\begin{table*}",
-        r"\centering\small\setlength{\tabcolsep}{4pt}",
-        rf"\caption{{{caption}}}",
-        rf"\begin{{tabular}}{{{spec}}}",
-        r"\toprule",
-        " & ".join(body[0]) + r" \\",
-        r"\midrule",
-        *(" & ".join(row) + r" \\[2pt]" for row in body[1:]),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    if notes:
-        lines += [r"\par\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
-        lines += [*(note + r"\par" for note in notes), r"\end{minipage}"]
-    return "\n".join([*lines, r"\end{table*}", ""])

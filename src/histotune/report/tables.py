@@ -1,4 +1,4 @@
-"""Tables for the terminal, printed by rich."""
+"""Findings, trials, audits and protocols as tables, for the terminal and for the page."""
 
 from __future__ import annotations
 
@@ -6,20 +6,14 @@ import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from histotune.evaluation.crossfit import REPEATED
 from histotune.heads.calibrate import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
 from histotune.heads.sweep import CONTEXT, OUTCOME
 from histotune.report.words import (
-    FLOORS,
     METRIC_LABELS,
     PROBABILITY_METRICS,
-    PROBE,
-    RANDOM_SPLIT,
-    SHORT_FLOORS,
-    SYNTHETIC,
     Cell,
     Footnotes,
     count,
@@ -34,16 +28,18 @@ from histotune.report.words import (
     sample_size,
     score_cell,
 )
+from histotune.tools.marks import FLOORS, LEAKY, PROBE, RANDOM_SPLIT, REPEATED, SYNTHETIC, arm_words, short_words
+from histotune.tools.table import OPEN, Column, Layout, Row, Span, Table, Tone, columns_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import polars as pl
     from rich.console import Console, ConsoleOptions
-    from rich.table import Table
+    from rich.table import Table as RichTable
     from rich.text import Text
 
-    from histotune.audit.verdicts import Audit, Verdict
+    from histotune.audit.verdicts import Audit, AuditFinding
     from histotune.evaluation.findings import Finding, FindingId, Findings, RobustnessTable, ScoredArm
     from histotune.heads.family import Tried
     from histotune.published.study import ProtocolRow, ProtocolStudy
@@ -69,10 +65,10 @@ class SummaryTable:
     synthetic: bool
     rows: tuple[SummaryRow, ...]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
         """Yield the table that fits the width, then the reasons for what is missing."""
         notes = Footnotes()
-        yield _summary(self, notes, stacked=options.max_width < NARROW_TERMINAL)
+        yield _summary(self, notes, stacked=options.max_width < NARROW_TERMINAL).as_rich(OPEN)
         for letter, reason in notes.items():
             yield _plain(f"{letter}: {reason}")
 
@@ -80,6 +76,13 @@ class SummaryTable:
 def summary_table(findings: Findings) -> SummaryTable:
     """Return the run's main numbers as something rich can print."""
     return SummaryTable(findings.title, findings.synthetic, tuple(_summary_rows(findings)))
+
+
+def findings_table(findings: Findings) -> Table:
+    """Return the run's main numbers as a table, with the reasons for what is missing."""
+    notes = Footnotes()
+    table = _summary(summary_table(findings), notes, stacked=False)
+    return replace(table, notes=tuple(f"{letter}: {reason}" for letter, reason in notes.items()))
 
 
 def _summary_rows(findings: Findings) -> Iterator[SummaryRow]:
@@ -111,7 +114,7 @@ def _probe_rows(
             yield SummaryRow("  ± SD, other training cases", repeated)
         best = _best_floor(finding.rows if finding else (), arm.domain) if floor else None
         if best is not None:
-            yield SummaryRow(f"  floor: {SHORT_FLOORS[best.arm]}", best)
+            yield SummaryRow(f"  floor: {short_words(best.arm)}", best)
 
 
 def _without_prefix(domain: str, label: str) -> str:
@@ -137,35 +140,33 @@ def _value(arm: ScoredArm, name: str) -> float:
 
 
 def _summary(summary: SummaryTable, notes: Footnotes, *, stacked: bool) -> Table:
-    from rich.table import Table
-
     title = f"{summary.title} · {SYNTHETIC} data" if summary.synthetic else summary.title
-    table = Table(title=_plain(title), box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    table.add_column("", overflow="fold", min_width=14)
-    for header in ("AUROC", "Balanced accuracy"):
-        table.add_column(header, no_wrap=not stacked)
-    for header in ("tiles", "groups"):
-        table.add_column(header, justify="right", no_wrap=True)
+    columns = (
+        Column("", min_chars=14),
+        *(Column(name, fit="cut" if stacked else "whole") for name in ("AUROC", "Balanced accuracy")),
+        *(Column(name, "right", "whole") for name in ("tiles", "groups")),
+    )
+    rows = []
     for row in summary.rows:
         scores = [metric_score(row.arm, name) for name in ("auroc", "balanced_accuracy")]
         cells = [_terminal_cell(row.arm, score, notes, stacked=stacked) for score in scores]
         n_tiles, n_groups = sample_size(row.arm)
-        texts = (_plain(entry) for entry in (*cells, count(n_tiles), group_count(n_groups)))
         label = _with_marks(row.label, row.arm, hide_synthetic=summary.synthetic)
-        table.add_row(label, *texts, style="dim" if row.arm.arm in FLOORS else "")
-    return table
+        tone: Tone = "faint" if row.arm.arm in FLOORS else "plain"
+        rows.append(Row((label, *cells, count(n_tiles), group_count(n_groups)), tone))
+    return Table(title, columns, tuple(rows))
 
 
-def _with_marks(label: str, arm: ScoredArm, *, hide_synthetic: bool) -> Text:
+def _with_marks(label: str, arm: ScoredArm, *, hide_synthetic: bool) -> tuple[Span, ...]:
     marks = [mark for mark in arm.marks if not (hide_synthetic and mark == SYNTHETIC)]
-    return _plain(label).append("".join(f" {mark}" for mark in marks), style="bold red")
+    return (Span(label), *(Span(f" {mark}", "mark") for mark in marks))
 
 
-def _plain(text: str) -> Text:
+def _plain(text: str, style: str = "") -> Text:
     """Text that rich doesn't read as its own markup: intervals stand in square brackets."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(text, style)
 
 
 def _terminal_cell(arm: ScoredArm, score: Score | None, notes: Footnotes, *, stacked: bool) -> str:
@@ -251,7 +252,7 @@ def _score_table(finding: Finding) -> ScoreTable:
     trained_on = usual[0][0] if usual else ""
     groups = tuple(
         RowGroup(
-            arm=name,
+            arm=arm_words(name),
             trained_on="" if origin == trained_on else _origin(origin),
             floor=name in FLOORS,
             rows=tuple(_row(arm, names, common, notes) for arm in arms),
@@ -361,7 +362,7 @@ def robustness_lines(table: RobustnessTable) -> Iterator[str]:
 
 def _robustness_row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, several: bool) -> RobustnessRow:
     score = arm.scores[0]
-    name = backbone if arm.arm == PROBE else SHORT_FLOORS.get(arm.arm, arm.arm)
+    name = backbone if arm.arm == PROBE else short_words(arm.arm)
     return RobustnessRow(
         label=f"{name}, {arm.domain}" if several else name,
         reads=arm.trained_on,
@@ -379,32 +380,36 @@ def _robustness_row(arm: ScoredArm, backbone: str, footnotes: Footnotes, *, seve
 
 
 TOP = 10
+TRIALS_LAYOUT = Layout(title="center", is_padded=True, has_notes=True)
 OPTIMISTIC = "optimistic: the lowest of several was selected"
 
 
 def trials_table(trials: pl.DataFrame, n_groups: int, top: int = TOP) -> Table:
     """Return the best trials of a sweep, and the chosen one wherever it stands."""
-    from rich.table import Table
-
     ranked = trials.sort("log_loss", nulls_last=True, maintain_order=True).with_row_index("rank", 1)
     shown = ranked.filter((ranked["rank"] <= top) | ranked["chosen"])
     names = [name for name in setting_names(trials)
              if name == "pooling" or len(trials) == 1 or trials[name].n_unique() > 1]  # fmt: skip
-    table = Table(
-        title=f"Trials: group-balanced log-loss, out of fold, lower is better ({len(shown)} of {len(trials)})"
+    columns = tuple(
+        Column(name, "left" if name in {"pooling", "class_weight", ""} else "right", "cut")
+        for name in ("", *names, "log-loss", "95 % over groups", "AUROC", "")
     )
-    for name in ("", *names, "log-loss", "95 % over groups", "AUROC", ""):
-        table.add_column(name, justify="left" if name in {"pooling", "class_weight", ""} else "right")
-    for trial in shown.iter_rows(named=True):
-        settings = (_setting(trial[name]) for name in names)
-        loss, auroc = trial["log_loss"], trial["auroc"]
-        diverged = bool(trial.get("diverged")) or loss is None or not math.isfinite(loss)
-        numbers = ("-", "-", "-") if diverged else (
-            f"{loss:.3f}", interval_words(loss, trial["log_loss_se"], n_groups), _three(auroc)
-        )  # fmt: skip
-        table.add_row(str(trial["rank"]), *settings, *numbers, _remark(trial, diverged), style="bold" * trial["chosen"])
-    table.caption = f"A chosen trial's log-loss is {OPTIMISTIC}."
-    return table
+    return Table(
+        f"Trials: group-balanced log-loss, out of fold, lower is better ({len(shown)} of {len(trials)})",
+        columns,
+        tuple(_trial_row(trial, names, n_groups) for trial in shown.iter_rows(named=True)),
+        (f"A chosen trial's log-loss is {OPTIMISTIC}.",),
+    )
+
+
+def _trial_row(trial: dict[str, Any], names: list[str], n_groups: int) -> Row:
+    loss = trial["log_loss"]
+    diverged = bool(trial.get("diverged")) or loss is None or not math.isfinite(loss)
+    interval = "-" if diverged else interval_words(loss, trial["log_loss_se"], n_groups)
+    numbers = ("-", "-", "-") if diverged else (f"{loss:.3f}", interval, _three(trial["auroc"]))
+    settings = (_setting(trial[name]) for name in names)
+    cells = (str(trial["rank"]), *settings, *numbers, _remark(trial, diverged))
+    return Row(cells, "strong" if trial["chosen"] else "plain")
 
 
 def setting_names(trials: pl.DataFrame) -> tuple[str, ...]:
@@ -477,27 +482,23 @@ def _three(value: float | None) -> str:
 # An audit's findings for the terminal, printed by rich.
 
 
-STYLES: dict[Verdict, str] = {"ok": "green", "note": "cyan", "warning": "yellow", "error": "bold red"}
+AUDIT_LAYOUT = Layout(lines=False, title="center", is_padded=True, gap=2)
 
 
 def audit_table(audit: Audit) -> Table:
     """Return the findings as a table: verdict, title, sentence and advice."""
-    from rich.table import Table
-    from rich.text import Text
-
-    title = f"{audit.title}{' · SYNTHETIC data' if audit.synthetic else ''}: {audit.n_tiles:,} tiles, "
+    title = f"{audit.title}{f' · {SYNTHETIC} data' if audit.synthetic else ''}: {audit.n_tiles:,} tiles, "
     title += f"{audit.n_groups:,} groups" + (f", split {audit.split.name}" if audit.split else "")
-    leaky = " LEAKY" if audit.split and audit.split.leaky else ""
-    table = Table(title=Text(title).append(leaky, "bold red"), box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("", no_wrap=True)
-    table.add_column("Looked at", max_width=24)
-    table.add_column("Found")
-    for finding in audit.findings:
-        found = Text(finding.sentence)
-        if finding.advice and finding.verdict != "ok":
-            found.append(f"\n{finding.advice}", "dim")
-        table.add_row(Text(finding.verdict, STYLES[finding.verdict]), Text(finding.title), found)
-    return table
+    columns = (Column("", fit="whole"), Column("Looked at", fit="cut", max_chars=24), Column("Found", fit="cut"))
+    rows = tuple(
+        Row(((Span(finding.verdict, finding.verdict),), finding.title, _found(finding))) for finding in audit.findings
+    )
+    return Table(title, columns, rows, marks=(LEAKY,) if audit.split and audit.split.leaky else ())
+
+
+def _found(finding: AuditFinding) -> tuple[Span, ...]:
+    advice = (Span(f"\n{finding.advice}", "faint"),) if finding.advice and finding.verdict != "ok" else ()
+    return (Span(finding.sentence), *advice)
 
 
 # ------------------------------------------------------------------------------
@@ -510,35 +511,37 @@ class ProtocolTable:
 
     study: ProtocolStudy
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
         """Yield the table and everything that must stand beside it."""
-        from rich.text import Text
-
         del console, options
         notes = Footnotes()
-        yield _table(self.study, notes)
+        yield _protocol(self.study, notes).as_rich(OPEN)
         for letter, text in notes.items():
-            yield Text(f"{letter}: {text}")
-        yield Text("\nWhat weakens these numbers:", style="bold")
+            yield _plain(f"{letter}: {text}")
+        yield _plain("\nWhat weakens these numbers:", "bold")
         for weakness in self.study.weaknesses:
-            yield Text(f"- {weakness}")
+            yield _plain(f"- {weakness}")
 
 
-def _table(study: ProtocolStudy, notes: Footnotes) -> Table:
-    from rich.table import Table
-    from rich.text import Text
+def protocol_table(study: ProtocolStudy) -> Table:
+    """Return a protocol's table, with all that must stand beside it."""
+    notes = Footnotes()
+    table = _protocol(study, notes)
+    return replace(table, notes=(*(f"{letter}: {text}" for letter, text in notes.items()), *study.weaknesses))
 
-    marks = "".join(f" {mark}" for mark in study.marks)
-    title = Text(f"{study.title}, scored on {study.scored}").append(marks, style="bold red")
-    table = Table(title=title, box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
-    for header in ("", "columns", "metric", "score", "SD over runs", "interval over groups"):
-        table.add_column(header, overflow="fold")
-    for header in ("tiles", "groups"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in study.rows:
-        cells = (row.name, row.pooling, METRIC_LABELS.get(row.metric, row.metric), *_numbers(row, notes))
-        table.add_row(*(Text(cell) for cell in cells), f"{row.n_tiles:,}", f"{row.n_groups:,}" if row.n_groups else "?")
-    return table
+
+def _protocol(study: ProtocolStudy, notes: Footnotes) -> Table:
+    columns = (
+        *columns_of(("", "columns", "metric", "score", "SD over runs", "interval over groups")),
+        Column("tiles", "right", "whole"),
+        Column("groups", "right", "whole"),
+    )
+    rows = rows_of(
+        (row.name, row.pooling, METRIC_LABELS.get(row.metric, row.metric), *_numbers(row, notes), f"{row.n_tiles:,}",
+         f"{row.n_groups:,}" if row.n_groups else "?")
+        for row in study.rows
+    )  # fmt: skip
+    return Table(f"{study.title}, scored on {study.scored}", columns, rows, marks=study.marks)
 
 
 def _numbers(row: ProtocolRow, notes: Footnotes) -> tuple[str, str, str]:

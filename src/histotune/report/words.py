@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from histotune.statistics.predictions import FULL_COVERAGE
+from histotune.tools.marks import DIFFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,17 +36,8 @@ PROBABILITY_METRICS = (
     "log_loss", "brier", "ece", "ece_debiased", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity",
 )  # fmt: skip
 """What a table of its own shows: how good the probabilities are, and the ends of the ROC curve."""
-DIFFERENCE = " difference"
-SYNTHETIC = "SYNTHETIC"
-PROBE = "probe"
-RANDOM_SPLIT = "probe, random image split"
-SHORT_FLOORS = {
-    "random-weight backbone + probe": "random weights",
-    "colour histogram + probe": "colour histogram",
-    "untuned head": "untuned head",
-    "majority class": "majority class",
-}
-FLOORS = tuple(SHORT_FLOORS)
+DIFFERENCE_OF = " difference"
+"""What the name of a metric ends in where a score is a paired difference in it."""
 
 
 @dataclass
@@ -122,12 +114,12 @@ def group_count(n_groups: int) -> str:
 
 def metric_of(score: Score) -> str:
     """Return the metric of a score; a difference is named after it, such as "auroc difference"."""
-    return score.name.removesuffix(DIFFERENCE)
+    return score.name.removesuffix(DIFFERENCE_OF)
 
 
 def metric_score(arm: ScoredArm, metric: str) -> Score | None:
     """Return an arm's score of a metric, or its difference in that metric; None where there is neither."""
-    return arm.score(metric) or arm.score(metric + DIFFERENCE)
+    return arm.score(metric) or arm.score(metric + DIFFERENCE_OF)
 
 
 def metric_label(name: str) -> str:
@@ -137,7 +129,7 @@ def metric_label(name: str) -> str:
 
 def is_difference(arm: ScoredArm) -> bool:
     """Whether a row holds paired differences instead of scores."""
-    return arm.arm.startswith("difference")
+    return arm.arm == DIFFERENCE
 
 
 def is_trained_domain(arm: ScoredArm) -> bool:

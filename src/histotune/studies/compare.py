@@ -12,11 +12,11 @@ from histotune.evaluation.run_comparison import Contender, RunComparison, compar
 from histotune.report.figures import class_names_of
 from histotune.report.run_folder import load_run
 from histotune.report.study_pages import write_comparison_page
-from histotune.report.words import PROBE
 from histotune.statistics.metrics import METRIC_NAMES, MetricName
 from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfig, IntervalConfig, Predictions
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import write_json
+from histotune.tools.marks import PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

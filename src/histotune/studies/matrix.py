@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
-from histotune.evaluation.findings import TOO_NARROW
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.magnifications import (
@@ -29,6 +28,7 @@ from histotune.report.study_pages import save_matrices
 from histotune.studies.setup import refuse_foreign_folder, set_up, single_dataset
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.marks import TOO_NARROW
 
 if TYPE_CHECKING:
     from pathlib import Path

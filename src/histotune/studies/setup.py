@@ -17,7 +17,6 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.tileset import require_classes
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
-from histotune.evaluation.findings import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
@@ -26,6 +25,7 @@ from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.tools.errors import UserError, collect, raise_together
 from histotune.tools.files import explained_os_errors, lock, make_folder
+from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:

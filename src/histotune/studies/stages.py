@@ -11,7 +11,7 @@ import numpy as np
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
-from histotune.evaluation.findings import LEAKY, PROBE, Finding
+from histotune.evaluation.findings import Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
@@ -36,6 +36,7 @@ from histotune.studies.tracking import (
     with_origin,
 )
 from histotune.tools.files import atomic_folder, hash_bytes
+from histotune.tools.marks import LEAKY, PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

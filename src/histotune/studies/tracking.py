@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from histotune.evaluation.findings import PROBE
 from histotune.heads.sweep import CONTEXT, OUTCOME
 from histotune.report.tables import line_names
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_path, canonical_json
+from histotune.tools.marks import PROBE
 from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ import polars as pl
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import load_bundle
-from histotune.evaluation.findings import LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows
 from histotune.heads.head import calibrated_logits, column_logits
@@ -25,6 +24,7 @@ from histotune.studies.config import load_config
 from histotune.studies.setup import config_of_head, read_with_parts, set_up
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
+from histotune.tools.marks import LABEL_MOVED, LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.tools.provenance import collect_provenance
 from histotune.transfer.case import (
     HeadMap,
@@ -436,7 +436,7 @@ def _view_notes(plan: RemedyPlan, material: Material, plain: Material) -> list[s
     found = [
         note
         for note in material.tiles.notes
-        if note.startswith(("The view ", "LABEL MOVED")) and note not in plain.tiles.notes
+        if note.startswith(("The view ", LABEL_MOVED)) and note not in plain.tiles.notes
     ]
     if not found:
         return []

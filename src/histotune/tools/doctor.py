@@ -10,6 +10,7 @@ import subprocess
 import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import requires
+from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from histotune.tools import provenance
@@ -22,9 +23,10 @@ from histotune.tools.devices import (
     torch_install_line,
 )
 from histotune.tools.files import user_dir
+from histotune.tools.table import Column, Layout, Row, Span, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     import torch
@@ -78,6 +80,13 @@ class MachineDiagnosis:
         """Return a JSON-ready dict."""
         return asdict(self)
 
+    def tables(self) -> tuple[Table, ...]:
+        """Return what was found as a table, under the names of the sections."""
+        by_section = groupby(self.checks, key=lambda check: check.section)
+        rows = tuple(row for section, checks in by_section for row in _section_rows(section, checks))
+        notes = tuple(f"warning: {check.name}: {check.value}" for check in self.warnings)
+        return (Table("", (Column("looked at", fit="cut"), Column("found")), rows, notes),)
+
 
 def diagnose(cache: Path, deep: bool = False) -> MachineDiagnosis:
     """Look at the software, the hardware, the folders and the hub.
@@ -104,18 +113,17 @@ def diagnose(cache: Path, deep: bool = False) -> MachineDiagnosis:
 def render(diagnosis: MachineDiagnosis) -> RenderableType:
     """Return the diagnosis as tables, warnings with their fixes last."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    section = ""
-    for check in diagnosis.checks:
-        if check.section != section:
-            table.add_row(Text(check.section, style="bold"))
-            section = check.section
-        style = "yellow" if check.level == "warning" else ""
-        table.add_row(Text(f"  {check.name}"), Text(check.value, style=style, overflow="fold"))
-    return Group(table, Text(), *_render_warnings(diagnosis))
+    (table,) = diagnosis.tables()
+    shown = table.as_rich(Layout(lines=False, gap=2, has_header=False))
+    return Group(shown, Text(), *_render_warnings(diagnosis))
+
+
+def _section_rows(section: str, checks: Iterable[Check]) -> Iterator[Row]:
+    yield Row(((Span(section, "strong"),),))
+    for check in checks:
+        yield Row((f"  {check.name}", (Span(check.value, "plain" if check.level == "ok" else "warning"),)))
 
 
 def _render_warnings(diagnosis: MachineDiagnosis) -> Iterator[RenderableType]:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.tools.marks import LEAKY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -319,7 +321,7 @@ def _points(tenths: int) -> str:
 
 def render_split(split: Split, tiles: TileSet) -> str:
     """Write a split as plain text."""
-    mark = "LEAKY " if split.leaky else ""
+    mark = f"{LEAKY} " if split.leaky else ""
     head = f"{mark}{split.name}: {len(split.sides)} {split.kind} by {split.unit}, hash {split.split_hash}"
     notes = [textwrap.fill(note, 108, initial_indent="  - ", subsequent_indent="    ") for note in split.notes]
     blocks = [head, _text_table(balance_table(tiles, split)), "\n".join(["Notes", *notes]) if notes else ""]

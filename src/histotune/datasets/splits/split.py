@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from histotune.datasets.disk import name_some
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
+from histotune.tools.marks import LEAKY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,7 @@ def note_outside(split: Split, tiles: TileSet) -> Split:
 # Groups on two sides: which, how many tiles they touch, and whether that was allowed.
 
 
-LEAKY = "LEAKY: "
+WARNING = f"{LEAKY}: "
 ALLOW = "add --allow-leaky (or --set evaluation.allow_leaky=true): every table it reaches is then marked LEAKY"
 
 
@@ -132,14 +133,14 @@ class SharedGroups:
             return ()
         n = len(self.groups)
         what = "1 group lies" if n == 1 else f"{n} groups lie"
-        first = f"{LEAKY}{what} on two sides of this split ({name_some(list(self.groups), 8)})."
+        first = f"{WARNING}{what} on two sides of this split ({name_some(list(self.groups), 8)})."
         return (first, *(self._side(side) for side in self.total_by_side if self.tiles_by_class.get(side)))
 
     def _side(self, side: str) -> str:
         totals = self.total_by_class[side]
         classes = ", ".join(f"{name} {n} of {totals[name]}" for name, n in self.tiles_by_class[side].items())
         return (
-            f"{LEAKY}{self.tiles_by_side[side]:,} of {self.total_by_side[side]:,} tiles of {side} come from groups "
+            f"{WARNING}{self.tiles_by_side[side]:,} of {self.total_by_side[side]:,} tiles of {side} come from groups "
             f"that also lie on another side ({classes})."
         )
 
@@ -172,7 +173,7 @@ def shared_groups(tiles: TileSet, split: Split) -> SharedGroups:
 def mark_leaks(split: Split, tiles: TileSet) -> Split:
     """Return the split marked by what today's groups say about it."""
     found = shared_groups(tiles, split)
-    kept = tuple(note for note in split.notes if not note.startswith(LEAKY))
+    kept = tuple(note for note in split.notes if not note.startswith(WARNING))
     return replace(split, leaky=split.leaky or bool(found.groups), notes=(*kept, *found.notes()))
 
 
@@ -181,7 +182,7 @@ def refuse_leaks(split: Split, tiles: TileSet, *, allow_leaky: bool) -> None:
     notes = () if allow_leaky else shared_groups(tiles, split).notes()
     if notes:
         raise UserError(
-            f"the split {split.name} leaks: {' '.join(note.removeprefix(LEAKY) for note in notes)}",
+            f"the split {split.name} leaks: {' '.join(note.removeprefix(WARNING) for note in notes)}",
             allowed="splits that keep every group on one side, such as grouped-5-seed0",
             fix=ALLOW,
         )
