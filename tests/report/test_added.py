@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from histotune.cli.run import report_and_print
 from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy, SeenScale
 from histotune.report.page import render_page
 from histotune.report.run_folder import add_study, load_added, load_run, save_run
 from histotune.statistics.predictions import Interval, IntervalConfig, Score
+from histotune.studies import verbs
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json
 from histotune.transfer.case import Diagnosis, TransferConfig
@@ -76,9 +76,9 @@ def test_the_report_holds_them_escaped_and_again_without_their_folders(
     transfer, matrix = save_transfer(found, tmp_path / "to-pcam"), tmp_path / "m"
     matrix.mkdir()
     write_json(matrix / "matrix.json", made_study(run).as_dict())
-    report_and_print(run, None, [transfer, matrix])
+    verbs.report(run, add=[transfer, matrix])
     (transfer / "transfer.json").unlink()
-    report_and_print(run, None, [])
+    verbs.report(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What each remedy gives back" in page and "What each remedy gives back" not in plain
     assert "histotune transfer &lt;b&gt;" in page and "&lt;i&gt;note&lt;/i&gt;" in page
