@@ -12,7 +12,7 @@ import numpy as np
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.calibrate import CrossFitted, fit_temperatures
 from histotune.heads.family import OutOfFold, Refit, full_logits, sample_weights, tell, with_zero_class
-from histotune.heads.solver.logistic import is_small
+from histotune.heads.solver.coordinates import is_small
 from histotune.heads.solver.problems import FitProblems, FitSettings
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
