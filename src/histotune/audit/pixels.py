@@ -352,12 +352,16 @@ def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
         return AuditFinding("unreadable", "Unreadable tiles", "ok", f"All {count(n_tiles, 'tile')} can be read.")
     rows = tuple((tile.place, tile.reason) for tile in bad)
     return AuditFinding(
-        "unreadable", "Unreadable tiles", "error",
+        "unreadable",
+        "Unreadable tiles",
+        "error",
         f"{count(len(bad), 'tile')} of {n_tiles:,} can't be read and "
         f"{'is' if len(bad) == 1 else 'are'} left out of everything else that looks at pixels.",
-        n=len(bad), n_tiles=len(bad), advice="Copy these files again from their source, or remove them.",
+        n=len(bad),
+        n_tiles=len(bad),
+        advice="Copy these files again from their source, or remove them.",
         tables=(AuditTable("Unreadable tiles", ("where", "why"), rows),),
-    )  # fmt: skip
+    )
 
 
 def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
@@ -375,12 +379,16 @@ def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Aud
     classes = hit.group_by("class").agg(pl.len()).sort("len", "class", descending=[True, False])
     named = ", ".join(f"{name} {n:,}" for name, n in classes.iter_rows())
     return AuditFinding(
-        "blank", "Blank tiles", "warning" if n_constant else "note",
+        "blank",
+        "Blank tiles",
+        "warning" if n_constant else "note",
         f"{' and '.join(found)} ({named}).",
-        n=len(hit), n_tiles=len(hit), tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
+        n=len(hit),
+        n_tiles=len(hit),
+        tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
         advice="Look at them: a blank tile teaches a head what background is called, and counts in every score.",
         tables=(_per_group(facts, constant_N | free_N),) if hit["group_id"].null_count() < len(hit) else (),
-    )  # fmt: skip
+    )
 
 
 def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
@@ -400,17 +408,23 @@ def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfi
         sentence = f"None of {count(int(seen_N.sum()), 'tile')} lies {config.tile_z:g} robust deviations out."
         return AuditFinding(finding_id, title, "ok", sentence)
     ordered = rows[np.lexsort((rows, -worst_N[rows]))]
-    table = facts.table[ordered[: config.max_listed]].select("tile_id", "group_id", "class").with_columns(
-        *_z_columns(z_NF[ordered[: config.max_listed]])
-    )  # fmt: skip
+    table = (
+        facts.table[ordered[: config.max_listed]]
+        .select("tile_id", "group_id", "class")
+        .with_columns(*_z_columns(z_NF[ordered[: config.max_listed]]))
+    )
     return AuditFinding(
-        finding_id, title, "note",
+        finding_id,
+        title,
+        "note",
         f"{count(len(rows), 'tile')} of {int(seen_N.sum()):,} {'lies' if len(rows) == 1 else 'lie'} "
         f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain.",
-        n=len(rows), n_tiles=len(rows), tile_ids=tuple(table["tile_id"].to_list()),
+        n=len(rows),
+        n_tiles=len(rows),
+        tile_ids=tuple(table["tile_id"].to_list()),
         advice="Look at them: ink, folds, blood, another stain, or a case that was prepared differently.",
         tables=(frame_table("Robust z of stain", table),),
-    )  # fmt: skip
+    )
 
 
 def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:
@@ -432,14 +446,19 @@ def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConf
         return
     hit = known.filter(pl.col("group_id").is_in(out["group_id"].to_list()))
     yield AuditFinding(
-        finding_id, title, "note",
+        finding_id,
+        title,
+        "note",
         f"{len(out):,} of {count(len(groups), 'group')} {'is' if len(out) == 1 else 'are'} stained unlike the others: "
         f"{some(out['group_id'].to_list())}.",
-        n=len(out), n_tiles=len(hit), tile_ids=tuple(hit.unique("group_id", keep="first", maintain_order=True)
-                                                     ["tile_id"].head(config.max_listed).to_list()),
+        n=len(out),
+        n_tiles=len(hit),
+        tile_ids=tuple(
+            hit.unique("group_id", keep="first", maintain_order=True)["tile_id"].head(config.max_listed).to_list()
+        ),
         advice="See which side and class they fall on: a head can learn a stain in place of a disease.",
         tables=(frame_table("Robust z of the group's median stain", out.drop("worst")),),
-    )  # fmt: skip
+    )
 
 
 def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_], least_mad: float = 0.0) -> NDArray[np.float64]:

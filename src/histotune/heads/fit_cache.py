@@ -102,10 +102,12 @@ class FitCache:
     ) -> FitSolution:
         x_ND, y_N, problems = asked
         inputs = {
-            "x_ND": x_ND, "y_N": np.asarray(y_N, np.int64), "mask_FN": np.asarray(problems.mask_FN),
+            "x_ND": x_ND,
+            "y_N": np.asarray(y_N, np.int64),
+            "mask_FN": np.asarray(problems.mask_FN),
             "mask_index_P": np.asarray(problems.mask_index_P, np.int64),
             "penalty_P": np.asarray(problems.penalty_P, np.float64),
-        }  # fmt: skip
+        }
         if problems.columns_index_P is not None:
             inputs["columns_index_P"] = np.asarray(problems.columns_index_P, np.int64)
         inputs |= {f"columns {number}": np.asarray(one, np.int64) for number, one in enumerate(problems.columns)}

@@ -205,9 +205,12 @@ class Head:
         from histotune.tools.files import hash_bytes
 
         parts: list[bytes | str] = [
-            self.weight_KD.tobytes(), self.bias_K.tobytes(), "\n".join(self.pooling), self.space_key,
+            self.weight_KD.tobytes(),
+            self.bias_K.tobytes(),
+            "\n".join(self.pooling),
+            self.space_key,
             repr((self.temperature, self.threshold)),
-        ]  # fmt: skip
+        ]
         if self.hidden is not None:
             parts += [self.hidden.weight_HD.tobytes(), self.hidden.bias_H.tobytes(), self.hidden.activation]
         if self.calibration.scale_K:

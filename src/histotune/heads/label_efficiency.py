@@ -19,8 +19,9 @@ import polars as pl
 from histotune.heads.family import FoldPlan, SweepData, SweepSupport, TrainingSet, check_task, full_logits, training_set
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import make_family
-from histotune.statistics.evaluators import Sample, class_signatures, draw_counts, make_evaluator
+from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
+from histotune.statistics.sample import Sample, class_signatures, draw_counts
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -97,8 +98,16 @@ def label_efficiency(
         for name, evaluate in by_metric.items():
             value, low, high, method = _with_interval(evaluate, samples, interval)
             records.append((name, size, n_tiles, value, low, high, len(samples), method))
-    schema = {"metric": pl.String, "n_groups": pl.Int64, "n_tiles": pl.Float64, "value": pl.Float64,
-              "low": pl.Float64, "high": pl.Float64, "n_draws": pl.Int64, "method": pl.String}  # fmt: skip
+    schema = {
+        "metric": pl.String,
+        "n_groups": pl.Int64,
+        "n_tiles": pl.Float64,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "n_draws": pl.Int64,
+        "method": pl.String,
+    }
     return pl.DataFrame(records, schema=schema, orient="row").sort("metric", "n_groups", descending=[True, False])
 
 
@@ -137,12 +146,16 @@ def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Su
             for fold in range(part.n_folds)
         ]
         if all(holds_GK[groups].any(axis=0).sum() == data.n_classes for _, _, groups in here):
-            found += [Subset(draw, size, fold, _take(part, np.isin(rank_G[part.group_n], groups)))
-                      for draw, fold, groups in here]  # fmt: skip
+            found += [
+                Subset(draw, size, fold, _take(part, np.isin(rank_G[part.group_n], groups)))
+                for draw, fold, groups in here
+            ]
     if len({one.size for one in found}) < 2:
-        raise UserError("score against the number of training groups needs at least two sizes whose subsets hold every "
-                        "class", value=f"{most} training groups in a fold; sizes {sizes}",
-                        fix="--set sweep.label_efficiency.draws=0 leaves it out")  # fmt: skip
+        raise UserError(
+            "score against the number of training groups needs at least two sizes whose subsets hold every class",
+            value=f"{most} training groups in a fold; sizes {sizes}",
+            fix="--set sweep.label_efficiency.draws=0 leaves it out",
+        )
     return found
 
 

@@ -72,9 +72,9 @@ def ranking_scores(found: OutOfFold, y_n: Int, part: TrainingSet) -> Float:
     """Return each trial's AUROC within inner folds (T,); NaN outside binary tasks and where a trial diverged."""
     if found.logit_TnK.shape[2] != 2:
         return np.full(len(found.logit_TnK), np.nan)
-    return np.array([
-        auroc(y_n, logit_nK, part.fold_n) if np.isfinite(logit_nK).all() else np.nan for logit_nK in found.logit_TnK
-    ])  # fmt: skip
+    return np.array(
+        [auroc(y_n, logit_nK, part.fold_n) if np.isfinite(logit_nK).all() else np.nan for logit_nK in found.logit_TnK]
+    )
 
 
 def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRule) -> int:
@@ -121,9 +121,14 @@ def describe_selection(
 
     def record(t: int) -> TrialRecord:
         return TrialRecord(
-            trials[t].pooling, trials[t].class_weight, told[t], float(scores.log_loss_T[t]),
-            _finite(scores.log_loss_se_T[t]), float(difference_T[t]), _finite(se_T[t]),
-        )  # fmt: skip
+            trials[t].pooling,
+            trials[t].class_weight,
+            told[t],
+            float(scores.log_loss_T[t]),
+            _finite(scores.log_loss_se_T[t]),
+            float(difference_T[t]),
+            _finite(se_T[t]),
+        )
 
     others = sorted((int(t) for t in usable if t != choice), key=lambda t: (float(scores.log_loss_T[t]), t))
     return Selection(

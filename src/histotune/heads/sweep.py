@@ -31,9 +31,9 @@ from histotune.heads.select import (
     score_trials,
     tile_losses,
 )
-from histotune.statistics.evaluators import class_signatures, draw_counts
 from histotune.statistics.metrics import balanced_accuracy_sums, weighted_auroc
 from histotune.statistics.predictions import Interval
+from histotune.statistics.sample import class_signatures, draw_counts
 from histotune.tools.devices import find_device
 
 if TYPE_CHECKING:

@@ -104,8 +104,14 @@ def make_boards(published: Sequence[PublishedScore], own: Sequence[OwnScore] = (
         The tables, in the order in which their protocols first appear.
     """
     protocols = dict.fromkeys([*(one.protocol for one in published), *(one.protocol for one in own)])
-    return tuple(_board(protocol, [one for one in published if one.protocol == protocol],
-                        [one for one in own if one.protocol == protocol]) for protocol in protocols)  # fmt: skip
+    return tuple(
+        _board(
+            protocol,
+            [one for one in published if one.protocol == protocol],
+            [one for one in own if one.protocol == protocol],
+        )
+        for protocol in protocols
+    )
 
 
 def _board(protocol: Protocol, published: Sequence[PublishedScore], own: Sequence[OwnScore]) -> Board:
@@ -247,26 +253,35 @@ def read_own_scores(folders: Sequence[Path], published: Sequence[Protocol]) -> O
             else:
                 refused.append(found)
     if not scores:
-        raise UserError("none of these runs shares its protocol with a published score",
-                        value="; ".join(f"{one.row} of {one.source}: {one.reason}" for one in refused),
-                        fix="repeat the protocol as published, such as histotune run eva-breakhis")  # fmt: skip
+        raise UserError(
+            "none of these runs shares its protocol with a published score",
+            value="; ".join(f"{one.row} of {one.source}: {one.reason}" for one in refused),
+            fix="repeat the protocol as published, such as histotune run eva-breakhis",
+        )
     return OwnScores(tuple(scores), tuple(refused))
 
 
 def _read(folder: Path) -> _Study:
     path = folder / PROTOCOL_FILE
     if not path.is_file():
-        raise UserError("this is no run of a published protocol: it holds no protocol.json", value=folder,
-                        fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one")  # fmt: skip
+        raise UserError(
+            "this is no run of a published protocol: it holds no protocol.json",
+            value=folder,
+            fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one",
+        )
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(data, dict) and "conditions" not in data:
-            raise UserError("this run was made before protocols kept their conditions", value=folder,
-                            fix=f"histotune run --from {folder} --out NEW repeats it")  # fmt: skip
+            raise UserError(
+                "this run was made before protocols kept their conditions",
+                value=folder,
+                fix=f"histotune run --from {folder} --out NEW repeats it",
+            )
         return _Study.model_validate(data)
     except (ValueError, ValidationError) as error:
-        raise UserError("protocol.json is damaged", value=path,
-                        fix=f"histotune run --from {folder} --out NEW repeats it") from error  # fmt: skip
+        raise UserError(
+            "protocol.json is damaged", value=path, fix=f"histotune run --from {folder} --out NEW repeats it"
+        ) from error
 
 
 def _place(study: _Study, row: _Row, folder: Path, published: Sequence[Protocol]) -> OwnScore | Refusal:
@@ -305,8 +320,9 @@ def _score(study: _Study, row: _Row, folder: Path, rule: Rule) -> OwnScore:
         weak.append(f"no interval: {row.reason}")
     low, high = (row.interval.low, row.interval.high) if row.interval else (math.nan, math.nan)
     caveat = "; ".join(text.rstrip(".") for text in weak if text)
-    return OwnScore(study.conditions.backbone, row.mean, rule.protocol, row.sd, low, high, str(folder), caveat,
-                    study.weaknesses)  # fmt: skip
+    return OwnScore(
+        study.conditions.backbone, row.mean, rule.protocol, row.sd, low, high, str(folder), caveat, study.weaknesses
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -363,8 +379,12 @@ def rules_for(conditions: RunConditions, kind: Kind, shots: int = 0) -> tuple[Ru
 
 def differences(conditions: RunConditions, pooling: str, rule: Rule) -> tuple[str, ...]:
     """Return in which fields a run differs from a published protocol."""
-    return (*_data(conditions), *_pooling(conditions, pooling, rule), *_view(conditions, rule),
-            *_settings(conditions, rule))  # fmt: skip
+    return (
+        *_data(conditions),
+        *_pooling(conditions, pooling, rule),
+        *_view(conditions, rule),
+        *_settings(conditions, rule),
+    )
 
 
 def _eva_rules(conditions: RunConditions, dataset: str, split: str) -> tuple[Rule, ...]:
@@ -533,26 +553,33 @@ def published_scores() -> tuple[PublishedScore, ...]:
     text = resources.files(__package__).joinpath(SCORES_FILE).read_text(encoding="utf-8")
     protocol_fields = [field.name for field in fields(Protocol)]
     return tuple(
-        PublishedScore(row["model"], float(row["value"]), Protocol(*(row[name] for name in protocol_fields)),
-                       row["caveat"], row["source"])
+        PublishedScore(
+            row["model"],
+            float(row["value"]),
+            Protocol(*(row[name] for name in protocol_fields)),
+            row["caveat"],
+            row["source"],
+        )
         for row in csv.DictReader(text.splitlines())
-    )  # fmt: skip
+    )
 
 
 def select(scores: Sequence[PublishedScore], query: Query) -> tuple[PublishedScore, ...]:
     """Return the scores that a query asks for."""
-    raise_together([
-        error
-        for name, wish in _wishes(query)
-        if (error := _unknown(name, wish, _values(scores, name))) is not None
-    ])  # fmt: skip
+    raise_together(
+        [error for name, wish in _wishes(query) if (error := _unknown(name, wish, _values(scores, name))) is not None]
+    )
     found = tuple(
-        one for one in scores if all(_meets(name, wish, value) for name, wish in _wishes(query)
-                                     for value in _values([one], name))
-    )  # fmt: skip
+        one
+        for one in scores
+        if all(_meets(name, wish, value) for name, wish in _wishes(query) for value in _values([one], name))
+    )
     if not found:
-        raise UserError("no published score meets all of these", value=_words(query),
-                        fix="leave one of them out; `histotune leaderboard` lists what there is")  # fmt: skip
+        raise UserError(
+            "no published score meets all of these",
+            value=_words(query),
+            fix="leave one of them out; `histotune leaderboard` lists what there is",
+        )
     return found
 
 
@@ -583,5 +610,6 @@ def _unknown(name: str, wish: str, values: list[str]) -> UserError | None:
     if any(_meets(name, wish, value) for value in values):
         return None
     known = sorted(value for value in values if value)
-    return UserError(f"no published score has this {name}", value=wish, allowed=", ".join(known),
-                     closest=closest_name(wish, known))  # fmt: skip
+    return UserError(
+        f"no published score has this {name}", value=wish, allowed=", ".join(known), closest=closest_name(wish, known)
+    )

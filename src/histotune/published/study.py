@@ -127,16 +127,21 @@ class ProtocolTask:
 def protocol_part(tiles: TileSet, evaluation: EvaluationConfig) -> str:
     """Return the part that is scored: test with ``--final``, and valid where there is no test part."""
     if tiles.table["split"].null_count() == len(tiles):
-        raise UserError("a protocol needs parts, and these tiles have none", value=tiles.name,
-                        fix="--split eva, thunder or pcam-official")  # fmt: skip
+        raise UserError(
+            "a protocol needs parts, and these tiles have none",
+            value=tiles.name,
+            fix="--split eva, thunder or pcam-official",
+        )
     part = scored_part(evaluation) if "test" in set(tiles.table["split"]) else "valid"
     there = tiles.table.filter(tiles.labels_N >= 0)["split"].drop_nulls()
     missing = [name for name in dict.fromkeys(("train", "valid", part)) if name not in set(there)]
     if missing:
-        raise UserError(f"a published protocol needs every part of its split, and {tiles.name} has no labelled "
-                        f"tiles in {' and '.join(missing)}",
-                        value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
-                        fix="give the whole data set: the parts are made of the published case ids")  # fmt: skip
+        raise UserError(
+            f"a published protocol needs every part of its split, and {tiles.name} has no labelled "
+            f"tiles in {' and '.join(missing)}",
+            value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
+            fix="give the whole data set: the parts are made of the published case ids",
+        )
     return part
 
 
@@ -253,9 +258,20 @@ def _scored(
         (score,) = score_predictions(predictions[middle], [arm.metric], interval)
         found, reason, n_groups = score.interval, score.reason, score.n_groups
     row = ProtocolRow(
-        arm.name, "", arm.metric, arm.mean, arm.sd, len(arm.values), arm.spread_over, found, reason, len(rows_n),
-        n_groups, tuple(run.chosen for run in arm.runs), arm.note,
-    )  # fmt: skip
+        arm.name,
+        "",
+        arm.metric,
+        arm.mean,
+        arm.sd,
+        len(arm.values),
+        arm.spread_over,
+        found,
+        reason,
+        len(rows_n),
+        n_groups,
+        tuple(run.chosen for run in arm.runs),
+        arm.note,
+    )
     empty = pl.DataFrame()
     return row, pl.concat([part.table for part in predictions.values()]) if predictions else empty
 
@@ -270,7 +286,12 @@ def _predictions(
     seed, split_hash = origin
     logit_nK = np.log(np.maximum(run.probability_nK, np.finfo(np.float64).tiny))
     scored = ScoredRows(
-        rows=rows_n, logit_NK=logit_nK, probability_NK=run.probability_nK, head_ids=[head_id] * len(rows_n),
-        fold_N=np.zeros(len(rows_n), np.int64), seed=seed, split_hash=split_hash,
-    )  # fmt: skip
+        rows=rows_n,
+        logit_NK=logit_nK,
+        probability_NK=run.probability_nK,
+        head_ids=[head_id] * len(rows_n),
+        fold_N=np.zeros(len(rows_n), np.int64),
+        seed=seed,
+        split_hash=split_hash,
+    )
     return build_predictions(material, scored)

@@ -54,10 +54,15 @@ def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "c
 def thunder_jobs(config: ThunderConfig) -> tuple[TrainJob, ...]:
     """Return the grid of heads, in THUNDER's order; all see the same batches."""
     return tuple(
-        TrainJob(SgdSettings(optimizer="Adam", lr=lr, weight_decay=decay, epochs=config.epochs,
-                        batch_size=config.batch_size), 0, config.seed)
+        TrainJob(
+            SgdSettings(
+                optimizer="Adam", lr=lr, weight_decay=decay, epochs=config.epochs, batch_size=config.batch_size
+            ),
+            0,
+            config.seed,
+        )
         for lr, decay in product(config.lr, config.weight_decay)
-    )  # fmt: skip
+    )
 
 
 def best_head(trained: Sequence[TrainedHead]) -> int:
@@ -139,9 +144,13 @@ def averaged_draws(data: ProtocolData, found: FewShotPredictions, shots: int, me
     values_B = metric_of_counts(metric, found.confusion_BKK(data.y_N[data.scored_rows]))
     run = one_run(data, metric, draw_shares(found), "vote of all draws")
     return ProtocolArm(
-        f"SimpleShot, {shots} shots", metric, (run,), "draws of training tiles", tuple(values_B.tolist()),
+        f"SimpleShot, {shots} shots",
+        metric,
+        (run,),
+        "draws of training tiles",
+        tuple(values_B.tolist()),
         note="mean over draws; the interval is that of their majority vote",
-    )  # fmt: skip
+    )
 
 
 def draw_shares(found: FewShotPredictions) -> NDArray[np.float64]:

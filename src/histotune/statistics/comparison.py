@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.statistics.bounds import Scale
-from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator, read_sample
+from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator
 from histotune.statistics.intervals import SMALL_TILES, PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import fold_rows, metric_kind
 from histotune.statistics.predictions import Score
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import (
     RANKING,
     check_metric,
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Sample
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions, Weighting
+    from histotune.statistics.sample import Sample
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
@@ -102,8 +103,10 @@ def check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b:
         )
     same_groups = a.table["group_id"].gather(sample_a.order).equals(b.table["group_id"].gather(sample_b.order))
     if not (sample_a.y_N == sample_b.y_N).all() or not same_groups:
-        raise UserError("labels or groups of the same tiles differ between the two arms",
-                        fix="score both heads against one tile table")  # fmt: skip
+        raise UserError(
+            "labels or groups of the same tiles differ between the two arms",
+            fix="score both heads against one tile table",
+        )
 
 
 # ------------------------------------------------------------------------------
@@ -207,8 +210,12 @@ def family_of(arms: Mapping[str, Predictions], config: ComparisonConfig) -> tupl
     for pair in config.family:
         for name in pair:
             if name not in arms:
-                raise UserError("a comparison names an unknown arm", value=name, allowed=", ".join(names),
-                                closest=closest_name(name, names))  # fmt: skip
+                raise UserError(
+                    "a comparison names an unknown arm",
+                    value=name,
+                    allowed=", ".join(names),
+                    closest=closest_name(name, names),
+                )
         if pair[0] == pair[1]:
             raise UserError("an arm can't be compared with itself", value=pair[0], fix="name two arms")
     return config.family
@@ -275,9 +282,16 @@ def _comparison(
         return Comparison(*pair.names, pair.difference, nan, nan, nan, correction, n_family, 0, exact=False)
     result, adjusted, swaps = found
     return Comparison(
-        *pair.names, pair.difference, result.p_value, result.smallest_p, adjusted, correction, n_family,
-        len(swaps.swapped_PG), swaps.exact,
-    )  # fmt: skip
+        *pair.names,
+        pair.difference,
+        p_value=result.p_value,
+        smallest_p=result.smallest_p,
+        p_adjusted=adjusted,
+        correction=correction,
+        n_family=n_family,
+        n_permutations=len(swaps.swapped_PG),
+        exact=swaps.exact,
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -389,6 +403,8 @@ def max_t(results: Sequence[PermutationResult], swaps: Swaps) -> list[float]:
     All comparisons are permuted by the same swaps, so that the maximum knows how they hang together (Westfall & Young,
     Resampling-Based Multiple Testing, 1993, algorithm 4.1).
     """
+    # t_c = |difference| / s_c with s_c the root mean square of the permuted differences; from the largest t down, p is
+    # the share of permutations whose largest t among the comparisons not yet passed reaches it, and p never falls.
     permuted_CP = np.abs(np.stack([result.permuted_P for result in results]))
     spread_C = np.sqrt((permuted_CP**2).mean(axis=1))
     unit_C = np.where(spread_C > EQUAL, spread_C, np.inf)
@@ -423,6 +439,8 @@ def _stack(metric: MetricName, arms: tuple[Sample, Sample], *, within_folds: boo
     patient_N = None
     if first.patient_N is not None and second.patient_N is not None:
         patient_N = np.concatenate([first.patient_N, second.patient_N + first.patient_N.max() + 1])
+    # Rows 0..N-1 are the first arm's tiles and N..2N-1 the second's, so that the units of the second arm are numbered
+    # behind those of the first and a swap exchanges two weights.
     return replace(
         first,
         y_N=np.tile(first.y_N, 2),

@@ -111,6 +111,8 @@ def rank_arms(
         )
     if n_arms < 2 or not np.isfinite(value_SA).all():
         raise UserError("a ranking needs a value of two or more arms on every data set")
+    # Each data set ranks the arms, ties sharing the mean of their ranks; arms are then ordered by the mean of their
+    # ranks.
     rank_SA = stats.rankdata(-value_SA if higher_is_better else value_SA, axis=1)
     mean_A = rank_SA.mean(axis=0)
     order = np.argsort(mean_A, kind="stable")
@@ -157,6 +159,7 @@ def _pairs(value_SA: Float, names: Sequence[str], mean_A: Float, critical: float
     chosen = list(combinations(range(len(names)), 2))
     p_values = []
     for a, b in chosen:
+        # Wilcoxon's signed ranks of the differences; where all are 0 nothing tells the arms apart.
         difference_S = value_SA[:, a] - value_SA[:, b]
         p_values.append(float(stats.wilcoxon(difference_S).pvalue) if difference_S.any() else 1.0)
     return tuple(

@@ -108,9 +108,7 @@ class Workbench:
     def recalibrated(self, margin_NK: Float, *, scale: bool) -> Float:
         """Return margins with the best shift per class, or shifts and one scale, on labels of tuning groups."""
         y_N = self.case.target.y_N
-        return self.per_fold(
-            margin_NK, lambda z_NK, tune_N: fit_affine(z_NK[tune_N], y_N[tune_N], scale=scale)(z_NK)
-        )  # fmt: skip
+        return self.per_fold(margin_NK, lambda z_NK, tune_N: fit_affine(z_NK[tune_N], y_N[tune_N], scale=scale)(z_NK))
 
     def arm(self, margin_NK: Float, *, fitted: bool = False, threshold_N: Float | None = None) -> Arm:
         """Return margins on the target as an arm."""

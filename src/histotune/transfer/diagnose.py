@@ -101,8 +101,11 @@ def check_case(case: TransferCase) -> None:
     for side in (case.source, case.target):
         check_every_class(side.y_N, case.head.class_names, side.domain)
         if len(set(side.groups)) < 4:
-            raise UserError(f"{side.domain} holds too few groups to learn on some and score on others",
-                            value=len(set(side.groups)), allowed="4 or more")  # fmt: skip
+            raise UserError(
+                f"{side.domain} holds too few groups to learn on some and score on others",
+                value=len(set(side.groups)),
+                allowed="4 or more",
+            )
 
 
 def _verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
@@ -234,10 +237,14 @@ def _shift(found: Diagnosis) -> str:
     shift = found.shift
     known = not (math.isnan(shift.source_mpp) or math.isnan(shift.target_mpp))
     scale = f" The network saw the source at {shift.source_mpp:.3g} and the target at {shift.target_mpp:.3g} um/px."
-    words = "" if math.isnan(shift.frechet) else (
-        f" Their Frechet distance is {shift.frechet:.3g}, against {shift.frechet_within:.3g} between halves of the "
-        "source."
-    )  # fmt: skip
+    words = (
+        ""
+        if math.isnan(shift.frechet)
+        else (
+            f" Their Frechet distance is {shift.frechet:.3g}, against {shift.frechet_within:.3g} between halves of the "
+            "source."
+        )
+    )
     return (
         f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}.{words}"
         f"{scale if known else ''} A shift says that they differ, not that the difference matters."

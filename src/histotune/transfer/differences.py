@@ -15,10 +15,11 @@ from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
 from histotune.statistics import bounds as b
 from histotune.statistics.bounds import t_quantile
-from histotune.statistics.evaluators import make_evaluator, read_sample
+from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import metric_kind
 from histotune.statistics.predictions import Interval, Score
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import (
     interval_refusal,
     point_value,
@@ -34,10 +35,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Evaluator, Sample
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig, Predictions
+    from histotune.statistics.sample import Sample
     from histotune.transfer.case import Arm, TransferConfig
 
     Float = NDArray[np.float64]
@@ -124,8 +126,10 @@ def independent_difference(
     a: Predictions, b_: Predictions, metric: MetricName, interval: IntervalConfig, *, folds: tuple[bool, bool]
 ) -> Score:
     """Return metric(a) - metric(b) of two data sets that share no group."""
-    sides = [_one_side(predictions, metric, interval, folded=folded)
-             for predictions, folded in zip((a, b_), folds, strict=True)]  # fmt: skip
+    sides = [
+        _one_side(predictions, metric, interval, folded=folded)
+        for predictions, folded in zip((a, b_), folds, strict=True)
+    ]
     (value_a, variance_a, df_a, why_a), (value_b, variance_b, df_b, why_b) = sides
     plain = Score(f"{metric} difference", value_a - value_b, None, len(a) + len(b_), 0, chance=0.0)
     if why_a or why_b:
@@ -305,9 +309,14 @@ def _domain_auroc(source: Side, target: Side, config: TransferConfig, interval: 
     groups = tuple(f"{number}:{group}" for number, side in enumerate(sides) for group in side.groups)
     y_N = np.repeat([0, 1], [len(side) for side in sides]).astype(np.int64)
     fewest = min(len(set(side.groups)) for side in sides)
-    both = Side("domains", np.concatenate([side.x_ND for side in sides]), y_N, groups,
-                tuple(f"{number}:{tile}" for number, side in enumerate(sides) for tile in side.tile_ids),
-                source.has_groups and target.has_groups)  # fmt: skip
+    both = Side(
+        "domains",
+        np.concatenate([side.x_ND for side in sides]),
+        y_N,
+        groups,
+        tuple(f"{number}:{tile}" for number, side in enumerate(sides) for tile in side.tile_ids),
+        source.has_groups and target.has_groups,
+    )
     n_folds = max(min(config.folds, fewest), 2)
     fold_by_group = assign_group_folds(groups, y_N, 2, n_folds, config.seed)
     fold_N = np.array([fold_by_group[group] for group in groups], np.int64)

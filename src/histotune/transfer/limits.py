@@ -13,9 +13,10 @@ from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
 from histotune.statistics import bounds as b
 from histotune.statistics.bounds import flat_bounds
-from histotune.statistics.evaluators import MeanEvaluator, make_evaluator, read_sample
+from histotune.statistics.evaluators import MeanEvaluator, make_evaluator
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.predictions import Interval, Score
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import score_predictions
 from histotune.transfer.case import FewShotPoint, OracleRow
 from histotune.transfer.corrections import two_class_margins
@@ -24,9 +25,9 @@ from histotune.transfer.remedies import METRICS, threshold_arm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Sample
     from histotune.statistics.intervals import Units
     from histotune.statistics.predictions import IntervalConfig
+    from histotune.statistics.sample import Sample
     from histotune.transfer.case import Arm, Side, TransferCase, TransferConfig
     from histotune.transfer.corrections import Workbench
 
@@ -44,9 +45,11 @@ def oracle_rows(bench: Workbench, interval: IntervalConfig) -> tuple[OracleRow, 
     arms: list[tuple[str, Arm]] = [
         ("best threshold" if bench.case.n_classes == 2 else "shift per class", threshold_arm(bench, plain_NK)),
         ("best shift and scale", bench.arm(bench.recalibrated(plain_NK, scale=True), fitted=True)),
-        ("head trained on the target",
-         bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_NK), 0.5))),
-    ]  # fmt: skip
+        (
+            "head trained on the target",
+            bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_NK), 0.5)),
+        ),
+    ]
     return tuple(
         OracleRow(name, score_predictions(arm.predictions, METRICS, interval, within_folds=arm.fitted))
         for name, arm in arms
@@ -126,12 +129,14 @@ def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -
     sizes = [size for size in config.few_shot if fewest - size >= max(2, min(size, 5))]
     rng = np.random.default_rng(config.seed)
     return {
-        size: np.stack([
-            np.isin(codes, np.concatenate([rng.choice(groups, size, replace=False) for groups in by_class]))
-            for _ in range(config.draws)
-        ])
+        size: np.stack(
+            [
+                np.isin(codes, np.concatenate([rng.choice(groups, size, replace=False) for groups in by_class]))
+                for _ in range(config.draws)
+            ]
+        )
         for size in sizes
-    }  # fmt: skip
+    }
 
 
 def _point(draws: _Draws, scored: tuple[Sample, Units], target: Side, interval: IntervalConfig) -> FewShotPoint:

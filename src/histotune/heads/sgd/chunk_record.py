@@ -176,10 +176,13 @@ def plan_key(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -
     """Return a hash of everything that makes the outcome: settings, labels, splits, and rows of the matrix."""
     stride = max(1, len(data.x_ND) // FINGERPRINT_ROWS)
     splits = [
-        hash_bytes(part.train_rows.tobytes(), part.held_rows.tobytes(),
-                   b"" if part.held_weight_n is None else part.held_weight_n.tobytes())
+        hash_bytes(
+            part.train_rows.tobytes(),
+            part.held_rows.tobytes(),
+            b"" if part.held_weight_n is None else part.held_weight_n.tobytes(),
+        )
         for part in data.splits
-    ]  # fmt: skip
+    ]
     return hash_json(
         {
             "rows": hash_bytes(np.ascontiguousarray(data.x_ND[::stride]).tobytes(), data.y_N.tobytes()),

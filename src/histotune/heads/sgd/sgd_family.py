@@ -53,10 +53,17 @@ class SgdTrial:
         """Return the settings a search may vary; an SGD head has no penalty of the mean loss, so that is 0."""
         varied = self.training.model_dump(
             include={
-                "optimizer", "lr", "weight_decay", "momentum", "epochs", "batch_size", "label_smoothing",
-                "hidden_units", "activation",
+                "optimizer",
+                "lr",
+                "weight_decay",
+                "momentum",
+                "epochs",
+                "batch_size",
+                "label_smoothing",
+                "hidden_units",
+                "activation",
             }
-        )  # fmt: skip
+        )
         return {"penalty": 0.0, **varied}
 
 
@@ -194,8 +201,9 @@ def _logits(
     """Return logits (T, n, K); those of linear heads of one shape are one product."""
     out_TnK = np.full((len(heads), len(x_nD), n_classes), np.nan)
     for one_logit in (False, True):
-        linear = [t for t, head in enumerate(heads)
-                  if len(head.layers) == 1 and trials[t].training.one_logit == one_logit]  # fmt: skip
+        linear = [
+            t for t, head in enumerate(heads) if len(head.layers) == 1 and trials[t].training.one_logit == one_logit
+        ]
         if linear:
             weight_TKD = np.stack([heads[t].layers[0].weight_OI for t in linear])
             out_TnK[linear] = full_logits(weight_TKD, np.stack([heads[t].layers[0].bias_O for t in linear]), x_nD)
@@ -220,9 +228,13 @@ def _refit(head: TrainedHead, training: SgdSettings, n_classes: int) -> Refit:
         weight_HD, bias_H = first.weight_OI.astype(np.float64), first.bias_O.astype(np.float64)
         hidden = HiddenLayer(weight_HD, bias_H, training.activation)
     return Refit(
-        weight_KD, bias_K, converged=not head.diverged, hidden=hidden, diverged=head.diverged,
+        weight_KD,
+        bias_K,
+        converged=not head.diverged,
+        hidden=hidden,
+        diverged=head.diverged,
         loss_E=head.curve("train_loss"),
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -277,11 +289,16 @@ def _inputs(data: TrainData) -> dict[str, NDArray[np.generic]]:
 
 def _facts(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> dict[str, object]:
     return {
-        "solver": "sgd", "n_classes": data.n_classes, "standardise": data.standardise, "n_splits": len(data.splits),
+        "solver": "sgd",
+        "n_classes": data.n_classes,
+        "standardise": data.standardise,
+        "n_splits": len(data.splits),
         "jobs": [[job.settings.model_dump(mode="json"), job.split, job.seed, job.stop_after] for job in jobs],
-        "metrics": list(options.measured()), "stopping": options.stopping.model_dump(mode="json"),
-        "device": options.device, "torch": library_version("torch"),
-    }  # fmt: skip
+        "metrics": list(options.measured()),
+        "stopping": options.stopping.model_dump(mode="json"),
+        "device": options.device,
+        "torch": library_version("torch"),
+    }
 
 
 def _pack(heads: Sequence[TrainedHead]) -> dict[str, NDArray[np.generic]]:

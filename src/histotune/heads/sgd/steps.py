@@ -311,9 +311,21 @@ def _adam_step(
 
     beta1, beta2 = settings.betas
     adam(
-        scaled, gradients, state.first, state.second, [], state.counters(), fused=True, amsgrad=False, beta1=beta1,
-        beta2=beta2, lr=factor, weight_decay=0.0, eps=settings.eps, maximize=False,
-    )  # fmt: skip
+        scaled,
+        gradients,
+        state.first,
+        state.second,
+        [],
+        state.counters(),
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=factor,
+        weight_decay=0.0,
+        eps=settings.eps,
+        maximize=False,
+    )
 
 
 def _sgd_step(
@@ -324,9 +336,17 @@ def _sgd_step(
 
     buffers: list[Tensor | None] = list(state.first) if state.first else [None] * len(scaled)
     sgd(
-        scaled, gradients, buffers, fused=True, weight_decay=0.0, momentum=settings.momentum, lr=factor,
-        dampening=0.0, nesterov=settings.nesterov, maximize=False,
-    )  # fmt: skip
+        scaled,
+        gradients,
+        buffers,
+        fused=True,
+        weight_decay=0.0,
+        momentum=settings.momentum,
+        lr=factor,
+        dampening=0.0,
+        nesterov=settings.nesterov,
+        maximize=False,
+    )
 
 
 # ------------------------------------------------------------------------------

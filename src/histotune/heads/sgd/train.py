@@ -114,8 +114,11 @@ def _check(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> 
         if options.stopping.monitor is not None and not len(data.splits[job.split].held_rows):
             raise ValueError(f"split {job.split} has no held-out rows to monitor {options.stopping.monitor} on")
         if job.settings.one_logit and data.n_classes != 2:
-            raise UserError("a head with one logit tells two classes apart", value=f"{data.n_classes} classes",
-                            fix="leave one_logit out")  # fmt: skip
+            raise UserError(
+                "a head with one logit tells two classes apart",
+                value=f"{data.n_classes} classes",
+                fix="leave one_logit out",
+            )
 
 
 # ------------------------------------------------------------------------------
@@ -351,9 +354,10 @@ class ChunkRun:
         where = tuple(torch.from_numpy(axis).to(self._options.device) for axis in index)
         self._alive_ST = self._alive_ST[index]
         self._moments = OptimiserState(
-            [part[where] for part in self._moments.first], [part[where] for part in self._moments.second],
+            [part[where] for part in self._moments.first],
+            [part[where] for part in self._moments.second],
             self._moments.n_steps,
-        )  # fmt: skip
+        )
         self._batch = None
         self._set_jobs([part[where] for part in self._stack.scaled])
 
@@ -387,8 +391,9 @@ def _held_out(data: TrainData, split: int, device: str) -> HeldOut:
     weight_n = weight_n / weight_n.sum() if len(weight_n) else weight_n
     return HeldOut(
         torch.from_numpy(data.y_N[part.held_rows].astype(np.int64)).to(device),
-        torch.from_numpy(weight_n.astype(np.float32)).to(device), data.n_classes,
-    )  # fmt: skip
+        torch.from_numpy(weight_n.astype(np.float32)).to(device),
+        data.n_classes,
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -412,9 +417,15 @@ def trained_heads(
             layers = [Layer(np.full_like(part.weight_OI, np.nan), np.full_like(part.bias_O, np.nan)) for part in layers]
         curves = tuple(LearningCurve(name, curve_EMJ[:n_epochs, m, j].copy()) for m, name in enumerate(names))
         heads.append(
-            TrainedHead(tuple(layers), curves, int(record.kept_epoch_J[j]), n_epochs, int(record.n_steps_J[j]),
-                        bool(record.diverged_J[j]))
-        )  # fmt: skip
+            TrainedHead(
+                tuple(layers),
+                curves,
+                int(record.kept_epoch_J[j]),
+                n_epochs,
+                int(record.n_steps_J[j]),
+                bool(record.diverged_J[j]),
+            )
+        )
     return heads
 
 

@@ -73,9 +73,15 @@ def fit_batch(
         weight, bias = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
     return FitSolution(
-        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P,
-        record.size_P, int(record.iterations_P.max()) + 1,
-    )  # fmt: skip
+        weight[back_P],
+        bias[back_P],
+        record.objective_P,
+        record.norm_P,
+        record.iterations_P,
+        record.converged_P,
+        record.size_P,
+        int(record.iterations_P.max()) + 1,
+    )
 
 
 def _fit_shared(
@@ -86,9 +92,15 @@ def _fit_shared(
 
     fit = SharedFit(x_ND, y_N, weight_FN, problems, settings)
     return FitSolution(
-        fit.weight_PKD, fit.bias_PK, fit.objective_P, fit.norm_P, fit.evaluations_P, fit.converged_P,
-        fit.size_P, fit.passes,
-    )  # fmt: skip
+        fit.weight_PKD,
+        fit.bias_PK,
+        fit.objective_P,
+        fit.norm_P,
+        fit.evaluations_P,
+        fit.converged_P,
+        fit.size_P,
+        fit.passes,
+    )
 
 
 def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, settings: FitSettings) -> FitSolution:
@@ -97,9 +109,15 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     set_P, n_problems = np.asarray(problems.columns_index_P), len(problems.penalty_P)
     n_logits = 1 if problems.n_classes == 2 else problems.n_classes
     out = FitSolution(
-        np.zeros((n_problems, n_logits, x_ND.shape[1])), np.zeros((n_problems, n_logits)), np.zeros(n_problems),
-        np.zeros(n_problems), np.zeros(n_problems, np.int64), np.zeros(n_problems, bool), np.zeros(n_problems), 0,
-    )  # fmt: skip
+        np.zeros((n_problems, n_logits, x_ND.shape[1])),
+        np.zeros((n_problems, n_logits)),
+        np.zeros(n_problems),
+        np.zeros(n_problems),
+        np.zeros(n_problems, np.int64),
+        np.zeros(n_problems, bool),
+        np.zeros(n_problems),
+        0,
+    )
     passes = 0
     for number, columns in enumerate(problems.columns):
         which = np.flatnonzero(set_P == number)
@@ -110,8 +128,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
         )
         found = fit_batch(x_ND[:, columns], y_N, part, settings)
         out.weight_PKD[which[:, None, None], np.arange(n_logits)[:, None], columns] = found.weight_PKD
-        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P",
-                     "weight_norm_P"):  # fmt: skip
+        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P", "weight_norm_P"):
             getattr(out, name)[which] = getattr(found, name)
         passes += found.passes
     return replace(out, passes=passes)
@@ -193,9 +210,17 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
     theta_AKV = np.zeros((len(mask_A), bias_FK.shape[1], n_coordinates + 1))
     theta_AKV[:, :, -1] = bias_FK[mask_A]
     batch = LogisticBatch(
-        order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, coordinates.logits(theta_AKV, mask_A),
-        np.empty(0), coordinates.y_FN[mask_A], coordinates.weight_FN[mask_A], np.zeros(len(mask_A), bool),
-    )  # fmt: skip
+        order_P,
+        mask_A,
+        penalty_AV,
+        1.0 / hessian_AV,
+        theta_AKV,
+        coordinates.logits(theta_AKV, mask_A),
+        np.empty(0),
+        coordinates.y_FN[mask_A],
+        coordinates.weight_FN[mask_A],
+        np.zeros(len(mask_A), bool),
+    )
     set_gradient(batch, coordinates)
     return batch
 
@@ -239,8 +264,18 @@ class LogisticBatch:
 
     def keep(self, stay_A: Bool) -> None:
         """Drop the other problems."""
-        for name in ("index_A", "mask_A", "penalty_AV", "precondition_AV", "theta_AKV", "z_AKN", "gradient_AKV",
-                     "y_AN", "weight_AN", "done_A"):  # fmt: skip
+        for name in (
+            "index_A",
+            "mask_A",
+            "penalty_AV",
+            "precondition_AV",
+            "theta_AKV",
+            "z_AKN",
+            "gradient_AKV",
+            "y_AN",
+            "weight_AN",
+            "done_A",
+        ):
             setattr(self, name, getattr(self, name)[stay_A])
         self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
         if self.whiten_AKVV is not None:

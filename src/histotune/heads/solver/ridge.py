@@ -76,9 +76,15 @@ def fit_ridge(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems) -> Fi
     n_problems, n_columns = len(problems.penalty_P), x_ND.shape[1]
     n_targets = 1 if problems.n_classes == 2 else problems.n_classes
     out = FitSolution(
-        np.zeros((n_problems, n_targets, n_columns)), np.zeros((n_problems, n_targets)), np.zeros(n_problems),
-        np.zeros(n_problems), np.ones(n_problems, np.int64), np.ones(n_problems, bool), np.zeros(n_problems), 1,
-    )  # fmt: skip
+        np.zeros((n_problems, n_targets, n_columns)),
+        np.zeros((n_problems, n_targets)),
+        np.zeros(n_problems),
+        np.zeros(n_problems),
+        np.ones(n_problems, np.int64),
+        np.ones(n_problems, bool),
+        np.zeros(n_problems),
+        1,
+    )
     moments = _moments(stream, n_targets)
     sets = problems.columns or (np.arange(n_columns),)
     set_P = np.zeros(n_problems, np.int64) if problems.columns_index_P is None else problems.columns_index_P

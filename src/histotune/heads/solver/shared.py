@@ -92,9 +92,17 @@ class SharedFit:
             mask_A = np.asarray(problems.mask_index_P)[index_A]
             theta_AKV = np.zeros((len(index_A), bias_FK.shape[1], len(columns) + 1))
             theta_AKV[:, :, -1] = bias_FK[mask_A]
-            out.append(SharedBatch(index_A, mask_A, np.asarray(problems.penalty_P, np.float64)[index_A], _runs(columns),
-                             _basis(self._kit, correlation_DD, columns), self._kit.array(theta_AKV),
-                             evaluations_A=np.zeros(len(index_A), np.int64)))  # fmt: skip
+            out.append(
+                SharedBatch(
+                    index_A,
+                    mask_A,
+                    np.asarray(problems.penalty_P, np.float64)[index_A],
+                    _runs(columns),
+                    _basis(self._kit, correlation_DD, columns),
+                    self._kit.array(theta_AKV),
+                    evaluations_A=np.zeros(len(index_A), np.int64),
+                )
+            )
         return out
 
     def _log_odds(self) -> Float:
@@ -187,9 +195,17 @@ def _joined(kit: ArrayKit, batches: Sequence[SharedBatch]) -> list[SharedBatch]:
         mask_A = np.concatenate([part.mask_A for part in parts])
         order = np.argsort(mask_A, kind="stable")
         theta_AKV = kit.xp.concatenate([part.theta_AKV for part in parts])[order]
-        out.append(SharedBatch(index_A[order], mask_A[order], np.concatenate([part.penalty_A for part in parts])[order],
-                         parts[0].runs, parts[0].basis, theta_AKV,
-                         evaluations_A=np.concatenate([part.evaluations_A for part in parts])[order]))  # fmt: skip
+        out.append(
+            SharedBatch(
+                index_A[order],
+                mask_A[order],
+                np.concatenate([part.penalty_A for part in parts])[order],
+                parts[0].runs,
+                parts[0].basis,
+                theta_AKV,
+                evaluations_A=np.concatenate([part.evaluations_A for part in parts])[order],
+            )
+        )
     return out
 
 
@@ -279,20 +295,39 @@ class SharedBatch:
 
     def take(self, stay_A: Int) -> SharedBatch:
         """Return a batch of some of the problems, without what it remembers of past steps."""
-        return SharedBatch(self.index_A[stay_A], self.mask_A[stay_A], self.penalty_A[stay_A], self.runs, self.basis,
-                     self.theta_AKV[stay_A], evaluations_A=self.evaluations_A[stay_A])  # fmt: skip
+        return SharedBatch(
+            self.index_A[stay_A],
+            self.mask_A[stay_A],
+            self.penalty_A[stay_A],
+            self.runs,
+            self.basis,
+            self.theta_AKV[stay_A],
+            evaluations_A=self.evaluations_A[stay_A],
+        )
 
     def keep(self, stay_A: Int) -> None:
         """Drop the other problems."""
-        for name in ("index_A", "mask_A", "penalty_A", "theta_AKV", "turned_AKV", "turned_step_AKV",
-                     "step_AKV", "length_A", "slope_A", "refused_A", "evaluations_A"):  # fmt: skip
+        for name in (
+            "index_A",
+            "mask_A",
+            "penalty_A",
+            "theta_AKV",
+            "turned_AKV",
+            "turned_step_AKV",
+            "step_AKV",
+            "length_A",
+            "slope_A",
+            "refused_A",
+            "evaluations_A",
+        ):
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, value[stay_A])
         assert self.values is not None
         old = self.values
-        self.values = Values(old.objective_A[stay_A], old.gradient_AKV[stay_A], old.curvature_A[stay_A],
-                             old.residual_A[stay_A])  # fmt: skip
+        self.values = Values(
+            old.objective_A[stay_A], old.gradient_AKV[stay_A], old.curvature_A[stay_A], old.residual_A[stay_A]
+        )
         self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
 
 
@@ -350,8 +385,9 @@ def _merge(kit: ArrayKit, taken_A: Bool, new: Values, old: Values) -> Values:
     return Values(
         np.where(taken_A, new.objective_A, old.objective_A),
         _where(kit, taken_A, new.gradient_AKV, old.gradient_AKV),
-        np.where(taken_A, new.curvature_A, old.curvature_A), np.where(taken_A, new.residual_A, old.residual_A),
-    )  # fmt: skip
+        np.where(taken_A, new.curvature_A, old.curvature_A),
+        np.where(taken_A, new.residual_A, old.residual_A),
+    )
 
 
 def _turn(kit: ArrayKit, batch: SharedBatch) -> None:

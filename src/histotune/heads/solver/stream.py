@@ -173,8 +173,10 @@ class RowStream:
 
         if precision not in self._buffers:
             shape = (max(block.part.stop - block.part.start for block in self._blocks), self.n_columns)
-            self._buffers[precision] = (torch.empty(shape, dtype=torch.float16),
-                                        torch.empty(shape, dtype=getattr(torch, precision)))  # fmt: skip
+            self._buffers[precision] = (
+                torch.empty(shape, dtype=torch.float16),
+                torch.empty(shape, dtype=getattr(torch, precision)),
+            )
         half, wide = (buffer[: len(raw_nD)] for buffer in self._buffers[precision])
         np.copyto(half.numpy(), raw_nD)  # torch refuses memory that can't be written, such as a file's
         wide_nD: NDArray[np.floating] = wide.copy_(half).numpy()
