@@ -94,6 +94,8 @@ class GramCoordinates:
     small = True
 
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
+        # Masks have different numbers of rows: all arrays are padded with zeros to the largest, rows behind,
+        # coordinates in front, and padded rows have weight 0.
         self.x_ND = x_ND
         self.rows_F = [np.flatnonzero(weight_N > 0) for weight_N in weight_FN]
         n_masks, n_max = len(weight_FN), max(len(rows) for rows in self.rows_F)
@@ -113,6 +115,8 @@ class GramCoordinates:
 
     def _fill(self, mask: int, rows: Int, y_n: Int, weight_n: Float) -> None:
         """Decompose one mask: sqrt(S) Z Zt sqrt(S) = Q L Qt gives coordinates S^-1/2 Q L^1/2 of covariance L."""
+        # phi holds the coordinates of every row, phi phi^t = Z Z^t; basis gives back the dual weights a = S^1/2 Q
+        # L^-1/2 u with w_z = Z^t a. Eigenvalues of rounding size count as 0, and their coordinates are 0 as well.
         z_nD, standard = _standardise(self.x_ND[rows].astype(np.float64), weight_n)
         self.standard_F.append(standard)
         root_n = np.sqrt(weight_n)
@@ -146,6 +150,7 @@ class GramCoordinates:
 
     def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
         """Return weights on raw columns (A, K, D) and biases (A, K)."""
+        # w_z = Z^t a; on raw columns w = w_z / SD, and the bias takes w . mean away.
         n_problems, n_logits, _ = theta_AKV.shape
         weight = np.empty((n_problems, n_logits, self.x_ND.shape[1]))
         bias = theta_AKV[:, :, -1].copy()
@@ -224,6 +229,8 @@ class SharedCoordinates:
 
     def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
         """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
+        # Chain rule of z = u_bias + sum_d (Q u)_d (x_d - mean_d) / SD_d: by (Q u)_d it is (sum r x_d - mean_d sum r) /
+        # SD_d, turned by Q; by the bias sum r.
         gradient_AKD = _flat_product(residual_AKN, self._hat_ND)
         total_AK = residual_AKN.sum(axis=2)
         gradient_AKD -= total_AK[:, :, None] * self.mean_FD[mask_A][:, None, :]
@@ -238,6 +245,7 @@ class SharedCoordinates:
 
     def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
         """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
+        # The coordinates of all rows under one mask's mean and SD, made once for its problems: sum_i w_i phi_i phi_i^t.
         n_problems, n_logits, _ = weight_AKN.shape
         width = self.q_DR.shape[1] + 1
         out = np.empty((n_problems, n_logits, width, width))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.solver.coordinates import is_small, make_coordinates
-from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems
+from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems, keep_problems
 from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
 if TYPE_CHECKING:
@@ -66,21 +66,22 @@ def fit_batch(
         raise ValueError("the embedding matrix holds values that are not finite")
     if problems.columns:
         return _fit_sets(x_ND, y_N, problems, settings)
-    order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
+    # The problems of one mask lie together while they are solved: each mask's rows then enter one product.
+    order_P = np.argsort(problems.mask_index_P, kind="stable")
     with one_blas_thread(n_used <= SMALL_ROWS):
         coordinates = make_coordinates(x_ND, np.asarray(y_N, np.int64), weight_FN)
         theta_PKV, record = _solve(coordinates, _start(coordinates, problems, order_P), settings)
         weight, bias = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
     return FitSolution(
-        weight[back_P],
-        bias[back_P],
-        record.objective_P,
-        record.norm_P,
-        record.iterations_P,
-        record.converged_P,
-        record.size_P,
-        int(record.iterations_P.max()) + 1,
+        weight_PKD=weight[back_P],
+        bias_PK=bias[back_P],
+        objective_P=record.objective_P,
+        gradient_norm_P=record.norm_P,
+        iterations_P=record.iterations_P,
+        converged_P=record.converged_P,
+        weight_norm_P=record.size_P,
+        passes=int(record.iterations_P.max()) + 1,
     )
 
 
@@ -92,14 +93,14 @@ def _fit_shared(
 
     fit = SharedFit(x_ND, y_N, weight_FN, problems, settings)
     return FitSolution(
-        fit.weight_PKD,
-        fit.bias_PK,
-        fit.objective_P,
-        fit.norm_P,
-        fit.evaluations_P,
-        fit.converged_P,
-        fit.size_P,
-        fit.passes,
+        weight_PKD=fit.weight_PKD,
+        bias_PK=fit.bias_PK,
+        objective_P=fit.objective_P,
+        gradient_norm_P=fit.norm_P,
+        iterations_P=fit.evaluations_P,
+        converged_P=fit.converged_P,
+        weight_norm_P=fit.size_P,
+        passes=fit.passes,
     )
 
 
@@ -108,16 +109,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     assert problems.columns_index_P is not None
     set_P, n_problems = np.asarray(problems.columns_index_P), len(problems.penalty_P)
     n_logits = 1 if problems.n_classes == 2 else problems.n_classes
-    out = FitSolution(
-        np.zeros((n_problems, n_logits, x_ND.shape[1])),
-        np.zeros((n_problems, n_logits)),
-        np.zeros(n_problems),
-        np.zeros(n_problems),
-        np.zeros(n_problems, np.int64),
-        np.zeros(n_problems, bool),
-        np.zeros(n_problems),
-        0,
-    )
+    out = FitSolution.empty(n_problems, n_logits, x_ND.shape[1])
     passes = 0
     for number, columns in enumerate(problems.columns):
         which = np.flatnonzero(set_P == number)
@@ -172,6 +164,8 @@ class _Record:
         """Note the problems ``which_A`` of a batch."""
         if not which_A.any():
             return
+        # Objective: sum_i s_i logloss_i + sum_v penalty_v theta_v^2 / 2, the bias's penalty being 0; |w| leaves the
+        # bias out.
         index = batch.index_A[which_A]
         loss = loss_terms(batch.z_AKN[which_A], batch.y_AN[which_A])
         theta = batch.theta_AKV[which_A]
@@ -195,6 +189,8 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
     mask_A = np.asarray(problems.mask_index_P, np.int64)[order_P]
     penalty_A = np.asarray(problems.penalty_P, np.float64)[order_P]
     n_coordinates = coordinates.curvature_FR.shape[1]
+    # At zero weights and the classes' log-odds the Hessian is c Var(u_v) + penalty_v in its diagonal, with c = p (1 -
+    # p) for one logit and about 1 / K for several; the bias has variance 1. Its inverse is the first preconditioner.
     frequency_FK = np.stack(
         [(coordinates.weight_FN * (coordinates.y_FN == label)).sum(axis=1) for label in range(problems.n_classes)],
         axis=1,
@@ -210,16 +206,16 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
     theta_AKV = np.zeros((len(mask_A), bias_FK.shape[1], n_coordinates + 1))
     theta_AKV[:, :, -1] = bias_FK[mask_A]
     batch = LogisticBatch(
-        order_P,
-        mask_A,
-        penalty_AV,
-        1.0 / hessian_AV,
-        theta_AKV,
-        coordinates.logits(theta_AKV, mask_A),
-        np.empty(0),
-        coordinates.y_FN[mask_A],
-        coordinates.weight_FN[mask_A],
-        np.zeros(len(mask_A), bool),
+        index_A=order_P,
+        mask_A=mask_A,
+        penalty_AV=penalty_AV,
+        precondition_AV=1.0 / hessian_AV,
+        theta_AKV=theta_AKV,
+        z_AKN=coordinates.logits(theta_AKV, mask_A),
+        gradient_AKV=np.empty(0),
+        y_AN=coordinates.y_FN[mask_A],
+        weight_AN=coordinates.weight_FN[mask_A],
+        done_A=np.zeros(len(mask_A), bool),
     )
     set_gradient(batch, coordinates)
     return batch
@@ -264,22 +260,7 @@ class LogisticBatch:
 
     def keep(self, stay_A: Bool) -> None:
         """Drop the other problems."""
-        for name in (
-            "index_A",
-            "mask_A",
-            "penalty_AV",
-            "precondition_AV",
-            "theta_AKV",
-            "z_AKN",
-            "gradient_AKV",
-            "y_AN",
-            "weight_AN",
-            "done_A",
-        ):
-            setattr(self, name, getattr(self, name)[stay_A])
-        self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
-        if self.whiten_AKVV is not None:
-            self.whiten_AKVV = self.whiten_AKVV[stay_A]
+        keep_problems(self, stay_A)
 
     def precondition(self, q_AKV: Float) -> Float:
         """Apply the approximate inverse Hessian."""
@@ -329,6 +310,9 @@ def set_gradient(batch: LogisticBatch, coordinates: Coordinates) -> None:
 
 def direction(batch: LogisticBatch) -> Float:
     """Return the quasi-Newton direction (A, K, V) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
+    # With steps s, gradient changes y and rho = 1 / (s . y): alpha = rho s . q, q -= alpha y from the newest pair back,
+    # then q = gamma H0 q with gamma = (s . y) / (y . H0 y) of the newest pair, then q += (alpha - rho y . q) s from the
+    # oldest.
     q = batch.gradient_AKV.copy()
     alphas = []
     for step, change, rho_A in reversed(batch.history):
@@ -349,6 +333,9 @@ def direction(batch: LogisticBatch) -> Float:
 
 def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
     """Return near-exact step lengths by a safeguarded Newton iteration on the slope."""
+    # Newton's t - phi'(t) / phi''(t) on the slope phi' along the step, the penalty's part being start + t bend. Slopes
+    # below 0 raise the lower end of the bracket, the others lower its upper end; where Newton leaves the bracket, four
+    # times t while it is open, its middle afterwards. Ends at |phi'(t)| <= ratio |phi'(0)|.
     penalty_AV = batch.penalty_AV[:, None]
     start_A = _dot(penalty_AV * batch.theta_AKV, d_AKV)
     bend_A = _dot(penalty_AV * d_AKV, d_AKV)
@@ -376,6 +363,8 @@ def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
 
 def _slope_and_curvature(batch: LogisticBatch, dz_AKN: Float, t_A: Float, todo: Int) -> tuple[Float, Float]:
     """Return first and second derivative by step length of the weighted loss, for the problems ``todo``."""
+    # phi'(t) = sum_i s_i (p_i - y_i) . dz_i and phi''(t) = sum_i s_i Var_p(dz_i): p (1 - p) dz^2 with one logit, the
+    # variance of dz over the classes with several.
     everything = len(todo) == len(t_A)
     z, dz = (batch.z_AKN, dz_AKN) if everything else (batch.z_AKN[todo], dz_AKN[todo])
     y, weight = (batch.y_AN, batch.weight_AN) if everything else (batch.y_AN[todo], batch.weight_AN[todo])
@@ -389,6 +378,8 @@ def _slope_and_curvature(batch: LogisticBatch, dz_AKN: Float, t_A: Float, todo: 
 
 def advance(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Take one L-BFGS step in every running problem."""
+    # Where rounding turns the direction uphill, the preconditioned gradient takes its place; logits follow the step
+    # without another product, and a pair without positive curvature counts nothing (rho = 0).
     d_AKV = direction(batch)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
     if uphill_A.any():
@@ -430,6 +421,7 @@ def refresh(batch: LogisticBatch, coordinates: Coordinates) -> None:
 
 def _inverse_of_lower(l_AKVV: Float) -> Float:
     """Return the inverses of lower triangular matrices: halves joined by products, a quarter of a general inverse."""
+    # [[A, 0], [B, C]]^-1 = [[A^-1, 0], [-C^-1 B A^-1, C^-1]].
     width = l_AKVV.shape[-1]
     if width <= DIRECT_INVERSE_WIDTH:
         return np.asarray(np.linalg.inv(l_AKVV), np.float64)
