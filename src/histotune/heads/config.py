@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # ------------------------------------------------------------------------------
-# Settings of heads trained by gradient steps: one trial, its schedule, when it stops, and the search over trials.
+# Settings of heads trained by gradient steps: one trial, its schedule, when it stops, and the search over trials
 
 
 Optimizer = Literal["AdamW", "Adam", "SGD"]
@@ -352,9 +352,7 @@ class SweepConfig(BaseModel):
 
 
 # ------------------------------------------------------------------------------
-# Which trials a search tries: every combination, random draws, or Sobol points.
-#
-# T trials, P settings that vary
+# Which trials a search tries: every combination, random draws, or Sobol points (T trials, P settings that vary)
 
 
 MAX_GRID = 100_000

@@ -88,9 +88,7 @@ def _splits(data: ProtocolData, config: EvaConfig) -> tuple[TrainSplit, ...]:
 
 
 # ------------------------------------------------------------------------------
-# A trained linear layer on the scored tiles.
-#
-# n scored tiles, D columns, K classes
+# A trained linear layer on the scored tiles
 
 
 def linear_run(data: ProtocolData, head: TrainedHead, metric: ProtocolMetric, chosen: str) -> ProtocolRun:

@@ -345,6 +345,8 @@ def precision_points(
     """Return the precision-recall curve as the steps whose area is the average precision."""
     if not event_N.any():
         raise ValueError("a precision-recall curve needs positive tiles")
+    # Precision at the last tile of each tie where recall rises; the left sixth of a long curve stays whole, the rest is
+    # thinned at even steps. Each recall stands twice: where its step ends and where the next begins.
     order = np.argsort(-score_N, kind="stable")
     last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
     true_P = np.cumsum(event_N[order])[last_of_tie]

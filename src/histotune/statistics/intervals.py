@@ -209,8 +209,13 @@ def _agreed(
     value = np.asarray(estimate.value)
     low, high = bounds.agreed_bounds(estimate.name, value, units.strata, config.level, prevalence, estimate.scale)
     n = bounds.independent_units(estimate.name, units.strata)
-    text = f"exact bound over {n} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
-    return Interval(float(low), float(high), config.level, text + _narrow(config)), ""
+    return Interval(float(low), float(high), config.level, exact_words(n, config)), ""
+
+
+def exact_words(n_units: int, config: IntervalConfig) -> str:
+    """Return the method of an exact bound in words."""
+    text = f"exact bound over {n_units} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
+    return text + narrow_words(config)
 
 
 def _coverage(
@@ -237,10 +242,11 @@ def method_text(method: Method, config: IntervalConfig, n_undefined: int = 0) ->
         text = f"t interval from DeLong's components summed by {config.cluster} (Obuchowski 1997)"
     if n_undefined:
         text += f", {n_undefined} undefined resamples left out"
-    return text + _narrow(config)
+    return text + narrow_words(config)
 
 
-def _narrow(config: IntervalConfig) -> str:
+def narrow_words(config: IntervalConfig) -> str:
+    """Return the warning that an interval over single tiles carries; empty over groups."""
     return "; TOO NARROW: tiles of one case are not independent" if config.cluster == "tile" else ""
 
 

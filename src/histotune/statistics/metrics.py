@@ -356,6 +356,8 @@ class ThresholdWalk:
 
     def step(self, positives_above_BU: NDArray[np.floating], above_BU: NDArray[np.floating]) -> None:
         """Pass some thresholds."""
+        # Average precision adds gained positives times the precision there; a sensitivity keeps the most positives of
+        # the thresholds that let at most 1 - specificity of the negatives through.
         positives_BU = positives_above_BU.astype(np.float64, copy=False)
         all_BU = above_BU.astype(np.float64, copy=False)
         if self._specificity is None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 Physical = Literal["scale", "stain"]
-RankingCause = Literal["scale", "stain", "mean and covariance", "other"]
 DecisionCause = Literal["prevalence", "threshold", "calibration"]
 Cause = Literal[
     "scale", "stain", "mean and covariance", "other", "prevalence", "threshold", "calibration", "none", "can't be told"
@@ -368,7 +367,7 @@ class Arm:
 
 
 # ------------------------------------------------------------------------------
-# Settings of a transfer diagnosis.
+# Settings of a transfer diagnosis
 
 
 class TransferConfig(BaseModel):
@@ -406,7 +405,7 @@ class TransferConfig(BaseModel):
 
 
 # ------------------------------------------------------------------------------
-# Classes of a head and of a target: two by their order, several by their names.
+# Classes of a head and of a target: two by their order, several by their names
 
 
 def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:

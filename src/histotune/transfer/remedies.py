@@ -1,6 +1,6 @@
 """Remedies, alone and left out of the full stack."""
 
-# N tiles, D columns
+# N tiles, n tuning tiles of a fold, D columns, K classes
 
 from __future__ import annotations
 
@@ -102,10 +102,11 @@ def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tu
     """Return every remedy with its recoveries, those without labels first."""
     rows = [
         RemedyRow(
-            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, (name, ""))
+            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, name, "")
         )
         for name in arms.alone
     ]
+    # Remedies outside the stack: they are judged alone.
     plain_NK = arms.margins[""]
     further = {
         "mean": (bench.arm(bench.mean_aligned(bench.case.target.x_ND), fitted=True), False),
@@ -137,20 +138,17 @@ def gain(contrasts: Contrasts, metric: MetricName, after: Arm, before: Arm, leve
     return contrasts.score(metric, ((sign, after), (-sign, before)), level)
 
 
-def refinement(contrasts: Contrasts, arms: RankingArms, pair: tuple[str, str], level: float | None = None) -> Score:
+def refinement(contrasts: Contrasts, arms: RankingArms, after: str, before: str, level: float | None = None) -> Score:
     """Return what one remedy gives back over another in log-loss, each with its own best shift and scale.
 
     A proper score with its calibration taken out is its refinement (DeGroot and Fienberg, The Statistician 1983): like
     the AUROC it speaks of how well the classes are told apart, not of where the scores lie.
     """
-    after, before = pair
     return gain(contrasts, "log_loss", arms.refined[after], arms.refined[before], level)
 
 
 # ------------------------------------------------------------------------------
-# The decision loss split: prevalence, then threshold, then calibration; each one more number learned elsewhere.
-#
-# N tiles, n tuning tiles of a fold, K classes
+# The decision loss split: prevalence, then threshold, then calibration; each one more number learned elsewhere
 
 
 @dataclass(frozen=True)
@@ -217,6 +215,7 @@ def threshold_arm(bench: Workbench, margin_NK: Float) -> Arm:
 
 def _thresholds(bench: Workbench, margin_NK: Float) -> Float:
     """Return the threshold of every tile's fold."""
+    # Each fold's threshold is the best on the tiles of the other folds.
     target, p_N = bench.case.target, softmax(margin_NK)[:, 1]
     threshold_N = np.empty(len(p_N))
     codes = np.unique(np.array(target.groups), return_inverse=True)[1]
@@ -234,5 +233,6 @@ def _evenly_shifted(bench: Workbench, margin_NK: Float, tune_N: Bool) -> Float:
     tiles_K = np.bincount(y_n, minlength=n_classes)
     if not tiles_K.all():
         return margin_NK
+    # Weight n / (K n_k) of a tile of class k: all classes weigh the same.
     weight_n = len(y_n) / (n_classes * tiles_K[y_n])
     return fit_affine(margin_NK[tune_N], y_n, scale=True, weight_n=weight_n)(margin_NK)

@@ -84,6 +84,8 @@ class ChunkRecord:
 
     def close_epoch(self, jobs: Int, curve_MJ: Float, largest_J: Float, n_steps: int) -> None:
         """Note an epoch of the jobs still training, and who has diverged or come to the end."""
+        # Jobs that ended before have NaN in their curves from then on; a loss that is not finite or a weight beyond all
+        # bounds ends a job as diverged.
         row = np.full((len(curve_MJ), len(self.done_J)), np.nan)
         row[:, jobs] = curve_MJ
         self.curve_EMJ.append(row)
@@ -95,6 +97,8 @@ class ChunkRecord:
 
     def judge(self, jobs: Int, value_J: Float, stopping: Stopping) -> Int:
         """Note the monitored metric and return the jobs whose weights are now the best."""
+        # An epoch is better if it gains more than min_delta on the best so far; after patience epochs without one, the
+        # job ends.
         sign = -1.0 if stopping.monitor in LOWER_IS_BETTER else 1.0
         best_J = self.best_J[jobs]
         gain_J = sign * (value_J - np.where(np.isnan(best_J), -sign * np.inf, best_J))
@@ -120,7 +124,7 @@ class ChunkRecord:
 
 
 # ------------------------------------------------------------------------------
-# The state of the loop on disk: one file per finished chunk, one of the chunk that was running, both atomic.
+# The state of the loop on disk: one file per finished chunk, one of the chunk that was running, both atomic
 
 
 class Checkpoint:
@@ -174,6 +178,7 @@ class Checkpoint:
 
 def plan_key(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> str:
     """Return a hash of everything that makes the outcome: settings, labels, splits, and rows of the matrix."""
+    # Evenly spaced rows stand for the matrix, whose every row would have to be read to be hashed.
     stride = max(1, len(data.x_ND) // FINGERPRINT_ROWS)
     splits = [
         hash_bytes(

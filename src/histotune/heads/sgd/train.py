@@ -281,6 +281,7 @@ class ChunkRun:
         """Read every stream's rows into the buffers."""
         import torch
 
+        # The buffers serve every batch of the same shape; the last batch of an epoch may be shorter.
         n_streams, n_batch = index_SB.shape
         if self._batch is None or self._batch.x_SBV.shape[:2] != index_SB.shape:
             width = padded_width(self._data.x_ND.shape[1])
@@ -313,6 +314,7 @@ class ChunkRun:
 
     def _close(self, curve_MST: Float, n_batches: int, checks: bool) -> None:
         """Note the epoch, keep weights that are the best or the last, and shrink the batch."""
+        # Where a metric is monitored the best epoch's weights are kept; whoever ends without any keeps the last.
         active_ST = ~self.record.done_J[self._alive_ST]
         jobs = self._alive_ST[active_ST]
         largest_ST = self._largest_weights()
@@ -346,6 +348,7 @@ class ChunkRun:
         """Take finished jobs out; one that shares a row and a column with others stays along and is not recorded."""
         import torch
 
+        # Rows (streams) and columns in which nobody trains any more are cut out of weights, moments and learning rates.
         busy_ST = ~self.record.done_J[self._alive_ST]
         rows, columns = busy_ST.any(axis=1), busy_ST.any(axis=0)
         if not busy_ST.any() or (rows.all() and columns.all()):
@@ -404,6 +407,7 @@ def trained_heads(
     record: ChunkRecord, rows: dict[int, SplitRows], jobs: Sequence[TrainJob], options: TrainOptions
 ) -> list[TrainedHead]:
     """Return the outcome of a chunk's jobs, standardisation folded in."""
+    # The first layer takes the standardisation in; a head that diverged has NaN for weights.
     kept = [part.cpu().double().numpy() for part in record.kept]
     curve_EMJ = np.stack(record.curve_EMJ)
     names = ("train_loss", *options.measured())

@@ -260,6 +260,7 @@ class SharedCoordinates:
 
 def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
     """Standardise in place with the weighted mean and SD."""
+    # z = (x - mean) / SD with weighted moments, the mean taken in two passes.
     mean_D = weight_n @ x_nD
     x_nD -= mean_D
     correction_D = weight_n @ x_nD  # a second pass removes the rounding of a large mean

@@ -223,7 +223,7 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
 
 # ------------------------------------------------------------------------------
 # Batched L-BFGS: logits are linear in the coordinates, so each iteration costs one product forth and one back, and the
-# line search none: along a direction the loss is a function of z + t dz, whose slope and curvature are sums over tiles.
+# line search none: along a direction the loss is a function of z + t dz, whose slope and curvature are sums over tiles
 
 
 @dataclass

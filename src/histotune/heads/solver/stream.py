@@ -155,6 +155,8 @@ class RowStream:
         return wide_nD
 
     def _unscaled(self, part: slice, precision: Precision) -> Array:
+        # The centre is exact in the matrix's type, so that rows may be widened first and centred afterwards; float64
+        # alone is centred before it is rounded.
         centre_D = self._centre_by_type[precision]
         if self._stored is not None:
             return self.kit.cast(self._stored[part], precision) - centre_D
