@@ -116,7 +116,7 @@ def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -
 
     A group counts for the class of most of its tiles, the last of several.
     """
-    # At least two groups of each class, and up to five as many as were drawn, are left to be scored.
+    # At least two groups of each class are left to be scored, and as many as were drawn where that is up to five.
     count_KG = np.array([np.bincount(codes, weights=y_N == label) for label in range(n_classes)])
     majority_G = n_classes - 1 - count_KG[::-1].argmax(axis=0)
     by_class = [np.flatnonzero(majority_G == label) for label in range(n_classes)]
