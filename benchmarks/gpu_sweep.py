@@ -162,7 +162,7 @@ def _pass_and_gram(
     x_ND: NDArray[np.float16], y_N: NDArray[np.int64], problems: FitProblems, device: str
 ) -> tuple[float, float]:
     """Time one evaluation of all problems, and the Gram matrix; reading a result back waits for the device."""
-    from histotune.heads.solver.shared import Points, evaluate
+    from histotune.heads.solver.shared_pass import Points, evaluate
     from histotune.heads.solver.stream import ArrayKit, RowStream
 
     kit = ArrayKit(device)

@@ -11,15 +11,16 @@ import numpy as np
 import polars as pl
 
 from benchmarks.harness import Arm, Claim, Part, Result, alternate, cores, measured, missing_hardware, not_measured
-from histotune.statistics.evaluators import draw_counts, make_evaluator, read_sample
-from histotune.statistics.intervals import Units, bootstrap_values, resampling_units
+from histotune.statistics.evaluators import make_evaluator
+from histotune.statistics.intervals import Units, over_resamples, resampling_units
 from histotune.statistics.predictions import IntervalConfig, Predictions
+from histotune.statistics.sample import draw_counts, read_sample
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Sample
     from histotune.statistics.metrics import MetricName
+    from histotune.statistics.sample import Sample
 
     Float = NDArray[np.float64]
 
@@ -58,7 +59,10 @@ class Work:
         evaluators = [
             make_evaluator(name, self.sample, units.unit_N, units.n_units, within_folds=False) for name in METRICS
         ]
-        return bootstrap_values(evaluators, self.sample, units, self.config)
+        chunks = over_resamples(
+            lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], self.sample, units, self.config
+        )
+        return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 
     def theirs(self) -> Float:
         """Return every metric on the first resamples, by scikit-learn, (N_PEER, metrics)."""

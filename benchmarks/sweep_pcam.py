@@ -170,7 +170,7 @@ def sweep(path: Path, form: Form) -> Run:
 
 def _pass_and_gram(x_ND: NDArray[np.float16], y_N: NDArray[np.int64], problems: FitProblems) -> tuple[float, float]:
     """Time one evaluation of all problems, and the Gram matrix."""
-    from histotune.heads.solver.shared import Points, evaluate
+    from histotune.heads.solver.shared_pass import Points, evaluate
     from histotune.heads.solver.stream import ArrayKit, RowStream
 
     stream = RowStream(x_ND, y_N, np.asarray(problems.mask_FN, np.float64), ArrayKit())

@@ -24,8 +24,8 @@ from benchmarks.coverage.cohort import CellSpec, all_cells, holds_classes, simul
 from benchmarks.coverage.judge import BLOCK, LEVEL, Tally
 from histotune.statistics import bounds
 from histotune.statistics.curves import Places, Thresholds, place_bounds, rising_limits
-from histotune.statistics.evaluators import draw_counts
 from histotune.statistics.intervals import Units
+from histotune.statistics.sample import draw_counts
 from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:

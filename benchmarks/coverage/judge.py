@@ -28,11 +28,11 @@ from histotune.statistics.evaluators import (
     PairsEvaluator,
     SumsEvaluator,
     ThresholdEvaluator,
-    draw_counts,
     threshold_evaluator,
     win_matrix,
 )
 from histotune.statistics.metrics import ThresholdWalk
+from histotune.statistics.sample import draw_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -259,7 +259,7 @@ def _train(source: Side) -> tuple[HeadMap, Predictions]:
         ("benign", "malignant"),
         "study",
     )
-    return head, side_predictions(source, head, logit_N2 / temperature, (fold_N, np.full(len(source), 0.5)))
+    return head, side_predictions(source, head, logit_N2 / temperature, fold_N, np.full(len(source), 0.5))
 
 
 def _with(side: Side, x_ND: Float) -> Side:

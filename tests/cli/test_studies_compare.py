@@ -16,7 +16,7 @@ from histotune.cli.main import app
 from histotune.evaluation.run_comparison import Ranking, RunComparison, compare_runs
 from histotune.report.run_folder import save_run
 from histotune.report.study_pages import comparison_tables, write_comparison_page
-from histotune.statistics.comparison import rank_arms
+from histotune.statistics.mean_ranks import rank_arms
 from histotune.statistics.predictions import ComparisonConfig, IntervalConfig
 from histotune.studies.compare import read_contenders
 from histotune.tools.errors import UserError

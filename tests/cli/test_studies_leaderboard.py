@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from histotune.datasets.splits.named import published_patients
-from histotune.published.leaderboard import OwnScores, published_scores, read_own_scores
+from histotune.published.leaderboard import OwnScores, read_own_scores
 from histotune.published.protocols import EvaConfig, ThunderConfig, eva_pcam_settings
+from histotune.published.published_numbers import published_scores
 from histotune.tools.errors import UserError
 from tests.cli.test_studies_protocols import COLOURS, KINDS
 from tests.conftest import CommandResult

@@ -12,7 +12,6 @@ from histotune.heads.neighbours import (
     PrototypeConfig,
     draw_shots,
     predict_draws,
-    simple_shot,
     thunder_shot,
     uni_shot,
 )
@@ -43,7 +42,7 @@ def one_by_one(query: np.ndarray, train: np.ndarray, support: np.ndarray, config
 
 @pytest.mark.parametrize("shots", [1, 4])
 @pytest.mark.parametrize("config", [
-    simple_shot(), thunder_shot(), uni_shot(), PrototypeConfig(centre="nothing", normalise=False),
+    PrototypeConfig(), thunder_shot(), uni_shot(), PrototypeConfig(centre="nothing", normalise=False),
     PrototypeConfig(centre="nothing"), PrototypeConfig(centre="training", normalise=False, metric="cosine"),
 ])  # fmt: skip
 def test_all_draws_at_once_equal_one_by_one(
@@ -99,11 +98,8 @@ def test_shots_are_spread_over_groups(shots: int) -> None:
         assert (per_group >= np.minimum(room, per_group.max() - 1)).all()  # nobody waits while another gives twice more
 
 
-def test_counts_and_votes_over_draws() -> None:
+def test_counts_over_draws() -> None:
     predictions = FewShotPredictions(np.array([[0, 1, 2], [0, 2, 1], [1, 2, 1]], np.int16), 3)
-    assert predictions.majority_Q().tolist() == [0, 2, 1]
-    tie = FewShotPredictions(np.array([[2], [1]], np.int16), 3)
-    assert tie.majority_Q().tolist() == [1]
     confusion = predictions.confusion_BKK(np.array([0, 1, 1]))
     assert confusion[0].tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert (confusion.sum(axis=(1, 2)) == 3).all()

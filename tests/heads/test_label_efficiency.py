@@ -42,7 +42,7 @@ def subsets_of() -> tuple[list[module.Subset], SweepData, object]:
     embeddings, task = make_task(n_groups=24, n=150)
     rows = np.arange(len(embeddings))
     data = SweepData(embeddings, rows, task.labels_N, 2)
-    part = training_set(embeddings.tile_ids, task, (rows, rows), FoldPlan(4, 0))
+    part = training_set(embeddings.tile_ids, task, rows, rows, FoldPlan(4, 0))
     return module._subsets(part, data, CONFIG), data, part
 
 
@@ -62,7 +62,7 @@ def test_subsets_are_nested_hold_every_class_and_never_the_scored_groups() -> No
 def test_numbers_equal_scikit_learn_one_fit_at_a_time() -> None:
     embeddings, task = make_task(n_groups=24, n=150)
     head = sweep(embeddings, task, CONFIG)[-1].head
-    table = label_efficiency(embeddings, task, (head, CONFIG), INTERVAL)
+    table = label_efficiency(embeddings, task, head, CONFIG, INTERVAL)
     subsets, _, part = subsets_of()
     x, y = embeddings.matrix_ND.astype(np.float64), task.labels_N
     one_per_group = np.eye(part.n_groups)[part.group_n]
@@ -91,22 +91,22 @@ def test_numbers_equal_scikit_learn_one_fit_at_a_time() -> None:
 def test_more_groups_help_and_row_order_changes_nothing() -> None:
     embeddings, task = make_task(n_groups=24, n=150)
     head = sweep(embeddings, task, CONFIG)[-1].head
-    table = label_efficiency(embeddings, task, (head, CONFIG), INTERVAL)
+    table = label_efficiency(embeddings, task, head, CONFIG, INTERVAL)
     loss = table.filter(pl.col("metric") == "log_loss").sort("n_groups")["value"].to_list()
     assert loss[0] > loss[-1]
     order = np.random.default_rng(3).permutation(len(embeddings))
     shuffled = replace(task, labels_N=task.labels_N[order], groups=tuple(task.groups[i] for i in order),
                        train_sets_SN=task.train_sets_SN[:, order])  # fmt: skip
-    again = label_efficiency(embeddings.take(order), shuffled, (head, CONFIG), INTERVAL)
+    again = label_efficiency(embeddings.take(order), shuffled, head, CONFIG, INTERVAL)
     np.testing.assert_allclose(again["value"], table["value"], rtol=1e-4)
 
 
 def test_fits_in_small_calls_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     embeddings, task = make_task(n_groups=24, n=150)
     head = sweep(embeddings, task, CONFIG)[-1].head
-    whole = label_efficiency(embeddings, task, (head, CONFIG), INTERVAL)
+    whole = label_efficiency(embeddings, task, head, CONFIG, INTERVAL)
     monkeypatch.setattr(module, "MAX_VALUES", 2000)
-    np.testing.assert_allclose(label_efficiency(embeddings, task, (head, CONFIG), INTERVAL)["value"], whole["value"],
+    np.testing.assert_allclose(label_efficiency(embeddings, task, head, CONFIG, INTERVAL)["value"], whole["value"],
                                rtol=1e-5)  # fmt: skip
 
 
@@ -114,17 +114,17 @@ def test_sizes_whose_subsets_lack_a_class_are_left_out_and_too_few_sizes_are_sai
     embeddings, task = make_task(n_groups=12, n=80)
     config = CONFIG.model_copy(update={"folds": 3, "label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(1, 4, 6))})
     head = sweep(embeddings, task, config)[-1].head
-    table = label_efficiency(embeddings, task, (head, config), INTERVAL)
+    table = label_efficiency(embeddings, task, head, config, INTERVAL)
     assert set(table["n_groups"]) == {4, 6}
     few = config.model_copy(update={"label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(1, 6))})
     with pytest.raises(UserError, match="two sizes whose subsets hold every class"):
-        label_efficiency(embeddings, task, (head, few), INTERVAL)
+        label_efficiency(embeddings, task, head, few, INTERVAL)
 
 
 def test_intervals_are_refused_with_the_reason_below_five_groups_per_class() -> None:
     embeddings, task = make_task(n_groups=8, n=60)
     config = CONFIG.model_copy(update={"folds": 2, "label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(2, 4))})
     head = sweep(embeddings, task, config)[-1].head
-    table = label_efficiency(embeddings, task, (head, config), INTERVAL)
+    table = label_efficiency(embeddings, task, head, config, INTERVAL)
     assert table["low"].null_count() == len(table)
     assert all("has 4 groups" in reason for reason in table["method"])

@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from histotune.heads.solver.logistic import GramCoordinates, SharedCoordinates, fit_batch, make_coordinates
+from histotune.heads.solver.coordinates import GramCoordinates, SharedCoordinates, make_coordinates
+from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+from sklearn.neighbors import KNeighborsClassifier
 
 from histotune.heads import neighbours
-from histotune.heads.neighbours import ExclusionCodes, nearest_class_mean, nearest_neighbours, vote
+from histotune.heads.neighbours import ExclusionCodes, nearest_neighbours, vote
 
 GRID = (1, 3, 5, 10, 20)
 
@@ -105,12 +105,3 @@ def test_permuting_training_rows_changes_nothing(seed: int, metric: str) -> None
     )
     np.testing.assert_allclose(one.similarity_QJ, other.similarity_QJ, atol=2e-5)
     assert (vote(one, y, 3, (1, 9)) == vote(other, y[order], 3, (1, 9))).all()
-
-
-def test_nearest_class_mean_equals_scikit_learn() -> None:
-    (train, y), (query, _) = cohort(150, 9), cohort(70, 10)
-    weight, bias = nearest_class_mean((train + 100).astype(np.float32), y, 3)
-    predicted = ((query + 100) @ weight.T + bias).argmax(axis=1)
-    assert (predicted == NearestCentroid().fit(train + 100, y).predict(query + 100)).all()
-    with pytest.raises(ValueError, match="every class"):
-        nearest_class_mean(train, y, 4)

@@ -55,7 +55,7 @@ def test_a_sweep_is_scikit_learns_scores_scaled_by_the_other_folds(n_classes: in
     embeddings, task = make_task(n_classes=n_classes, dim=dim)
     result = sweep(embeddings, task, CONFIG)[2]
     x, y, used = embeddings.matrix_ND.astype(np.float64), task.labels_N, np.arange(len(embeddings))
-    part = training_set(embeddings.tile_ids, task, (used, used), FoldPlan(4, CONFIG.seed))
+    part = training_set(embeddings.tile_ids, task, used, used, FoldPlan(4, CONFIG.seed))
     chosen = result.trials.filter("chosen")
     trial = (chosen["penalty"][0], chosen["class_weight"][0])
     score = np.empty((len(y), n_classes))
@@ -106,6 +106,6 @@ def test_label_efficiency_of_ridge() -> None:
     embeddings, task = make_task(n=160)
     config = CONFIG.model_copy(update={"label_efficiency": LabelEfficiencyConfig(draws=2)})
     head = sweep(embeddings, task, config)[2].head
-    table = label_efficiency(embeddings, task, (head, config), IntervalConfig(n_resamples=200))
+    table = label_efficiency(embeddings, task, head, config, IntervalConfig(n_resamples=200))
     losses = table.filter(table["metric"] == "log_loss").sort("n_groups")["value"]
     assert len(losses) >= 2 and losses[-1] < np.log(2) and losses[-1] < losses[0]

@@ -93,7 +93,7 @@ def prepare(task: SweepTask, seed: int = 0) -> tuple[SweepData, Procedure]:
 def test_an_outer_fold_never_bears_on_the_choice_or_the_head() -> None:
     embeddings, task = make_task(n=200)
     data, procedure = prepare(task)
-    part = training_set(embeddings.tile_ids, task, (np.arange(200), np.arange(200)), FoldPlan(4, 0))
+    part = training_set(embeddings.tile_ids, task, np.arange(200), np.arange(200), FoldPlan(4, 0))
     before = solve_parts(data, outer_parts(part, data, task, procedure), procedure)
     for fold in range(4):
         held = part.fold_n == fold
@@ -114,7 +114,7 @@ def test_nested_scores_are_those_of_a_loop_of_sweeps() -> None:
     whole = dataclasses.replace(task, train_sets_SN=np.ones((1, 200), bool))
     config = CONFIG.model_copy(update={"honesty": "nested"})
     result = sweep(embeddings, whole, config)[0]
-    part = training_set(embeddings.tile_ids, whole, (np.arange(200), np.arange(200)), FoldPlan(4, 0))
+    part = training_set(embeddings.tile_ids, whole, np.arange(200), np.arange(200), FoldPlan(4, 0))
     p, said = np.empty((200, 2)), np.empty(200, int)
     for fold in range(4):
         train = dataclasses.replace(whole, train_sets_SN=(part.fold_n != fold)[None])
@@ -147,7 +147,7 @@ def test_the_honest_estimate_of_many_useless_trials_lies_above_the_selected_scor
     trials = tuple(PenaltyTrial(("pooled",), "none", float(p + 1)) for p in range(60))
     embeddings = make_embeddings(np.zeros((120, 2)))
     task = SweepTask(y, tuple(f"g{g:02d}" for g in group), ("a", "b"), np.ones((1, 120), bool))
-    part = training_set(embeddings.tile_ids, task, (np.arange(120), np.arange(120)), FoldPlan(4, 0))
+    part = training_set(embeddings.tile_ids, task, np.arange(120), np.arange(120), FoldPlan(4, 0))
     choice = choose_trial(scores, trials, "best")
     found = OutOfFold(logit, np.ones(60, bool), np.zeros(60, bool))
     solved = Solved(part, found, scores, choice, None, None, None)  # type: ignore[arg-type]

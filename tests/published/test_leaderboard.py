@@ -10,15 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from histotune.published.leaderboard import (
-    OwnScore,
-    Protocol,
-    PublishedScore,
-    Query,
-    make_boards,
-    published_scores,
-    select,
-)
+from histotune.published.leaderboard import OwnScore, make_boards
+from histotune.published.published_numbers import Protocol, PublishedScore, Query, published_scores, select
 from histotune.report.study_tables import board_table, boards_csv, boards_markdown
 from histotune.tools.errors import UserError
 

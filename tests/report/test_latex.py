@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histotune.cli.studies import show_leaderboard
-from histotune.published.leaderboard import Query, make_boards, published_scores
+from histotune.published.leaderboard import make_boards
+from histotune.published.published_numbers import Query, published_scores
 from histotune.report.run_folder import Added, AddedTransfer, ReportInputs, save_run
 from histotune.report.study_tables import PREAMBLE, boards_latex, run_latex
 from histotune.report.tables import score_tables

@@ -13,9 +13,9 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from histotune.statistics import bounds, curves
 from histotune.statistics.curves import FPR_GRID_M, RECALL_GRID_M, Places, Thresholds, curve_bands, rising_limits
-from histotune.statistics.evaluators import draw_counts, read_sample
 from histotune.statistics.intervals import resampling_units, studied_bands
 from histotune.statistics.predictions import IntervalConfig, Predictions
+from histotune.statistics.sample import draw_counts, read_sample
 
 Float = NDArray[np.float64]
 

@@ -19,10 +19,10 @@ from histotune.statistics.comparison import (
     moved_groups,
     permute,
 )
-from histotune.statistics.evaluators import read_sample
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.metrics import MetricName
 from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import RANKING, score_predictions
 from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from histotune.statistics import bounds, evaluators
 from histotune.statistics.bounds import METHODS, structural_components
-from histotune.statistics.evaluators import PairsEvaluator, make_evaluator, read_sample, win_matrix
+from histotune.statistics.evaluators import PairsEvaluator, make_evaluator, win_matrix
 from histotune.statistics.intervals import default_method, resampling_units, simulated_coverage, studied_cells
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
 from histotune.statistics.predictions import IntervalConfig
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import score_predictions
 from tests.statistics.samples import make_predictions, random_predictions
 

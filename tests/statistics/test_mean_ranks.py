@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from histotune.statistics.comparison import rank_arms
+from histotune.statistics.mean_ranks import rank_arms
 from histotune.tools.errors import UserError
 
 AUC = np.random.default_rng(3).integers(60, 99, size=(14, 4)) / 100 + [0.0, 0.04, 0.0, 0.08]

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from histotune.statistics import evaluators as evaluators_module
 from histotune.statistics.comparison import paired_difference
-from histotune.statistics.evaluators import class_signatures, draw_counts, make_evaluator, read_sample
-from histotune.statistics.intervals import bootstrap_values, resampling_units
+from histotune.statistics.evaluators import make_evaluator
+from histotune.statistics.intervals import over_resamples, resampling_units
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, metric_kind
 from histotune.statistics.predictions import IntervalConfig, Predictions
+from histotune.statistics.sample import class_signatures, draw_counts, read_sample
 from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
 from tests.statistics.samples import make_predictions, random_predictions
@@ -89,7 +90,8 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
     evaluators = [
         make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds) for name in names
     ]
-    values = dict(zip(names, bootstrap_values(evaluators, sample, units, config), strict=True))
+    chunks = over_resamples(lambda counts: [evaluate(counts) for evaluate in evaluators], sample, units, config)
+    values = {name: np.concatenate(parts) for name, parts in zip(names, zip(*chunks, strict=True), strict=True)}
     holds = class_signatures(sample.y_N, units.unit_N, units.n_units, n_classes)
     counts = np.concatenate(list(draw_counts(holds, config.n_resamples, config.seed)))
     for b in range(0, config.n_resamples, 7):

@@ -66,8 +66,8 @@ def make_transfer(
     source = draw_side("source", labels, rng, means_KD=means_KD)
     clean = draw_side("target", target_labels or labels, rng, means_KD=means_KD)
     target = replace(clean, x_ND=change(clean.x_ND, rng))
-    how = (np.zeros(len(source), np.int64), np.full(len(source), 0.5))
-    predictions = side_predictions(source, head, head.margin(source.x_ND), how)
+    fold, threshold = np.zeros(len(source), np.int64), np.full(len(source), 0.5)
+    predictions = side_predictions(source, head, head.margin(source.x_ND), fold, threshold)
     views = [RemedyView(frozenset({name}), clean.x_ND) for name in undone]
     if len(undone) == 2:
         views.append(RemedyView(frozenset(undone), clean.x_ND))

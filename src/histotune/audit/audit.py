@@ -62,6 +62,7 @@ def audit(request: AuditRequest) -> Audit:
         >>> audit(AuditRequest(read_dataset(config))).verdict  # doctest: +SKIP
         'warning'
     """
+    # From what costs nothing to what reads every pixel: names and tables first.
     facts = audit_facts(request.tiles, request.split, request.finest)
     findings = list(name_findings(facts, request.config))
     if not request.config.quick:

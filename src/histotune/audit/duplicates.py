@@ -1,5 +1,7 @@
 """From pairs of copies to clusters, and from clusters to a verdict: within a group, across groups, across sides."""
 
+# N tiles, M pairs, T side of the thumbnail, L frequencies per axis, B bits, Q parts, S pixels of a part
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from histotune.audit.verdicts import AuditConfig, Facts
 
 
+LOW = 8  # frequencies per axis in the hash
+PART = 4  # a thumbnail has 4 x 4 parts of this side
+BANDS, BAND_BITS = 4, 16
+CANDIDATES = 1_000_000  # compared at once
+FLAT_LEVELS = 1.0  # standard deviation of a part in grey levels; below it rounding drowns what is there
+LEAST_PARTS = 8  # of 16 parts must not be flat: one tissue edge crosses about five, and look-alikes share edges
+AGREEING = 0.75  # share of these parts that must agree
+UPRIGHT = 0
+N_ORIENTATIONS = 8  # bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes first
 MAX_PAIRS = 500_000  # more are folded into clusters as they come, so that many copies of one tile can't fill memory
 SHOWN_PER_CLUSTER = 20
 COPY_ADVICE: dict[Verdict, str] = {
@@ -36,7 +47,6 @@ FIELD_ADVICE: dict[Verdict, str] = {
 }
 
 
-# N tiles, M pairs
 @dataclass(frozen=True)
 class Copies:
     """Which tiles show the same thing.
@@ -90,6 +100,8 @@ def exact_copies(fingerprints: Fingerprints) -> Copies:
 
 def near_copies(fingerprints: Fingerprints, exact: Copies, config: AuditConfig) -> Copies:
     """Group tiles that show the same picture with other pixels; exact copies join the cluster of their twin."""
+    # One tile stands for all its exact copies; what is found of it then holds for them too, by the number of the
+    # content.
     content_N = _content(exact.cluster_N)
     first_rows = np.unique(content_N, return_index=True)[1]
     rows = first_rows[fingerprints.read_N[first_rows]]
@@ -140,6 +152,7 @@ def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDAr
 
 def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind, max_listed: int) -> AuditFinding:
     """Judge clusters of copies: a note within a group, a warning across groups, an error across sides."""
+    # One finding for all clusters of a kind, its verdict that of the gravest.
     clusters = _judged(facts, copies)
     if clusters.is_empty():
         sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark}".strip()
@@ -188,7 +201,8 @@ def _content(cluster_N: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _judged(facts: Facts, copies: Copies) -> pl.DataFrame:
     """One row per cluster, the gravest and largest first."""
-    own = pl.coalesce("group_id", pl.concat_str(pl.lit("tile:"), "tile_id"))  # an unknown group is nobody else's
+    # A tile of unknown group counts as a group of its own; null sides and unlabelled tiles count for none.
+    own = pl.coalesce("group_id", pl.concat_str(pl.lit("tile:"), "tile_id"))
     rows = facts.table.select(
         "tile_id", "side", "class", own.alias("group"), pl.col("group_id").is_null().alias("lost")
     )
@@ -243,27 +257,14 @@ def _cluster_note(n_sides: int, n_groups: int, turned: bool) -> str:
 
 
 # ------------------------------------------------------------------------------
-# Near duplicates: perceptual hashes found by multi-index hashing, then confirmed on thumbnails.
-#
-# A hash is the signs of the 63 lowest frequencies of a tile's thumbnail. Brightness, contrast, stain strength and JPEG
-# leave signs alone; mirroring changes the sign of odd frequencies and transposing swaps them, so that the hashes of
-# all eight orientations follow from one by moving bits. Two hashes that differ in at most 7 of 64 bits agree, up to
-# one bit, in one of four bands of 16 bits, so only tiles that share such a band are compared (Norouzi, Punjani, Fleet:
-# Fast search in Hamming space with multi-index hashing, CVPR 2012). That is exact, and far from quadratic.
+# Near duplicates: perceptual hashes found by multi-index hashing, then confirmed on thumbnails. A hash is the signs of
+# the 63 lowest frequencies of a tile's thumbnail. Brightness, contrast, stain strength and JPEG leave signs alone;
+# mirroring changes the sign of odd frequencies and transposing swaps them, so that the hashes of all eight orientations
+# follow from one by moving bits. Two hashes that differ in at most 7 of 64 bits agree, up to one bit, in one of four
+# bands of 16 bits, so only tiles that share such a band are compared (Norouzi, Punjani, Fleet: Fast search in Hamming
+# space with multi-index hashing, CVPR 2012). That is exact, and far from quadratic
 
 
-LOW = 8  # frequencies per axis in the hash
-PART = 4  # a thumbnail has 4 x 4 parts of this side
-BANDS, BAND_BITS = 4, 16
-CANDIDATES = 1_000_000  # compared at once
-FLAT_LEVELS = 1.0  # standard deviation of a part in grey levels; below it rounding drowns what is there
-LEAST_PARTS = 8  # of 16 parts must not be flat: one tissue edge crosses about five, and look-alikes share edges
-AGREEING = 0.75  # share of these parts that must agree
-UPRIGHT = 0
-N_ORIENTATIONS = 8  # bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes first
-
-
-# N tiles, M candidate pairs, T side of the thumbnail, L frequencies per axis, Q parts, S pixels of a part
 @dataclass(frozen=True)
 class Pairs:
     """Pairs of tiles, each once, the lower row first.
@@ -285,6 +286,7 @@ class Pairs:
 
 def spectrum(thumb_NTT: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the two-dimensional cosine transform of thumbnails, orthonormal, float32 (N, 16, 16)."""
+    # DCT-II: B_kx = sqrt(2 / T) cos(pi k (x + 1/2) / T), its first row over sqrt(2); the spectrum is B x B^t.
     place = np.arange(THUMB) + 0.5
     basis_TT = np.cos(np.pi / THUMB * np.outer(np.arange(THUMB), place)) * np.sqrt(2 / THUMB)
     basis_TT[0] /= np.sqrt(2)
@@ -320,6 +322,7 @@ def perceptual_hashes(thumb_NTT: NDArray[np.uint8], orientation: int = UPRIGHT) 
     """Return the 64-bit hash of each thumbnail as it looks in an orientation."""
     hashes_N = np.empty(len(thumb_NTT), np.uint64)
     for start in range(0, len(thumb_NTT), 16_384):
+        # Signs of the low frequencies as bits; the mean (frequency 0, 0) carries none.
         low_NLL = turn(spectrum(thumb_NTT[start : start + 16_384])[:, :LOW, :LOW], orientation)
         bits_NB = (low_NLL > 0).reshape(len(low_NLL), LOW * LOW)
         bits_NB[:, 0] = False
@@ -332,6 +335,7 @@ def near_pairs(
     hashes_N: NDArray[np.uint64], turned_N: NDArray[np.uint64], max_bits: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Yield all (i, j), i < j, where the turned hash of i and the hash of j differ in at most ``max_bits`` bits."""
+    # At most 7 different bits leave one of four bands with at most one: that band is equal, or equal but for one bit.
     masks = np.array([0, *(1 << bit for bit in range(BAND_BITS))] if max_bits >= BANDS else [0], np.int64)
     for band in range(BANDS):
         keys_N = _band(hashes_N, band)
@@ -354,6 +358,7 @@ def confirmed(
     Look-alike tissue agrees in its outline, which dominates a correlation over the whole; it does not agree in each
     of sixteen parts whose own means are taken off.
     """
+    # Correlation of each part of both thumbnails, the parts' means taken off; parts flat in either one do not count.
     left_MQS, right_MQS = _parts(turn_pixels(thumb_NTT[first_M], orientation)), _parts(thumb_NTT[second_M])
     energy_left_MQ, energy_right_MQ = (left_MQS**2).mean(axis=2), (right_MQS**2).mean(axis=2)
     used_MQ = (energy_left_MQ >= FLAT_LEVELS**2) & (energy_right_MQ >= FLAT_LEVELS**2)
@@ -385,6 +390,8 @@ def _compare(
     wanted_N: NDArray[np.int64],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Compare every tile with those whose band has the wanted key, a bounded number of pairs at a time."""
+    # The tiles with a key lie side by side in order_N. Pairs are written row by row: the row repeated as often as it
+    # has candidates, and each candidate's place by counting on from the row's first.
     starts_N, counts_N = first_of_key[wanted_N], first_of_key[wanted_N + 1] - first_of_key[wanted_N]
     ends_N = np.cumsum(counts_N)
     row = 0

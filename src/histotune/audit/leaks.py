@@ -50,9 +50,13 @@ UNITS = (
 def name_findings(facts: Facts, config: AuditConfig) -> Iterator[AuditFinding]:
     """Yield what can be found without reading a pixel."""
     if facts.split is None:
-        yield AuditFinding("split-groups", "Groups across sides", "note",
-                           "No split was given, so nothing was checked across sides.",
-                           advice="Repeat with --split NAME or a split file.")  # fmt: skip
+        yield AuditFinding(
+            "split-groups",
+            "Groups across sides",
+            "note",
+            "No split was given, so nothing was checked across sides.",
+            advice="Repeat with --split NAME or a split file.",
+        )
     else:
         known = (unit for unit in UNITS if facts.table[unit.column].null_count() < len(facts.table))
         yield from (_across_sides(facts, unit, config.max_listed) for unit in known)
@@ -80,13 +84,18 @@ def _across_sides(facts: Facts, unit: _Unit, max_listed: int) -> AuditFinding:
     names = frame_table(f"{unit.many.capitalize()} on several sides", _with_joined(shared, "sides"))
     lie = "lies" if len(shared) == 1 else "lie"
     return AuditFinding(
-        finding_id, title, unit.verdict,
+        finding_id,
+        title,
+        unit.verdict,
         f"{count(len(shared), unit.one, unit.many)} {lie} on more than one side of {facts.split.name}: "
         + "; ".join(_exposure(table, hit, side, unit) for side in judged if (hit["side"] == side).any())
         + ".",
-        n=len(shared), n_tiles=len(exposed), tile_ids=_listed(exposed, max_listed), advice=unit.advice,
+        n=len(shared),
+        n_tiles=len(exposed),
+        tile_ids=_listed(exposed, max_listed),
+        advice=unit.advice,
         tables=(names, frame_table("Tiles that share with another side", details)),
-    )  # fmt: skip
+    )
 
 
 def _exposure(table: pl.DataFrame, hit: pl.DataFrame, side: str, unit: _Unit) -> str:
@@ -113,12 +122,16 @@ def _unknown_groups(facts: Facts, max_listed: int) -> AuditFinding:
     if lost.is_empty():
         return AuditFinding("groups-unknown", "Tiles without a group", "ok", "The group of every tile is known.")
     return AuditFinding(
-        "groups-unknown", "Tiles without a group", "warning",
+        "groups-unknown",
+        "Tiles without a group",
+        "warning",
         f"The group of {len(lost):,} of {count(len(facts.table), 'tile')} is unknown, so no grouped split or interval "
         "can be made on them, and whether one case lies on two sides can't be checked.",
-        n=len(lost), n_tiles=len(lost), tile_ids=_listed(lost, max_listed),
+        n=len(lost),
+        n_tiles=len(lost),
+        tile_ids=_listed(lost, max_listed),
         advice="Add the column that names case or slide (PatchCamelyon: the meta.csv files).",
-    )  # fmt: skip
+    )
 
 
 def _several_patients(facts: Facts, max_listed: int) -> AuditFinding:
@@ -129,13 +142,17 @@ def _several_patients(facts: Facts, max_listed: int) -> AuditFinding:
     hit = facts.table.filter(pl.col("group_id").is_in(groups["group_id"].to_list()))
     n_ids = int(groups["source_patient_id"].list.len().sum())
     return AuditFinding(
-        "group-patients", title, "note",
+        "group-patients",
+        title,
+        "note",
         f"{count(n_ids, 'patient id')} of the authors belong to {count(len(groups), 'group')}, such as "
         f"{groups['group_id'][0]} ({some(groups['source_patient_id'][0])}).",
-        n=len(groups), n_tiles=len(hit), tile_ids=_listed(hit, max_listed),
+        n=len(groups),
+        n_tiles=len(hit),
+        tile_ids=_listed(hit, max_listed),
         advice="Groups keep each case together; a split by the authors' ids would put one case on both sides.",
         tables=(frame_table("Groups with several patient ids", _with_joined(groups, "source_patient_id")),),
-    )  # fmt: skip
+    )
 
 
 def _several_diagnoses(facts: Facts, max_listed: int) -> AuditFinding:
@@ -152,11 +169,16 @@ def _several_diagnoses(facts: Facts, max_listed: int) -> AuditFinding:
     named = some(f"{group} ({', '.join(classes)})" for group, classes in groups.select("group_id", "class").iter_rows())
     has = "has" if len(groups) == 1 else "have"
     return AuditFinding(
-        finding_id, title, "warning", f"{count(len(groups), 'group')} {has} several diagnoses: {named}.",
-        n=len(groups), n_tiles=len(hit), tile_ids=_listed(hit, max_listed),
+        finding_id,
+        title,
+        "warning",
+        f"{count(len(groups), 'group')} {has} several diagnoses: {named}.",
+        n=len(groups),
+        n_tiles=len(hit),
+        tile_ids=_listed(hit, max_listed),
         advice="Keep each such case on one side whatever its class; ask the data set's authors which diagnosis holds.",
         tables=(frame_table("Groups with several classes", _with_joined(groups, "class")),),
-    )  # fmt: skip
+    )
 
 
 def _few_groups(facts: Facts, config: AuditConfig) -> AuditFinding:
@@ -176,13 +198,16 @@ def _few_groups(facts: Facts, config: AuditConfig) -> AuditFinding:
     )
     named = some((f"{where} {label} {n}".strip() for where, label, n in rows.iter_rows()), 8)
     return AuditFinding(
-        finding_id, title, "warning",
+        finding_id,
+        title,
+        "warning",
         f"Fewer than {limit} groups of a class: {named}. No interval over groups can be given there, and folds lack "
         "the class.",
-        n=len(few), n_tiles=int(few["tiles"].sum()),
+        n=len(few),
+        n_tiles=int(few["tiles"].sum()),
         advice="Join classes, or report these classes without an interval.",
         tables=(frame_table(f"Classes with fewer than {limit} groups", few.rename({"label": "class"})),),
-    )  # fmt: skip
+    )
 
 
 def _odd_sizes(facts: Facts, max_listed: int) -> AuditFinding:
@@ -198,13 +223,17 @@ def _odd_sizes(facts: Facts, max_listed: int) -> AuditFinding:
     odd = known.filter((pl.col("width_px") != width_px) | (pl.col("height_px") != height_px))
     others = some(f"{w} x {h}: {n:,}" for w, h, n in sizes[1:].iter_rows())
     return AuditFinding(
-        finding_id, title, "note",
+        finding_id,
+        title,
+        "note",
         f"{len(odd):,} of {len(known):,} tiles are not {width_px} x {height_px} px like the other {n_usual:,} "
         f"({others}).",
-        n=len(odd), n_tiles=len(odd), tile_ids=_listed(odd, max_listed),
+        n=len(odd),
+        n_tiles=len(odd),
+        tile_ids=_listed(odd, max_listed),
         advice="Views resize by the short side, so another size is another scale at the network's input.",
         tables=(frame_table("Sizes", sizes),),
-    )  # fmt: skip
+    )
 
 
 def balance_tables(facts: Facts, max_rows: int = 1000) -> tuple[AuditTable, ...]:

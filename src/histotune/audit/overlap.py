@@ -1,5 +1,7 @@
 """Do two tiles show a piece of the same tissue? Answered by laying one over the other at every shift."""
 
+# N tiles, M pairs, D columns, H height, W width, C channels
+
 from __future__ import annotations
 
 import json
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from histotune.images.config import LoaderConfig
 
 
+LOG = logging.getLogger(__name__)
+BLOCK_ROWS, BLOCK_COLUMNS = 1024, 8192  # of the similarity matrix at once: 32 MiB
+MAX_PAIRS = 4000  # looked at pixel by pixel; those across sides and groups come first
+NOT_NEIGHBOURS = ("colour-histogram", "random/")  # alike in these spaces says nothing about tissue
 SIDE = 96  # both tiles are reduced so that the longer side is at most this
 SMOOTH = 9  # fine structure is what differs from the mean over this many pixels
 LEAST_SHARE = 0.2  # of the smaller tile; smaller overlaps are not told from chance
@@ -41,7 +47,6 @@ LEAST_CORRELATION = 0.6
 FLAT = 1e-3
 
 
-# H height, W width
 @dataclass(frozen=True)
 class FieldOverlap:
     """The best way to lay two tiles over each other.
@@ -69,6 +74,8 @@ def overlap(left_HWC: NDArray[np.uint8], right_HWC: NDArray[np.uint8]) -> FieldO
     factor = max(1, -(-max(*left_HWC.shape[:2], *right_HWC.shape[:2]) // SIDE))
     left_HW, right_HW = _fine(left_HWC, factor), _fine(right_HWC, factor)
     shape = tuple(a + b - 1 for a, b in zip(left_HW.shape, right_HW.shape, strict=True))
+    # Over the n overlapping pixels of each shift: (sum l r - sum l sum r / n) / sqrt((sum l^2 - (sum l)^2 / n) (sum r^2
+    # - (sum r)^2 / n)), every sum being a correlation with the other picture, its square or a picture of ones.
     ones_left, ones_right = np.ones_like(left_HW), np.ones_like(right_HW)
     n_HW = np.maximum(_correlate(ones_left, ones_right, shape), 1.0)
     sum_left, sum_right = _correlate(left_HW, ones_right, shape), _correlate(ones_left, right_HW, shape)
@@ -105,16 +112,9 @@ def _correlate(
 
 
 # ------------------------------------------------------------------------------
-# Embedding neighbours: which tiles a backbone finds most alike, and whether they show a piece of the same tissue.
+# Embedding neighbours: which tiles a backbone finds most alike, and whether they show a piece of the same tissue
 
 
-LOG = logging.getLogger(__name__)
-BLOCK_ROWS, BLOCK_COLUMNS = 1024, 8192  # of the similarity matrix at once: 32 MiB
-MAX_PAIRS = 4000  # looked at pixel by pixel; those across sides and groups come first
-NOT_NEIGHBOURS = ("colour-histogram", "random/")  # alike in these spaces says nothing about tissue
-
-
-# N tiles, M pairs, D columns
 @dataclass(frozen=True)
 class CachedEmbeddings:
     """Embeddings that an earlier run left in the cache.
@@ -168,6 +168,8 @@ def nearest(
 
     The similarity matrix is made in blocks and never kept, so memory does not grow with its size; time is quadratic.
     """
+    # Cosines of a block of rows with a block of columns; a row is never its own neighbour, and the second search leaves
+    # out its group as well.
     n = len(matrix_ND)
     starts = range(0, n, BLOCK_ROWS)  # float16 overflows when it is squared
     norms = [np.linalg.norm(matrix_ND[start : start + BLOCK_ROWS].astype(np.float32), axis=1) for start in starts]
@@ -198,6 +200,7 @@ def overlapping_fields(
     facts: Facts, fingerprints: Fingerprints, embeddings: CachedEmbeddings, loader: LoaderConfig
 ) -> Copies:
     """Lay neighbours in embedding space over each other and join those that share tissue."""
+    # Only so many pairs are looked at pixel by pixel, the gravest first; those that share tissue are joined.
     candidates = _candidates(facts, fingerprints, embeddings)
     looked_at = candidates.head(MAX_PAIRS)
     first_M, second_M = looked_at["first"].to_numpy(), looked_at["second"].to_numpy()
@@ -215,6 +218,7 @@ def overlapping_fields(
 
 def _candidates(facts: Facts, fingerprints: Fingerprints, embeddings: CachedEmbeddings) -> pl.DataFrame:
     """Neighbours of one magnification and different pixels: across sides first, then across groups, then by cosine."""
+    # A tile of unknown group counts as a group of its own.
     group_N = facts.table["group_id"].fill_null(facts.table["tile_id"]).rank("dense").cast(pl.Int64).to_numpy()
     i, j, cosine_M = nearest(embeddings.matrix_MD, group_N[embeddings.rows])
     first_M, second_M = embeddings.rows[np.minimum(i, j)], embeddings.rows[np.maximum(i, j)]

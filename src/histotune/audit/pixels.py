@@ -1,5 +1,7 @@
 """One pass over all pixels: blocks of HDF5 rows and image files, decoded by threads; a bad file is noted and left."""
 
+# N tiles, H height, W width, C channels (RGB), P pixels, T side of the thumbnail, F stain features, G groups
+
 from __future__ import annotations
 
 import hashlib
@@ -31,9 +33,20 @@ if TYPE_CHECKING:
 
 
 BLOCK_ROWS = 128
+THUMB = 16
+STAIN = ("density", "red_share", "blue_share")
+TISSUE_DENSITY = 0.15  # optical density from which a pixel is stained: Macenko et al., ISBI 2009 (their beta)
+DARK = 12  # a pixel darker than this in every channel is no tissue but padding or a pen
+STAIN_PIXELS = 65_536  # of larger tiles every k-th row and column is looked at
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+MAD_TO_SIGMA = 0.6745  # of a normal distribution
+ENOUGH_TISSUE = 0.05  # below this share of stained pixels a tile's stain is hardly measured
+ENOUGH_GROUPS = 8
+LEAST_MAD = 0.005  # of optical density, and of the shares of red and blue in it
+TILES_PER_GROUP = 3  # a median of fewer tiles says more about the tiles than about the group
+STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "blue share"}
 
 
-# N tiles, H height, W width, C channels
 @dataclass(frozen=True)
 class BadTile:
     """A tile that can't be read.
@@ -193,18 +206,9 @@ def _read_one(reader: PixelReader, source: PixelSource, rows: NDArray[np.int64])
 
 
 # ------------------------------------------------------------------------------
-# What is kept of a tile's pixels: a content hash, a 16x16 grey thumbnail, and a few numbers about its stain.
+# What is kept of a tile's pixels: a content hash, a 16x16 grey thumbnail, and a few numbers about its stain
 
 
-THUMB = 16
-STAIN = ("density", "red_share", "blue_share")
-TISSUE_DENSITY = 0.15  # optical density from which a pixel is stained: Macenko et al., ISBI 2009 (their beta)
-DARK = 12  # a pixel darker than this in every channel is no tissue but padding or a pen
-STAIN_PIXELS = 65_536  # of larger tiles every k-th row and column is looked at
-GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
-
-
-# N tiles, H height, W width, C channels (RGB), T side of the thumbnail, F stain features
 @dataclass(frozen=True)
 class Fingerprints:
     """Small arrays about many tiles, rows in tile order.
@@ -289,6 +293,8 @@ def _digest(pixels_HWC: NDArray[np.uint8]) -> NDArray[np.uint64]:
 
 def _thumbs(pixels_NHWC: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Grey means over a 16x16 grid whose lines lie symmetrically, so that a mirrored tile has a mirrored thumbnail."""
+    # Sums over the cells of the grid, columns first, then rows; grey by the weights of the channels, over the cell's
+    # area.
     starts_y, heights = _grid(pixels_NHWC.shape[1])
     starts_x, widths = _grid(pixels_NHWC.shape[2])
     columns_NHTC = np.add.reduceat(pixels_NHWC, starts_x, axis=2, dtype=np.uint32)
@@ -311,6 +317,8 @@ def _stain(pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray
 
     Optical density is -log10 of transmitted light (Beer-Lambert); its direction is the hue, its length the amount.
     """
+    # -log10((v + 1) / 256) per channel; stained where the mean of the three exceeds the limit and not all three are
+    # nearly black. Kept: mean density of the stained pixels, and the shares of red and blue in its sum.
     step = max(1, math.ceil(math.sqrt(pixels_NHWC.shape[1] * pixels_NHWC.shape[2] / STAIN_PIXELS)))
     seen_NPC = pixels_NHWC[:, ::step, ::step].reshape(len(pixels_NHWC), -1, 3)
     density_by_level = -np.log10((np.arange(256, dtype=np.float32) + 1) / 256)
@@ -327,18 +335,9 @@ def _stain(pixels_NHWC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray
 
 
 # ------------------------------------------------------------------------------
-# What single tiles tell: unreadable, blank, free of tissue, or stained unlike the rest.
+# What single tiles tell: unreadable, blank, free of tissue, or stained unlike the rest
 
 
-MAD_TO_SIGMA = 0.6745  # of a normal distribution
-ENOUGH_TISSUE = 0.05  # below this share of stained pixels a tile's stain is hardly measured
-ENOUGH_GROUPS = 8
-LEAST_MAD = 0.005  # of optical density, and of the shares of red and blue in it
-TILES_PER_GROUP = 3  # a median of fewer tiles says more about the tiles than about the group
-STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "blue share"}
-
-
-# N tiles, F stain features
 def pixel_findings(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:
     """Yield what single tiles and groups look like."""
     yield _blank(facts, fingerprints, config)
@@ -352,12 +351,16 @@ def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
         return AuditFinding("unreadable", "Unreadable tiles", "ok", f"All {count(n_tiles, 'tile')} can be read.")
     rows = tuple((tile.place, tile.reason) for tile in bad)
     return AuditFinding(
-        "unreadable", "Unreadable tiles", "error",
+        "unreadable",
+        "Unreadable tiles",
+        "error",
         f"{count(len(bad), 'tile')} of {n_tiles:,} can't be read and "
         f"{'is' if len(bad) == 1 else 'are'} left out of everything else that looks at pixels.",
-        n=len(bad), n_tiles=len(bad), advice="Copy these files again from their source, or remove them.",
+        n=len(bad),
+        n_tiles=len(bad),
+        advice="Copy these files again from their source, or remove them.",
         tables=(AuditTable("Unreadable tiles", ("where", "why"), rows),),
-    )  # fmt: skip
+    )
 
 
 def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
@@ -371,16 +374,21 @@ def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Aud
     found += (
         [f"{count(n_free, 'tile')} with tissue on less than {config.tissue_free:.1%} of the pixels"] if n_free else []
     )
+    # By class: a blank tile of one class tells what that class's background looks like.
     hit = facts.table.filter(pl.Series(constant_N | free_N))
     classes = hit.group_by("class").agg(pl.len()).sort("len", "class", descending=[True, False])
     named = ", ".join(f"{name} {n:,}" for name, n in classes.iter_rows())
     return AuditFinding(
-        "blank", "Blank tiles", "warning" if n_constant else "note",
+        "blank",
+        "Blank tiles",
+        "warning" if n_constant else "note",
         f"{' and '.join(found)} ({named}).",
-        n=len(hit), n_tiles=len(hit), tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
+        n=len(hit),
+        n_tiles=len(hit),
+        tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
         advice="Look at them: a blank tile teaches a head what background is called, and counts in every score.",
         tables=(_per_group(facts, constant_N | free_N),) if hit["group_id"].null_count() < len(hit) else (),
-    )  # fmt: skip
+    )
 
 
 def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
@@ -393,6 +401,7 @@ def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
 def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
     finding_id, title = "stain-tiles", "Tiles of unusual stain"
     seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
+    # A tile's worst feature counts; tiles with hardly any tissue are neither judged nor part of the median.
     z_NF = robust_z(fingerprints.stain_NF, seen_N, LEAST_MAD)
     worst_N = np.nan_to_num(np.abs(z_NF)).max(axis=1) * seen_N
     rows = np.flatnonzero(worst_N >= config.tile_z)
@@ -400,22 +409,29 @@ def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfi
         sentence = f"None of {count(int(seen_N.sum()), 'tile')} lies {config.tile_z:g} robust deviations out."
         return AuditFinding(finding_id, title, "ok", sentence)
     ordered = rows[np.lexsort((rows, -worst_N[rows]))]
-    table = facts.table[ordered[: config.max_listed]].select("tile_id", "group_id", "class").with_columns(
-        *_z_columns(z_NF[ordered[: config.max_listed]])
-    )  # fmt: skip
+    table = (
+        facts.table[ordered[: config.max_listed]]
+        .select("tile_id", "group_id", "class")
+        .with_columns(*_z_columns(z_NF[ordered[: config.max_listed]]))
+    )
     return AuditFinding(
-        finding_id, title, "note",
+        finding_id,
+        title,
+        "note",
         f"{count(len(rows), 'tile')} of {int(seen_N.sum()):,} {'lies' if len(rows) == 1 else 'lie'} "
         f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain.",
-        n=len(rows), n_tiles=len(rows), tile_ids=tuple(table["tile_id"].to_list()),
+        n=len(rows),
+        n_tiles=len(rows),
+        tile_ids=tuple(table["tile_id"].to_list()),
         advice="Look at them: ink, folds, blood, another stain, or a case that was prepared differently.",
         tables=(frame_table("Robust z of stain", table),),
-    )  # fmt: skip
+    )
 
 
 def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:
     finding_id, title = "stain-groups", "Groups of unusual stain"
     seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
+    # The median over a group's tiles is compared with those of the other groups.
     features = {name: pl.Series(fingerprints.stain_NF[:, place], dtype=pl.Float64) for place, name in enumerate(STAIN)}
     known = facts.table.with_columns(**features).filter(pl.Series(seen_N), pl.col("group_id").is_not_null())
     groups = known.group_by("group_id").agg(*(pl.col(name).median() for name in STAIN), tiles=pl.len())
@@ -432,18 +448,24 @@ def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConf
         return
     hit = known.filter(pl.col("group_id").is_in(out["group_id"].to_list()))
     yield AuditFinding(
-        finding_id, title, "note",
+        finding_id,
+        title,
+        "note",
         f"{len(out):,} of {count(len(groups), 'group')} {'is' if len(out) == 1 else 'are'} stained unlike the others: "
         f"{some(out['group_id'].to_list())}.",
-        n=len(out), n_tiles=len(hit), tile_ids=tuple(hit.unique("group_id", keep="first", maintain_order=True)
-                                                     ["tile_id"].head(config.max_listed).to_list()),
+        n=len(out),
+        n_tiles=len(hit),
+        tile_ids=tuple(
+            hit.unique("group_id", keep="first", maintain_order=True)["tile_id"].head(config.max_listed).to_list()
+        ),
         advice="See which side and class they fall on: a head can learn a stain in place of a disease.",
         tables=(frame_table("Robust z of the group's median stain", out.drop("worst")),),
-    )  # fmt: skip
+    )
 
 
 def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_], least_mad: float = 0.0) -> NDArray[np.float64]:
     """Return deviations from the median in units of the scaled median absolute deviation."""
+    # z = 0.6745 (x - median) / MAD (Iglewicz & Hoaglin 1993), the MAD kept above a least value.
     values = values_NF.astype(np.float64)
     if not seen_N.any():
         return np.zeros_like(values)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 Verdict = Literal["ok", "note", "warning", "error"]
 VERDICTS: tuple[Verdict, ...] = ("ok", "note", "warning", "error")  # rising
 Cell = str | int | float | None
+OFFICIAL = "official parts"
+UNLABELLED = "unlabelled"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,7 @@ class Audit:
 
 
 # ------------------------------------------------------------------------------
-# Settings of the audit.
+# Settings of the audit
 
 
 class AuditConfig(BaseModel):
@@ -191,12 +194,7 @@ class AuditConfig(BaseModel):
 
 
 # ------------------------------------------------------------------------------
-# The table that every finding is made from: a row per tile, sorted by id, with its class in words and its side.
-
-
-OFFICIAL = "official parts"
-UNLABELLED = "unlabelled"
-UNKNOWN = "unknown"
+# The table that every finding is made from: a row per tile, sorted by id, with its class in words and its side
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ def leaderboard(
 ) -> None:
     """Published scores, one table per protocol, with what weakens them; without options an overview."""
     from histotune.cli.studies import show_leaderboard
-    from histotune.published.leaderboard import Query
+    from histotune.published.published_numbers import Query
 
     show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from histotune.evaluation.run_comparison import RunComparison
-    from histotune.published.leaderboard import Board, Query, Refusal
+    from histotune.published.leaderboard import Board, Refusal
+    from histotune.published.published_numbers import Query
     from histotune.studies.config import ExperimentConfig
 
 
@@ -208,7 +209,8 @@ def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[
 
 
 def _boards(query: Query, runs: Sequence[Path]) -> tuple[tuple[Board, ...], tuple[Refusal, ...]]:
-    from histotune.published.leaderboard import make_boards, published_scores, select
+    from histotune.published.leaderboard import make_boards
+    from histotune.published.published_numbers import published_scores, select
 
     published = select(published_scores(), query)
     if not runs:

@@ -262,8 +262,8 @@ def _fit_arms(
 def _growth(material: Material, fit: CrossFit, settings: StudySettings) -> pl.DataFrame | None:
     if not settings.sweep.label_efficiency.draws or fit.task.fold_labels != "grouped":
         return None
-    choice = (fit.final.head, settings.sweep)
-    return label_efficiency(material.embeddings, fit.task, choice, settings.interval, settings.support)
+    head, sweep = fit.final.head, settings.sweep
+    return label_efficiency(material.embeddings, fit.task, head, sweep, settings.interval, settings.support)
 
 
 def _arm_sweep(arm: str, fit: CrossFit) -> ArmSweep:

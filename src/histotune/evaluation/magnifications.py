@@ -437,7 +437,7 @@ def _why_not(material: Material, task: SweepTask, masks: Sequence[NDArray[np.boo
             missing = [name for label, name in enumerate(task.class_names) if label not in present]
             return f"no training tile of {', '.join(missing)} outside one of the folds"
         try:
-            training_set(material.embeddings.tile_ids, task, (rows, rows), plan)
+            training_set(material.embeddings.tile_ids, task, rows, rows, plan)
         except UserError as error:
             return error.what
     return ""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.statistics.comparison import LEAST_DATA_SETS, Comparison, MeanRanks, compare_arms, rank_arms
+from histotune.statistics.comparison import Comparison, compare_arms
+from histotune.statistics.mean_ranks import LEAST_DATA_SETS, MeanRanks, rank_arms
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.statistics.scores import SeedScore, average_seeds, score_seeds
 from histotune.tools.errors import UserError

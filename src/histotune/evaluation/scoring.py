@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.findings import UNIT, PartTable, ScoredArm, domain_order
-from histotune.statistics.evaluators import make_evaluator, read_sample
+from histotune.statistics.evaluators import make_evaluator
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import COLUMNS, aggregate, score_by, score_predictions
 from histotune.tools.errors import UserError
 from histotune.tools.marks import TOO_NARROW

@@ -4,7 +4,8 @@ Every group weighs the same. Nothing is changed unless it lowers the log-loss of
 (Guo et al., ICML 2017, fit both on one held-out set; here every training tile is held out once).
 """
 
-# n tiles, K classes, G groups, B rows of weights
+# n tiles, K classes, G groups, B rows of weights, C cuts (cut c predicts class 1 from the c-th smallest distinct
+# probability on)
 
 from __future__ import annotations
 
@@ -35,6 +36,18 @@ VECTOR_GROUPS = 50
 """Vector scaling has 2 K - 1 numbers to fit, and needs this many groups."""
 SCALE_BOUNDS = (0.05, 20.0)
 """A negative scale would turn the ranking of a class around."""
+RULE_WORDS = {
+    "balanced-accuracy": "highest balanced accuracy",
+    "youden": "highest Youden index",
+    "sensitivity": "highest specificity at a sensitivity of at least {sensitivity:g}",
+}
+MIN_SPREAD = 1e-12
+EDGE = 1e-6
+"""Thresholds stay this far from 0 and 1 on the logit scale of their interval."""
+LEVEL = 0.95
+MIN_GROUPS = 5
+"""Fewer groups (in a class, for thresholds) give no interval."""
+CHUNK_VALUES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -123,6 +136,8 @@ def fit_temperatures(logit_nK: Float, y_n: Int, weight_Bn: Float, start: float =
         >>> fit_temperatures(logits, labels, np.ones((1, 4))).round(3)  # 4 / T is the log-odds of 3 in 4
         array([3.641])
     """
+    # With beta = 1 / T: beta - L'(beta) / L''(beta), and the middle of the bracket where that leaves it; the bracket
+    # shrinks to the side where the slope turns. Where the slope keeps its sign up to a bound, the bound is the answer.
     derivatives = _derivatives(logit_nK, y_n, weight_Bn)
     low_B = np.full(len(weight_Bn), 1.0 / MAX_TEMPERATURE)
     high_B = np.full(len(weight_Bn), MAX_TEMPERATURE)
@@ -146,6 +161,8 @@ def fit_temperatures(logit_nK: Float, y_n: Int, weight_Bn: Float, start: float =
 def _derivatives(logit_nK: Float, y_n: Int, weight_Bn: Float) -> Callable[[Float], tuple[Float, Float]]:
     """Return a function from 1 / T (B,) to the first and second derivative of the loss by it."""
     if logit_nK.shape[1] == 2:
+        # Margin m towards the label, q = 1 / (1 + exp(beta m)) the probability of the other class: L' = -q m and L'' =
+        # q (1 - q) m^2, weighted and summed.
         margin_n = (logit_nK[:, 1] - logit_nK[:, 0]) * np.where(y_n == 1, 1.0, -1.0)
 
         def binary(beta_B: Float) -> tuple[Float, Float]:
@@ -154,6 +171,8 @@ def _derivatives(logit_nK: Float, y_n: Int, weight_Bn: Float) -> Callable[[Float
             return slope_B, np.einsum("bn,bn,n->b", weight_Bn, wrong_Bn * (1.0 - wrong_Bn), margin_n**2)
 
         return binary
+    # Logits c relative to the own class's: L = log sum_k exp(beta c_k), so L' is the mean and L'' the variance of c
+    # under p.
     centred_nK = logit_nK - logit_nK[np.arange(len(y_n)), y_n, None]
 
     def several(beta_B: Float) -> tuple[Float, Float]:
@@ -193,6 +212,7 @@ def fit_vector(logit_nK: Float, y_n: Int, weight_n: Float) -> Calibration:
         return np.r_[np.ones(first), values[:n_scales]], np.r_[0.0, values[n_scales:]]
 
     def loss(values: Float) -> tuple[float, Float]:
+        # Weighted mean log-loss; by logit k it is p_k - hit_k, by shift the same, by scale that times the logit.
         scale_K, shift_K = unpack(values)
         p_nK = softmax(logit_nK * scale_K + shift_K)
         p_n = p_nK[np.arange(len(y_n)), y_n]
@@ -211,23 +231,9 @@ def fit_vector(logit_nK: Float, y_n: Int, weight_n: Float) -> Calibration:
 
 
 # ------------------------------------------------------------------------------
-# Choose from which probability a binary head says class 1, on out-of-fold predictions.
-#
-# A rule gives every cut between two neighbouring probabilities an integer value, so that equal cuts are equal exactly.
-# The threshold is the middle of a run of best cuts: the run whose middle lies nearest to 0.5 where there are several.
-# It depends on the tiles alone, not on their order.
-#
-# n tiles, G groups, C cuts (cut c predicts class 1 from the c-th smallest distinct probability on)
-
-
-RULE_WORDS = {
-    "balanced-accuracy": "highest balanced accuracy",
-    "youden": "highest Youden index",
-    "sensitivity": "highest specificity at a sensitivity of at least {sensitivity:g}",
-}
-MIN_SPREAD = 1e-12
-EDGE = 1e-6
-"""Thresholds stay this far from 0 and 1 on the logit scale of their interval."""
+# Choose from which probability a binary head says class 1, on out-of-fold predictions. A rule gives every cut between
+# two neighbouring probabilities an integer value, so that equal cuts are equal exactly. The threshold is the middle of
+# a run of best cuts, of several runs the one whose middle lies nearest to 0.5: it depends on no order of tiles
 
 
 @dataclass(frozen=True)
@@ -271,12 +277,13 @@ def choose_threshold(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float
 
 def _thresholds(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float) -> tuple[float, Float]:
     """Return the threshold on all groups, and with each group left out (G,)."""
+    # Counts of positive and negative tiles at each distinct probability; without a group they are less by its own.
     distinct, code_n = np.unique(tiles.probability_n, return_inverse=True)
     code_n = np.asarray(code_n).ravel()
     n_distinct = len(distinct)
     all_pos = np.bincount(code_n[tiles.positive_n], minlength=n_distinct)
     all_neg = np.bincount(code_n[~tiles.positive_n], minlength=n_distinct)
-    whole = _best_cuts(distinct, all_pos[None], all_neg[None], (rule, sensitivity))[0]
+    whole = _best_cuts(distinct, all_pos[None], all_neg[None], rule, sensitivity)[0]
     left_out_G = np.empty(tiles.n_groups)
     for groups in group_chunks(tiles.n_groups, n_distinct):
         inside = np.flatnonzero((tiles.group_n >= groups[0]) & (tiles.group_n <= groups[-1]))
@@ -285,18 +292,20 @@ def _thresholds(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float) -> 
         shape = (len(groups), n_distinct)
         own_pos = np.bincount(flat[positive], minlength=len(groups) * n_distinct).reshape(shape)
         own_neg = np.bincount(flat[~positive], minlength=len(groups) * n_distinct).reshape(shape)
-        left_out_G[groups] = _best_cuts(distinct, all_pos - own_pos, all_neg - own_neg, (rule, sensitivity))
+        left_out_G[groups] = _best_cuts(distinct, all_pos - own_pos, all_neg - own_neg, rule, sensitivity)
     return float(whole), left_out_G
 
 
-def _best_cuts(distinct: Float, pos_BC: Int, neg_BC: Int, rule: tuple[ThresholdRule, float]) -> Float:
+def _best_cuts(distinct: Float, pos_BC: Int, neg_BC: Int, rule: ThresholdRule, sensitivity: float) -> Float:
     """Return the threshold for every row of counts per distinct probability."""
+    # Cut c: TP = positives from place c on, TN = negatives before it. Most TN among cuts with TP >= sensitivity x P;
+    # else the largest TP N + TN P, which orders cuts as balanced accuracy and Youden's index do, in whole numbers.
     n_pos_B1, n_neg_B1 = pos_BC.sum(axis=1, keepdims=True), neg_BC.sum(axis=1, keepdims=True)
     zero_B1 = np.zeros_like(n_pos_B1)
     true_pos_BC = n_pos_B1 - np.concatenate([zero_B1, np.cumsum(pos_BC, axis=1)], axis=1)
     true_neg_BC = np.concatenate([zero_B1, np.cumsum(neg_BC, axis=1)], axis=1)
-    if rule[0] == "sensitivity":
-        needed_B1 = np.ceil(rule[1] * n_pos_B1 - 1e-9)
+    if rule == "sensitivity":
+        needed_B1 = np.ceil(sensitivity * n_pos_B1 - 1e-9)
         value_BC = np.where(true_pos_BC >= needed_B1, true_neg_BC, -1)
     else:
         value_BC = true_pos_BC * n_neg_B1 + true_neg_BC * n_pos_B1
@@ -328,15 +337,7 @@ def _expit(z: Float) -> Float:
 
 
 # ------------------------------------------------------------------------------
-# The delete-one-group jackknife: intervals for what a head stores (Efron & Tibshirani 1993, chapter 11).
-#
-# G groups, B rows of weights
-
-
-LEVEL = 0.95
-MIN_GROUPS = 5
-"""Fewer groups (in a class, for thresholds) give no interval."""
-CHUNK_VALUES = 4_000_000
+# The delete-one-group jackknife: intervals for what a head stores (Efron & Tibshirani 1993, chapter 11)
 
 
 def jackknife_se(left_out_G: Float) -> float:

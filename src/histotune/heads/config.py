@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 # ------------------------------------------------------------------------------
-# Settings of heads trained by gradient steps: one trial, its schedule, when it stops, and the search over trials.
+# Settings of heads trained by gradient steps: one trial, its schedule, when it stops, and the search over trials
 
 
 Optimizer = Literal["AdamW", "Adam", "SGD"]
@@ -352,9 +352,7 @@ class SweepConfig(BaseModel):
 
 
 # ------------------------------------------------------------------------------
-# Which trials a search tries: every combination, random draws, or Sobol points.
-#
-# T trials, P settings that vary
+# Which trials a search tries: every combination, random draws, or Sobol points (T trials, P settings that vary)
 
 
 MAX_GRID = 100_000
@@ -384,13 +382,20 @@ def _grid(names: Sequence[str], distributions: Sequence[Distribution]) -> list[t
     values = []
     for name, distribution in zip(names, distributions, strict=True):
         if not isinstance(distribution, Choice):
-            raise UserError("a grid needs the values of every setting it varies", value=f"{name}: {distribution.kind}",
-                            fix="--set sweep.sgd.method=sobol, or give choices")  # fmt: skip
+            raise UserError(
+                "a grid needs the values of every setting it varies",
+                value=f"{name}: {distribution.kind}",
+                fix="--set sweep.sgd.method=sobol, or give choices",
+            )
         values.append(distribution.values)
     size = int(np.prod([len(part) for part in values]))
     if size > MAX_GRID:
-        raise UserError("this grid is too large", value=f"{size:,} trials", allowed=f"at most {MAX_GRID:,}",
-                        fix="--set sweep.sgd.method=sobol --set sweep.sgd.n_trials=1000")  # fmt: skip
+        raise UserError(
+            "this grid is too large",
+            value=f"{size:,} trials",
+            allowed=f"at most {MAX_GRID:,}",
+            fix="--set sweep.sgd.method=sobol --set sweep.sgd.n_trials=1000",
+        )
     return list(itertools.product(*values))
 
 
@@ -420,5 +425,8 @@ def _settings(base: SgdSettings, values: dict[str, float | int | str]) -> SgdSet
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"the search drew a value that {name or 'a head'} doesn't allow ({first['msg']})",
-                        value=values.get(name, values), fix=f"change sweep.sgd.space.{name}")  from error  # fmt: skip
+        raise UserError(
+            f"the search drew a value that {name or 'a head'} doesn't allow ({first['msg']})",
+            value=values.get(name, values),
+            fix=f"change sweep.sgd.space.{name}",
+        ) from error

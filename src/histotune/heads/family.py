@@ -5,7 +5,8 @@ labels, training sets and their folds; it never chooses. Everything it fits (sta
 it is told to train on.
 """
 
-# n rows of the data, D columns of a pooling, K classes, T trials, H hidden units, E epochs
+# N tiles, n rows of the data or tiles of one training set, D columns of a pooling, K classes, T trials, P fits,
+# S training sets, H hidden units, E epochs
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from histotune.heads.fit_cache import FitCache
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -126,6 +127,12 @@ class OutOfFold:
     converged_T: NDArray[np.bool_]
     diverged_T: NDArray[np.bool_]
 
+    @classmethod
+    def empty(cls, n_trials: int, n_tiles: int, n_classes: int) -> OutOfFold:
+        """Return unknown logits, to be filled in."""
+        logit_TnK = np.full((n_trials, n_tiles, n_classes), np.nan)
+        return cls(logit_TnK, np.ones(n_trials, bool), np.zeros(n_trials, bool))
+
 
 @dataclass(frozen=True)
 class Refit:
@@ -166,17 +173,23 @@ class Family(Protocol):
         """Fit chosen trials on all tiles of their training sets."""
 
 
+def trials_by_pooling(trials: Sequence[Trial]) -> Iterator[Int]:
+    """Yield the numbers of the trials of each pooling, in the order in which poolings first appear."""
+    for pooling in dict.fromkeys(trial.pooling for trial in trials):
+        yield np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
+
+
 def tell(
     data: SweepData,
     parts: Sequence[TrainingSet],
     trials: Sequence[Trial],
-    finished: tuple[Int, Sequence[OutOfFold]],
+    members: Int,
+    found: Sequence[OutOfFold],
     n_done: int,
 ) -> None:
-    """Tell whoever watches that some trials are finished; families call it as they go."""
+    """Tell whoever watches that the trials ``members`` are finished; families call it as they go."""
     if data.support.watch is None:
         return
-    members, found = finished
     for part, one in zip(parts, found, strict=True):
         some = OutOfFold(one.logit_TnK[members], one.converged_T[members], one.diverged_T[members])
         chosen = [trials[t] for t in members]
@@ -206,9 +219,7 @@ def with_zero_class(weight_KD: Float, bias_K: Float) -> tuple[Float, Float]:
 
 
 # ------------------------------------------------------------------------------
-# What a sweep learns from: labels, groups and training sets, and each set's inner folds.
-#
-# N tiles, n tiles of one training set, S training sets
+# What a sweep learns from: labels, groups and training sets, and each set's inner folds
 
 
 FoldLabels = Literal["grouped", "image"]
@@ -309,9 +320,8 @@ def check_task(n_embedded: int, task: SweepTask) -> None:
             )
 
 
-def training_set(tile_ids: Sequence[str], task: SweepTask, rows: tuple[Int, Int], plan: FoldPlan) -> TrainingSet:
-    """Deal the groups of one training set into inner folds."""
-    tiles, used = rows
+def training_set(tile_ids: Sequence[str], task: SweepTask, tiles: Int, used: Int, plan: FoldPlan) -> TrainingSet:
+    """Deal the groups of one training set into inner folds; ``used`` are the tiles that any training set uses."""
     labels_n = task.labels_N[tiles]
     groups = [task.groups[tile] for tile in tiles]
     codes = {group: code for code, group in enumerate(sorted(set(groups)))}  # so that row order changes nothing

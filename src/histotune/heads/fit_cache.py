@@ -6,6 +6,8 @@ label, fold or setting misses, and nothing needs to be told when to forget. A ca
 is kept.
 """
 
+# N tiles, D columns, F training masks, P problems
+
 from __future__ import annotations
 
 import hashlib
@@ -43,7 +45,6 @@ BLOCK_BYTES = 16 * 2**20
 DEFAULT_MAX_BYTES = 2 * 2**30
 ABANDONED_S = 3600.0
 """Half-written files older than this were left by a killed process."""
-# N tiles, D columns
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class FitCache:
             The solution, the same bytes whether solved or read.
         """
         facts = {"solver": "logistic", "n_classes": problems.n_classes, **asdict(settings)}
-        return self._solution((x_ND, y_N, problems), facts, lambda: fit_batch(x_ND, y_N, problems, settings))
+        return self._solution(x_ND, y_N, problems, facts, lambda: fit_batch(x_ND, y_N, problems, settings))
 
     def fit_ridge(self, x_ND: NDArray[np.floating], y_N: NDArray[np.int64], problems: FitProblems) -> FitSolution:
         """Solve ridge problems as :func:`~histotune.heads.solver.ridge.fit_ridge` does, or read the same solution.
@@ -92,20 +93,23 @@ class FitCache:
             The solution, the same bytes whether solved or read.
         """
         facts = {"solver": "ridge", "n_classes": problems.n_classes}
-        return self._solution((x_ND, y_N, problems), facts, lambda: fit_ridge(x_ND, y_N, problems))
+        return self._solution(x_ND, y_N, problems, facts, lambda: fit_ridge(x_ND, y_N, problems))
 
     def _solution(
         self,
-        asked: tuple[NDArray[np.floating], NDArray[np.int64], FitProblems],
+        x_ND: NDArray[np.floating],
+        y_N: NDArray[np.int64],
+        problems: FitProblems,
         facts: Mapping[str, object],
         solve: Callable[[], FitSolution],
     ) -> FitSolution:
-        x_ND, y_N, problems = asked
         inputs = {
-            "x_ND": x_ND, "y_N": np.asarray(y_N, np.int64), "mask_FN": np.asarray(problems.mask_FN),
+            "x_ND": x_ND,
+            "y_N": np.asarray(y_N, np.int64),
+            "mask_FN": np.asarray(problems.mask_FN),
             "mask_index_P": np.asarray(problems.mask_index_P, np.int64),
             "penalty_P": np.asarray(problems.penalty_P, np.float64),
-        }  # fmt: skip
+        }
         if problems.columns_index_P is not None:
             inputs["columns_index_P"] = np.asarray(problems.columns_index_P, np.int64)
         inputs |= {f"columns {number}": np.asarray(one, np.int64) for number, one in enumerate(problems.columns)}

@@ -1,6 +1,6 @@
 """A trained head, and the sweep that chose it."""
 
-# K classes, D columns of the pooling, H hidden units, N tiles
+# K classes, D columns of the pooling, H hidden units, N tiles, n tiles of a block, M draws, J = M x logits
 
 from __future__ import annotations
 
@@ -29,6 +29,20 @@ if TYPE_CHECKING:
 
 
 Activation = Literal["relu", "gelu"]
+FORMAT = "histotune-head"
+FORMAT_VERSION = 3
+OLD_VERSION = 2
+"""Version 2 held a temperature and a threshold and nothing about them; it is read as version 3."""
+WEIGHTS_FILE = "head.safetensors"
+FACTS_FILE = "head.json"
+LISTS = ("pooling", "columns", "class_names", "train_groups")
+PLAIN = {
+    "backbone": "backbone", "space_key": "space_key", "compatibility_key": "meaning_key", "penalty": "penalty",
+    "n_tiles": "n_tiles", "n_groups": "n_groups", "family": "family",
+}  # fmt: skip
+"""Fields of a head and the keys that its file keeps them under."""
+LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
+BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -205,9 +219,12 @@ class Head:
         from histotune.tools.files import hash_bytes
 
         parts: list[bytes | str] = [
-            self.weight_KD.tobytes(), self.bias_K.tobytes(), "\n".join(self.pooling), self.space_key,
+            self.weight_KD.tobytes(),
+            self.bias_K.tobytes(),
+            "\n".join(self.pooling),
+            self.space_key,
             repr((self.temperature, self.threshold)),
-        ]  # fmt: skip
+        ]
         if self.hidden is not None:
             parts += [self.hidden.weight_HD.tobytes(), self.hidden.bias_H.tobytes(), self.hidden.activation]
         if self.calibration.scale_K:
@@ -238,23 +255,10 @@ class SweepResult:
 
 
 # ------------------------------------------------------------------------------
-# A head on disk: safetensors for the numbers, JSON for what they mean.
+# A head on disk: safetensors for the numbers, JSON for what they mean
 
 
-FORMAT = "histotune-head"
-FORMAT_VERSION = 3
-OLD_VERSION = 2
-"""Version 2 held a temperature and a threshold and nothing about them; it is read as version 3."""
-WEIGHTS_FILE = "head.safetensors"
-FACTS_FILE = "head.json"
-LISTS = ("pooling", "columns", "class_names", "train_groups")
-PLAIN = {
-    "backbone": "backbone", "space_key": "space_key", "compatibility_key": "meaning_key", "penalty": "penalty",
-    "n_tiles": "n_tiles", "n_groups": "n_groups", "family": "family",
-}  # fmt: skip
-"""Fields of a head and the keys that its file keeps them under."""
 NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision, "selection": Selection | None}
-LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
 
 
 def save_head(head: Head, folder: Path) -> None:
@@ -305,14 +309,10 @@ def load_head(folder: Path) -> Head:
     facts = _read_facts(folder)
     tensors = _read_weights(folder, facts)
     try:
-        head = Head(
-            weight_KD=tensors["weight_KD"],
-            bias_K=tensors["bias_K"],
-            hidden=HiddenLayer(tensors["weight_HD"], tensors["bias_H"], facts["activation"])
-            if facts["activation"]
-            else None,
-            **_typed(facts),
-        )
+        hidden = None
+        if facts["activation"]:
+            hidden = HiddenLayer(tensors["weight_HD"], tensors["bias_H"], facts["activation"])
+        head = Head(tensors["weight_KD"], tensors["bias_K"], hidden=hidden, **_typed(facts))
     except (KeyError, TypeError, ValidationError) as error:
         raise _damaged(folder, f"{FACTS_FILE} is incomplete: {error}") from error
     _check_shapes(head, folder)
@@ -411,12 +411,7 @@ def _damaged(folder: Path, detail: str) -> UserError:
 
 
 # ------------------------------------------------------------------------------
-# Apply a head to embeddings of its own space.
-#
-# N tiles, n tiles of a block, K classes, D columns, H hidden units
-
-
-BLOCK_ROWS = 8192
+# Apply a head to embeddings of its own space
 
 
 def head_logits(head: Head, embeddings: Embeddings) -> NDArray[np.float64]:
@@ -495,9 +490,7 @@ def decide(head: Head, probability_NK: NDArray[np.float64]) -> NDArray[np.int64]
 
 
 # ------------------------------------------------------------------------------
-# Heads that were never trained: the floor that shows what a draw of random weights already scores.
-#
-# M draws, N tiles, D columns, K classes
+# Heads that were never trained: the floor that shows what a draw of random weights already scores
 
 
 def untuned_logits(
@@ -512,6 +505,7 @@ def untuned_logits(
 
     Weights are drawn from a normal distribution with variance 1 / D, so that logits have unit scale; there is no bias.
     """
+    # Standardised by the training tiles, so that w . x has variance 1; all draws are one product.
     x_ND = embeddings.matrix_ND[:, columns].astype(np.float64)
     train_nD = x_ND[train_rows]
     std_D = train_nD.std(axis=0)

@@ -19,8 +19,9 @@ import polars as pl
 from histotune.heads.family import FoldPlan, SweepData, SweepSupport, TrainingSet, check_task, full_logits, training_set
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import make_family
-from histotune.statistics.evaluators import Sample, class_signatures, draw_counts, make_evaluator
+from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
+from histotune.statistics.sample import Sample, class_signatures, draw_counts
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
 SMALLEST = 4
 MAX_VALUES = 2**26
 """Fits x tiles of one solver call."""
+SCHEMA = {
+    "metric": pl.String, "n_groups": pl.Int64, "n_tiles": pl.Float64, "value": pl.Float64,
+    "low": pl.Float64, "high": pl.Float64, "n_draws": pl.Int64, "method": pl.String,
+}  # fmt: skip
 METHOD = "percentile bootstrap over the scored groups and the draws together"
 
 
@@ -57,7 +62,8 @@ class Subset:
 def label_efficiency(
     embeddings: Embeddings,
     task: SweepTask,
-    choice: tuple[Head, SweepConfig],
+    head: Head,
+    config: SweepConfig,
     interval: IntervalConfig,
     support: SweepSupport | None = None,
 ) -> pl.DataFrame:
@@ -66,7 +72,8 @@ def label_efficiency(
     Args:
         embeddings: One row per tile of the task.
         task: Labels and groups; its last training set counts.
-        choice: The head that the sweep chose, whose pooling is used, and what was swept.
+        head: The head that the sweep chose, whose pooling is used.
+        config: What was swept.
         interval: How intervals are made.
         support: Solved fits to read and add to.
 
@@ -78,17 +85,16 @@ def label_efficiency(
     Raises:
         UserError: Folds that hold single tiles, or too few groups for two sizes.
     """
-    head, config = choice
     check_task(len(embeddings), task)
     if task.fold_labels != "grouped":
         raise UserError("score against the number of groups needs folds that keep groups together")
     rows = np.flatnonzero(task.train_sets_SN[-1])
     data = SweepData(embeddings, rows, task.labels_N[rows], len(task.class_names), support or SweepSupport())
-    part = training_set(embeddings.tile_ids, task, (rows, rows), FoldPlan(config.folds, config.seed))
+    part = training_set(embeddings.tile_ids, task, rows, rows, FoldPlan(config.folds, config.seed))
     family = make_family(config)
     trials = [trial for trial in family.trials((head.pooling,)) if trial.pooling == head.pooling]
     subsets = _subsets(part, data, config)
-    logit_by_size = _out_of_fold(data, part, (family, trials), subsets)
+    logit_by_size = _out_of_fold(data, part, family, trials, subsets)
     by_metric = _metrics(data, part)
     records = []
     for size, logit_MnK in logit_by_size.items():
@@ -97,9 +103,7 @@ def label_efficiency(
         for name, evaluate in by_metric.items():
             value, low, high, method = _with_interval(evaluate, samples, interval)
             records.append((name, size, n_tiles, value, low, high, len(samples), method))
-    schema = {"metric": pl.String, "n_groups": pl.Int64, "n_tiles": pl.Float64, "value": pl.Float64,
-              "low": pl.Float64, "high": pl.Float64, "n_draws": pl.Int64, "method": pl.String}  # fmt: skip
-    return pl.DataFrame(records, schema=schema, orient="row").sort("metric", "n_groups", descending=[True, False])
+    return pl.DataFrame(records, schema=SCHEMA, orient="row").sort("metric", "n_groups", descending=[True, False])
 
 
 def nested_orders(holds_GK: NDArray[np.bool_], n_draws: int, rng: np.random.Generator) -> Int:
@@ -108,6 +112,8 @@ def nested_orders(holds_GK: NDArray[np.bool_], n_draws: int, rng: np.random.Gene
     kind_G = kind_G.ravel()
     orders = []
     for _ in range(n_draws):
+        # Stratified: the i-th of m groups of a kind, in random order, stands at (i + u) / m with one u per kind, so
+        # that every beginning of the order holds i of m of each kind, up to one.
         place_G = np.empty(len(kind_G))
         for kind in np.unique(kind_G):
             members = np.flatnonzero(kind_G == kind)
@@ -120,7 +126,9 @@ def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Su
     """Draw the nested subsets of every fold; sizes at which one lacks a class are left out."""
     settings = config.label_efficiency
     rng = np.random.Generator(np.random.PCG64([settings.seed, settings.draws]))
-    by_name = np.argsort(np.array(part.groups))  # the draw follows the names, so that row order changes nothing
+    # The draw follows the groups' names, so that row order changes nothing: in their order stand which classes a group
+    # holds, its fold, and the random nested orders.
+    by_name = np.argsort(np.array(part.groups))
     rank_G = np.argsort(by_name)
     y_n = data.y_n[part.rows]
     holds_GK = class_signatures(y_n, rank_G[part.group_n], part.n_groups, data.n_classes)
@@ -137,12 +145,16 @@ def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Su
             for fold in range(part.n_folds)
         ]
         if all(holds_GK[groups].any(axis=0).sum() == data.n_classes for _, _, groups in here):
-            found += [Subset(draw, size, fold, _take(part, np.isin(rank_G[part.group_n], groups)))
-                      for draw, fold, groups in here]  # fmt: skip
+            found += [
+                Subset(draw, size, fold, _take(part, np.isin(rank_G[part.group_n], groups)))
+                for draw, fold, groups in here
+            ]
     if len({one.size for one in found}) < 2:
-        raise UserError("score against the number of training groups needs at least two sizes whose subsets hold every "
-                        "class", value=f"{most} training groups in a fold; sizes {sizes}",
-                        fix="--set sweep.label_efficiency.draws=0 leaves it out")  # fmt: skip
+        raise UserError(
+            "score against the number of training groups needs at least two sizes whose subsets hold every class",
+            value=f"{most} training groups in a fold; sizes {sizes}",
+            fix="--set sweep.label_efficiency.draws=0 leaves it out",
+        )
     return found
 
 
@@ -160,10 +172,9 @@ def _take(part: TrainingSet, inside_n: NDArray[np.bool_]) -> TrainingSet:
 
 
 def _out_of_fold(
-    data: SweepData, part: TrainingSet, swept: tuple[Family, Sequence[Trial]], subsets: Sequence[Subset]
+    data: SweepData, part: TrainingSet, family: Family, trials: Sequence[Trial], subsets: Sequence[Subset]
 ) -> dict[int, Float]:
     """Return logits (M, n, K) by size, each tile's from a head of its fold with the settings the other folds chose."""
-    family, trials = swept
     n_draws = max(one.draw for one in subsets) + 1
     logit_by_size: dict[int, Float] = {}
     x_nD = data.matrix(trials[0].pooling)[part.rows]
@@ -198,6 +209,7 @@ def _logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:
 
 def _cross_chosen(logit_TnK: Float, data: SweepData, part: TrainingSet) -> Float:
     """Take each fold's logits from the trial with the lowest group-balanced loss on the other folds."""
+    # Mean over groups of each group's mean loss on the other folds; the trial of the lowest gives this fold's logits.
     loss_Tn = tile_losses(logit_TnK, data.y_n[part.rows])
     chosen_nK = np.empty(logit_TnK.shape[1:])
     for fold in range(part.n_folds):
@@ -256,6 +268,7 @@ def _with_interval(
     value = float(np.mean([one(np.ones((1, units.n_units)))[0] for one in evaluators]))
     if units.refusal or config.cluster != "group" or not np.isfinite(value):
         return value, None, None, units.refusal or "intervals need groups"
+    # Every resample of the groups is scored for all draws, and as many draws are drawn with replacement and averaged.
     first = samples[0]
     holds_GK = class_signatures(first.y_N, units.unit_N, units.n_units, len(first.class_names))
     counts = draw_counts(holds_GK, config.n_resamples, config.seed)

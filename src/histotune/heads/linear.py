@@ -1,6 +1,6 @@
 """Logistic regression as a family: (class weighting x training set x fold x penalty) of a pooling in one call."""
 
-# n rows, D columns, K classes, T trials, P fits, F masks
+# n rows, D columns, K classes, T trials, P fits, F masks, B rows of weights (one per fold, then all folds)
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import numpy as np
 
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.calibrate import CrossFitted, fit_temperatures
-from histotune.heads.family import OutOfFold, Refit, full_logits, sample_weights, tell, with_zero_class
-from histotune.heads.solver.logistic import is_small
+from histotune.heads.family import (
+    OutOfFold,
+    Refit,
+    full_logits,
+    sample_weights,
+    tell,
+    trials_by_pooling,
+    with_zero_class,
+)
+from histotune.heads.solver.coordinates import is_small
 from histotune.heads.solver.problems import FitProblems, FitSettings
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
@@ -75,21 +83,13 @@ class LogisticFamily:
 
     def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
         """See :class:`~histotune.heads.family.Family`."""
-        found = [
-            OutOfFold(
-                np.empty((len(trials), part.n_tiles, data.n_classes)),
-                np.ones(len(trials), bool),
-                np.zeros(len(trials), bool),
-            )
-            for part in parts
-        ]
+        found = [OutOfFold.empty(len(trials), part.n_tiles, data.n_classes) for part in parts]
         n_done = 0
-        for pooling in dict.fromkeys(trial.pooling for trial in trials):
-            members = np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
-            self._fill(data, parts, [trials[t] for t in members], (members, found))
-            self._finish(data, parts, [trials[t] for t in members], (members, found))
+        for members in trials_by_pooling(trials):
+            self._fill(data, parts, [trials[t] for t in members], members, found)
+            self._finish(data, parts, [trials[t] for t in members], members, found)
             n_done += len(members)
-            tell(data, parts, trials, (members, found), n_done)
+            tell(data, parts, trials, members, found, n_done)
         return found
 
     def _fill(
@@ -97,11 +97,12 @@ class LogisticFamily:
         data: SweepData,
         parts: Sequence[TrainingSet],
         trials: Sequence[Trial],
-        where: tuple[NDArray[np.int64], list[OutOfFold]],
+        members: NDArray[np.int64],
+        found: list[OutOfFold],
     ) -> None:
         """Solve the trials of one pooling on all folds in one call, and write their logits."""
-        members, found = where
         x_nD = data.matrix(trials[0].pooling)
+        # One mask per fold and class weighting; fits run fold by fold and, within a fold, trial by trial.
         weightings = tuple(dict.fromkeys(trial.class_weight for trial in trials))
         folds = [(part, fold) for part in parts for fold in range(part.n_folds)]
         masks = [
@@ -132,6 +133,7 @@ class LogisticFamily:
                 if (id(part), trial.class_weight) not in masks:
                     weight_n = sample_weights(part.rows, data.y_n, trial.class_weight)
                     masks[id(part), trial.class_weight] = (len(masks), weight_n)
+            # One fit per chosen trial, on the mask of its training set and class weighting.
             mask_P = np.array([masks[id(chosen[i][0]), chosen[i][1].class_weight][0] for i in members])
             penalty_P = np.array([chosen[index][1].strength for index in members])
             mask_Fn = np.stack([weight_n for _, weight_n in masks.values()])
@@ -147,7 +149,8 @@ class LogisticFamily:
         data: SweepData,
         parts: Sequence[TrainingSet],
         trials: Sequence[Trial],
-        where: tuple[NDArray[np.int64], list[OutOfFold]],
+        members: NDArray[np.int64],
+        found: list[OutOfFold],
     ) -> None:
         """Make logits of the scores of one pooling's trials; those of logistic regression are logits."""
 
@@ -168,13 +171,9 @@ def solver_device(choice: Literal["auto", "cpu", "cuda"], shape: tuple[int, ...]
 
 
 # ------------------------------------------------------------------------------
-# Ridge classification as a family: closed form, its scores turned into logits by one factor per trial.
-#
-# Scores of least squares on -1 and 1 are no log-odds, and the choice among trials goes by log-loss. So every trial's
-# scores are multiplied by one positive factor of least group-balanced log-loss: a fold's factor comes from the
-# out-of-fold scores of the other folds, the refit's from those of all folds. It changes no ranking within a fold.
-#
-# n tiles of a training set, K classes, T trials, B rows of weights (one per fold, then all folds)
+# Ridge classification as a family. Scores of least squares on -1 and 1 are no log-odds, but the choice goes by
+# log-loss: every trial's scores are multiplied by one positive factor of least group-balanced log-loss, a fold's from
+# the out-of-fold scores of the other folds, the refit's from those of all. It changes no ranking within a fold
 
 
 SCALE_FOLDS = 5
@@ -233,9 +232,9 @@ class RidgeFamily(LogisticFamily):
         data: SweepData,
         parts: Sequence[TrainingSet],
         trials: Sequence[Trial],
-        where: tuple[Int, list[OutOfFold]],
+        members: NDArray[np.int64],
+        found: list[OutOfFold],
     ) -> None:
-        members, found = where
         for part, one in zip(parts, found, strict=True):
             for t, trial in zip(members, trials, strict=True):
                 factor_B = score_factors(
@@ -250,6 +249,8 @@ class RidgeFamily(LogisticFamily):
 
 def score_factors(found: CrossFitted) -> Float:
     """Return the factors that make logits of out-of-fold scores."""
+    # Row b of the weights leaves fold b out, the last one keeps all. Scores are brought to size 1 first, so that the
+    # factor 1 / (size T) is found within the bounds of a temperature.
     n_folds = int(found.fold_n.max()) + 1
     weight_n = found.tile_weights()
     weight_Bn = np.vstack([weight_n * (found.fold_n != np.arange(n_folds)[:, None]), weight_n])

@@ -4,7 +4,8 @@ Memory is bounded by one block of similarities, whatever the number of tiles: Pa
 training part (32,768 x 262,144 similarities) needs some 200 MiB beyond the embeddings.
 """
 
-# Q queries, N training tiles, D columns, J neighbours kept (the largest k), G values of k, K classes
+# Q queries, N training tiles, D columns, J neighbours kept (the largest k), G values of k (or groups), K classes,
+# B draws (b of a block), S shots per class
 
 from __future__ import annotations
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 Metric = Literal["cosine", "euclidean"]
 Weighting = Literal["majority", "softmax"]
 QUERY_BLOCK, TRAIN_BLOCK = 2048, 8192
+BLOCK_BYTES = 128 * 2**20
+FEW_SHOT_QUERY_BLOCK = 4096
 NO_NEIGHBOUR = -1
 TEMPERATURE = 0.07  # of the softmax vote, as in Wu et al., arXiv 1805.01978, and in DINO's evaluation
 
@@ -87,6 +90,7 @@ def nearest_neighbours(
     """
     import torch
 
+    # The k nearest so far and the k nearest of each new block compete: the result does not depend on the blocks.
     n_queries, n_train = len(query_QD), len(train_ND)
     kept = min(k, n_train)
     index = torch.full((n_queries, kept), NO_NEIGHBOUR, dtype=torch.int64)
@@ -115,6 +119,8 @@ def vote(
     n_kept = neighbours.index_QJ.shape[1]
     if min(k_grid) < 1 or (max(k_grid) > n_kept and n_kept < len(y_N)):
         raise ValueError(f"k must lie in 1..{n_kept}, the number of neighbours kept: {tuple(k_grid)}")
+    # A vote weighs 1, or exp((s - s_1) / T) with s_1 the nearest's similarity. The neighbours are added nearest first,
+    # so that the running total after place k is the vote of k.
     real_QJ = neighbours.index_QJ >= 0
     label_QJ = np.asarray(y_N)[np.maximum(neighbours.index_QJ, 0)]
     weight_QJ = real_QJ.astype(np.float64)
@@ -134,31 +140,17 @@ def vote(
     return np.asarray(np.divide(out_GQK, sum_GQ1, out=np.full_like(out_GQK, np.nan), where=sum_GQ1 > 0))
 
 
-def nearest_class_mean(x_ND: Matrix, y_N: Int, n_classes: int) -> tuple[Float, Float]:
-    """Return the nearest-class-mean classifier as a linear map on raw columns.
-
-    The class whose mean is nearest in Euclidean distance is the argmax of the logits.
-    """
-    count_K = np.bincount(y_N, minlength=n_classes)
-    if (count_K == 0).any():
-        raise ValueError(f"every class needs a tile: {count_K.tolist()}")
-    mean_KD = np.zeros((n_classes, x_ND.shape[1]))
-    for start in range(0, len(x_ND), TRAIN_BLOCK):
-        part = slice(start, start + TRAIN_BLOCK)
-        one_hot_Kn = (np.asarray(y_N)[part] == np.arange(n_classes)[:, None]).astype(np.float64)
-        mean_KD += one_hot_Kn @ x_ND[part].astype(np.float64)
-    mean_KD /= count_K[:, None]
-    centre_D = mean_KD.mean(axis=0)  # measured from there, the biases don't drown the differences
-    weight_KD = mean_KD - centre_D
-    return weight_KD, np.asarray(-0.5 * (weight_KD**2).sum(axis=1) - weight_KD @ centre_D)
-
-
 def _centre(train_ND: Matrix) -> NDArray[np.float32]:
     """Return the training mean: distances from there lose no digits to a large common offset."""
+    return _mean(train_ND, TRAIN_BLOCK).astype(np.float32)
+
+
+def _mean(train_ND: Matrix, block: int) -> NDArray[np.float64]:
+    """Return the mean row, summed in float64 a block of rows at a time."""
     total_D = np.zeros(train_ND.shape[1])
-    for start in range(0, len(train_ND), TRAIN_BLOCK):
-        total_D += train_ND[start : start + TRAIN_BLOCK].sum(axis=0, dtype=np.float64)
-    return np.asarray(total_D / len(train_ND), dtype=np.float32)
+    for start in range(0, len(train_ND), block):
+        total_D += train_ND[start : start + block].sum(axis=0, dtype=np.float64)
+    return np.asarray(total_D / len(train_ND))
 
 
 def _block(rows_nD: Matrix, metric: Metric, centre_D: NDArray[np.float32] | None, device: str) -> Any:  # noqa: ANN401  (torch is imported late)
@@ -181,20 +173,14 @@ def _similarities(query_qD: Any, train_nD: Any, metric: Metric) -> Any:  # noqa:
 
 
 # ------------------------------------------------------------------------------
-# Few-shot classification by class prototypes: every draw of a benchmark in one batched pass.
-#
-# A thousand draws of a few shots are a thousand small sets of prototypes; their scores of all queries are columns of
-# one matrix product.
-#
-# Q queries, N training tiles, D columns, B draws, K classes, S shots per class
-
-
-BLOCK_BYTES = 128 * 2**20
-FEW_SHOT_QUERY_BLOCK = 4096
+# Few-shot classification by class prototypes: every draw of a benchmark in one batched pass. A thousand draws of a few
+# shots are a thousand small sets of prototypes; their scores of all queries are columns of one matrix product
 
 
 class PrototypeConfig(BaseModel):
     """How class prototypes are made and compared.
+
+    As it stands it is SimpleShot's CL2N: centred by the training mean, unit length (Wang et al., arXiv 1911.04623).
 
     Attributes:
         centre: What is subtracted: the mean of the draw's ``support``, the mean of all ``training`` tiles, or
@@ -208,11 +194,6 @@ class PrototypeConfig(BaseModel):
     centre: Literal["support", "training", "nothing"] = "training"
     normalise: bool = True
     metric: Literal["cosine", "euclidean"] = "euclidean"
-
-
-def simple_shot() -> PrototypeConfig:
-    """Return SimpleShot's CL2N: centred by the training mean, unit length (Wang et al., arXiv 1911.04623)."""
-    return PrototypeConfig()
 
 
 def thunder_shot() -> PrototypeConfig:
@@ -245,11 +226,6 @@ class FewShotPredictions:
             out[draw] = np.bincount(np.asarray(y_Q) * k + predicted_Q, minlength=k * k)
         return out.reshape(n_draws, k, k)
 
-    def majority_Q(self) -> Int:
-        """Return the class most draws vote for, the lowest at a tie."""
-        votes_QK = np.stack([(self.predicted_BQ == label).sum(axis=0) for label in range(self.n_classes)], axis=1)
-        return np.asarray(votes_QK.argmax(axis=1), dtype=np.int64)
-
 
 def draw_shots(
     y_N: Int, shots: int, n_draws: int, rng: np.random.Generator, *, group_N: Int | None = None
@@ -280,7 +256,7 @@ def predict_draws(
     out_BQ = np.empty((n_draws, len(query_QD)), np.int16)
     # A common offset changes no distance and nothing that is centred later, and would cost digits.
     keeps_offset = config.centre == "nothing" and (config.normalise or config.metric == "cosine")
-    shift_D = np.zeros(train_ND.shape[1]) if keeps_offset else _mean(train_ND)
+    shift_D = np.zeros(train_ND.shape[1]) if keeps_offset else _mean(train_ND, FEW_SHOT_QUERY_BLOCK)
     shift = torch.from_numpy(shift_D.astype(np.float32)).to(device)
     for part in _draw_blocks(support_BKS, train_ND.shape[1]):
         prototypes = _prototypes(_gather(train_ND, support_BKS[part], shift, device), config)
@@ -319,6 +295,8 @@ def _scores(query_qD: Any, prototypes: _Prototypes, config: PrototypeConfig) -> 
     A query's length scales its scores alike for every class, so that the cosine needs none of it; a distance between
     vectors of unit length does.
     """
+    # With query q, centre c and prototype p: |q - c - p|^2 is least where (q - c) . p - |p|^2 / 2 is largest. Cosine:
+    # (q - c) . p / |p|. With queries of unit length (q - c) . p is divided by |q - c| first.
     mean_bKD, centre_bD = prototypes.mean_bKD, prototypes.centre_bD
     n_draws, n_classes, n_columns = mean_bKD.shape
     score_qbK = (query_qD @ mean_bKD.reshape(-1, n_columns).T).reshape(-1, n_draws, n_classes)
@@ -352,13 +330,6 @@ def _draw_blocks(support_BKS: Int, n_columns: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n_draws))
 
 
-def _mean(train_ND: Matrix) -> NDArray[np.float64]:
-    total_D = np.zeros(train_ND.shape[1])
-    for start in range(0, len(train_ND), FEW_SHOT_QUERY_BLOCK):
-        total_D += train_ND[start : start + FEW_SHOT_QUERY_BLOCK].sum(axis=0, dtype=np.float64)
-    return total_D / len(train_ND)
-
-
 class _GroupDraws:
     """Draws of one class that take a second tile of a group only when every group has given one."""
 
@@ -374,6 +345,7 @@ class _GroupDraws:
         if shots <= n_groups:
             group_S = rng.choice(n_groups, shots, replace=False)
             return np.asarray(self.rows_n[self.first_G[group_S] + rng.integers(self.size_G[group_S])])
+        # Every tile gets a random turn within its group; first turns come first, groups of one turn in random order.
         order_n = np.lexsort((rng.random(len(self.rows_n)), self.group_n))
         turn_n = np.arange(len(order_n)) - np.repeat(self.first_G, self.size_G)  # which of its group's tiles this is
         luck_n = np.repeat(rng.random(n_groups), self.size_G)

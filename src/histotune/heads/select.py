@@ -45,6 +45,7 @@ class TrialScores:
 
 def score_trials(found: OutOfFold, y_n: Int, part: TrainingSet) -> TrialScores:
     """Return the group-balanced out-of-fold log-loss of every trial."""
+    # Loss of a trial: the mean over groups of each group's mean; its error: SD over groups / sqrt(G).
     loss_Tn = tile_losses(found.logit_TnK, y_n)
     loss_TG = loss_Tn @ group_means(part.group_n, part.n_groups)
     loss_T = loss_TG.mean(axis=1)
@@ -72,9 +73,9 @@ def ranking_scores(found: OutOfFold, y_n: Int, part: TrainingSet) -> Float:
     """Return each trial's AUROC within inner folds (T,); NaN outside binary tasks and where a trial diverged."""
     if found.logit_TnK.shape[2] != 2:
         return np.full(len(found.logit_TnK), np.nan)
-    return np.array([
-        auroc(y_n, logit_nK, part.fold_n) if np.isfinite(logit_nK).all() else np.nan for logit_nK in found.logit_TnK
-    ])  # fmt: skip
+    return np.array(
+        [auroc(y_n, logit_nK, part.fold_n) if np.isfinite(logit_nK).all() else np.nan for logit_nK in found.logit_TnK]
+    )
 
 
 def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRule) -> int:
@@ -96,6 +97,7 @@ def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRu
 
 def paired_differences(loss_TG: Float, best: int, count_G: Float | None = None) -> tuple[Float, Float]:
     """Return each trial's mean loss above the best one's, paired by group, and its standard error."""
+    # d_g = loss of the trial less that of the best in group g: mean d, and sqrt(sum (d_g - mean)^2 / (n - 1) / n).
     count_G = np.ones(loss_TG.shape[1]) if count_G is None else count_G
     n = count_G.sum()
     gap_TG = loss_TG - loss_TG[best]
@@ -116,14 +118,18 @@ def describe_selection(
     usable = np.flatnonzero(scores.usable_T)
     best = int(usable[np.argmin(scores.log_loss_T[usable])])
     difference_T, se_T = paired_differences(scores.loss_TG, best)
-
     told = _differing(trials)
 
     def record(t: int) -> TrialRecord:
         return TrialRecord(
-            trials[t].pooling, trials[t].class_weight, told[t], float(scores.log_loss_T[t]),
-            _finite(scores.log_loss_se_T[t]), float(difference_T[t]), _finite(se_T[t]),
-        )  # fmt: skip
+            pooling=trials[t].pooling,
+            class_weight=trials[t].class_weight,
+            settings=told[t],
+            log_loss=float(scores.log_loss_T[t]),
+            standard_error=_finite(scores.log_loss_se_T[t]),
+            difference=float(difference_T[t]),
+            difference_se=_finite(se_T[t]),
+        )
 
     others = sorted((int(t) for t in usable if t != choice), key=lambda t: (float(scores.log_loss_T[t]), t))
     return Selection(

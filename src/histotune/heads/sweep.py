@@ -1,6 +1,6 @@
 """Try every trial by grouped cross-validation inside each training set, choose one, and refit it on all its tiles."""
 
-# N tiles, n tiles of one training set, K classes, T trials
+# N tiles, n tiles of one training set, K classes, T trials, G groups, B resamples
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from histotune.heads.select import (
     score_trials,
     tile_losses,
 )
-from histotune.statistics.evaluators import class_signatures, draw_counts
 from histotune.statistics.metrics import balanced_accuracy_sums, weighted_auroc
 from histotune.statistics.predictions import Interval
+from histotune.statistics.sample import class_signatures, draw_counts
 from histotune.tools.devices import find_device
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+
+
+CONTEXT = ("trained_on", "backbone", "arm", "family")
+OUTCOME = ("log_loss", "log_loss_se", "auroc", "converged", "diverged", "chosen")
+"""Columns of a table of trials before and behind the trials' own settings."""
+N_RESAMPLES = 500
+LEVEL = 0.95
+MAX_UNDEFINED_SHARE = 0.05
+BIAS_CORRECTED_NOTE = "covers the choice among trials; scores are those of out-of-fold logits, not calibrated"
+NESTED_NOTE = "covers the choice among trials, the refit, the calibration and the threshold"
 
 
 def sweep(
@@ -86,7 +96,7 @@ def sweep(
     data = SweepData(embeddings, used, task.labels_N[used], len(task.class_names), support or SweepSupport())
     plan = FoldPlan(config.folds, config.seed, task.fold_labels)
     parts = [
-        training_set(embeddings.tile_ids, task, (np.flatnonzero(train_N), used), plan) for train_N in task.train_sets_SN
+        training_set(embeddings.tile_ids, task, np.flatnonzero(train_N), used, plan) for train_N in task.train_sets_SN
     ]
     honesty = _nested_estimate_by_set(task, config)
     outer = [
@@ -97,19 +107,18 @@ def sweep(
     rest = iter(solved[len(parts) :])
     results = []
     for one, how, group in zip(solved[: len(parts)], honesty, outer, strict=True):
-        selection = _selection((data, procedure), one, how, [next(rest) for _ in group])
+        selection = _selection(data, procedure, one, how, [next(rest) for _ in group])
         n_fits = sum(len(procedure.trials) * part.n_folds + 1 for part in (one.part, *group))
-        results.append(_result((data, task, procedure), one, selection, n_fits))
+        results.append(_result(data, task, procedure, one, selection, n_fits))
     return tuple(results)
 
 
-def _selection(context: tuple[SweepData, Procedure], one: Solved, how: Honesty, outer: Sequence[Solved]) -> Selection:
+def _selection(data: SweepData, procedure: Procedure, one: Solved, how: Honesty, outer: Sequence[Solved]) -> Selection:
     """Describe a choice, with an estimate of the whole procedure where one is asked for."""
-    data, procedure = context
     selection = describe_selection(one.scores, procedure.trials, one.choice, procedure.config.selection_rule)
     if how == "bias-corrected":
         return bias_corrected(selection, one, data.y_n[one.part.rows], procedure)
-    return nested(selection, one.part, outer, context) if how == "nested" else selection
+    return nested(selection, one.part, outer, data, procedure) if how == "nested" else selection
 
 
 def _nested_estimate_by_set(task: SweepTask, config: SweepConfig) -> list[Honesty]:
@@ -122,24 +131,22 @@ def _nested_estimate_by_set(task: SweepTask, config: SweepConfig) -> list[Honest
 
 
 def _result(
-    context: tuple[SweepData, SweepTask, Procedure], solved: Solved, selection: Selection, n_fits: int
+    data: SweepData, task: SweepTask, procedure: Procedure, solved: Solved, selection: Selection, n_fits: int
 ) -> SweepResult:
     """Build the record of one training set."""
-    data, task, procedure = context
     part = solved.part
     logit_NK = np.full((len(task.labels_N), data.n_classes), np.nan)
     logit_NK[data.used[part.rows]] = solved.found.logit_TnK[solved.choice]
-    head = _head(data.embeddings, solved, selection, (task.class_names, procedure))
+    head = _head(data.embeddings, task.class_names, procedure, solved, selection)
     auroc_T = ranking_scores(solved.found, data.y_n[part.rows], part)
     trials = _trials_table(procedure.trials, solved, auroc_T)
     return SweepResult(head, trials, logit_NK, n_fits, solved.refit.loss_E)
 
 
 def _head(
-    embeddings: Embeddings, solved: Solved, selection: Selection, context: tuple[tuple[str, ...], Procedure]
+    embeddings: Embeddings, class_names: tuple[str, ...], procedure: Procedure, solved: Solved, selection: Selection
 ) -> Head:
     """Build the record of a refitted head."""
-    class_names, procedure = context
     trial, refit, part = procedure.trials[solved.choice], solved.refit, solved.part
     return Head(
         weight_KD=refit.weight_KD,
@@ -165,6 +172,7 @@ def _head(
 def _trials_table(trials: Sequence[Trial], solved: Solved, auroc_T: NDArray[np.float64]) -> pl.DataFrame:
     """Return a row per trial."""
     found, refit, scores = solved.found, solved.refit, solved.scores
+    # The chosen trial counts as converged, or diverged, by its refit as well.
     chosen_T = np.arange(len(trials)) == solved.choice
     settings = [trial.settings() for trial in trials]
     return pl.DataFrame(
@@ -204,16 +212,8 @@ def require_device(config: SweepConfig) -> None:
         find_device("cuda")
 
 
-CONTEXT = ("trained_on", "backbone", "arm", "family")
-
-
-OUTCOME = ("log_loss", "log_loss_se", "auroc", "converged", "diverged", "chosen")
-
-
 # ------------------------------------------------------------------------------
-# The whole procedure on some training sets: try, choose, refit, calibrate, decide.
-#
-# n tiles of one training set, K classes
+# The whole procedure on some training sets: try, choose, refit, calibrate, decide
 
 
 @dataclass(frozen=True)
@@ -283,19 +283,9 @@ def _finish(
 
 # ------------------------------------------------------------------------------
 # What a sweep's whole procedure is worth on groups it never saw; the selected score itself is optimistic.
-#
-# ``bias-corrected``: BBC-CV (Tsamardinos, Greasidou & Borboudakis, Machine Learning 2018) over groups: choose on a
-# resample of the groups, score that choice on the groups left out, average. No fit is repeated.
-# ``nested``: the procedure is run without each fold in turn, calibration and threshold included, and scored on it.
-#
-# n tiles of one training set, K classes, T trials, G groups, B resamples
-
-
-N_RESAMPLES = 500
-LEVEL = 0.95
-MAX_UNDEFINED_SHARE = 0.05
-BIAS_CORRECTED_NOTE = "covers the choice among trials; scores are those of out-of-fold logits, not calibrated"
-NESTED_NOTE = "covers the choice among trials, the refit, the calibration and the threshold"
+# "bias-corrected": BBC-CV (Tsamardinos, Greasidou & Borboudakis, Machine Learning 2018) over groups: choose on a
+# resample of the groups, score that choice on the groups left out, average; no fit is repeated. "nested": the procedure
+# is run without each fold in turn, calibration and threshold included, and scored on it
 
 
 def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Procedure) -> Selection:
@@ -303,6 +293,8 @@ def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Pr
     part, config = solved.part, procedure.config
     if part.n_groups < MIN_GROUPS:
         return replace(selection, note=f"no honest estimate: {part.n_groups} groups, and {MIN_GROUPS} are needed")
+    # Resamples that leave no group out are dropped; the loss of a resample is that of its own choice, averaged over the
+    # groups it left out.
     n_classes = solved.found.logit_TnK.shape[2]
     holds_GK = class_signatures(y_n, part.group_n, part.n_groups, n_classes)
     count_BG = np.concatenate(list(draw_counts(holds_GK, N_RESAMPLES, config.seed)))
@@ -327,6 +319,7 @@ def resample_choices(solved: Solved, trials: Sequence[Trial], rule: SelectionRul
     kind = np.array([f"{trials[t].class_weight} {trials[t].pooling}" for t in order])
     chosen = []
     for best, count_G in zip(best_B.tolist(), count_BG, strict=True):
+        # One standard error: the strongest trial of the same kind whose loss is not above the best by more than that.
         difference_T, se_T = paired_differences(loss_TG, best, count_G)
         rival_T = (kind == kind[best]) & (difference_T <= se_T)
         rival_T[best] = True
@@ -365,15 +358,15 @@ def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: 
         tiles = data.used[part.fold_train_rows(fold)]
         n_groups = len({task.groups[tile] for tile in tiles})
         plan = FoldPlan(min(part.n_folds, n_groups), procedure.config.seed, task.fold_labels)
-        parts.append(training_set(data.embeddings.tile_ids, task, (tiles, data.used), plan))
+        parts.append(training_set(data.embeddings.tile_ids, task, tiles, data.used, plan))
     return parts
 
 
 def nested(
-    selection: Selection, part: TrainingSet, outer: Sequence[Solved], context: tuple[SweepData, Procedure]
+    selection: Selection, part: TrainingSet, outer: Sequence[Solved], data: SweepData, procedure: Procedure
 ) -> Selection:
     """Add the nested estimates to a selection."""
-    data, procedure = context
+    # Every fold's tiles are scored by the head, the calibration and the threshold that were found without them.
     y_n = data.y_n[part.rows]
     logit_nK, said_n = np.empty((part.n_tiles, data.n_classes)), np.empty(part.n_tiles, np.int64)
     for fold, solved in enumerate(outer):
@@ -383,6 +376,7 @@ def nested(
         p_nK = softmax(logit_nK[held])
         binary = data.n_classes == 2
         said_n[held] = p_nK[:, 1] >= solved.decision.threshold if binary else p_nK.argmax(axis=1)
+    # Delete-one-group values: the mean over the other groups is (sum - own) / (G - 1).
     loss_G = tile_losses(logit_nK[None], y_n)[0] @ group_means(part.group_n, part.n_groups)
     total = loss_G.sum()
     left_out_G = (total - loss_G) / max(part.n_groups - 1, 1)

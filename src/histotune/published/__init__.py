@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from histotune.published.leaderboard import make_boards as make_boards
-    from histotune.published.leaderboard import published_scores as published_scores
     from histotune.published.protocols import EvaConfig as EvaConfig
     from histotune.published.protocols import ThunderConfig as ThunderConfig
     from histotune.published.protocols import UniConfig as UniConfig
+    from histotune.published.published_numbers import published_scores as published_scores
     from histotune.published.study import ProtocolStudy as ProtocolStudy
     from histotune.published.study import ProtocolTask as ProtocolTask
     from histotune.published.study import study_protocol as study_protocol
@@ -20,7 +20,7 @@ FILES = {
     "ThunderConfig": "protocols",
     "UniConfig": "protocols",
     "make_boards": "leaderboard",
-    "published_scores": "leaderboard",
+    "published_scores": "published_numbers",
     "study_protocol": "study",
 }
 __all__ = list(FILES)

@@ -51,10 +51,11 @@ def eva(data: ProtocolData, config: EvaConfig, device: Literal["cpu", "cuda"]) -
     jobs = [TrainJob(settings, run % len(splits), config.seed + run) for run in range(config.runs)]
     options = TrainOptions(
         metrics=(METRIC,),
-        stopping=Stopping(monitor=METRIC, patience=config.patience, min_delta=config.min_delta,
-                          check_every=config.check_every),
+        stopping=Stopping(
+            monitor=METRIC, patience=config.patience, min_delta=config.min_delta, check_every=config.check_every
+        ),
         device=device,
-    )  # fmt: skip
+    )
     trained = train_heads(TrainData(data.x_ND, data.y_N, data.n_classes, splits, standardise=False), jobs, options)
     runs = tuple(
         linear_run(data, head, METRIC, f"epoch {head.kept_epoch} of {head.n_epochs}, {head.n_steps:,} steps")
@@ -87,9 +88,7 @@ def _splits(data: ProtocolData, config: EvaConfig) -> tuple[TrainSplit, ...]:
 
 
 # ------------------------------------------------------------------------------
-# A trained linear layer on the scored tiles.
-#
-# n scored tiles, D columns, K classes
+# A trained linear layer on the scored tiles
 
 
 def linear_run(data: ProtocolData, head: TrainedHead, metric: ProtocolMetric, chosen: str) -> ProtocolRun:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import re
-from dataclasses import dataclass, fields
-from importlib import resources
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from histotune.published.protocols import EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
+from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
-from histotune.tools.errors import UserError, closest_name, raise_together
+from histotune.tools.errors import UserError
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+    from histotune.published.published_numbers import PublishedScore
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,14 @@ def make_boards(published: Sequence[PublishedScore], own: Sequence[OwnScore] = (
         The tables, in the order in which their protocols first appear.
     """
     protocols = dict.fromkeys([*(one.protocol for one in published), *(one.protocol for one in own)])
-    return tuple(_board(protocol, [one for one in published if one.protocol == protocol],
-                        [one for one in own if one.protocol == protocol]) for protocol in protocols)  # fmt: skip
+    return tuple(
+        _board(
+            protocol,
+            [one for one in published if one.protocol == protocol],
+            [one for one in own if one.protocol == protocol],
+        )
+        for protocol in protocols
+    )
 
 
 def _board(protocol: Protocol, published: Sequence[PublishedScore], own: Sequence[OwnScore]) -> Board:
@@ -131,7 +138,9 @@ def _spread(one: OwnScore) -> str:
 
 
 # ------------------------------------------------------------------------------
-# How a protocol was run here: what must be known before its number may stand beside published ones.
+# How a protocol was run here: what must be known before its number may stand beside published ones
+
+
 @dataclass(frozen=True)
 class RunConditions:
     """The facts of a run that decide which published scores are of the same protocol.
@@ -166,7 +175,9 @@ class RunConditions:
 
 
 # ------------------------------------------------------------------------------
-# A user's own protocol runs, read from their folders and put among published scores of the same protocol only.
+# A user's own protocol runs, read from their folders and put among published scores of the same protocol only
+
+
 PROTOCOL_FILE = "protocol.json"
 HARMLESS = (LEAKY, TOO_NARROW)  # a published split leaks for everybody; an interval is not what is compared
 SHOTS = re.compile(r"SimpleShot, (\d+) shots")
@@ -247,26 +258,35 @@ def read_own_scores(folders: Sequence[Path], published: Sequence[Protocol]) -> O
             else:
                 refused.append(found)
     if not scores:
-        raise UserError("none of these runs shares its protocol with a published score",
-                        value="; ".join(f"{one.row} of {one.source}: {one.reason}" for one in refused),
-                        fix="repeat the protocol as published, such as histotune run eva-breakhis")  # fmt: skip
+        raise UserError(
+            "none of these runs shares its protocol with a published score",
+            value="; ".join(f"{one.row} of {one.source}: {one.reason}" for one in refused),
+            fix="repeat the protocol as published, such as histotune run eva-breakhis",
+        )
     return OwnScores(tuple(scores), tuple(refused))
 
 
 def _read(folder: Path) -> _Study:
     path = folder / PROTOCOL_FILE
     if not path.is_file():
-        raise UserError("this is no run of a published protocol: it holds no protocol.json", value=folder,
-                        fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one")  # fmt: skip
+        raise UserError(
+            "this is no run of a published protocol: it holds no protocol.json",
+            value=folder,
+            fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one",
+        )
     try:
         data: Any = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(data, dict) and "conditions" not in data:
-            raise UserError("this run was made before protocols kept their conditions", value=folder,
-                            fix=f"histotune run --from {folder} --out NEW repeats it")  # fmt: skip
+            raise UserError(
+                "this run was made before protocols kept their conditions",
+                value=folder,
+                fix=f"histotune run --from {folder} --out NEW repeats it",
+            )
         return _Study.model_validate(data)
     except (ValueError, ValidationError) as error:
-        raise UserError("protocol.json is damaged", value=path,
-                        fix=f"histotune run --from {folder} --out NEW repeats it") from error  # fmt: skip
+        raise UserError(
+            "protocol.json is damaged", value=path, fix=f"histotune run --from {folder} --out NEW repeats it"
+        ) from error
 
 
 def _place(study: _Study, row: _Row, folder: Path, published: Sequence[Protocol]) -> OwnScore | Refusal:
@@ -305,12 +325,15 @@ def _score(study: _Study, row: _Row, folder: Path, rule: Rule) -> OwnScore:
         weak.append(f"no interval: {row.reason}")
     low, high = (row.interval.low, row.interval.high) if row.interval else (math.nan, math.nan)
     caveat = "; ".join(text.rstrip(".") for text in weak if text)
-    return OwnScore(study.conditions.backbone, row.mean, rule.protocol, row.sd, low, high, str(folder), caveat,
-                    study.weaknesses)  # fmt: skip
+    return OwnScore(
+        study.conditions.backbone, row.mean, rule.protocol, row.sd, low, high, str(folder), caveat, study.weaknesses
+    )
 
 
 # ------------------------------------------------------------------------------
-# What a run must share with each family of published scores, and where it does not.
+# What a run must share with each family of published scores, and where it does not
+
+
 Kind = Literal["linear", "knn", "simpleshot"]
 
 EVA4: Final = ("TA", "MC", "F", "DC")
@@ -363,8 +386,12 @@ def rules_for(conditions: RunConditions, kind: Kind, shots: int = 0) -> tuple[Ru
 
 def differences(conditions: RunConditions, pooling: str, rule: Rule) -> tuple[str, ...]:
     """Return in which fields a run differs from a published protocol."""
-    return (*_data(conditions), *_pooling(conditions, pooling, rule), *_view(conditions, rule),
-            *_settings(conditions, rule))  # fmt: skip
+    return (
+        *_data(conditions),
+        *_pooling(conditions, pooling, rule),
+        *_view(conditions, rule),
+        *_settings(conditions, rule),
+    )
 
 
 def _eva_rules(conditions: RunConditions, dataset: str, split: str) -> tuple[Rule, ...]:
@@ -445,143 +472,3 @@ def _never_stops(conditions: RunConditions) -> bool:
     n_train = conditions.n_train if config.shots is None else config.shots * len(conditions.class_names)
     epochs = config.max_steps / max(1, math.ceil(n_train / config.batch_size))
     return config.patience * config.check_every >= epochs
-
-
-# ------------------------------------------------------------------------------
-# Published scores as they were read in their sources, each with its protocol and what weakens it.
-
-
-SCORES_FILE = "published.csv"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What must be equal before two scores may stand in one table.
-
-    Attributes:
-        dataset: Such as ``BreakHis`` or ``PCam 10-shot``.
-        protocol: Whose procedure, with its selection rule and number of runs: ``eva``, ``thunder-linear``, ...
-        pooling: Column blocks of the embedding, in the source's words; empty where not stated.
-        split: Part that was scored; empty where not stated.
-        metric: Such as ``balanced_accuracy``.
-    """
-
-    dataset: str
-    protocol: str
-    pooling: str
-    split: str
-    metric: str
-
-    @property
-    def title(self) -> str:
-        """What a table of these scores is called."""
-        split = self.split or "split not stated"
-        pooling = self.pooling or "pooling not stated"
-        return f"{self.dataset}, {self.protocol}: {self.metric} on {split}, {pooling}"
-
-
-@dataclass(frozen=True)
-class PublishedScore:
-    """One published number.
-
-    Attributes:
-        model: The backbone, or the method where it is no backbone.
-        value: The score.
-        protocol: How it came about.
-        caveat: What weakens it; empty where nothing is known.
-        source: Where it was read.
-    """
-
-    model: str
-    value: float
-    protocol: Protocol
-    caveat: str
-    source: str
-
-
-@dataclass(frozen=True)
-class Query:
-    """Which scores are wanted; empty means any.
-
-    Attributes:
-        dataset: Name, or its beginning.
-        protocol: Name, or its beginning: ``thunder`` finds all three.
-        model: Part of the name.
-        pooling: Name, or its beginning.
-        split: Name, or its beginning.
-        metric: Name, or its beginning.
-    """
-
-    dataset: str = ""
-    protocol: str = ""
-    model: str = ""
-    pooling: str = ""
-    split: str = ""
-    metric: str = ""
-
-
-def published_scores() -> tuple[PublishedScore, ...]:
-    """Read the published scores that come with the package.
-
-    Returns:
-        All scores, in the order of the file.
-
-    Example:
-        >>> max(one.value for one in published_scores() if one.protocol.dataset == "BreakHis") > 0.9
-        True
-    """
-    text = resources.files(__package__).joinpath(SCORES_FILE).read_text(encoding="utf-8")
-    protocol_fields = [field.name for field in fields(Protocol)]
-    return tuple(
-        PublishedScore(row["model"], float(row["value"]), Protocol(*(row[name] for name in protocol_fields)),
-                       row["caveat"], row["source"])
-        for row in csv.DictReader(text.splitlines())
-    )  # fmt: skip
-
-
-def select(scores: Sequence[PublishedScore], query: Query) -> tuple[PublishedScore, ...]:
-    """Return the scores that a query asks for."""
-    raise_together([
-        error
-        for name, wish in _wishes(query)
-        if (error := _unknown(name, wish, _values(scores, name))) is not None
-    ])  # fmt: skip
-    found = tuple(
-        one for one in scores if all(_meets(name, wish, value) for name, wish in _wishes(query)
-                                     for value in _values([one], name))
-    )  # fmt: skip
-    if not found:
-        raise UserError("no published score meets all of these", value=_words(query),
-                        fix="leave one of them out; `histotune leaderboard` lists what there is")  # fmt: skip
-    return found
-
-
-def _wishes(query: Query) -> list[tuple[str, str]]:
-    return [(field.name, wish) for field in fields(Query) if (wish := getattr(query, field.name))]
-
-
-def _words(query: Query) -> str:
-    return ", ".join(f"{name} {wish}" for name, wish in _wishes(query))
-
-
-def _values(scores: Iterable[PublishedScore], name: str) -> list[str]:
-    found = (one.model if name == "model" else str(getattr(one.protocol, name)) for one in scores)
-    return list(dict.fromkeys(found))
-
-
-def _meets(name: str, wish: str, value: str) -> bool:
-    """Return whether a value is what was asked for; a full name finds itself alone where others begin with it too."""
-    wish, value = _plain(wish), _plain(value)
-    return wish in value if name == "model" else value.startswith(wish)
-
-
-def _plain(text: str) -> str:
-    return text.lower().replace("-", " ").replace("_", " ")
-
-
-def _unknown(name: str, wish: str, values: list[str]) -> UserError | None:
-    if any(_meets(name, wish, value) for value in values):
-        return None
-    known = sorted(value for value in values if value)
-    return UserError(f"no published score has this {name}", value=wish, allowed=", ".join(known),
-                     closest=closest_name(wish, known))  # fmt: skip

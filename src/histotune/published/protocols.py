@@ -123,7 +123,9 @@ def metric_of_counts(metric: ProtocolMetric, confusion_BKK: Int) -> Float:
 
 
 # ------------------------------------------------------------------------------
-# Settings of the published protocols; the defaults are the published values.
+# Settings of the published protocols; the defaults are the published values
+
+
 Device = Literal["auto", "cpu", "cuda"]
 
 
@@ -213,7 +215,9 @@ ProtocolConfig = Annotated[EvaConfig | ThunderConfig | UniConfig, Field(discrimi
 
 
 # ------------------------------------------------------------------------------
-# The settings that published protocols were run with, where they differ from a config's defaults.
+# The settings that published protocols were run with, where they differ from a config's defaults
+
+
 def eva_pcam_settings() -> EvaConfig:
     """Return eva's settings on PatchCamelyon: patience 3 epochs."""
     return EvaConfig(patience=3)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,16 +127,21 @@ class ProtocolTask:
 def protocol_part(tiles: TileSet, evaluation: EvaluationConfig) -> str:
     """Return the part that is scored: test with ``--final``, and valid where there is no test part."""
     if tiles.table["split"].null_count() == len(tiles):
-        raise UserError("a protocol needs parts, and these tiles have none", value=tiles.name,
-                        fix="--split eva, thunder or pcam-official")  # fmt: skip
+        raise UserError(
+            "a protocol needs parts, and these tiles have none",
+            value=tiles.name,
+            fix="--split eva, thunder or pcam-official",
+        )
     part = scored_part(evaluation) if "test" in set(tiles.table["split"]) else "valid"
     there = tiles.table.filter(tiles.labels_N >= 0)["split"].drop_nulls()
     missing = [name for name in dict.fromkeys(("train", "valid", part)) if name not in set(there)]
     if missing:
-        raise UserError(f"a published protocol needs every part of its split, and {tiles.name} has no labelled "
-                        f"tiles in {' and '.join(missing)}",
-                        value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
-                        fix="give the whole data set: the parts are made of the published case ids")  # fmt: skip
+        raise UserError(
+            f"a published protocol needs every part of its split, and {tiles.name} has no labelled "
+            f"tiles in {' and '.join(missing)}",
+            value=f"{len(tiles):,} tiles: {', '.join(sorted(set(there)))}",
+            fix="give the whole data set: the parts are made of the published case ids",
+        )
     return part
 
 
@@ -159,8 +164,8 @@ def study_protocol(material: Material, task: ProtocolTask) -> ProtocolStudy:
     rows, tables = [], []
     for pooling in task.poolings or (material.default_pooling,):
         for arm in _run(_data(material, pooling, rows_n), task.protocol):
-            row, predictions = _scored(material, rows_n, arm, task.interval, split_hash)
-            rows.append(_named(row, pooling))
+            row, predictions = _scored(material, rows_n, arm, pooling, task.interval, split_hash)
+            rows.append(row)
             tables.append(predictions.with_columns(row=pl.lit(arm.name), pooling=pl.lit("+".join(pooling))))
     narrow = (TOO_NARROW,) if task.interval.cluster == "tile" else ()
     split_words = f"{task.split.name} {part}" if task.split else part
@@ -237,12 +242,18 @@ def _data(material: Material, pooling: tuple[str, ...], rows_n: Int) -> Protocol
 
 
 def _scored(
-    material: Material, rows_n: Int, arm: ProtocolArm, interval: IntervalConfig, split_hash: str
+    material: Material,
+    rows_n: Int,
+    arm: ProtocolArm,
+    pooling: tuple[str, ...],
+    interval: IntervalConfig,
+    split_hash: str,
 ) -> tuple[ProtocolRow, pl.DataFrame]:
     """Return a row, its interval over groups, and the predictions of its runs."""
+    # The interval is that of the run whose value lies nearest to the mean of those that did not diverge.
     finite = [number for number, run in enumerate(arm.runs) if np.isfinite(run.value)]
     predictions = {
-        number: _predictions(material, rows_n, arm.runs[number], f"{arm.name} {number}", (number, split_hash))
+        number: _predictions(material, rows_n, arm.runs[number], f"{arm.name} {number}", number, split_hash)
         for number in finite
     }
     found, reason, n_groups = None, "a run diverged", 0
@@ -253,24 +264,36 @@ def _scored(
         (score,) = score_predictions(predictions[middle], [arm.metric], interval)
         found, reason, n_groups = score.interval, score.reason, score.n_groups
     row = ProtocolRow(
-        arm.name, "", arm.metric, arm.mean, arm.sd, len(arm.values), arm.spread_over, found, reason, len(rows_n),
-        n_groups, tuple(run.chosen for run in arm.runs), arm.note,
-    )  # fmt: skip
+        name=arm.name,
+        pooling="+".join(pooling),
+        metric=arm.metric,
+        mean=arm.mean,
+        sd=arm.sd,
+        n_values=len(arm.values),
+        spread_over=arm.spread_over,
+        interval=found,
+        reason=reason,
+        n_tiles=len(rows_n),
+        n_groups=n_groups,
+        chosen=tuple(run.chosen for run in arm.runs),
+        note=arm.note,
+    )
     empty = pl.DataFrame()
     return row, pl.concat([part.table for part in predictions.values()]) if predictions else empty
 
 
-def _named(row: ProtocolRow, pooling: tuple[str, ...]) -> ProtocolRow:
-    return replace(row, pooling="+".join(pooling))
-
-
 def _predictions(
-    material: Material, rows_n: Int, run: ProtocolRun, head_id: str, origin: tuple[int, str]
+    material: Material, rows_n: Int, run: ProtocolRun, head_id: str, seed: int, split_hash: str
 ) -> Predictions:
-    seed, split_hash = origin
+    # Shares of a vote have no logits: their logarithms stand in, 0 as the smallest positive number.
     logit_nK = np.log(np.maximum(run.probability_nK, np.finfo(np.float64).tiny))
     scored = ScoredRows(
-        rows=rows_n, logit_NK=logit_nK, probability_NK=run.probability_nK, head_ids=[head_id] * len(rows_n),
-        fold_N=np.zeros(len(rows_n), np.int64), seed=seed, split_hash=split_hash,
-    )  # fmt: skip
+        rows=rows_n,
+        logit_NK=logit_nK,
+        probability_NK=run.probability_nK,
+        head_ids=[head_id] * len(rows_n),
+        fold_N=np.zeros(len(rows_n), np.int64),
+        seed=seed,
+        split_hash=split_hash,
+    )
     return build_predictions(material, scored)

@@ -1,6 +1,6 @@
 """THUNDER's frozen-embedding classification tasks (thunder-bench 0.2.2): nine linear heads, kNN, SimpleShot."""
 
-# N tiles, n scored tiles, D columns, K classes, E epochs
+# N tiles, V valid tiles, n scored tiles, D columns, K classes, E epochs, B draws
 
 from __future__ import annotations
 
@@ -37,6 +37,10 @@ WEAKNESSES = (
     "On a CPU thunder-bench 0.2.2 keeps the weights of the last epoch for those of the best one (its copy shares "
     "memory); here, as on a GPU, the best epoch's weights are kept.",
 )
+ENSEMBLE_NOTE = (
+    "as THUNDER counts: one majority vote over all draws, so that up to draws x shots x classes labelled tiles speak; "
+    "no single draw of so few tiles scores this"
+)
 
 
 def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:
@@ -53,11 +57,12 @@ def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "c
 
 def thunder_jobs(config: ThunderConfig) -> tuple[TrainJob, ...]:
     """Return the grid of heads, in THUNDER's order; all see the same batches."""
-    return tuple(
-        TrainJob(SgdSettings(optimizer="Adam", lr=lr, weight_decay=decay, epochs=config.epochs,
-                        batch_size=config.batch_size), 0, config.seed)
+    n_epochs, size = config.epochs, config.batch_size
+    grid = [
+        SgdSettings(optimizer="Adam", lr=lr, weight_decay=decay, epochs=n_epochs, batch_size=size)
         for lr, decay in product(config.lr, config.weight_decay)
-    )  # fmt: skip
+    ]
+    return tuple(TrainJob(settings, split=0, seed=config.seed) for settings in grid)
 
 
 def best_head(trained: Sequence[TrainedHead]) -> int:
@@ -85,15 +90,7 @@ def _linear_probe(data: ProtocolData, config: ThunderConfig, device: Literal["cp
 
 
 # ------------------------------------------------------------------------------
-# Rows that need no training: nearest neighbours, prototypes and few shots, as THUNDER and UNI count them.
-#
-# N training tiles, V valid tiles, n scored tiles, D columns, K classes, B draws
-
-
-ENSEMBLE_NOTE = (
-    "as THUNDER counts: one majority vote over all draws, so that up to draws x shots x classes labelled tiles speak; "
-    "no single draw of so few tiles scores this"
-)
+# Rows that need no training: nearest neighbours, prototypes and few shots, as THUNDER and UNI count them
 
 
 def best_k(data: ProtocolData, k_grid: Sequence[int], metric: ProtocolMetric, device: str) -> ProtocolArm:
@@ -104,6 +101,7 @@ def best_k(data: ProtocolData, k_grid: Sequence[int], metric: ProtocolMetric, de
         found = nearest_neighbours(data.take(rows), train_ND, max(grid), device=device)
         return vote(found, y_N, data.n_classes, grid)
 
+    # The first k of the grid that scores best on the valid part; one search serves the whole grid.
     y_V = data.y_N[data.valid_rows]
     valid = [
         metric_value(metric, y_V, share_VK.argmax(axis=1), data.n_classes)
@@ -139,9 +137,13 @@ def averaged_draws(data: ProtocolData, found: FewShotPredictions, shots: int, me
     values_B = metric_of_counts(metric, found.confusion_BKK(data.y_N[data.scored_rows]))
     run = one_run(data, metric, draw_shares(found), "vote of all draws")
     return ProtocolArm(
-        f"SimpleShot, {shots} shots", metric, (run,), "draws of training tiles", tuple(values_B.tolist()),
+        f"SimpleShot, {shots} shots",
+        metric,
+        (run,),
+        spread_over="draws of training tiles",
+        value_B=tuple(values_B.tolist()),
         note="mean over draws; the interval is that of their majority vote",
-    )  # fmt: skip
+    )
 
 
 def draw_shares(found: FewShotPredictions) -> NDArray[np.float64]:

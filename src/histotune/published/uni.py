@@ -37,6 +37,7 @@ WEAKNESSES = (
 
 def uni(data: ProtocolData, config: UniConfig, device: str) -> tuple[ProtocolArm, ...]:
     """Run UNI's tasks."""
+    # Each task draws or fits anew on the joined parts; few shots are left out where a class has fewer tiles.
     data = _joined(data)
     x_ND, y_N = data.x_ND[data.train_rows], data.y_N[data.train_rows]
     weight_KD, bias_K = uni_logistic(x_ND, y_N, data.n_classes, config.max_iterations, device)
@@ -61,6 +62,7 @@ def uni_logistic(
     """
     import torch
 
+    # The penalty is (100 / (D K)) |W| / 2, the norm itself, with its derivative at W = 0 taken as 0 by torch.
     x = torch.from_numpy(np.array(x_ND, dtype=np.float32)).to(device)
     y = torch.from_numpy(np.asarray(y_N, dtype=np.int64)).to(device)
     weight = torch.zeros(n_classes, x.shape[1], device=device, requires_grad=True)
@@ -89,12 +91,14 @@ def _joined(data: ProtocolData) -> ProtocolData:
 def _centred_rows(data: ProtocolData, k: int, device: str) -> tuple[ProtocolArm, ...]:
     """KNN and class prototypes on columns centred by the training mean and brought to unit length."""
     y_N = data.y_N[data.train_rows]
+    # Mean in float64, rows of unit length about it in float32; kNN by distance, which among unit lengths is the cosine.
     train_ND = data.x_ND[data.train_rows].astype(np.float32)
     mean_D = train_ND.mean(axis=0, dtype=np.float64).astype(np.float32)
     train_ND = _unit(train_ND - mean_D)
     scored_nD = _unit(data.x_ND[data.scored_rows].astype(np.float32) - mean_D)
     found = nearest_neighbours(scored_nD, train_ND, k, metric="euclidean", device=device)
     knn = one_run(data, METRIC, vote(found, y_N, data.n_classes, (k,))[0], f"k = {k}")
+    # |x - m_k|^2 is least where x . m_k - |m_k|^2 / 2 is largest.
     mean_KD = np.stack([train_ND[y_N == label].mean(axis=0) for label in range(data.n_classes)])
     score_nK = scored_nD @ mean_KD.T - 0.5 * (mean_KD**2).sum(axis=1)
     prototypes = one_run(data, METRIC, softmax(score_nK.astype(np.float64)), "")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking
-    from histotune.statistics.comparison import MeanRanks
+    from histotune.statistics.mean_ranks import MeanRanks
     from histotune.statistics.predictions import Score
     from histotune.transfer.case import Diagnosis, FewShotPoint, RemedyRow
 

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from histotune.published.leaderboard import Protocol
+from histotune.published.published_numbers import Protocol
 from histotune.report.tables import score_tables
 from histotune.report.words import number
 from histotune.statistics.metrics import LOWER_IS_BETTER

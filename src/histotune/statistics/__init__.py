@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from histotune.statistics.comparison import compare_arms as compare_arms
     from histotune.statistics.comparison import paired_difference as paired_difference
-    from histotune.statistics.comparison import rank_arms as rank_arms
     from histotune.statistics.curves import curve_bands as curve_bands
+    from histotune.statistics.mean_ranks import rank_arms as rank_arms
     from histotune.statistics.metrics import auroc as auroc
     from histotune.statistics.metrics import balanced_accuracy as balanced_accuracy
     from histotune.statistics.predictions import ComparisonConfig as ComparisonConfig
@@ -32,7 +32,7 @@ FILES = {
     "compare_arms": "comparison",
     "curve_bands": "curves",
     "paired_difference": "comparison",
-    "rank_arms": "comparison",
+    "rank_arms": "mean_ranks",
     "score_predictions": "scores",
 }
 __all__ = list(FILES)

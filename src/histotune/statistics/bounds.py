@@ -116,6 +116,8 @@ class Strata:
     def centres(self, value_xG: Float, weight_xG: Float | None = None) -> Float:
         """Return each unit's centre: the mean of its kind, or of all units where it is the only one of its kind."""
         weight_xG = np.ones(value_xG.shape[-1]) if weight_xG is None else weight_xG
+        # Sums over the units of each kind are one product with their indicators; the divisor is the number of units, so
+        # that resampling weights, which add up to it within every kind, give the mean of the resample.
         kind_GH = (self.stratum_G[:, None] == np.arange(len(self.size_H))).astype(np.float64)
         mean_xH = (value_xG * weight_xG) @ kind_GH / self.size_H
         if (self.size_H == 1).any():
@@ -144,6 +146,9 @@ def bca_bounds(
     """Return bias-corrected and accelerated quantiles (Efron, JASA 1987; stratified as Davison & Hinkley 1997, 5.4)."""
     from scipy.special import ndtr, ndtri
 
+    # z0 = Phi^-1(share of resamples below the value, ties half) corrects the bias; a = sum u^3 / (6 (sum u^2)^1.5), u
+    # being what each unit adds to the value (its jackknife pull), the skewness. The limit of tail z is the quantile at
+    # Phi(z0 + (z0 + z) / (1 - a (z0 + z))).
     ordered_xB = np.sort(values_xB, axis=-1)
     n_x = np.isfinite(ordered_xB).sum(axis=-1)
     below_x = (values_xB < point_x[..., None]).sum(axis=-1) + 0.5 * (values_xB == point_x[..., None]).sum(axis=-1)
@@ -160,6 +165,7 @@ def bca_bounds(
 
 def row_quantile(ordered_xB: Float, n_x: Int, share_x: Float) -> Float:
     """Return a quantile of its own for each row, linear between order statistics."""
+    # A share s of n values stands at place s (n - 1) of the sorted row, as in numpy.quantile; NaN lie behind the n.
     place_x = np.clip(share_x, 0.0, 1.0) * np.maximum(n_x - 1, 0)
     lower_x = np.floor(place_x).astype(np.int64)
     upper_x = np.minimum(lower_x + 1, np.maximum(n_x - 1, 0))
@@ -210,6 +216,8 @@ def obuchowski_variance(positive_xG: Float, negative_xG: Float, strata: Strata) 
     """
     n_units = len(strata.stratum_G)
     n_negative, n_positive = (int(n) for n in strata.per_class_K)
+    # With I+ (I-) units that hold positive (negative) tiles and I units in all, the variance is I+ / (I+ - 1) sum p^2 +
+    # I- / (I- - 1) sum q^2 + 2 I / (I - 1) sum p q, p and q being a unit's summed components.
     own = n_positive / (n_positive - 1.0) * (positive_xG**2).sum(axis=-1)
     own = own + n_negative / (n_negative - 1.0) * (negative_xG**2).sum(axis=-1)
     shared = n_units / (n_units - 1.0) * (positive_xG * negative_xG).sum(axis=-1)
@@ -223,6 +231,8 @@ def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
     1946). var(V_h) follows from the kurtosis of the units' pulls: where a few units carry the variance, as they do for
     scores near 1, it is known worse than the number of units says, and the interval must be wider.
     """
+    # V = sum_h V_h with V_h the sum of squared pulls of a kind; a sum of n independent squares has about the variance
+    # sum of fourth powers - (sum of squares)^2 / n, so the degrees of freedom are 2 V^2 / sum_h of these.
     total_x, spread_x = np.zeros(pull_xG.shape[:-1]), np.zeros(pull_xG.shape[:-1])
     for kind, size in enumerate(strata.size_H):
         square_xg = pull_xG[..., strata.stratum_G == kind] ** 2
@@ -264,6 +274,9 @@ def t_quantile(df_x: Float, share: float) -> Float:
     With t = sqrt(df) tan(a) the distribution function is 1/2 + c times the integral of cos(a)^(df - 1), which is smooth
     and concave: Newton's steps from the normal quantile approach the root from one side.
     """
+    # F(a) = 1/2 + c int_0^a cos^(df - 1), c = Gamma((df + 1) / 2) / (sqrt(pi) Gamma(df / 2)); the integral by
+    # Gauss-Legendre nodes moved from [-1, 1] to [0, a], the root of F(a) = share by Newton with F'(a) = c cos(a)^(df -
+    # 1).
     node_L, weight_L = np.polynomial.legendre.leggauss(T_NODES)
     df_x = np.asarray(df_x, dtype=np.float64)
     log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
@@ -302,9 +315,7 @@ def studentised_bounds(
 
 
 # ------------------------------------------------------------------------------
-# The candidate methods of an interval, side by side: what each needs and the bounds it gives.
-#
-# G units, B resamples; x any axes in front
+# The candidate methods of an interval, side by side: what each needs and the bounds it gives
 
 
 Method = Literal["percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "obuchowski-t"]
@@ -353,12 +364,13 @@ def method_bounds(
         skewness_x = jackknife_skewness(evidence.without_xG, strata)
     elif method not in ("jackknife-t", "obuchowski-t"):
         raise ValueError(f"{method} needs resamples")
-    return _t_bounds(evidence.point_x, (np.sqrt(variance_x), df_x, skewness_x), scale, level)
+    return _t_bounds(evidence.point_x, np.sqrt(variance_x), df_x, scale, level, skewness_x)
 
 
-def _t_bounds(point_x: Float, error: tuple[Float, Float, Float], scale: Scale, level: float) -> tuple[Float, Float]:
+def _t_bounds(
+    point_x: Float, se_x: Float, df_x: Float, scale: Scale, level: float, skewness_x: Float
+) -> tuple[Float, Float]:
     """Return t bounds; at an end of the range, where the scale is infinite, on the value's own scale."""
-    se_x, df_x, skewness_x = error
     low_x, high_x = t_bounds(point_x, se_x, df_x, scale, level, skewness_x)
     at_end_x = (point_x <= scale.low) | (point_x >= scale.high)
     if at_end_x.any():
@@ -415,9 +427,7 @@ def agreed_bounds(
 
 
 # ------------------------------------------------------------------------------
-# Exact bounds where every unit agrees, as for a perfect score: no spread says how wrong it is.
-#
-# x any axes in front
+# Exact bounds where every unit agrees, as for a perfect score: no spread says how wrong it is
 
 
 def flat_bounds(value_x: Float, n_units: int, scale: Scale, level: float) -> tuple[Float, Float]:

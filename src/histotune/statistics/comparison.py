@@ -1,5 +1,7 @@
 """The difference between two heads on the same tiles, with the groups resampled together."""
 
+# N tiles, K classes, G groups, P permutations, C comparisons
+
 from __future__ import annotations
 
 import math
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.statistics.bounds import Scale
-from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator, read_sample
+from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator
 from histotune.statistics.intervals import SMALL_TILES, PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import fold_rows, metric_kind
 from histotune.statistics.predictions import Score
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import (
     RANKING,
     check_metric,
@@ -30,13 +33,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Sample
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions, Weighting
+    from histotune.statistics.sample import Sample
 
     Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
+
+
+Correction = Literal["none", "max-T", "Holm"]
+EQUAL = 1e-12
+"""Statistics closer than this tie; a tie counts against the difference."""
+CHUNK = 512
 
 
 def paired_difference(
@@ -94,15 +103,14 @@ def check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b:
         )
     same_groups = a.table["group_id"].gather(sample_a.order).equals(b.table["group_id"].gather(sample_b.order))
     if not (sample_a.y_N == sample_b.y_N).all() or not same_groups:
-        raise UserError("labels or groups of the same tiles differ between the two arms",
-                        fix="score both heads against one tile table")  # fmt: skip
+        raise UserError(
+            "labels or groups of the same tiles differ between the two arms",
+            fix="score both heads against one tile table",
+        )
 
 
 # ------------------------------------------------------------------------------
-# Several comparisons at once: paired intervals, permutation tests, and p values adjusted for the whole family.
-
-
-Correction = Literal["none", "max-T", "Holm"]
+# Several comparisons at once: paired intervals, permutation tests, and p values adjusted for the whole family
 
 
 @dataclass(frozen=True)
@@ -202,8 +210,12 @@ def family_of(arms: Mapping[str, Predictions], config: ComparisonConfig) -> tupl
     for pair in config.family:
         for name in pair:
             if name not in arms:
-                raise UserError("a comparison names an unknown arm", value=name, allowed=", ".join(names),
-                                closest=closest_name(name, names))  # fmt: skip
+                raise UserError(
+                    "a comparison names an unknown arm",
+                    value=name,
+                    allowed=", ".join(names),
+                    closest=closest_name(name, names),
+                )
         if pair[0] == pair[1]:
             raise UserError("an arm can't be compared with itself", value=pair[0], fix="name two arms")
     return config.family
@@ -270,20 +282,20 @@ def _comparison(
         return Comparison(*pair.names, pair.difference, nan, nan, nan, correction, n_family, 0, exact=False)
     result, adjusted, swaps = found
     return Comparison(
-        *pair.names, pair.difference, result.p_value, result.smallest_p, adjusted, correction, n_family,
-        len(swaps.swapped_PG), swaps.exact,
-    )  # fmt: skip
+        *pair.names,
+        pair.difference,
+        p_value=result.p_value,
+        smallest_p=result.smallest_p,
+        p_adjusted=adjusted,
+        correction=correction,
+        n_family=n_family,
+        n_permutations=len(swaps.swapped_PG),
+        exact=swaps.exact,
+    )
 
 
 # ------------------------------------------------------------------------------
-# Tests that swap all of a group's predictions together: what a difference between two heads is worth.
-#
-# N tiles, K classes, G groups, P permutations, C comparisons
-
-
-EQUAL = 1e-12
-"""Statistics closer than this tie; a tie counts against the difference."""
-CHUNK = 512
+# Tests that swap all of a group's predictions together: what a difference between two heads is worth
 
 
 @dataclass(frozen=True)
@@ -391,6 +403,8 @@ def max_t(results: Sequence[PermutationResult], swaps: Swaps) -> list[float]:
     All comparisons are permuted by the same swaps, so that the maximum knows how they hang together (Westfall & Young,
     Resampling-Based Multiple Testing, 1993, algorithm 4.1).
     """
+    # t_c = |difference| / s_c with s_c the root mean square of the permuted differences; from the largest t down, p is
+    # the share of permutations whose largest t among the comparisons not yet passed reaches it, and p never falls.
     permuted_CP = np.abs(np.stack([result.permuted_P for result in results]))
     spread_C = np.sqrt((permuted_CP**2).mean(axis=1))
     unit_C = np.where(spread_C > EQUAL, spread_C, np.inf)
@@ -425,6 +439,8 @@ def _stack(metric: MetricName, arms: tuple[Sample, Sample], *, within_folds: boo
     patient_N = None
     if first.patient_N is not None and second.patient_N is not None:
         patient_N = np.concatenate([first.patient_N, second.patient_N + first.patient_N.max() + 1])
+    # Rows 0..N-1 are the first arm's tiles and N..2N-1 the second's, so that the units of the second arm are numbered
+    # behind those of the first and a swap exchanges two weights.
     return replace(
         first,
         y_N=np.tile(first.y_N, 2),
@@ -447,161 +463,3 @@ def _ranks(score_NK: Float, folds: list[NDArray[np.int64]]) -> Float:
     if score_NK.shape[1] == 2:
         rank_NK[:, 0] = 0.0  # a binary ranking is the difference of the columns
     return rank_NK
-
-
-# ------------------------------------------------------------------------------
-# Several arms over several independent data sets: mean ranks, and how far apart they must lie.
-#
-# Demsar, JMLR 7, 2006: Friedman's test in Iman and Davenport's form, and Nemenyi's critical difference. Mean ranks of
-# two arms depend on who else takes part (Benavoli, Corani and Mangili, JMLR 17, 2016), so that every pair also gets
-# Wilcoxon's signed-rank test, adjusted by Holm.
-#
-# S data sets, A arms
-
-
-LEAST_DATA_SETS = 5
-
-
-@dataclass(frozen=True)
-class RankedPair:
-    """Two arms over all data sets.
-
-    Attributes:
-        first: Name of the first arm.
-        second: Name of the second arm.
-        p_value: Wilcoxon's signed-rank test, two-sided, exact where no differences tie; NaN where all are 0.
-        p_adjusted: By Holm over all pairs.
-        within_critical_difference: Their mean ranks lie closer than the critical difference.
-    """
-
-    first: str
-    second: str
-    p_value: float
-    p_adjusted: float
-    within_critical_difference: bool
-
-
-@dataclass(frozen=True)
-class MeanRanks:
-    """Arms by mean rank.
-
-    Attributes:
-        names: Arms, best first.
-        mean_ranks: Mean rank of each over the data sets; 1 is best, ties share theirs.
-        data_sets: The data sets, each counted once.
-        p_value: Friedman's test that all arms are alike, as Iman and Davenport's F; NaN where all always tie.
-        critical_difference: Nemenyi's: mean ranks closer than this can't be told apart.
-        cliques: Largest runs of neighbouring arms that can't be told apart, each by its first and last place.
-        smallest_p: The least p that Wilcoxon's test can give with so many data sets.
-        pairs: All pairs.
-    """
-
-    names: tuple[str, ...]
-    mean_ranks: tuple[float, ...]
-    data_sets: tuple[str, ...]
-    p_value: float
-    critical_difference: float
-    cliques: tuple[tuple[int, int], ...]
-    smallest_p: float
-    pairs: tuple[RankedPair, ...]
-
-
-def rank_arms(
-    value_SA: Float,
-    data_sets: Sequence[str],
-    names: Sequence[str],
-    *,
-    higher_is_better: bool = True,
-    level: float = 0.95,
-) -> MeanRanks:
-    """Rank arms over independent data sets.
-
-    Args:
-        value_SA: A score per data set and arm.
-        data_sets: Names of the rows; independent of one another, so magnifications of the same slides are one.
-        names: Names of the columns.
-        higher_is_better: Whether the largest value ranks first.
-        level: Nominal level of the critical difference.
-
-    Returns:
-        Mean ranks with their tests.
-
-    Raises:
-        UserError: Fewer than five data sets, fewer than two arms, or a value is missing.
-
-    Example:
-        >>> values = np.array([[0.9, 0.8], [0.7, 0.6], [0.8, 0.7], [0.9, 0.7], [0.6, 0.5]])
-        >>> rank_arms(values, list("abcde"), ["LoRA", "probe"]).mean_ranks
-        (1.0, 2.0)
-    """
-    from scipy import stats
-
-    n_sets, n_arms = value_SA.shape
-    if n_sets < LEAST_DATA_SETS:
-        raise UserError(
-            "a ranking over data sets needs more of them", value=n_sets, allowed=f"{LEAST_DATA_SETS} or more"
-        )
-    if n_arms < 2 or not np.isfinite(value_SA).all():
-        raise UserError("a ranking needs a value of two or more arms on every data set")
-    rank_SA = stats.rankdata(-value_SA if higher_is_better else value_SA, axis=1)
-    mean_A = rank_SA.mean(axis=0)
-    order = np.argsort(mean_A, kind="stable")
-    critical = _critical_difference(n_sets, n_arms, level)
-    return MeanRanks(
-        names=tuple(names[place] for place in order),
-        mean_ranks=tuple(float(rank) for rank in mean_A[order]),
-        data_sets=tuple(data_sets),
-        p_value=_friedman(rank_SA),
-        critical_difference=critical,
-        cliques=_cliques(mean_A[order], critical),
-        smallest_p=2.0 ** (1 - n_sets),
-        pairs=_pairs(value_SA, names, mean_A, critical),
-    )
-
-
-def _critical_difference(n_sets: int, n_arms: int, level: float) -> float:
-    """Return Nemenyi's critical difference of mean ranks (Demsar, JMLR 7, 2006, 3.2.2)."""
-    from scipy import stats
-
-    spread = float(stats.studentized_range.ppf(level, n_arms, np.inf)) / math.sqrt(2.0)
-    return spread * math.sqrt(n_arms * (n_arms + 1) / (6.0 * n_sets))
-
-
-def _friedman(rank_SA: Float) -> float:
-    """Return the p value of Iman and Davenport's F (Comm. Statist. A9, 1980), ties corrected for."""
-    from scipy import stats
-
-    n_sets, n_arms = rank_SA.shape
-    between = float(((rank_SA.mean(axis=0) - (n_arms + 1) / 2.0) ** 2).sum()) * n_sets
-    total = float(((rank_SA - (n_arms + 1) / 2.0) ** 2).sum())
-    if total == 0.0:
-        return math.nan
-    chi2 = n_sets * (n_arms - 1) * between / total
-    left = n_sets * (n_arms - 1) - chi2
-    if left <= 0.0:  # the same order on every data set
-        return math.pow(math.factorial(n_arms), 1 - n_sets)
-    return float(stats.f.sf((n_sets - 1) * chi2 / left, n_arms - 1, (n_arms - 1) * (n_sets - 1)))
-
-
-def _pairs(value_SA: Float, names: Sequence[str], mean_A: Float, critical: float) -> tuple[RankedPair, ...]:
-    from scipy import stats
-
-    chosen = list(combinations(range(len(names)), 2))
-    p_values = []
-    for a, b in chosen:
-        difference_S = value_SA[:, a] - value_SA[:, b]
-        p_values.append(float(stats.wilcoxon(difference_S).pvalue) if difference_S.any() else 1.0)
-    return tuple(
-        RankedPair(names[a], names[b], p, adjusted, bool(abs(mean_A[a] - mean_A[b]) < critical))
-        for (a, b), p, adjusted in zip(chosen, p_values, holm(p_values), strict=True)
-    )
-
-
-def _cliques(sorted_A: Float, critical: float) -> tuple[tuple[int, int], ...]:
-    """Return the longest runs of places whose ends lie within the critical difference."""
-    found: list[tuple[int, int]] = []
-    for first in range(len(sorted_A)):
-        last = int(np.flatnonzero(sorted_A < sorted_A[first] + critical)[-1])
-        if last > first and (not found or last > found[-1][1]):
-            found.append((first, last))
-    return tuple(found)

@@ -1,6 +1,7 @@
 """Bands around ROC and precision-recall curves: an interval at each of many fixed places."""
 
-# N tiles, G units (groups, or tiles where asked), B resamples or units left out, T thresholds, M places on the grid
+# N tiles, G units (groups, or tiles where asked), B resamples or units left out, T thresholds, M places on the grid,
+# P points of a curve
 
 from __future__ import annotations
 
@@ -9,11 +10,18 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from histotune.statistics import bounds as m
-from histotune.statistics.bounds import Resampled, Scale, flat_bounds
-from histotune.statistics.evaluators import draw_counts, read_sample
+from histotune.statistics.bounds import (
+    IntervalEvidence,
+    Resampled,
+    Scale,
+    all_agree,
+    flat_bounds,
+    independent_units,
+    method_bounds,
+)
 from histotune.statistics.intervals import ERROR_RESAMPLES, resampling_units, simulated_band_coverage
 from histotune.statistics.metrics import SLACK, ranking_tasks, ratio, tie_blocks
+from histotune.statistics.sample import draw_counts, read_sample
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from histotune.statistics.bounds import Strata
+    from histotune.statistics.bounds import Method, Strata
     from histotune.statistics.intervals import BandCoverage, Units
     from histotune.statistics.predictions import IntervalConfig, Predictions
 
@@ -123,6 +131,7 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
     if units.refusal:
         return CurveBands((), "", units.refusal)
     by_tile = config.cluster == "tile"
+    # Each ranking is read at all places on the same resamples of whole groups (or of tiles).
     limits = _Limits("percentile" if by_tile else "resampled-t", units, config.level)
     n_resamples = min(config.n_resamples, MAX_RESAMPLES if by_tile else ERROR_RESAMPLES)
     counts = list(draw_counts(units.strata.holds_GK, n_resamples, config.seed))
@@ -140,8 +149,10 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
 def _method_text(config: IntervalConfig, n_resamples: int) -> str:
     at = f"pointwise {config.level * 100:g} %"
     if config.cluster == "tile":
-        return (f"{at} percentile bands, {n_resamples:,} resamples of tiles; TOO NARROW: tiles of one case are not "
-                "independent")  # fmt: skip
+        return (
+            f"{at} percentile bands, {n_resamples:,} resamples of tiles; TOO NARROW: tiles of one case are not "
+            "independent"
+        )
     return f"{at} t intervals, error from {n_resamples:,} resamples of whole groups, class-stratified"
 
 
@@ -168,6 +179,7 @@ class Thresholds:
     @classmethod
     def of(cls, positive_N: Bool, score_N: Float, units: Units) -> Thresholds:
         """Count; where there are very many distinct scores, thresholds evenly spaced in both classes stand for them."""
+        # Distinct scores become blocks, best first, blocks become columns, and every unit gets its cumulative count.
         order, starts = tie_blocks(-score_N)
         block_N = np.empty(len(order), np.int64)
         block_N[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
@@ -181,8 +193,9 @@ class Thresholds:
 
         return cls(above(positive_N), above(~positive_N))
 
-    def read(self, places: Places, counts: Sequence[Float], *, without_each: bool) -> m.IntervalEvidence:
+    def read(self, places: Places, counts: Sequence[Float], *, without_each: bool) -> IntervalEvidence:
         """Read curves off: as they are, on every resample, and without each unit."""
+        # A resample's counts times the table are its curve; the whole less a unit's row is the curve without it.
         positive_GT, negative_GT = self.positive_GT, self.negative_GT
         true_1T, false_1T = positive_GT.sum(axis=0, keepdims=True), negative_GT.sum(axis=0, keepdims=True)
         single = [counts_BG.astype(np.float32) for counts_BG in counts]  # whole numbers: exact
@@ -193,13 +206,14 @@ class Thresholds:
             left = [places.read(true_1T - positive_GT[c], false_1T - negative_GT[c]) for c in chunks]
             without_MG = np.concatenate(left).T
         errors_MB = np.full(values_MB.shape, np.nan)
-        return m.IntervalEvidence(places.read(true_1T, false_1T)[0], without_MG, Resampled(values_MB, errors_MB))
+        return IntervalEvidence(places.read(true_1T, false_1T)[0], without_MG, Resampled(values_MB, errors_MB))
 
 
 def _thinned(block_N: Int, positive_N: Bool, n_blocks: int, n_most: int) -> tuple[Int, int]:
     """Return the column of each tile among at most ``n_most`` thresholds, and how many there are."""
     if n_blocks <= n_most:
         return block_N, n_blocks
+    # Both ends stay whole; between them thresholds at equal steps of the positive and of the negative tiles passed.
     kept = [np.arange(END_THRESHOLDS), np.arange(n_blocks - END_THRESHOLDS, n_blocks)]
     for tiles_N in (positive_N, ~positive_N):
         passed_U = np.bincount(block_N[tiles_N], minlength=n_blocks).cumsum()
@@ -213,18 +227,18 @@ def _thinned(block_N: Int, positive_N: Bool, n_blocks: int, n_most: int) -> tupl
 class _Limits:
     """How limits are made at every place."""
 
-    method: m.Method
+    method: Method
     units: Units
     level: float
 
 
-def place_bounds(method: m.Method, evidence: m.IntervalEvidence, strata: Strata, level: float) -> tuple[Float, Float]:
+def place_bounds(method: Method, evidence: IntervalEvidence, strata: Strata, level: float) -> tuple[Float, Float]:
     """Return the interval of a sensitivity or a precision at every place."""
-    low_M, high_M = m.method_bounds(method, evidence, strata, Scale(), level)
+    low_M, high_M = method_bounds(method, evidence, strata, Scale(), level)
     if method == "percentile":
         return low_M, high_M
-    exact = flat_bounds(evidence.point_x, m.independent_units("auroc", strata), Scale(), level)
-    agree_M = m.all_agree(evidence)
+    exact = flat_bounds(evidence.point_x, independent_units("auroc", strata), Scale(), level)
+    agree_M = all_agree(evidence)
     return np.where(agree_M, exact[0], low_M), np.where(agree_M, exact[1], high_M)
 
 
@@ -251,6 +265,8 @@ def rising_limits(low_M: Float, high_M: Float) -> tuple[Float, Float]:
 
 def sensitivity_at(true_BT: Weights, false_BT: Weights, fpr_M: Float) -> Float:
     """Return the sensitivity of many ROC curves at given false positive rates."""
+    # Linear between the last point whose false positive rate is not above the wanted one and the next point: at a
+    # vertical step that is its upper end.
     x_BT, y_BT = (np.pad(_shares(part), ((0, 0), (1, 0))) for part in (false_BT, true_BT))
     left_BM = _positions(x_BT, fpr_M + SLACK, "right") - 1
     right_BM = np.minimum(left_BM + 1, x_BT.shape[1] - 1)
@@ -282,10 +298,9 @@ def _positions(rising_BT: Float, wanted_M: Float, side: Literal["left", "right"]
 
 
 # ------------------------------------------------------------------------------
-# The numbers behind the curves: ROC and precision-recall points, reliability bins, from predictions.
+# The numbers behind the curves: ROC and precision-recall points, reliability bins
 
 
-# N tiles, K classes, P points of a curve
 @dataclass(frozen=True)
 class ReliabilityBin:
     """The tiles whose predicted probability falls into one bin.
@@ -312,6 +327,8 @@ def roc_points(
     n_positive, n_negative = int(event_N.sum()), int((~event_N).sum())
     if n_positive == 0 or n_negative == 0:
         raise ValueError("a ROC curve needs both classes")
+    # Counts of positive and negative tiles at or above the last tile of each tie, from (0, 0) on; a long curve keeps
+    # corners at even steps.
     order = np.argsort(-score_N, kind="stable")
     last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
     true_P = np.concatenate([[0], np.cumsum(event_N[order])[last_of_tie]])
@@ -328,6 +345,8 @@ def precision_points(
     """Return the precision-recall curve as the steps whose area is the average precision."""
     if not event_N.any():
         raise ValueError("a precision-recall curve needs positive tiles")
+    # Precision at the last tile of each tie where recall rises; the left sixth of a long curve stays whole, the rest is
+    # thinned at even steps. Each recall stands twice: where its step ends and where the next begins.
     order = np.argsort(-score_N, kind="stable")
     last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
     true_P = np.cumsum(event_N[order])[last_of_tie]

@@ -5,7 +5,8 @@ sums per group, or wins between every two groups. The tables may have further ax
 evaluates many data sets at once.
 """
 
-# N tiles, G units (groups, or tiles where asked), B rows of weights, M sums, U distinct scores, T rankings; x any axes
+# N tiles, P positive and Q negative ones, R tiles of two classes, K classes, G units (groups, or tiles where asked),
+# B rows of weights, M sums, U distinct scores, T rankings; x any axes in front
 
 from __future__ import annotations
 
@@ -14,19 +15,18 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import polars as pl
 
 from histotune.statistics import metrics
 from histotune.statistics.metrics import FIXED_RATE, ratio
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from histotune.statistics.metrics import MetricName
-    from histotune.statistics.predictions import Predictions, Ranking
+    from histotune.statistics.sample import Sample
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -37,6 +37,13 @@ JACKKNIFE_CHUNK = 2**24
 TILE_CHUNK = 2**21
 COLUMNS = 1024
 """Thresholds of a block."""
+MAX_DENSE = 4_000_000
+"""Entries of a groups-by-scores table up to which resamples are scored from group tables, not tile by tile."""
+MAX_PAIRS = 2**24
+"""Entries of all tables of wins; there are as many of pairs."""
+PAIRS_PER_TILE = 512
+"""A row of weights costs about as much for so many entries of a table of wins as for one tile."""
+WIN_BLOCK = 2**20
 EXACT_SINGLE = 2**24
 """Whole numbers up to here are exact in single precision."""
 
@@ -124,6 +131,8 @@ class PairsEvaluator:
 
         These are DeLong's structural components, summed by unit and centred.
         """
+        # AUROC = w' A w / w' P w with wins A and pairs P, so its derivative is (A w + A' w - AUROC (P w + P' w)) / w' P
+        # w: a unit's rows hold its positive tiles, its columns its negative ones.
         wins_xGG, pairs_xGG = self.wins_TxGG[task], self.pairs_TxGG[task]
         pairs_xB1 = _quadratic(weights_BG, pairs_xGG)[..., None]
         value_xB1 = ratio(_quadratic(weights_BG, wins_xGG)[..., None], pairs_xB1)
@@ -181,6 +190,9 @@ class ThresholdEvaluator:
         """Return the derivative of the average precision by each unit's weight."""
         if self.specificity is not None:
             raise ValueError("this metric has kinks")
+        # AP = sum_u g p / a / sum_u g: gained g, positives p and tiles a at threshold u or above, linear in weights.
+        # The derivative is p / a times a unit's g, g / a times its p and -g p / a^2 times its a, summed over u, less AP
+        # times the sum of its g, all over the total of g.
         weights_BG = self._precise(weights_BG)
         by_unit_BG, total_B1 = np.zeros(weights_BG.shape), weights_BG @ self.gained_GU.sum(axis=1)[:, None]
         value_B1 = self(weights_BG)[:, None]
@@ -311,18 +323,7 @@ def _without_each(table_xGG: Float) -> Float:
 
 
 # ------------------------------------------------------------------------------
-# From tiles to group tables: the evaluator of every metric.
-#
-# N tiles, R tiles of two classes, G units (groups, or tiles where asked), U distinct scores, K classes
-
-
-MAX_DENSE = 4_000_000
-"""Entries of a groups-by-scores table up to which resamples are scored from group tables, not tile by tile."""
-MAX_PAIRS = 2**24
-"""Entries of all tables of wins; there are as many of pairs."""
-PAIRS_PER_TILE = 512
-"""A row of weights costs about as much for so many entries of a table of wins as for one tile."""
-WIN_BLOCK = 2**20
+# From tiles to group tables: the evaluator of every metric
 
 
 def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, *, within_folds: bool) -> Evaluator:
@@ -336,8 +337,11 @@ def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, 
         return parts[0] if len(parts) == 1 else MeanEvaluator(parts)
     if name in ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"):
         if sample.n_classes != 2:
-            raise UserError("this metric is defined for two classes", value=f"{name}, {sample.n_classes} classes",
-                            fix="leave it out of the metrics")  # fmt: skip
+            raise UserError(
+                "this metric is defined for two classes",
+                value=f"{name}, {sample.n_classes} classes",
+                fix="leave it out of the metrics",
+            )
         positive_N, score_N = tasks[0]
         if name == "specificity_at_95_sensitivity":
             positive_N, score_N = ~positive_N, -score_N
@@ -375,6 +379,8 @@ def win_matrix(
     positive_N: Bool, score_N: Float, unit_N: Int, n_units: int, fold_N: Int | None = None
 ) -> tuple[Float, Float]:
     """Return wins and comparable pairs between every two units."""
+    # Wins of every positive over every negative tile, summed by the units of both; all pairs of two units are their
+    # product.
     wins_GG, pairs_GG = np.zeros((n_units, n_units)), np.zeros((n_units, n_units))
     for rows in metrics.fold_rows(fold_N, len(score_N)):
         positive, unit, score = positive_N[rows], unit_N[rows], score_N[rows]
@@ -390,7 +396,8 @@ def _wins(score_P: Float, unit_P: Int, score_Q: Float, unit_Q: Int, n_units: int
     if not len(score_P) or not len(score_Q):
         return wins_GG
     distinct, rank_P = np.unique(score_P, return_inverse=True)
-    # half from the first score not below it, half from the first above: a tie counts half
+    # Score by score from the lowest: below_UG counts each unit's negative tiles below, half of the equal ones. To that
+    # end a negative tile enters by halves, at the first score not below its own and at the first above.
     from_2Q = np.concatenate([np.searchsorted(distinct, score_Q, side=side) for side in ("left", "right")])
     unit_2Q = np.tile(unit_Q, 2)
     below_G, n_scores = np.zeros(n_units), max(1, WIN_BLOCK // n_units)
@@ -420,6 +427,8 @@ def threshold_evaluator(
         return TileEvaluator(
             unit_N, n_units, lambda weights: metrics.weighted_sensitivity(positive_N, score_N, weights, specificity)
         )
+    # Cumulative counts per unit at the scores of positive tiles, best first; a negative tile counts from the first of
+    # these that is not above it.
     distinct, rank_P = np.unique(-score_N[positive_N], return_inverse=True)
     if not len(distinct):
         distinct = np.zeros(1)
@@ -441,6 +450,7 @@ def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | No
     """AUROC from pair counts between units, or tile by tile where there are too many units for all pairs of classes."""
     if sample.ranking == "pairs" and sample.n_classes > 2:
         return _pairwise_evaluator(sample, unit_N, n_units, fold_N)
+    # Tables of units grow with their square: beyond the limits tiles are ranked anew for every row of weights.
     tasks = metrics.ranking_tasks(sample.y_N, sample.score_NK)
     small = n_units * max(n_units, len(unit_N)) <= MAX_DENSE
     if not small and n_units**2 > min(PAIRS_PER_TILE * len(unit_N), MAX_PAIRS // (len(tasks) * n_pairs)):
@@ -455,6 +465,8 @@ def _pairwise_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int |
     """Return the mean over pairs of classes of the AUROC that tells the two apart."""
     parts, pairs = [], list(combinations(range(sample.n_classes), 2))
     for pair in pairs:
+        # The tiles of the two classes alone, ranked by the log-odds of the pair (Hand & Till, Machine Learning 45,
+        # 2001).
         rows = np.flatnonzero(np.isin(sample.y_N, pair))
         two = replace(
             sample,
@@ -471,127 +483,3 @@ def _counts(unit_N: Int, place_N: Int, n_units: int, n_places: int) -> Float:
     """Count tiles by unit and place."""
     cells = np.bincount(unit_N * n_places + place_N, minlength=n_units * n_places)
     return cells.reshape(n_units, n_places).astype(np.float64)
-
-
-# ------------------------------------------------------------------------------
-# Which tiles a score looks at, and how groups are drawn.
-#
-# N tiles, K classes, G groups, B resamples
-
-
-CHUNK_VALUES = 2**18
-CHUNK_ROWS = 512
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Scored tiles as arrays, in an order that does not depend on the order of the rows.
-
-    Attributes:
-        y_N: Labels.
-        probability_NK: Probabilities.
-        score_NK: What ranks: logits in binary tasks (they don't saturate) and for pairs of classes, probabilities
-            otherwise.
-        predicted_N: Decisions.
-        fold_N: Fold per tile.
-        patient_N: Number of the authors' patient per tile; None where one is unknown.
-        group_N: Group number per tile, groups numbered by their first tile; None where one is unknown.
-        class_names: Names by label.
-        order: Row of the table behind each tile.
-        tile_ids: Id per tile.
-        ranking: What AUROC means with several classes.
-    """
-
-    y_N: Int
-    probability_NK: Float
-    score_NK: Float
-    predicted_N: Int
-    fold_N: Int
-    patient_N: Int | None
-    group_N: Int | None
-    class_names: tuple[str, ...]
-    order: Int
-    tile_ids: pl.Series
-    ranking: Ranking = "rest"
-
-    @property
-    def n_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
-    def n_groups(self) -> int:
-        """Number of groups; 0 where unknown."""
-        return 0 if self.group_N is None or not len(self.group_N) else int(self.group_N.max()) + 1
-
-
-def read_sample(predictions: Predictions) -> Sample:
-    """Read predictions into arrays sorted by tile."""
-    keys = ("tile_id", "domain", "seed", "fold", "head_id")
-    order = predictions.table.select(pl.arg_sort_by(keys)).to_series().to_numpy().astype(np.int64)
-    table = predictions.table
-    if table["y_true"].null_count() or (len(table) and int(table["y_true"].min()) < 0):  # type: ignore[arg-type]
-        raise UserError("tiles without a label can't be scored", fix="score the labelled tiles only")
-    probability_NK = predictions.probability_NK[order]
-    if not np.isfinite(probability_NK).all():
-        raise UserError("some predicted probabilities are not finite", fix="check the embeddings of these tiles")
-    logit_NK = predictions.logit_NK[order]
-    return Sample(
-        y_N=predictions.y_true_N[order],
-        probability_NK=probability_NK,
-        score_NK=_ranking_scores(logit_NK, probability_NK, predictions.ranking),
-        predicted_N=predictions.predicted_N[order],
-        fold_N=table["fold"].fill_null(-1).to_numpy()[order].astype(np.int64),
-        patient_N=_codes(table["source_patient_id"], order),
-        group_N=_codes(table["group_id"], order),
-        class_names=predictions.class_names,
-        order=order,
-        tile_ids=table["tile_id"].gather(order),
-        ranking=predictions.ranking,
-    )
-
-
-def _ranking_scores(logit_NK: Float, probability_NK: Float, ranking: Ranking) -> Float:
-    """Return what ranks tiles per class; binary tasks hold 0 for class 0, so that no rounding breaks a tie."""
-    finite = np.isfinite(logit_NK).all()
-    if probability_NK.shape[1] != 2:
-        return logit_NK if finite and ranking == "pairs" else probability_NK
-    margin_N = logit_NK[:, 1] - logit_NK[:, 0] if finite else probability_NK[:, 1]
-    return np.stack([np.zeros(len(margin_N)), margin_N], axis=1)
-
-
-def _codes(column: pl.Series, order: Int) -> Int | None:
-    """Number the ids by first appearance; None where one is unknown."""
-    if column.null_count() or not len(column):
-        return None
-    ranks = column.rank("dense").to_numpy().astype(np.int64)[order]
-    _, first, inverse = np.unique(ranks, return_index=True, return_inverse=True)
-    return np.asarray(np.argsort(np.argsort(first))[inverse])
-
-
-def class_signatures(y_N: Int, unit_N: Int, n_units: int, n_classes: int) -> NDArray[np.bool_]:
-    """Return which classes each unit holds, (n_units, K)."""
-    holds = np.zeros((n_units, n_classes), bool)
-    holds[unit_N, y_N] = True
-    return holds
-
-
-def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int) -> Iterator[Float]:
-    """Yield how often each unit was drawn, in chunks of resamples.
-
-    Units are drawn with replacement within strata of equal class signature, so that every resample holds as many
-    units of each kind as the data; a unit that holds several classes moves as one.
-    """
-    rng = np.random.Generator(np.random.PCG64(seed))
-    n_units = len(holds_GK)
-    _, stratum_G = np.unique(holds_GK, axis=0, return_inverse=True)
-    strata = [np.flatnonzero(stratum_G.ravel() == code) for code in range(int(stratum_G.max()) + 1)]
-    chunk = int(np.clip(CHUNK_VALUES // n_units, 16, min(CHUNK_ROWS, n_resamples)))
-    for start in range(0, n_resamples, chunk):
-        n = min(chunk, n_resamples - start)
-        flat = [
-            members[rng.integers(0, len(members), (n, len(members)))] + n_units * np.arange(n)[:, None]
-            for members in strata
-        ]
-        drawn = np.concatenate([values.ravel() for values in flat])
-        yield np.bincount(drawn, minlength=n * n_units).reshape(n, n_units).astype(np.float64)

@@ -1,6 +1,6 @@
 """Which interval a metric gets, over which units, and the reasons to refuse one."""
 
-# N tiles, G units (groups, or tiles where asked), B resamples
+# N tiles, K classes, G units (groups, or tiles where asked), B resamples
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
-from histotune.statistics import bounds as b
-from histotune.statistics import bounds as m
-from histotune.statistics.evaluators import class_signatures, draw_counts
+from histotune.statistics import bounds
 from histotune.statistics.predictions import Interval
+from histotune.statistics.sample import class_signatures, draw_counts
 from histotune.tools.devices import map_small, one_blas_thread
 
 if TYPE_CHECKING:
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.statistics.bounds import Method
-    from histotune.statistics.evaluators import Evaluator, Sample
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig
+    from histotune.statistics.sample import Sample
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -40,8 +40,6 @@ MAX_COUNTS = 2**24
 ERROR_RESAMPLES = 400
 """Resamples that an error is read from: more move it by less than 4 per cent."""
 T = TypeVar("T")
-
-
 SAME = "degenerate: (nearly) every resample gives the same value, which says nothing about its error"
 
 
@@ -58,7 +56,7 @@ class Units:
 
     unit_N: Int
     n_units: int
-    strata: b.Strata
+    strata: bounds.Strata
     refusal: str = ""
 
 
@@ -77,7 +75,7 @@ class PointEstimate:
     name: MetricName
     evaluator: Evaluator
     value: float
-    scale: b.Scale
+    scale: bounds.Scale
     constant: bool = False
 
 
@@ -88,10 +86,12 @@ def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
         unit_N, n_units = np.arange(len(sample.y_N)), len(sample.y_N)
     else:
         unit_N, n_units = sample.group_N, sample.n_groups
-    strata = b.Strata.of(class_signatures(sample.y_N, unit_N, n_units, sample.n_classes))
+    strata = bounds.Strata.of(class_signatures(sample.y_N, unit_N, n_units, sample.n_classes))
     if config.cluster == "group" and sample.group_N is None:
-        refusal = ("group ids are missing for some tiles, so an interval would be too narrow; "
-                   "--cluster tile gives one, marked TOO NARROW")  # fmt: skip
+        refusal = (
+            "group ids are missing for some tiles, so an interval would be too narrow; "
+            "--cluster tile gives one, marked TOO NARROW"
+        )
     elif (strata.per_class_K < config.min_groups_per_class).any():
         short = "; ".join(
             f"class {name!r} has {count} {config.cluster}s"
@@ -108,28 +108,23 @@ def make_intervals(
     """Return the interval of each value, or None and why there is none; bootstraps share their resamples."""
     methods = [_method_of(estimate, units, config) for estimate in estimates]
     with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
-        drawn: dict[int, b.Resampled] = {}
+        drawn: dict[int, bounds.Resampled] = {}
         for needs_error in (False, True):
-            resampled = [number for number, method in enumerate(methods)
-                         if method in m.BOOTSTRAPS and (method == "resampled-t") == needs_error]  # fmt: skip
+            resampled = [
+                number
+                for number, method in enumerate(methods)
+                if method in bounds.BOOTSTRAPS and (method == "resampled-t") == needs_error
+            ]
             settings = config.model_copy(update={"n_resamples": _n_error(config)}) if needs_error else config
             found = _draw([(estimates[number], methods[number]) for number in resampled], sample, units, settings)
             drawn.update(zip(resampled, found, strict=True))
         return [
-            _interval(estimate, (method, drawn.get(number)), sample, units, config)
+            _interval(estimate, method, drawn.get(number), sample, units, config)
             for number, (estimate, method) in enumerate(zip(estimates, methods, strict=True))
         ]
 
 
-def bootstrap_values(
-    evaluators: Sequence[Evaluator], sample: Sample, units: Units, config: IntervalConfig
-) -> list[Float]:
-    """Return each evaluator's value on the same resamples."""
-    chunks = _over_resamples(lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], sample, units, config)
-    return [np.concatenate(values) for values in zip(*chunks, strict=True)]
-
-
-def _over_resamples(function: Callable[[Float], T], sample: Sample, units: Units, config: IntervalConfig) -> list[T]:
+def over_resamples(function: Callable[[Float], T], sample: Sample, units: Units, config: IntervalConfig) -> list[T]:
     """Apply a function to chunks of resamples, side by side on one BLAS thread each where all counts fit in memory."""
     counts = draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)
     if len(sample.y_N) <= SMALL_TILES or config.n_resamples * units.n_units > MAX_COUNTS:
@@ -137,7 +132,7 @@ def _over_resamples(function: Callable[[Float], T], sample: Sample, units: Units
     return map_small(function, list(counts), small=True)
 
 
-def _method_of(estimate: PointEstimate, units: Units, config: IntervalConfig) -> m.Method:
+def _method_of(estimate: PointEstimate, units: Units, config: IntervalConfig) -> Method:
     """Return the method asked for, or the one that the coverage study gives this metric."""
     if config.cluster == "tile" and config.method == "auto":
         return "percentile"  # leaving out one of very many tiles costs more and says no more
@@ -154,8 +149,8 @@ def _n_error(config: IntervalConfig) -> int:
 
 
 def _draw(
-    wanted: Sequence[tuple[PointEstimate, m.Method]], sample: Sample, units: Units, config: IntervalConfig
-) -> list[b.Resampled]:
+    wanted: Sequence[tuple[PointEstimate, Method]], sample: Sample, units: Units, config: IntervalConfig
+) -> list[bounds.Resampled]:
     """Return values, and errors where the method needs them, on shared resamples."""
     if not wanted:
         return []
@@ -165,37 +160,38 @@ def _draw(
         for estimate, method in wanted:
             se_B = np.full(len(counts_BG), np.nan)
             if method == "studentised":
-                se_B = b.slope_se(estimate.evaluator.slope(counts_BG), counts_BG, units.strata)
+                se_B = bounds.slope_se(estimate.evaluator.slope(counts_BG), counts_BG, units.strata)
             parts.append((estimate.evaluator(counts_BG), se_B))
         return parts
 
-    chunks = _over_resamples(draw, sample, units, config)
+    chunks = over_resamples(draw, sample, units, config)
     return [
-        b.Resampled(np.concatenate([values for values, _ in parts]), np.concatenate([se for _, se in parts]))
+        bounds.Resampled(np.concatenate([values for values, _ in parts]), np.concatenate([se for _, se in parts]))
         for parts in zip(*chunks, strict=True)
     ]
 
 
 def _interval(
     estimate: PointEstimate,
-    how: tuple[m.Method, b.Resampled | None],
+    method: Method,
+    drawn: bounds.Resampled | None,
     sample: Sample,
     units: Units,
     config: IntervalConfig,
 ) -> tuple[Interval | None, str]:
-    method, drawn = how
     n_undefined = 0 if drawn is None else int((~np.isfinite(drawn.values_xB)).sum())
     if drawn is not None and n_undefined > MAX_UNDEFINED_SHARE * len(drawn.values_xB):
         return None, f"undefined on {n_undefined} of {len(drawn.values_xB)} resamples"
     without_G = None if method == "percentile" else estimate.evaluator.without_each()
     if without_G is not None and not np.isfinite(without_G).all():
         return None, "undefined without one of the groups"
-    components = m.structural_components(estimate.evaluator, units.n_units) if method == "obuchowski-t" else None
-    evidence = m.IntervalEvidence(np.asarray(estimate.value), without_G, drawn, components)
-    if bool(m.all_agree(evidence)):
+    components = bounds.structural_components(estimate.evaluator, units.n_units) if method == "obuchowski-t" else None
+    evidence = bounds.IntervalEvidence(np.asarray(estimate.value), without_G, drawn, components)
+    if bool(bounds.all_agree(evidence)):
         return _agreed(estimate, sample, units, config)
-    low, high = m.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
-    if not high - low > b.FLAT:  # a debiased error clipped at zero, or a head that says one class of groups of one size
+    low, high = bounds.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
+    # Equal bounds: a debiased error clipped at zero, or a head that says one class of groups of one size.
+    if not high - low > bounds.FLAT:
         return None, SAME
     text = method_text(method if components or method != "obuchowski-t" else "jackknife-t", config, n_undefined)
     return Interval(float(low), float(high), config.level, text, _coverage(estimate, method, sample, units, config)), ""
@@ -211,14 +207,19 @@ def _agreed(
         return None, SAME
     prevalence = np.asarray((sample.y_N == 1).mean() if sample.n_classes == 2 else 1.0 / sample.n_classes)
     value = np.asarray(estimate.value)
-    low, high = m.agreed_bounds(estimate.name, value, units.strata, config.level, prevalence, estimate.scale)
-    n = m.independent_units(estimate.name, units.strata)
-    text = f"exact bound over {n} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
-    return Interval(float(low), float(high), config.level, text + _narrow(config)), ""
+    low, high = bounds.agreed_bounds(estimate.name, value, units.strata, config.level, prevalence, estimate.scale)
+    n = bounds.independent_units(estimate.name, units.strata)
+    return Interval(float(low), float(high), config.level, exact_words(n, config)), ""
+
+
+def exact_words(n_units: int, config: IntervalConfig) -> str:
+    """Return the method of an exact bound in words."""
+    text = f"exact bound over {n_units} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
+    return text + narrow_words(config)
 
 
 def _coverage(
-    estimate: PointEstimate, method: m.Method, sample: Sample, units: Units, config: IntervalConfig
+    estimate: PointEstimate, method: Method, sample: Sample, units: Units, config: IntervalConfig
 ) -> float | None:
     """Return what the study simulated nearest to this case; None outside what it covers."""
     studied = sample.n_classes == 2 and config.cluster == "group" and config.level == 0.95
@@ -227,7 +228,7 @@ def _coverage(
     return simulated_coverage(estimate.name, method, estimate.value, units.strata.holds_GK)
 
 
-def method_text(method: m.Method, config: IntervalConfig, n_undefined: int = 0) -> str:
+def method_text(method: Method, config: IntervalConfig, n_undefined: int = 0) -> str:
     """Return the method in words, as every table prints it."""
     names = {"percentile": "percentile", "bca": "BCa (bias-corrected, accelerated)", "studentised": "studentised"}
     if method in names:
@@ -241,17 +242,16 @@ def method_text(method: m.Method, config: IntervalConfig, n_undefined: int = 0) 
         text = f"t interval from DeLong's components summed by {config.cluster} (Obuchowski 1997)"
     if n_undefined:
         text += f", {n_undefined} undefined resamples left out"
-    return text + _narrow(config)
+    return text + narrow_words(config)
 
 
-def _narrow(config: IntervalConfig) -> str:
+def narrow_words(config: IntervalConfig) -> str:
+    """Return the warning that an interval over single tiles carries; empty over groups."""
     return "; TOO NARROW: tiles of one case are not independent" if config.cluster == "tile" else ""
 
 
 # ------------------------------------------------------------------------------
-# What the coverage study found: the method that each metric earned, and the coverage simulated nearest to a case.
-#
-# G groups, K classes
+# What the coverage study found: the method that each metric earned, and the coverage simulated nearest to a case
 
 
 STUDENTISED_FROM = 35
@@ -303,12 +303,16 @@ def studied_cells() -> tuple[StudiedCell, ...]:
     fixed = ("metric", "design", "n_groups", "auroc", "icc", "truth")
     return tuple(
         StudiedCell(
-            cast("MetricName", row["metric"]), row["design"], int(row["n_groups"]), float(row["auroc"]),
-            float(row["icc"]), float(row["truth"]),
+            cast("MetricName", row["metric"]),
+            row["design"],
+            int(row["n_groups"]),
+            float(row["auroc"]),
+            float(row["icc"]),
+            float(row["truth"]),
             {name: float(value) for name, value in row.items() if name not in fixed and value},
         )
         for row in csv.DictReader(text.splitlines())
-    )  # fmt: skip
+    )
 
 
 def kind_of_groups(holds_GK: NDArray[np.bool_]) -> str:

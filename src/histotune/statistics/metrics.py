@@ -1,6 +1,7 @@
 """Which metrics there are, and each as a function of arrays: ties counted correctly, NaN where undefined."""
 
-# N tiles, K classes
+# N tiles, K classes (or codes), B resamples, M sums, R ratios, b bins, P patients, U distinct scores; x any axes in
+# front: all functions look at the last ones
 
 from __future__ import annotations
 
@@ -20,17 +21,15 @@ if TYPE_CHECKING:
     Bool = NDArray[np.bool_]
 
 
-# ------------------------------------------------------------------------------
-# Metrics that are a function of a few sums over tiles, with their derivatives.
-#
-# :class:`TileSums` holds what each tile adds, so that a weighted metric, a bootstrap over tiles and one over groups are
-# the same matrix product. Arrays may have further axes in front: all functions look at the last one.
-#
-# N tiles, K classes, B resamples, M sums, R ratios, b bins; x any axes in front
-
-
 ECE_BINS = 15
 EPSILON = float(np.finfo(np.float64).eps)
+SLACK = 1e-9
+"""Relative room for rounding where a rate is compared with the one asked for."""
+
+
+# ------------------------------------------------------------------------------
+# Metrics that are a function of a few sums over tiles, with their derivatives: :class:`TileSums` holds what each tile
+# adds, so that a weighted metric, a bootstrap over tiles and one over groups are the same matrix product
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,7 @@ def balanced_accuracy_sums(y_N: Int, predicted_N: Int, n_classes: int) -> TileSu
 
 def macro_f1_sums(y_N: Int, predicted_N: Int, n_classes: int) -> TileSums:
     """Mean F1 over all classes; undefined where a class has no tile."""
+    # F1 of class k is 2 hits / (tiles of k + decisions for k); the sums are hits, tiles and decisions, K of each.
     class_NK, guess_NK = one_hot(y_N, n_classes), one_hot(predicted_N, n_classes)
     eye, zero = np.eye(n_classes), np.zeros((n_classes, n_classes))
     f1 = MeanOfRatios(
@@ -189,6 +189,8 @@ def ece_debiased_sums(y_N: Int, probability_NK: Float, n_bins: int = ECE_BINS) -
     addend_NM = np.hstack([bin_Nb * (confidence_N - hit_N)[:, None], bin_Nb * hit_N[:, None], bin_Nb])
 
     def finish(sums_xM: Float) -> Float:
+        # Per bin, in tiles: gap d, noise s = sqrt(n q (1 - q)) and E|N(d, s^2)| = s sqrt(2 / pi) exp(-d^2 / 2 s^2) +
+        # |d| erf(|d| / s sqrt 2), the folded normal's mean; the bin adds |d| less the excess of that mean over |d|.
         gap_xb, hits_xb, n_xb = np.split(sums_xM, 3, axis=-1)
         share_xb = hits_xb / np.maximum(n_xb, 1e-300)
         noise_xb = np.sqrt(np.maximum(n_xb * share_xb * (1.0 - share_xb), 1e-300))
@@ -207,6 +209,8 @@ def patient_recognition_sums(y_N: Int, predicted_N: Int, patient_N: Int) -> Tile
     A patient's rate stands at its first tile: weights must be equal within a patient, as they are when whole groups
     are resampled.
     """
+    # The first tile of a patient carries its rate and counts 1, the others nothing: the mean over patients is a ratio
+    # of two sums.
     total_P = np.bincount(patient_N)
     rate_P = np.bincount(patient_N, weights=predicted_N == y_N) / np.maximum(total_P, 1)
     first_N = np.zeros(len(y_N))
@@ -268,11 +272,6 @@ def metric_kind(name: MetricName, n_classes: int = 2) -> MetricKind:
     return MetricKind()
 
 
-def accuracy(y_N: Int, predicted_N: Int) -> float:
-    """Return the share of correct tiles."""
-    return float(accuracy_sums(y_N, predicted_N).value()[0])
-
-
 def balanced_accuracy(y_N: Int, predicted_N: Int, n_classes: int) -> float:
     """Return the mean recall over classes: 1/K sum_k (correct tiles of class k) / (tiles of class k).
 
@@ -290,31 +289,6 @@ def balanced_accuracy(y_N: Int, predicted_N: Int, n_classes: int) -> float:
 def macro_f1(y_N: Int, predicted_N: Int, n_classes: int) -> float:
     """Return the mean F1 over classes; NaN where a class has no tile."""
     return float(macro_f1_sums(y_N, predicted_N, n_classes).value()[0])
-
-
-def mcc(y_N: Int, predicted_N: Int, n_classes: int) -> float:
-    """Return the Matthews correlation; NaN where labels or decisions are all the same."""
-    return float(mcc_sums(y_N, predicted_N, n_classes).value()[0])
-
-
-def log_loss(y_N: Int, probability_NK: Float) -> float:
-    """Return the mean negative log-probability of the true class, nats."""
-    return float(log_loss_sums(y_N, probability_NK).value()[0])
-
-
-def brier(y_N: Int, probability_NK: Float) -> float:
-    """Return the Brier score."""
-    return float(brier_sums(y_N, probability_NK).value()[0])
-
-
-def ece(y_N: Int, probability_NK: Float, n_bins: int = ECE_BINS) -> float:
-    """Return the expected calibration error."""
-    return float(ece_sums(y_N, probability_NK, n_bins).value()[0])
-
-
-def ece_debiased(y_N: Int, probability_NK: Float, n_bins: int = ECE_BINS) -> float:
-    """Return the expected calibration error less what chance adds (Kumar et al., NeurIPS 2019)."""
-    return float(ece_debiased_sums(y_N, probability_NK, n_bins).value()[0])
 
 
 def auroc(y_N: Int, score_NK: Float, fold_N: Int | None = None) -> float:
@@ -336,34 +310,8 @@ def auroc(y_N: Int, score_NK: Float, fold_N: Int | None = None) -> float:
     return float(weighted_auroc(y_N, score_NK, np.ones((1, len(y_N))), fold_N)[0])
 
 
-def auprc(positive_N: Bool, score_N: Float) -> float:
-    """Return the average precision (step-wise, as scikit-learn's); NaN without positive tiles."""
-    return float(weighted_average_precision(positive_N, score_N, np.ones((1, len(score_N))))[0])
-
-
-def sensitivity_at(positive_N: Bool, score_N: Float, specificity: float = FIXED_RATE) -> float:
-    """Return the best sensitivity of a threshold whose specificity is at least the given.
-
-    Example:
-        >>> sensitivity_at(np.array([True, True, False, False]), np.array([3.0, 1.0, 2.0, 0.0]), 0.9)
-        0.5
-    """
-    return float(weighted_sensitivity(positive_N, score_N, np.ones((1, len(score_N))), specificity)[0])
-
-
-def specificity_at(positive_N: Bool, score_N: Float, sensitivity: float = FIXED_RATE) -> float:
-    """Return the best specificity of a threshold whose sensitivity is at least the given."""
-    return sensitivity_at(~positive_N, -score_N, sensitivity)
-
-
 # ------------------------------------------------------------------------------
-# Metrics that rank tiles: AUROC, average precision, operating points; ties counted correctly, weighted.
-#
-# N tiles, K classes, B resamples, U distinct scores
-
-
-SLACK = 1e-9
-"""Relative room for rounding where a rate is compared with the one asked for."""
+# Metrics that rank tiles: AUROC, average precision, operating points; ties counted correctly, weighted
 
 
 def ranking_tasks(y_N: Int, score_NK: Float) -> list[tuple[Bool, Float]]:
@@ -408,6 +356,8 @@ class ThresholdWalk:
 
     def step(self, positives_above_BU: NDArray[np.floating], above_BU: NDArray[np.floating]) -> None:
         """Pass some thresholds."""
+        # Average precision adds gained positives times the precision there; a sensitivity keeps the most positives of
+        # the thresholds that let at most 1 - specificity of the negatives through.
         positives_BU = positives_above_BU.astype(np.float64, copy=False)
         all_BU = above_BU.astype(np.float64, copy=False)
         if self._specificity is None:
@@ -435,6 +385,7 @@ def fold_rows(fold_N: Int | None, n_tiles: int) -> list[Int]:
 
 def _walk(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float | None) -> Float:
     """Walk down the distinct scores, tile by tile."""
+    # Weights are summed over each run of equal scores, best first, and cumulated: what lies at a threshold or above.
     order, starts = tie_blocks(-score_N)
     weights_BN = weights_BN[:, order]
     positive_BU = np.add.reduceat(weights_BN * positive_N[order], starts, axis=1)
@@ -446,6 +397,7 @@ def _walk(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: floa
 
 def _weighted_wins(positive_N: Bool, score_N: Float, weights_BN: Float) -> tuple[Float, Float]:
     """Return the weight of (positive above negative) pairs, ties half, and of all pairs."""
+    # Positive weight at each distinct score times the negative weight below it and half of that at it.
     order, starts = tie_blocks(score_N)
     weights_BN = weights_BN[:, order]
     positive_BU = np.add.reduceat(weights_BN * positive_N[order], starts, axis=1)
@@ -462,9 +414,7 @@ def tie_blocks(score_N: Float) -> tuple[Int, Int]:
 
 
 # ------------------------------------------------------------------------------
-# Small array helpers of this room.
-#
-# N tiles, K codes
+# Small array helpers of this room
 
 
 def one_hot(code_N: Int, n_codes: int) -> Float:

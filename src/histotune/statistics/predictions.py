@@ -1,5 +1,7 @@
 """Predictions go in, scores come out: the only doors of this room."""
 
+# N tiles, K classes
+
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +26,6 @@ Weighting = Literal["tile", "group"]
 Ranking = Literal["rest", "pairs"]
 
 
-# N tiles, K classes
 @dataclass(frozen=True)
 class Predictions:
     """A row per scored tile.
@@ -148,7 +149,7 @@ def _matrix(column: pl.Series, n_classes: int) -> NDArray[np.float64]:
 
 
 # ------------------------------------------------------------------------------
-# Settings of the statistics room.
+# Settings of the statistics room
 
 
 class IntervalConfig(BaseModel):

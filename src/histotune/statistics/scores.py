@@ -1,6 +1,6 @@
 """Score predictions: values with their intervals, n and reasons."""
 
-# N tiles, K classes, G units, B resamples
+# N tiles, K classes
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import numpy as np
 import polars as pl
 
 from histotune.statistics.bounds import metric_scale
-from histotune.statistics.evaluators import make_evaluator, read_sample
+from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import METRIC_NAMES, MetricName, fold_rows, metric_kind
 from histotune.statistics.predictions import Predictions, Score
+from histotune.statistics.sample import read_sample
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.statistics.evaluators import Evaluator, Sample
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.predictions import Interval, IntervalConfig, Weighting
+    from histotune.statistics.sample import Sample
 
 
 RANKING = ("auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
@@ -69,10 +71,9 @@ def score_predictions(
     wanted = [e for e, reason in zip(estimates, refusals, strict=True) if e is not None and not reason]
     made = iter(make_intervals(wanted, sample, units, interval))
     return tuple(
-        make_score(name, float("nan") if estimate is None else estimate.value,
-                   (None, reason) if reason else next(made), sample)
+        _score(name, estimate, *((None, reason) if reason else next(made)), sample)
         for name, estimate, reason in zip(metrics, estimates, refusals, strict=True)
-    )  # fmt: skip
+    )
 
 
 def _estimate_or_reason(
@@ -109,8 +110,9 @@ def _is_constant(name: MetricName, sample: Sample, *, within_folds: bool) -> boo
 def check_metric(name: str) -> None:
     """Refuse an unknown metric."""
     if name not in METRIC_NAMES:
-        raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
-                        closest=closest_name(name, METRIC_NAMES))  # fmt: skip
+        raise UserError(
+            "unknown metric", value=name, allowed=", ".join(METRIC_NAMES), closest=closest_name(name, METRIC_NAMES)
+        )
 
 
 def point_value(evaluator: Evaluator, units: Units) -> float:
@@ -170,17 +172,17 @@ def chance_level(name: MetricName, sample: Sample) -> float:
     return float("nan")
 
 
-def make_score(name: MetricName, value: float, interval: tuple[Interval | None, str], sample: Sample) -> Score:
+def _score(
+    name: MetricName, estimate: PointEstimate | None, interval: Interval | None, reason: str, sample: Sample
+) -> Score:
     """Put a value, its interval (or the reason for none), n and chance level together."""
-    found, reason = interval
+    value = float("nan") if estimate is None else estimate.value
     weighting: Weighting = "group" if name == "patient_recognition_rate" else "tile"
-    return Score(name, value, found, len(sample.y_N), sample.n_groups, weighting, reason, chance_level(name, sample))
+    return Score(name, value, interval, len(sample.y_N), sample.n_groups, weighting, reason, chance_level(name, sample))
 
 
 # ------------------------------------------------------------------------------
-# Scores of slides and groups instead of tiles, of parts of a cohort, and over seeds.
-#
-# N tiles, K classes, S seeds
+# Scores of slides and groups instead of tiles, of parts of a cohort, and over seeds
 
 
 Level = Literal["slide", "group", "source_patient"]
@@ -226,11 +228,13 @@ def aggregate(predictions: Predictions, level: Level, how: Aggregation = "mean")
     if predictions.table[column].null_count():
         raise UserError(f"some tiles have no {column}", fix=f"score tiles, or complete {column}")
     if how == "max" and len(predictions.class_names) != 2:
-        raise UserError("the most positive tile is defined for two classes", value=", ".join(predictions.class_names),
-                        fix="aggregate by the mean")  # fmt: skip
+        raise UserError(
+            "the most positive tile is defined for two classes",
+            value=", ".join(predictions.class_names),
+            fix="aggregate by the mean",
+        )
     n_classes = len(predictions.class_names)
     keys = [column, "domain", "fold", "seed", "head_id"]
-    keys = list(dict.fromkeys(keys))
     flat = predictions.table.with_columns(
         *(pl.col("probability").arr.get(k).alias(f"p{k}") for k in range(n_classes)),
     ).sort("tile_id")
@@ -245,6 +249,7 @@ def aggregate(predictions: Predictions, level: Level, how: Aggregation = "mean")
     rows = flat.group_by(keys, maintain_order=True).agg(
         *wanted, pl.col("y_true").max(), *(pl.col(name).first() for name in kept)
     )
+    # Logits of a mean are log p less that of class 0, so that class 0 has logit 0.
     p_NK = rows.select(values).to_numpy()
     logit_NK = np.log(np.clip(p_NK, np.finfo(np.float64).tiny, None))
     logit_NK -= logit_NK[:, :1]
@@ -267,8 +272,9 @@ def score_by(
     """Score each site, scanner or stain on its own."""
     if len(part_of) != len(predictions):
         found = f"{len(part_of)} for {len(predictions)} tiles"
-        raise UserError("a table by part needs the part of every tile", value=found,
-                        fix="give one value, or null, per row")  # fmt: skip
+        raise UserError(
+            "a table by part needs the part of every tile", value=found, fix="give one value, or null, per row"
+        )
     named = part_of.cast(pl.String)
     parts = []
     for name in [*sorted(named.drop_nulls().unique()), *([None] if named.null_count() else [])]:
@@ -288,18 +294,25 @@ def average_seeds(predictions: Predictions) -> Predictions:
     n_classes = len(predictions.class_names)
     keys = ["tile_id", "domain"]
     per_tile = predictions.table.group_by(keys).agg(
-        pl.len(), pl.col("seed").n_unique().alias("seeds"), pl.col("y_true").n_unique().alias("labels"),
+        pl.len(),
+        pl.col("seed").n_unique().alias("seeds"),
+        pl.col("y_true").n_unique().alias("labels"),
         pl.col("group_id").n_unique().alias("groups"),
-    )  # fmt: skip
-    odd = per_tile.filter((pl.col("len") != n_seeds) | (pl.col("seeds") != n_seeds) | (pl.col("labels") > 1)
-                          | (pl.col("groups") > 1))  # fmt: skip
+    )
+    odd = per_tile.filter(
+        (pl.col("len") != n_seeds) | (pl.col("seeds") != n_seeds) | (pl.col("labels") > 1) | (pl.col("groups") > 1)
+    )
     if len(odd):
-        raise UserError("averaging over seeds needs every tile once per seed, with one label and group",
-                        value=f"{len(odd)} tiles, such as {odd['tile_id'].sort()[0]}",
-                        fix="score all seeds on the same tiles")  # fmt: skip
+        raise UserError(
+            "averaging over seeds needs every tile once per seed, with one label and group",
+            value=f"{len(odd)} tiles, such as {odd['tile_id'].sort()[0]}",
+            fix="score all seeds on the same tiles",
+        )
+    # Sorted by tile and then seed, the rows of a tile are one block of the array: (tiles, seeds, K).
     ordered = predictions.table.sort([*keys, "seed"])
-    p_NK = Predictions(ordered, predictions.class_names).probability_NK.reshape(-1, n_seeds, n_classes).mean(axis=1)
-    logit_NK = Predictions(ordered, predictions.class_names).logit_NK.reshape(-1, n_seeds, n_classes).mean(axis=1)
+    by_seed = Predictions(ordered, predictions.class_names)
+    p_NK = by_seed.probability_NK.reshape(-1, n_seeds, n_classes).mean(axis=1)
+    logit_NK = by_seed.logit_NK.reshape(-1, n_seeds, n_classes).mean(axis=1)
     table = ordered[::n_seeds].with_columns(
         pl.lit(-1, dtype=pl.Int32).alias("seed"),
         pl.lit(f"mean of {n_seeds} seeds").alias("head_id"),
@@ -332,11 +345,11 @@ def _check_rows(flat: pl.DataFrame, keys: list[str], column: str, how: Aggregati
     mixed = found.filter(pl.col("labels") > 1)
     if how == "mean" and len(mixed):
         several = f"{len(mixed)} of {len(found)} rows by {column} hold several"
-        raise UserError("the tiles of a row must share one label", value=several,
-                        fix="aggregate by max, or score tiles")  # fmt: skip
+        raise UserError(
+            "the tiles of a row must share one label", value=several, fix="aggregate by max, or score tiles"
+        )
     if column != "group_id":
         groups = flat.group_by(column).agg(pl.col("group_id").n_unique().alias("groups"))
         if (groups["groups"] > 1).any():
             first = groups.filter(pl.col("groups") > 1)[column].sort()[0]
-            raise UserError(f"a {column} lies in several groups", value=str(first),
-                            fix="aggregate by group")  # fmt: skip
+            raise UserError(f"a {column} lies in several groups", value=str(first), fix="aggregate by group")

@@ -146,8 +146,7 @@ def sweep_tiles(
     sweep_s = time.perf_counter() - start
     growth = None
     if config.sweep.label_efficiency.draws:
-        chosen = (result.head, config.sweep)
-        growth = label_efficiency(material.embeddings, task, chosen, config.interval, support)
+        growth = label_efficiency(material.embeddings, task, result.head, config.sweep, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
         head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)

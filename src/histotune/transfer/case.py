@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 
 Physical = Literal["scale", "stain"]
-RankingCause = Literal["scale", "stain", "mean and covariance", "other"]
 DecisionCause = Literal["prevalence", "threshold", "calibration"]
 Cause = Literal[
     "scale", "stain", "mean and covariance", "other", "prevalence", "threshold", "calibration", "none", "can't be told"
@@ -355,7 +354,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Arm:
+class RemedyArm:
     """Predictions of one way to use the head on the target.
 
     Attributes:
@@ -368,7 +367,7 @@ class Arm:
 
 
 # ------------------------------------------------------------------------------
-# Settings of a transfer diagnosis.
+# Settings of a transfer diagnosis
 
 
 class TransferConfig(BaseModel):
@@ -406,17 +405,20 @@ class TransferConfig(BaseModel):
 
 
 # ------------------------------------------------------------------------------
-# Classes of a head and of a target: two by their order, several by their names.
+# Classes of a head and of a target: two by their order, several by their names
 
 
 def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
     """Return tiles whose labels follow the order of a head's classes."""
     if len(class_names) == 2:
         if len(tiles.class_names) != 2:
-            raise UserError("a head of two classes needs a target of two classes",
-                            value=", ".join(tiles.class_names), allowed=" and ".join(class_names),
-                            fix=_scheme(tiles.name, class_names)
-                            or "label the target with two classes, or train a head on its classes")  # fmt: skip
+            raise UserError(
+                "a head of two classes needs a target of two classes",
+                value=", ".join(tiles.class_names),
+                allowed=" and ".join(class_names),
+                fix=_scheme(tiles.name, class_names)
+                or "label the target with two classes, or train a head on its classes",
+            )
         return tiles
     missing, extra = _without(class_names, tiles.class_names), _without(tiles.class_names, class_names)
     if missing or extra:
@@ -425,11 +427,12 @@ def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
         raise UserError(
             f"a head of {len(class_names)} classes needs a target of the same classes, matched by name, and "
             f"{tiles.name} {' and '.join(told)}",
-            value=", ".join(tiles.class_names), allowed=", ".join(class_names),
+            value=", ".join(tiles.class_names),
+            allowed=", ".join(class_names),
             fix=_scheme(tiles.name, class_names)
             or "give the target's classes the head's names and leave out the others, or train a head on the classes "
             "that both hold",
-        )  # fmt: skip
+        )
     if tiles.class_names == class_names:
         return tiles
     order = {label: class_names.index(name) for label, name in enumerate(tiles.class_names)}
@@ -442,10 +445,11 @@ def check_every_class(y_N: Int, class_names: Sequence[str], domain: str) -> None
     missing = [name for label, name in enumerate(class_names) if not (y_N == label).any()]
     if missing:
         how_many = "one class" if len(missing) == 1 else f"{len(missing)} classes"
-        raise UserError(f"{domain} holds no tile of {how_many}, and the diagnosis ranks every class",
-                        value=", ".join(missing),
-                        fix="diagnose on tiles of every class, or train a head on the classes that both data sets "
-                            "hold")  # fmt: skip
+        raise UserError(
+            f"{domain} holds no tile of {how_many}, and the diagnosis ranks every class",
+            value=", ".join(missing),
+            fix="diagnose on tiles of every class, or train a head on the classes that both data sets hold",
+        )
 
 
 def _scheme(name: str, class_names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Ways to use the head on the target: as it is, with something undone, with something learned from other groups."""
 
-# N tiles, n tuning tiles of a fold, D columns, K classes
+# N tiles, n tuning tiles of a fold, D columns, R principal axes (the smaller of n and D), K classes, M = K - 1 classes
+# after the first; x any axes in front
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ import polars as pl
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.head import softmax
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
-from histotune.transfer.case import Arm
+from histotune.transfer.case import RemedyArm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
     Bool = NDArray[np.bool_]
     Fit = Callable[[Float, Bool], Float]
+
+
+FLOOR = 1e-9
+"""Share of the largest variance below which none counts."""
+EDGE = 1e-3
+"""Prevalences stay this far from 0 and 1."""
+PRIOR = 1.0
+"""Weight, in tiles, of the pull towards no correction: keeps it finite where classes separate."""
+MAX_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -108,20 +118,20 @@ class Workbench:
     def recalibrated(self, margin_NK: Float, *, scale: bool) -> Float:
         """Return margins with the best shift per class, or shifts and one scale, on labels of tuning groups."""
         y_N = self.case.target.y_N
-        return self.per_fold(
-            margin_NK, lambda z_NK, tune_N: fit_affine(z_NK[tune_N], y_N[tune_N], scale=scale)(z_NK)
-        )  # fmt: skip
+        return self.per_fold(margin_NK, lambda z_NK, tune_N: fit_affine(z_NK[tune_N], y_N[tune_N], scale=scale)(z_NK))
 
-    def arm(self, margin_NK: Float, *, fitted: bool = False, threshold_N: Float | None = None) -> Arm:
+    def arm(self, margin_NK: Float, *, fitted: bool = False, threshold_N: Float | None = None) -> RemedyArm:
         """Return margins on the target as an arm."""
         threshold_N = np.full(len(margin_NK), self.case.head.threshold) if threshold_N is None else threshold_N
-        return Arm(side_predictions(self.case.target, self.case.head, margin_NK, (self.fold_N, threshold_N)), fitted)
+        return RemedyArm(
+            side_predictions(self.case.target, self.case.head, margin_NK, self.fold_N, threshold_N), fitted
+        )
 
-    def deciding_arm(self, margin_NK: Float, predicted_N: Int) -> Arm:
+    def deciding_arm(self, margin_NK: Float, predicted_N: Int) -> RemedyArm:
         """Return margins as an arm whose decisions are made otherwise."""
         predictions = self.arm(margin_NK).predictions
         decided = pl.Series("predicted", predicted_N, dtype=pl.Int32)
-        return Arm(replace(predictions, table=predictions.table.with_columns(decided)))
+        return RemedyArm(replace(predictions, table=predictions.table.with_columns(decided)))
 
 
 def make_workbench(case: TransferCase, folds: int, seed: int) -> Workbench:
@@ -137,8 +147,9 @@ def class_shares(y_N: Int, n_classes: int) -> Float:
     return np.bincount(y_N, minlength=n_classes) / len(y_N)
 
 
-def side_predictions(side: Side, head: HeadMap, margin_NK: Float, how: tuple[Int, Float]) -> Predictions:
+def side_predictions(side: Side, head: HeadMap, margin_NK: Float, fold_N: Int, threshold_N: Float) -> Predictions:
     """Return margins as predictions."""
+    # Log-odds against class 0 are logits of all classes: their softmax are the probabilities.
     per_class = pl.Array(pl.Float64, len(head.class_names))
     table = pl.DataFrame(
         {
@@ -146,14 +157,14 @@ def side_predictions(side: Side, head: HeadMap, margin_NK: Float, how: tuple[Int
             "group_id": side.groups if side.has_groups else [None] * len(side),
             "y_true": side.y_N.astype(np.int32),
             "input_mpp": np.full(len(side), side.input_mpp),
-            "threshold": how[1],
+            "threshold": threshold_N,
         },
         schema_overrides={"group_id": pl.String},
     ).with_columns(
         pl.lit(None, pl.String).alias("source_patient_id"),
         pl.lit(None, pl.String).alias("slide_id"),
         pl.lit(side.domain).alias("domain"),
-        pl.Series("fold", how[0], dtype=pl.Int32),
+        pl.Series("fold", fold_N, dtype=pl.Int32),
         pl.lit(0, pl.Int32).alias("seed"),
         pl.Series("logit", margin_NK, dtype=per_class),
         pl.Series("probability", softmax(margin_NK), dtype=per_class),
@@ -165,12 +176,7 @@ def side_predictions(side: Side, head: HeadMap, margin_NK: Float, how: tuple[Int
 
 
 # ------------------------------------------------------------------------------
-# Map target embeddings so that their mean and covariance are the source's: no labels needed.
-#
-# n tiles, D columns, R principal axes: the smaller of n and D
-
-
-FLOOR = 1e-9
+# Map target embeddings so that their mean and covariance are the source's: no labels needed
 
 
 @dataclass(frozen=True)
@@ -197,6 +203,7 @@ class Moments:
 
     def power(self, x_nD: Float, exponent: float) -> Float:
         """Return ``x_nD`` times a power of the covariance, variances floored at a billionth of the largest."""
+        # C^p x = rest^p x + sum over axes a of (variance^p - rest^p) (a . x) a.
         floor = FLOOR * max(float(self.variance_R.max()), self.rest)
         outside = max(self.rest, floor) ** exponent
         along_R = np.maximum(self.variance_R, floor) ** exponent - outside
@@ -211,6 +218,8 @@ def moments(x_nD: Float) -> Moments:
     """
     from sklearn.covariance import ledoit_wolf, ledoit_wolf_shrinkage
 
+    # (1 - s) S + s tr(S) / D I with the shrinkage s of Ledoit and Wolf; outside the span of the tiles S is 0, so that
+    # the variance there is the second term alone.
     (n_tiles, dim), mean_D = x_nD.shape, x_nD.mean(axis=0)
     if n_tiles >= dim:
         return Moments.of(mean_D, np.asarray(ledoit_wolf(x_nD)[0]))
@@ -233,21 +242,13 @@ class Coral:
 
     def __call__(self, x_nD: Float, target: Moments) -> Float:
         """Return the embeddings whitened with the target's covariance and coloured with the source's."""
+        # C_source^1/2 C_target^-1/2 (x - mean_target) + mean_source.
         white_nD = target.power(x_nD - target.mean_D, -0.5)
         return np.asarray(self._source.power(white_nD, 0.5) + self._source.mean_D)
 
 
 # ------------------------------------------------------------------------------
-# Correct log-odds for another prevalence, another cut, another spread.
-#
-# n tiles, K classes, M = K - 1 classes after the first; x any axes in front
-
-
-EDGE = 1e-3
-"""Prevalences stay this far from 0 and 1."""
-PRIOR = 1.0
-"""Weight, in tiles, of the pull towards no correction: keeps it finite where classes separate."""
-MAX_STEPS = 100
+# Correct log-odds for another prevalence, another cut, another spread
 
 
 @dataclass(frozen=True)
@@ -287,6 +288,7 @@ def estimate_prevalence(margin_nK: Float, source_K: Float) -> Float:
     """
     share_K = np.asarray(source_K, np.float64)
     for _ in range(1000):
+        # E: probabilities at the present shares; M: their mean, the source's shares counting as one more tile.
         said_nK = softmax(margin_nK + log_priors(share_K) - log_priors(source_K))
         new_K = _kept((said_nK.sum(axis=0) + PRIOR * source_K) / (len(said_nK) + PRIOR))
         if np.abs(new_K - share_K).max() < 1e-7:
@@ -304,6 +306,8 @@ def fit_affine(margin_nK: Float, y_n: Int, *, scale: bool, weight_n: Float | Non
         array([ 0. , -1.4])
     """
     n_classes = margin_nK.shape[1]
+    # Newton's step H^-1 g over what is free (the scale, where asked for, and K - 1 shifts), halved until the loss
+    # falls.
     loss = _Loss(margin_nK, y_n, np.ones(len(y_n)) if weight_n is None else weight_n)
     free_K = np.r_[scale, np.ones(n_classes - 1, bool)]
     theta_K = loss.start_K
@@ -335,6 +339,7 @@ class _Loss:
     """
 
     def __init__(self, margin_nK: Float, y_n: Int, weight_n: Float) -> None:
+        # Pull: (a - 1)^2 / 2 on the scale, sum_k (b_k - mean b)^2 over all K classes on the shifts.
         n_classes = margin_nK.shape[1]
         self.start_K = np.r_[1.0, np.zeros(n_classes - 1)]
         self._margin_nK, self._y_n, self._weight_n = margin_nK, y_n, weight_n
@@ -345,6 +350,7 @@ class _Loss:
 
     def __call__(self, theta_K: Float) -> float:
         """Return the value."""
+        # sum w (log sum exp z - z_y) + (theta - theta_0)^t P (theta - theta_0) / 2.
         z_nK = self._corrected(theta_K)
         top_n1 = z_nK.max(axis=1, keepdims=True)
         total_n = np.log(np.exp(z_nK - top_n1).sum(axis=1)) + top_n1[:, 0]
@@ -354,6 +360,8 @@ class _Loss:
 
     def derivatives(self, theta_K: Float) -> tuple[Float, Float]:
         """Return gradient and Hessian."""
+        # z = a m + b: dL/da = sum w (p - y) . m and dL/db_k = sum w (p_k - y_k). Hessian: Var_p(m) for a, Cov_p(m,
+        # class k) between a and b_k, diag(p) - p p^t for the shifts, weighted and summed; each plus the pull's own.
         p_nM = softmax(self._corrected(theta_K))[:, 1:]
         margin_nM, weight_n1 = self._margin_nK[:, 1:], self._weight_n[:, None]
         said_nM = weight_n1 * p_nM

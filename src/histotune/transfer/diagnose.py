@@ -1,5 +1,7 @@
 """A whole diagnosis: from a head on two data sets to the first cause in words."""
 
+# N tiles, S source tiles, n target tiles looked at, D columns, K classes (or nearest tiles)
+
 from __future__ import annotations
 
 import math
@@ -40,6 +42,18 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 
+CAUSE_WORDS = {
+    "scale": "another scale: tissue reaches the network at another um/px than in training",
+    "stain": "another stain: normalised colours rank better",
+    ALIGNMENT: "a shift of the embeddings' mean and covariance that undoing scale or stain does not explain",
+    "other": "something that no remedy tried here undoes: other tissue, other labels, a harder task",
+    "prevalence": "other shares of the classes than in training",
+    "threshold": "a moved cut: the scores rank as before, but lie elsewhere",
+    "calibration": "probabilities that are too sure or not sure enough",
+}
+N_ERRORS, N_OTHERS, N_NEAREST = 3, 3, 3
+
+
 def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfig) -> Diagnosis:
     """Say how much an external validation loses, where, what gives it back, and what can't be told.
 
@@ -59,6 +73,7 @@ def diagnose(case: TransferCase, config: TransferConfig, interval: IntervalConfi
     contrasts = Contrasts(interval)
     evidence = Evidence(bench, contrasts, config, interval)
     by_candidate = _verdicts(evidence)
+    # Tables show the stated scale; the verdict joins those under all candidate scales.
     arms = ranking_arms(bench, by_candidate[0].candidate)
     plain_NK = arms.margins[""]
     found = Diagnosis(
@@ -101,8 +116,11 @@ def check_case(case: TransferCase) -> None:
     for side in (case.source, case.target):
         check_every_class(side.y_N, case.head.class_names, side.domain)
         if len(set(side.groups)) < 4:
-            raise UserError(f"{side.domain} holds too few groups to learn on some and score on others",
-                            value=len(set(side.groups)), allowed="4 or more")  # fmt: skip
+            raise UserError(
+                f"{side.domain} holds too few groups to learn on some and score on others",
+                value=len(set(side.groups)),
+                allowed="4 or more",
+            )
 
 
 def _verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
@@ -126,18 +144,7 @@ def _gaps(bench: Workbench, evidence: Evidence, interval: IntervalConfig) -> tup
 
 
 # ------------------------------------------------------------------------------
-# A diagnosis in plain words: "consistent with", never "caused by", and "can't be told" where it can't.
-
-
-CAUSE_WORDS = {
-    "scale": "another scale: tissue reaches the network at another um/px than in training",
-    "stain": "another stain: normalised colours rank better",
-    ALIGNMENT: "a shift of the embeddings' mean and covariance that undoing scale or stain does not explain",
-    "other": "something that no remedy tried here undoes: other tissue, other labels, a harder task",
-    "prevalence": "other shares of the classes than in training",
-    "threshold": "a moved cut: the scores rank as before, but lie elsewhere",
-    "calibration": "probabilities that are too sure or not sure enough",
-}
+# A diagnosis in plain words: "consistent with", never "caused by", and "can't be told" where it can't
 
 
 def write_paragraph(found: Diagnosis) -> str:
@@ -234,10 +241,10 @@ def _shift(found: Diagnosis) -> str:
     shift = found.shift
     known = not (math.isnan(shift.source_mpp) or math.isnan(shift.target_mpp))
     scale = f" The network saw the source at {shift.source_mpp:.3g} and the target at {shift.target_mpp:.3g} um/px."
-    words = "" if math.isnan(shift.frechet) else (
-        f" Their Frechet distance is {shift.frechet:.3g}, against {shift.frechet_within:.3g} between halves of the "
-        "source."
-    )  # fmt: skip
+    words = ""
+    if not math.isnan(shift.frechet):
+        within = f"against {shift.frechet_within:.3g} between halves of the source"
+        words = f" Their Frechet distance is {shift.frechet:.3g}, {within}."
     return (
         f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}.{words}"
         f"{scale if known else ''} A shift says that they differ, not that the difference matters."
@@ -265,19 +272,15 @@ def _either(names: tuple[str, ...]) -> str:
 
 
 # ------------------------------------------------------------------------------
-# Nearest source tiles of a few target tiles: what the head takes them for.
-#
-# N tiles, S source tiles, n target tiles looked at, D columns
-
-
-N_ERRORS, N_OTHERS, N_NEAREST = 3, 3, 3
+# Nearest source tiles of a few target tiles: what the head takes them for
 
 
 def cross_neighbours(case: TransferCase) -> tuple[NeighbourRow, ...]:
     """Return the nearest source tiles of the most confident errors on the target, and of tiles picked blindly."""
     target, head = case.target, case.head
-    how = (np.zeros(len(target), np.int64), np.full(len(target), head.threshold))
-    predictions = side_predictions(target, head, head.margin(target.x_ND), how)
+    fold_N, threshold_N = np.zeros(len(target), np.int64), np.full(len(target), head.threshold)
+    predictions = side_predictions(target, head, head.margin(target.x_ND), fold_N, threshold_N)
+    # Errors by sureness, the others by a hash of their id, so that the order of rows picks nothing; one tile per group.
     said_N = predictions.predicted_N
     sure_N = predictions.probability_NK[np.arange(len(target)), said_N]
     by_id = np.argsort(np.array(target.tile_ids), kind="stable")

@@ -1,6 +1,6 @@
 """Differences between arms on the same tiles, of two or more terms, and between independent data sets."""
 
-# N tiles, G groups, B rows of weights
+# N tiles, n tiles of a half, D columns, G groups, R principal components, B rows of weights
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
-from histotune.statistics import bounds as b
-from histotune.statistics.bounds import t_quantile
-from histotune.statistics.evaluators import make_evaluator, read_sample
+from histotune.statistics.bounds import FLAT, Scale, jackknife_variance, t_quantile
+from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import metric_kind
 from histotune.statistics.predictions import Interval, Score
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import (
     interval_refusal,
     point_value,
@@ -34,15 +34,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Evaluator, Sample
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig, Predictions
-    from histotune.transfer.case import Arm, TransferConfig
+    from histotune.statistics.sample import Sample
+    from histotune.transfer.case import RemedyArm, TransferConfig
 
     Float = NDArray[np.float64]
 
 
+N_DIRECT_HALVES = 19
+"""Halvings of the source: a target beyond all of them is so by chance in about one case of twenty."""
+TILES_PER_COMPONENT = 10
+"""Fewer tiles than this per component leave the smallest variances to chance."""
+N_HALVES = 10
+DOMAIN_PENALTY = 0.1
 UNCHANGED = "unchanged: with or without any group the arms give the same"
 
 
@@ -81,9 +88,9 @@ class Contrasts:
         self._interval = interval
         self._samples: dict[int, Sample] = {}
         self._tables: dict[tuple[int, str, bool], Evaluator] = {}
-        self._keep: list[Arm] = []  # ids stay unique while the arms live
+        self._keep: list[RemedyArm] = []  # ids stay unique while the arms live
 
-    def score(self, metric: MetricName, terms: Sequence[tuple[float, Arm]], level: float | None = None) -> Score:
+    def score(self, metric: MetricName, terms: Sequence[tuple[float, RemedyArm]], level: float | None = None) -> Score:
         """Return a weighted sum of one metric over arms, with a paired interval over the groups."""
         config = self._interval if level is None else self._interval.model_copy(update={"level": level})
         samples = [self._sample(arm) for _, arm in terms]
@@ -95,24 +102,25 @@ class Contrasts:
             return Score(name, math.nan, None, n_tiles, first.n_groups, reason=reason, chance=0.0)
         folded = metric == "auroc" and any(arm.fitted for _, arm in terms)
         parts = tuple((weight, self._table(arm, metric, units, folded=folded)) for weight, arm in terms)
+        # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
         evaluator, kind = WeightedSum(parts), metric_kind(metric, first.n_classes)
         width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
         value, found = point_value(evaluator, units), None
         reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, first, units, config)
-        if not reason and np.abs(np.r_[value, evaluator.without_each()]).max() <= b.FLAT:
+        if not reason and np.abs(np.r_[value, evaluator.without_each()]).max() <= FLAT:
             reason = UNCHANGED
         if not reason:
-            estimate = PointEstimate(metric, evaluator, value, b.Scale(-width, width, linear=True))
+            estimate = PointEstimate(metric, evaluator, value, Scale(-width, width, linear=True))
             found, reason = make_intervals([estimate], first, units, config)[0]
         return Score(name, value, found, n_tiles, first.n_groups, "tile", reason, chance=0.0)
 
-    def _sample(self, arm: Arm) -> Sample:
+    def _sample(self, arm: RemedyArm) -> Sample:
         if id(arm) not in self._samples:
             self._keep.append(arm)
             self._samples[id(arm)] = read_sample(arm.predictions)
         return self._samples[id(arm)]
 
-    def _table(self, arm: Arm, metric: MetricName, units: Units, *, folded: bool) -> Evaluator:
+    def _table(self, arm: RemedyArm, metric: MetricName, units: Units, *, folded: bool) -> Evaluator:
         key = (id(arm), metric, folded)
         if key not in self._tables:
             sample = self._sample(arm)
@@ -121,21 +129,23 @@ class Contrasts:
 
 
 def independent_difference(
-    a: Predictions, b_: Predictions, metric: MetricName, interval: IntervalConfig, *, folds: tuple[bool, bool]
+    a: Predictions, b: Predictions, metric: MetricName, interval: IntervalConfig, *, folds: tuple[bool, bool]
 ) -> Score:
     """Return metric(a) - metric(b) of two data sets that share no group."""
-    sides = [_one_side(predictions, metric, interval, folded=folded)
-             for predictions, folded in zip((a, b_), folds, strict=True)]  # fmt: skip
+    sides = [
+        _one_side(predictions, metric, interval, folded=folded)
+        for predictions, folded in zip((a, b), folds, strict=True)
+    ]
     (value_a, variance_a, df_a, why_a), (value_b, variance_b, df_b, why_b) = sides
-    plain = Score(f"{metric} difference", value_a - value_b, None, len(a) + len(b_), 0, chance=0.0)
+    plain = Score(f"{metric} difference", value_a - value_b, None, len(a) + len(b), 0, chance=0.0)
     if why_a or why_b:
-        refused = a if why_a else b_
+        refused = a if why_a else b
         return replace(plain, reason=f"{refused.table['domain'][0]}: {why_a or why_b}")
     variance = variance_a + variance_b
-    if variance <= b.FLAT**2:
+    if variance <= FLAT**2:
         return replace(plain, reason="degenerate: no group changes either value")
     df = variance**2 / (variance_a**2 / df_a + variance_b**2 / df_b)  # Welch, Biometrika 1947
-    reach = float(b.t_quantile(np.asarray(df), (1.0 + interval.level) / 2.0)) * math.sqrt(variance)
+    reach = float(t_quantile(np.asarray(df), (1.0 + interval.level) / 2.0)) * math.sqrt(variance)
     text = f"Welch t interval from leaving out one {interval.cluster} at a time on each side"
     return replace(plain, interval=Interval(plain.value - reach, plain.value + reach, interval.level, text))
 
@@ -156,7 +166,7 @@ def _one_side(
     without_G = evaluator.without_each()
     if not np.isfinite(without_G).all():
         return value, math.nan, math.nan, "undefined without one of the groups"
-    variance, df = b.jackknife_variance(without_G, units.strata)
+    variance, df = jackknife_variance(without_G, units.strata)
     return value, float(variance), float(max(float(df), 1.0)), ""
 
 
@@ -166,15 +176,7 @@ def losing(score: Score, least: float) -> bool:
 
 
 # ------------------------------------------------------------------------------
-# What can be seen of a cause before any score: another share of a class, embeddings that spread unevenly.
-#
-# N tiles, n tiles of a half, G groups, R principal components
-
-
-N_DIRECT_HALVES = 19
-"""Halvings of the source: a target beyond all of them is so by chance in about one case of twenty."""
-TILES_PER_COMPONENT = 10
-"""Fewer tiles than this per component leave the smallest variances to chance."""
+# What can be seen of a cause before any score: another share of a class, embeddings that spread unevenly
 
 
 def prevalence_differs(source: Side, target: Side, n_classes: int, level: float) -> bool:
@@ -196,6 +198,7 @@ def _share_differs(source: Side, target: Side, label: int, level: float) -> bool
 
 def _share(side: Side, label: int) -> tuple[float, float, int]:
     """Return a class's share of tiles, its delete-one-group variance, and the number of groups."""
+    # Share of a ratio of sums, and its delete-one-group variance (G - 1) / G sum (p_g - mean p)^2.
     codes = np.unique(np.array(side.groups), return_inverse=True)[1]
     tiles_G = np.bincount(codes).astype(np.float64)
     held_G = np.bincount(codes, weights=side.y_N == label)
@@ -241,6 +244,8 @@ def uneven_spread(a_nR: Float, b_nR: Float) -> float:
     """
     from scipy.linalg import eigh
 
+    # Variances of b along the axes in which a's covariance is the identity: generalised eigenvalues of (B, A). A common
+    # factor moves all their logarithms alike, so that these have no spread.
     cov_a, cov_b = (np.cov(x_nR, rowvar=False) for x_nR in (a_nR, b_nR))
     ridge = np.eye(len(cov_a)) * 1e-9
     eigen_R = eigh(cov_b + ridge * np.trace(cov_b), cov_a + ridge * np.trace(cov_a), eigvals_only=True)
@@ -248,13 +253,7 @@ def uneven_spread(a_nR: Float, b_nR: Float) -> float:
 
 
 # ------------------------------------------------------------------------------
-# How far apart source and target lie: Frechet distance, and how well a classifier tells them apart.
-#
-# N tiles, n tiles of a half, R principal components
-
-
-N_HALVES = 10
-DOMAIN_PENALTY = 0.1
+# How far apart source and target lie: Frechet distance, and how well a classifier tells them apart
 
 
 def measure_shift(source: Side, target: Side, config: TransferConfig, interval: IntervalConfig) -> Shift:
@@ -271,6 +270,7 @@ def frechet_distance(a_nR: Float, b_nR: Float) -> float:
 
     Dowson and Landau, J. Multivariate Analysis 12, 1982; known in this form from Heusel et al., NeurIPS 2017.
     """
+    # |mean_a - mean_b|^2 + tr A + tr B - 2 tr (A^1/2 B A^1/2)^1/2.
     cov_a, cov_b = (np.atleast_2d(np.cov(x_nR, rowvar=False)) for x_nR in (a_nR, b_nR))
     eigen, vectors = np.linalg.eigh(cov_a)
     root_a = (vectors * np.sqrt(np.maximum(eigen, 0.0))) @ vectors.T
@@ -301,13 +301,20 @@ def _frechet_pair(
 
 def _domain_auroc(source: Side, target: Side, config: TransferConfig, interval: IntervalConfig) -> Score:
     """Score a logistic classifier of the domain, cross-validated over groups of both sides."""
+    # Groups of both sides carry the side's number, so that equal names stay apart; every tile is scored by the fit of
+    # its fold, and AUROC compares tiles of one fold.
     sides = (source, target)
     groups = tuple(f"{number}:{group}" for number, side in enumerate(sides) for group in side.groups)
     y_N = np.repeat([0, 1], [len(side) for side in sides]).astype(np.int64)
     fewest = min(len(set(side.groups)) for side in sides)
-    both = Side("domains", np.concatenate([side.x_ND for side in sides]), y_N, groups,
-                tuple(f"{number}:{tile}" for number, side in enumerate(sides) for tile in side.tile_ids),
-                source.has_groups and target.has_groups)  # fmt: skip
+    both = Side(
+        domain="domains",
+        x_ND=np.concatenate([side.x_ND for side in sides]),
+        y_N=y_N,
+        groups=groups,
+        tile_ids=tuple(f"{number}:{tile}" for number, side in enumerate(sides) for tile in side.tile_ids),
+        has_groups=source.has_groups and target.has_groups,
+    )
     n_folds = max(min(config.folds, fewest), 2)
     fold_by_group = assign_group_folds(groups, y_N, 2, n_folds, config.seed)
     fold_N = np.array([fold_by_group[group] for group in groups], np.int64)
@@ -317,5 +324,5 @@ def _domain_auroc(source: Side, target: Side, config: TransferConfig, interval: 
     found = fit_batch(both.x_ND, y_N, problems)
     margin_N = np.einsum("nd,nd->n", both.x_ND, found.weight_PKD[fold_N, 0]) + found.bias_PK[fold_N, 0]
     head = HeadMap(lambda x_ND: x_ND[:, :2], 0.5, DOMAIN_PENALTY, ("source", "target"), "domain classifier")
-    predictions = side_predictions(both, head, two_class_margins(margin_N), (fold_N, np.full(len(y_N), 0.5)))
+    predictions = side_predictions(both, head, two_class_margins(margin_N), fold_N, np.full(len(y_N), 0.5))
     return score_predictions(predictions, ["auroc"], interval, within_folds=True)[0]

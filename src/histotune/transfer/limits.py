@@ -1,6 +1,6 @@
 """What labels of the target would give: limits beside the remedies, never remedies."""
 
-# N tiles, D columns, F masks, K classes
+# N tiles, D columns, G groups, F masks or draws, K classes
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
-from histotune.statistics import bounds as b
-from histotune.statistics.bounds import flat_bounds
-from histotune.statistics.evaluators import MeanEvaluator, make_evaluator, read_sample
-from histotune.statistics.intervals import resampling_units
+from histotune.statistics.bounds import FLAT, Scale, flat_bounds, jackknife_variance, t_bounds
+from histotune.statistics.evaluators import MeanEvaluator, make_evaluator
+from histotune.statistics.intervals import exact_words, narrow_words, resampling_units
 from histotune.statistics.predictions import Interval, Score
+from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import score_predictions
 from histotune.transfer.case import FewShotPoint, OracleRow
 from histotune.transfer.corrections import two_class_margins
@@ -24,10 +24,10 @@ from histotune.transfer.remedies import METRICS, threshold_arm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.statistics.evaluators import Sample
     from histotune.statistics.intervals import Units
     from histotune.statistics.predictions import IntervalConfig
-    from histotune.transfer.case import Arm, Side, TransferCase, TransferConfig
+    from histotune.statistics.sample import Sample
+    from histotune.transfer.case import RemedyArm, Side, TransferCase, TransferConfig
     from histotune.transfer.corrections import Workbench
 
     Float = NDArray[np.float64]
@@ -36,17 +36,18 @@ if TYPE_CHECKING:
 
 
 LEAST_PENALTY = 0.01
+METHOD = "t interval on the logit scale from leaving out one {} at a time, and the spread of the draws"
 
 
 def oracle_rows(bench: Workbench, interval: IntervalConfig) -> tuple[OracleRow, ...]:
     """Return the best threshold, the best recalibration, and a head trained on the target itself."""
     plain_NK = bench.margins(bench.case.target.x_ND)
-    arms: list[tuple[str, Arm]] = [
+    half_N = np.full(len(plain_NK), 0.5)
+    arms: list[tuple[str, RemedyArm]] = [
         ("best threshold" if bench.case.n_classes == 2 else "shift per class", threshold_arm(bench, plain_NK)),
         ("best shift and scale", bench.arm(bench.recalibrated(plain_NK, scale=True), fitted=True)),
-        ("head trained on the target",
-         bench.arm(_own_margins(bench), fitted=True, threshold_N=np.full(len(plain_NK), 0.5))),
-    ]  # fmt: skip
+        ("head trained on the target", bench.arm(_own_margins(bench), fitted=True, threshold_N=half_N)),
+    ]
     return tuple(
         OracleRow(name, score_predictions(arm.predictions, METRICS, interval, within_folds=arm.fitted))
         for name, arm in arms
@@ -65,21 +66,17 @@ def fit_masks(case: TransferCase, mask_FN: Bool) -> Float:
     target, n = case.target, len(mask_FN)
     if not n:
         return np.empty((0, len(target), case.n_classes))
+    # Log-odds against class 0: with two classes the fit's only logit, with several the logits less that of class 0.
     penalty_P = np.full(n, max(case.head.penalty, LEAST_PENALTY))
     found = fit_batch(target.x_ND, target.y_N, FitProblems(mask_FN, np.arange(n), penalty_P, case.n_classes))
     logit_FNK = np.swapaxes(found.weight_PKD @ target.x_ND.T, 1, 2) + found.bias_PK[:, None]
-    if case.n_classes == 2:  # the fit gives the logit of class 1
+    if case.n_classes == 2:
         return two_class_margins(logit_FNK[..., 0])
     return np.asarray(logit_FNK - logit_FNK[..., :1])
 
 
 # ------------------------------------------------------------------------------
-# What a few labelled groups of the target buy: heads trained on them, scored on all other groups.
-#
-# N tiles, D columns, G groups, F draws, K classes
-
-
-METHOD = "t interval on the logit scale from leaving out one {} at a time, and the spread of the draws"
+# What a few labelled groups of the target buy: heads trained on them, scored on all other groups
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalC
         every_F = [len(np.unique(target.y_N[mask_N])) == n_classes for mask_N in mask_FN]
         if sum(every_F) > 1:
             draws = _Draws(size, mask_FN[every_F], fit_masks(bench.case, mask_FN[every_F]))
-            points.append(_point(draws, (sample, units), target, interval))
+            points.append(_point(draws, sample, units, target, interval))
     return tuple(points)
 
 
@@ -119,24 +116,25 @@ def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -
 
     A group counts for the class of most of its tiles, the last of several.
     """
+    # At least two groups of each class are left to be scored, and as many as were drawn where that is up to five.
     count_KG = np.array([np.bincount(codes, weights=y_N == label) for label in range(n_classes)])
     majority_G = n_classes - 1 - count_KG[::-1].argmax(axis=0)
     by_class = [np.flatnonzero(majority_G == label) for label in range(n_classes)]
     fewest = min(len(groups) for groups in by_class)
     sizes = [size for size in config.few_shot if fewest - size >= max(2, min(size, 5))]
     rng = np.random.default_rng(config.seed)
-    return {
-        size: np.stack([
-            np.isin(codes, np.concatenate([rng.choice(groups, size, replace=False) for groups in by_class]))
-            for _ in range(config.draws)
-        ])
-        for size in sizes
-    }  # fmt: skip
+
+    def draw(size: int) -> Bool:
+        chosen = [rng.choice(groups, size, replace=False) for groups in by_class]
+        return np.isin(codes, np.concatenate(chosen))
+
+    return {size: np.stack([draw(size) for _ in range(config.draws)]) for size in sizes}
 
 
-def _point(draws: _Draws, scored: tuple[Sample, Units], target: Side, interval: IntervalConfig) -> FewShotPoint:
+def _point(draws: _Draws, sample: Sample, units: Units, target: Side, interval: IntervalConfig) -> FewShotPoint:
     """Average the draws; the interval counts the groups scored and the draws, each draw's heads as they are."""
-    sample, units = scored
+    # Each draw is scored on the tiles that trained none of its heads, as a function of the weights of all groups, so
+    # that the mean over draws can be taken without any one group.
     parts = []
     for margin_NK, mask_N in zip(draws.margin_FNK, draws.mask_FN, strict=True):
         rest_N = ~mask_N[sample.order]
@@ -149,36 +147,34 @@ def _point(draws: _Draws, scored: tuple[Sample, Units], target: Side, interval: 
     sd = float(value_F.std(ddof=1))
     if units.refusal:
         found, reason = None, units.refusal
-    elif sd <= b.FLAT and plain.value in (0.0, 1.0):
+    elif sd <= FLAT and plain.value in (0.0, 1.0):
         found, reason = _agreed(plain.value, draws.size, units, interval), ""
     else:
-        found, reason = _interval(MeanEvaluator(tuple(parts)), (plain.value, sd**2 / len(parts)), units, interval)
+        draw_variance = sd**2 / len(parts)
+        found, reason = _interval(MeanEvaluator(tuple(parts)), plain.value, draw_variance, units, interval)
     return FewShotPoint(draws.size, replace(plain, interval=found, reason=reason), sd, len(parts))
 
 
 def _interval(
-    evaluator: MeanEvaluator, found: tuple[float, float], units: Units, interval: IntervalConfig
+    evaluator: MeanEvaluator, value: float, draw_variance: float, units: Units, interval: IntervalConfig
 ) -> tuple[Interval | None, str]:
     """Return a t interval of a mean over draws, or why there is none."""
-    value, draw_variance = found
     without_G = evaluator.without_each()
     if not np.isfinite(without_G).all():
         return None, "undefined without one of the groups"
-    variance, df = b.jackknife_variance(without_G, units.strata)
+    # Variance over groups, of the mean over draws, plus that of the mean over draws.
+    variance, df = jackknife_variance(without_G, units.strata)
     total = np.asarray(float(variance) + draw_variance)
-    if total <= b.FLAT**2:
+    if total <= FLAT**2:
         return None, "degenerate: neither groups nor draws change the value"
-    low, high = b.t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), b.Scale(), interval.level)
-    return Interval(float(low), float(high), interval.level, METHOD.format(interval.cluster) + _narrow(interval)), ""
+    low, high = t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), Scale(), interval.level)
+    return Interval(
+        float(low), float(high), interval.level, METHOD.format(interval.cluster) + narrow_words(interval)
+    ), ""
 
 
 def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> Interval:
     """Return the exact bound where every draw ranks perfectly: never zero width."""
     n = int(units.strata.per_class_K.min()) - size
-    low, high = flat_bounds(np.asarray(value), n, b.Scale(), interval.level)
-    text = f"exact bound over {n} independent {interval.cluster}s that all agree (Clopper-Pearson, rule of three)"
-    return Interval(float(low), float(high), interval.level, text + _narrow(interval))
-
-
-def _narrow(interval: IntervalConfig) -> str:
-    return "; TOO NARROW: tiles of one case are not independent" if interval.cluster == "tile" else ""
+    low, high = flat_bounds(np.asarray(value), n, Scale(), interval.level)
+    return Interval(float(low), float(high), interval.level, exact_words(n, interval))

@@ -1,6 +1,6 @@
 """Remedies, alone and left out of the full stack."""
 
-# N tiles, D columns
+# N tiles, n tuning tiles of a fold, D columns, K classes
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import Score
-    from histotune.transfer.case import Arm, TransferCase
+    from histotune.transfer.case import RemedyArm, TransferCase
     from histotune.transfer.corrections import Workbench
     from histotune.transfer.differences import Contrasts
 
@@ -56,12 +56,12 @@ class RankingArms:
             target groups: no decision loss is left in them, so that their log-loss speaks of the ranking.
     """
 
-    plain: Arm
-    alone: dict[str, Arm]
-    full: Arm
-    without: dict[str, Arm]
+    plain: RemedyArm
+    alone: dict[str, RemedyArm]
+    full: RemedyArm
+    without: dict[str, RemedyArm]
     margins: dict[str, Float]
-    refined: dict[str, Arm]
+    refined: dict[str, RemedyArm]
 
 
 def views_of(case: TransferCase, candidate: str) -> dict[frozenset[Physical], Float]:
@@ -88,8 +88,10 @@ def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
     margins |= {cause: bench.margins(views[frozenset({cause})]) for cause in causes}
     margins[ALIGNMENT] = bench.covariance_aligned(views[frozenset()])
     full = frozenset(causes)
-    alone: dict[str, Arm] = {name: bench.arm(margins[name], fitted=name == ALIGNMENT) for name in (*causes, ALIGNMENT)}
-    without: dict[str, Arm] = {
+    alone: dict[str, RemedyArm] = {
+        name: bench.arm(margins[name], fitted=name == ALIGNMENT) for name in (*causes, ALIGNMENT)
+    }
+    without: dict[str, RemedyArm] = {
         cause: bench.arm(bench.covariance_aligned(views[full - {cause}]), fitted=True) for cause in causes
     }
     without[ALIGNMENT] = bench.arm(bench.margins(views[full]))
@@ -102,10 +104,11 @@ def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tu
     """Return every remedy with its recoveries, those without labels first."""
     rows = [
         RemedyRow(
-            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, (name, ""))
+            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, name, "")
         )
         for name in arms.alone
     ]
+    # Remedies outside the stack: they are judged alone.
     plain_NK = arms.margins[""]
     further = {
         "mean": (bench.arm(bench.mean_aligned(bench.case.target.x_ND), fitted=True), False),
@@ -131,26 +134,25 @@ def _recoveries(arms: RankingArms, name: str, contrasts: Contrasts) -> tuple[Rec
     )
 
 
-def gain(contrasts: Contrasts, metric: MetricName, after: Arm, before: Arm, level: float | None = None) -> Score:
+def gain(
+    contrasts: Contrasts, metric: MetricName, after: RemedyArm, before: RemedyArm, level: float | None = None
+) -> Score:
     """Return what one arm has over another, larger is better."""
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     return contrasts.score(metric, ((sign, after), (-sign, before)), level)
 
 
-def refinement(contrasts: Contrasts, arms: RankingArms, pair: tuple[str, str], level: float | None = None) -> Score:
+def refinement(contrasts: Contrasts, arms: RankingArms, after: str, before: str, level: float | None = None) -> Score:
     """Return what one remedy gives back over another in log-loss, each with its own best shift and scale.
 
     A proper score with its calibration taken out is its refinement (DeGroot and Fienberg, The Statistician 1983): like
     the AUROC it speaks of how well the classes are told apart, not of where the scores lie.
     """
-    after, before = pair
     return gain(contrasts, "log_loss", arms.refined[after], arms.refined[before], level)
 
 
 # ------------------------------------------------------------------------------
-# The decision loss split: prevalence, then threshold, then calibration; each one more number learned elsewhere.
-#
-# N tiles, n tuning tiles of a fold, K classes
+# The decision loss split: prevalence, then threshold, then calibration; each one more number learned elsewhere
 
 
 @dataclass(frozen=True)
@@ -164,10 +166,10 @@ class DecisionSteps:
         calibration: With any shift and scale.
     """
 
-    plain: Arm
-    prevalence: Arm
-    threshold: Arm
-    calibration: Arm
+    plain: RemedyArm
+    prevalence: RemedyArm
+    threshold: RemedyArm
+    calibration: RemedyArm
 
 
 def decision_steps(bench: Workbench, margin_NK: Float, *, fitted: bool = False) -> DecisionSteps:
@@ -183,7 +185,7 @@ def decision_steps(bench: Workbench, margin_NK: Float, *, fitted: bool = False) 
 def decision_parts(steps: DecisionSteps, contrasts: Contrasts, level: float | None = None) -> tuple[DecisionPart, ...]:
     """Return the log-loss that each step takes away; the three add up to the whole decision loss."""
 
-    def part(before: Arm, after: Arm) -> Score:
+    def part(before: RemedyArm, after: RemedyArm) -> Score:
         return contrasts.score("log_loss", ((1.0, before), (-1.0, after)), level)
 
     return (
@@ -193,7 +195,7 @@ def decision_parts(steps: DecisionSteps, contrasts: Contrasts, level: float | No
     )
 
 
-def part_terms(steps: DecisionSteps, cause: str) -> tuple[tuple[float, Arm], ...]:
+def part_terms(steps: DecisionSteps, cause: str) -> tuple[tuple[float, RemedyArm], ...]:
     """Return a part of the decision loss as weights and arms, for contrasts between parts."""
     before, after = {
         "prevalence": (steps.plain, steps.prevalence),
@@ -203,7 +205,7 @@ def part_terms(steps: DecisionSteps, cause: str) -> tuple[tuple[float, Arm], ...
     return ((1.0, before), (-1.0, after))
 
 
-def threshold_arm(bench: Workbench, margin_NK: Float) -> Arm:
+def threshold_arm(bench: Workbench, margin_NK: Float) -> RemedyArm:
     """Return the head with the cut of best balanced accuracy on labels of tuning groups: an oracle.
 
     Two classes have one threshold, the best by count. Several have a shift each: those of least log-loss, beside a
@@ -217,6 +219,7 @@ def threshold_arm(bench: Workbench, margin_NK: Float) -> Arm:
 
 def _thresholds(bench: Workbench, margin_NK: Float) -> Float:
     """Return the threshold of every tile's fold."""
+    # Each fold's threshold is the best on the tiles of the other folds.
     target, p_N = bench.case.target, softmax(margin_NK)[:, 1]
     threshold_N = np.empty(len(p_N))
     codes = np.unique(np.array(target.groups), return_inverse=True)[1]
@@ -234,5 +237,6 @@ def _evenly_shifted(bench: Workbench, margin_NK: Float, tune_N: Bool) -> Float:
     tiles_K = np.bincount(y_n, minlength=n_classes)
     if not tiles_K.all():
         return margin_NK
+    # Weight n / (K n_k) of a tile of class k: all classes weigh the same.
     weight_n = len(y_n) / (n_classes * tiles_K[y_n])
     return fit_affine(margin_NK[tune_N], y_n, scale=True, weight_n=weight_n)(margin_NK)

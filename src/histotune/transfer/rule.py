@@ -123,7 +123,7 @@ def _helpers(evidence: Evidence, arms: RankingArms, gap: Score) -> list[str]:
 
 
 def _refinement(evidence: Evidence, arms: RankingArms, name: str, over: str) -> Score:
-    return refinement(evidence.contrasts, arms, (name, over), evidence.level)
+    return refinement(evidence.contrasts, arms, name, over, evidence.level)
 
 
 def _rivals(evidence: Evidence, arms: RankingArms, name: str, top: str) -> bool:

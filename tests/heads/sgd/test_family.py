@@ -55,7 +55,7 @@ def test_logits_out_of_fold_come_from_heads_that_never_saw_the_group() -> None:
     from histotune.heads.family import FoldPlan, training_set
 
     used = np.arange(len(embeddings))
-    part = training_set(embeddings.tile_ids, task, (used, used), FoldPlan(3, config.seed))
+    part = training_set(embeddings.tile_ids, task, used, used, FoldPlan(3, config.seed))
     for fold in range(3):
         held = np.flatnonzero(part.fold_n == fold)
         data = TrainData(embeddings.matrix_ND, task.labels_N, 2, (TrainSplit(part.fold_train_rows(fold)),))

@@ -1,6 +1,7 @@
 """What the batched loop is given and what it gives back."""
 
-# N tiles, n tiles of a split, D columns, K classes, H hidden units, E epochs
+# N tiles, n tiles of a split, D columns, V columns with the bias, padded, C classes, L = C - 1 logits relative to class
+# 0, B rows of a batch, J jobs of a chunk, S streams, T jobs per stream (or heads), O outputs, I inputs, E epochs
 
 from __future__ import annotations
 
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+
+
+BLOCK_ROWS = 8192
+DENSE_BYTES = 2**31
+"""Up to this size the training rows are kept in float32; beyond it every batch is read from the source."""
+HELD_BYTES = 2**30
+"""The same for held-out rows."""
+WIDTH_MULTIPLE = 16
+"""Rows start on a cache line: 16 floats."""
+EPSILON = float(np.finfo(np.float64).eps)
+CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2**29}
+"""Weights of one chunk: on a CPU they, their gradients and moments stay near the cores from step to step."""
+MAX_STREAMS = 64
 
 
 @dataclass(frozen=True)
@@ -159,19 +173,7 @@ class TrainedHead:
 
 
 # ------------------------------------------------------------------------------
-# Rows of a split as the loop reads them: float32, standardised, a column of ones for the bias, padded in width.
-#
-# N tiles, n rows of a split, B rows of a batch, D columns, V columns with the bias, padded
-
-
-BLOCK_ROWS = 8192
-DENSE_BYTES = 2**31
-"""Up to this size the training rows are kept in float32; beyond it every batch is read from the source."""
-HELD_BYTES = 2**30
-"""The same for held-out rows."""
-WIDTH_MULTIPLE = 16
-"""Rows start on a cache line: 16 floats."""
-EPSILON = float(np.finfo(np.float64).eps)
+# Rows of a split as the loop reads them: float32, standardised, a column of ones for the bias, padded in width
 
 
 def padded_width(n_columns: int) -> int:
@@ -223,6 +225,8 @@ class SplitRows:
     def _read(self, rows_n: Int) -> Tensor:
         import torch
 
+        # Standardised in float64 before it is rounded, block by block; then a column of ones, and zeros up to the
+        # width.
         out_nV = np.zeros((len(rows_n), self._width), np.float32)
         n_columns = len(self.mean_D)
         for start in range(0, len(rows_n), BLOCK_ROWS):
@@ -248,9 +252,7 @@ def column_moments(x_ND: NDArray[np.floating], rows: Int) -> tuple[Float, Float]
 
 
 # ------------------------------------------------------------------------------
-# Metrics of many heads on the same held-out tiles at once.
-#
-# T heads, n tiles, C classes, L = C - 1 logits relative to class 0
+# Metrics of many heads on the same held-out tiles at once
 
 
 @dataclass(frozen=True)
@@ -321,6 +323,8 @@ def _auroc(z_TCn: Tensor, held: HeldOut) -> Tensor:
     """Mean over classes of one against the rest (class 1 alone in binary tasks), ties half, from mid-ranks."""
     import torch
 
+    # Mid-rank of a score: (tiles below + tiles not above + 1) / 2. Ranks of a class less n (n + 1) / 2 are its wins
+    # over the rest, ties half (Mann-Whitney's U); classes without a pair are left out of the mean.
     binary = held.n_classes == 2
     score_TCn = z_TCn[:, 1:] if binary else torch.softmax(z_TCn, 1)
     is_Cn = torch.stack([held.y_n == label for label in ([1] if binary else range(held.n_classes))])
@@ -338,14 +342,7 @@ def _auroc(z_TCn: Tensor, held: HeldOut) -> Tensor:
 
 
 # ------------------------------------------------------------------------------
-# Which jobs step together: equal shapes and optimisers, equal lengths of an epoch, few enough to stay in cache.
-#
-# J jobs of a chunk, S streams, T jobs per stream
-
-
-CHUNK_BYTES = {"cpu": 8 * 2**20, "cuda": 2**29}
-"""Weights of one chunk: on a CPU they, their gradients and moments stay near the cores from step to step."""
-MAX_STREAMS = 64
+# Which jobs step together: equal shapes and optimisers, equal lengths of an epoch, few enough to stay in cache
 
 
 @dataclass(frozen=True)
@@ -361,6 +358,8 @@ class Chunk:
 
 def plan_chunks(data: TrainData, jobs: Sequence[TrainJob], device: str) -> list[Chunk]:
     """Deal all jobs into chunks."""
+    # Jobs of one split and seed see the same batches: a stream. Streams as long as one another, with as many jobs and
+    # the same stepping, fill a chunk up to its bytes.
     streams: dict[tuple[SgdSettings, int, int, int], list[int]] = {}
     for number, job in enumerate(jobs):
         n_rows = len(data.splits[job.split].train_rows)

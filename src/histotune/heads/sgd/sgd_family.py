@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.config import draw_trials
-from histotune.heads.family import OutOfFold, Refit, full_logits, tell
+from histotune.heads.family import OutOfFold, Refit, full_logits, tell, trials_by_pooling
 from histotune.heads.head import HiddenLayer
 from histotune.heads.sgd.jobs import Layer, LearningCurve, TrainData, TrainedHead, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.train import head_logits, train_heads
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Arrays = Mapping[str, NDArray[np.generic]]
+
+
+VARIED = {
+    "optimizer", "lr", "weight_decay", "momentum", "epochs", "batch_size", "label_smoothing", "hidden_units",
+    "activation",
+}  # fmt: skip
+"""Settings of a trial besides its class weighting, in the columns of the trials table."""
+CHUNK_JOBS = 1024
+"""Heads trained and kept together: enough to fill a batched step, few enough to lose little."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,7 @@ class SgdTrial:
 
     def settings(self) -> dict[str, float | int | str]:
         """Return the settings a search may vary; an SGD head has no penalty of the mean loss, so that is 0."""
-        varied = self.training.model_dump(
-            include={
-                "optimizer", "lr", "weight_decay", "momentum", "epochs", "batch_size", "label_smoothing",
-                "hidden_units", "activation",
-            }
-        )  # fmt: skip
+        varied = self.training.model_dump(include=VARIED)
         return {"penalty": 0.0, **varied}
 
 
@@ -89,20 +93,12 @@ class SgdFamily:
 
     def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
         """See :class:`~histotune.heads.family.Family`."""
-        found = [
-            OutOfFold(
-                np.full((len(trials), part.n_tiles, data.n_classes), np.nan),
-                np.ones(len(trials), bool),
-                np.zeros(len(trials), bool),
-            )
-            for part in parts
-        ]
+        found = [OutOfFold.empty(len(trials), part.n_tiles, data.n_classes) for part in parts]
         own, n_done = [_own(trial) for trial in trials], 0
-        for pooling in dict.fromkeys(trial.pooling for trial in own):
-            members = np.array([t for t, trial in enumerate(own) if trial.pooling == pooling])
-            self._fill(data, parts, [own[t] for t in members], (members, found))
+        for members in trials_by_pooling(own):
+            self._fill(data, parts, [own[t] for t in members], members, found)
             n_done += len(members)
-            tell(data, parts, trials, (members, found), n_done)
+            tell(data, parts, trials, members, found, n_done)
         return found
 
     def _fill(
@@ -110,10 +106,11 @@ class SgdFamily:
         data: SweepData,
         parts: Sequence[TrainingSet],
         trials: Sequence[SgdTrial],
-        where: tuple[NDArray[np.int64], list[OutOfFold]],
+        members: NDArray[np.int64],
+        found: list[OutOfFold],
     ) -> None:
         """Train the trials of one pooling on all folds together, and write their logits."""
-        members, found = where
+        # Every (training set, fold) is a split of one batched training, and its jobs are the trials in their order.
         x_nD = data.matrix(trials[0].pooling)
         folds = [(number, fold) for number, part in enumerate(parts) for fold in range(part.n_folds)]
         splits = tuple(_fold_split(parts[number], fold) for number, fold in folds)
@@ -130,6 +127,7 @@ class SgdFamily:
             logit_TnK = _logits(fold_heads, trials, x_nD[splits[split].held_rows], data.n_classes)
             found[number].logit_TnK[np.ix_(members, held)] = logit_TnK
             found[number].diverged_T[members] |= [head.diverged for head in fold_heads]
+        # A trial that diverged in any fold has no logits; a refit trains for the median over folds of the best epochs.
         for number, part in enumerate(parts):
             found[number].logit_TnK[found[number].diverged_T] = np.nan
             of_part = kept[[split for split, fold in enumerate(folds) if fold[0] == number]]
@@ -192,10 +190,12 @@ def _logits(
     heads: Sequence[TrainedHead], trials: Sequence[SgdTrial], x_nD: NDArray[np.floating], n_classes: int
 ) -> Float:
     """Return logits (T, n, K); those of linear heads of one shape are one product."""
+    # Heads with one hidden layer go one by one; in binary tasks class 0 has logit 0.
     out_TnK = np.full((len(heads), len(x_nD), n_classes), np.nan)
     for one_logit in (False, True):
-        linear = [t for t, head in enumerate(heads)
-                  if len(head.layers) == 1 and trials[t].training.one_logit == one_logit]  # fmt: skip
+        linear = [
+            t for t, head in enumerate(heads) if len(head.layers) == 1 and trials[t].training.one_logit == one_logit
+        ]
         if linear:
             weight_TKD = np.stack([heads[t].layers[0].weight_OI for t in linear])
             out_TnK[linear] = full_logits(weight_TKD, np.stack([heads[t].layers[0].bias_O for t in linear]), x_nD)
@@ -208,6 +208,7 @@ def _logits(
 
 def _refit(head: TrainedHead, training: SgdSettings, n_classes: int) -> Refit:
     """Return a head's weights, relative to class 0 in binary tasks."""
+    # A head with one logit gets zeros for class 0; with two logits class 0's row is subtracted from both.
     output = head.layers[-1]
     missing = n_classes - len(output.bias_O)
     weight_KD = np.pad(output.weight_OI.astype(np.float64), ((missing, 0), (0, 0)))
@@ -220,17 +221,17 @@ def _refit(head: TrainedHead, training: SgdSettings, n_classes: int) -> Refit:
         weight_HD, bias_H = first.weight_OI.astype(np.float64), first.bias_O.astype(np.float64)
         hidden = HiddenLayer(weight_HD, bias_H, training.activation)
     return Refit(
-        weight_KD, bias_K, converged=not head.diverged, hidden=hidden, diverged=head.diverged,
+        weight_KD,
+        bias_K,
+        converged=not head.diverged,
+        hidden=hidden,
+        diverged=head.diverged,
         loss_E=head.curve("train_loss"),
-    )  # fmt: skip
+    )
 
 
 # ------------------------------------------------------------------------------
-# Trained heads, kept in chunks: an SGD sweep that was interrupted goes on after the last finished chunk.
-
-
-CHUNK_JOBS = 1024
-"""Heads trained and kept together: enough to fill a batched step, few enough to lose little."""
+# Trained heads, kept in chunks: an SGD sweep that was interrupted goes on after the last finished chunk
 
 
 def train_or_resume(
@@ -277,11 +278,16 @@ def _inputs(data: TrainData) -> dict[str, NDArray[np.generic]]:
 
 def _facts(data: TrainData, jobs: Sequence[TrainJob], options: TrainOptions) -> dict[str, object]:
     return {
-        "solver": "sgd", "n_classes": data.n_classes, "standardise": data.standardise, "n_splits": len(data.splits),
+        "solver": "sgd",
+        "n_classes": data.n_classes,
+        "standardise": data.standardise,
+        "n_splits": len(data.splits),
         "jobs": [[job.settings.model_dump(mode="json"), job.split, job.seed, job.stop_after] for job in jobs],
-        "metrics": list(options.measured()), "stopping": options.stopping.model_dump(mode="json"),
-        "device": options.device, "torch": library_version("torch"),
-    }  # fmt: skip
+        "metrics": list(options.measured()),
+        "stopping": options.stopping.model_dump(mode="json"),
+        "device": options.device,
+        "torch": library_version("torch"),
+    }
 
 
 def _pack(heads: Sequence[TrainedHead]) -> dict[str, NDArray[np.generic]]:

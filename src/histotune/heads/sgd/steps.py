@@ -5,8 +5,9 @@ rate, so that in these units every job takes the same step and one call of torch
 A softmax sees only differences of logits: those to class 0 are computed, and class 0's gradient is minus the others'.
 """
 
-# S streams, T jobs per stream, B rows of a batch, V columns with the bias (padded), K output rows, C classes,
-# L = C - 1 relative logits, H hidden units, G = H + 1 with the bias
+# S streams of batches, T jobs per stream, B rows of a batch, V columns with the bias (padded), K output rows (classes),
+# L = K - 1 logits relative to class 0, H hidden units, G = H + 1 with the bias, X all weights of a job in one tensor,
+# O outputs, I inputs
 
 from __future__ import annotations
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
     from histotune.heads.config import SchedulePiece, SgdSettings
     from histotune.heads.sgd.jobs import TrainJob
+
+
+WEIGHTS, ORDER = 1, 2
+"""Streams of random numbers."""
 
 
 class Stack(Protocol):
@@ -96,6 +101,8 @@ class MlpStack:
         """See :class:`Stack`."""
         import torch
 
+        # Backpropagation: output gradient = slope . after^t; through the output weights without their bias (W x
+        # learning rate, as weights are stored divided by it) and the activation's slope to the hidden layer.
         before, after = self._before_STHB, self._after_STGB
         assert before is not None and after is not None
         self._gradients = self._gradients or [torch.empty_like(part) for part in self.scaled]
@@ -160,9 +167,7 @@ def _fill_absolute(out_STKX: Tensor, relative_STLX: Tensor) -> None:
 
 
 # ------------------------------------------------------------------------------
-# Cross-entropy of many heads at once, and its derivative by logit.
-#
-# S streams of batches, T jobs per stream, B rows of a batch, K classes, L = K - 1 logits relative to class 0
+# Cross-entropy of many heads at once, and its derivative by logit
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,7 @@ def make_targets(one_hot_SKB: Tensor, settings: LossSettings) -> Targets:
     if settings.plain:
         mass = one_hot_SKB[:, None]
         return Targets(mass, mass.new_ones(1, 1, 1), mass.new_full((1, 1), float(mass.shape[-1])))
+    # Smoothing e: target of class k is w_k ((1 - e) [k is the label] + e / K); the mean divides by the labels' weights.
     n_classes = one_hot_SKB.shape[1]
     smoothing, weight = settings.smoothing_ST[:, :, None, None], settings.weight_STK[..., None]
     own = weight * one_hot_SKB[:, None]
@@ -211,6 +217,8 @@ def loss_and_slope(z_STLB: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
     """Return every job's mean loss and its derivative by relative logit."""
     import torch
 
+    # With targets m of sum M: loss = M log sum exp z - sum_k m_k z_k, z_0 = 0, and its derivative M softmax(z) - m,
+    # over the rows' summed class weights; z's memory is reused for the slope.
     total, norm = targets.total_STB[:, :, None], targets.norm_ST
     mass = targets.mass_STKB[:, :, 1:]
     if z_STLB.shape[2] == 1:
@@ -225,9 +233,7 @@ def loss_and_slope(z_STLB: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
 
 
 # ------------------------------------------------------------------------------
-# torch.optim's own kernels on stacked weights in units of the learning rate; weight decay is each job's own.
-#
-# S streams, T jobs per stream, X all weights of a job in one tensor
+# torch.optim's own kernels on stacked weights in units of the learning rate; weight decay is each job's own
 
 
 @dataclass(frozen=True)
@@ -311,9 +317,21 @@ def _adam_step(
 
     beta1, beta2 = settings.betas
     adam(
-        scaled, gradients, state.first, state.second, [], state.counters(), fused=True, amsgrad=False, beta1=beta1,
-        beta2=beta2, lr=factor, weight_decay=0.0, eps=settings.eps, maximize=False,
-    )  # fmt: skip
+        scaled,
+        gradients,
+        state.first,
+        state.second,
+        [],
+        state.counters(),
+        fused=True,
+        amsgrad=False,
+        beta1=beta1,
+        beta2=beta2,
+        lr=factor,
+        weight_decay=0.0,
+        eps=settings.eps,
+        maximize=False,
+    )
 
 
 def _sgd_step(
@@ -324,13 +342,21 @@ def _sgd_step(
 
     buffers: list[Tensor | None] = list(state.first) if state.first else [None] * len(scaled)
     sgd(
-        scaled, gradients, buffers, fused=True, weight_decay=0.0, momentum=settings.momentum, lr=factor,
-        dampening=0.0, nesterov=settings.nesterov, maximize=False,
-    )  # fmt: skip
+        scaled,
+        gradients,
+        buffers,
+        fused=True,
+        weight_decay=0.0,
+        momentum=settings.momentum,
+        lr=factor,
+        dampening=0.0,
+        nesterov=settings.nesterov,
+        maximize=False,
+    )
 
 
 # ------------------------------------------------------------------------------
-# Learning-rate schedules: the product of pieces, each a factor of the step or of the epoch.
+# Learning-rate schedules: the product of pieces, each a factor of the step or of the epoch
 
 
 @dataclass(frozen=True)
@@ -375,13 +401,7 @@ def _piece_factor(piece: SchedulePiece, done: int, total: int) -> float:
 
 
 # ------------------------------------------------------------------------------
-# Initial weights and batch orders: torch.nn.Linear's distribution and shuffled epochs, each from a seed of its own.
-#
-# O outputs, I inputs
-
-
-WEIGHTS, ORDER = 1, 2
-"""Streams of random numbers."""
+# Initial weights and batch orders: torch.nn.Linear's distribution and shuffled epochs, each from a seed of its own
 
 
 def shuffled_order(seed: int, epoch: int, n_rows: int) -> NDArray[np.int64]:

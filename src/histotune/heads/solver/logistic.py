@@ -5,28 +5,39 @@ weighted mean and standard deviation of the problem's own training rows; the int
 scikit-learn's ``LogisticRegression`` behind a ``StandardScaler`` with C = 1 / (penalty * sum_i s_i).
 """
 
-# N tiles, D columns, F training masks, P problems, K logits (1 in binary problems), V coordinates with the bias last
+# N tiles, D columns, F training masks, P problems, A problems still running, K logits (1 in binary problems),
+# V coordinates with the bias last
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems, is_constant
+from histotune.heads.solver.coordinates import is_small, make_coordinates
+from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems, keep_problems
 from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
+
+    from histotune.heads.solver.coordinates import Coordinates
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
     Bool = NDArray[np.bool_]
 
 
+MEMORY = 10
+SLOPE_RATIO = 0.25
+"""The line search ends when the slope has fallen to this fraction of its start."""
+MAX_LINE_STEPS = 20
+REFRESH_EVERY = 30
+"""Iterations after which problems that still run get their exact curvature as preconditioner."""
+REFRESH_BYTES = 2**28
+CURVATURE_FLOOR = 1e-12
+DIRECT_INVERSE_WIDTH = 64
 DROP_SHARE = 0.1
 """Finished problems are dropped from the arrays once they make up this share of them."""
 NARROW, LATE = 256, 3
@@ -55,16 +66,23 @@ def fit_batch(
         raise ValueError("the embedding matrix holds values that are not finite")
     if problems.columns:
         return _fit_sets(x_ND, y_N, problems, settings)
-    order_P = np.argsort(problems.mask_index_P, kind="stable")  # problems of one mask lie together
+    # The problems of one mask lie together while they are solved: each mask's rows then enter one product.
+    order_P = np.argsort(problems.mask_index_P, kind="stable")
     with one_blas_thread(n_used <= SMALL_ROWS):
         coordinates = make_coordinates(x_ND, np.asarray(y_N, np.int64), weight_FN)
         theta_PKV, record = _solve(coordinates, _start(coordinates, problems, order_P), settings)
         weight, bias = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     back_P = np.argsort(order_P)
     return FitSolution(
-        weight[back_P], bias[back_P], record.objective_P, record.norm_P, record.iterations_P, record.converged_P,
-        record.size_P, int(record.iterations_P.max()) + 1,
-    )  # fmt: skip
+        weight_PKD=weight[back_P],
+        bias_PK=bias[back_P],
+        objective_P=record.objective_P,
+        gradient_norm_P=record.norm_P,
+        iterations_P=record.iterations_P,
+        converged_P=record.converged_P,
+        weight_norm_P=record.size_P,
+        passes=int(record.iterations_P.max()) + 1,
+    )
 
 
 def _fit_shared(
@@ -75,9 +93,15 @@ def _fit_shared(
 
     fit = SharedFit(x_ND, y_N, weight_FN, problems, settings)
     return FitSolution(
-        fit.weight_PKD, fit.bias_PK, fit.objective_P, fit.norm_P, fit.evaluations_P, fit.converged_P,
-        fit.size_P, fit.passes,
-    )  # fmt: skip
+        weight_PKD=fit.weight_PKD,
+        bias_PK=fit.bias_PK,
+        objective_P=fit.objective_P,
+        gradient_norm_P=fit.norm_P,
+        iterations_P=fit.evaluations_P,
+        converged_P=fit.converged_P,
+        weight_norm_P=fit.size_P,
+        passes=fit.passes,
+    )
 
 
 def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, settings: FitSettings) -> FitSolution:
@@ -85,10 +109,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     assert problems.columns_index_P is not None
     set_P, n_problems = np.asarray(problems.columns_index_P), len(problems.penalty_P)
     n_logits = 1 if problems.n_classes == 2 else problems.n_classes
-    out = FitSolution(
-        np.zeros((n_problems, n_logits, x_ND.shape[1])), np.zeros((n_problems, n_logits)), np.zeros(n_problems),
-        np.zeros(n_problems), np.zeros(n_problems, np.int64), np.zeros(n_problems, bool), np.zeros(n_problems), 0,
-    )  # fmt: skip
+    out = FitSolution.empty(n_problems, n_logits, x_ND.shape[1])
     passes = 0
     for number, columns in enumerate(problems.columns):
         which = np.flatnonzero(set_P == number)
@@ -99,8 +120,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
         )
         found = fit_batch(x_ND[:, columns], y_N, part, settings)
         out.weight_PKD[which[:, None, None], np.arange(n_logits)[:, None], columns] = found.weight_PKD
-        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P",
-                     "weight_norm_P"):  # fmt: skip
+        for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P", "weight_norm_P"):
             getattr(out, name)[which] = getattr(found, name)
         passes += found.passes
     return replace(out, passes=passes)
@@ -144,6 +164,8 @@ class _Record:
         """Note the problems ``which_A`` of a batch."""
         if not which_A.any():
             return
+        # Objective: sum_i s_i logloss_i + sum_v penalty_v theta_v^2 / 2, the bias's penalty being 0; |w| leaves the
+        # bias out.
         index = batch.index_A[which_A]
         loss = loss_terms(batch.z_AKN[which_A], batch.y_AN[which_A])
         theta = batch.theta_AKV[which_A]
@@ -167,6 +189,8 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
     mask_A = np.asarray(problems.mask_index_P, np.int64)[order_P]
     penalty_A = np.asarray(problems.penalty_P, np.float64)[order_P]
     n_coordinates = coordinates.curvature_FR.shape[1]
+    # At zero weights and the classes' log-odds the Hessian is c Var(u_v) + penalty_v in its diagonal, with c = p (1 -
+    # p) for one logit and about 1 / K for several; the bias has variance 1. Its inverse is the first preconditioner.
     frequency_FK = np.stack(
         [(coordinates.weight_FN * (coordinates.y_FN == label)).sum(axis=1) for label in range(problems.n_classes)],
         axis=1,
@@ -182,31 +206,24 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
     theta_AKV = np.zeros((len(mask_A), bias_FK.shape[1], n_coordinates + 1))
     theta_AKV[:, :, -1] = bias_FK[mask_A]
     batch = LogisticBatch(
-        order_P, mask_A, penalty_AV, 1.0 / hessian_AV, theta_AKV, coordinates.logits(theta_AKV, mask_A),
-        np.empty(0), coordinates.y_FN[mask_A], coordinates.weight_FN[mask_A], np.zeros(len(mask_A), bool),
-    )  # fmt: skip
+        index_A=order_P,
+        mask_A=mask_A,
+        penalty_AV=penalty_AV,
+        precondition_AV=1.0 / hessian_AV,
+        theta_AKV=theta_AKV,
+        z_AKN=coordinates.logits(theta_AKV, mask_A),
+        gradient_AKV=np.empty(0),
+        y_AN=coordinates.y_FN[mask_A],
+        weight_AN=coordinates.weight_FN[mask_A],
+        done_A=np.zeros(len(mask_A), bool),
+    )
     set_gradient(batch, coordinates)
     return batch
 
 
 # ------------------------------------------------------------------------------
-# Batched L-BFGS for penalised linear models: one product forth and one back per iteration, for all problems at once.
-#
-# Logits are linear in the coordinates, so a line search needs no product: along a direction the loss is a function of
-# z + t dz, whose slope and curvature are sums over tiles. Problems that have converged leave the batch.
-#
-# A active problems, P all problems, K logits, N rows, V coordinates with the bias last
-
-
-MEMORY = 10
-SLOPE_RATIO = 0.25
-"""The line search ends when the slope has fallen to this fraction of its start."""
-MAX_LINE_STEPS = 20
-REFRESH_EVERY = 30
-"""Iterations after which problems that still run get their exact curvature as preconditioner."""
-REFRESH_BYTES = 2**28
-CURVATURE_FLOOR = 1e-12
-DIRECT_INVERSE_WIDTH = 64
+# Batched L-BFGS: logits are linear in the coordinates, so each iteration costs one product forth and one back, and the
+# line search none: along a direction the loss is a function of z + t dz, whose slope and curvature are sums over tiles
 
 
 @dataclass
@@ -243,12 +260,7 @@ class LogisticBatch:
 
     def keep(self, stay_A: Bool) -> None:
         """Drop the other problems."""
-        for name in ("index_A", "mask_A", "penalty_AV", "precondition_AV", "theta_AKV", "z_AKN", "gradient_AKV",
-                     "y_AN", "weight_AN", "done_A"):  # fmt: skip
-            setattr(self, name, getattr(self, name)[stay_A])
-        self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
-        if self.whiten_AKVV is not None:
-            self.whiten_AKVV = self.whiten_AKVV[stay_A]
+        keep_problems(self, stay_A)
 
     def precondition(self, q_AKV: Float) -> Float:
         """Apply the approximate inverse Hessian."""
@@ -298,6 +310,9 @@ def set_gradient(batch: LogisticBatch, coordinates: Coordinates) -> None:
 
 def direction(batch: LogisticBatch) -> Float:
     """Return the quasi-Newton direction (A, K, V) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
+    # With steps s, gradient changes y and rho = 1 / (s . y): alpha = rho s . q, q -= alpha y from the newest pair back,
+    # then q = gamma H0 q with gamma = (s . y) / (y . H0 y) of the newest pair, then q += (alpha - rho y . q) s from the
+    # oldest.
     q = batch.gradient_AKV.copy()
     alphas = []
     for step, change, rho_A in reversed(batch.history):
@@ -318,6 +333,9 @@ def direction(batch: LogisticBatch) -> Float:
 
 def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
     """Return near-exact step lengths by a safeguarded Newton iteration on the slope."""
+    # Newton's t - phi'(t) / phi''(t) on the slope phi' along the step, the penalty's part being start + t bend. Slopes
+    # below 0 raise the lower end of the bracket, the others lower its upper end; where Newton leaves the bracket, four
+    # times t while it is open, its middle afterwards. Ends at |phi'(t)| <= ratio |phi'(0)|.
     penalty_AV = batch.penalty_AV[:, None]
     start_A = _dot(penalty_AV * batch.theta_AKV, d_AKV)
     bend_A = _dot(penalty_AV * d_AKV, d_AKV)
@@ -345,6 +363,8 @@ def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
 
 def _slope_and_curvature(batch: LogisticBatch, dz_AKN: Float, t_A: Float, todo: Int) -> tuple[Float, Float]:
     """Return first and second derivative by step length of the weighted loss, for the problems ``todo``."""
+    # phi'(t) = sum_i s_i (p_i - y_i) . dz_i and phi''(t) = sum_i s_i Var_p(dz_i): p (1 - p) dz^2 with one logit, the
+    # variance of dz over the classes with several.
     everything = len(todo) == len(t_A)
     z, dz = (batch.z_AKN, dz_AKN) if everything else (batch.z_AKN[todo], dz_AKN[todo])
     y, weight = (batch.y_AN, batch.weight_AN) if everything else (batch.y_AN[todo], batch.weight_AN[todo])
@@ -358,6 +378,8 @@ def _slope_and_curvature(batch: LogisticBatch, dz_AKN: Float, t_A: Float, todo: 
 
 def advance(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Take one L-BFGS step in every running problem."""
+    # Where rounding turns the direction uphill, the preconditioned gradient takes its place; logits follow the step
+    # without another product, and a pair without positive curvature counts nothing (rho = 0).
     d_AKV = direction(batch)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
     if uphill_A.any():
@@ -399,6 +421,7 @@ def refresh(batch: LogisticBatch, coordinates: Coordinates) -> None:
 
 def _inverse_of_lower(l_AKVV: Float) -> Float:
     """Return the inverses of lower triangular matrices: halves joined by products, a quarter of a general inverse."""
+    # [[A, 0], [B, C]]^-1 = [[A^-1, 0], [-C^-1 B A^-1, C^-1]].
     width = l_AKVV.shape[-1]
     if width <= DIRECT_INVERSE_WIDTH:
         return np.asarray(np.linalg.inv(l_AKVV), np.float64)
@@ -413,268 +436,3 @@ def _inverse_of_lower(l_AKVV: Float) -> Float:
 def _dot(a_AKV: Float, b_AKV: Float) -> Float:
     """Return the inner product per problem."""
     return np.asarray(np.einsum("akv,akv->a", a_AKV, b_AKV))
-
-
-# ------------------------------------------------------------------------------
-# Coordinates in which many penalised linear models are cheap: every fold's exact standardisation, one shared matrix.
-#
-# Each problem is solved in coordinates u with w_z = B u for an orthonormal B, so |w_z| = |u| and the penalty is exact.
-# B holds the eigenvectors of the standardised training covariance, where the Hessian at u = 0 is diagonal. With fewer
-# tiles than columns B comes from the n x n Gram matrix of each training set, otherwise one decomposition of the pooled
-# covariance serves all: it is the preconditioner, so it changes the path and never the solution.
-#
-# N tiles (rows), D columns, F training masks, A active problems, K logits per problem, R coordinates,
-# V = R + 1 coordinates with the bias last
-
-
-SMALL_CURVATURE = 50_000_000
-"""Up to this many products (rows x columns^2) a problem's exact curvature costs less than the iterations it saves."""
-COVARIANCE_ROWS_PER_COLUMN = 4
-NULL_EIGENVALUE = 1e-13
-
-
-class Coordinates(Protocol):
-    """Linear maps between coordinates and logits for all masks.
-
-    Attributes:
-        y_FN: Label per mask and row.
-        weight_FN: Normalised sample weight per mask and row (each row of the array sums to 1).
-        curvature_FR: Weighted variance of each coordinate (exact, or of the pooled rows).
-        small: Whether :meth:`curvature` is cheap.
-    """
-
-    y_FN: Int
-    weight_FN: Float
-    curvature_FR: Float
-    small: bool
-
-    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
-        """Return logits (A, K, N) of each problem on its mask's rows."""
-
-    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
-        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
-
-    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
-        """Return weights on raw columns (A, K, D) and biases (A, K)."""
-
-    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
-        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
-
-
-@dataclass(frozen=True)
-class Standardisation:
-    """Weighted mean and standard deviation per column; constant columns have standard deviation 1."""
-
-    mean_D: Float
-    std_D: Float
-
-
-def is_small(n_rows: int, n_columns: int, n_masks: int) -> bool:
-    """Return whether problems are solved in float64 with exact curvature where it helps."""
-    return _gram_is_cheap(n_rows, n_columns, n_masks) or n_rows * n_columns**2 <= SMALL_CURVATURE
-
-
-def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
-    return n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3
-
-
-def make_coordinates(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Coordinates:
-    """Choose the cheaper coordinates."""
-    weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
-    n_masks, n_columns = len(weight_FN), x_ND.shape[1]
-    n_rows = int((weight_FN > 0).sum(axis=1).max())
-    if _gram_is_cheap(n_rows, n_columns, n_masks):
-        return GramCoordinates(x_ND, y_N, weight_FN)
-    return SharedCoordinates(x_ND, y_N, weight_FN)
-
-
-class GramCoordinates:
-    """Per-mask coordinates in the span of the training rows (n < D): exact, and the Hessian at 0 is diagonal."""
-
-    small = True
-
-    def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
-        self.x_ND = x_ND
-        self.rows_F = [np.flatnonzero(weight_N > 0) for weight_N in weight_FN]
-        n_masks, n_max = len(weight_FN), max(len(rows) for rows in self.rows_F)
-        self.y_FN = np.zeros((n_masks, n_max), np.int64)
-        self.weight_FN = np.zeros((n_masks, n_max))
-        self.curvature_FR = np.zeros((n_masks, n_max))
-        self.phi_FNV = np.zeros((n_masks, n_max, n_max + 1))
-        self.basis_FNR = np.zeros((n_masks, n_max, n_max))
-        self.standard_F: list[Standardisation] = []
-        for mask, rows in enumerate(self.rows_F):
-            self._fill(mask, rows, y_N[rows], weight_FN[mask, rows])
-        n_coordinates = int(np.count_nonzero(self.curvature_FR, axis=1).max()) or 1
-        keep = np.r_[np.arange(n_max - n_coordinates, n_max)]  # eigenvalues ascend, so the null ones lead
-        self.curvature_FR = np.ascontiguousarray(self.curvature_FR[:, keep])
-        self.basis_FNR = np.ascontiguousarray(self.basis_FNR[:, :, keep])
-        self.phi_FNV = np.ascontiguousarray(self.phi_FNV[:, :, np.r_[keep, n_max]])
-
-    def _fill(self, mask: int, rows: Int, y_n: Int, weight_n: Float) -> None:
-        """Decompose one mask: sqrt(S) Z Zt sqrt(S) = Q L Qt gives coordinates S^-1/2 Q L^1/2 of covariance L."""
-        z_nD, standard = _standardise(self.x_ND[rows].astype(np.float64), weight_n)
-        self.standard_F.append(standard)
-        root_n = np.sqrt(weight_n)
-        z_nD *= root_n[:, None]
-        eigen_r, q_nr = np.linalg.eigh(z_nD @ z_nD.T)
-        eigen_r = np.where(eigen_r > NULL_EIGENVALUE * max(eigen_r[-1], 0.0), eigen_r, 0.0)
-        scale_r = np.sqrt(eigen_r)
-        inverse_r = np.divide(1.0, scale_r, out=np.zeros_like(scale_r), where=scale_r > 0)
-        n, n_max = len(rows), self.phi_FNV.shape[1]
-        self.y_FN[mask, :n], self.weight_FN[mask, :n] = y_n, weight_n
-        self.curvature_FR[mask, n_max - n :] = eigen_r
-        self.phi_FNV[mask, :n, n_max - n : n_max] = q_nr * scale_r / root_n[:, None]
-        self.phi_FNV[mask, :n, n_max] = 1.0
-        self.basis_FNR[mask, :n, n_max - n :] = q_nr * inverse_r * root_n[:, None]
-
-    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
-        """Return logits (A, K, N) of each problem on its mask's rows."""
-        n_problems, n_logits, _ = theta_AKV.shape
-        out = np.empty((n_problems, n_logits, self.y_FN.shape[1]))
-        for mask, part in _runs(mask_A):
-            out[part] = _flat_product(theta_AKV[part], self.phi_FNV[mask].T)
-        return out
-
-    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
-        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
-        n_problems, n_logits, _ = residual_AKN.shape
-        out = np.empty((n_problems, n_logits, self.phi_FNV.shape[2]))
-        for mask, part in _runs(mask_A):
-            out[part] = _flat_product(residual_AKN[part], self.phi_FNV[mask])
-        return out
-
-    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
-        """Return weights on raw columns (A, K, D) and biases (A, K)."""
-        n_problems, n_logits, _ = theta_AKV.shape
-        weight = np.empty((n_problems, n_logits, self.x_ND.shape[1]))
-        bias = theta_AKV[:, :, -1].copy()
-        for mask, part in _runs(mask_A):
-            rows, standard = self.rows_F[mask], self.standard_F[mask]
-            dual = _flat_product(theta_AKV[part, :, :-1], self.basis_FNR[mask, : len(rows)].T)
-            z_nD = (self.x_ND[rows].astype(np.float64) - standard.mean_D) / standard.std_D
-            weight[part] = _flat_product(dual, z_nD) / standard.std_D
-            bias[part] -= weight[part] @ standard.mean_D
-        return weight, bias
-
-    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
-        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
-        n_problems, n_logits, _ = weight_AKN.shape
-        width = self.phi_FNV.shape[2]
-        out = np.empty((n_problems, n_logits, width, width))
-        for problem, mask in enumerate(mask_A):
-            for logit in range(n_logits):
-                scaled_NV = np.sqrt(weight_AKN[problem, logit])[:, None] * self.phi_FNV[mask]
-                out[problem, logit] = scaled_NV.T @ scaled_NV
-        return out
-
-
-class SharedCoordinates:
-    """One pooled-standardised matrix for all masks, in float64; each mask's own mean and SD enter as an affine map."""
-
-    def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> None:
-        used = np.flatnonzero((weight_FN > 0).any(axis=0))
-        self.x_ND = x_ND if len(used) == len(x_ND) else x_ND[used]
-        n_masks, self.n_rows = len(weight_FN), len(used)
-        self.weight_FN = np.ascontiguousarray(weight_FN[:, used])
-        self.y_FN = np.broadcast_to(y_N[used], (n_masks, self.n_rows))
-        self.pooled = self._pooled()
-        self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
-        # With several logits the blocks on the Hessian's diagonal fit worse than the memory of past steps.
-        few_products = self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
-        self.small = few_products and int(self.y_FN.max()) <= 1
-        self.mean_FD, self.std_FD = self._mask_moments()
-        eigen_R, self.q_DR = self._eigenbasis()
-        self.curvature_FR = np.broadcast_to(eigen_R, (n_masks, len(eigen_R)))
-
-    def _pooled(self) -> Standardisation:
-        mean_D = self.x_ND.mean(axis=0, dtype=np.float64)
-        variance_D = ((self.x_ND.astype(np.float64) - mean_D) ** 2).mean(axis=0)
-        return Standardisation(mean_D, _safe_std(variance_D, mean_D, self.n_rows))
-
-    def _mask_moments(self) -> tuple[Float, Float]:
-        """Return each mask's mean and SD in pooled-standardised columns, by two passes."""
-        mean_FD = self.weight_FN @ self._hat_ND
-        var_FD = np.zeros_like(mean_FD)
-        for mask, weight_N in enumerate(self.weight_FN):
-            rows = np.flatnonzero(weight_N > 0)
-            var_FD[mask] = weight_N[rows] @ (self._hat_ND[rows] - mean_FD[mask]) ** 2
-        # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
-        terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
-        std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
-        return mean_FD, std_FD / self.pooled.std_D
-
-    def _eigenbasis(self) -> tuple[Float, Float]:
-        """Return eigenvalues and eigenvectors of the pooled covariance over at most four rows per column."""
-        n_columns = self.x_ND.shape[1]
-        sample_nD = self._hat_ND[:: max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * n_columns))]
-        eigen_R, q_DR = np.linalg.eigh(sample_nD.T @ sample_nD / len(sample_nD))
-        return np.maximum(eigen_R, 0.0), q_DR
-
-    def _columns_weight(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
-        """Return weights on pooled-standardised columns (A, K, D) and offsets (A, K)."""
-        v_AKD = _flat_product(theta_AKV[:, :, :-1], self.q_DR.T) / self.std_FD[mask_A][:, None, :]
-        offset_AK = theta_AKV[:, :, -1] - np.einsum("akd,ad->ak", v_AKD, self.mean_FD[mask_A])
-        return v_AKD, offset_AK
-
-    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
-        """Return logits (A, K, N) of each problem on all rows."""
-        v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
-        return np.asarray(_flat_product(v_AKD, self._hat_ND.T) + offset_AK[:, :, None])
-
-    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
-        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
-        gradient_AKD = _flat_product(residual_AKN, self._hat_ND)
-        total_AK = residual_AKN.sum(axis=2)
-        gradient_AKD -= total_AK[:, :, None] * self.mean_FD[mask_A][:, None, :]
-        gradient_AKD /= self.std_FD[mask_A][:, None, :]
-        return np.concatenate([_flat_product(gradient_AKD, self.q_DR), total_AK[:, :, None]], axis=2)
-
-    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
-        """Return weights on raw columns (A, K, D) and biases (A, K)."""
-        v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
-        weight = v_AKD / self.pooled.std_D
-        return weight, offset_AK - weight @ self.pooled.mean_D
-
-    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
-        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
-        n_problems, n_logits, _ = weight_AKN.shape
-        width = self.q_DR.shape[1] + 1
-        out = np.empty((n_problems, n_logits, width, width))
-        for mask, part in _runs(mask_A):
-            phi_NV = np.ones((self.n_rows, width))
-            phi_NV[:, :-1] = ((self._hat_ND - self.mean_FD[mask]) / self.std_FD[mask]) @ self.q_DR
-            for problem in range(part.start, part.stop):
-                for logit in range(n_logits):
-                    out[problem, logit] = (weight_AKN[problem, logit][:, None] * phi_NV).T @ phi_NV
-        return out
-
-
-def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
-    """Standardise in place with the weighted mean and SD."""
-    mean_D = weight_n @ x_nD
-    x_nD -= mean_D
-    correction_D = weight_n @ x_nD  # a second pass removes the rounding of a large mean
-    x_nD -= correction_D
-    std_D = _safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
-    x_nD /= std_D
-    return x_nD, Standardisation(mean_D + correction_D, std_D)
-
-
-def _safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
-    """Return standard deviations, 1 for constant columns."""
-    return np.where(is_constant(variance, terms, n_rows), 1.0, np.sqrt(np.maximum(variance, 0.0)))
-
-
-def _flat_product(left_AKX: Float, right_XY: Float) -> Float:
-    """Return left @ right as one product over all problems and logits."""
-    n_problems, n_logits, width = left_AKX.shape
-    flat = np.ascontiguousarray(left_AKX).reshape(n_problems * n_logits, width)
-    return (flat @ right_XY).reshape(n_problems, n_logits, right_XY.shape[1])
-
-
-def _runs(mask_A: Int) -> Iterator[tuple[int, slice]]:
-    """Yield each run of equal mask numbers as (mask, slice); problems are sorted by mask."""
-    starts = np.flatnonzero(np.r_[True, mask_A[1:] != mask_A[:-1]])
-    for start, stop in zip(starts, np.r_[starts[1:], len(mask_A)], strict=True):
-        yield int(mask_A[start]), slice(int(start), int(stop))

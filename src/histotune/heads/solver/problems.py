@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+
+
+EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,20 @@ class FitSolution:
     weight_norm_P: Float
     passes: int
 
+    @classmethod
+    def empty(cls, n_problems: int, n_logits: int, n_columns: int) -> FitSolution:
+        """Return zeros, to be filled in."""
+        return cls(
+            weight_PKD=np.zeros((n_problems, n_logits, n_columns)),
+            bias_PK=np.zeros((n_problems, n_logits)),
+            objective_P=np.zeros(n_problems),
+            gradient_norm_P=np.zeros(n_problems),
+            iterations_P=np.zeros(n_problems, np.int64),
+            converged_P=np.zeros(n_problems, bool),
+            weight_norm_P=np.zeros(n_problems),
+            passes=0,
+        )
+
 
 def check_problems(y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
     """Refuse what has no solution."""
@@ -96,4 +113,10 @@ def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]
     return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
 
 
-EPSILON = float(np.finfo(np.float64).eps)
+def keep_problems(batch: Any, stay_A: NDArray[np.generic]) -> None:  # noqa: ANN401
+    """Drop the other problems of a batch: every array whose first axis is A, the running problems, and its history."""
+    for part in fields(batch):
+        value = getattr(batch, part.name)
+        if "_A" in part.name and value is not None:
+            setattr(batch, part.name, value[stay_A])
+    batch.history = [tuple(one[stay_A] for one in remembered) for remembered in batch.history]

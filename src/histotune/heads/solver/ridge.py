@@ -11,7 +11,7 @@ cross-validation together cost one Gram matrix and not one each.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,10 +75,8 @@ def fit_ridge(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems) -> Fi
     stream = RowStream(x_ND, np.asarray(y_N, np.int64), weight_FN, ArrayKit())
     n_problems, n_columns = len(problems.penalty_P), x_ND.shape[1]
     n_targets = 1 if problems.n_classes == 2 else problems.n_classes
-    out = FitSolution(
-        np.zeros((n_problems, n_targets, n_columns)), np.zeros((n_problems, n_targets)), np.zeros(n_problems),
-        np.zeros(n_problems), np.ones(n_problems, np.int64), np.ones(n_problems, bool), np.zeros(n_problems), 1,
-    )  # fmt: skip
+    out = replace(FitSolution.empty(n_problems, n_targets, n_columns), passes=1)
+    out.iterations_P[:], out.converged_P[:] = 1, True
     moments = _moments(stream, n_targets)
     sets = problems.columns or (np.arange(n_columns),)
     set_P = np.zeros(n_problems, np.int64) if problems.columns_index_P is None else problems.columns_index_P
@@ -86,7 +84,7 @@ def fit_ridge(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems) -> Fi
         for number, columns in enumerate(sets):
             which = np.flatnonzero((set_P == number) & (problems.mask_index_P == mask))
             if len(which):
-                _solve_mask(stream, moments, mask, columns, (which, problems.penalty_P[which], out))
+                _solve_mask(stream, moments, problems, columns, which, out)
     return out
 
 
@@ -96,6 +94,7 @@ def _moments(stream: RowStream, n_targets: int) -> _Moments:
     Rows to which every mask gives the same weight are of one kind: with five folds there are five kinds, with balanced
     classes five per class. Each row adds to one Gram matrix, and a mask's is a weighted sum of those.
     """
+    # Gram matrix of a mask = sum over kinds of rows of (weight the mask gives the kind) x (Gram matrix of the kind).
     n_masks, n_columns = len(stream.weight_FN), stream.n_columns
     share_FG, kind_N = np.unique(stream.weight_FN, axis=1, return_inverse=True)
     kind_N = kind_N.ravel()
@@ -128,10 +127,12 @@ def _add_square(gram_DD: Float, x_nD: Float) -> None:
 
 
 def _solve_mask(
-    stream: RowStream, moments: _Moments, mask: int, columns: Int, wanted: tuple[Int, Float, FitSolution]
+    stream: RowStream, moments: _Moments, problems: FitProblems, columns: Int, which: Int, out: FitSolution
 ) -> None:
-    """Write the solutions of one mask and one set of columns."""
-    which, penalty_A, out = wanted
+    """Write the solutions of the problems ``which``: they share one mask and one set of columns."""
+    mask, penalty_A = int(problems.mask_index_P[which[0]]), problems.penalty_P[which]
+    # Covariance C and moments m of the mask's standardised columns, from the sums over raw ones; targets are centred by
+    # the bias.
     mean_C, inverse_C = stream.mean_FD[mask, columns], stream.inverse_FD[mask, columns]
     covariance_CC = moments.gram(mask, columns)
     covariance_CC -= mean_C[:, None] * mean_C
@@ -139,13 +140,18 @@ def _solve_mask(
     covariance_CC *= inverse_C[:, None]
     target_K = moments.target_FK[mask]
     moment_KC = (moments.target_FKD[mask][:, columns] - target_K[:, None] * mean_C) * inverse_C
+    # With C = V L V^t every penalty has the solution w = V (L + penalty)^-1 V^t m.
     eigen_R, vectors_CR = np.linalg.eigh(covariance_CC)
     turned_KR = moment_KC @ vectors_CR
     w_AKC = (turned_KR / (np.maximum(eigen_R, 0.0) + penalty_A[:, None, None])) @ vectors_CR.T
+    # Mean squared error: w . C w - 2 w . m + Var(t), the variance of targets of -1 and 1 being 1 - mean^2. Gradient: C
+    # w + penalty w - m.
     pull_AKC = w_AKC @ covariance_CC
     squares_A = np.einsum("akc,akc->a", w_AKC, w_AKC)
     fit_A = np.einsum("akc,akc->a", w_AKC, pull_AKC - 2.0 * moment_KC) + (1.0 - target_K**2).sum()
     gradient_AKC = pull_AKC + penalty_A[:, None, None] * w_AKC - moment_KC
+    # On raw columns: the stream shows (x - centre) scale, so w scale / SD and the bias less w . (centre + mean /
+    # scale).
     weight_AKC = w_AKC * inverse_C * stream.scale_D[columns]
     shift_C = mean_C / stream.scale_D[columns] + stream.centre_D[columns]
     out.weight_PKD[which[:, None, None], np.arange(len(target_K))[:, None], columns] = weight_AKC

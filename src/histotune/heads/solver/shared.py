@@ -4,7 +4,8 @@ First float32 products carry every problem as far as they can; then float64 prod
 on where that is not far enough.
 """
 
-# N tiles, D columns, F masks, P problems, K logits, C columns of a set, V = C + 1 coordinates with the bias last
+# N tiles, D columns, F masks, P problems, A problems of a batch (a some of them), K logits, C columns of a set,
+# V = C + 1 coordinates with the bias last
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.heads.solver.problems import keep_problems
+from histotune.heads.solver.shared_pass import Points, Values, evaluate
 from histotune.heads.solver.stream import ArrayKit, RowStream
 
 if TYPE_CHECKING:
@@ -22,11 +25,23 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.heads.solver.problems import FitProblems, FitSettings
-    from histotune.heads.solver.stream import Array, Block, Precision
+    from histotune.heads.solver.stream import Array, Precision
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
     Bool = NDArray[np.bool_]
+
+
+MEMORY = 20
+OVERSHOOT = 0.9
+"""A trial beyond the minimum is accepted if its slope is at most this fraction of the slope at the start."""
+SHORTEST, LONGEST = 0.1, 0.7
+SLACK = {"float32": 1e-6, "float64": 1e-12}
+"""Relative rise of the objective that passes for rounding."""
+STALLED_AFTER = {"float32": 4, "float64": 12}
+"""Trials in a row that were refused, after which rounding is what stands in the way."""
+LEAST_CURVATURE = 1e-6
+ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
 
 
 class SharedFit:
@@ -63,7 +78,6 @@ class SharedFit:
         self.bias_PK = np.zeros((n_problems, n_logits))
         self.objective_P, self.norm_P, self.size_P = (np.zeros(n_problems) for _ in range(3))
         self.evaluations_P, self.converged_P = np.zeros(n_problems, np.int64), np.zeros(n_problems, bool)
-        before = self._stream.passes
         batches = self._batches()
         before = self._stream.passes
         minimise(self._stream, batches, "float32", self._park, settings.max_iterations)
@@ -85,6 +99,7 @@ class SharedFit:
         correlation_DD = stream.covariance()
         out = []
         for number, columns in enumerate(sets):
+            # The problems of a set, those of one mask side by side, from zero weights and their mask's log-odds.
             index_A = np.flatnonzero(set_P == number)
             index_A = index_A[np.argsort(problems.mask_index_P[index_A], kind="stable")]
             if not len(index_A):
@@ -92,13 +107,22 @@ class SharedFit:
             mask_A = np.asarray(problems.mask_index_P)[index_A]
             theta_AKV = np.zeros((len(index_A), bias_FK.shape[1], len(columns) + 1))
             theta_AKV[:, :, -1] = bias_FK[mask_A]
-            out.append(SharedBatch(index_A, mask_A, np.asarray(problems.penalty_P, np.float64)[index_A], _runs(columns),
-                             _basis(self._kit, correlation_DD, columns), self._kit.array(theta_AKV),
-                             evaluations_A=np.zeros(len(index_A), np.int64)))  # fmt: skip
+            out.append(
+                SharedBatch(
+                    index_A,
+                    mask_A,
+                    np.asarray(problems.penalty_P, np.float64)[index_A],
+                    _runs(columns),
+                    _basis(self._kit, correlation_DD, columns),
+                    self._kit.array(theta_AKV),
+                    evaluations_A=np.zeros(len(index_A), np.int64),
+                )
+            )
         return out
 
     def _log_odds(self) -> Float:
         """Return the biases at which each mask's mean probabilities are its classes' frequencies."""
+        # log p_k, less that of class 0 with one logit, less their mean with several.
         weight_FN, y_N, n_classes = self._stream.weight_FN, self._stream.y_N, self._problems.n_classes
         share_FK = np.stack([weight_FN @ (y_N == label) for label in range(n_classes)], axis=1)
         odds_FK = np.log(np.maximum(share_FK, 1e-12))
@@ -120,6 +144,8 @@ class SharedFit:
 
     def _stopped(self, batch: SharedBatch, precision: Precision) -> Int:
         """Return which problems are as good as the products' precision lets them become, or as was asked for."""
+        # Rounding of the products leaves a gradient of about u sqrt(coordinates) x mean |p - y|, with u the unit
+        # roundoff; below that, or after too many refusals, more passes are of no use.
         norm_A, size_A = self._norms(batch)
         assert batch.values is not None
         n_coordinates = batch.theta_AKV[0].numel() if not self._kit.is_numpy else batch.theta_AKV[0].size
@@ -145,6 +171,8 @@ class SharedFit:
     def _note(self, batch: SharedBatch, which_A: Int) -> None:
         if not len(which_A) or batch.values is None:
             return
+        # Back to raw columns: the stream shows (x - centre) scale, so a weight is v scale with v = w / SD, and the bias
+        # loses w . (mean / scale + centre).
         norm_A, size_A = self._norms(batch)
         index, stream = batch.index_A[which_A], self._stream
         self.objective_P[index], self.norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
@@ -183,40 +211,32 @@ def _joined(kit: ArrayKit, batches: Sequence[SharedBatch]) -> list[SharedBatch]:
         sets.setdefault(tuple((run.start, run.stop) for run in batch.runs), []).append(batch)
     out = []
     for parts in sets.values():
+        # One after another, then sorted by mask, so that each mask's problems lie together again.
         index_A = np.concatenate([part.index_A for part in parts])
         mask_A = np.concatenate([part.mask_A for part in parts])
         order = np.argsort(mask_A, kind="stable")
         theta_AKV = kit.xp.concatenate([part.theta_AKV for part in parts])[order]
-        out.append(SharedBatch(index_A[order], mask_A[order], np.concatenate([part.penalty_A for part in parts])[order],
-                         parts[0].runs, parts[0].basis, theta_AKV,
-                         evaluations_A=np.concatenate([part.evaluations_A for part in parts])[order]))  # fmt: skip
+        out.append(
+            SharedBatch(
+                index_A[order],
+                mask_A[order],
+                np.concatenate([part.penalty_A for part in parts])[order],
+                parts[0].runs,
+                parts[0].basis,
+                theta_AKV,
+                evaluations_A=np.concatenate([part.evaluations_A for part in parts])[order],
+            )
+        )
     return out
 
 
 # ------------------------------------------------------------------------------
-# Batched L-BFGS that needs one fused pass over the rows per evaluation, for any number of problems.
-#
-# Every pass evaluates one trial point of every running problem. A problem whose trial is accepted moves on, another one
-# shortens its step for the next pass, and a finished one leaves. Convexity makes the slope at the trial enough to judge
-# it: short of the minimum along the line the objective has fallen for certain.
-#
-# The quasi-Newton model starts from the eigenbasis of the shared correlation matrix, in which c C + lambda I, with
-# each problem's own present mean curvature c, is diagonal. Steps and gradients stay in plain standardised columns in
-# float64, so the basis, computed once in float32 over all rows, changes the path and never the solution.
-#
-# A problems of a batch, K logits, C columns, V = C + 1 coordinates with the bias last, M remembered steps
-
-
-MEMORY = 20
-OVERSHOOT = 0.9
-"""A trial beyond the minimum is accepted if its slope is at most this fraction of the slope at the start."""
-SHORTEST, LONGEST = 0.1, 0.7
-SLACK = {"float32": 1e-6, "float64": 1e-12}
-"""Relative rise of the objective that passes for rounding."""
-STALLED_AFTER = {"float32": 4, "float64": 12}
-"""Trials in a row that were refused, after which rounding is what stands in the way."""
-LEAST_CURVATURE = 1e-6
-ROUNDING = {"float32": 2.0**-24, "float64": 2.0**-53}
+# Batched L-BFGS, one fused pass over the rows per evaluation. Every pass evaluates one trial point of every running
+# problem: a problem whose trial is accepted moves on, another one shortens its step, and a finished one leaves.
+# Convexity makes the slope at the trial enough to judge it: short of the minimum along the line the objective has
+# fallen for certain. The model starts from the eigenbasis of the shared correlation matrix C, in which c C + lambda I,
+# with each problem's own present mean curvature c, is diagonal. Steps and gradients stay in plain standardised columns
+# in float64, so the basis, computed once in float32, changes the path and never the solution
 
 
 @dataclass(frozen=True)
@@ -279,21 +299,21 @@ class SharedBatch:
 
     def take(self, stay_A: Int) -> SharedBatch:
         """Return a batch of some of the problems, without what it remembers of past steps."""
-        return SharedBatch(self.index_A[stay_A], self.mask_A[stay_A], self.penalty_A[stay_A], self.runs, self.basis,
-                     self.theta_AKV[stay_A], evaluations_A=self.evaluations_A[stay_A])  # fmt: skip
+        return SharedBatch(
+            self.index_A[stay_A],
+            self.mask_A[stay_A],
+            self.penalty_A[stay_A],
+            self.runs,
+            self.basis,
+            self.theta_AKV[stay_A],
+            evaluations_A=self.evaluations_A[stay_A],
+        )
 
     def keep(self, stay_A: Int) -> None:
         """Drop the other problems."""
-        for name in ("index_A", "mask_A", "penalty_A", "theta_AKV", "turned_AKV", "turned_step_AKV",
-                     "step_AKV", "length_A", "slope_A", "refused_A", "evaluations_A"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None:
-                setattr(self, name, value[stay_A])
         assert self.values is not None
-        old = self.values
-        self.values = Values(old.objective_A[stay_A], old.gradient_AKV[stay_A], old.curvature_A[stay_A],
-                             old.residual_A[stay_A])  # fmt: skip
-        self.history = [(s[stay_A], y[stay_A], rho[stay_A]) for s, y, rho in self.history]
+        self.values = self.values.take(stay_A)
+        keep_problems(self, stay_A)
 
 
 def minimise(
@@ -329,6 +349,8 @@ def _settle(kit: ArrayKit, batch: SharedBatch, found: Values, precision: Precisi
         batch.values, batch.turned_AKV = found, turned_AKV
         batch.refused_A, batch.length_A, batch.slope_A = np.zeros(n, np.int64), np.ones(n), np.zeros(n)
         return
+    # A trial is taken if the objective has not risen beyond rounding and the slope is not steeper upwards than before
+    # downwards; a pair (s, y) enters the memory with rho = 1 / (s . y), and with 0 where it was refused.
     slope_A = kit.host(kit.dot(found.gradient_AKV, batch.step_AKV))
     fell_A = found.objective_A <= old.objective_A + SLACK[precision] * np.abs(old.objective_A)
     taken_A = fell_A & (slope_A <= OVERSHOOT * np.abs(batch.slope_A))
@@ -341,6 +363,7 @@ def _settle(kit: ArrayKit, batch: SharedBatch, found: Values, precision: Precisi
     batch.theta_AKV = batch.theta_AKV + _column(length_A, batch.step_AKV) * batch.step_AKV
     batch.values = _merge(kit, taken_A, found, old)
     batch.turned_AKV = _where(kit, taken_A, turned_AKV, batch.turned_AKV)
+    # Refused: the length at which the secant of the two slopes crosses zero, within fixed shares of the last one.
     shorter_A = np.clip(-batch.slope_A / np.maximum(slope_A - batch.slope_A, 1e-300), SHORTEST, LONGEST)
     batch.length_A = np.where(taken_A, 1.0, batch.length_A * shorter_A)
     batch.refused_A = np.where(taken_A, 0, batch.refused_A + 1)
@@ -350,8 +373,9 @@ def _merge(kit: ArrayKit, taken_A: Bool, new: Values, old: Values) -> Values:
     return Values(
         np.where(taken_A, new.objective_A, old.objective_A),
         _where(kit, taken_A, new.gradient_AKV, old.gradient_AKV),
-        np.where(taken_A, new.curvature_A, old.curvature_A), np.where(taken_A, new.residual_A, old.residual_A),
-    )  # fmt: skip
+        np.where(taken_A, new.curvature_A, old.curvature_A),
+        np.where(taken_A, new.residual_A, old.residual_A),
+    )
 
 
 def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
@@ -361,6 +385,8 @@ def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
     moved_A = batch.refused_A == 0
     if not moved_A.any():
         return
+    # Where rounding turns the direction uphill the preconditioned gradient takes its place; problems whose trial was
+    # refused keep the direction and only shorten it.
     turned_AKV = _direction(kit, batch)
     uphill_A = _dot(kit, turned_AKV, batch.turned_AKV) >= 0
     if uphill_A.any():
@@ -374,6 +400,8 @@ def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
 
 def _direction(kit: ArrayKit, batch: SharedBatch) -> Array:
     """Return the quasi-Newton direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
+    # As in logistic.py: alpha = rho s . q, q -= alpha y from the newest pair back, q = gamma H0 q with gamma = (s . y)
+    # / (y . H0 y), q += (alpha - rho y . q) s from the oldest.
     q_AKV = batch.turned_AKV * 1.0
     alphas = []
     for step, change, rho_A in reversed(batch.history):
@@ -425,171 +453,3 @@ def _column(values_A: Float, like_AKV: Array) -> Array:
 def _dot(kit: ArrayKit, a_AKV: Array, b_AKV: Array) -> Float:
     """Return the inner product per problem."""
     return kit.host(kit.dot(a_AKV, b_AKV)).astype(np.float64)
-
-
-# ------------------------------------------------------------------------------
-# Loss and gradient of many penalised linear models in one pass over shared rows.
-#
-# A problems of a batch, K logits (1 in binary problems), N rows, n rows of a block, D columns of the stream,
-# C columns of a batch, V = C + 1 coordinates with the bias last, F masks
-
-
-@dataclass(frozen=True)
-class Points:
-    """Where problems over one set of columns are evaluated.
-
-    Attributes:
-        theta_AKV: Weights on standardised columns and biases; float64, on the device.
-        mask_A: Mask of each problem.
-        penalty_A: L2 penalty of each problem.
-        runs: The set of columns, as consecutive runs.
-    """
-
-    theta_AKV: Array
-    mask_A: Int
-    penalty_A: Float
-    runs: tuple[slice, ...]
-
-
-@dataclass(frozen=True)
-class Values:
-    """What a pass found.
-
-    Attributes:
-        objective_A: Mean loss plus penalty.
-        gradient_AKV: Gradient of the objective; float64, on the device.
-        curvature_A: Mean over rows and logits of p (1 - p).
-        residual_A: Mean over rows and logits of |p - y|.
-    """
-
-    objective_A: Float
-    gradient_AKV: Array
-    curvature_A: Float
-    residual_A: Float
-
-
-def evaluate(stream: RowStream, batches: Sequence[Points], n_logits: int, precision: Precision) -> list[Values]:
-    """Evaluate all points in one pass; sums over blocks are kept in float64 whatever the products' precision."""
-    targets = _Targets(stream, n_logits, precision)
-    sums = [_Sums(stream, points, precision) for points in batches]
-    for block, x_nD in stream.blocks(precision):
-        for one in sums:
-            one.add(block, x_nD, targets)
-    return [one.values() for one in sums]
-
-
-class _Targets:
-    """Labels and weights of all rows, in the precision of a pass."""
-
-    def __init__(self, stream: RowStream, n_logits: int, precision: Precision) -> None:
-        self.kit = stream.kit
-        self.weight_FN = self.kit.array(stream.weight_FN, precision)
-        signs = 2.0 * (stream.y_N[None] == np.arange(n_logits)[:, None] + (n_logits == 1)) - 1.0
-        self.sign_KN = self.kit.array(signs, precision)
-
-    def derivatives(self, z_AKn: Array, weight_An: Array, part: slice) -> tuple[Array, Array, Array, Array]:
-        """Return loss (A,), weighted residual (A, K, n), curvature (A,) and mean absolute residual (A,)."""
-        sign_Kn = self.sign_KN[:, part]
-        return (_binary if len(sign_Kn) == 1 else _softmax)(self.kit, z_AKn, weight_An, sign_Kn)
-
-
-def _binary(kit: ArrayKit, z_A1n: Array, weight_An: Array, sign_1n: Array) -> tuple[Array, Array, Array, Array]:
-    xp = kit.xp
-    margin_An = z_A1n[:, 0] * sign_1n
-    size_An = xp.abs(margin_An)
-    e_An = xp.exp(-size_An)
-    total_An = 1.0 + e_An
-    wrong_An = xp.where(margin_An > 0, e_An, 1.0) / total_An  # probability of the other class
-    loss_An = xp.log(total_An)
-    size_An -= margin_An
-    size_An *= 0.5
-    loss_An += size_An
-    weighted_An = weight_An * wrong_An
-    residual_A = weighted_An.sum(axis=1)
-    curvature_A = residual_A - kit.dot(weighted_An, wrong_An)
-    weighted_An *= -sign_1n
-    return kit.dot(weight_An, loss_An), weighted_An[:, None], curvature_A, residual_A
-
-
-def _softmax(kit: ArrayKit, z_AKn: Array, weight_An: Array, sign_Kn: Array) -> tuple[Array, Array, Array, Array]:
-    xp = kit.xp
-    hit_Kn = 0.5 * (sign_Kn + 1.0)
-    z_AKn = z_AKn - xp.amax(z_AKn, axis=1)[:, None]
-    p_AKn = xp.exp(z_AKn)
-    total_An = p_AKn.sum(axis=1)
-    p_AKn /= total_An[:, None]
-    loss_An = xp.log(total_An) - (z_AKn * hit_Kn).sum(axis=1)
-    weighted_AKn = weight_An[:, None] * p_AKn
-    curvature_A = (weighted_AKn - weighted_AKn * p_AKn).sum(axis=(1, 2)) / len(hit_Kn)
-    weighted_AKn -= weight_An[:, None] * hit_Kn
-    residual_A = xp.abs(weighted_AKn).sum(axis=(1, 2)) / len(hit_Kn)
-    return kit.dot(weight_An, loss_An), weighted_AKn, curvature_A, residual_A
-
-
-class _Sums:
-    """What one batch adds up during a pass."""
-
-    def __init__(self, stream: RowStream, points: Points, precision: Precision) -> None:
-        self.kit, self.points = stream.kit, points
-        columns = np.concatenate([np.arange(run.start, run.stop) for run in points.runs])
-        self.mean_FC = stream.kit.array(stream.mean_FD[:, columns], "float64")
-        self.inverse_FC = stream.kit.array(stream.inverse_FD[:, columns], "float64")
-        theta_AKV, mask_A = points.theta_AKV, points.mask_A
-        self.shape = tuple(theta_AKV.shape)
-        v_AKC = theta_AKV[:, :, :-1] * self.inverse_FC[mask_A][:, None]
-        offset_AK = theta_AKV[:, :, -1] - _along(self.kit, v_AKC, self.mean_FC[mask_A])
-        self.v_AKC = self.kit.cast(v_AKC, precision)
-        self.offset_AK1 = self.kit.cast(offset_AK, precision)[:, :, None]
-        n_problems, n_logits, width = self.shape
-        self.gradient_AKC = self.kit.zeros((n_problems, n_logits, width - 1), "float64")
-        self.total_AK = self.kit.zeros((n_problems, n_logits), "float64")
-        self.scalars_3A = self.kit.zeros((3, n_problems), "float64")
-
-    def add(self, block: Block, x_nD: Array, targets: _Targets) -> None:
-        """Add a block's rows; problems whose mask uses none of them are passed over."""
-        kit, mask_A = self.kit, self.points.mask_A
-        which = slice(None) if block.masks.all() else np.flatnonzero(block.masks[mask_A])
-        v_aKC = self.v_AKC[which]
-        if not len(v_aKC):
-            return
-        n_problems, n_logits, width = v_aKC.shape
-        v_jC = v_aKC.reshape(n_problems * n_logits, width)
-        pieces, first, z_jn = [], 0, None
-        for run in self.points.runs:
-            columns = slice(first, first + run.stop - run.start)
-            part = v_jC[:, columns] @ x_nD[:, run].T
-            z_jn = part if z_jn is None else z_jn + part
-            pieces.append((run, columns))
-            first = columns.stop
-        assert z_jn is not None
-        z_aKn = z_jn.reshape(n_problems, n_logits, len(x_nD))
-        z_aKn += self.offset_AK1[which]
-        weight_an = targets.weight_FN[:, block.part][mask_A[which]]
-        loss_a, residual_aKn, curvature_a, size_a = targets.derivatives(z_aKn, weight_an, block.part)
-        for row, values in zip(self.scalars_3A, (loss_a, curvature_a, size_a), strict=True):
-            row[which] += values
-        self.total_AK[which] += kit.cast(residual_aKn.sum(axis=2), "float64")
-        residual_jn = residual_aKn.reshape(n_problems * n_logits, len(x_nD))
-        for run, columns in pieces:
-            product = (residual_jn @ x_nD[:, run]).reshape(n_problems, n_logits, -1)
-            self.gradient_AKC[which, :, columns] += product
-
-    def values(self) -> Values:
-        """Return the finished sums in coordinates of standardised columns."""
-        kit, points = self.kit, self.points
-        gradient_AKV = kit.zeros(self.shape, "float64")
-        self.gradient_AKC -= self.total_AK[:, :, None] * self.mean_FC[points.mask_A][:, None]
-        self.gradient_AKC *= self.inverse_FC[points.mask_A][:, None]
-        penalty_A = kit.array(points.penalty_A, "float64")
-        weight_AKC = points.theta_AKV[:, :, :-1]
-        self.gradient_AKC += penalty_A[:, None, None] * weight_AKC
-        gradient_AKV[:, :, :-1] = self.gradient_AKC
-        gradient_AKV[:, :, -1] = self.total_AK
-        loss_A, curvature_A, residual_A = (kit.host(row).copy() for row in self.scalars_3A)
-        squares_A = kit.host(kit.dot(weight_AKC, weight_AKC))
-        return Values(loss_A + 0.5 * points.penalty_A * squares_A, gradient_AKV, curvature_A, residual_A)
-
-
-def _along(kit: ArrayKit, v_AKC: Array, mean_AC: Array) -> Array:
-    """Return the inner product of each problem's weights and its columns' means."""
-    return (v_AKC @ mean_AC[:, :, None])[:, :, 0]

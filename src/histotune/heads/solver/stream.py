@@ -73,6 +73,8 @@ class RowStream:
     """
 
     def __init__(self, x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float, kit: ArrayKit) -> None:
+        # Rows that no mask uses are left out; rows that the same masks use lie together, so that a block can be passed
+        # over.
         self.kit, self.x_ND, self.passes = kit, x_ND, 0
         self.n_columns = x_ND.shape[1]
         self._rows = np.flatnonzero((weight_FN > 0).any(axis=0))
@@ -122,6 +124,7 @@ class RowStream:
 
         One matrix serves every set of columns: a set's own is a submatrix.
         """
+        # Second moments of evenly spaced rows, less the outer product of their means, over the product of their SDs.
         kit, n_used = self.kit, 0
         stride = max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * self.n_columns))
         gram_DD = kit.zeros((self.n_columns, self.n_columns), "float32")
@@ -152,6 +155,8 @@ class RowStream:
         return wide_nD
 
     def _unscaled(self, part: slice, precision: Precision) -> Array:
+        # The centre is exact in the matrix's type, so that rows may be widened first and centred afterwards; float64
+        # alone is centred before it is rounded.
         centre_D = self._centre_by_type[precision]
         if self._stored is not None:
             return self.kit.cast(self._stored[part], precision) - centre_D
@@ -173,8 +178,10 @@ class RowStream:
 
         if precision not in self._buffers:
             shape = (max(block.part.stop - block.part.start for block in self._blocks), self.n_columns)
-            self._buffers[precision] = (torch.empty(shape, dtype=torch.float16),
-                                        torch.empty(shape, dtype=getattr(torch, precision)))  # fmt: skip
+            self._buffers[precision] = (
+                torch.empty(shape, dtype=torch.float16),
+                torch.empty(shape, dtype=getattr(torch, precision)),
+            )
         half, wide = (buffer[: len(raw_nD)] for buffer in self._buffers[precision])
         np.copyto(half.numpy(), raw_nD)  # torch refuses memory that can't be written, such as a file's
         wide_nD: NDArray[np.floating] = wide.copy_(half).numpy()
@@ -182,6 +189,8 @@ class RowStream:
 
     def _centre_and_scale(self) -> tuple[Float, Float]:
         """Return about the mean of the rows, and about the inverse of their spread, from a sample."""
+        # Two passes over a sample: its mean in the matrix's own precision, so that subtracting it is exact; then the
+        # power of two nearest to one over its SD.
         stride = max(1, self.n_rows // CENTRE_ROWS)
         sample = np.sort(self._rows[::stride])
         parts = [sample[start : start + BLOCK_ROWS] for start in range(0, len(sample), BLOCK_ROWS)]
@@ -212,6 +221,7 @@ class RowStream:
 
     def _moments(self) -> tuple[Float, Float]:
         """Return each mask's mean and inverse SD of the centred columns in one pass."""
+        # Var = E x^2 - (E x)^2 of centred columns in one pass; where the difference has lost its digits, a second pass.
         kit = self.kit
         sums_FD, squares_FD = (kit.zeros((len(self.weight_FN), self.n_columns), "float64") for _ in range(2))
         weight_FN = kit.array(self.weight_FN, "float64")
@@ -232,6 +242,7 @@ class RowStream:
 
     def _variance(self, columns: Int, mean_FC: Float) -> Float:
         """Return the variance of some columns by a second pass, which does not cancel."""
+        # sum_i w_i (x_i - mean)^2 per mask, block by block.
         out_FC = np.zeros_like(mean_FC)
         for block in self._blocks:
             x_nC = self._raw(block.part)[:, columns].astype(np.float64) - self.centre_D[columns]
@@ -265,10 +276,8 @@ def _cut(used_FN: NDArray[np.bool_], n_rows: int, in_order: bool) -> list[Block]
 
 
 # ------------------------------------------------------------------------------
-# One way to write array code for NumPy and for torch: the few operations whose names differ.
-#
-# Everything else (``einsum``, ``where``, ``exp``, ``@``, indexing, in-place operators) is spelled alike in both, so the
-# solver is written once: NumPy on a CPU, where torch need not even be imported, torch tensors on a GPU.
+# One way to write array code for NumPy (on a CPU, where torch need not even be imported) and for torch tensors (on a
+# GPU): the few operations whose names differ; einsum, where, exp, @, indexing and in-place operators are spelled alike
 
 
 Array = Any
