@@ -63,7 +63,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch on its way.
+    """A forward pass on its way: a batch, or the part of one that fits into the device's memory.
 
     Attributes:
         pixels_BSSC: uint8 on the device, for a second pass in fp32; kept until the batch is collected, which also keeps

@@ -172,7 +172,7 @@ def _wanted(tiles: TileSet, request: EmbedRequest) -> tuple[Wanted, ...]:
         if request.view.target_mpp is not None:
             tiles = with_sizes(tiles, sources, reader)
     rows = Rows(sources, [str(number) for number in range(len(tiles))], check_view(tiles, request.view), request.view)
-    return tuple(rows[key].wanted for key in rows.keys)
+    return tuple(rows[key] for key in rows.keys)
 
 
 def _missing(

@@ -37,8 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.gather import Gathered
-    from histotune.embeddings.space import EmbeddingSpace
+    from histotune.embeddings.space import Embeddings, EmbeddingSpace
 
 
 SUFFIXES = (".npz", ".parquet", ".h5")
@@ -180,7 +179,7 @@ def slides_of(tiles: TileSet) -> list[str]:
     return tiles.table.select(pl.coalesce("slide_id", "group_id", pl.lit("unknown"))).to_series().to_list()
 
 
-def _gather(store: Store, content: Sequence[str]) -> Gathered:
+def _gather(store: Store, content: Sequence[str]) -> Embeddings:
     gathered = gather(store, store.manifests(), content)
     if gathered is None:
         raise UserError("a shard of this space is damaged and was set aside; nothing was written",

@@ -189,7 +189,7 @@ def _check(
     keys = list(dict.fromkeys(rows.keys))
     # an explicit wish is granted in any case: fewer tiles say whether to warn
     n_tiles = CHECK_TILES if request.embedding.precision == "auto" else WISH_TILES
-    sample = [rows[keys[place]].wanted for place in spread_rows(len(keys), n_tiles)]
+    sample = [rows[keys[place]] for place in spread_rows(len(keys), n_tiles)]
     batches = _views(request, reader, sample)
     choice = choose_by_check(tried, lambda precision: _embed(request, device, batches, precision), len(sample))
     if request.embedding.precision != "auto" and choice.precision != tried[0]:

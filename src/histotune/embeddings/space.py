@@ -178,8 +178,8 @@ class Embeddings:
     blocks: tuple[ColumnBlock, ...]
     tile_ids: tuple[str, ...]
     space: EmbeddingSpace
-    n_computed: int
-    pixel_fingerprint: str
+    n_computed: int = 0
+    pixel_fingerprint: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     n_equivalent: int = 0
     precision_reason: str = ""
