@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets import pcam_files
+from histotune.datasets import pcam_copies, pcam_files
 from histotune.datasets.dataset_spec import choose_scale
 from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, keep_rows, opened_hdf5, part_table
@@ -84,10 +84,10 @@ def _which_copy(listing: Listing, config: DatasetConfig) -> Callable[[Listing], 
             ("the HDF5 files", pcam_files.claim_hdf5, pcam_files.read_hdf5),
             (
                 "the images of Kaggle",
-                pcam_files.claim_kaggle,
-                partial(pcam_files.read_kaggle, on_bad_image=config.on_bad_image),
+                pcam_copies.claim_kaggle,
+                partial(pcam_copies.read_kaggle, on_bad_image=config.on_bad_image),
             ),
-            ("parquet files", pcam_files.claim_parquet, pcam_files.read_hub),
+            ("parquet files", pcam_copies.claim_parquet, pcam_copies.read_hub),
         )
         if (claimed := claim(listing)) is not None
     ]

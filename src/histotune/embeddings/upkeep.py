@@ -285,7 +285,7 @@ def _is_fit(path: Path) -> bool:
 
 def _remove_cohort(folder: Path) -> bool:
     """Remove the rendered cohort's own files; whether anything was removed."""
-    from histotune.datasets.synthetic.cohort import cohort_files
+    from histotune.datasets.synthetic.cohort_folder import cohort_files
 
     files = cohort_files(folder)
     for path in files:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.images.scale import text_table
+from histotune.images.scale_words import text_table
 from histotune.images.views import MAX_INPUTS, MAX_RESIZED_PIXELS, ViewGeometry, view_geometry
 from histotune.tools.errors import UserError, raise_together
 

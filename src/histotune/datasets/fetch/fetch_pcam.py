@@ -9,15 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from histotune.datasets.fetch.download import (
-    Partial,
-    Unavailable,
-    describe_check,
-    digest_file,
-    download,
-    mismatches,
-    public_url,
-)
+from histotune.datasets.fetch.download import Partial, Unavailable, describe_check, digest_file, download, mismatches
 from histotune.datasets.fetch.source import (
     STAGING,
     FetchedFile,
@@ -35,6 +27,7 @@ from histotune.datasets.fetch.source import (
     unchanged,
     write_receipt,
 )
+from histotune.datasets.fetch.transport import public_url
 from histotune.datasets.fetch.unpack import UnsafeMember, flush_all, safe_member_path, unpack_gz
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.files import FULL_DISK
