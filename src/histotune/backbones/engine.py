@@ -300,8 +300,10 @@ class Engine:
         if done is not None:
             done.synchronize()
         if not bool(torch.isfinite(result_BD).all()):
-            raise UserError("the backbone gives values that are not finite, in fp32 too",
-                            fix="its weights are damaged or do not belong to this architecture")  # fmt: skip
+            raise UserError(
+                "the backbone gives values that are not finite, in fp32 too",
+                fix="its weights are damaged or do not belong to this architecture",
+            )
         self.reruns.n_batches += 1
         LOG.warning("a batch overflowed in %s and was embedded again in fp32", self._dtype)
         return result_BD
@@ -525,8 +527,11 @@ def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal[
 
         return load_histogram(spec)
     if spec.kind == "external":
-        raise UserError("imported embeddings have no network that could embed new images", value=spec.name,
-                        fix="take a backbone that runs here, such as --backbone lite0")  # fmt: skip
+        raise UserError(
+            "imported embeddings have no network that could embed new images",
+            value=spec.name,
+            fix="take a backbone that runs here, such as --backbone lite0",
+        )
     from histotune.backbones.network import build_network
 
     config = EngineConfig(device.kind, precision, spec.size_px, spec.mean, spec.std)

@@ -142,9 +142,11 @@ def choose_scale(spec: DatasetSpec, config: DatasetConfig) -> ChosenScale:
 
 
 def _given_scale(config: DatasetConfig, given: Mapping[str, float]) -> ChosenScale:
-    values = f"{config.mpp:g} um/px for every tile" if config.mpp is not None else ", ".join(
-        f"{mpp:g} um/px at {name}" for name, mpp in given.items()
-    )  # fmt: skip
+    values = (
+        f"{config.mpp:g} um/px for every tile"
+        if config.mpp is not None
+        else ", ".join(f"{mpp:g} um/px at {name}" for name, mpp in given.items())
+    )
     if config.mpp_factor == 1:
         return ChosenScale("user", given, 1.0, f"Scale: {values}, as given by the user.")
     note = f"Scale: {values}, an estimate given by the user, within a factor of {config.mpp_factor:g}."

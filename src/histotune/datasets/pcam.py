@@ -93,8 +93,11 @@ def _which_copy(listing: Listing, config: DatasetConfig) -> Callable[[Listing], 
     ]
     if len(found) > 1:
         places = ", ".join(f"{words} ({listing.relative(claimed)})" for words, claimed, _ in found)
-        raise UserError(f"{len(found)} copies of PatchCamelyon lie in this folder: {places}", value=listing.root,
-                        fix="point --data to the folder of one of them")  # fmt: skip
+        raise UserError(
+            f"{len(found)} copies of PatchCamelyon lie in this folder: {places}",
+            value=listing.root,
+            fix="point --data to the folder of one of them",
+        )
     return found[0][2] if found else pcam_files.read_hdf5  # which says what it would have accepted
 
 
@@ -163,8 +166,11 @@ def join_slides(parts: Sequence[Part], folder: Path) -> Joined:
         return Joined(tuple(parts), ("slides_from was not needed: this copy has a meta.csv of its own.",))
     reference = [part for part in pcam_files.read_hdf5(list_files(folder)).parts if part.slides is not None]
     if not reference:
-        raise UserError("this copy can't lend its slides: it has no meta.csv", value=folder,
-                        fix="put the *_meta.csv files beside the HDF5 files")  # fmt: skip
+        raise UserError(
+            "this copy can't lend its slides: it has no meta.csv",
+            value=folder,
+            fix="put the *_meta.csv files beside the HDF5 files",
+        )
     states = _file_states([*wanted, *reference])
     kept = user_dir("cache") / "slides" / f"{hash_json([FORMAT, states])}.json"
     answers = _recall(kept)
@@ -195,16 +201,21 @@ def _join_part(part: Part, known: Sequence[_Reference]) -> _Answer:
     found = own.join(_by_pixels(known), on=WORDS, how="left", maintain_order="left")
     missing = found.filter(pl.col("n").is_null())["place"]
     if len(missing):
-        return _Answer(None, [
-            f"Slides of {part.words} stay unknown: {len(missing):,} of {len(part):,} tiles, such as "
-            f"{part.tile_ids[missing[0]]}, have no tile of the same pixels in the reference, so nothing was joined."
-        ])  # fmt: skip
+        return _Answer(
+            None,
+            [
+                f"Slides of {part.words} stay unknown: {len(missing):,} of {len(part):,} tiles, such as "
+                f"{part.tile_ids[missing[0]]}, have no tile of the same pixels in the reference, so nothing was joined."
+            ],
+        )
     unclear = found.filter(pl.col("slide").is_null())
     notes = [f"Slides of {part.words}: taken from meta.csv; all {len(part):,} tiles have their pixels there."]
     if len(unclear):
         example = part.tile_ids[unclear["place"][0]]
-        notes.append(f"{len(unclear):,} tiles, such as {example}, have pixels that several slides share, or whose "
-                     "slide meta.csv leaves open: it stays unknown.")  # fmt: skip
+        notes.append(
+            f"{len(unclear):,} tiles, such as {example}, have pixels that several slides share, or whose "
+            "slide meta.csv leaves open: it stays unknown."
+        )
     labels_N = found["label"].fill_null(-1).to_numpy()
     return _Answer(found["slide"].to_list(), [*notes, *_label_note(part, labels_N)])
 
@@ -333,10 +344,13 @@ def _encoded(data: bytes | None, place: str) -> bytes:
             if size == (SIDE_PX, SIDE_PX) and mode == "RGB":
                 return _digest(np.asarray(image))
     except Exception as error:  # Pillow's plugins raise many types on damaged files
-        raise UserError(f"the image is truncated or damaged ({error})", value=place,
-                        fix="download it again") from error  # fmt: skip
-    raise UserError(f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels, {mode})", value=place,
-                    allowed=f"{SIDE_PX} x {SIDE_PX} pixels, RGB", fix="download it again")  # fmt: skip
+        raise UserError(f"the image is truncated or damaged ({error})", value=place, fix="download it again") from error
+    raise UserError(
+        f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels, {mode})",
+        value=place,
+        allowed=f"{SIDE_PX} x {SIDE_PX} pixels, RGB",
+        fix="download it again",
+    )
 
 
 def _digest(pixels_HWC: NDArray[np.uint8]) -> bytes:

@@ -97,14 +97,19 @@ def _check_complete(listing: Listing, files: list[Shard]) -> None:
     part, numbers = files[0].part, [shard.number for shard in files]
     twice = [listing.relative(shard.path) for shard in files if numbers.count(shard.number) > 1]
     if twice:
-        raise UserError(f"part {part} was found more than once", value=name_some(twice, 6),
-                        fix="point --data to the folder of one copy")  # fmt: skip
+        raise UserError(
+            f"part {part} was found more than once",
+            value=name_some(twice, 6),
+            fix="point --data to the folder of one copy",
+        )
     total = max(shard.total or 0 for shard in files) or numbers[-1] + 1
     missing = [str(number) for number in range(total) if number not in numbers]
     if missing:
-        raise UserError(f"part {part} is incomplete: {len(missing)} of its {total} parquet files are missing",
-                        value=f"number {name_some(missing, 20)} beside {listing.relative(files[0].path)}",
-                        fix=HUB_AGAIN)  # fmt: skip
+        raise UserError(
+            f"part {part} is incomplete: {len(missing)} of its {total} parquet files are missing",
+            value=f"number {name_some(missing, 20)} beside {listing.relative(files[0].path)}",
+            fix=HUB_AGAIN,
+        )
 
 
 def _read_parquet_part(name: str, files: list[Shard]) -> Part:
@@ -126,17 +131,25 @@ def _read_parquet_labels(path: str) -> NDArray[np.int64]:
     _check_first_image(file, path)
     with explained_parquet_errors(path):
         if "label" not in file.schema_arrow.names:
-            raise UserError('the parquet file has no column "label"', value=path,
-                            allowed=f"image, label (it has: {', '.join(file.schema_arrow.names)})",
-                            fix=HUB_AGAIN)  # fmt: skip
+            raise UserError(
+                'the parquet file has no column "label"',
+                value=path,
+                allowed=f"image, label (it has: {', '.join(file.schema_arrow.names)})",
+                fix=HUB_AGAIN,
+            )
         column = pl.Series("label", file.read(columns=["label"]).column("label").combine_chunks())
     if not (column.dtype.is_integer() or column.dtype == pl.Boolean):
-        raise UserError(f'column "label" holds {column.dtype}', value=path, allowed="0 and 1, or false and true",
-                        fix=HUB_AGAIN)  # fmt: skip
+        raise UserError(
+            f'column "label" holds {column.dtype}', value=path, allowed="0 and 1, or false and true", fix=HUB_AGAIN
+        )
     strange = sorted({str(value) for value in column.unique()} - {"0", "1", "True", "False"})
     if strange:
-        raise UserError('column "label" holds other labels than 0 and 1', value=path,
-                        allowed=f"0 and 1, not {name_some(strange, 5)}", fix=HUB_AGAIN)  # fmt: skip
+        raise UserError(
+            'column "label" holds other labels than 0 and 1',
+            value=path,
+            allowed=f"0 and 1, not {name_some(strange, 5)}",
+            fix=HUB_AGAIN,
+        )
     return column.cast(pl.Int64).to_numpy()
 
 
@@ -150,9 +163,12 @@ def _check_first_image(file: object, path: str) -> None:
     except ValueError as error:
         raise UserError(f"the first image can't be read ({error})", value=path, fix=HUB_AGAIN) from error
     if size != (SIDE_PX, SIDE_PX):
-        raise UserError(f"these are no patches of PatchCamelyon: {size[0]} x {size[1]} pixels", value=path,
-                        allowed=f"{SIDE_PX} x {SIDE_PX} pixels",
-                        fix="other data sets: histotune run tiles --help")  # fmt: skip
+        raise UserError(
+            f"these are no patches of PatchCamelyon: {size[0]} x {size[1]} pixels",
+            value=path,
+            allowed=f"{SIDE_PX} x {SIDE_PX} pixels",
+            fix="other data sets: histotune run tiles --help",
+        )
 
 
 def _n_rows(file: object) -> int:
@@ -215,13 +231,18 @@ def _kaggle_images(listing: Listing) -> tuple[pl.DataFrame, int]:
         if match is None:
             n_others += 1
         elif (first := path_by_id.setdefault(match["id"], path)) != path:
-            raise UserError("the same image of Kaggle's copy was found twice",
-                            value=f"{listing.relative(first)} and {listing.relative(path)}",
-                            fix="point --data to the folder of one copy")  # fmt: skip
+            raise UserError(
+                "the same image of Kaggle's copy was found twice",
+                value=f"{listing.relative(first)} and {listing.relative(path)}",
+                fix="point --data to the folder of one copy",
+            )
     if not path_by_id:
-        raise UserError(f"{KAGGLE_LABELS} lies here, but none of its images", value=listing.root,
-                        allowed="names of 40 hexadecimal digits and .tif, in any arrangement of folders",
-                        fix=KAGGLE_AGAIN)  # fmt: skip
+        raise UserError(
+            f"{KAGGLE_LABELS} lies here, but none of its images",
+            value=listing.root,
+            allowed="names of 40 hexadecimal digits and .tif, in any arrangement of folders",
+            fix=KAGGLE_AGAIN,
+        )
     table = pl.DataFrame({"id": list(path_by_id), "path": list(path_by_id.values())})
     return table, n_others - sum(os.path.basename(path) == KAGGLE_LABELS for path in listing.paths)  # noqa: PTH119
 
@@ -229,23 +250,35 @@ def _kaggle_images(listing: Listing) -> tuple[pl.DataFrame, int]:
 def _kaggle_labels(listing: Listing) -> pl.DataFrame:
     tables = [path for path in listing.paths if os.path.basename(path) == KAGGLE_LABELS]  # noqa: PTH119
     if not tables:
-        raise UserError(f"images of Kaggle's copy lie here, but no {KAGGLE_LABELS}", value=listing.root,
-                        fix=f"point --data to the folder that holds {KAGGLE_LABELS} and train; images alone can be "
-                        "predicted: histotune predict HEAD FOLDER")  # fmt: skip
+        raise UserError(
+            f"images of Kaggle's copy lie here, but no {KAGGLE_LABELS}",
+            value=listing.root,
+            fix=f"point --data to the folder that holds {KAGGLE_LABELS} and train; images alone can be "
+            "predicted: histotune predict HEAD FOLDER",
+        )
     if len(tables) > 1:
-        raise UserError(f"{KAGGLE_LABELS} was found more than once",
-                        value=name_some([*map(listing.relative, tables)], 5),
-                        fix="point --data to the folder of one copy")  # fmt: skip
+        raise UserError(
+            f"{KAGGLE_LABELS} was found more than once",
+            value=name_some([*map(listing.relative, tables)], 5),
+            fix="point --data to the folder of one copy",
+        )
     path = tables[0]
     table = read_text_table(path, KAGGLE_AGAIN)
     if table.columns != ["id", "label"]:
-        raise UserError("this table has other columns", value=path,
-                        allowed=f"id, label (it has: {', '.join(table.columns)})", fix=KAGGLE_AGAIN)  # fmt: skip
+        raise UserError(
+            "this table has other columns",
+            value=path,
+            allowed=f"id, label (it has: {', '.join(table.columns)})",
+            fix=KAGGLE_AGAIN,
+        )
     strange = sorted(set(table["label"].fill_null("").unique()) - {"0", "1"})
     if strange:
-        raise UserError("this table holds other labels than 0 and 1", value=path,
-                        allowed=f"0 and 1, not {name_some([repr(label) for label in strange], 5)}",
-                        fix=KAGGLE_AGAIN)  # fmt: skip
+        raise UserError(
+            "this table holds other labels than 0 and 1",
+            value=path,
+            allowed=f"0 and 1, not {name_some([repr(label) for label in strange], 5)}",
+            fix=KAGGLE_AGAIN,
+        )
     table = table.unique()
     if table["id"].n_unique() != len(table):
         example = table.filter(pl.col("id").is_duplicated())["id"].sort()[0]
@@ -264,11 +297,18 @@ def _check_kaggle_files(listing: Listing, paths: list[str], on_bad_image: OnBadI
     if isinstance(size, str) and not bad:
         bad = [f"{listing.relative(paths[0])} ({size})"]
     if bad:
-        raise UserError(f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read",
-                        value=name_some(bad, 100), fix=f"{KAGGLE_AGAIN}, or pass --on-bad-image skip")  # fmt: skip
+        raise UserError(
+            f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read",
+            value=name_some(bad, 100),
+            fix=f"{KAGGLE_AGAIN}, or pass --on-bad-image skip",
+        )
     if size != (SIDE_PX, SIDE_PX):
-        raise UserError(f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels)", value=paths[0],
-                        allowed=f"{SIDE_PX} x {SIDE_PX} pixels", fix=KAGGLE_AGAIN)  # fmt: skip
+        raise UserError(
+            f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels)",
+            value=paths[0],
+            allowed=f"{SIDE_PX} x {SIDE_PX} pixels",
+            fix=KAGGLE_AGAIN,
+        )
 
 
 def _why_not_read(path: str) -> str | None:

@@ -240,8 +240,9 @@ def _missing_counterpart(listing: Listing, part: str, present: str, gz: list[str
 
 def _no_parts(listing: Listing, packed: list[str]) -> UserError:
     if packed:
-        return UserError("the files of PatchCamelyon are still compressed", value=listing.root,
-                         fix=f"gunzip -k {' '.join(packed)}")  # fmt: skip
+        return UserError(
+            "the files of PatchCamelyon are still compressed", value=listing.root, fix=f"gunzip -k {' '.join(packed)}"
+        )
     return UserError(
         "this is not PatchCamelyon: none of its files lies below the folder",
         value=listing.root,
@@ -296,14 +297,21 @@ def _read_hdf5_labels(path: str) -> NDArray[np.int64]:
     with opened_hdf5(path) as file:
         y = _dataset(file, "y", path)
         if y.dtype.kind not in "bui" or y.ndim == 0 or int(np.prod(y.shape[1:])) != 1:
-            raise UserError(f'data set "y" has shape {y.shape} and type {y.dtype}', value=path,
-                            allowed="shape (n, 1, 1, 1) of whole numbers",
-                            fix=f"download the original file from {SPEC.url}")  # fmt: skip
+            raise UserError(
+                f'data set "y" has shape {y.shape} and type {y.dtype}',
+                value=path,
+                allowed="shape (n, 1, 1, 1) of whole numbers",
+                fix=f"download the original file from {SPEC.url}",
+            )
         labels_N = np.asarray(y[...]).reshape(-1).astype(np.int64)
     strange = sorted(set(np.unique(labels_N).tolist()) - {0, 1})
     if strange:
-        raise UserError('data set "y" holds other labels than 0 and 1', value=path, allowed=f"0 and 1, not {strange}",
-                        fix=f"download the original file from {SPEC.url}")  # fmt: skip
+        raise UserError(
+            'data set "y" holds other labels than 0 and 1',
+            value=path,
+            allowed=f"0 and 1, not {strange}",
+            fix=f"download the original file from {SPEC.url}",
+        )
     return labels_N
 
 

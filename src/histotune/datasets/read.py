@@ -125,8 +125,12 @@ def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
 def _require_known(what: str, asked: Sequence[str], present: Sequence[str]) -> None:
     unknown = [name for name in asked if name not in present]
     if unknown:
-        raise UserError(f"no such {what} in this data set", value=", ".join(unknown),
-                        allowed=", ".join(present) or "none", closest=closest_name(unknown[0], present))  # fmt: skip
+        raise UserError(
+            f"no such {what} in this data set",
+            value=", ".join(unknown),
+            allowed=", ".join(present) or "none",
+            closest=closest_name(unknown[0], present),
+        )
 
 
 def _present_magnifications(tiles: TileSet) -> tuple[str, ...]:

@@ -175,22 +175,28 @@ def _id_of(path: str | Path, root: Path) -> str:
 def _refuse_twice(ids: Sequence[str], paths: Sequence[str], rows: Sequence[Tile]) -> None:
     twice = sorted(name for name, n in Counter(ids).items() if n > 1)
     if twice:
-        raise UserError(f"{len(twice):,} tiles are named more than once", value=name_some(twice, 20),
-                        fix="name each tile once")  # fmt: skip
+        raise UserError(
+            f"{len(twice):,} tiles are named more than once", value=name_some(twice, 20), fix="name each tile once"
+        )
     places = defaultdict(list)
     for name, path, row in zip(ids, paths, rows, strict=True):
         places[path, row.row].append(name)
     same = sorted(" and ".join(names) for names in places.values() if len(names) > 1)
     if same:
-        raise UserError(f"{len(same):,} files are named in several ways", value=name_some(same, 20),
-                        fix="name each file once")  # fmt: skip
+        raise UserError(
+            f"{len(same):,} files are named in several ways", value=name_some(same, 20), fix="name each file once"
+        )
 
 
 def _refuse_unknown_parts(rows: Sequence[Tile]) -> None:
     unknown = sorted({row.split for row in rows if row.split is not None and row.split.lower() not in PART_BY_NAME})
     if unknown:
-        raise UserError("these parts are unknown", value=name_some(unknown, 10),
-                        allowed=", ".join(PART_BY_NAME), fix="name the parts train, valid and test")  # fmt: skip
+        raise UserError(
+            "these parts are unknown",
+            value=name_some(unknown, 10),
+            allowed=", ".join(PART_BY_NAME),
+            fix="name the parts train, valid and test",
+        )
 
 
 def _sizes(rows: Sequence[Tile], paths: Sequence[str]) -> tuple[list[tuple[int, int] | tuple[None, None]], list[str]]:
@@ -221,9 +227,12 @@ def _classes(
 ) -> tuple[Classes, list[str | None], list[str]]:
     labels = [row.label for row in rows]
     if spec.schemes and config.positive_class is not None:
-        raise UserError("this data set fixes its classes itself", value=config.positive_class,
-                        allowed=", ".join(spec.schemes[0].class_names),
-                        fix="leave --set source.positive_class out")  # fmt: skip
+        raise UserError(
+            "this data set fixes its classes itself",
+            value=config.positive_class,
+            allowed=", ".join(spec.schemes[0].class_names),
+            fix="leave --set source.positive_class out",
+        )
     if spec.schemes:
         return scheme_classes(spec, labels)
     classes = order_classes((label for label in labels if label is not None), config.positive_class)
@@ -262,13 +271,16 @@ def _given_scale(rows: Sequence[Tile], config: DatasetConfig) -> _Scale:
     if config.mpp is None and set(by_magnification) != found:
         raise UserError(
             "the scale per magnification must speak of exactly the magnifications of the tiles",
-            value=", ".join(by_magnification), allowed=", ".join(sorted(found)) or "none: the tiles name none",
+            value=", ".join(by_magnification),
+            allowed=", ".join(sorted(found)) or "none: the tiles name none",
             fix="--set source.mpp=0.5 gives one scale for all",
-        )  # fmt: skip
+        )
     mpp = [config.mpp or by_magnification[_magnification(row.magnification) or ""] for row in rows]
-    values = f"{config.mpp:g} um/px for every tile" if config.mpp else ", ".join(
-        f"{value:g} um/px at {name}" for name, value in by_magnification.items()
-    )  # fmt: skip
+    values = (
+        f"{config.mpp:g} um/px for every tile"
+        if config.mpp
+        else ", ".join(f"{value:g} um/px at {name}" for name, value in by_magnification.items())
+    )
     exact = config.mpp_factor == 1
     words = "as given by the user" if exact else f"an estimate given by the user, within {config.mpp_factor:g} times"
     source = "user" if exact else "estimated"
@@ -386,15 +398,25 @@ def _refuse_look_alikes(names: Sequence[str]) -> None:
         by_lower.setdefault(name.casefold(), []).append(name)
     twins = [" and ".join(map(repr, same)) for same in by_lower.values() if len(same) > 1]
     if twins:
-        raise UserError("labels that differ only in upper and lower case would be different classes",
-                        value=name_some(twins, 5), fix="write each class one way")  # fmt: skip
+        raise UserError(
+            "labels that differ only in upper and lower case would be different classes",
+            value=name_some(twins, 5),
+            fix="write each class one way",
+        )
 
 
 def _check_positive(names: Sequence[str], positive: str) -> None:
     if positive not in names:
-        raise UserError("no tile has the label that should be the positive class", value=positive,
-                        allowed=", ".join(names) or "no tile is labelled",
-                        closest=closest_name(positive, names))  # fmt: skip
+        raise UserError(
+            "no tile has the label that should be the positive class",
+            value=positive,
+            allowed=", ".join(names) or "no tile is labelled",
+            closest=closest_name(positive, names),
+        )
     if len(names) != 2:
-        raise UserError(f"a positive class is one of two, and there are {len(names)}", value=positive,
-                        allowed=", ".join(names), fix="leave --set source.positive_class out")  # fmt: skip
+        raise UserError(
+            f"a positive class is one of two, and there are {len(names)}",
+            value=positive,
+            allowed=", ".join(names),
+            fix="leave --set source.positive_class out",
+        )

@@ -136,8 +136,10 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
 def _without_compiling(request: EmbedRequest, error: CompilationError) -> EmbedRequest:
     """Return the request for the plain network; several ranks must agree on it, so there it is the user's to say."""
     if request.rank.world_size > 1:
-        raise UserError(f"torch.compile failed on {request.rank}: {error}",
-                        fix="run again with --set embedding.compile=off, on all ranks") from error  # fmt: skip
+        raise UserError(
+            f"torch.compile failed on {request.rank}: {error}",
+            fix="run again with --set embedding.compile=off, on all ranks",
+        ) from error
     LOG.warning("torch.compile failed, going on without it: %s", error)
     return replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
 
@@ -194,8 +196,11 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
         if gathered is not None:
             job.store.mark_used()
             return replace(gathered, n_computed=n_computed)
-    raise UserError("the cache gives back other bytes than were written", value=job.store.folder,
-                    fix="check the disk, or choose another folder with --cache")  # fmt: skip
+    raise UserError(
+        "the cache gives back other bytes than were written",
+        value=job.store.folder,
+        fix="check the disk, or choose another folder with --cache",
+    )
 
 
 def _no_rows(job: _Job, missing: Sequence[str]) -> UserError:
@@ -247,8 +252,11 @@ def _follow(job: _Job, keys: Sequence[str]) -> int:
             if tuple(plan.name for plan in plans) != found.shards:
                 continue  # the leader has just gone, or planned anew
             if not set(job.rows.keys).issuperset(one for plan in plans for one in plan.content):
-                raise UserError("the ranks do not see the same images", value=str(job.workers.rank),
-                                fix="give all of them the same data set, and let nothing write into it")  # fmt: skip
+                raise UserError(
+                    "the ranks do not see the same images",
+                    value=str(job.workers.rank),
+                    fix="give all of them the same data set, and let nothing write into it",
+                )
             done = job.store.inspect().sound
             mine = [plan for plan in job.workers.rank.share(plans) if plan.name not in done]
             _compute(job, plans, mine)
@@ -263,9 +271,13 @@ def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]
         wanted = [job.rows[one] for plan in alike for one in plan.content]
         batch_sizes = [size for plan in alike for size in plan.batch_sizes]
         yield from load_views(
-            wanted, batch_sizes, job.request.view, job.reader,
-            find_all_bad=find_all_bad, device=resizing_device(job.device, job.request.spec),
-        )  # fmt: skip
+            wanted,
+            batch_sizes,
+            job.request.view,
+            job.reader,
+            find_all_bad=find_all_bad,
+            device=resizing_device(job.device, job.request.spec),
+        )
 
 
 def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -> None:
@@ -343,8 +355,11 @@ def _check_content(job: _Job, expected: Sequence[str], found: Sequence[str]) -> 
     for source in changed:
         job.index.forget(source.path)
     if changed:
-        raise UserError("images changed while they were read", value=", ".join(str(source) for source in changed[:5]),
-                        fix="run again when nothing writes into the data set")  # fmt: skip
+        raise UserError(
+            "images changed while they were read",
+            value=", ".join(str(source) for source in changed[:5]),
+            fix="run again when nothing writes into the data set",
+        )
 
 
 @contextmanager

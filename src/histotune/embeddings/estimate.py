@@ -141,8 +141,11 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
     if request.spec.kind == "external":
-        raise UserError("imported embeddings are not computed, so there is nothing to estimate",
-                        value=request.spec.name, fix="take a backbone that runs here")  # fmt: skip
+        raise UserError(
+            "imported embeddings are not computed, so there is nothing to estimate",
+            value=request.spec.name,
+            fix="take a backbone that runs here",
+        )
     device = find_device(request.embedding.device)
     here = weights_are_here(request.spec)
     wanted = _wanted(tiles, request)
@@ -204,11 +207,15 @@ def _first_notes(n_unknown: int, here: bool, unchecked: str) -> tuple[str, ...]:
     if unchecked:
         notes.append(f"The precision check has not run yet: timed in {unchecked}, which it may replace by another.")
     if n_unknown:
-        notes.append(f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
-                     "that are embedded will cost nothing.")  # fmt: skip
+        notes.append(
+            f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
+            "that are embedded will cost nothing."
+        )
     if not here:
-        notes.append("The weights are not on this machine: timed with random ones of the same architecture, and "
-                     "every tile counts as missing.")  # fmt: skip
+        notes.append(
+            "The weights are not on this machine: timed with random ones of the same architecture, and "
+            "every tile counts as missing."
+        )
     return tuple(notes)
 
 
@@ -259,9 +266,14 @@ def _timed(
     if len(missing) < n_wanted:
         notes.append("Few tiles are missing, so that some were timed more than once.")
     return replace(
-        known, batch_size=batch_size, batches_s=batches_s, stages=stages, total_dim=backbone.total_dim,
-        download_bytes=0 if here else _weight_bytes(backbone), notes=tuple(notes),
-    )  # fmt: skip
+        known,
+        batch_size=batch_size,
+        batches_s=batches_s,
+        stages=stages,
+        total_dim=backbone.total_dim,
+        download_bytes=0 if here else _weight_bytes(backbone),
+        notes=tuple(notes),
+    )
 
 
 def _batch_size(runner: BatchRunner, reader: PixelReader, one: Wanted, request: EmbedRequest) -> int:

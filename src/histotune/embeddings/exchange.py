@@ -60,11 +60,18 @@ class ExportTable:
     def facts(self) -> dict[str, Any]:
         """What the rows are, JSON-ready; goes into every file."""
         provenance = "external, unverified" if self.space.external else "computed"
-        facts: dict[str, Any] = {"space": asdict(self.space), "blocks": [asdict(block) for block in self.blocks],
-                                 "provenance": provenance}  # fmt: skip
+        facts: dict[str, Any] = {
+            "space": asdict(self.space),
+            "blocks": [asdict(block) for block in self.blocks],
+            "provenance": provenance,
+        }
         if self.tiles is not None:
-            facts |= {"data set": self.tiles.name, "class_names": list(self.tiles.class_names),
-                      "licence": self.tiles.licence, "synthetic": self.tiles.synthetic}  # fmt: skip
+            facts |= {
+                "data set": self.tiles.name,
+                "class_names": list(self.tiles.class_names),
+                "licence": self.tiles.licence,
+                "synthetic": self.tiles.synthetic,
+            }
         return facts
 
 
@@ -118,16 +125,23 @@ def export(table: ExportTable, out: Path) -> int:
     elif out.suffix.lower() in (".h5", ""):
         return _export_slides(table, out)
     else:
-        raise UserError("unknown kind of file for embeddings", value=out.suffix, allowed=", ".join(SUFFIXES)
-                        + ", or a folder for one HDF5 file per slide", fix="--out embeddings.npz")  # fmt: skip
+        raise UserError(
+            "unknown kind of file for embeddings",
+            value=out.suffix,
+            allowed=", ".join(SUFFIXES) + ", or a folder for one HDF5 file per slide",
+            fix="--out embeddings.npz",
+        )
     return 1
 
 
 def _refuse_foreign_file(out: Path) -> None:
     """Refuse to replace a file that no export wrote: it may be the only copy of somebody's embeddings."""
     if out.is_file() and not _is_export(out):
-        raise UserError("a file that histotune did not export lies there, and would be replaced", value=out,
-                        fix="choose another --out, or move the file away")  # fmt: skip
+        raise UserError(
+            "a file that histotune did not export lies there, and would be replaced",
+            value=out,
+            fix="choose another --out, or move the file away",
+        )
     if out.is_dir() and out.suffix.lower() in SUFFIXES:
         raise UserError("a folder stands where the file should go", value=out, fix="choose another --out")
 
@@ -172,16 +186,22 @@ def slides_of(tiles: TileSet) -> list[str]:
 def _gather(store: Store, content: Sequence[str]) -> Embeddings:
     gathered = gather(store, store.manifests(), content)
     if gathered is None:
-        raise UserError("a shard of this space is damaged and was set aside; nothing was written",
-                        value=store.short_name, fix="histotune embed computes its rows again; then export")  # fmt: skip
+        raise UserError(
+            "a shard of this space is damaged and was set aside; nothing was written",
+            value=store.short_name,
+            fix="histotune embed computes its rows again; then export",
+        )
     return gathered
 
 
 def _places_of(tiles: TileSet, places: Mapping[str, tuple[int, int]]) -> NDArray[np.int64]:
     without = [tile_id for tile_id in tiles.tile_ids if tile_id not in places]
     if without:
-        raise UserError(f"{len(without):,} tiles have no coordinates in the table given with --coords",
-                        value=", ".join(without[:20]), fix="add their rows: tile_id,x,y")  # fmt: skip
+        raise UserError(
+            f"{len(without):,} tiles have no coordinates in the table given with --coords",
+            value=", ".join(without[:20]),
+            fix="add their rows: tile_id,x,y",
+        )
     return np.array([places[tile_id] for tile_id in tiles.tile_ids], dtype=np.int64).reshape(-1, 2)
 
 
@@ -190,9 +210,12 @@ def _tile_columns(tiles: TileSet) -> pl.DataFrame:
     import polars as pl
 
     table = tiles.table.select(
-        "tile_id", pl.col("label").fill_null(-1).cast(pl.Int64), pl.col("group_id").fill_null("").alias("group"),
-        pl.Series("slide", slides_of(tiles)), pl.col("split").fill_null(""),
-    )  # fmt: skip
+        "tile_id",
+        pl.col("label").fill_null(-1).cast(pl.Int64),
+        pl.col("group_id").fill_null("").alias("group"),
+        pl.Series("slide", slides_of(tiles)),
+        pl.col("split").fill_null(""),
+    )
     return table
 
 
@@ -236,15 +259,21 @@ def _write_parquet(table: ExportTable, path: Path) -> None:
 def _export_slides(table: ExportTable, out: Path) -> int:
     """Write one HDF5 file per slide."""
     if table.tiles is None:
-        raise UserError("HDF5 files hold one slide each, and a space alone knows no slides", value=out,
-                        fix="add --dataset NAME --data DIR, or write .npz or .parquet")  # fmt: skip
+        raise UserError(
+            "HDF5 files hold one slide each, and a space alone knows no slides",
+            value=out,
+            fix="add --dataset NAME --data DIR, or write .npz or .parquet",
+        )
     rows_by_slide: dict[str, list[int]] = {}
     for row, slide in enumerate(slides_of(table.tiles)):
         rows_by_slide.setdefault(file_stem(slide), []).append(row)
     if out.suffix:
         if len(rows_by_slide) > 1:
-            raise UserError(f"one HDF5 file holds one slide, and these tiles come from {len(rows_by_slide):,}",
-                            value=out, fix=f"--out {out.with_suffix('')} writes a folder with a file each")  # fmt: skip
+            raise UserError(
+                f"one HDF5 file holds one slide, and these tiles come from {len(rows_by_slide):,}",
+                value=out,
+                fix=f"--out {out.with_suffix('')} writes a folder with a file each",
+            )
         slide, rows = next(iter(rows_by_slide.items()))
         with atomic_path(out) as temporary:
             _write_slide(table, slide, rows, temporary)
@@ -271,8 +300,7 @@ def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) ->
     features_ND = np.ascontiguousarray(table.features_ND[rows], dtype=np.float32)
     with h5py.File(path, "w") as file:
         features = _growing(file, "features", features_ND)
-        features.attrs.update({"name": slide, "encoder": table.space.backbone,
-                               "histotune": json.dumps(table.facts)})  # fmt: skip
+        features.attrs.update({"name": slide, "encoder": table.space.backbone, "histotune": json.dumps(table.facts)})
         coords = _growing(file, "coords", places_N2)
         known = "level 0 pixels, as given" if table.places_N2 is not None else UNKNOWN_PLACES
         coords.attrs.update({"name": slide, "histotune_coords": known, **_patch_facts(tiles)})
@@ -345,13 +373,16 @@ def foreign_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """Return the files to import: those named, and those in folders named (CLAM's ``h5_files`` too)."""
     found: dict[Path, None] = {}
     for path in paths:
-        inside = [path] if path.is_file() else sorted(
-            file for place in (path, path / "h5_files") for file in place.glob("*") if file.suffix in FOREIGN_SUFFIXES
-        )  # fmt: skip
+        places = (path, path / "h5_files")
+        inside = sorted(file for place in places for file in place.glob("*") if file.suffix in FOREIGN_SUFFIXES)
+        inside = [path] if path.is_file() else inside
         if not inside:
-            raise UserError("no embeddings to import here", value=path,
-                            allowed=f"files or folders of {', '.join(FOREIGN_SUFFIXES)}",
-                            fix="check the path")  # fmt: skip
+            raise UserError(
+                "no embeddings to import here",
+                value=path,
+                allowed=f"files or folders of {', '.join(FOREIGN_SUFFIXES)}",
+                fix="check the path",
+            )
         found.update(dict.fromkeys(inside))
     return tuple(found)
 
@@ -360,15 +391,22 @@ def read_foreign(path: Path) -> ForeignRows:
     """Read one file of embeddings."""
     readers = {".h5": _read_hdf5, ".hdf5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise UserError("unknown kind of file for embeddings", value=path, allowed=", ".join(FOREIGN_SUFFIXES),
-                        fix="save them as npz with arrays `features` and `tile_id`")  # fmt: skip
+        raise UserError(
+            "unknown kind of file for embeddings",
+            value=path,
+            allowed=", ".join(FOREIGN_SUFFIXES),
+            fix="save them as npz with arrays `features` and `tile_id`",
+        )
     try:
         columns, facts = readers[path.suffix](path)
     except UserError:
         raise
     except Exception as error:  # h5py, numpy and pyarrow raise many types on damaged files
-        raise UserError(f"this file of embeddings can't be read ({error})", value=path,
-                        fix="copy it again from where it was written") from error  # fmt: skip
+        raise UserError(
+            f"this file of embeddings can't be read ({error})",
+            value=path,
+            fix="copy it again from where it was written",
+        ) from error
     return _checked(path, columns, facts)
 
 
@@ -380,8 +418,12 @@ def read_places(path: Path) -> dict[str, tuple[int, int]]:
         table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
         rows = table.select(pl.col("tile_id").cast(pl.String), pl.col("x", "y").cast(pl.Float64).cast(pl.Int64))
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError("this table of coordinates can't be read", value=path, allowed="columns tile_id, x, y",
-                        fix="write it as CSV with these three columns") from error  # fmt: skip
+        raise UserError(
+            "this table of coordinates can't be read",
+            value=path,
+            allowed="columns tile_id, x, y",
+            fix="write it as CSV with these three columns",
+        ) from error
     return {tile_id: (x, y) for tile_id, x, y in rows.drop_nulls().iter_rows()}
 
 
@@ -389,8 +431,11 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        columns = {name: values for name in (*FEATURES, "coords", "tile_id", "content")
-                   if (values := _dataset(file, name)) is not None}  # fmt: skip
+        columns = {
+            name: values
+            for name in (*FEATURES, "coords", "tile_id", "content")
+            if (values := _dataset(file, name)) is not None
+        }
         attributes = dict(file["features"].attrs) if "features" in columns else {}
     facts = json.loads(attributes["histotune"]) if "histotune" in attributes else {}
     return columns, {"encoder": str(attributes.get("encoder", "")), **facts}
@@ -403,8 +448,11 @@ def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
     if name not in file:
         return None
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or file[name].is_virtual or file[name].external:
-        raise UserError(f'"{name}" in this file is a link to elsewhere', value=file.filename,
-                        fix="write the values themselves into the file")  # fmt: skip
+        raise UserError(
+            f'"{name}" in this file is a link to elsewhere',
+            value=file.filename,
+            fix="write the values themselves into the file",
+        )
     values = file[name]
     return np.asarray(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
 
@@ -428,8 +476,11 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         column = table[name].combine_chunks()
         if name in FEATURES:
             if len(pc.unique(pc.list_value_length(column))) != 1:
-                raise UserError("the vectors in this file differ in length, or there are none", value=path,
-                                fix="write the rows of one network only")  # fmt: skip
+                raise UserError(
+                    "the vectors in this file differ in length, or there are none",
+                    value=path,
+                    fix="write the rows of one network only",
+                )
             columns[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         else:
             columns[name] = np.asarray(column.to_pylist())
@@ -443,23 +494,38 @@ def _checked(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -
     """Check shapes and values, all mistakes of a file in one message."""
     name = next((name for name in FEATURES if name in columns), None)
     if name is None:
-        raise UserError("this file holds no embeddings", value=path, allowed=f"an array {' or '.join(FEATURES)}",
-                        fix="check that these are tile features, not coordinates")  # fmt: skip
+        raise UserError(
+            "this file holds no embeddings",
+            value=path,
+            allowed=f"an array {' or '.join(FEATURES)}",
+            fix="check that these are tile features, not coordinates",
+        )
     features_ND = columns[name]
     if features_ND.ndim != 2 or not np.issubdtype(features_ND.dtype, np.floating) or 0 in features_ND.shape:
-        raise UserError(f"{name} holds {features_ND.dtype} {features_ND.shape}", value=path,
-                        allowed="floating-point numbers (tiles, columns)", fix="write one row per tile")  # fmt: skip
+        raise UserError(
+            f"{name} holds {features_ND.dtype} {features_ND.shape}",
+            value=path,
+            allowed="floating-point numbers (tiles, columns)",
+            fix="write one row per tile",
+        )
     n = len(features_ND)
     counts = {other: len(columns[other]) for other in ("coords", "tile_id", "content") if other in columns}
     if any(count != n for count in counts.values()):
         found = ", ".join(f"{count:,} {other}" for other, count in counts.items())
-        raise UserError(f"counts differ: {n:,} rows of {name}, {found}", value=path, allowed="one of each per row",
-                        fix="write the file again")  # fmt: skip
+        raise UserError(
+            f"counts differ: {n:,} rows of {name}, {found}",
+            value=path,
+            allowed="one of each per row",
+            fix="write the file again",
+        )
     features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
     if not np.isfinite(features_ND).all():
         bad = int((~np.isfinite(features_ND).all(axis=1)).sum())
-        raise UserError(f"{bad:,} rows hold values that are not finite in float32", value=path,
-                        fix="compute them again in a wider precision")  # fmt: skip
+        raise UserError(
+            f"{bad:,} rows hold values that are not finite in float32",
+            value=path,
+            fix="compute them again in a wider precision",
+        )
     rows = ForeignRows(ExternalFile(path.name, hash_file(path), n), path.stem, features_ND)
     return _named(rows, columns, facts)
 
@@ -469,12 +535,20 @@ def _named(rows: ForeignRows, columns: Mapping[str, Any], facts: Mapping[str, An
     dim = rows.features_ND.shape[1]
     coords = columns.get("coords")
     if coords is not None and (coords.ndim != 2 or coords.shape[1] != 2):
-        raise UserError(f"coords has shape {coords.shape}", value=rows.file.name, allowed="(tiles, 2): x, y",
-                        fix="write the file again")  # fmt: skip
+        raise UserError(
+            f"coords has shape {coords.shape}",
+            value=rows.file.name,
+            allowed="(tiles, 2): x, y",
+            fix="write the file again",
+        )
     content = tuple(_text(value) for value in columns.get("content", ()))
     if any(not CONTENT.fullmatch(one) for one in content):
-        raise UserError("content holds something else than SHA-256 hashes", value=rows.file.name,
-                        allowed="64 hexadecimal digits per row", fix="leave it out, name rows by tile_id")  # fmt: skip
+        raise UserError(
+            "content holds something else than SHA-256 hashes",
+            value=rows.file.name,
+            allowed="64 hexadecimal digits per row",
+            fix="leave it out, name rows by tile_id",
+        )
     known = coords is not None and not bool((np.asarray(coords) < 0).any())  # -1 says that nobody knows
     blocks = tuple(ColumnBlock(**block) for block in facts.get("blocks", ()))
     if not blocks or blocks[-1].stop != dim:

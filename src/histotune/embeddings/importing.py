@@ -144,9 +144,12 @@ def _read_all(paths: Sequence[Path]) -> _Rows:
     layouts = {file.blocks for file in files}
     if len(layouts) > 1:
         found = ", ".join(f"{file.file.name}: {file.features_ND.shape[1]}" for file in files[:20])
-        raise UserError("the files differ in their columns, so they come from different networks", value=found,
-                        allowed="one number of columns, in the same blocks",
-                        fix="import each network on its own")  # fmt: skip
+        raise UserError(
+            "the files differ in their columns, so they come from different networks",
+            value=found,
+            allowed="one number of columns, in the same blocks",
+            fix="import each network on its own",
+        )
     return _Rows(tuple(files), np.concatenate([file.features_ND for file in files]))
 
 
@@ -154,8 +157,11 @@ def _refuse_other_files(record: ExternalRecord, request: ImportRequest) -> None:
     if request.replace or record.name not in external_names(request.cache):
         return
     if read_external(record.name, request.cache).files_hash != record.files_hash:
-        raise UserError("this name belongs to embeddings from other files", value=record.name,
-                        fix="choose another --as, import all files together, or add --replace")  # fmt: skip
+        raise UserError(
+            "this name belongs to embeddings from other files",
+            value=record.name,
+            fix="choose another --as, import all files together, or add --replace",
+        )
 
 
 def _match(
@@ -206,24 +212,31 @@ def _index_places(rows: _Rows) -> dict[tuple[str, int, int], int]:
 
 def _enter(index: dict[K, int], name: K, row: int, rows: _Rows) -> None:
     if name in index and not np.array_equal(rows.features_ND[index[name]], rows.features_ND[row]):
-        raise UserError("two different rows stand for one tile", value=name,
-                        fix="import the files of one network, each tile once")  # fmt: skip
+        raise UserError(
+            "two different rows stand for one tile", value=name, fix="import the files of one network, each tile once"
+        )
     index.setdefault(name, row)
 
 
 def _nothing_fits(rows: _Rows, known: Sequence[KnownTiles]) -> UserError:
-    named = [what for what, present in (
-        ("content hashes", any(file.content for file in rows.files)),
-        ("tile ids", any(file.tile_ids for file in rows.files)),
-        ("slide coordinates", any(file.coords_N2 is not None for file in rows.files)),
-    ) if present]  # fmt: skip
-    words = " and ".join(named) or "nothing that names a tile"
+    present = {
+        "content hashes": any(file.content for file in rows.files),
+        "tile ids": any(file.tile_ids for file in rows.files),
+        "slide coordinates": any(file.coords_N2 is not None for file in rows.files),
+    }
+    words = " and ".join(what for what, there in present.items() if there) or "nothing that names a tile"
     if not known:
-        return UserError("the files do not say which bytes each row was computed from", value=f"they hold {words}",
-                         fix="name the tiles: --dataset breakhis --data DIR (and --coords TABLE)")  # fmt: skip
-    return UserError("no row of these files belongs to a tile of this data set", value=f"they hold {words}",
-                     allowed=f"tile ids such as {known[0].tiles.tile_ids[0]}",
-                     fix="check --dataset and --data; for slide coordinates add --coords TABLE")  # fmt: skip
+        return UserError(
+            "the files do not say which bytes each row was computed from",
+            value=f"they hold {words}",
+            fix="name the tiles: --dataset breakhis --data DIR (and --coords TABLE)",
+        )
+    return UserError(
+        "no row of these files belongs to a tile of this data set",
+        value=f"they hold {words}",
+        allowed=f"tile ids such as {known[0].tiles.tile_ids[0]}",
+        fix="check --dataset and --data; for slide coordinates add --coords TABLE",
+    )
 
 
 def _write(store: Store, rows: _Rows, row_by_content: Mapping[str, int]) -> int:

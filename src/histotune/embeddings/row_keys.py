@@ -94,8 +94,9 @@ def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelRead
             bad.append(UnreadableTile(sources[row], error))
     if bad:
         raise UnreadableTilesError(bad)
-    columns = [pl.Series(name, [size[axis] for size in sizes], pl.Int32)
-               for axis, name in enumerate(("width_px", "height_px"))]  # fmt: skip
+    columns = [
+        pl.Series(name, [size[axis] for size in sizes], pl.Int32) for axis, name in enumerate(("width_px", "height_px"))
+    ]
     return replace(tiles, table=tiles.table.with_columns(columns))
 
 

@@ -267,8 +267,11 @@ def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, s
     spec = replace(request.spec, size_px=request.view.size_px)
     backbone = load_backbone(spec, device, precision)
     rates = find_batch_size(backbone.embed, spec.size_px, request.embedding.shard_tiles)
-    LOG.info("batches of %d: %s", rates[-1].batch_size,
-             ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates))  # fmt: skip
+    LOG.info(
+        "batches of %d: %s",
+        rates[-1].batch_size,
+        ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates),
+    )
     try:
         write_json(
             _record(request, space), {"batch_size": rates[-1].batch_size, "rates": [asdict(one) for one in rates]}

@@ -232,8 +232,9 @@ class Embeddings:
         by_name = {block.name: block for block in self.blocks}
         for name in pooling:
             if name not in by_name:
-                raise UserError("unknown pooling block", value=name, allowed=", ".join(by_name),
-                                closest=closest_name(name, by_name))  # fmt: skip
+                raise UserError(
+                    "unknown pooling block", value=name, allowed=", ".join(by_name), closest=closest_name(name, by_name)
+                )
         return np.concatenate([np.arange(by_name[name].start, by_name[name].stop) for name in pooling])
 
     def take(self, rows: NDArray[np.int64]) -> Embeddings:

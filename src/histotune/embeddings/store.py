@@ -146,9 +146,17 @@ class Store:
                 np.save(stream, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
             n_bytes, sha256 = temporary.stat().st_size, hash_file(temporary)
         manifest = Manifest(
-            plan.content, facts.batch_sizes, facts.blocks, n_bytes, sha256, facts.fp32_batches, facts.threads, dtype,
-            equivalent=facts.batch_sizes != plan.batch_sizes, space=self.space.key,
-        )  # fmt: skip
+            plan.content,
+            facts.batch_sizes,
+            facts.blocks,
+            n_bytes,
+            sha256,
+            facts.fp32_batches,
+            facts.threads,
+            dtype,
+            equivalent=facts.batch_sizes != plan.batch_sizes,
+            space=self.space.key,
+        )
         write_manifest(path.with_suffix(".json"), manifest)
 
     def read_shard(self, name: str, manifest: Manifest) -> NDArray[np.float32] | NDArray[np.float16] | None:

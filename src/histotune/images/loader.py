@@ -186,8 +186,11 @@ def _check_size(pixels_HWC: NDArray[np.uint8], tile: Wanted) -> None:
     """Refuse an image of another size than its scale was worked out with."""
     found = (pixels_HWC.shape[1], pixels_HWC.shape[0])
     if tile.source_px not in (None, found):
-        raise UserError(f"the image is {found[0]} x {found[1]} px and its data set says {tile.source_px}",
-                        value=tile.source, fix="correct the table of the data set, or read it again")  # fmt: skip
+        raise UserError(
+            f"the image is {found[0]} x {found[1]} px and its data set says {tile.source_px}",
+            value=tile.source,
+            fix="correct the table of the data set, or read it again",
+        )
 
 
 def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> NDArray[np.uint8]:

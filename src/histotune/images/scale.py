@@ -285,11 +285,10 @@ def fit_scale(
     log_M = _median(log_GM[None])[0]
     drawn_RG = rng.integers(0, len(log_GM), (n_resamples, len(log_GM)))
     resampled_RM = _median(log_GM[drawn_RG])
-    error_M = np.array([
-        _error(resampled_RM[:, column], int(np.sum(~np.isnan(log_GM[:, column]))))
-        if np.isfinite(log_M[column]) else np.nan for column in range(len(log_M))
-    ])  # fmt: skip
     finite_M = np.isfinite(log_M)
+    n_M = np.sum(~np.isnan(log_GM), axis=0)
+    error_M = np.array([_error(resampled_R, int(n)) for resampled_R, n in zip(resampled_RM.T, n_M, strict=True)])
+    error_M[~finite_M] = np.nan
     if log_ratio_M is None or not finite_M.any():
         return Fit(log_M, resampled_RM, error_M, math.nan, math.nan, finite_M & False)
     units_M = math.log(APPARENT * prior_um) - log_M - log_ratio_M

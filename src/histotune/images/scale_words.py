@@ -19,15 +19,17 @@ def render_scale(estimate: ScaleEstimate, part: str) -> str:
     mark = "SYNTHETIC " if estimate.synthetic else ""
     blocks = [
         f"{mark}{estimate.dataset}: scale by the size of its nuclei",
-        _filled(f"Ruler: nuclei of {prior.tissue} measure {prior.diameter_um:g} um within a factor of "
-                f"{prior.factor:g}. {prior.source}"),
+        _filled(
+            f"Ruler: nuclei of {prior.tissue} measure {prior.diameter_um:g} um within a factor of "
+            f"{prior.factor:g}. {prior.source}"
+        ),
         _filled(f"Method: {METHOD}"),
         _show_magnifications(estimate),
         _ratios(estimate),
         _candidates(estimate),
         "\n".join(["Notes", *(_filled(note, "  - ", "    ") for note in estimate.notes)]) if estimate.notes else "",
         _adoption(estimate, part),
-    ]  # fmt: skip
+    ]
     return "\n\n".join(block for block in blocks if block)
 
 
@@ -40,15 +42,33 @@ def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object
 
 
 def _show_magnifications(estimate: ScaleEstimate) -> str:
-    header = ("magnification", "nuclei_px", "95 %", "tiles", "measured", "groups", "mpp_alone", "mpp", "mpp_factor",
-              "mpp from")  # fmt: skip
+    header = (
+        "magnification",
+        "nuclei_px",
+        "95 %",
+        "tiles",
+        "measured",
+        "groups",
+        "mpp_alone",
+        "mpp",
+        "mpp_factor",
+        "mpp from",
+    )
     rows = [
         (
-            scale.magnification or "any", scale.diameter_px, _range(scale.low_px, scale.high_px), scale.n_tiles,
-            scale.n_estimable, scale.n_groups, scale.mpp_alone, scale.mpp, scale.mpp_factor, scale.how,
+            scale.magnification or "any",
+            scale.diameter_px,
+            _range(scale.low_px, scale.high_px),
+            scale.n_tiles,
+            scale.n_estimable,
+            scale.n_groups,
+            scale.mpp_alone,
+            scale.mpp,
+            scale.mpp_factor,
+            scale.how,
         )
         for scale in estimate.magnifications
-    ]  # fmt: skip
+    ]
     return text_table("Nuclear diameter and scale (um/px; the truth within a factor of mpp_factor)", header, rows)
 
 
@@ -63,10 +83,15 @@ def _ratios(estimate: ScaleEstimate) -> str:
 
 def _candidates(estimate: ScaleEstimate) -> str:
     rows = [
-        (check.source, check.magnification or "any", check.mpp, check.nucleus_um,
-         "supported" if check.supported else "contradicted by the nuclei")
+        (
+            check.source,
+            check.magnification or "any",
+            check.mpp,
+            check.nucleus_um,
+            "supported" if check.supported else "contradicted by the nuclei",
+        )
         for check in estimate.candidates
-    ]  # fmt: skip
+    ]
     header = ("source", "magnification", "mpp", "nuclei would be um", "verdict")
     return text_table("Scales on record", header, rows)
 

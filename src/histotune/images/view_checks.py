@@ -89,17 +89,23 @@ def _too_large(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> User
     bad_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
     if not bad_N.any():
         return None
-    return UserError(f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
-                     value=view.words, fix=_larger_target(view, "cut them into smaller tiles"))  # fmt: skip
+    return UserError(
+        f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
+        value=view.words,
+        fix=_larger_target(view, "cut them into smaller tiles"),
+    )
 
 
 def _too_many_inputs(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
     bad_N = geometry.n_inputs_N > MAX_INPUTS
     if not bad_N.any():
         return None
-    return UserError(f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
-                     value=view.words, allowed=f"at most {MAX_INPUTS} crops per tile",
-                     fix=_larger_target(view, "cut them into smaller tiles"))  # fmt: skip
+    return UserError(
+        f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
+        value=view.words,
+        allowed=f"at most {MAX_INPUTS} crops per tile",
+        fix=_larger_target(view, "cut them into smaller tiles"),
+    )
 
 
 def _cut_letterbox(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
@@ -276,12 +282,22 @@ def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
     """Write scale and field of view as plain text for the terminal."""
     title = f"Scale and field of view: input of {backbone} ({view.words}); um  are as sure as mpp_factor"
     header = (
-        "magnification", "mpp", "mpp_source", "mpp_factor", "tile_px", "tile_um", "input_mpp (x, y)",
-        "network_um", "tiles",
-    )  # fmt: skip
+        "magnification",
+        "mpp",
+        "mpp_source",
+        "mpp_factor",
+        "tile_px",
+        "tile_um",
+        "input_mpp (x, y)",
+        "network_um",
+        "tiles",
+    )
     rows = [
         (
-            field.magnification, field.mpp, field.mpp_source, field.mpp_factor,
+            field.magnification,
+            field.mpp,
+            field.mpp_source,
+            field.mpp_factor,
             f"{field.width_px} x {field.height_px}" if field.width_px and field.height_px else "unknown",
             _pair(field.tile_width_um, field.tile_height_um, " x "),
             _pair(field.input_x_mpp, field.input_y_mpp, ", "),
@@ -289,7 +305,7 @@ def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
             field.n_tiles,
         )
         for field in fields_of_view(tiles, view)
-    ]  # fmt: skip
+    ]
     return text_table(title, header, rows)
 
 

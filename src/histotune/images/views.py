@@ -295,12 +295,18 @@ def place(width_px: int, height_px: int, view: ViewConfig, resized_px: tuple[int
         width, height = resized_sizes(width_px, height_px, view)
         resized_px = int(width), int(height)
     if resized_px[0] * resized_px[1] > MAX_RESIZED_PIXELS:
-        raise UserError(f"an image of {width_px} x {height_px} px would become {resized_px[0]} x {resized_px[1]} px",
-                        allowed=f"at most {MAX_RESIZED_PIXELS:,} pixels", fix="cut it into tiles")  # fmt: skip
+        raise UserError(
+            f"an image of {width_px} x {height_px} px would become {resized_px[0]} x {resized_px[1]} px",
+            allowed=f"at most {MAX_RESIZED_PIXELS:,} pixels",
+            fix="cut it into tiles",
+        )
     lefts, tops = (_corners(side_px, view) for side_px in resized_px)
     if len(lefts) * len(tops) > MAX_INPUTS:
-        raise UserError(f"an image of {width_px} x {height_px} px needs {len(lefts) * len(tops)} crops",
-                        allowed=f"at most {MAX_INPUTS}", fix="cut it into tiles")  # fmt: skip
+        raise UserError(
+            f"an image of {width_px} x {height_px} px needs {len(lefts) * len(tops)} crops",
+            allowed=f"at most {MAX_INPUTS}",
+            fix="cut it into tiles",
+        )
     return Placement(resized_px, tuple((left, top) for top in tops for left in lefts))
 
 

@@ -423,8 +423,11 @@ def explained_writes(partial: Partial) -> Iterator[None]:
                 fix=f"free at least {show_bytes(missing)} there and run the same command again; it continues",
             ) from error
         if error.errno in NO_WRITE:
-            raise UserError("this folder can't be written", value=partial.folder,
-                            fix="choose a folder you own with --to, or change its permissions") from error  # fmt: skip
+            raise UserError(
+                "this folder can't be written",
+                value=partial.folder,
+                fix="choose a folder you own with --to, or change its permissions",
+            ) from error
         raise
 
 

@@ -132,8 +132,12 @@ def origins_of(dataset: str) -> tuple[Origin, ...]:
         return _breakhis()
     if dataset == "pcam":
         return _pcam()
-    raise UserError("this data set can't be fetched", value=dataset, allowed=", ".join(SPEC_NAMES),
-                    closest=closest_name(dataset, SPEC_NAMES))  # fmt: skip
+    raise UserError(
+        "this data set can't be fetched",
+        value=dataset,
+        allowed=", ".join(SPEC_NAMES),
+        closest=closest_name(dataset, SPEC_NAMES),
+    )
 
 
 def find_origin(dataset: str, source: str | None) -> Origin:

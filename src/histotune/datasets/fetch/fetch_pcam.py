@@ -255,8 +255,10 @@ class PcamHub:
             wrong.append(f"its SHA-256 is {digest.sha256}, not {file.sha256}")
         if wrong:
             path.unlink()
-            raise UserError(f"{file.name} is not what the hub describes ({'; '.join(wrong)}); it was removed",
-                            fix="run the same command again, or choose another --source")  # fmt: skip
+            raise UserError(
+                f"{file.name} is not what the hub describes ({'; '.join(wrong)}); it was removed",
+                fix="run the same command again, or choose another --source",
+            )
         checked = "length as the hub has it" if file.sha256 is None else "SHA-256 and length as the hub has them"
         transfer.say(f"{file.name}: arrived ({show_bytes(digest.size_bytes)}), {checked}")
         return file_entry(staging, file.name, digest, checked)
@@ -273,8 +275,11 @@ class PcamHub:
                 raise UserError(f"{file.name} is no parquet file ({type(error).__name__})", value=staging) from error
         wrong = [f"{part} {rows[part]:,} of {n:,}" for part, n in self.rows.items() if rows[part] != n]
         if wrong:
-            raise UserError(f"the copy on the hub does not have PatchCamelyon's number of tiles ({', '.join(wrong)})",
-                            value=self.repository, fix="choose another --source")  # fmt: skip
+            raise UserError(
+                f"the copy on the hub does not have PatchCamelyon's number of tiles ({', '.join(wrong)})",
+                value=self.repository,
+                fix="choose another --source",
+            )
 
     @contextmanager
     def _explained(self, folder: Path) -> Iterator[None]:

@@ -236,8 +236,12 @@ def _unreachable(error: BaseException, *, connected: bool = False) -> TransferEr
     if isinstance(cause, ssl.SSLError):
         return TransferError("the secure connection failed (TLS)", retry=True, connected=connected)
     if isinstance(cause, socket.gaierror):
-        return TransferError("the server's name can't be resolved (DNS)", retry=True, connected=False,
-                             fix="check the network connection of this machine")  # fmt: skip
+        return TransferError(
+            "the server's name can't be resolved (DNS)",
+            retry=True,
+            connected=False,
+            fix="check the network connection of this machine",
+        )
     if isinstance(cause, TimeoutError):
         return TransferError("the connection stalled", retry=True, connected=connected)
     if isinstance(cause, ConnectionRefusedError):

@@ -299,11 +299,15 @@ def _quotas(sizes: dict[tuple[int, ...], int], n_drawn: int) -> dict[tuple[int, 
 def random_image_folds(tiles: TileSet, n_folds: int, seed: int, *, allow_leaky: bool) -> Split:
     """Deal the tiles of each class into folds, whatever case they come from."""
     if not allow_leaky:
-        raise UserError("a random image split puts tiles of one case on both sides",
-                        value=f"random-images-{n_folds}-seed{seed}", fix=ALLOW)  # fmt: skip
+        raise UserError(
+            "a random image split puts tiles of one case on both sides",
+            value=f"random-images-{n_folds}-seed{seed}",
+            fix=ALLOW,
+        )
     if not 2 <= n_folds <= len(tiles):
-        raise UserError("a random image split needs 2 folds or more, and as many tiles", value=n_folds,
-                        allowed=f"2 to {len(tiles)}")  # fmt: skip
+        raise UserError(
+            "a random image split needs 2 folds or more, and as many tiles", value=n_folds, allowed=f"2 to {len(tiles)}"
+        )
     ranked = sorted(
         (label, keyed_hash(seed, tile_id), tile_id)
         for label, tile_id in zip(tiles.labels_N.tolist(), tiles.tile_ids, strict=True)

@@ -331,11 +331,9 @@ def breakhis_path(case: Case, chain: int, magnification: int) -> str:
     """Return the official path of a tile below the data set's folder."""
     letter, family = ("M", "malignant") if case.malignant else ("B", "benign")
     slide = case.accession + case.blocks[chain % len(case.blocks)]
-    return "/".join((
-        "BreaKHis_v1", "histology_slides", "breast", family, "SOB", TYPE_FOLDERS[case.code],
-        f"SOB_{letter}_{case.code}_{YEAR}-{slide}", f"{magnification}X",
-        f"SOB_{letter}_{case.code}-{YEAR}-{slide}-{magnification}-{chain + 1:03d}.png",
-    ))  # fmt: skip
+    name = f"SOB_{letter}_{case.code}"
+    parents = f"BreaKHis_v1/histology_slides/breast/{family}/SOB/{TYPE_FOLDERS[case.code]}"
+    return f"{parents}/{name}_{YEAR}-{slide}/{magnification}X/{name}-{YEAR}-{slide}-{magnification}-{chain + 1:03d}.png"
 
 
 def pcam_patches(config: SyntheticConfig) -> dict[str, tuple[Patch, ...]]:
@@ -347,7 +345,7 @@ def pcam_patches(config: SyntheticConfig) -> dict[str, tuple[Patch, ...]]:
     return {
         part: _plan_part(config, [slide for slide in slides if slide.part == part], n_by_part[part])
         for part in PCAM_PARTS
-    }  # fmt: skip
+    }
 
 
 def patch_job(config: SyntheticConfig, patch: Patch, number: int) -> RenderJob:

@@ -156,8 +156,9 @@ def _require_replaceable(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir():
-        raise UserError("the synthetic cohort needs a folder, and this is a file", value=folder,
-                        fix="choose another path")  # fmt: skip
+        raise UserError(
+            "the synthetic cohort needs a folder, and this is a file", value=folder, fix="choose another path"
+        )
     names = {entry.name for entry in folder.iterdir()}
     if names and not names <= {"breakhis", "pcam", ORACLE}:
         raise UserError(
@@ -168,12 +169,18 @@ def _require_replaceable(folder: Path) -> None:
         )
     for part in ("breakhis", "pcam"):
         if (folder / part).exists() and not (folder / part / MARK).is_file():
-            raise UserError(f"the {part} folder here has no {MARK}, so it may be real data and is left alone",
-                            value=folder / part, fix="choose another folder")  # fmt: skip
+            raise UserError(
+                f"the {part} folder here has no {MARK}, so it may be real data and is left alone",
+                value=folder / part,
+                fix="choose another folder",
+            )
     foreign = _foreign_file(folder)
     if foreign is not None:
-        raise UserError("a file in this cohort's folder was not rendered, and replacing the cohort would lose it",
-                        value=foreign, fix="move the file away, or choose another folder")  # fmt: skip
+        raise UserError(
+            "a file in this cohort's folder was not rendered, and replacing the cohort would lose it",
+            value=foreign,
+            fix="move the file away, or choose another folder",
+        )
 
 
 def _foreign_file(folder: Path) -> Path | None:
@@ -220,9 +227,7 @@ def write_oracle(
     config: SyntheticConfig, patches_by_part: dict[str, tuple[Patch, ...]], path: Path, mark: dict[str, object]
 ) -> None:
     """Write what is true of the cohort and stands in none of its files."""
-    cases = [
-        {**asdict(case), "code": case.code} for case in make_cases(config)
-    ]  # fmt: skip
+    cases = [{**asdict(case), "code": case.code} for case in make_cases(config)]
     slides = {patch.slide.name: asdict(patch.slide) for part in patches_by_part.values() for patch in part}
     write_json(
         path,

@@ -197,13 +197,16 @@ def epithelial_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
     radius = np.minimum(radius, LARGEST_UM / 2 / 1.3)
     stretch = np.exp(0.10 + (0.06 + 0.12 * atypia) * cells.normal(3))
     return Nuclei(
-        cells.x_um, cells.y_um, radius * stretch, radius / stretch,
+        cells.x_um,
+        cells.y_um,
+        radius * stretch,
+        radius / stretch,
         angle=np.float32(np.pi) * cells.uniform(5),
         density=1.0 + 0.10 * cells.normal(6),
         dent=(0.03 + 0.14 * atypia) * cells.uniform(8),
         rim=0.25 + 0.35 * atypia,
         nucleolus=(1.2 * atypia) * cells.uniform(9),
-    )  # fmt: skip
+    )
 
 
 def fibroblast_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
@@ -216,9 +219,16 @@ def fibroblast_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
     angle = fibre_angle_P(tissue, cells.x_um, cells.y_um) + 0.18 * cells.normal(3)
     ones = np.ones(len(cells.x_um), np.float32)
     return Nuclei(
-        cells.x_um, cells.y_um, length, 1.5 * np.exp(0.2 * cells.normal(5)), angle,
-        density=1.05 * ones, dent=0.05 * ones, rim=0.0 * ones, nucleolus=0.0 * ones,
-    )  # fmt: skip
+        cells.x_um,
+        cells.y_um,
+        length,
+        1.5 * np.exp(0.2 * cells.normal(5)),
+        angle,
+        density=1.05 * ones,
+        dent=0.05 * ones,
+        rim=0.0 * ones,
+        nucleolus=0.0 * ones,
+    )
 
 
 def lymphocyte_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
@@ -234,9 +244,16 @@ def lymphocyte_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
     radius = 2.9 * np.exp(0.08 * cells.normal(1))
     ones = np.ones(len(radius), np.float32)
     return Nuclei(
-        cells.x_um, cells.y_um, radius * 1.05, radius / 1.05, np.float32(np.pi) * cells.uniform(5),
-        density=1.25 * ones, dent=0.04 * ones, rim=0.05 * ones, nucleolus=0.0 * ones,
-    )  # fmt: skip
+        cells.x_um,
+        cells.y_um,
+        radius * 1.05,
+        radius / 1.05,
+        np.float32(np.pi) * cells.uniform(5),
+        density=1.25 * ones,
+        dent=0.04 * ones,
+        rim=0.05 * ones,
+        nucleolus=0.0 * ones,
+    )
 
 
 def density_HW(nuclei: Nuclei, field: FieldWindow) -> Floats:
