@@ -250,8 +250,7 @@ def _needed_bytes(sizes: dict[str, int], weights_file: str) -> int:
     return sizes.get(TORCH_FILE, 0)
 
 
-# ------------------------------------------------------------------------------
-# The catalog for people: a table of all, all facts about one, and what a check found.
+# ---- The catalog for people ----
 
 
 ANSWERS = {True: "yes", False: "no", None: "see licence"}

@@ -210,8 +210,7 @@ def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
     return commit_of(files.config.parents[depth - 1] if depth else files.config)
 
 
-# ------------------------------------------------------------------------------
-# Adapters as histotune writes them: peft's own files, and beside them what they belong to and how layers are named.
+# ---- Saving ----
 
 
 def save_adapter(model: Any, folder: Path, spec: BackboneSpec, index: HashIndex | None = None) -> None:  # noqa: ANN401

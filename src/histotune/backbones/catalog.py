@@ -190,8 +190,7 @@ def unknown_backbone(name: str) -> UserError:
     )
 
 
-# ------------------------------------------------------------------------------
-# Embeddings that somebody else computed: a name for them, and the files they came in.
+# ---- Imported embeddings ----
 
 
 PREFIX = "external:"

@@ -250,8 +250,7 @@ def _naming_hint(files: AdapterFiles) -> str:
     )
 
 
-# ------------------------------------------------------------------------------
-# Where an adapter's tensors belong, whatever version of transformers named them.
+# ---- Layer names of every version of transformers ----
 #
 # Transformers renamed the layers of its vision transformers with version 5.23, and split DINOv2's fused SwiGLU input
 # ``weights_in`` into ``gate_proj`` (the first half of its rows) and ``up_proj``; checkpoints keep the old names on

@@ -201,8 +201,7 @@ def has_class_token(module: torch.nn.Module) -> bool:
     return getattr(module, "cls_token", None) is not None and getattr(module, "num_prefix_tokens", 0) >= 1
 
 
-# ------------------------------------------------------------------------------
-# What the catalog says about an architecture, as the constructors of timm and transformers take it.
+# ---- Arguments for timm and transformers ----
 
 
 LAYERS = ("mlp_layer", "act_layer", "norm_layer")  # arguments that are classes, which config.json can't hold
@@ -253,8 +252,7 @@ def transformers_config(spec: BackboneSpec, path: Path | None) -> Any:  # noqa: 
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
-# ------------------------------------------------------------------------------
-# Networks without memory for their weights, to look at.
+# ---- Networks without memory for their weights ----
 
 
 @contextmanager

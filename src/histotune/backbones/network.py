@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# B batch, C channels, H height, W width, S side, T tokens, D columns
+
 
 Outputs = dict[str, torch.Tensor]
 
 
-# B batch, C channels, H height, W width, T tokens, D columns of a block
 @dataclass(frozen=True)
 class Network:
     """A network and how its named outputs are read.
@@ -275,14 +276,12 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# ------------------------------------------------------------------------------
-# The colour histogram as a backbone: numpy only.
+# ---- The colour histogram as a backbone ----
 
 
 N_BINS = 32
 
 
-# B batch, S side, C channels, D columns
 def load_histogram(spec: BackboneSpec) -> Backbone:
     """Return the colour histogram as a backbone with the block ``pooled``, 96 columns."""
     return Backbone(spec, (ColumnBlock("pooled", 0, 3 * N_BINS),), colour_fractions)

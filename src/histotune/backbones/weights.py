@@ -171,8 +171,7 @@ def _shard_names(index: Path) -> list[str]:
     return names
 
 
-# ------------------------------------------------------------------------------
-# Files of Hugging Face hub repositories: from the local cache where they are, downloaded only where they are not.
+# ---- Files of the Hugging Face hub ----
 
 
 def cached_file(repository: str, name: str, revision: str) -> Path | None:
@@ -258,8 +257,7 @@ def _offline(repository: str, name: str, revision: str) -> UserError:
     )
 
 
-# ------------------------------------------------------------------------------
-# The weight names of the lite0 package, written out for timm's architecture.
+# ---- The lite0 package's names in timm's ----
 
 
 BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)  # timm numbers blocks within stages, the package numbers them through
@@ -328,8 +326,7 @@ def _place(number: int) -> tuple[int, int]:
     raise KeyError(number)
 
 
-# ------------------------------------------------------------------------------
-# The hash that says two backbones are the same; no deep-learning library is imported.
+# ---- Identity ----
 
 
 def weights_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:

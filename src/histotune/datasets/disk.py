@@ -132,8 +132,7 @@ def _marked_above(folder: Path) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------
-# How large an image is, from the first bytes of its file; no pixel is decoded.
+# ---- Image headers ----
 
 
 PNG_HEADER_BYTES = 24
@@ -209,8 +208,7 @@ def _pillow_size_px(stream: BinaryIO) -> tuple[int, int]:
     return size
 
 
-# ------------------------------------------------------------------------------
-# Parquet files whose cells are images: opened and checked, read in small batches, never whole.
+# ---- Parquet files of images ----
 
 
 IMAGE = "image"  # the column of images: a struct of bytes and path (Hugging Face), or plain bytes
@@ -290,8 +288,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-# ------------------------------------------------------------------------------
-# Tables as text: CSV files read without guessing types, with one message for whatever is wrong with them.
+# ---- Text tables ----
 
 
 def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:

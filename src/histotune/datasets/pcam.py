@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.pcam_files import Copy, Part
 
-
-# ------------------------------------------------------------------------------
-# PatchCamelyon from a folder: which of its copies lies there, its parts, their slides.
+# N tiles; a digest is two 64-bit words
 
 
 def read_patch_camelyon(config: DatasetConfig) -> TileSet:
@@ -117,8 +115,7 @@ def _slide_notes(parts: Sequence[Part]) -> list[str]:
     return notes
 
 
-# ------------------------------------------------------------------------------
-# Slides for copies without them: from the HDF5 copy's meta.csv, where pixels prove that tiles are the same.
+# ---- Slides by equal pixels ----
 
 
 LOG = logging.getLogger(__name__)
@@ -127,7 +124,6 @@ FRESH_NS = 2_000_000_000  # a file this new may change again within the clock ti
 WORDS = ["high", "low"]  # the two halves of a digest
 
 
-# N tiles
 @dataclass(frozen=True)
 class Joined:
     """Parts with slides where the join held.
@@ -275,11 +271,9 @@ def _remember(path: Path, states: list[list[object]], answers: Sequence[_Answer]
         LOG.warning("the join of slides can't be kept: %s", error)
 
 
-# ------------------------------------------------------------------------------
-# A digest of the pixels of every tile of a part, in order; never more than a few hundred tiles in memory.
+# ---- Digests of pixels ----
 
 
-# N tiles; a digest is two 64-bit words
 DIGEST_BYTES = 16
 ROWS_PER_READ = 256
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from histotune.datasets.config import OnBadImage
     from histotune.datasets.disk import Listing
 
-
 # N tiles of a part
+
+
 PART_BY_NAME = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 PART_NAMES = "|".join(PART_BY_NAME)
 PARQUET_PATTERN = re.compile(rf"(?P<part>{PART_NAMES})(?:-(?P<shard>\d+)-of-(?P<total>\d+)(?:-[0-9a-f]+)?)?\.parquet")
@@ -184,8 +185,7 @@ def _meta_note(n_tables: int) -> list[str]:
     ]
 
 
-# ------------------------------------------------------------------------------
-# Kaggle's copy, ``histopathologic-cancer-detection``: a TIFF per patch, named by its id, and a table of labels.
+# ---- Kaggle's copy: a TIFF per patch, and a table of labels ----
 
 
 KAGGLE_PATTERN = re.compile(r"(?P<id>[0-9a-f]{40})\.tif")

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import ChosenScale
     from histotune.datasets.disk import Listing
 
+# N tiles of a part
+
 
 PARTS = ("train", "valid", "test")
 SIDE_PX = 96
@@ -69,11 +71,9 @@ SPEC = DatasetSpec(
 )
 
 
-# ------------------------------------------------------------------------------
-# One part of PatchCamelyon as every copy hands it over: ids, places, labels, slides; no pixels.
+# ---- One part, whichever copy it comes from ----
 
 
-# N tiles of a part
 @dataclass(frozen=True)
 class Part:
     """One part without its pixels.
@@ -149,11 +149,9 @@ def part_table(part: Part, rows_N: NDArray[np.int64], scale: ChosenScale) -> pl.
     )
 
 
-# ------------------------------------------------------------------------------
-# The original copy: HDF5 files of pixels and labels, and a table of slides; pixels stay in the file.
+# ---- The original copy in HDF5 ----
 
 
-# N tiles of a part
 HDF5_PATTERN = re.compile(
     r"camelyonpatch_level_2_split_(?P<part>train|valid|test)_(?P<kind>x\.h5|y\.h5|meta\.csv)(?P<gz>\.gz)?"
 )
@@ -356,10 +354,7 @@ def _read_slides(path: str, n_tiles: int) -> list[str | None]:
     return [wsi or None for wsi in table["wsi"].to_list()]
 
 
-# ------------------------------------------------------------------------------
-# A smaller part of a large split: whole slides first, classes balanced, the same for every seed on every machine.
-#
-# N tiles
+# ---- A smaller part of a large split ----
 
 
 def keep_rows(

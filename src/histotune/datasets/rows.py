@@ -333,8 +333,7 @@ def _part_notes(rows: Sequence[Tile], parts: Sequence[str | None], labels: Seque
     return notes
 
 
-# ------------------------------------------------------------------------------
-# Class names from the labels that were found: in a fixed order, the positive class of two last.
+# ---- Class names ----
 
 
 POSITIVE_NAMES = ("tumor", "tumour", "malignant", "cancer", "positive", "1", "true")

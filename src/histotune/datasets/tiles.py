@@ -66,8 +66,7 @@ def read_tiles(config: DatasetConfig) -> TileSet:
     return tile_set(rows, SPEC, config, notes)
 
 
-# ------------------------------------------------------------------------------
-# The user's own tiles as a table: CSV or parquet, a row per tile, only the path required.
+# ---- A table ----
 
 
 COLUMNS = ("path", "label", "group", "slide", "site", "scanner", "stain", "mpp", "magnification", "split")
@@ -223,8 +222,7 @@ def _whole_number_labels(table: pl.DataFrame) -> pl.DataFrame:
     return table
 
 
-# ------------------------------------------------------------------------------
-# The user's own tiles as folders: one per class, below a folder per part where there are parts.
+# ---- Class folders ----
 
 
 LAYOUT = "FOLDER/class/image.png, or FOLDER/train/class/image.png with train, valid and test"
@@ -322,8 +320,7 @@ def _base(path: str | Path) -> str:
     return os.path.basename(path)  # noqa: PTH119
 
 
-# ------------------------------------------------------------------------------
-# A hook for any other data set: one Python file of the user's, with a ``SPEC`` and a function ``read``.
+# ---- The user's own Python file ----
 
 
 EXAMPLES = "docs/datasets.md shows how to write one"
@@ -431,8 +428,7 @@ def _line(error: Any, path: Path) -> int | str:  # noqa: ANN401  (a SyntaxError 
     return lines[-1] if lines and lines[-1] is not None else "?"
 
 
-# ------------------------------------------------------------------------------
-# Image files without labels, for prediction.
+# ---- Images without labels ----
 
 
 def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from histotune.images.config import LoaderConfig
     from histotune.tools.devices import Computed, ComputeDevice
 
+# B batch, S side, C channels
+
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
@@ -48,7 +50,6 @@ MAX_BATCH_S = 4.0  # a batch that takes longer is timed in smaller ones
 MANIFEST_BYTES = 72  # per row: its content hash in the manifest
 
 
-# B batch, S side, C channels
 @dataclass(frozen=True)
 class StageRate:
     """How fast one stage runs when the others rest."""
@@ -357,8 +358,7 @@ def _weight_bytes(backbone: Backbone) -> int:
     return 0 if backbone.module is None else 4 * sum(one.numel() for one in backbone.module.parameters())
 
 
-# ------------------------------------------------------------------------------
-# Which space a request lives in and which content its tiles have, without computing an embedding.
+# ---- The space and the content of a request ----
 
 
 INDEX = "hashes.sqlite"

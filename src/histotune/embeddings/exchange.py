@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from histotune.embeddings.space import Embeddings, EmbeddingSpace
     from histotune.embeddings.store import Store
 
+# N tiles or rows of a file, D columns
+
 
 SUFFIXES = (".npz", ".parquet", ".h5")
 ROWS_PER_GROUP = 4096
 UNKNOWN_PLACES = "unknown: -1 in every row"
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class ExportTable:
     """What is written.
@@ -334,8 +335,7 @@ def _patch_facts(tiles: TileSet) -> dict[str, int | float]:
     return facts
 
 
-# ------------------------------------------------------------------------------
-# Embeddings that other programs wrote: HDF5 of CLAM and TRIDENT, npz, Parquet; read without running any of it.
+# ---- Reading ----
 
 
 FOREIGN_SUFFIXES = (".h5", ".hdf5", ".npz", ".parquet")
@@ -343,7 +343,6 @@ CONTENT = re.compile("[0-9a-f]{64}")
 FEATURES = ("features", "embedding", "embeddings")
 
 
-# N rows, D columns
 @dataclass(frozen=True)
 class ForeignRows:
     """The rows of one file.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     Matrix = NDArray[np.float32] | NDArray[np.float16]
 
+# N tiles, D columns
+
 
 LOG = logging.getLogger(__name__)
 WAIT_S = 24 * 3600.0  # another process may be writing a large matrix
@@ -161,14 +163,12 @@ class _DamagedShardError(Exception):
     """Leaves the block that writes the gathered file without renaming it into place."""
 
 
-# ------------------------------------------------------------------------------
-# Large matrices in one file beside the shards: room for all of it first, hashes of its bytes, then mapped.
+# ---- A large matrix in a file of its own ----
 
 
 BLOCK_BYTES = 32 * 2**20
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class MappedFile:
     """A gathered matrix and the note beside it that says what its bytes must be.

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
 
+# N rows of all files, D columns, T tiles
+
 
 K = TypeVar("K", bound=Hashable)
 ROWS_PER_SHARD = 512
 
 
-# N rows of all files, D columns, T tiles
 @dataclass(frozen=True)
 class ImportRequest:
     """What to import and what to call it.

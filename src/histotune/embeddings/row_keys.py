@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from histotune.images.decode import PixelReader, PixelSource
     from histotune.images.views import ViewGeometry
 
-
 # B inputs of a batch, N tiles, D columns
 
 
@@ -113,8 +112,7 @@ def average_inputs(result_BD: NDArray[np.float32], n_inputs: tuple[int, ...]) ->
     return np.asarray(total_ND / number_N.astype(np.float32)[:, None])
 
 
-# ------------------------------------------------------------------------------
-# Which rows share a shard and a batch, fixed before anything is computed (law 4).
+# ---- Shards: which rows share one and its batches, fixed before anything is computed (law 4) ----
 
 
 def plan_shards(

@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from histotune.embeddings.space import EmbeddingSpace, EmbedRequest
     from histotune.tools.devices import Computed, ComputeDevice
 
+# B batch, S side, C channels, D columns
+
 
 LOG = logging.getLogger(__name__)
 
 
-# B batch, S side, C channels, D columns
 class BatchRunner:
     """Runs batches, in halves once the device's memory has run out, and keeps count.
 
@@ -179,8 +180,7 @@ def resizing_device(device: ComputeDevice, spec: BackboneSpec) -> str:
     return device.kind if device.kind == "cuda" and spec.kind not in ("colour-histogram", "external") else ""
 
 
-# ------------------------------------------------------------------------------
-# How many inputs a forward pass takes: as asked for, remembered, or found by timing blank tiles on a GPU.
+# ---- Batch size ----
 
 
 WORTH_GAIN = 1.05  # a doubled batch that is not this much faster is not worth its memory
@@ -188,7 +188,6 @@ TIMED_BATCHES = 3
 SEARCH_TILES = 2_000  # below, the search would take longer than it saves
 
 
-# B batch, S side, C channels, D columns
 @dataclass(frozen=True)
 class BatchRate:
     """How fast a batch size is."""
@@ -285,8 +284,7 @@ def _record(request: EmbedRequest, space: EmbeddingSpace) -> Path:
     return request.cache / "batches" / f"{space.key[:32]}.json"
 
 
-# ------------------------------------------------------------------------------
-# Whether ``torch.compile`` pays back for the length of a run: decided by what is missing, kept in the space's key.
+# ---- Compiling ----
 #
 # A compiled network rounds differently, so its rows live in a space of their own (law 3), and a run has to know which
 # of the two spaces it belongs to before anything is computed. Nothing is remembered for that: what the spaces hold

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# N tiles, D columns
+
 
 LOG = logging.getLogger(__name__)
 FOLDER_DIGITS = 32  # of the space's key, in its folder's name
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class Damage:
     """A shard that can't be trusted, and why."""
@@ -290,8 +291,7 @@ def _read_space(path: Path) -> EmbeddingSpace | None:
     return space if with_key(space).key == space.key else None
 
 
-# ------------------------------------------------------------------------------
-# What a shard is planned to hold and what it holds: the small files beside the matrices.
+# ---- Plans and manifests ----
 
 
 StorageType = Literal["float32", "float16"]

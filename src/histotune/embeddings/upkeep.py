@@ -336,8 +336,7 @@ def _held(store: Store) -> Iterator[None]:
         ) from error
 
 
-# ------------------------------------------------------------------------------
-# What the cache holds: spaces, content hashes, rendered cohorts; looked at without changing anything.
+# ---- Inventory ----
 
 
 MIN_DIGITS = 4  # of a space's key, to name it

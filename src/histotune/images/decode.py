@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
 
+# H height, W width, C channels (RGB)
+
 
 PIXELS = "x"  # name of the HDF5 data set that holds pixels
 
 
-# H height, W width, C channels (RGB)
 @dataclass(frozen=True)
 class PixelSource:
     """Where the pixels of one tile are.
@@ -268,8 +269,7 @@ def _open_hdf5(path: Path) -> h5py.File:
     return file
 
 
-# ------------------------------------------------------------------------------
-# From the bytes of an image file to uint8 RGB pixels, with every odd or damaged image refused by name.
+# ---- Image files ----
 
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -411,8 +411,7 @@ def _as_rgb(image: Image.Image, place: object) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-# ------------------------------------------------------------------------------
-# Encoded images in the cells of a parquet file, by row number, from any thread, without loading the file.
+# ---- Images in the cells of a parquet file ----
 
 
 KEPT_BYTES = 64 * 2**20  # threads that read ahead ask a little out of order; no more than this is kept for them
@@ -522,8 +521,7 @@ class ParquetImages:
         self._kept_bytes -= len(self._kept.pop(row, None) or b"")
 
 
-# ------------------------------------------------------------------------------
-# Tiles that can't be read, each with its reason, reported together or left out together.
+# ---- Unreadable tiles ----
 
 
 MAX_LISTED = 20  # one message names at most this many

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     from histotune.images.decode import PixelReader, PixelSource
     from histotune.images.device_resize import ResizePlan
 
+# B inputs of a batch, K inputs of a tile, S side of the view, H height and W width of a stored image, C channels
+
+
 LOG = logging.getLogger(__name__)
 MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message
-# B inputs of a batch, K inputs of a tile, S side of the view, H height and W width of a stored image, C channels
 
 
 @dataclass(frozen=True)

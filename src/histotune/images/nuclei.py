@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
+# H height, W width, C channels (RGB), B blobs, K bins, L scales of an octave and their neighbours,
+# O new pixels of an axis, I old ones
 
-# H height, W width, C channels (RGB), B blobs, K bins, O new pixels of an axis, I old ones
+
 SMALLEST_PX = 3.0  # two pixels of a disc's slope on either side, one between
 RESOLVED_PX = 5.0  # below, small nuclei drown and clumps pass for nuclei: rendered nuclei of 3.5 px measure 4.4
 LARGEST_SHARE = 1 / 3  # of the short side
@@ -160,15 +162,13 @@ def _areas(in_px: int, out_px: int) -> NDArray[np.float64]:
     return np.asarray(np.maximum(covered_OI, 0) * (out_px / in_px))
 
 
-# ------------------------------------------------------------------------------
-# Bright blobs of any size in a plane: maxima of the scale-normalised Laplacian of Gaussian over place and scale.
+# ---- Blobs: maxima of the scale-normalised Laplacian of Gaussian ----
 #
 # Lindeberg, Feature detection with automatic scale selection, Int. J. Comput. Vision 30(2), 1998. All Gaussians are
 # applied to one cosine transform of the plane: exact at every scale, mirrored at the borders, equal for a flipped or
 # turned plane, and coarse scales cost a quarter of the pixels per octave because only their low frequencies are kept.
 
 
-# H height, W width, L scales of an octave and their neighbours, B blobs
 DIAMETER_OVER_SIGMA = 2 * math.sqrt(2)  # a disc of diameter d answers most at sigma = d / (2 sqrt 2)
 PER_OCTAVE = 4
 FAINTEST = 0.05  # weaker maxima are rounding and noise

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
     Doubles = NDArray[np.float64]
 
+# N tiles, G groups, M magnifications, R resamples
 
-# N tiles, G groups, M magnifications
+
 MAX_ERRORS = 20
 NO_GROUP = "unknown"
 CONTRADICTS = "its nuclei contradict the known ratios to the finer magnifications"
@@ -240,11 +241,10 @@ def _notes(
     return tuple(notes)
 
 
-# ------------------------------------------------------------------------------
-# From diameters to one scale: medians over groups, their bootstrap, and one factor for all magnifications.
+# ---- From diameters to one scale ----
 #
-# Legend: G groups, M magnifications, R resamples. Nuclei that are too small to measure enter as minus infinity: a
-# median stays right as long as fewer than half are, and says so when not.
+# Nuclei that are too small to measure enter as minus infinity: a median stays right as long as fewer than half are, and
+# says so when not.
 
 
 Z95 = 1.96
@@ -361,8 +361,7 @@ def _weighted(units_RM: Doubles, error_M: Doubles) -> Doubles:
     return np.asarray(np.where(total_R > 0, mean_R, np.nan))
 
 
-# ------------------------------------------------------------------------------
-# What a measurement of scale found, ready for the terminal, for JSON and for a config.
+# ---- What was found ----
 
 
 How = Literal["measured", "joint fit", "not estimable"]
@@ -501,8 +500,7 @@ class ScaleEstimate:
         }
 
 
-# ------------------------------------------------------------------------------
-# How large nuclei are in micrometres: the ruler that turns pixels into a scale, with its own uncertainty.
+# ---- The ruler: how large nuclei are ----
 
 
 @dataclass(frozen=True)

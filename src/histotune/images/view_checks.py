@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import LabelRegion, TileSet
     from histotune.images.config import ViewConfig
 
+# N tiles, 2 axes: x, y
+
 
 ROUNDING_PX = 1e-9  # a region that ends exactly at the crop's edge is inside
 
 
-# N tiles, 2 axes: x, y
 def check_view(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
     """Refuse a view that can't be made of these tiles, or that changes what their labels mean.
 
@@ -218,8 +219,7 @@ def _count(which_N: NDArray[np.bool_]) -> str:
     return f"{n:,} tile{'' if n == 1 else 's'}"
 
 
-# ------------------------------------------------------------------------------
-# What scale tiles have and what the network sees of them: um per pixel and fields of view, per view.
+# ---- Scale and field of view ----
 
 
 KEYS = ("magnification", "mpp", "mpp_source", "mpp_factor", "width_px", "height_px")

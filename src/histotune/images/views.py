@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewConfig
 
+# H height, W width, S side of the view, K inputs per image, N tiles, 2 axes: x, y
 
-# H height, W width, S side of the view, K inputs per image, N tiles
+
 @dataclass(frozen=True)
 class DeviceVerdict:
     """Whether a device may resize in Pillow's stead; true and false as a condition.
@@ -177,14 +178,12 @@ def _pillow_major() -> int:
     return int(_pillow_version().split(".", maxsplit=1)[0])
 
 
-# ------------------------------------------------------------------------------
-# Where an image lies in the network's inputs: sizes, corners, scale, and what share of it is seen.
+# ---- Where an image lies in the network's inputs ----
 MAX_RESIZED_PIXELS = 2**26  # a resized image beyond this is a mistake in the scale, or a very long strip
 MAX_INPUTS = 256  # network inputs per tile; more is a slide, not a tile
 MAX_SIDE_PX = 2**31  # keeps products of two sides inside int64
 
 
-# N tiles, 2 axes: x, y
 @dataclass(frozen=True)
 class Placement:
     """How one image becomes network inputs.

@@ -300,8 +300,7 @@ def _range_headers(start_bytes: int, record: PartialRecord | None) -> dict[str, 
     return {"Range": f"bytes={start_bytes}-"} | ({"If-Range": validator} if validator else {})
 
 
-# ------------------------------------------------------------------------------
-# A download in progress: NAME.partial and the small file that says what it is part of.
+# ---- The unfinished file ----
 
 
 @dataclass(frozen=True)
@@ -445,8 +444,7 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-# ------------------------------------------------------------------------------
-# Is a file what it should be: its length and hashes against the published ones, and what to say where none exist.
+# ---- Length and hashes ----
 
 
 BLOCK_BYTES = 1 << 20

@@ -117,8 +117,7 @@ def _receipt(origin: Origin, folder: Path) -> Receipt:
     return receipt
 
 
-# ------------------------------------------------------------------------------
-# Which data sets can be fetched, and from where.
+# ---- The sources ----
 
 
 SPEC_NAMES = {"breakhis": "breakhis", "pcam": "patch_camelyon"}
@@ -193,8 +192,7 @@ def _lacking_images(folder: Path) -> str:
     return missing_images(images_below(folder))
 
 
-# ------------------------------------------------------------------------------
-# A plan and an outcome as a person reads them.
+# ---- Words ----
 
 
 def render_plan(plan: FetchPlan) -> str:

@@ -44,8 +44,7 @@ if TYPE_CHECKING:
     from histotune.datasets.fetch.unpack import Member
 
 
-# ------------------------------------------------------------------------------
-# Is it all of BreakHis: images per magnification and class, by their names, against the published counts.
+# ---- Is it all of BreakHis ----
 
 
 Cell = tuple[str, str]  # magnification and class letter

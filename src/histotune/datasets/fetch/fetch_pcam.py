@@ -146,8 +146,7 @@ def _state(folder: Path, file: RemoteFile, receipt: Receipt) -> FileState:
     return "to resume" if Partial(file, folder).size_bytes else "to fetch"
 
 
-# ------------------------------------------------------------------------------
-# PatchCamelyon in parquet from the Hugging Face hub, verified by the hub's own SHA-256 and by the number of rows.
+# ---- Parquet from the Hugging Face hub ----
 
 
 FINAL = "hub"

@@ -313,8 +313,7 @@ def _points(tenths: int) -> str:
     return f"{tenths // 10}.{tenths % 10}"
 
 
-# ------------------------------------------------------------------------------
-# A split as text for the terminal: name, hash, balance, what to beware of.
+# ---- A split as text ----
 
 
 def render_split(split: Split, tiles: TileSet) -> str:

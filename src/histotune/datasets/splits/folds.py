@@ -215,8 +215,7 @@ def _require_enough_groups(n_groups: int, n_folds: int) -> None:
         )
 
 
-# ------------------------------------------------------------------------------
-# A share of the groups is drawn, every class in proportion: for a hold-out, or for a smaller data set.
+# ---- A share of the groups ----
 
 
 REST, DRAWN = 0, 1
@@ -292,8 +291,7 @@ def _quotas(sizes: dict[tuple[int, ...], int], n_drawn: int) -> dict[tuple[int, 
     return quotas
 
 
-# ------------------------------------------------------------------------------
-# Random image splits: what most high scores on BreakHis rest on, made only when asked for and always marked.
+# ---- Random image splits ----
 
 
 def random_image_folds(tiles: TileSet, n_folds: int, seed: int, *, allow_leaky: bool) -> Split:

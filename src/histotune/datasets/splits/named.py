@@ -76,8 +76,7 @@ def _make(name: str, tiles: TileSet, allow_leaky: bool) -> Split:
     raise UserError("unknown split", value=name, allowed=FORMS, closest=closest_name(name, EXAMPLES))
 
 
-# ------------------------------------------------------------------------------
-# Splits that others published: eva and THUNDER on BreakHis, the official parts of PatchCamelyon.
+# ---- Published splits: eva and THUNDER on BreakHis, the official parts of PatchCamelyon ----
 #
 # ``breakhis_eva_thunder.csv`` holds the authors' patient numbers with their 40X image counts and parts: those of eva as
 # kaiko-eva 0.4.5 writes them down (its ``BreaKHis`` data set), those of THUNDER from thunder-bench 0.2.2, which takes
@@ -215,8 +214,7 @@ def _differences(split: Split, tiles: TileSet, patients: tuple[PublishedPatient,
     return notes
 
 
-# ------------------------------------------------------------------------------
-# Splits in files: canonical JSON, written whole or not at all, checked against the tiles when read.
+# ---- Splits in files ----
 
 
 SPLIT_FORMAT: Literal["histotune split 1"] = "histotune split 1"

@@ -60,8 +60,7 @@ class SyntheticConfig(BaseModel):
         return -(-self.n_tiles_breakhis // (4 * self.n_groups))
 
 
-# ------------------------------------------------------------------------------
-# Which cases exist: each one's tissue and signature, drawn from the seed; the label is drawn apart.
+# ---- Cases and slides ----
 #
 # A case's signature (stain, texture, nuclear size) never depends on its label. The label's tissue effect is atypia
 # alone, and its distributions overlap, so that no head can be perfect.
@@ -233,8 +232,7 @@ def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-# ------------------------------------------------------------------------------
-# Every tile of a cohort before any is drawn: where it lies on its case's plane, its scale, label and file name.
+# ---- Tiles ----
 
 
 MPP_BY_MAGNIFICATION = {40: 2.5, 100: 1.0, 200: 0.5, 400: 0.25}

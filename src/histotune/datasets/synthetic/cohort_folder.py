@@ -190,8 +190,7 @@ def _foreign_file(folder: Path) -> Path | None:
     return next((path for path in found if path not in own and (path.is_symlink() or not path.is_dir())), None)
 
 
-# ------------------------------------------------------------------------------
-# The cohort's files in the layouts of BreakHis and PatchCamelyon, and the oracle's facts beside them.
+# ---- Files in the layouts of BreakHis and PatchCamelyon, and the oracle ----
 
 
 LEVEL_0_MPP = 0.243  # the scale in whose pixels PatchCamelyon's meta file gives positions
@@ -283,8 +282,7 @@ def _write_h5(path: Path, name: str, values: NDArray[np.uint8]) -> None:
         file.create_dataset(name, data=values)
 
 
-# ------------------------------------------------------------------------------
-# Rendering by several processes; the result does not depend on how many.
+# ---- Rendering by several processes ----
 
 
 S = TypeVar("S")

@@ -140,8 +140,7 @@ def _expose(
     return out
 
 
-# ------------------------------------------------------------------------------
-# Nuclei: where they lie on the plane, how they look, and their density on the pixels of a window.
+# ---- Nuclei ----
 #
 # A nucleus sits in each cell of a jittered grid unless thinned out; everything about it is a hash of that cell, so
 # windows at any scale show the same nuclei. Atypical nuclei are larger, of varied size and shape, coarser and fewer:

@@ -176,8 +176,7 @@ def _depth(tissue: Tissue, level: Floats) -> Floats:
 TUMOUR_REGION_UM = 420.0
 
 
-# ------------------------------------------------------------------------------
-# Random functions of a plane in micrometres: the same value at a point whatever the window or the pixel size.
+# ---- Random functions of a plane in micrometres ----
 #
 # Values sit on a lattice, where a hash of the lattice point gives them, and a cubic B-spline runs between. Nothing is
 # stored, so a window of any size, anywhere, at any scale, costs only its own pixels. Shapes: H x W pixels, P points.
