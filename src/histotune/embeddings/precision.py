@@ -297,6 +297,7 @@ def probe_error(reference_ND: Float, candidate_ND: Float, seed: int = 0) -> floa
 
 def _ridge_scores(train_nD: Float, held_nD: Float, target_nT: Float) -> Float:
     """Return what ridge probes say of held-out tiles, from the Gram matrix because tiles are fewer than dimensions."""
+    # w = X' (X X' + lambda I)^-1 y, with lambda a share of the mean eigenvalue of X X'.
     mean_D = train_nD.mean(axis=0)
     centred_nD = train_nD - mean_D
     gram_nn = centred_nD @ centred_nD.T

@@ -137,6 +137,8 @@ def _otsu(values: Floats) -> float:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return high
+    # Otsu: the split whose variance between both sides, (mu w - m)^2 / (w (1 - w)), is largest; w is the share and m
+    # the first moment below it, mu the mean of all.
     count_K, edge_K = np.histogram(values, BINS, range=(low, high))
     centre_K = (edge_K[1:] + edge_K[:-1]) / 2
     share_K = np.cumsum(count_K)[:-1] / count_K.sum()
@@ -243,6 +245,8 @@ def _octave(coefficients_HW: Floats, first_sigma: float, octave: int) -> Floats:
     """Return the answers at the scales of one octave and one step beyond, on a grid 2**octave coarser."""
     from scipy import fft
 
+    # The low frequencies alone are the plane at half the size per octave; the factor keeps its values, since
+    # orthonormal coefficients grow with the square root of the number of pixels.
     full_height, full_width = coefficients_HW.shape
     height, width = (math.ceil(side / 2**octave) for side in coefficients_HW.shape)
     kept_HW = coefficients_HW[:height, :width] * np.float32(math.sqrt(height * width / (full_height * full_width)))
@@ -263,12 +267,14 @@ def _maxima(answers_LHW: Floats, first_sigma: float, shape: tuple[int, ...]) -> 
     from scipy import ndimage
 
     _, height, width = answers_LHW.shape
+    # A peak is the highest of 3 x 3 x 3 answers in scale and place, off every border, where some of them are missing.
     highest_LHW = ndimage.maximum_filter(answers_LHW, 3, mode="nearest")
     peak_LHW = (answers_LHW == highest_LHW) & (answers_LHW > FAINTEST)
     peak_LHW[[0, -1]] = peak_LHW[:, [0, -1]] = peak_LHW[:, :, [0, -1]] = False
     step, y, x = np.nonzero(peak_LHW)
     here = answers_LHW[step, y, x].astype(np.float64)
     below, above = (answers_LHW[step + shift, y, x].astype(np.float64) for shift in (-1, 1))
+    # A parabola through the three scales puts the maximum at (below - above) / (2 (below - 2 here + above)) steps.
     curvature = np.minimum(below - 2 * here + above, -1e-12)
     offset = np.clip((below - above) / (2 * curvature), -0.5, 0.5)
     sigma = first_sigma * 2 ** ((step + offset) / PER_OCTAVE)

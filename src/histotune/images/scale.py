@@ -283,6 +283,7 @@ def fit_scale(
     only where its nuclei stand in the known ratio to the finer ones within what sampling and method explain.
     """
     log_M = _median(log_GM[None])[0]
+    # Bootstrap over groups: whole groups are drawn again, and the spread of their medians is the error.
     drawn_RG = rng.integers(0, len(log_GM), (n_resamples, len(log_GM)))
     resampled_RM = _median(log_GM[drawn_RG])
     finite_M = np.isfinite(log_M)
@@ -291,6 +292,8 @@ def fit_scale(
     error_M[~finite_M] = np.nan
     if log_ratio_M is None or not finite_M.any():
         return Fit(log_M, resampled_RM, error_M, math.nan, math.nan, finite_M & False)
+    # In logarithms um/px = apparent um - nucleus in px = unit + ratio: each magnification gives one unit, and those
+    # that agree are averaged by their precision.
     units_M = math.log(APPARENT * prior_um) - log_M - log_ratio_M
     used_M = _agreeing(units_M, error_M, log_ratio_M)
     weighted_M = np.where(used_M, error_M, np.nan)

@@ -61,6 +61,8 @@ def find_dyes(density_PC: Floats) -> Dyes | None:
     stained_PC = density_PC[np.linalg.norm(density_PC, axis=1) > STAINED_DENSITY].astype(np.float64)
     if len(stained_PC) < MIN_PIXELS:
         return None
+    # Macenko: all densities lie in the plane of the two largest eigenvectors, between the two dyes; extreme angles in
+    # that plane are the dyes, and haematoxylin is the one that absorbs more red.
     _, vectors = np.linalg.eigh(stained_PC.T @ stained_PC)
     plane_C2 = np.stack([vectors[:, 2] * np.where(vectors[:, 2].sum() < 0, -1, 1), vectors[:, 1]], axis=1)
     along_P, across_P = (stained_PC @ plane_C2).T

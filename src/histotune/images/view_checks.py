@@ -150,6 +150,8 @@ def _moved_label(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> Us
 
 def _region_inside(region: LabelRegion, geometry: ViewGeometry) -> NDArray[np.bool_]:
     """Whether the one network input of a tile holds the whole region."""
+    # The centre crop begins at (resized - side) / 2; rounded and brought back to the stored image's pixels, it must
+    # hold the region from its first to its last pixel.
     sides_N2 = np.where(geometry.known_N[:, None], geometry.source_px_N2, 1)
     first_N2 = np.maximum((geometry.resized_px_N2 - geometry.size_px) / 2, 0.0)
     first_N2 = np.rint(first_N2) * sides_N2 / np.maximum(geometry.resized_px_N2, 1)

@@ -147,6 +147,7 @@ def _equals_pillow(plan: ResizePlan, view: ViewConfig, device: str) -> bool:
 
     width_px, height_px = plan.source_px
     rng = np.random.default_rng(0)
+    # Noise reaches every weight, and black beside white the overshoot that is clipped; equal means equal in every bit.
     noise_BHWC = rng.integers(0, 256, (2, height_px, width_px, 3), dtype=np.uint8)
     noise_BHWC[1] = np.where(noise_BHWC[1] < 128, 0, 255)
     found = DeviceResizer(plan, device)(torch.from_numpy(noise_BHWC).to(device)).cpu().numpy()

@@ -183,6 +183,9 @@ class _Search:
     """The balanced quantities of every group, and the imbalance of assignments over them."""
 
     def __init__(self, tiles_by_group: Mapping[str, Mapping[int, int]], order: Sequence[str], wish: Wish) -> None:
+        # Everything that a side is judged by is a sum over its groups: their number, the groups that have each class,
+        # those with each set of classes, and tiles by class and in all. One row per group holds all of it, so that a
+        # side is one sum.
         labels = sorted({label for counts in tiles_by_group.values() for label in counts})
         tiles_GC = np.array([[tiles_by_group[group].get(label, 0) for label in labels] for group in order], np.int64)
         present_GC = (tiles_GC > 0).astype(np.int64)
@@ -248,6 +251,8 @@ class _Search:
 
     def _candidates(self, side_G: Int) -> tuple[Int, Int, Int]:
         """Return group, group it is swapped with (-1 in a move) and side it goes to: moves first, then swaps."""
+        # A move takes one group to another side; a swap exchanges two groups of different sides. -1 stands for no
+        # second group.
         n_groups, n_sides = len(side_G), len(self._weight_S)
         group_m, target_m = (axis.ravel() for axis in np.indices((n_groups, n_sides)))
         moves = target_m != side_G[group_m]
@@ -265,6 +270,7 @@ class _Search:
         levels_SL = self._levels(sums_SD, np.arange(len(sums_SD)))
         source_M = side_G[first_M]
         other_MD = np.where(second_M[:, None] >= 0, self._matrix_GD[second_M], 0)
+        # One side gains what the other loses, so that levels after = all before - both before + both after.
         change_MD = other_MD - self._matrix_GD[first_M]
         unchanged_ML = levels_SL.sum(axis=0) - levels_SL[source_M] - levels_SL[target_M]
         source_ML = self._levels(sums_SD[source_M] + change_MD, source_M)

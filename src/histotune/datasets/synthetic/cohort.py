@@ -204,6 +204,8 @@ def _atypia(rng: np.random.Generator, mean: float) -> float:
 def _signed(rng: np.random.Generator, strength: float, island_um: float, hue_share: float) -> Tissue:
     """A tissue that looks like its case; every draw is made whatever the strength, so that knobs stay apart."""
     seed = int(rng.integers(2**32))
+    # Every property is its usual value times exp(strength x deviation x normal draw), so that it is positive and
+    # strength 0 leaves the usual value.
     hue_h, hue_e, white = (np.clip(rng.standard_normal(3), -1.6, 1.6) for _ in range(3))
     amount_h, amount_e, island, size, chromatin, cytoplasm, fibre, waviness, infiltrate = rng.standard_normal(9)
     h = HAEMATOXYLIN * np.exp(strength * (HUE * hue_share * hue_h + AMOUNT * amount_h))

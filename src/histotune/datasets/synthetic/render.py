@@ -112,6 +112,8 @@ def _stroma_HW(tissue: Tissue, field: FieldWindow, level_HW: Floats) -> tuple[Fl
     grain = noise_HW(field, 5.5, sub_seed(tissue.seed, STROMA_GRAIN))
     if tissue.kind == "node":
         return np.full(field.shape, 0.10, np.float32), np.maximum(0.30 + 0.12 * grain, np.float32(0.02))
+    # Two waves of incommensurate length along the phase are fibre bundles; where their sum is lowest the tissue is
+    # cleft.
     phase = fibre_phase_HW(tissue, field, level_HW)
     wave = np.sin(np.float32(2 * np.pi) * phase) + 0.5 * np.sin(np.float32(2 * np.pi * 2.3) * phase)
     bundles = np.float32(fibre_contrast(tissue, field)) * wave
@@ -130,6 +132,8 @@ def _expose(
     light = 1 - np.float32(camera.shading / 2) * (y[:, None] ** 2 + x[None, :] ** 2)
     haematoxylin, eosin = density
     for channel in range(3):
+        # Beer and Lambert: what passes is exp(-sum of amount x absorption); photons add noise that grows with the root
+        # of it.
         absorbed = haematoxylin * np.float32(tissue.stain.haematoxylin[channel])
         absorbed += eosin * np.float32(tissue.stain.eosin[channel])
         level = np.exp(-absorbed) * light
@@ -288,6 +292,8 @@ def _splat(nuclei: Nuclei, field: FieldWindow, reach: int, out: Floats) -> None:
 
 def _profile(nuclei: Nuclei, u: Floats, v: Floats, mpp: float) -> Floats:
     """Density over a nucleus in its own coordinates, where the outline is the unit circle, dents aside."""
+    # r = 1 is the rim. u^3 - 3 u v^2 = r^3 cos(3 angle) dents it in three places; the cover falls from 1 to 0 across
+    # the rim over the joint width of a pixel and of optical blur, 0.35 um.
     q = u * u + v * v
     r = np.sqrt(q)
     dented = r + _column(nuclei.dent) * (u * u * u - 3 * u * v * v) / np.maximum(q, 0.2)
