@@ -101,7 +101,7 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
     root = config.path if config.path.is_dir() else config.path.parent
     places = _check_places(rows, root, config)
-    classes, labels, class_notes = _classes(rows, spec, config)
+    classes, labels = _classes(rows, spec, config)
     scale = _scale(rows, spec, config)
     parts = [None if row.split is None else PART_BY_NAME[row.split.lower()] for row in rows]
     columns = {
@@ -117,7 +117,8 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         "split": parts,
     }
     synthetic = marked_synthetic(root)
-    known = [*class_notes, *_label_notes(labels), *_group_notes(rows), *_part_notes(rows, parts, labels)]
+    known = [*_label_notes(labels), *_group_notes(rows), *_part_notes(rows, parts, labels)]
+    said = (scale.note, *notes, *([classes.note] if classes.note else []), *known)
     return TileSet(
         name=spec.name,
         table=tile_table(columns),
@@ -126,7 +127,7 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         citation=spec.citation,
         label_region=spec.label_region,
         synthetic=synthetic,
-        notes=(*((SYNTHETIC_NOTE,) if synthetic else ()), scale.note, *notes, *known),
+        notes=(SYNTHETIC_NOTE, *said) if synthetic else said,
     )
 
 
@@ -222,9 +223,8 @@ def _unreadable(bad: list[str]) -> UserError:
     return UserError(what, value=name_some(bad, 100), fix=fix)
 
 
-def _classes(
-    rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig
-) -> tuple[Classes, list[str | None], list[str]]:
+def _classes(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> tuple[Classes, list[str | None]]:
+    """Return the classes, and the class of every tile by its name."""
     labels = [row.label for row in rows]
     if spec.schemes and config.positive_class is not None:
         raise UserError(
@@ -235,8 +235,7 @@ def _classes(
         )
     if spec.schemes:
         return scheme_classes(spec, labels)
-    classes = order_classes((label for label in labels if label is not None), config.positive_class)
-    return classes, labels, [classes.note] if classes.note else []
+    return order_classes((label for label in labels if label is not None), config.positive_class), labels
 
 
 def _scale(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> _Scale:
@@ -345,7 +344,7 @@ class Classes:
 
     Attributes:
         names: Sorted; of two classes the positive one is last, index 1.
-        note: A sentence on the choice of the positive class; "" where there are not two classes.
+        note: A sentence on the choice of the positive class, or on labels that stand for none; "" for neither.
     """
 
     names: tuple[str, ...]
@@ -381,14 +380,14 @@ def order_classes(labels: Iterable[str], positive: str | None) -> Classes:
     return Classes((other, chosen), note)
 
 
-def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Classes, list[str | None], list[str]]:
+def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Classes, list[str | None]]:
     """Map a data set's own labels to the classes of its first scheme."""
     scheme = spec.schemes[0]
     mapped = [None if label is None else scheme.class_by_source.get(label) for label in labels]
     dropped = Counter(label for label, name in zip(labels, mapped, strict=True) if label is not None and name is None)
     kinds = ", ".join(f"{label} {n:,}" for label, n in sorted(dropped.items()))
-    notes = [f"Labels {scheme.name} leave out {dropped.total():,} tiles ({kinds})."] if dropped else []
-    return Classes(scheme.class_names, ""), mapped, notes
+    note = f"Labels {scheme.name} leave out {dropped.total():,} tiles ({kinds})." if dropped else ""
+    return Classes(scheme.class_names, note), mapped
 
 
 def _refuse_look_alikes(names: Sequence[str]) -> None:

@@ -287,14 +287,13 @@ def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -
     with closing(_load(job, mine)) as views:
         first = next(views)  # a tile that can't be read shows before a network is loaded
         with compute_threads(job.request) as threads:
-            _run(job, mine, chain([first], views), (_inputs_per_pass(job, plans), threads))
+            _run(job, mine, chain([first], views), _inputs_per_pass(job, plans), threads)
 
 
-def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], limits: tuple[int, int]) -> None:
-    """Embed and write shard by shard; at most ``limits[0]`` inputs per pass, on ``limits[1]`` threads."""
+def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], inputs_per_pass: int, threads: int) -> None:
+    """Embed and write shard by shard."""
     from histotune.backbones.engine import load_backbone
 
-    inputs_per_pass, threads = limits
     workers, storage = job.workers, job.request.embedding.storage
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
     runner = BatchRunner(backbone, inputs_per_pass)

@@ -68,7 +68,7 @@ def estimate_scale(
     log_ratio_M = np.log([ratios[name] for name in names]) if ratios else None
     log_GM = _by_group(measured, names)
     fit = fit_scale(log_GM, log_ratio_M, prior.diameter_um, config.n_resamples, np.random.default_rng(config.seed))
-    scales = tuple(_magnification(measured, fit, log_ratio_M, prior, place) for place in enumerate(names))
+    scales = tuple(_magnification(measured, fit, log_ratio_M, prior, column, name) for column, name in enumerate(names))
     return ScaleEstimate(
         dataset=tiles.name,
         synthetic=tiles.synthetic,
@@ -144,9 +144,10 @@ def _magnification(
     fit: Fit,
     log_ratio_M: NDArray[np.float64] | None,
     prior: NuclearPrior,
-    place: tuple[int, str],
+    column: int,
+    name: str,
 ) -> MagnificationScale:
-    column, name = place
+    """Put together what is known of one magnification, the ``column`` of the fit."""
     here = measured.filter(pl.col("magnification") == name)
     usable = here.filter((pl.col("reason") == "") | (pl.col("reason") == TOO_SMALL))
     log = float(fit.log_M[column])

@@ -10,6 +10,7 @@ import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -323,7 +324,7 @@ class Renderer:
 
     def save_all(self, folder: Path, jobs: Sequence[RenderJob], description: str) -> None:
         """Draw tiles and save each as PNG at its path below a folder."""
-        results = self._map(_save, [(str(folder), job) for job in jobs])
+        results = self._map(partial(_save, folder), jobs)
         for _ in track(results, description, total=len(jobs)):
             pass
 
@@ -343,8 +344,7 @@ def _draw(job: RenderJob) -> NDArray[np.uint8]:
     return render(job.tissue, job.field, job.camera, job.seed)
 
 
-def _save(task: tuple[str, RenderJob]) -> None:
+def _save(folder: Path, job: RenderJob) -> None:
     from PIL import Image
 
-    folder, job = task
-    Image.fromarray(_draw(job)).save(Path(folder) / job.path, "PNG", compress_level=1, compress_type=Z_RLE)
+    Image.fromarray(_draw(job)).save(folder / job.path, "PNG", compress_level=1, compress_type=Z_RLE)
