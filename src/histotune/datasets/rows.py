@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.dataset_spec import choose_scale
+from histotune.datasets.dataset_spec import choose_scale, scale_in_words
 from histotune.datasets.disk import SYNTHETIC_NOTE, marked_synthetic, name_some, size_or_reason
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
@@ -275,11 +275,7 @@ def _given_scale(rows: Sequence[Tile], config: DatasetConfig) -> _Scale:
             fix="--set source.mpp=0.5 gives one scale for all",
         )
     mpp = [config.mpp or by_magnification[_magnification(row.magnification) or ""] for row in rows]
-    values = (
-        f"{config.mpp:g} um/px for every tile"
-        if config.mpp
-        else ", ".join(f"{value:g} um/px at {name}" for name, value in by_magnification.items())
-    )
+    values = scale_in_words(config.mpp, by_magnification)
     exact = config.mpp_factor == 1
     words = "as given by the user" if exact else f"an estimate given by the user, within {config.mpp_factor:g} times"
     source = "user" if exact else "estimated"

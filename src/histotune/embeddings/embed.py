@@ -32,7 +32,7 @@ from histotune.embeddings.runner import (
     with_batch_size,
 )
 from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest, embedding_space
-from histotune.embeddings.store import Damage, Store
+from histotune.embeddings.store import Store
 from histotune.embeddings.workers import LeaveOutError, Workers, shard_files
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
@@ -45,7 +45,6 @@ from histotune.tools.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
-    from pathlib import Path
 
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.store import ShardPlan
@@ -175,11 +174,6 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> 
         pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
         precision_reason=choice.reason,
     )
-
-
-def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
-    """Read every byte of a space's shards and compare it with the recorded hashes."""
-    return Store(cache, space).verify()
 
 
 def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:

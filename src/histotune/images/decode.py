@@ -210,12 +210,6 @@ class PixelReader:
             return self._open[path][PIXELS]
 
 
-def read_tile_bytes(path: Path, row: int | None = None) -> bytes:
-    """Return the bytes that a tile's content hash is taken over; see :meth:`PixelReader.raw`."""
-    with PixelReader() as reader:
-        return reader.raw(PixelSource(Path(path), row))
-
-
 def read_pixels(path: Path, row: int | None = None, config: LoaderConfig | None = None) -> NDArray[np.uint8]:
     """Return one tile's pixels, uint8 (H, W, 3) RGB; for many tiles keep a :class:`PixelReader`."""
     with PixelReader(config) as reader:

@@ -54,11 +54,6 @@ class TileNuclei:
     reason: str = ""
 
     @property
-    def too_small(self) -> bool:
-        """Whether all that is known is that the nuclei are smaller than the pixels resolve."""
-        return self.reason == TOO_SMALL
-
-    @property
     def estimable(self) -> bool:
         """Whether there is a diameter."""
         return not self.reason

@@ -72,22 +72,6 @@ def view_inputs(
     return windows[0][None] if len(windows) == 1 else np.stack(windows)
 
 
-def apply_view(
-    image_HWC: NDArray[np.uint8], view: ViewConfig, resized_px: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
-    """Return the one network input of an image, for views that make one.
-
-    Example:
-        >>> from histotune.images.config import ViewConfig
-        >>> apply_view(np.zeros((460, 700, 3), np.uint8), ViewConfig()).shape
-        (224, 224, 3)
-    """
-    inputs_KSSC = view_inputs(image_HWC, view, resized_px)
-    if len(inputs_KSSC) != 1:
-        raise ValueError(f"the view {view.name} makes {len(inputs_KSSC)} inputs of this image; use view_inputs")
-    return np.asarray(inputs_KSSC[0])
-
-
 def input_mpp(tiles: TileSet, view: ViewConfig) -> NDArray[np.float64]:
     """Return the scale at which the network sees each tile: native mpp x source px / resized px, per axis.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from histotune.datasets.fetch.source import (
     Result,
     cant_fetch,
     clear_leftovers,
+    explained_fetch,
     file_entry,
     here_already,
     need_of,
@@ -205,7 +205,7 @@ class PcamHub:
             return Result(receipt, False)
         if (folder / FINAL).exists():
             raise here_already(folder / FINAL, "this folder is in the way of the copy from the hub")
-        with self._explained(folder):
+        with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
             commit, files = self._list()
         staging = _staging(folder)
         staging.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ class PcamHub:
         if not sys.stderr.isatty():
             disable_progress_bars()
         staging = _staging(folder)
-        with self._explained(folder):
+        with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
             hf_hub_download(self.repository, file.name, repo_type="dataset", revision=commit, local_dir=staging)
         path = staging / file.name
         digest = digest_file(path)
@@ -279,17 +279,6 @@ class PcamHub:
                 value=self.repository,
                 fix="choose another --source",
             )
-
-    @contextmanager
-    def _explained(self, folder: Path) -> Iterator[None]:
-        """Turn what huggingface_hub raises into one message; nothing that a server wrote is repeated."""
-        try:
-            yield
-        except Exception as error:
-            explained = None if isinstance(error, UserError) else _explain(error, self.repository)
-            if explained is None:
-                raise
-            raise cant_fetch(self, folder, *explained) from error
 
 
 def _explain(error: Exception, repository: str) -> tuple[str, str] | None:

@@ -91,6 +91,22 @@ def cant_fetch(origin: Origin, folder: Path, what: str, fix: str | None = None, 
     )
 
 
+@contextmanager
+def explained_fetch(
+    origin: Origin, folder: Path, explain: Callable[[Exception], tuple[str, str] | None]
+) -> Iterator[None]:
+    """Turn what another library raises into one message; ``explain`` says what happened and what helps, or None."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        raise cant_fetch(origin, folder, *explained) from error
+
+
 def here_already(folder: Path, what: str) -> UserError:
     """Return the message for something in the folder that is in the way."""
     return UserError(what, value=folder, fix="move or remove it, or choose another folder with --to")

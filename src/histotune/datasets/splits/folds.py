@@ -130,17 +130,6 @@ def random_image_folds_like(fold_N: NDArray[np.int64], labels_N: NDArray[np.int6
     return permuted_N
 
 
-def check_disjoint(groups: Sequence[str], fold_N: NDArray[np.int64]) -> None:
-    """Refuse an assignment that puts one group on two sides."""
-    fold_by_group: dict[str, int] = {}
-    torn = set()
-    for group, fold in zip(groups, fold_N.tolist(), strict=True):
-        if fold_by_group.setdefault(group, fold) != fold:
-            torn.add(group)
-    if torn:
-        raise ValueError(f"{len(torn)} groups lie on two sides of the split: {', '.join(sorted(torn)[:5])}")
-
-
 def keyed_hash(seed: int, key: str) -> int:
     """Return a 64-bit hash of (seed, key), equal on every platform; sorting by it shuffles."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest(), "big")
