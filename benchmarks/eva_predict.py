@@ -205,7 +205,8 @@ def prepare(folder: Path, eva: Path, n_images: int) -> Material:
     Returns:
         Where all lies.
     """
-    from histotune.datasets.synthetic.cohort import SyntheticConfig, write_cohort
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
+    from histotune.datasets.synthetic.cohort_folder import write_cohort
 
     folder.mkdir(parents=True, exist_ok=True)
     config = SyntheticConfig(n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=n_images)

@@ -61,7 +61,8 @@ def rendered_tiles(folder: Path) -> TileSet:
     """
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.read import read_dataset
-    from histotune.datasets.synthetic.cohort import SyntheticConfig, write_cohort
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
+    from histotune.datasets.synthetic.cohort_folder import write_cohort
 
     written = write_cohort(SyntheticConfig(n_tiles_breakhis=N_TILES, n_tiles_pcam=30), folder / "cohort")
     return read_dataset(DatasetConfig(name="breakhis", path=written.breakhis))

@@ -88,7 +88,8 @@ def measure() -> tuple[Result, ...]:
 def _rendered(folder: Path, seed: int) -> TileSet:
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.read import read_dataset
-    from histotune.datasets.synthetic.cohort import SyntheticConfig, write_cohort
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
+    from histotune.datasets.synthetic.cohort_folder import write_cohort
 
     config = SyntheticConfig(seed=seed, n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=N_PATCHES)
     written = write_cohort(config, folder / "cohort")

@@ -61,7 +61,7 @@ def _measure(claim: Claim, work: Work) -> Result:
 
     from histotune.images.config import ViewConfig
     from histotune.images.device_resize import DeviceResizer
-    from histotune.images.views import apply_view, device_plan, device_resizable
+    from histotune.images.views import device_plan, device_resizable, view_inputs
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     view = ViewConfig()
@@ -74,7 +74,7 @@ def _measure(claim: Claim, work: Work) -> Result:
 
         def pillow() -> None:
             for numbers in _batches(work):
-                _send(list(pool.map(lambda number: apply_view(work.read(number), view), numbers)), device)
+                _send(list(pool.map(lambda number: view_inputs(work.read(number), view)[0], numbers)), device)
             _finish(device)
 
         def on_device() -> None:

@@ -46,7 +46,8 @@ def measure() -> tuple[Result, ...]:
 
 def _rendered(folder: Path) -> Path:
     """Render tissue in BreakHis's layout."""
-    from histotune.datasets.synthetic.cohort import SyntheticConfig, write_cohort
+    from histotune.datasets.synthetic.cohort import SyntheticConfig
+    from histotune.datasets.synthetic.cohort_folder import write_cohort
 
     return write_cohort(SyntheticConfig(n_tiles_breakhis=N_TILES, n_tiles_pcam=30), folder / "cohort").breakhis
 

@@ -106,7 +106,7 @@ def no_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ForwardPassError
 
-    monkeypatch.setattr(BatchRunner, "submit", refuse)
+    monkeypatch.setattr(BatchRunner, "start", refuse)
 
 
 def found(histotune: Command, *words: object) -> str:

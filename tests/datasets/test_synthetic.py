@@ -23,18 +23,17 @@ from histotune.datasets.breakhis import NAME_PATTERN
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.synthetic import cohort as cohort_module
+from histotune.datasets.synthetic import cohort_folder as cohort_folder_module
 from histotune.datasets.synthetic.cohort import (
-    MARK,
     MPP_BY_MAGNIFICATION,
     TYPE_CODES,
-    CohortPaths,
     SyntheticConfig,
     breakhis_jobs,
     make_cases,
     nested_fields,
     patch_job,
-    write_cohort,
 )
+from histotune.datasets.synthetic.cohort_folder import MARK, CohortPaths, write_cohort
 from histotune.datasets.synthetic.render import MICROSCOPE, densities_HW, density_HW, epithelial_nuclei, render
 from histotune.datasets.synthetic.tissue import FieldWindow, Stain, Tissue, centred_field, depth_P, noise_HW, noise_P
 from histotune.tools.errors import UserError
@@ -148,7 +147,7 @@ def test_an_existing_cohort_returns_at_once(cohort: CohortPaths, monkeypatch: py
     def refuse(*_: object) -> None:
         raise AssertionError("rendered again")
 
-    monkeypatch.setattr(cohort_module, "write_breakhis", refuse)
+    monkeypatch.setattr(cohort_folder_module, "write_breakhis", refuse)
     assert write_cohort(SMALL, cohort.oracle.parent) == cohort
 
 
@@ -156,7 +155,7 @@ def test_an_existing_cohort_needs_no_heavy_import(cohort: CohortPaths) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from histotune.datasets.synthetic.cohort import SyntheticConfig\n"
-        "from histotune.datasets.synthetic.cohort import write_cohort\n"
+        "from histotune.datasets.synthetic.cohort_folder import write_cohort\n"
         f"write_cohort(SyntheticConfig(**{SMALL.model_dump()!r}), Path({str(cohort.oracle.parent)!r}))\n"
         "heavy = {'torch', 'timm', 'sklearn', 'scipy', 'h5py', 'PIL', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -190,7 +189,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script.write_text(
         "from pathlib import Path\n"
         "from histotune.datasets.synthetic.cohort import SyntheticConfig\n"
-        "from histotune.datasets.synthetic.cohort import write_cohort\n"
+        "from histotune.datasets.synthetic.cohort_folder import write_cohort\n"
         f"write_cohort(SyntheticConfig(n_groups=4, n_tiles_breakhis=16, n_tiles_pcam=30), "
         f"Path({str(tmp_path / 'cohort')!r}), workers=2)\n",
         encoding="utf-8",
@@ -205,7 +204,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cohort_module, "patch_job", stop)
+    monkeypatch.setattr(cohort_folder_module, "patch_job", stop)
     with pytest.raises(KeyboardInterrupt):
         write_cohort(SMALL, tmp_path / "cohort", workers=1)
     assert list(tmp_path.iterdir()) == []

@@ -21,18 +21,15 @@ from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import tile_contents
 from histotune.embeddings.exchange import (
     ExportTable,
-    ImportReport,
-    ImportRequest,
-    KnownTiles,
     export,
     file_stem,
     foreign_files,
-    import_embeddings,
     read_foreign,
     read_places,
     space_table,
     tile_table_of,
 )
+from histotune.embeddings.importing import ImportReport, ImportRequest, KnownTiles, import_embeddings
 from histotune.embeddings.space import Embeddings, EmbedRequest
 from histotune.embeddings.store import Store
 from histotune.images.config import LoaderConfig

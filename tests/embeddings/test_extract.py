@@ -21,14 +21,14 @@ from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import gather
-from histotune.embeddings.embed import embed, verify_space
+from histotune.embeddings.embed import embed
 from histotune.embeddings.row_keys import plan_shards
 from histotune.embeddings.runner import BatchRunner
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
 from histotune.embeddings.store import ShardPlan, Store
 from histotune.images.config import LoaderConfig
 from histotune.images.decode import read_pixels
-from histotune.images.views import apply_view
+from histotune.images.views import view_inputs
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from tests.embeddings.conftest import OLD_NS, tile_set, write_tiles
@@ -38,7 +38,7 @@ Requests = Callable[..., EmbedRequest]
 
 def expected(tiles: TileSet, request: EmbedRequest) -> np.ndarray:
     """Return histograms computed one by one, without the store."""
-    views = [apply_view(read_pixels(Path(path)), request.view) for path in tiles.table["path"]]
+    views = [view_inputs(read_pixels(Path(path)), request.view)[0] for path in tiles.table["path"]]
     return np.concatenate([colour_fractions(view[None]) for view in views])
 
 
@@ -113,7 +113,7 @@ def test_hdf5_rows(tmp_path: Path, request_for: Requests) -> None:
     table = tile_table({"tile_id": [f"{row}" for row in rows], "path": [str(path)] * 3, "row": rows})
     tiles, request = TileSet("h5", table, ("a", "b"), "", ""), request_for()
     result = embed(tiles, request)
-    views = np.stack([apply_view(x_NHWC[int(tile_id)], request.view) for tile_id in result.tile_ids])
+    views = np.stack([view_inputs(x_NHWC[int(tile_id)], request.view)[0] for tile_id in result.tile_ids])
     assert np.array_equal(result.matrix_ND, colour_fractions(views))
     assert (result.n_computed, embed(tiles, request).n_computed) == (3, 0)
 
@@ -143,12 +143,12 @@ def test_a_damaged_shard_is_set_aside_and_computed_again(
         victim.unlink()
     else:
         victim.with_suffix(".json").write_text("{", encoding="utf-8")
-    assert len(verify_space(request.cache, cold.space)) == 1
+    assert len(Store(request.cache, cold.space).verify()) == 1
     again = embed(tiles, request)
     assert again.n_computed == n_rows
     assert again.matrix_ND.tobytes() == cold.matrix_ND.tobytes()
     assert "set aside" in caplog.text
-    assert verify_space(request.cache, cold.space) == ()
+    assert Store(request.cache, cold.space).verify() == ()
     assert embed(tiles, request).n_computed == 0
 
 
@@ -267,7 +267,7 @@ def test_a_network_in_the_store(tmp_path: Path, request_for: Requests) -> None:
     spec = find_backbone(BackboneConfig(name="random/timm/resnet10t"))
     tiles, request = write_tiles(tmp_path / "tiles", 5), request_for(spec, size_px=56)
     result = embed(tiles, request)
-    views = np.stack([apply_view(read_pixels(Path(path)), request.view) for path in tiles.table["path"]])
+    views = np.stack([view_inputs(read_pixels(Path(path)), request.view)[0] for path in tiles.table["path"]])
     cpu = ComputeDevice("cpu", "", "", float("nan"), fast_bf16=False)
     direct = load_backbone(replace(spec, size_px=56), cpu, "fp32").embed(views)
     np.testing.assert_allclose(result.matrix_ND, direct, rtol=1e-4, atol=1e-5)

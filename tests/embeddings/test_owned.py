@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.datasets.synthetic.cohort import MARK, SyntheticConfig, cohort_files, write_cohort
+from histotune.datasets.synthetic.cohort import SyntheticConfig
+from histotune.datasets.synthetic.cohort_folder import MARK, cohort_files, write_cohort
 from histotune.embeddings.embed import embed
 from histotune.embeddings.exchange import export, space_table
 from histotune.embeddings.space import EmbedRequest

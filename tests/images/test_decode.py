@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from histotune.images.config import LoaderConfig
-from histotune.images.decode import PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes, row_bytes
+from histotune.images.decode import PixelReader, PixelSource, content_hash, read_pixels, row_bytes
 from histotune.tools.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -95,10 +95,11 @@ def test_hdf5_rows_and_their_hashes(tmp_path: Path) -> None:
     path = write_hdf5(tmp_path / "x.h5", x_NHWC)
     with PixelReader() as reader, ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda row: reader.pixels_and_hash(PixelSource(path, row)), range(40)))
+        raw = [reader.raw(PixelSource(path, row)) for row in range(40)]
     for row, (pixels_HWC, digest) in enumerate(answers):
         assert np.array_equal(pixels_HWC, x_NHWC[row])
         assert digest == hashlib.sha256(b"|u1(8, 8, 3)" + x_NHWC[row].tobytes()).hexdigest()
-        assert digest == content_hash(read_tile_bytes(path, row))
+        assert digest == content_hash(raw[row])
 
 
 def test_equal_bytes_in_another_shape_hash_differently() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
-from histotune.images.scale import text_table
+from histotune.images.scale_words import text_table
 from histotune.images.view_checks import fields_of_view, render_fields
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ViewConfig
-from histotune.images.views import apply_view, input_mpp, place, resized_sizes, view_geometry, view_inputs
+from histotune.images.views import input_mpp, place, resized_sizes, view_geometry, view_inputs
 from histotune.tools.errors import UserError
 
 NAMES = ["short-side-crop", "square", "letterbox", "tiles"]
@@ -161,5 +161,3 @@ def test_images_too_large_for_a_view_are_refused() -> None:
         place(100, 30_000, ViewConfig(name="tiles"))
     with pytest.raises(ValueError, match="target_mpp"):
         place(100, 100, ViewConfig(target_mpp=0.5))
-    with pytest.raises(ValueError, match="use view_inputs"):
-        apply_view(np.zeros((46, 70, 3), np.uint8), ViewConfig(name="tiles"))

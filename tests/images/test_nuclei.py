@@ -100,8 +100,7 @@ def test_a_tile_without_nuclei_gives_a_reason_and_no_number(image: Pixels) -> No
 def test_unresolved_nuclei_are_told_apart_from_none() -> None:
     measured = nuclear_diameter(Drawing(3.8, 96, 128, blur_px=0.5, fill=0.2, noise=0.5).image_HWC())
     assert measured.reason == TOO_SMALL
-    assert measured.too_small
-    assert not nuclear_diameter(WITHOUT_NUCLEI["white"]).too_small
+    assert nuclear_diameter(WITHOUT_NUCLEI["white"]).reason not in ("", TOO_SMALL)
 
 
 def test_darkness_is_that_of_nuclei_and_not_of_eosin() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from histotune.datasets import disk as cells
 from histotune.images import decode
-from histotune.images.decode import ParquetImages, PixelReader, PixelSource, content_hash, read_pixels, read_tile_bytes
+from histotune.images.decode import ParquetImages, PixelReader, PixelSource, content_hash, read_pixels
 from histotune.images.hashes import HashIndex
 from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, write_image_parquet
@@ -47,10 +47,10 @@ def test_rows_and_their_hashes_from_several_threads(table: Path) -> None:
     with PixelReader() as reader, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda row: reader.pixels_and_hash(PixelSource(table, row)), range(230)))
         assert reader.n_rows(table) == 230
+        assert reader.raw(PixelSource(table, 200)) == IMAGES[200]
     for row, (pixels_HWC, digest) in enumerate(answers):
         assert np.array_equal(pixels_HWC, TILES_NHWC[row])
         assert digest == hashlib.sha256(IMAGES[row]).hexdigest()
-    assert read_tile_bytes(table, 200) == IMAGES[200]
     assert np.array_equal(read_pixels(table, 200), TILES_NHWC[200])
 
 
@@ -90,7 +90,8 @@ def test_little_is_kept(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_plain_bytes_without_a_struct(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": pa.array(IMAGES[:3], pa.binary())}), tmp_path / "plain.parquet")
-    assert read_tile_bytes(tmp_path / "plain.parquet", 2) == IMAGES[2]
+    with PixelReader() as reader:
+        assert reader.raw(PixelSource(tmp_path / "plain.parquet", 2)) == IMAGES[2]
 
 
 def test_the_index_reads_each_row_once(table: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

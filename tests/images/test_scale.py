@@ -13,15 +13,8 @@ from PIL import Image
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.synthetic.cohort import (
-    CohortPaths,
-    RenderJob,
-    SyntheticConfig,
-    breakhis_jobs,
-    patch_job,
-    pcam_patches,
-    write_cohort,
-)
+from histotune.datasets.synthetic.cohort import RenderJob, SyntheticConfig, breakhis_jobs, patch_job, pcam_patches
+from histotune.datasets.synthetic.cohort_folder import CohortPaths, write_cohort
 from histotune.datasets.synthetic.render import epithelial_nuclei, lymphocyte_nuclei
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import ScaleConfig

@@ -216,8 +216,9 @@ def _licence(repository: str, info: Any, api: Any) -> Iterator[AccessFinding]:  
         pending = "; its owners grant access by hand" if info.gated == "manual" else ""
         yield AccessFinding("licence", "problem", f"not accepted, or access not granted yet{pending}", accept)
     except Exception as error:  # as above; an answer that can't be had is no reason to stop the other checks
-        yield AccessFinding("licence", "unknown", f"could not be asked ({_status(error) or type(error).__name__})",
-                      "try again later")  # fmt: skip
+        yield AccessFinding(
+            "licence", "unknown", f"could not be asked ({_status(error) or type(error).__name__})", "try again later"
+        )
     else:
         yield AccessFinding("licence", "ok", "accepted")
 
@@ -248,8 +249,7 @@ def _needed_bytes(sizes: dict[str, int], weights_file: str) -> int:
     return sizes.get(TORCH_FILE, 0)
 
 
-# ------------------------------------------------------------------------------
-# The catalog for people: a table of all, all facts about one, and what a check found.
+# ---- The catalog for people ----
 
 
 ANSWERS = {True: "yes", False: "no", None: "see licence"}
@@ -328,7 +328,8 @@ def access_table(reports: Sequence[AccessReport]) -> Table:
 
 def _facts(entry: CatalogEntry) -> tuple[tuple[str, str, str], ...]:
     """Return (label, words, figure) per fact, in the order of the catalog's columns."""
-    spec, o = entry.spec, entry.overlap
+    spec, said = entry.spec, entry.overlap
+    overlap = f"TCGA {said.tcga}, Camelyon16 (PCam) {said.camelyon16}, BreakHis {said.breakhis}: {spec.overlap}"
     loadable = entry.own_code is None
     unpinned = "unpinned: the commit found at first load is recorded with the run" if spec.repository else ""
     blocks = ", ".join(f"{block.name} {block.stop - block.start}" for block in entry.blocks)
@@ -345,11 +346,10 @@ def _facts(entry: CatalogEntry) -> tuple[tuple[str, str, str], ...]:
         ("input", f"{spec.size_px} px, {spec.interpolation}" if loadable else "", "size"),
         ("normalisation", f"mean {_triple(spec.mean)}, std {_triple(spec.std)}" if loadable else "", "normalisation"),
         ("training mpp", _mpp(spec.training_mpp), "mpp"),
-        ("overlap", f"TCGA {o.tcga}, Camelyon16 (PCam) {o.camelyon16}, BreakHis {o.breakhis}: {spec.overlap}",
-         "overlap"),
+        ("overlap", overlap, "overlap"),
         ("adapter", spec.adapter, "hub"),
         ("needs", entry.needs, "architecture"),
-    )  # fmt: skip
+    )
     assert {figure for _, _, figure in facts} <= set(FIGURES)
     return facts
 

@@ -62,14 +62,21 @@ def locate_adapter(source: str, revision: str = "") -> AdapterFiles:
         return _local_files(folder)
     parts = HUB_ADAPTER.fullmatch(source)
     if parts is None:
-        raise UserError("this adapter does not exist", value=source, allowed="a folder, or ORGANISATION/NAME[/FOLDER]",
-                        fix="check --adapter")  # fmt: skip
+        raise UserError(
+            "this adapter does not exist",
+            value=source,
+            allowed="a folder, or ORGANISATION/NAME[/FOLDER]",
+            fix="check --adapter",
+        )
     repository, below = parts[1], parts[2].lstrip("/")
     prefix = f"{below}/" if below else ""
     config = hub_file(repository, f"{prefix}{CONFIG}", revision, optional=True)
     if config is None:
-        raise UserError(f"this repository has no {prefix}{CONFIG}", value=repository,
-                        fix=f"where it keeps adapters in folders, pass --adapter {repository}/FOLDER")  # fmt: skip
+        raise UserError(
+            f"this repository has no {prefix}{CONFIG}",
+            value=repository,
+            fix=f"where it keeps adapters in folders, pass --adapter {repository}/FOLDER",
+        )
     complete = cached_file(repository, f"{prefix}{WEIGHTS}", revision) is not None
     weights = hub_file(repository, f"{prefix}{WEIGHTS}", revision, optional=True)
     if weights is None:
@@ -123,14 +130,22 @@ def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
     if "weights_hash" in (declared.get("base") or {}):
         return  # the hash of the weights says more than names
     if not repository or not HUB_ADAPTER.fullmatch(base):
-        LOG.warning("the adapter %s names %r as its base; whether that is %s can't be told", spec.adapter,
-                    base or "nothing", spec.name)  # fmt: skip
+        LOG.warning(
+            "the adapter %s names %r as its base; whether that is %s can't be told",
+            spec.adapter,
+            base or "nothing",
+            spec.name,
+        )
     elif base.removeprefix("hf-hub:").lower() != repository.lower():
-        raise UserError(f"this adapter was made for {base}, not for {repository}", value=spec.adapter,
-                        fix=f"choose --backbone {base}, or another adapter")  # fmt: skip
+        raise UserError(
+            f"this adapter was made for {base}, not for {repository}",
+            value=spec.adapter,
+            fix=f"choose --backbone {base}, or another adapter",
+        )
     elif revision and spec.revision and revision != spec.revision:
-        LOG.warning("the adapter %s was made for revision %s of %s, this is %s", spec.adapter, revision, base,
-                    spec.revision)  # fmt: skip
+        LOG.warning(
+            "the adapter %s was made for revision %s of %s, this is %s", spec.adapter, revision, base, spec.revision
+        )
 
 
 def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
@@ -140,8 +155,9 @@ def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
     try:
         return dict(json.loads(files.sidecar.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(f"{SIDECAR} is not readable JSON", value=files.sidecar,
-                        fix="save the adapter again, or delete this file") from error  # fmt: skip
+        raise UserError(
+            f"{SIDECAR} is not readable JSON", value=files.sidecar, fix="save the adapter again, or delete this file"
+        ) from error
 
 
 def _check_base_weights(spec: BackboneSpec, files: AdapterFiles, index: HashIndex | None) -> None:
@@ -151,8 +167,12 @@ def _check_base_weights(spec: BackboneSpec, files: AdapterFiles, index: HashInde
     bare = replace(spec, adapter="", adapter_revision="")
     if weights_hash(bare, index) != expected:
         name = (read_sidecar(files).get("base") or {}).get("name", "another backbone")
-        raise UserError("this adapter was trained on other weights than this backbone's", value=spec.adapter,
-                        allowed=f"{name}, weights {str(expected)[:12]}", fix=f"choose --backbone {name}")  # fmt: skip
+        raise UserError(
+            "this adapter was trained on other weights than this backbone's",
+            value=spec.adapter,
+            allowed=f"{name}, weights {str(expected)[:12]}",
+            fix=f"choose --backbone {name}",
+        )
 
 
 def _folder(source: str) -> Path | None:
@@ -179,8 +199,9 @@ def _pickled(source: str, found: Path | None) -> UserError:
     what = f"this adapter has no {WEIGHTS}"
     if found is not None:
         what = f"this adapter is a pickled {PICKLED}, which is never loaded"
-    return UserError(what, value=source, allowed=WEIGHTS,
-                     fix="load it where you trust it and save it with save_pretrained(folder)")  # fmt: skip
+    return UserError(
+        what, value=source, allowed=WEIGHTS, fix="load it where you trust it and save it with save_pretrained(folder)"
+    )
 
 
 def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
@@ -189,8 +210,7 @@ def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
     return commit_of(files.config.parents[depth - 1] if depth else files.config)
 
 
-# ------------------------------------------------------------------------------
-# Adapters as histotune writes them: peft's own files, and beside them what they belong to and how layers are named.
+# ---- Saving ----
 
 
 def save_adapter(model: Any, folder: Path, spec: BackboneSpec, index: HashIndex | None = None) -> None:  # noqa: ANN401
@@ -216,7 +236,8 @@ def _naming(model: Any, spec: BackboneSpec) -> dict[str, object]:  # noqa: ANN40
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     network = model.base_model.model
-    adapted = {re.sub(r"\.\d+\.", ".N.", name) for name, part in network.named_modules()
-               if isinstance(part, BaseTunerLayer)}  # fmt: skip
+    adapted = {
+        re.sub(r"\.\d+\.", ".N.", name) for name, part in network.named_modules() if isinstance(part, BaseTunerLayer)
+    }
     library = "transformers" if spec.kind == "transformers" else "timm"
     return {"library": library, "version": library_version(library), "layers": sorted(adapted)}

@@ -90,9 +90,12 @@ def _without_adapter(config: BackboneConfig, cache: Path | None) -> BackboneSpec
 def _from_catalog(entry: CatalogEntry, config: BackboneConfig) -> BackboneSpec:
     """Return an entry's spec, with the user's revision or local weights in place of the catalog's."""
     if entry.own_code is not None:
-        raise UserError(f"{entry.own_code.reason}; such code is never run", value=entry.name,
-                        allowed="the names `histotune backbones` shows as shape-verified",
-                        fix=entry.own_code.fix)  # fmt: skip
+        raise UserError(
+            f"{entry.own_code.reason}; such code is never run",
+            value=entry.name,
+            allowed="the names `histotune backbones` shows as shape-verified",
+            fix=entry.own_code.fix,
+        )
     spec = replace(entry.spec, revision=config.revision or entry.spec.revision)
     if not config.weights:
         return spec
@@ -102,9 +105,12 @@ def _from_catalog(entry: CatalogEntry, config: BackboneConfig) -> BackboneSpec:
     if spec.kind == "timm":
         return replace(spec, checkpoint=str(path), revision="")
     if spec.kind != "transformers" or not path.is_dir():
-        raise UserError("these weights can't take the place of the backbone's own", value=path,
-                        allowed="a file or folder for timm backbones, a folder of save_pretrained for transformers",
-                        fix="leave out --set backbone.weights=...")  # fmt: skip
+        raise UserError(
+            "these weights can't take the place of the backbone's own",
+            value=path,
+            allowed="a file or folder for timm backbones, a folder of save_pretrained for transformers",
+            fix="leave out --set backbone.weights=...",
+        )
     return replace(spec, source=str(path), revision="")
 
 
@@ -175,12 +181,16 @@ def unknown_backbone(name: str) -> UserError:
     if name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1:
         return UserError("this backbone folder does not exist", value=name, fix="check the path")
     names = [entry.name for entry in catalog_entries()]
-    return UserError("unknown backbone", value=name, allowed=f"{', '.join(names)}, {FORMS}",
-                     closest=closest_name(name, names), fix="histotune backbones lists them")  # fmt: skip
+    return UserError(
+        "unknown backbone",
+        value=name,
+        allowed=f"{', '.join(names)}, {FORMS}",
+        closest=closest_name(name, names),
+        fix="histotune backbones lists them",
+    )
 
 
-# ------------------------------------------------------------------------------
-# Embeddings that somebody else computed: a name for them, and the files they came in.
+# ---- Imported embeddings ----
 
 
 PREFIX = "external:"
@@ -237,16 +247,23 @@ def read_external(name: str, cache: Path | None) -> ExternalRecord:
     path = None if cache is None else record_path(name, cache)
     if cache is None or path is None or not path.is_file():
         known = [] if cache is None else external_names(cache)
-        raise UserError("no embeddings were imported under this name", value=name,
-                        allowed=", ".join(known) or "none yet", closest=closest_name(name, known),
-                        fix="histotune cache import FILES --as NAME, with the same --cache")  # fmt: skip
+        raise UserError(
+            "no embeddings were imported under this name",
+            value=name,
+            allowed=", ".join(known) or "none yet",
+            closest=closest_name(name, known),
+            fix="histotune cache import FILES --as NAME, with the same --cache",
+        )
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         files = tuple(ExternalFile(**file) for file in data["files"])
         return ExternalRecord(data["name"], data["claimed"], files, tuple(data["blocks"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError("the record of these imported embeddings is damaged", value=path,
-                        fix=f"histotune cache import FILES --as {name} --replace") from error  # fmt: skip
+        raise UserError(
+            "the record of these imported embeddings is damaged",
+            value=path,
+            fix=f"histotune cache import FILES --as {name} --replace",
+        ) from error
 
 
 def write_external(record: ExternalRecord, cache: Path) -> None:
@@ -273,6 +290,10 @@ def is_record(path: Path) -> bool:
 def record_path(name: str, cache: Path) -> Path:
     """Return where the record of a name is kept."""
     if not NAME.fullmatch(name):
-        raise UserError("this is no name for imported embeddings", value=name,
-                        allowed="letters, digits, dots, dashes and underscores", fix="--as uni-trident")  # fmt: skip
+        raise UserError(
+            "this is no name for imported embeddings",
+            value=name,
+            allowed="letters, digits, dots, dashes and underscores",
+            fix="--as uni-trident",
+        )
     return cache / "external" / f"{name}.json"

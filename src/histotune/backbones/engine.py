@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from histotune.images.device_resize import DeviceResizer, ResizePlan
     from histotune.tools.devices import ComputeDevice
 
+# B batch, S side, C channels, D columns
+
 
 LOG = logging.getLogger(__name__)
 COMPILER = "inductor"
 COMPILED_LIMIT = 0.02  # relative distance to the plain network on noise; rounding in bf16 stays below 0.01
 
 
-# B batch, S side, C channels, D columns
 class CompilationError(RuntimeError):
     """``torch.compile`` failed here, or gave a network that computes something else."""
 
@@ -63,7 +64,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class Pending:
-    """A batch on its way.
+    """A forward pass on its way: a batch, or the part of one that fits into the device's memory.
 
     Attributes:
         pixels_BSSC: uint8 on the device, for a second pass in fp32; kept until the batch is collected, which also keeps
@@ -300,8 +301,10 @@ class Engine:
         if done is not None:
             done.synchronize()
         if not bool(torch.isfinite(result_BD).all()):
-            raise UserError("the backbone gives values that are not finite, in fp32 too",
-                            fix="its weights are damaged or do not belong to this architecture")  # fmt: skip
+            raise UserError(
+                "the backbone gives values that are not finite, in fp32 too",
+                fix="its weights are damaged or do not belong to this architecture",
+            )
         self.reruns.n_batches += 1
         LOG.warning("a batch overflowed in %s and was embedded again in fp32", self._dtype)
         return result_BD
@@ -351,8 +354,7 @@ def _ieee_convolutions(device: torch.device, dtype: torch.dtype) -> AbstractCont
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
-# ------------------------------------------------------------------------------
-# A processor's cores as lanes: each runs small parts of a batch on its own, and no core waits for another.
+# ---- A processor's cores, each on small parts of a batch ----
 #
 # Several threads within every operation meet at a barrier after each of a network's hundreds of operations; a core
 # that decodes an image for a moment holds up all others. CpuParallel meet once per batch. Small parts also keep the
@@ -361,13 +363,11 @@ def _ieee_convolutions(device: torch.device, dtype: torch.dtype) -> AbstractCont
 # 4).
 
 
-PIXELS_IN_PARALLEL = (
-    4 * 224 * 224
-)  # of smaller images a part holds more, or starting its operations would take the time
+# Of smaller images a part holds more, or starting its operations would take the time.
+PIXELS_IN_PARALLEL = 4 * 224 * 224
 MAX_PARALLEL = 8  # Python starts every operation of every lane, under one lock; beyond, torch's own threads do better
 
 
-# B batch, S side, D columns
 @dataclass(frozen=True)
 class ParallelDone:
     """Becomes true when every part of a batch is computed.
@@ -442,8 +442,7 @@ def parallel_ranges(n_images: int, n_parallel: int, size_px: int) -> tuple[tuple
     return tuple((start, min(start + length, n_images)) for start in range(0, n_images, length))
 
 
-# ------------------------------------------------------------------------------
-# Batch norms folded into the convolutions before them: fewer passes over memory, fewer roundings in bf16.
+# ---- Batch norms folded into convolutions ----
 
 
 def fuse_batch_norms(module: nn.Module) -> int:
@@ -501,8 +500,7 @@ def _what_follows(norm: nn.Module) -> nn.Module:
     return nn.Sequential(*carried)
 
 
-# ------------------------------------------------------------------------------
-# From a spec to a loaded backbone: device, precision, normalisation, named columns.
+# ---- Loading ----
 
 
 def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]) -> Backbone:
@@ -525,8 +523,11 @@ def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal[
 
         return load_histogram(spec)
     if spec.kind == "external":
-        raise UserError("imported embeddings have no network that could embed new images", value=spec.name,
-                        fix="take a backbone that runs here, such as --backbone lite0")  # fmt: skip
+        raise UserError(
+            "imported embeddings have no network that could embed new images",
+            value=spec.name,
+            fix="take a backbone that runs here, such as --backbone lite0",
+        )
     from histotune.backbones.network import build_network
 
     config = EngineConfig(device.kind, precision, spec.size_px, spec.mean, spec.std)

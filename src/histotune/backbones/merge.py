@@ -81,9 +81,15 @@ def _placed_lora(
         target_modules=[layer.module for layer in placed],
         rank_pattern={layer.module: layer.rank for layer in placed},
         alpha_pattern={layer.module: _alpha(layer, settings) for layer in placed},
-        modules_to_save=None, layers_to_transform=None, layers_pattern=None, exclude_modules=None,
-        init_lora_weights=False, inference_mode=True, base_model_name_or_path=None, revision=None,
-    )  # fmt: skip
+        modules_to_save=None,
+        layers_to_transform=None,
+        layers_pattern=None,
+        exclude_modules=None,
+        init_lora_weights=False,
+        inference_mode=True,
+        base_model_name_or_path=None,
+        revision=None,
+    )
     names = {f"{PREFIX}{layer.module}.{part}": tensor for layer in placed for part, tensor in layer.parts.items()}
     from peft import LoraConfig
 
@@ -130,9 +136,10 @@ def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
     accepted = inspect.signature(LoraConfig).parameters
     ignored = [
-        name for name, value in settings.items()
+        name
+        for name, value in settings.items()
         if name not in accepted and name not in ("peft_type", "auto_mapping", "peft_version") and value
-    ]  # fmt: skip
+    ]
     ignored = [name for name in ignored if settings[name] != {} and name != "qalora_group_size"]
     if ignored:
         LOG.warning("the installed peft does not know these settings of the adapter: %s", ", ".join(ignored))
@@ -148,11 +155,18 @@ def _plain_config(settings: dict[str, Any], files: AdapterFiles) -> Any:  # noqa
     try:
         config = get_peft_config(kept)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the installed peft does not take this {settings['peft_type']} adapter ({error})",
-                        value=files.config, fix="pip install --upgrade peft") from error  # fmt: skip
+        raise UserError(
+            f"the installed peft does not take this {settings['peft_type']} adapter ({error})",
+            value=files.config,
+            fix="pip install --upgrade peft",
+        ) from error
     if isinstance(config, PromptLearningConfig):
-        raise UserError("adapters that add tokens to a text do not fit an image backbone", value=settings["peft_type"],
-                        allowed="LORA and other kinds that change layers", fix="choose another adapter")  # fmt: skip
+        raise UserError(
+            "adapters that add tokens to a text do not fit an image backbone",
+            value=settings["peft_type"],
+            allowed="LORA and other kinds that change layers",
+            fix="choose another adapter",
+        )
     config.inference_mode = True
     return config
 
@@ -169,15 +183,20 @@ def _injected(module: torch.nn.Module, config: Any, tensors: dict[str, torch.Ten
             raise _left_over(strange, files)
         missing = sorted(set(held) - set(tensors))
         if missing:
-            raise UserError("the adapter's file lacks tensors that its settings ask for", value=missing[0],
-                            allowed=f"{len(held)} tensors; {len(missing)} lack", fix="copy it again")  # fmt: skip
+            raise UserError(
+                "the adapter's file lacks tensors that its settings ask for",
+                value=missing[0],
+                allowed=f"{len(held)} tensors; {len(missing)} lack",
+                fix="copy it again",
+            )
         _fill(held, tensors)
         if any(not torch.equal(held[name], part) for name, part in get_peft_model_state_dict(model).items()):
             raise ValueError("its values did not reach the network")
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0][:200]
-        raise UserError(f"peft can't put this adapter on the backbone: {first}", value=files.weights.parent,
-                        fix=_naming_hint(files)) from error  # fmt: skip
+        raise UserError(
+            f"peft can't put this adapter on the backbone: {first}", value=files.weights.parent, fix=_naming_hint(files)
+        ) from error
     return model
 
 
@@ -199,8 +218,11 @@ def _merged(model: Any, spec: BackboneSpec) -> torch.nn.Module:  # noqa: ANN401
     try:
         merged: torch.nn.Module = model.merge_and_unload(safe_merge=True)
     except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
-        LOG.warning("the adapter %s can't be merged (%s); it is applied beside the weights, which is slower",
-                    spec.adapter, error)  # fmt: skip
+        LOG.warning(
+            "the adapter %s can't be merged (%s); it is applied beside the weights, which is slower",
+            spec.adapter,
+            error,
+        )
         merged = model.base_model.model
     return merged
 
@@ -228,8 +250,7 @@ def _naming_hint(files: AdapterFiles) -> str:
     )
 
 
-# ------------------------------------------------------------------------------
-# Where an adapter's tensors belong, whatever version of transformers named them.
+# ---- Layer names of every version of transformers ----
 #
 # Transformers renamed the layers of its vision transformers with version 5.23, and split DINOv2's fused SwiGLU input
 # ``weights_in`` into ``gate_proj`` (the first half of its rows) and ``up_proj``; checkpoints keep the old names on

@@ -64,8 +64,12 @@ def describe_timm(config: BackboneConfig) -> BackboneSpec:
     tags = timm.list_pretrained(architecture)
     if not timm.is_model(architecture) or (tag and name not in tags):
         known = tags if timm.is_model(architecture) else timm.list_models()
-        raise UserError("timm knows no such model", value=config.name, closest=_closest_timm(name, known),
-                        fix='python -c "import timm; print(timm.list_pretrained())"')  # fmt: skip
+        raise UserError(
+            "timm knows no such model",
+            value=config.name,
+            closest=_closest_timm(name, known),
+            fix='python -c "import timm; print(timm.list_pretrained())"',
+        )
     facts = timm.get_pretrained_cfg(name)
     checkpoint = "" if not config.weights else str(Path(config.weights).expanduser())
     if checkpoint and not Path(checkpoint).exists():
@@ -105,8 +109,11 @@ def _timm_format(name: str, config: Json, blank: BackboneSpec) -> BackboneSpec:
 
 def _transformers_format(source: str, revision: str, config: Json, processor: Json | None) -> BackboneSpec:
     if "model_type" not in config:
-        raise UserError("config.json names neither a transformers model_type nor a timm architecture", value=source,
-                        fix="save the model with save_pretrained, or in timm's hub format")  # fmt: skip
+        raise UserError(
+            "config.json names neither a transformers model_type nor a timm architecture",
+            value=source,
+            fix="save the model with save_pretrained, or in timm's hub format",
+        )
     if processor is None:
         LOG.warning("%s has no %s; assuming 224 px, mean 0.5, std 0.5, bicubic", source, PROCESSOR)
         processor = {"size": 224, "resample": 3}
@@ -151,8 +158,12 @@ def _triple(values: object, source: str) -> tuple[float, float, float]:
     if isinstance(values, list | tuple) and len(values) == 3:
         return float(values[0]), float(values[1]), float(values[2])
     if values is not None:
-        raise UserError("the normalisation is not one value per RGB channel", value=values, allowed="three numbers",
-                        fix=f"use an RGB model instead of {source}")  # fmt: skip
+        raise UserError(
+            "the normalisation is not one value per RGB channel",
+            value=values,
+            allowed="three numbers",
+            fix=f"use an RGB model instead of {source}",
+        )
     return 0.5, 0.5, 0.5
 
 
@@ -173,8 +184,11 @@ def _read_json(path: Path) -> Json:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise UserError("this folder holds no config.json, so it is no backbone", value=path.parent,
-                        fix="pass the folder that save_pretrained wrote") from error  # fmt: skip
+        raise UserError(
+            "this folder holds no config.json, so it is no backbone",
+            value=path.parent,
+            fix="pass the folder that save_pretrained wrote",
+        ) from error
     except ValueError as error:
         raise UserError("config.json is not readable JSON", value=path, fix="save the model again") from error
 
@@ -187,8 +201,7 @@ def has_class_token(module: torch.nn.Module) -> bool:
     return getattr(module, "cls_token", None) is not None and getattr(module, "num_prefix_tokens", 0) >= 1
 
 
-# ------------------------------------------------------------------------------
-# What the catalog says about an architecture, as the constructors of timm and transformers take it.
+# ---- Arguments for timm and transformers ----
 
 
 LAYERS = ("mlp_layer", "act_layer", "norm_layer")  # arguments that are classes, which config.json can't hold
@@ -224,8 +237,9 @@ def timm_names(tensors: dict[str, torch.Tensor], module: torch.nn.Module, path: 
     try:
         return dict(checkpoint_filter_fn(tensors, module))
     except (KeyError, RuntimeError, AttributeError, ValueError) as error:
-        raise UserError("the checkpoint is not one of the DINOv2 code", value=path,
-                        fix="download it again from the backbone's page") from error  # fmt: skip
+        raise UserError(
+            "the checkpoint is not one of the DINOv2 code", value=path, fix="download it again from the backbone's page"
+        ) from error
 
 
 def transformers_config(spec: BackboneSpec, path: Path | None) -> Any:  # noqa: ANN401  (transformers' configs)
@@ -238,8 +252,7 @@ def transformers_config(spec: BackboneSpec, path: Path | None) -> Any:  # noqa: 
     return AutoConfig.for_model(settings.pop("model_type"), **settings)
 
 
-# ------------------------------------------------------------------------------
-# Networks without memory for their weights, to look at.
+# ---- Networks without memory for their weights ----
 
 
 @contextmanager

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# B batch, C channels, H height, W width, S side, T tokens, D columns
+
 
 Outputs = dict[str, torch.Tensor]
 
 
-# B batch, C channels, H height, W width, T tokens, D columns of a block
 @dataclass(frozen=True)
 class Network:
     """A network and how its named outputs are read.
@@ -70,8 +71,9 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
     arguments = timm_arguments(spec, config.get("model_args") or {})
     architecture = spec.source.split(".")[0]
     if not timm.is_model(architecture):
-        raise UserError("the installed timm knows no such architecture", value=architecture,
-                        fix="pip install --upgrade timm")  # fmt: skip
+        raise UserError(
+            "the installed timm knows no such architecture", value=architecture, fix="pip install --upgrade timm"
+        )
     native_px = timm.get_pretrained_cfg(spec.source, allow_unregistered=True)
     if native_px is not None and native_px.input_size[-1] != spec.size_px and architecture.startswith("vit_"):
         arguments.setdefault("dynamic_img_size", True)
@@ -110,8 +112,12 @@ def read_tensors(paths: tuple[Path, ...]) -> Outputs:
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
                 tensors.update(loaded.get("state_dict", loaded.get("model", loaded)))
         except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
-            raise UserError("the weights can't be read", value=path, allowed="safetensors, or a plain state dict",
-                            fix="copy the file again; convert other formats to safetensors") from error  # fmt: skip
+            raise UserError(
+                "the weights can't be read",
+                value=path,
+                allowed="safetensors, or a plain state dict",
+                fix="copy the file again; convert other formats to safetensors",
+            ) from error
     return tensors
 
 
@@ -125,8 +131,12 @@ def _load_strictly(module: torch.nn.Module, tensors: Outputs, path: Path) -> Non
     if missing or odd or left:
         problems = {"missing": missing, "of another shape": odd, "unknown": left}
         words = "; ".join(f"{len(names)} {what}, e.g. {names[0]}" for what, names in problems.items() if names)
-        raise UserError("the checkpoint does not fit the architecture", value=path, allowed=f"found {words}",
-                        fix="check that the architecture is the one it was saved from")  # fmt: skip
+        raise UserError(
+            "the checkpoint does not fit the architecture",
+            value=path,
+            allowed=f"found {words}",
+            fix="check that the architecture is the one it was saved from",
+        )
     module.load_state_dict({name: tensors[name] for name in wanted})
 
 
@@ -169,8 +179,11 @@ def _transformers_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa:
     n_patches = (x_BCHW.shape[2] // patch_px) * (x_BCHW.shape[3] // patch_px)
     n_prefix = tokens_BTD.shape[1] - n_patches  # class token, registers, distillation token
     if n_prefix < 1:
-        raise UserError("this model gives fewer tokens than its patches", value=module.config.model_type,
-                        fix="choose a model without masking")  # fmt: skip
+        raise UserError(
+            "this model gives fewer tokens than its patches",
+            value=module.config.model_type,
+            fix="choose a model without masking",
+        )
     return {"cls": tokens_BTD[:, 0], "patch_mean": tokens_BTD[:, n_prefix:].mean(1)}
 
 
@@ -208,17 +221,28 @@ def _pretrained(folder: Path, *, safetensors: bool) -> torch.nn.Module:
     try:
         with _no_bars():
             module, report = AutoModel.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, use_safetensors=safetensors,
-                output_loading_info=True, **({} if safetensors else {"weights_only": True}),
-            )  # fmt: skip
+                folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=safetensors,
+                output_loading_info=True,
+                **({} if safetensors else {"weights_only": True}),
+            )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError("the weights can't be read", value=folder, allowed="safetensors, or a plain state dict",
-                        fix="copy the folder again; convert other formats to safetensors") from error  # fmt: skip
+        raise UserError(
+            "the weights can't be read",
+            value=folder,
+            allowed="safetensors, or a plain state dict",
+            fix="copy the folder again; convert other formats to safetensors",
+        ) from error
     lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if lost or report["mismatched_keys"]:
-        raise UserError("the checkpoint does not hold all weights of its model", value=folder,
-                        allowed=f"missing {', '.join(lost[:3]) or 'none'}; {len(report['mismatched_keys'])} odd shapes",
-                        fix="download or save the model again")  # fmt: skip
+        raise UserError(
+            "the checkpoint does not hold all weights of its model",
+            value=folder,
+            allowed=f"missing {', '.join(lost[:3]) or 'none'}; {len(report['mismatched_keys'])} odd shapes",
+            fix="download or save the model again",
+        )
     return module  # type: ignore[no-any-return]  # transformers has no types
 
 
@@ -252,14 +276,12 @@ def _no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-# ------------------------------------------------------------------------------
-# The colour histogram as a backbone: numpy only.
+# ---- The colour histogram as a backbone ----
 
 
 N_BINS = 32
 
 
-# B batch, S side, C channels, D columns
 def load_histogram(spec: BackboneSpec) -> Backbone:
     """Return the colour histogram as a backbone with the block ``pooled``, 96 columns."""
     return Backbone(spec, (ColumnBlock("pooled", 0, 3 * N_BINS),), colour_fractions)

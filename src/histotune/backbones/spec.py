@@ -125,8 +125,7 @@ class Backbone:
         return self.blocks[-1].stop
 
 
-# ------------------------------------------------------------------------------
-# Settings of the backbones room.
+# ---- Settings ----
 
 
 class BackboneConfig(BaseModel):

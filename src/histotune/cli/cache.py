@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.exchange import ExportTable, ImportReport
+    from histotune.embeddings.exchange import ExportTable
+    from histotune.embeddings.importing import ImportReport
     from histotune.embeddings.store import Store
     from histotune.embeddings.upkeep import Inventory, SpaceFacts
 
@@ -280,7 +281,8 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
 def import_and_print(choice: ImportChoice, **typed: Any) -> None:  # noqa: ANN401
     """Import embeddings that somebody else computed."""
     from histotune.embeddings.estimate import tile_contents
-    from histotune.embeddings.exchange import ImportRequest, KnownTiles, import_embeddings, read_places
+    from histotune.embeddings.exchange import read_places
+    from histotune.embeddings.importing import ImportRequest, KnownTiles, import_embeddings
     from histotune.studies.arguments import build_config
 
     root = _root(typed.get("cache"))

@@ -251,7 +251,8 @@ def estimate_mpp_and_print(
     dataset: str, data: Path | None, settings: Sequence[str] | None, options: ScaleOptions
 ) -> None:
     """Measure the scale of a data set, print it, and write it where asked."""
-    from histotune.images.scale import estimate_scale, render_scale
+    from histotune.images.scale import estimate_scale
+    from histotune.images.scale_words import render_scale
     from histotune.studies.arguments import build_config
     from histotune.tools.files import write_json
 

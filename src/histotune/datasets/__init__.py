@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from histotune.datasets.splits.named import save_split as save_split
     from histotune.datasets.splits.split import Split as Split
     from histotune.datasets.synthetic.cohort import SyntheticConfig as SyntheticConfig
-    from histotune.datasets.synthetic.cohort import write_cohort as write_cohort
+    from histotune.datasets.synthetic.cohort_folder import write_cohort as write_cohort
     from histotune.datasets.tileset import TileSet as TileSet
 
 FILES = {
@@ -40,7 +40,7 @@ FILES = {
     "plan_fetch": "fetch.fetch",
     "read_dataset": "read",
     "save_split": "splits.named",
-    "write_cohort": "synthetic.cohort",
+    "write_cohort": "synthetic.cohort_folder",
     "write_croissant": "croissant",
 }
 __all__ = list(FILES)

@@ -113,8 +113,12 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
     labelled = [image for image in images if scheme.index(image.tumour) is not None]
     notes += _left_out(config.labels, images, scheme)
     if not labelled:
-        raise UserError("no image has a tumour type of these classes", value=config.labels,
-                        allowed=", ".join(scheme.class_by_source), fix="--set source.labels=binary")  # fmt: skip
+        raise UserError(
+            "no image has a tumour type of these classes",
+            value=config.labels,
+            allowed=", ".join(scheme.class_by_source),
+            fix="--set source.labels=binary",
+        )
     scale = choose_scale(SPEC, config)
     return TileSet(
         name=SPEC.name,
@@ -154,8 +158,11 @@ def _same_bytes(first: str, second: str) -> bool:
     try:
         return filecmp.cmp(first, second, shallow=False)
     except OSError as error:
-        raise UserError(f"an image can't be read ({error.strerror})", value=error.filename or second,
-                        fix="download it again, or remove it") from error  # fmt: skip
+        raise UserError(
+            f"an image can't be read ({error.strerror})",
+            value=error.filename or second,
+            fix="download it again, or remove it",
+        ) from error
 
 
 def _refuse_strangers(listing: Listing, paths: list[str], clashes: list[str]) -> None:

@@ -142,13 +142,18 @@ def choose_scale(spec: DatasetSpec, config: DatasetConfig) -> ChosenScale:
 
 
 def _given_scale(config: DatasetConfig, given: Mapping[str, float]) -> ChosenScale:
-    values = f"{config.mpp:g} um/px for every tile" if config.mpp is not None else ", ".join(
-        f"{mpp:g} um/px at {name}" for name, mpp in given.items()
-    )  # fmt: skip
+    values = scale_in_words(config.mpp, given)
     if config.mpp_factor == 1:
         return ChosenScale("user", given, 1.0, f"Scale: {values}, as given by the user.")
     note = f"Scale: {values}, an estimate given by the user, within a factor of {config.mpp_factor:g}."
     return ChosenScale("estimated", given, config.mpp_factor, note)
+
+
+def scale_in_words(mpp: float | None, by_magnification: Mapping[str, float]) -> str:
+    """Return a given scale as messages name it: one for every tile, or one per magnification."""
+    if mpp is not None:
+        return f"{mpp:g} um/px for every tile"
+    return ", ".join(f"{value:g} um/px at {name}" for name, value in by_magnification.items())
 
 
 def _check_magnifications(spec: DatasetSpec, given: Mapping[str, float], magnifications: list[str]) -> None:

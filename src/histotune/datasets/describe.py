@@ -180,8 +180,12 @@ def _candidates(spec: DatasetSpec | None) -> pl.DataFrame:
         for magnification, mpp in scale.mpp_by_magnification.items()
     ]
     schema = {
-        "source": pl.String, "magnification": pl.String, "mpp": pl.Float64, "mpp_factor": pl.Float64, "why": pl.String,
-    }  # fmt: skip
+        "source": pl.String,
+        "magnification": pl.String,
+        "mpp": pl.Float64,
+        "mpp_factor": pl.Float64,
+        "why": pl.String,
+    }
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

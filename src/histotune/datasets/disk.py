@@ -78,8 +78,11 @@ def _walk(folder: Path) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         entries = _entries(here)
         if not entries and here.lower().endswith(IMAGE_SUFFIXES):
-            raise UserError("this is an empty folder named like an image", value=here,
-                            fix="copy the image again from its source, or remove the folder")  # fmt: skip
+            raise UserError(
+                "this is an empty folder named like an image",
+                value=here,
+                fix="copy the image again from its source, or remove the folder",
+            )
         for entry in entries:
             if _is_folder(entry):
                 pending.append(entry.path)
@@ -129,8 +132,7 @@ def _marked_above(folder: Path) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------
-# How large an image is, from the first bytes of its file; no pixel is decoded.
+# ---- Image headers ----
 
 
 PNG_HEADER_BYTES = 24
@@ -206,8 +208,7 @@ def _pillow_size_px(stream: BinaryIO) -> tuple[int, int]:
     return size
 
 
-# ------------------------------------------------------------------------------
-# Parquet files whose cells are images: opened and checked, read in small batches, never whole.
+# ---- Parquet files of images ----
 
 
 IMAGE = "image"  # the column of images: a struct of bytes and path (Hugging Face), or plain bytes
@@ -234,14 +235,17 @@ def explained_parquet_errors(path: str) -> Iterator[None]:
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError("the parquet file is missing", value=path,
-                        fix="read the data set again; files have moved since") from error  # fmt: skip
+        raise UserError(
+            "the parquet file is missing", value=path, fix="read the data set again; files have moved since"
+        ) from error
     except PermissionError as error:
-        raise UserError("the parquet file can't be read (permission denied)", value=path,
-                        fix=f"chmod u+r {path}") from error  # fmt: skip
+        raise UserError(
+            "the parquet file can't be read (permission denied)", value=path, fix=f"chmod u+r {path}"
+        ) from error
     except Exception as error:  # pyarrow raises OSError, ValueError, MemoryError and types of its own
-        raise UserError(f"the parquet file is truncated or damaged ({_first_line(error)})", value=path,
-                        fix="download it again") from error  # fmt: skip
+        raise UserError(
+            f"the parquet file is truncated or damaged ({_first_line(error)})", value=path, fix="download it again"
+        ) from error
 
 
 def image_leaf(file: Any, path: str) -> str:  # noqa: ANN401  (pyarrow has no types)
@@ -256,9 +260,12 @@ def image_leaf(file: Any, path: str) -> str:  # noqa: ANN401  (pyarrow has no ty
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             return IMAGE
     found = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    raise UserError(f'the parquet file has no column "{IMAGE}" of encoded images', value=path,
-                    allowed=f"a struct of bytes and path, or bytes; found: {found or 'nothing'}",
-                    fix="point --data to the files of the data set")  # fmt: skip
+    raise UserError(
+        f'the parquet file has no column "{IMAGE}" of encoded images',
+        value=path,
+        allowed=f"a struct of bytes and path, or bytes; found: {found or 'nothing'}",
+        fix="point --data to the files of the data set",
+    )
 
 
 def batch_rows(file: Any, group: int) -> int:  # noqa: ANN401  (pyarrow has no types)
@@ -281,8 +288,7 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-# ------------------------------------------------------------------------------
-# Tables as text: CSV files read without guessing types, with one message for whatever is wrong with them.
+# ---- Text tables ----
 
 
 def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets import pcam_files
+from histotune.datasets import pcam_copies, pcam_files
 from histotune.datasets.dataset_spec import choose_scale
 from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, keep_rows, opened_hdf5, part_table
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.pcam_files import Copy, Part
 
-
-# ------------------------------------------------------------------------------
-# PatchCamelyon from a folder: which of its copies lies there, its parts, their slides.
+# N tiles; a digest is two 64-bit words
 
 
 def read_patch_camelyon(config: DatasetConfig) -> TileSet:
@@ -84,17 +82,20 @@ def _which_copy(listing: Listing, config: DatasetConfig) -> Callable[[Listing], 
             ("the HDF5 files", pcam_files.claim_hdf5, pcam_files.read_hdf5),
             (
                 "the images of Kaggle",
-                pcam_files.claim_kaggle,
-                partial(pcam_files.read_kaggle, on_bad_image=config.on_bad_image),
+                pcam_copies.claim_kaggle,
+                partial(pcam_copies.read_kaggle, on_bad_image=config.on_bad_image),
             ),
-            ("parquet files", pcam_files.claim_parquet, pcam_files.read_hub),
+            ("parquet files", pcam_copies.claim_parquet, pcam_copies.read_hub),
         )
         if (claimed := claim(listing)) is not None
     ]
     if len(found) > 1:
         places = ", ".join(f"{words} ({listing.relative(claimed)})" for words, claimed, _ in found)
-        raise UserError(f"{len(found)} copies of PatchCamelyon lie in this folder: {places}", value=listing.root,
-                        fix="point --data to the folder of one of them")  # fmt: skip
+        raise UserError(
+            f"{len(found)} copies of PatchCamelyon lie in this folder: {places}",
+            value=listing.root,
+            fix="point --data to the folder of one of them",
+        )
     return found[0][2] if found else pcam_files.read_hdf5  # which says what it would have accepted
 
 
@@ -114,8 +115,7 @@ def _slide_notes(parts: Sequence[Part]) -> list[str]:
     return notes
 
 
-# ------------------------------------------------------------------------------
-# Slides for copies without them: from the HDF5 copy's meta.csv, where pixels prove that tiles are the same.
+# ---- Slides by equal pixels ----
 
 
 LOG = logging.getLogger(__name__)
@@ -124,7 +124,6 @@ FRESH_NS = 2_000_000_000  # a file this new may change again within the clock ti
 WORDS = ["high", "low"]  # the two halves of a digest
 
 
-# N tiles
 @dataclass(frozen=True)
 class Joined:
     """Parts with slides where the join held.
@@ -163,8 +162,11 @@ def join_slides(parts: Sequence[Part], folder: Path) -> Joined:
         return Joined(tuple(parts), ("slides_from was not needed: this copy has a meta.csv of its own.",))
     reference = [part for part in pcam_files.read_hdf5(list_files(folder)).parts if part.slides is not None]
     if not reference:
-        raise UserError("this copy can't lend its slides: it has no meta.csv", value=folder,
-                        fix="put the *_meta.csv files beside the HDF5 files")  # fmt: skip
+        raise UserError(
+            "this copy can't lend its slides: it has no meta.csv",
+            value=folder,
+            fix="put the *_meta.csv files beside the HDF5 files",
+        )
     states = _file_states([*wanted, *reference])
     kept = user_dir("cache") / "slides" / f"{hash_json([FORMAT, states])}.json"
     answers = _recall(kept)
@@ -195,16 +197,21 @@ def _join_part(part: Part, known: Sequence[_Reference]) -> _Answer:
     found = own.join(_by_pixels(known), on=WORDS, how="left", maintain_order="left")
     missing = found.filter(pl.col("n").is_null())["place"]
     if len(missing):
-        return _Answer(None, [
-            f"Slides of {part.words} stay unknown: {len(missing):,} of {len(part):,} tiles, such as "
-            f"{part.tile_ids[missing[0]]}, have no tile of the same pixels in the reference, so nothing was joined."
-        ])  # fmt: skip
+        return _Answer(
+            None,
+            [
+                f"Slides of {part.words} stay unknown: {len(missing):,} of {len(part):,} tiles, such as "
+                f"{part.tile_ids[missing[0]]}, have no tile of the same pixels in the reference, so nothing was joined."
+            ],
+        )
     unclear = found.filter(pl.col("slide").is_null())
     notes = [f"Slides of {part.words}: taken from meta.csv; all {len(part):,} tiles have their pixels there."]
     if len(unclear):
         example = part.tile_ids[unclear["place"][0]]
-        notes.append(f"{len(unclear):,} tiles, such as {example}, have pixels that several slides share, or whose "
-                     "slide meta.csv leaves open: it stays unknown.")  # fmt: skip
+        notes.append(
+            f"{len(unclear):,} tiles, such as {example}, have pixels that several slides share, or whose "
+            "slide meta.csv leaves open: it stays unknown."
+        )
     labels_N = found["label"].fill_null(-1).to_numpy()
     return _Answer(found["slide"].to_list(), [*notes, *_label_note(part, labels_N)])
 
@@ -264,11 +271,9 @@ def _remember(path: Path, states: list[list[object]], answers: Sequence[_Answer]
         LOG.warning("the join of slides can't be kept: %s", error)
 
 
-# ------------------------------------------------------------------------------
-# A digest of the pixels of every tile of a part, in order; never more than a few hundred tiles in memory.
+# ---- Digests of pixels ----
 
 
-# N tiles; a digest is two 64-bit words
 DIGEST_BYTES = 16
 ROWS_PER_READ = 256
 
@@ -333,10 +338,13 @@ def _encoded(data: bytes | None, place: str) -> bytes:
             if size == (SIDE_PX, SIDE_PX) and mode == "RGB":
                 return _digest(np.asarray(image))
     except Exception as error:  # Pillow's plugins raise many types on damaged files
-        raise UserError(f"the image is truncated or damaged ({error})", value=place,
-                        fix="download it again") from error  # fmt: skip
-    raise UserError(f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels, {mode})", value=place,
-                    allowed=f"{SIDE_PX} x {SIDE_PX} pixels, RGB", fix="download it again")  # fmt: skip
+        raise UserError(f"the image is truncated or damaged ({error})", value=place, fix="download it again") from error
+    raise UserError(
+        f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels, {mode})",
+        value=place,
+        allowed=f"{SIDE_PX} x {SIDE_PX} pixels, RGB",
+        fix="download it again",
+    )
 
 
 def _digest(pixels_HWC: NDArray[np.uint8]) -> bytes:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import DatasetSpec
     from histotune.datasets.tileset import TileSet
 
+# N tiles
+
 
 def read_dataset(config: DatasetConfig) -> TileSet:
     """Read a data set's files into a table of tiles; no pixel is decoded.
@@ -87,10 +89,7 @@ def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
     return readers[dataset_spec(name).name]
 
 
-# ------------------------------------------------------------------------------
-# A smaller data set: by magnification, by class, by a share of the groups, by a few tiles of each class.
-#
-# N tiles
+# ---- A smaller data set ----
 
 
 def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
@@ -125,8 +124,12 @@ def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
 def _require_known(what: str, asked: Sequence[str], present: Sequence[str]) -> None:
     unknown = [name for name in asked if name not in present]
     if unknown:
-        raise UserError(f"no such {what} in this data set", value=", ".join(unknown),
-                        allowed=", ".join(present) or "none", closest=closest_name(unknown[0], present))  # fmt: skip
+        raise UserError(
+            f"no such {what} in this data set",
+            value=", ".join(unknown),
+            allowed=", ".join(present) or "none",
+            closest=closest_name(unknown[0], present),
+        )
 
 
 def _present_magnifications(tiles: TileSet) -> tuple[str, ...]:

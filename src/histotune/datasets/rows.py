@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.dataset_spec import choose_scale
+from histotune.datasets.dataset_spec import choose_scale, scale_in_words
 from histotune.datasets.disk import SYNTHETIC_NOTE, marked_synthetic, name_some, size_or_reason
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
@@ -101,7 +101,7 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
     root = config.path if config.path.is_dir() else config.path.parent
     places = _check_places(rows, root, config)
-    classes, labels, class_notes = _classes(rows, spec, config)
+    classes, labels = _classes(rows, spec, config)
     scale = _scale(rows, spec, config)
     parts = [None if row.split is None else PART_BY_NAME[row.split.lower()] for row in rows]
     columns = {
@@ -117,7 +117,8 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         "split": parts,
     }
     synthetic = marked_synthetic(root)
-    known = [*class_notes, *_label_notes(labels), *_group_notes(rows), *_part_notes(rows, parts, labels)]
+    known = [*_label_notes(labels), *_group_notes(rows), *_part_notes(rows, parts, labels)]
+    said = (scale.note, *notes, *([classes.note] if classes.note else []), *known)
     return TileSet(
         name=spec.name,
         table=tile_table(columns),
@@ -126,7 +127,7 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         citation=spec.citation,
         label_region=spec.label_region,
         synthetic=synthetic,
-        notes=(*((SYNTHETIC_NOTE,) if synthetic else ()), scale.note, *notes, *known),
+        notes=(SYNTHETIC_NOTE, *said) if synthetic else said,
     )
 
 
@@ -175,22 +176,28 @@ def _id_of(path: str | Path, root: Path) -> str:
 def _refuse_twice(ids: Sequence[str], paths: Sequence[str], rows: Sequence[Tile]) -> None:
     twice = sorted(name for name, n in Counter(ids).items() if n > 1)
     if twice:
-        raise UserError(f"{len(twice):,} tiles are named more than once", value=name_some(twice, 20),
-                        fix="name each tile once")  # fmt: skip
+        raise UserError(
+            f"{len(twice):,} tiles are named more than once", value=name_some(twice, 20), fix="name each tile once"
+        )
     places = defaultdict(list)
     for name, path, row in zip(ids, paths, rows, strict=True):
         places[path, row.row].append(name)
     same = sorted(" and ".join(names) for names in places.values() if len(names) > 1)
     if same:
-        raise UserError(f"{len(same):,} files are named in several ways", value=name_some(same, 20),
-                        fix="name each file once")  # fmt: skip
+        raise UserError(
+            f"{len(same):,} files are named in several ways", value=name_some(same, 20), fix="name each file once"
+        )
 
 
 def _refuse_unknown_parts(rows: Sequence[Tile]) -> None:
     unknown = sorted({row.split for row in rows if row.split is not None and row.split.lower() not in PART_BY_NAME})
     if unknown:
-        raise UserError("these parts are unknown", value=name_some(unknown, 10),
-                        allowed=", ".join(PART_BY_NAME), fix="name the parts train, valid and test")  # fmt: skip
+        raise UserError(
+            "these parts are unknown",
+            value=name_some(unknown, 10),
+            allowed=", ".join(PART_BY_NAME),
+            fix="name the parts train, valid and test",
+        )
 
 
 def _sizes(rows: Sequence[Tile], paths: Sequence[str]) -> tuple[list[tuple[int, int] | tuple[None, None]], list[str]]:
@@ -216,18 +223,19 @@ def _unreadable(bad: list[str]) -> UserError:
     return UserError(what, value=name_some(bad, 100), fix=fix)
 
 
-def _classes(
-    rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig
-) -> tuple[Classes, list[str | None], list[str]]:
+def _classes(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> tuple[Classes, list[str | None]]:
+    """Return the classes, and the class of every tile by its name."""
     labels = [row.label for row in rows]
     if spec.schemes and config.positive_class is not None:
-        raise UserError("this data set fixes its classes itself", value=config.positive_class,
-                        allowed=", ".join(spec.schemes[0].class_names),
-                        fix="leave --set source.positive_class out")  # fmt: skip
+        raise UserError(
+            "this data set fixes its classes itself",
+            value=config.positive_class,
+            allowed=", ".join(spec.schemes[0].class_names),
+            fix="leave --set source.positive_class out",
+        )
     if spec.schemes:
         return scheme_classes(spec, labels)
-    classes = order_classes((label for label in labels if label is not None), config.positive_class)
-    return classes, labels, [classes.note] if classes.note else []
+    return order_classes((label for label in labels if label is not None), config.positive_class), labels
 
 
 def _scale(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> _Scale:
@@ -262,13 +270,12 @@ def _given_scale(rows: Sequence[Tile], config: DatasetConfig) -> _Scale:
     if config.mpp is None and set(by_magnification) != found:
         raise UserError(
             "the scale per magnification must speak of exactly the magnifications of the tiles",
-            value=", ".join(by_magnification), allowed=", ".join(sorted(found)) or "none: the tiles name none",
+            value=", ".join(by_magnification),
+            allowed=", ".join(sorted(found)) or "none: the tiles name none",
             fix="--set source.mpp=0.5 gives one scale for all",
-        )  # fmt: skip
+        )
     mpp = [config.mpp or by_magnification[_magnification(row.magnification) or ""] for row in rows]
-    values = f"{config.mpp:g} um/px for every tile" if config.mpp else ", ".join(
-        f"{value:g} um/px at {name}" for name, value in by_magnification.items()
-    )  # fmt: skip
+    values = scale_in_words(config.mpp, by_magnification)
     exact = config.mpp_factor == 1
     words = "as given by the user" if exact else f"an estimate given by the user, within {config.mpp_factor:g} times"
     source = "user" if exact else "estimated"
@@ -321,8 +328,7 @@ def _part_notes(rows: Sequence[Tile], parts: Sequence[str | None], labels: Seque
     return notes
 
 
-# ------------------------------------------------------------------------------
-# Class names from the labels that were found: in a fixed order, the positive class of two last.
+# ---- Class names ----
 
 
 POSITIVE_NAMES = ("tumor", "tumour", "malignant", "cancer", "positive", "1", "true")
@@ -334,7 +340,7 @@ class Classes:
 
     Attributes:
         names: Sorted; of two classes the positive one is last, index 1.
-        note: A sentence on the choice of the positive class; "" where there are not two classes.
+        note: A sentence on the choice of the positive class, or on labels that stand for none; "" for neither.
     """
 
     names: tuple[str, ...]
@@ -370,14 +376,14 @@ def order_classes(labels: Iterable[str], positive: str | None) -> Classes:
     return Classes((other, chosen), note)
 
 
-def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Classes, list[str | None], list[str]]:
+def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Classes, list[str | None]]:
     """Map a data set's own labels to the classes of its first scheme."""
     scheme = spec.schemes[0]
     mapped = [None if label is None else scheme.class_by_source.get(label) for label in labels]
     dropped = Counter(label for label, name in zip(labels, mapped, strict=True) if label is not None and name is None)
     kinds = ", ".join(f"{label} {n:,}" for label, n in sorted(dropped.items()))
-    notes = [f"Labels {scheme.name} leave out {dropped.total():,} tiles ({kinds})."] if dropped else []
-    return Classes(scheme.class_names, ""), mapped, notes
+    note = f"Labels {scheme.name} leave out {dropped.total():,} tiles ({kinds})." if dropped else ""
+    return Classes(scheme.class_names, note), mapped
 
 
 def _refuse_look_alikes(names: Sequence[str]) -> None:
@@ -386,15 +392,25 @@ def _refuse_look_alikes(names: Sequence[str]) -> None:
         by_lower.setdefault(name.casefold(), []).append(name)
     twins = [" and ".join(map(repr, same)) for same in by_lower.values() if len(same) > 1]
     if twins:
-        raise UserError("labels that differ only in upper and lower case would be different classes",
-                        value=name_some(twins, 5), fix="write each class one way")  # fmt: skip
+        raise UserError(
+            "labels that differ only in upper and lower case would be different classes",
+            value=name_some(twins, 5),
+            fix="write each class one way",
+        )
 
 
 def _check_positive(names: Sequence[str], positive: str) -> None:
     if positive not in names:
-        raise UserError("no tile has the label that should be the positive class", value=positive,
-                        allowed=", ".join(names) or "no tile is labelled",
-                        closest=closest_name(positive, names))  # fmt: skip
+        raise UserError(
+            "no tile has the label that should be the positive class",
+            value=positive,
+            allowed=", ".join(names) or "no tile is labelled",
+            closest=closest_name(positive, names),
+        )
     if len(names) != 2:
-        raise UserError(f"a positive class is one of two, and there are {len(names)}", value=positive,
-                        allowed=", ".join(names), fix="leave --set source.positive_class out")  # fmt: skip
+        raise UserError(
+            f"a positive class is one of two, and there are {len(names)}",
+            value=positive,
+            allowed=", ".join(names),
+            fix="leave --set source.positive_class out",
+        )

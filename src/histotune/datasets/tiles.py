@@ -56,15 +56,17 @@ def read_tiles(config: DatasetConfig) -> TileSet:
     if not config.path.is_file() and not (is_table(config.path) and not config.path.is_dir()):
         rows, notes = read_folder(config)
     elif config.group_pattern is not None:
-        raise UserError("group_pattern is for class folders; a table has a column for groups",
-                        value=config.group_pattern, fix="add a column group to the table")  # fmt: skip
+        raise UserError(
+            "group_pattern is for class folders; a table has a column for groups",
+            value=config.group_pattern,
+            fix="add a column group to the table",
+        )
     else:
         rows, notes = read_table(config.path)
     return tile_set(rows, SPEC, config, notes)
 
 
-# ------------------------------------------------------------------------------
-# The user's own tiles as a table: CSV or parquet, a row per tile, only the path required.
+# ---- A table ----
 
 
 COLUMNS = ("path", "label", "group", "slide", "site", "scanner", "stain", "mpp", "magnification", "split")
@@ -105,8 +107,12 @@ def read_table(path: Path) -> tuple[list[Tile], list[str]]:
 
 def _read(path: Path) -> pl.DataFrame:
     if not is_table(path):
-        raise UserError("this file is no table that histotune reads", value=path, allowed=", ".join(SUFFIXES),
-                        fix="save it as CSV (UTF-8) or parquet, or pass a folder of class folders")  # fmt: skip
+        raise UserError(
+            "this file is no table that histotune reads",
+            value=path,
+            allowed=", ".join(SUFFIXES),
+            fix="save it as CSV (UTF-8) or parquet, or pass a folder of class folders",
+        )
     if not path.name.lower().endswith(".parquet"):
         return read_text_table(str(path), MENDED, _separator(path))
     file = open_parquet(str(path))
@@ -151,8 +157,14 @@ def _check_columns(names: Sequence[str], path: Path) -> list[str]:
     for name in unknown:
         near = max(absent, key=lambda known: _likeness(name, known), default=None)
         if near is not None and _likeness(name, near) >= NEAR:
-            errors.append(UserError("this column looks like a misspelt one", value=name, closest=near,
-                                    fix=f"rename it to {near}, or to something less alike, in {path}"))  # fmt: skip
+            errors.append(
+                UserError(
+                    "this column looks like a misspelt one",
+                    value=name,
+                    closest=near,
+                    fix=f"rename it to {near}, or to something less alike, in {path}",
+                )
+            )
     if "path" in absent and not any(error.closest == "path" for error in errors):
         closest = next((name for name in unknown if MEANS.get(name.lower()) == "path"), None)
         allowed = f"{', '.join(COLUMNS)} (it has: {name_some(list(names), 20)})"
@@ -186,9 +198,14 @@ def _mpp_errors(table: pl.DataFrame, path: Path) -> list[UserError]:
     if not rows:
         return []
     example = table["mpp"][rows[0] - 2]
-    return [UserError(f"{len(rows):,} rows have an mpp that is no positive number, such as {example!r}",
-                      value=f"{path}, line {_some_numbers(rows)}", allowed="um per pixel, such as 0.5",
-                      fix=MENDED)]  # fmt: skip
+    return [
+        UserError(
+            f"{len(rows):,} rows have an mpp that is no positive number, such as {example!r}",
+            value=f"{path}, line {_some_numbers(rows)}",
+            allowed="um per pixel, such as 0.5",
+            fix=MENDED,
+        )
+    ]
 
 
 def _some_numbers(rows: list[int]) -> str:
@@ -205,8 +222,7 @@ def _whole_number_labels(table: pl.DataFrame) -> pl.DataFrame:
     return table
 
 
-# ------------------------------------------------------------------------------
-# The user's own tiles as folders: one per class, below a folder per part where there are parts.
+# ---- Class folders ----
 
 
 LAYOUT = "FOLDER/class/image.png, or FOLDER/train/class/image.png with train, valid and test"
@@ -220,9 +236,13 @@ def read_folder(config: DatasetConfig) -> tuple[list[Tile], list[str]]:
     depth = 2 if with_parts else 1
     outside = ["/".join(parts) for parts in paths if len(parts) <= depth]
     if outside:
-        raise UserError(f"{len(outside):,} images lie in no class folder", value=name_some(outside, 20),
-                        allowed=LAYOUT, fix="move them into the folder of their class, or name them in a table "
-                        "(a CSV file with the columns path and label)")  # fmt: skip
+        raise UserError(
+            f"{len(outside):,} images lie in no class folder",
+            value=name_some(outside, 20),
+            allowed=LAYOUT,
+            fix="move them into the folder of their class, or name them in a table "
+            "(a CSV file with the columns path and label)",
+        )
     tiles = [
         Tile(
             path=os.path.join(listing.root, *parts),  # noqa: PTH118
@@ -246,9 +266,12 @@ def _images(listing: Listing) -> tuple[list[tuple[str, ...]], list[str]]:
         (others if hidden or not path.lower().endswith(IMAGE_SUFFIXES) else images).append(parts)
     if not images:
         found = "/".join(others[0])
-        raise UserError("this folder holds no images", value=listing.root,
-                        allowed=f"{LAYOUT}; {', '.join(IMAGE_SUFFIXES)} (found {found})",
-                        fix="check --data")  # fmt: skip
+        raise UserError(
+            "this folder holds no images",
+            value=listing.root,
+            allowed=f"{LAYOUT}; {', '.join(IMAGE_SUFFIXES)} (found {found})",
+            fix="check --data",
+        )
     if not others:
         return images, []
     files, example = "file that is" if len(others) == 1 else "files that are", "/".join(others[0])
@@ -261,9 +284,12 @@ def _has_parts(listing: Listing, paths: list[tuple[str, ...]]) -> bool:
     parts = [name for name in first if name.lower() in PART_BY_NAME]
     classes = [name for name in first if name.lower() not in PART_BY_NAME]
     if parts and classes:
-        raise UserError("folders of parts and of classes lie side by side", value=listing.root,
-                        allowed=f"{LAYOUT} (parts: {name_some(parts, 5)}; others: {name_some(classes, 5)})",
-                        fix="move the class folders into the parts, or rename the folder that is no part")  # fmt: skip
+        raise UserError(
+            "folders of parts and of classes lie side by side",
+            value=listing.root,
+            allowed=f"{LAYOUT} (parts: {name_some(parts, 5)}; others: {name_some(classes, 5)})",
+            fix="move the class folders into the parts, or rename the folder that is no part",
+        )
     return bool(parts)
 
 
@@ -277,9 +303,12 @@ def _pattern_notes(pattern: str | None, tiles: list[Tile]) -> list[str]:
         return []
     without = [tile for tile in tiles if tile.group is None]
     if len(without) == len(tiles):
-        raise UserError("group_pattern finds no group in any file name", value=pattern,
-                        allowed=f"a pattern that matches names such as {_base(tiles[0].path)}",
-                        fix="--set source.group_pattern='^(?P<group>[^_]+)_'")  # fmt: skip
+        raise UserError(
+            "group_pattern finds no group in any file name",
+            value=pattern,
+            allowed=f"a pattern that matches names such as {_base(tiles[0].path)}",
+            fix="--set source.group_pattern='^(?P<group>[^_]+)_'",
+        )
     n_groups = len({tile.group for tile in tiles if tile.group is not None})
     notes = [f"Groups come from file names: {n_groups:,} by the pattern {pattern}."]
     if without:
@@ -291,8 +320,7 @@ def _base(path: str | Path) -> str:
     return os.path.basename(path)  # noqa: PTH119
 
 
-# ------------------------------------------------------------------------------
-# A hook for any other data set: one Python file of the user's, with a ``SPEC`` and a function ``read``.
+# ---- The user's own Python file ----
 
 
 EXAMPLES = "docs/datasets.md shows how to write one"
@@ -350,8 +378,11 @@ def _load(config: DatasetConfig) -> ModuleType:
     path = _code(config)
     source = _source(path)
     if config.code_sha256 and hash_bytes(source) != config.code_sha256:
-        raise UserError("this Python file is not the one that the settings were made with", value=path,
-                        fix=f"histotune run {path} --data {config.path}")  # fmt: skip
+        raise UserError(
+            "this Python file is not the one that the settings were made with",
+            value=path,
+            fix=f"histotune run {path} --data {config.path}",
+        )
     module = ModuleType(f"histotune_dataset_{path.stem}")
     module.__file__ = str(path)
     before = sys.modules.get(module.__name__)
@@ -397,8 +428,7 @@ def _line(error: Any, path: Path) -> int | str:  # noqa: ANN401  (a SyntaxError 
     return lines[-1] if lines and lines[-1] is not None else "?"
 
 
-# ------------------------------------------------------------------------------
-# Image files without labels, for prediction.
+# ---- Images without labels ----
 
 
 def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:

@@ -194,8 +194,7 @@ def require_classes(tiles: TileSet, purpose: str) -> None:
         )
 
 
-# ------------------------------------------------------------------------------
-# The one place where groups are made: what may never lie on two sides of a split.
+# ---- Groups: the one place where they are made ----
 
 
 def breakhis_group_id(year: str, slide: str) -> str:

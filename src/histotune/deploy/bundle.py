@@ -68,8 +68,12 @@ def load_bundle(folder: Path) -> Bundle:
             folder = place
             break
     else:
-        raise UserError("no head in this folder", value=folder, allowed="a run folder, or its head folder",
-                        fix="histotune run RECIPE --out DIR, then pass DIR")  # fmt: skip
+        raise UserError(
+            "no head in this folder",
+            value=folder,
+            allowed="a run folder, or its head folder",
+            fix="histotune run RECIPE --out DIR, then pass DIR",
+        )
     try:
         data = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
         backbone, view = BackboneConfig(**data["backbone"]), ViewConfig(**data["view"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from histotune.embeddings.exchange import export as export
-    from histotune.embeddings.exchange import import_embeddings as import_embeddings
+    from histotune.embeddings.importing import import_embeddings as import_embeddings
     from histotune.embeddings.space import EmbeddingConfig as EmbeddingConfig
     from histotune.embeddings.space import Embeddings as Embeddings
     from histotune.embeddings.space import EmbeddingSpace as EmbeddingSpace
@@ -26,7 +26,7 @@ FILES = {
     "Store": "store",
     "check_space": "upkeep",
     "export": "exchange",
-    "import_embeddings": "exchange",
+    "import_embeddings": "importing",
     "repair_space": "upkeep",
     "take_inventory": "upkeep",
 }

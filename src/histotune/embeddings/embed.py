@@ -1,4 +1,13 @@
-"""Embeddings of a tile set: what the cache holds is read, only the rest is computed."""
+"""Embeddings of a tile set: what the cache holds is read, only the rest is computed.
+
+An image changes its form five times on its way from the disk to the result; each form is a record:
+
+1. ``PixelSource`` (images/decode.py): where its pixels are, in a file of their own or in a row of a larger one.
+2. ``Wanted`` (images/loader.py): what is to be made of it: the size it is resized to, the row of the cache it fills.
+3. ``Views`` (images/loader.py): the network's inputs in uint8, of this tile and then of its whole batch.
+4. ``Pending`` (backbones/engine.py): a batch that the device computes while the next one is decoded.
+5. ``Embeddings`` (embeddings/space.py): the finished rows, read back from the cache in the order of the tiles.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +32,7 @@ from histotune.embeddings.runner import (
     with_batch_size,
 )
 from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest, embedding_space
-from histotune.embeddings.store import Damage, Store
+from histotune.embeddings.store import Store
 from histotune.embeddings.workers import LeaveOutError, Workers, shard_files
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
@@ -36,10 +45,8 @@ from histotune.tools.progress import track
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
-    from pathlib import Path
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.gather import Gathered
     from histotune.embeddings.store import ShardPlan
     from histotune.images.loader import Views
 
@@ -128,8 +135,10 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
 def _without_compiling(request: EmbedRequest, error: CompilationError) -> EmbedRequest:
     """Return the request for the plain network; several ranks must agree on it, so there it is the user's to say."""
     if request.rank.world_size > 1:
-        raise UserError(f"torch.compile failed on {request.rank}: {error}",
-                        fix="run again with --set embedding.compile=off, on all ranks") from error  # fmt: skip
+        raise UserError(
+            f"torch.compile failed on {request.rank}: {error}",
+            fix="run again with --set embedding.compile=off, on all ranks",
+        ) from error
     LOG.warning("torch.compile failed, going on without it: %s", error)
     return replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
 
@@ -158,26 +167,16 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> 
         plain = embedding_space(request.spec, request.view, device, choice.precision, index, storage)
         space = chosen_space(request, device, plain, rows.keys)
         job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows, workers)
-        gathered, n_computed = _read_or_compute(job, rows.keys)
-    return Embeddings(
-        matrix_ND=gathered.matrix_ND,
-        blocks=gathered.blocks,
+        found = _read_or_compute(job, rows.keys)
+    return replace(
+        found,
         tile_ids=tiles.tile_ids,
-        space=space,
-        n_computed=n_computed,
         pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
-        n_equivalent=gathered.n_equivalent,
         precision_reason=choice.reason,
-        n_kept_fp32=gathered.n_fp32 if space.stores_fp16 else 0,
     )
 
 
-def verify_space(cache: Path, space: EmbeddingSpace) -> tuple[Damage, ...]:
-    """Read every byte of a space's shards and compare it with the recorded hashes."""
-    return Store(cache, space).verify()
-
-
-def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
+def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
     """Read the matrix; compute what is missing first, and again where a shard turns out to be damaged."""
     n_computed = 0
     for _ in range(MAX_ATTEMPTS):
@@ -190,14 +189,17 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> tuple[Gathered, int]:
         gathered = gather(job.store, job.store.manifests(), keys)
         if gathered is not None:
             job.store.mark_used()
-            return gathered, n_computed
-    raise UserError("the cache gives back other bytes than were written", value=job.store.folder,
-                    fix="check the disk, or choose another folder with --cache")  # fmt: skip
+            return replace(gathered, n_computed=n_computed)
+    raise UserError(
+        "the cache gives back other bytes than were written",
+        value=job.store.folder,
+        fix="check the disk, or choose another folder with --cache",
+    )
 
 
 def _no_rows(job: _Job, missing: Sequence[str]) -> UserError:
     """Return the error for tiles that imported embeddings have no row for: nothing here can compute them."""
-    places, n_rows = [str(job.rows[one].wanted.source) for one in missing], len(set(job.rows.keys))
+    places, n_rows = [str(job.rows[one].source) for one in missing], len(set(job.rows.keys))
     return UserError(
         f"{len(places):,} of {n_rows:,} tiles have no row in the imported embeddings {job.space.backbone}, "
         "whose network is not here to make one",
@@ -244,8 +246,11 @@ def _follow(job: _Job, keys: Sequence[str]) -> int:
             if tuple(plan.name for plan in plans) != found.shards:
                 continue  # the leader has just gone, or planned anew
             if not set(job.rows.keys).issuperset(one for plan in plans for one in plan.content):
-                raise UserError("the ranks do not see the same images", value=str(job.workers.rank),
-                                fix="give all of them the same data set, and let nothing write into it")  # fmt: skip
+                raise UserError(
+                    "the ranks do not see the same images",
+                    value=str(job.workers.rank),
+                    fix="give all of them the same data set, and let nothing write into it",
+                )
             done = job.store.inspect().sound
             mine = [plan for plan in job.workers.rank.share(plans) if plan.name not in done]
             _compute(job, plans, mine)
@@ -257,12 +262,16 @@ def _load(job: _Job, plans: Sequence[ShardPlan]) -> Generator[Views, None, None]
     find_all_bad = job.request.on_bad_image == "skip"
     for _, group in groupby(plans, key=lambda plan: plan.batch_size):
         alike = list(group)
-        wanted = [job.rows[one].wanted for plan in alike for one in plan.content]
+        wanted = [job.rows[one] for plan in alike for one in plan.content]
         batch_sizes = [size for plan in alike for size in plan.batch_sizes]
         yield from load_views(
-            wanted, batch_sizes, job.request.view, job.reader,
-            find_all_bad=find_all_bad, device=resizing_device(job.device, job.request.spec),
-        )  # fmt: skip
+            wanted,
+            batch_sizes,
+            job.request.view,
+            job.reader,
+            find_all_bad=find_all_bad,
+            device=resizing_device(job.device, job.request.spec),
+        )
 
 
 def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -> None:
@@ -272,14 +281,13 @@ def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -
     with closing(_load(job, mine)) as views:
         first = next(views)  # a tile that can't be read shows before a network is loaded
         with compute_threads(job.request) as threads:
-            _run(job, mine, chain([first], views), (_inputs_per_pass(job, plans), threads))
+            _run(job, mine, chain([first], views), _inputs_per_pass(job, plans), threads)
 
 
-def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], limits: tuple[int, int]) -> None:
-    """Embed and write shard by shard; at most ``limits[0]`` inputs per pass, on ``limits[1]`` threads."""
+def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], inputs_per_pass: int, threads: int) -> None:
+    """Embed and write shard by shard."""
     from histotune.backbones.engine import load_backbone
 
-    inputs_per_pass, threads = limits
     workers, storage = job.workers, job.request.embedding.storage
     backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
     runner = BatchRunner(backbone, inputs_per_pass)
@@ -336,12 +344,15 @@ def _inputs_per_pass(job: _Job, plans: Sequence[ShardPlan]) -> int:
 def _check_content(job: _Job, expected: Sequence[str], found: Sequence[str]) -> None:
     """Refuse tiles whose bytes are not the hashed ones: their embeddings would be filed under the wrong hash."""
     rows = [job.rows[key] for key in expected]
-    changed = [row.wanted.source for row, other in zip(rows, found, strict=True) if row.content != other]
+    changed = [row.source for row, other in zip(rows, found, strict=True) if row.content != other]
     for source in changed:
         job.index.forget(source.path)
     if changed:
-        raise UserError("images changed while they were read", value=", ".join(str(source) for source in changed[:5]),
-                        fix="run again when nothing writes into the data set")  # fmt: skip
+        raise UserError(
+            "images changed while they were read",
+            value=", ".join(str(source) for source in changed[:5]),
+            fix="run again when nothing writes into the data set",
+        )
 
 
 @contextmanager

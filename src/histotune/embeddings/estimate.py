@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from histotune.images.config import LoaderConfig
     from histotune.tools.devices import Computed, ComputeDevice
 
+# B batch, S side, C channels
+
 
 Stage = Literal["read and decode", "view", "forward"]
 WARM_UP, MIN_TIMED, MAX_TIMED, KEPT = 1, 3, 12, 3
@@ -48,7 +50,6 @@ MAX_BATCH_S = 4.0  # a batch that takes longer is timed in smaller ones
 MANIFEST_BYTES = 72  # per row: its content hash in the manifest
 
 
-# B batch, S side, C channels
 @dataclass(frozen=True)
 class StageRate:
     """How fast one stage runs when the others rest."""
@@ -141,8 +142,11 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     if len(tiles) == 0:
         raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
     if request.spec.kind == "external":
-        raise UserError("imported embeddings are not computed, so there is nothing to estimate",
-                        value=request.spec.name, fix="take a backbone that runs here")  # fmt: skip
+        raise UserError(
+            "imported embeddings are not computed, so there is nothing to estimate",
+            value=request.spec.name,
+            fix="take a backbone that runs here",
+        )
     device = find_device(request.embedding.device)
     here = weights_are_here(request.spec)
     wanted = _wanted(tiles, request)
@@ -172,7 +176,7 @@ def _wanted(tiles: TileSet, request: EmbedRequest) -> tuple[Wanted, ...]:
         if request.view.target_mpp is not None:
             tiles = with_sizes(tiles, sources, reader)
     rows = Rows(sources, [str(number) for number in range(len(tiles))], check_view(tiles, request.view), request.view)
-    return tuple(rows[key].wanted for key in rows.keys)
+    return tuple(rows[key] for key in rows.keys)
 
 
 def _missing(
@@ -204,11 +208,15 @@ def _first_notes(n_unknown: int, here: bool, unchecked: str) -> tuple[str, ...]:
     if unchecked:
         notes.append(f"The precision check has not run yet: timed in {unchecked}, which it may replace by another.")
     if n_unknown:
-        notes.append(f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
-                     "that are embedded will cost nothing.")  # fmt: skip
+        notes.append(
+            f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
+            "that are embedded will cost nothing."
+        )
     if not here:
-        notes.append("The weights are not on this machine: timed with random ones of the same architecture, and "
-                     "every tile counts as missing.")  # fmt: skip
+        notes.append(
+            "The weights are not on this machine: timed with random ones of the same architecture, and "
+            "every tile counts as missing."
+        )
     return tuple(notes)
 
 
@@ -259,9 +267,14 @@ def _timed(
     if len(missing) < n_wanted:
         notes.append("Few tiles are missing, so that some were timed more than once.")
     return replace(
-        known, batch_size=batch_size, batches_s=batches_s, stages=stages, total_dim=backbone.total_dim,
-        download_bytes=0 if here else _weight_bytes(backbone), notes=tuple(notes),
-    )  # fmt: skip
+        known,
+        batch_size=batch_size,
+        batches_s=batches_s,
+        stages=stages,
+        total_dim=backbone.total_dim,
+        download_bytes=0 if here else _weight_bytes(backbone),
+        notes=tuple(notes),
+    )
 
 
 def _batch_size(runner: BatchRunner, reader: PixelReader, one: Wanted, request: EmbedRequest) -> int:
@@ -345,8 +358,7 @@ def _weight_bytes(backbone: Backbone) -> int:
     return 0 if backbone.module is None else 4 * sum(one.numel() for one in backbone.module.parameters())
 
 
-# ------------------------------------------------------------------------------
-# Which space a request lives in and which content its tiles have, without computing an embedding.
+# ---- The space and the content of a request ----
 
 
 INDEX = "hashes.sqlite"

@@ -1,31 +1,20 @@
-"""Embeddings for other programs: npz, Parquet, and HDF5 as CLAM and TRIDENT read it."""
+"""Embeddings in the files of other programs: npz, Parquet, and HDF5 as CLAM and TRIDENT write and read it."""
 
 from __future__ import annotations
 
 import json
 import re
 import zipfile
-from collections.abc import Hashable
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.backbones.catalog import (
-    PREFIX,
-    ExternalFile,
-    ExternalRecord,
-    external_names,
-    read_external,
-    record_path,
-    write_external,
-)
+from histotune.backbones.catalog import ExternalFile
 from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.gather import gather, missing_content
-from histotune.embeddings.space import external_space
-from histotune.embeddings.store import RunFacts, ShardPlan, Store
-from histotune.tools.errors import UserError, collect, raise_together
-from histotune.tools.files import atomic_folder, atomic_path, canonical_json, hash_file, lock
+from histotune.tools.errors import UserError
+from histotune.tools.files import atomic_folder, atomic_path, canonical_json, hash_file
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
@@ -37,8 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
-    from histotune.embeddings.gather import Gathered
-    from histotune.embeddings.space import EmbeddingSpace
+    from histotune.embeddings.space import Embeddings, EmbeddingSpace
+    from histotune.embeddings.store import Store
+
+# N tiles or rows of a file, D columns
 
 
 SUFFIXES = (".npz", ".parquet", ".h5")
@@ -46,7 +37,6 @@ ROWS_PER_GROUP = 4096
 UNKNOWN_PLACES = "unknown: -1 in every row"
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class ExportTable:
     """What is written.
@@ -71,11 +61,18 @@ class ExportTable:
     def facts(self) -> dict[str, Any]:
         """What the rows are, JSON-ready; goes into every file."""
         provenance = "external, unverified" if self.space.external else "computed"
-        facts: dict[str, Any] = {"space": asdict(self.space), "blocks": [asdict(block) for block in self.blocks],
-                                 "provenance": provenance}  # fmt: skip
+        facts: dict[str, Any] = {
+            "space": asdict(self.space),
+            "blocks": [asdict(block) for block in self.blocks],
+            "provenance": provenance,
+        }
         if self.tiles is not None:
-            facts |= {"data set": self.tiles.name, "class_names": list(self.tiles.class_names),
-                      "licence": self.tiles.licence, "synthetic": self.tiles.synthetic}  # fmt: skip
+            facts |= {
+                "data set": self.tiles.name,
+                "class_names": list(self.tiles.class_names),
+                "licence": self.tiles.licence,
+                "synthetic": self.tiles.synthetic,
+            }
         return facts
 
 
@@ -129,16 +126,23 @@ def export(table: ExportTable, out: Path) -> int:
     elif out.suffix.lower() in (".h5", ""):
         return _export_slides(table, out)
     else:
-        raise UserError("unknown kind of file for embeddings", value=out.suffix, allowed=", ".join(SUFFIXES)
-                        + ", or a folder for one HDF5 file per slide", fix="--out embeddings.npz")  # fmt: skip
+        raise UserError(
+            "unknown kind of file for embeddings",
+            value=out.suffix,
+            allowed=", ".join(SUFFIXES) + ", or a folder for one HDF5 file per slide",
+            fix="--out embeddings.npz",
+        )
     return 1
 
 
 def _refuse_foreign_file(out: Path) -> None:
     """Refuse to replace a file that no export wrote: it may be the only copy of somebody's embeddings."""
     if out.is_file() and not _is_export(out):
-        raise UserError("a file that histotune did not export lies there, and would be replaced", value=out,
-                        fix="choose another --out, or move the file away")  # fmt: skip
+        raise UserError(
+            "a file that histotune did not export lies there, and would be replaced",
+            value=out,
+            fix="choose another --out, or move the file away",
+        )
     if out.is_dir() and out.suffix.lower() in SUFFIXES:
         raise UserError("a folder stands where the file should go", value=out, fix="choose another --out")
 
@@ -180,19 +184,25 @@ def slides_of(tiles: TileSet) -> list[str]:
     return tiles.table.select(pl.coalesce("slide_id", "group_id", pl.lit("unknown"))).to_series().to_list()
 
 
-def _gather(store: Store, content: Sequence[str]) -> Gathered:
+def _gather(store: Store, content: Sequence[str]) -> Embeddings:
     gathered = gather(store, store.manifests(), content)
     if gathered is None:
-        raise UserError("a shard of this space is damaged and was set aside; nothing was written",
-                        value=store.short_name, fix="histotune embed computes its rows again; then export")  # fmt: skip
+        raise UserError(
+            "a shard of this space is damaged and was set aside; nothing was written",
+            value=store.short_name,
+            fix="histotune embed computes its rows again; then export",
+        )
     return gathered
 
 
 def _places_of(tiles: TileSet, places: Mapping[str, tuple[int, int]]) -> NDArray[np.int64]:
     without = [tile_id for tile_id in tiles.tile_ids if tile_id not in places]
     if without:
-        raise UserError(f"{len(without):,} tiles have no coordinates in the table given with --coords",
-                        value=", ".join(without[:20]), fix="add their rows: tile_id,x,y")  # fmt: skip
+        raise UserError(
+            f"{len(without):,} tiles have no coordinates in the table given with --coords",
+            value=", ".join(without[:20]),
+            fix="add their rows: tile_id,x,y",
+        )
     return np.array([places[tile_id] for tile_id in tiles.tile_ids], dtype=np.int64).reshape(-1, 2)
 
 
@@ -201,9 +211,12 @@ def _tile_columns(tiles: TileSet) -> pl.DataFrame:
     import polars as pl
 
     table = tiles.table.select(
-        "tile_id", pl.col("label").fill_null(-1).cast(pl.Int64), pl.col("group_id").fill_null("").alias("group"),
-        pl.Series("slide", slides_of(tiles)), pl.col("split").fill_null(""),
-    )  # fmt: skip
+        "tile_id",
+        pl.col("label").fill_null(-1).cast(pl.Int64),
+        pl.col("group_id").fill_null("").alias("group"),
+        pl.Series("slide", slides_of(tiles)),
+        pl.col("split").fill_null(""),
+    )
     return table
 
 
@@ -247,15 +260,21 @@ def _write_parquet(table: ExportTable, path: Path) -> None:
 def _export_slides(table: ExportTable, out: Path) -> int:
     """Write one HDF5 file per slide."""
     if table.tiles is None:
-        raise UserError("HDF5 files hold one slide each, and a space alone knows no slides", value=out,
-                        fix="add --dataset NAME --data DIR, or write .npz or .parquet")  # fmt: skip
+        raise UserError(
+            "HDF5 files hold one slide each, and a space alone knows no slides",
+            value=out,
+            fix="add --dataset NAME --data DIR, or write .npz or .parquet",
+        )
     rows_by_slide: dict[str, list[int]] = {}
     for row, slide in enumerate(slides_of(table.tiles)):
         rows_by_slide.setdefault(file_stem(slide), []).append(row)
     if out.suffix:
         if len(rows_by_slide) > 1:
-            raise UserError(f"one HDF5 file holds one slide, and these tiles come from {len(rows_by_slide):,}",
-                            value=out, fix=f"--out {out.with_suffix('')} writes a folder with a file each")  # fmt: skip
+            raise UserError(
+                f"one HDF5 file holds one slide, and these tiles come from {len(rows_by_slide):,}",
+                value=out,
+                fix=f"--out {out.with_suffix('')} writes a folder with a file each",
+            )
         slide, rows = next(iter(rows_by_slide.items()))
         with atomic_path(out) as temporary:
             _write_slide(table, slide, rows, temporary)
@@ -282,8 +301,7 @@ def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) ->
     features_ND = np.ascontiguousarray(table.features_ND[rows], dtype=np.float32)
     with h5py.File(path, "w") as file:
         features = _growing(file, "features", features_ND)
-        features.attrs.update({"name": slide, "encoder": table.space.backbone,
-                               "histotune": json.dumps(table.facts)})  # fmt: skip
+        features.attrs.update({"name": slide, "encoder": table.space.backbone, "histotune": json.dumps(table.facts)})
         coords = _growing(file, "coords", places_N2)
         known = "level 0 pixels, as given" if table.places_N2 is not None else UNKNOWN_PLACES
         coords.attrs.update({"name": slide, "histotune_coords": known, **_patch_facts(tiles)})
@@ -317,219 +335,7 @@ def _patch_facts(tiles: TileSet) -> dict[str, int | float]:
     return facts
 
 
-# ------------------------------------------------------------------------------
-# Embeddings of other programs become rows of a space of their own, found by tile like any others.
-
-
-K = TypeVar("K", bound=Hashable)
-ROWS_PER_SHARD = 512
-
-
-# N rows of all files, D columns, T tiles
-@dataclass(frozen=True)
-class ImportRequest:
-    """What to import and what to call it.
-
-    Attributes:
-        paths: Files, or folders of them.
-        name: It becomes ``--backbone external:NAME``.
-        cache: Root folder of the cache.
-        claimed: The network that made them, as the user says; empty takes what the files say.
-        places: Tile id -> x, y on its slide; finds rows that only coordinates name.
-        replace: Whether the name may be taken from other files.
-    """
-
-    paths: tuple[Path, ...]
-    name: str
-    cache: Path
-    claimed: str = ""
-    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    replace: bool = False
-
-
-@dataclass(frozen=True)
-class KnownTiles:
-    """A tile set and the content hash of each of its tiles."""
-
-    tiles: TileSet
-    content: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What was imported.
-
-    Attributes:
-        record: Name, files, blocks.
-        store: The space that holds the rows.
-        n_rows: Rows in the files.
-        n_used: Rows that belong to a tile (or name its content themselves).
-        n_new: Rows the space did not hold yet.
-        without_row: Tiles that no file has a row for.
-    """
-
-    record: ExternalRecord
-    store: Store
-    n_rows: int
-    n_used: int
-    n_new: int
-    without_row: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of all files in one numbering."""
-
-    files: tuple[ForeignRows, ...]
-    features_ND: NDArray[np.float32]
-
-
-def import_embeddings(request: ImportRequest, known: Sequence[KnownTiles]) -> ImportReport:
-    """Import embeddings that somebody else computed.
-
-    Rows are matched to tiles by content hash, else by tile id, else by slide and coordinates. Nothing about the network
-    can be checked, so the rows live in a space whose key is the files' hash, and every number made with them is
-    marked EXTERNAL.
-
-    Args:
-        request: Files and name.
-        known: The tiles they belong to; empty where the files name content hashes themselves.
-
-    Returns:
-        What was imported, and which tiles have no row.
-
-    Raises:
-        UserError: Unreadable files, dims that differ, two rows for one tile, no row that belongs to any tile, or a
-            name that other files have: all mistakes together, nothing written.
-    """
-    record_path(request.name, request.cache)  # an odd name shows before anything is read
-    rows = _read_all(request.paths)
-    record = ExternalRecord(
-        request.name,
-        request.claimed or next((file.claimed for file in rows.files if file.claimed), "unknown"),
-        tuple(file.file for file in rows.files),
-        tuple(block.name for block in rows.files[0].blocks),
-    )
-    _refuse_other_files(record, request)
-    row_by_content, without = _match(rows, known, request.places)
-    if not row_by_content:
-        raise _nothing_fits(rows, known)
-    store = Store(request.cache, external_space(PREFIX + record.name, record.files_hash))
-    n_new = _write(store, rows, row_by_content)
-    write_external(record, request.cache)
-    n_used = len(set(row_by_content.values()))
-    return ImportReport(record, store, len(rows.features_ND), n_used, n_new, tuple(without))
-
-
-def _read_all(paths: Sequence[Path]) -> _Rows:
-    """Read every file; mistakes of all of them are reported together."""
-    errors: list[UserError] = []
-    files = []
-    for path in track(foreign_files(paths), "reading embeddings"):
-        with collect(errors):
-            files.append(read_foreign(path))
-    raise_together(errors)
-    layouts = {file.blocks for file in files}
-    if len(layouts) > 1:
-        found = ", ".join(f"{file.file.name}: {file.features_ND.shape[1]}" for file in files[:20])
-        raise UserError("the files differ in their columns, so they come from different networks", value=found,
-                        allowed="one number of columns, in the same blocks",
-                        fix="import each network on its own")  # fmt: skip
-    return _Rows(tuple(files), np.concatenate([file.features_ND for file in files]))
-
-
-def _refuse_other_files(record: ExternalRecord, request: ImportRequest) -> None:
-    if request.replace or record.name not in external_names(request.cache):
-        return
-    if read_external(record.name, request.cache).files_hash != record.files_hash:
-        raise UserError("this name belongs to embeddings from other files", value=record.name,
-                        fix="choose another --as, import all files together, or add --replace")  # fmt: skip
-
-
-def _match(
-    rows: _Rows, known: Sequence[KnownTiles], places: Mapping[str, tuple[int, int]]
-) -> tuple[dict[str, int], list[str]]:
-    """Return the row of every content hash, and the tiles without one."""
-    by_content = _index(rows, "content")
-    if not known:
-        return by_content, []
-    by_tile, by_place = _index(rows, "tile_ids"), _index_places(rows)
-    found: dict[str, int] = {}
-    without = []
-    for one in known:
-        slides = slides_of(one.tiles)
-        for tile_id, content, slide in zip(one.tiles.tile_ids, one.content, slides, strict=True):
-            row = by_content.get(content, by_tile.get(tile_id))
-            if row is None and tile_id in places:
-                row = by_place.get((file_stem(slide), *places[tile_id]))
-            if row is None:
-                without.append(tile_id)
-            else:
-                found.setdefault(content, row)
-    return found, without
-
-
-def _index(rows: _Rows, names: str) -> dict[str, int]:
-    """Return the row of every name; two different rows of one name are refused."""
-    index: dict[str, int] = {}
-    start = 0
-    for file in rows.files:
-        by_bytes_alone = names == "tile_ids" and file.content  # an id whose image has changed since is another tile
-        for offset, name in enumerate(() if by_bytes_alone else getattr(file, names)):
-            _enter(index, name, start + offset, rows)
-        start += file.file.n_rows
-    return index
-
-
-def _index_places(rows: _Rows) -> dict[tuple[str, int, int], int]:
-    index: dict[tuple[str, int, int], int] = {}
-    start = 0
-    for file in rows.files:
-        if file.coords_N2 is not None and not file.content:
-            for offset, (x, y) in enumerate(file.coords_N2.tolist()):
-                _enter(index, (file_stem(file.slide), x, y), start + offset, rows)
-        start += file.file.n_rows
-    return index
-
-
-def _enter(index: dict[K, int], name: K, row: int, rows: _Rows) -> None:
-    if name in index and not np.array_equal(rows.features_ND[index[name]], rows.features_ND[row]):
-        raise UserError("two different rows stand for one tile", value=name,
-                        fix="import the files of one network, each tile once")  # fmt: skip
-    index.setdefault(name, row)
-
-
-def _nothing_fits(rows: _Rows, known: Sequence[KnownTiles]) -> UserError:
-    named = [what for what, present in (
-        ("content hashes", any(file.content for file in rows.files)),
-        ("tile ids", any(file.tile_ids for file in rows.files)),
-        ("slide coordinates", any(file.coords_N2 is not None for file in rows.files)),
-    ) if present]  # fmt: skip
-    words = " and ".join(named) or "nothing that names a tile"
-    if not known:
-        return UserError("the files do not say which bytes each row was computed from", value=f"they hold {words}",
-                         fix="name the tiles: --dataset breakhis --data DIR (and --coords TABLE)")  # fmt: skip
-    return UserError("no row of these files belongs to a tile of this data set", value=f"they hold {words}",
-                     allowed=f"tile ids such as {known[0].tiles.tile_ids[0]}",
-                     fix="check --dataset and --data; for slide coordinates add --coords TABLE")  # fmt: skip
-
-
-def _write(store: Store, rows: _Rows, row_by_content: Mapping[str, int]) -> int:
-    """Write the rows that the space lacks, shard by shard; return how many."""
-    blocks = rows.files[0].blocks
-    with lock(store.lock_path):
-        store.sweep_up()
-        missing = missing_content(store.manifests(), tuple(row_by_content))
-        store.describe(blocks)
-        for start in range(0, len(missing), ROWS_PER_SHARD):
-            plan = ShardPlan(missing[start : start + ROWS_PER_SHARD], ROWS_PER_SHARD)
-            matrix_ND = rows.features_ND[[row_by_content[one] for one in plan.content]]
-            store.write_shard(plan, matrix_ND, RunFacts(blocks, plan.batch_sizes, 0, 0))
-    return len(missing)
-
-
-# ------------------------------------------------------------------------------
-# Embeddings that other programs wrote: HDF5 of CLAM and TRIDENT, npz, Parquet; read without running any of it.
+# ---- Reading ----
 
 
 FOREIGN_SUFFIXES = (".h5", ".hdf5", ".npz", ".parquet")
@@ -537,7 +343,6 @@ CONTENT = re.compile("[0-9a-f]{64}")
 FEATURES = ("features", "embedding", "embeddings")
 
 
-# N rows, D columns
 @dataclass(frozen=True)
 class ForeignRows:
     """The rows of one file.
@@ -567,13 +372,16 @@ def foreign_files(paths: Sequence[Path]) -> tuple[Path, ...]:
     """Return the files to import: those named, and those in folders named (CLAM's ``h5_files`` too)."""
     found: dict[Path, None] = {}
     for path in paths:
-        inside = [path] if path.is_file() else sorted(
-            file for place in (path, path / "h5_files") for file in place.glob("*") if file.suffix in FOREIGN_SUFFIXES
-        )  # fmt: skip
+        places = (path, path / "h5_files")
+        inside = sorted(file for place in places for file in place.glob("*") if file.suffix in FOREIGN_SUFFIXES)
+        inside = [path] if path.is_file() else inside
         if not inside:
-            raise UserError("no embeddings to import here", value=path,
-                            allowed=f"files or folders of {', '.join(FOREIGN_SUFFIXES)}",
-                            fix="check the path")  # fmt: skip
+            raise UserError(
+                "no embeddings to import here",
+                value=path,
+                allowed=f"files or folders of {', '.join(FOREIGN_SUFFIXES)}",
+                fix="check the path",
+            )
         found.update(dict.fromkeys(inside))
     return tuple(found)
 
@@ -582,15 +390,22 @@ def read_foreign(path: Path) -> ForeignRows:
     """Read one file of embeddings."""
     readers = {".h5": _read_hdf5, ".hdf5": _read_hdf5, ".npz": _read_npz, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise UserError("unknown kind of file for embeddings", value=path, allowed=", ".join(FOREIGN_SUFFIXES),
-                        fix="save them as npz with arrays `features` and `tile_id`")  # fmt: skip
+        raise UserError(
+            "unknown kind of file for embeddings",
+            value=path,
+            allowed=", ".join(FOREIGN_SUFFIXES),
+            fix="save them as npz with arrays `features` and `tile_id`",
+        )
     try:
         columns, facts = readers[path.suffix](path)
     except UserError:
         raise
     except Exception as error:  # h5py, numpy and pyarrow raise many types on damaged files
-        raise UserError(f"this file of embeddings can't be read ({error})", value=path,
-                        fix="copy it again from where it was written") from error  # fmt: skip
+        raise UserError(
+            f"this file of embeddings can't be read ({error})",
+            value=path,
+            fix="copy it again from where it was written",
+        ) from error
     return _checked(path, columns, facts)
 
 
@@ -602,8 +417,12 @@ def read_places(path: Path) -> dict[str, tuple[int, int]]:
         table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
         rows = table.select(pl.col("tile_id").cast(pl.String), pl.col("x", "y").cast(pl.Float64).cast(pl.Int64))
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise UserError("this table of coordinates can't be read", value=path, allowed="columns tile_id, x, y",
-                        fix="write it as CSV with these three columns") from error  # fmt: skip
+        raise UserError(
+            "this table of coordinates can't be read",
+            value=path,
+            allowed="columns tile_id, x, y",
+            fix="write it as CSV with these three columns",
+        ) from error
     return {tile_id: (x, y) for tile_id, x, y in rows.drop_nulls().iter_rows()}
 
 
@@ -611,8 +430,11 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        columns = {name: values for name in (*FEATURES, "coords", "tile_id", "content")
-                   if (values := _dataset(file, name)) is not None}  # fmt: skip
+        columns = {
+            name: values
+            for name in (*FEATURES, "coords", "tile_id", "content")
+            if (values := _dataset(file, name)) is not None
+        }
         attributes = dict(file["features"].attrs) if "features" in columns else {}
     facts = json.loads(attributes["histotune"]) if "histotune" in attributes else {}
     return columns, {"encoder": str(attributes.get("encoder", "")), **facts}
@@ -625,8 +447,11 @@ def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
     if name not in file:
         return None
     if not isinstance(file.get(name, getlink=True), h5py.HardLink) or file[name].is_virtual or file[name].external:
-        raise UserError(f'"{name}" in this file is a link to elsewhere', value=file.filename,
-                        fix="write the values themselves into the file")  # fmt: skip
+        raise UserError(
+            f'"{name}" in this file is a link to elsewhere',
+            value=file.filename,
+            fix="write the values themselves into the file",
+        )
     values = file[name]
     return np.asarray(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
 
@@ -650,8 +475,11 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         column = table[name].combine_chunks()
         if name in FEATURES:
             if len(pc.unique(pc.list_value_length(column))) != 1:
-                raise UserError("the vectors in this file differ in length, or there are none", value=path,
-                                fix="write the rows of one network only")  # fmt: skip
+                raise UserError(
+                    "the vectors in this file differ in length, or there are none",
+                    value=path,
+                    fix="write the rows of one network only",
+                )
             columns[name] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         else:
             columns[name] = np.asarray(column.to_pylist())
@@ -665,23 +493,38 @@ def _checked(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -
     """Check shapes and values, all mistakes of a file in one message."""
     name = next((name for name in FEATURES if name in columns), None)
     if name is None:
-        raise UserError("this file holds no embeddings", value=path, allowed=f"an array {' or '.join(FEATURES)}",
-                        fix="check that these are tile features, not coordinates")  # fmt: skip
+        raise UserError(
+            "this file holds no embeddings",
+            value=path,
+            allowed=f"an array {' or '.join(FEATURES)}",
+            fix="check that these are tile features, not coordinates",
+        )
     features_ND = columns[name]
     if features_ND.ndim != 2 or not np.issubdtype(features_ND.dtype, np.floating) or 0 in features_ND.shape:
-        raise UserError(f"{name} holds {features_ND.dtype} {features_ND.shape}", value=path,
-                        allowed="floating-point numbers (tiles, columns)", fix="write one row per tile")  # fmt: skip
+        raise UserError(
+            f"{name} holds {features_ND.dtype} {features_ND.shape}",
+            value=path,
+            allowed="floating-point numbers (tiles, columns)",
+            fix="write one row per tile",
+        )
     n = len(features_ND)
     counts = {other: len(columns[other]) for other in ("coords", "tile_id", "content") if other in columns}
     if any(count != n for count in counts.values()):
         found = ", ".join(f"{count:,} {other}" for other, count in counts.items())
-        raise UserError(f"counts differ: {n:,} rows of {name}, {found}", value=path, allowed="one of each per row",
-                        fix="write the file again")  # fmt: skip
+        raise UserError(
+            f"counts differ: {n:,} rows of {name}, {found}",
+            value=path,
+            allowed="one of each per row",
+            fix="write the file again",
+        )
     features_ND = np.ascontiguousarray(features_ND, dtype=np.float32)
     if not np.isfinite(features_ND).all():
         bad = int((~np.isfinite(features_ND).all(axis=1)).sum())
-        raise UserError(f"{bad:,} rows hold values that are not finite in float32", value=path,
-                        fix="compute them again in a wider precision")  # fmt: skip
+        raise UserError(
+            f"{bad:,} rows hold values that are not finite in float32",
+            value=path,
+            fix="compute them again in a wider precision",
+        )
     rows = ForeignRows(ExternalFile(path.name, hash_file(path), n), path.stem, features_ND)
     return _named(rows, columns, facts)
 
@@ -691,12 +534,20 @@ def _named(rows: ForeignRows, columns: Mapping[str, Any], facts: Mapping[str, An
     dim = rows.features_ND.shape[1]
     coords = columns.get("coords")
     if coords is not None and (coords.ndim != 2 or coords.shape[1] != 2):
-        raise UserError(f"coords has shape {coords.shape}", value=rows.file.name, allowed="(tiles, 2): x, y",
-                        fix="write the file again")  # fmt: skip
+        raise UserError(
+            f"coords has shape {coords.shape}",
+            value=rows.file.name,
+            allowed="(tiles, 2): x, y",
+            fix="write the file again",
+        )
     content = tuple(_text(value) for value in columns.get("content", ()))
     if any(not CONTENT.fullmatch(one) for one in content):
-        raise UserError("content holds something else than SHA-256 hashes", value=rows.file.name,
-                        allowed="64 hexadecimal digits per row", fix="leave it out, name rows by tile_id")  # fmt: skip
+        raise UserError(
+            "content holds something else than SHA-256 hashes",
+            value=rows.file.name,
+            allowed="64 hexadecimal digits per row",
+            fix="leave it out, name rows by tile_id",
+        )
     known = coords is not None and not bool((np.asarray(coords) < 0).any())  # -1 says that nobody knows
     blocks = tuple(ColumnBlock(**block) for block in facts.get("blocks", ()))
     if not blocks or blocks[-1].stop != dim:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histotune.embeddings.space import Embeddings
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_path, hash_bytes, lock, write_json
 from histotune.tools.provenance import cpu_count
@@ -24,33 +25,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.spec import ColumnBlock
     from histotune.embeddings.store import Manifest, Store
 
     Matrix = NDArray[np.float32] | NDArray[np.float16]
+
+# N tiles, D columns
 
 
 LOG = logging.getLogger(__name__)
 WAIT_S = 24 * 3600.0  # another process may be writing a large matrix
 IN_MEMORY_BYTES = 256 * 2**20  # a larger matrix is gathered into a file once and memory-mapped
-
-
-# N tiles, D columns
-@dataclass(frozen=True)
-class Gathered:
-    """The matrix of a tile set.
-
-    Attributes:
-        matrix_ND: A row per tile; float16 where all its shards are, float32 otherwise.
-        blocks: Its named columns.
-        n_equivalent: Rows out of shards whose batches were smaller than planned.
-        n_fp32: Rows out of shards stored as float32.
-    """
-
-    matrix_ND: Matrix
-    blocks: tuple[ColumnBlock, ...]
-    n_equivalent: int = 0
-    n_fp32: int = 0
 
 
 @dataclass(frozen=True)
@@ -71,23 +55,42 @@ def missing_content(manifests: dict[str, Manifest], content: Sequence[str]) -> t
 
 def gather(
     store: Store, manifests: dict[str, Manifest], content: Sequence[str], in_memory_bytes: int = IN_MEMORY_BYTES
-) -> Gathered | None:
-    """Read the rows of a tile set out of the shards, every shard verified as it is read."""
+) -> Embeddings | None:
+    """Read rows out of the shards, every shard verified as it is read; float16 where all of these are.
+
+    The rows bear their keys, for a shard knows no tile; None says that a shard is damaged.
+    """
     parts = _parts(manifests, content)
-    blocks = parts[0].manifest.blocks
-    shape = (len(content), blocks[-1].stop)
-    n_equivalent = sum(len(part.to_rows) for part in parts if part.manifest.equivalent)
     n_fp32 = sum(len(part.to_rows) for part in parts if part.manifest.dtype == "float32")
-    dtype: type[np.float32 | np.float16] = np.float32 if n_fp32 else np.float16
+    matrix_ND = _matrix(store, parts, content, np.float32 if n_fp32 else np.float16, in_memory_bytes)
+    if matrix_ND is None:
+        return None
+    return Embeddings(
+        matrix_ND,
+        parts[0].manifest.blocks,
+        tuple(content),
+        store.space,
+        n_equivalent=sum(len(part.to_rows) for part in parts if part.manifest.equivalent),
+        n_kept_fp32=n_fp32 if store.space.stores_fp16 else 0,
+    )
+
+
+def _matrix(
+    store: Store,
+    parts: Sequence[_Part],
+    content: Sequence[str],
+    dtype: type[np.float32 | np.float16],
+    in_memory_bytes: int,
+) -> Matrix | None:
+    """Map the rows out of one file where they are many, and read them into memory where they are few."""
+    shape = (len(content), parts[0].manifest.blocks[-1].stop)
     if np.dtype(dtype).itemsize * shape[0] * shape[1] > in_memory_bytes:
         try:
-            mapped_ND = _map(store, parts, content, shape, dtype)
+            return _map(store, parts, content, shape, dtype)
         except UserError as error:  # a full disk, or a cache of somebody else's
             LOG.warning("the embeddings are read into memory instead of a file beside them: %s", error.what)
-        else:
-            return None if mapped_ND is None else Gathered(mapped_ND, blocks, n_equivalent, n_fp32)
-    matrix_ND: Matrix = np.empty(shape, np.float32) if n_fp32 else np.empty(shape, np.float16)
-    return Gathered(matrix_ND, blocks, n_equivalent, n_fp32) if _fill(matrix_ND, store, parts) else None
+    matrix_ND: Matrix = np.empty(shape, np.float16) if dtype is np.float16 else np.empty(shape, np.float32)
+    return matrix_ND if _fill(matrix_ND, store, parts) else None
 
 
 def _map(
@@ -160,14 +163,12 @@ class _DamagedShardError(Exception):
     """Leaves the block that writes the gathered file without renaming it into place."""
 
 
-# ------------------------------------------------------------------------------
-# Large matrices in one file beside the shards: room for all of it first, hashes of its bytes, then mapped.
+# ---- A large matrix in a file of its own ----
 
 
 BLOCK_BYTES = 32 * 2**20
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class MappedFile:
     """A gathered matrix and the note beside it that says what its bytes must be.

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
 
+# N tiles, D columns, n tiles of a half, T random targets
+
 
 MEDIAN_LIMIT, P99_LIMIT = 0.01, 0.05
 PROBE_LIMIT = 0.005
@@ -42,7 +44,6 @@ keeps it below 1e-3 from 400 tiles on."""
 MIN_TILES, CHECK_TILES, WISH_TILES, PROBE_TILES = 16, 64, 16, 128
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class PrecisionCheck:
     """How far a precision is from fp32 on some tiles.
@@ -149,15 +150,13 @@ def spread_rows(n_rows: int, n_wanted: int = CHECK_TILES) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, n_wanted)).round().astype(np.int64))
 
 
-# ------------------------------------------------------------------------------
-# Which precision a backbone embeds in: remembered where it was checked, checked on the data's own tiles otherwise.
+# ---- The choice, remembered ----
 
 
 LOG = logging.getLogger(__name__)
 WAIT_S = 24 * 3600.0  # another process may be checking a large network on a CPU
 
 
-# N tiles, D columns
 def remembered_choice(request: EmbedRequest, device: ComputeDevice, index: HashIndex) -> PrecisionChoice | None:
     """Return the precision without computing anything: where there is no choice, or where it was checked before."""
     tried = _tried(request, device)
@@ -189,7 +188,7 @@ def _check(
     keys = list(dict.fromkeys(rows.keys))
     # an explicit wish is granted in any case: fewer tiles say whether to warn
     n_tiles = CHECK_TILES if request.embedding.precision == "auto" else WISH_TILES
-    sample = [rows[keys[place]].wanted for place in spread_rows(len(keys), n_tiles)]
+    sample = [rows[keys[place]] for place in spread_rows(len(keys), n_tiles)]
     batches = _views(request, reader, sample)
     choice = choose_by_check(tried, lambda precision: _embed(request, device, batches, precision), len(sample))
     if request.embedding.precision != "auto" and choice.precision != tried[0]:
@@ -259,14 +258,11 @@ def _embed(
         return np.concatenate([runner.run(views.pixels_BSSC, views.n_inputs) for views in batches])
 
 
-# ------------------------------------------------------------------------------
-# How much a lower precision moves the scores of a probe, asked without labels.
+# ---- The probe without labels ----
 #
 # A probe can lean on directions in which tiles hardly differ, where an error that is small in every dimension is
 # large. So ridge probes are fitted to random targets on half of the tiles, once per precision, and score the other
 # half: random targets use every direction, and no label is needed.
-#
-# N tiles, D columns, n tiles of a half, T random targets
 
 
 N_SPLITS, N_TARGETS = 32, 8
@@ -301,6 +297,7 @@ def probe_error(reference_ND: Float, candidate_ND: Float, seed: int = 0) -> floa
 
 def _ridge_scores(train_nD: Float, held_nD: Float, target_nT: Float) -> Float:
     """Return what ridge probes say of held-out tiles, from the Gram matrix because tiles are fewer than dimensions."""
+    # w = X' (X X' + lambda I)^-1 y, with lambda a share of the mean eigenvalue of X X'.
     mean_D = train_nD.mean(axis=0)
     centred_nD = train_nD - mean_D
     gram_nn = centred_nD @ centred_nD.T
@@ -309,11 +306,9 @@ def _ridge_scores(train_nD: Float, held_nD: Float, target_nT: Float) -> Float:
     return np.asarray((held_nD - mean_D) @ weight_DT)
 
 
-# ------------------------------------------------------------------------------
-# How a shard is kept: float32, or float16 where rounding costs nothing that matters.
+# ---- Storage in float16 ----
 
 
-# N tiles, D columns
 def stored(
     matrix_ND: NDArray[np.float32], storage: Storage, shard: str = ""
 ) -> NDArray[np.float32] | NDArray[np.float16]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,23 +25,7 @@ if TYPE_CHECKING:
     from histotune.images.decode import PixelReader, PixelSource
     from histotune.images.views import ViewGeometry
 
-
 # B inputs of a batch, N tiles, D columns
-@dataclass(frozen=True)
-class EmbeddingRow:
-    """One row of a space.
-
-    Attributes:
-        key: Finds it in the space (law 3).
-        content: Content hash of the tile's bytes.
-        wanted: Where to read it, and how large it becomes.
-        n_inputs: Network inputs whose embeddings it averages; 1 where their number is not known beforehand.
-    """
-
-    key: str
-    content: str
-    wanted: Wanted
-    n_inputs: int
 
 
 def row_key(content: str, resized_px: tuple[int, int] | None) -> str:
@@ -59,7 +43,7 @@ def row_key(content: str, resized_px: tuple[int, int] | None) -> str:
 
 
 class Rows:
-    """The rows of a tile set; what a row says is put together when asked for, since a warm run asks for none.
+    """The rows of a tile set; what is to be read for one is put together when asked for: a warm run asks for none.
 
     Args:
         sources: Where the pixels are.
@@ -82,17 +66,17 @@ class Rows:
             self.keys = tuple(row_key(one, (size[0], size[1])) for one, size in zip(content, sizes, strict=True))
         self._place = {key: number for number, key in enumerate(self.keys)}
 
-    def __getitem__(self, key: str) -> EmbeddingRow:
-        """Return the row of a key."""
+    def __getitem__(self, key: str) -> Wanted:
+        """Return what is to be read for the row of a key."""
         number = self._place[key]
-        source, geometry = self._sources[number], self._geometry
-        wanted = Wanted(source)
+        source_px = resized_px = None
         if self._scaled:
-            width_px, height_px = geometry.source_px_N2[number].tolist()
-            new_width_px, new_height_px = geometry.resized_px_N2[number].tolist()
-            wanted = Wanted(source, (width_px, height_px), (new_width_px, new_height_px))
-        n_inputs = max(int(geometry.inputs_N2[number].prod()), 1)
-        return EmbeddingRow(key, self._content[number], wanted, n_inputs)
+            source_px, resized_px = (
+                (int(size_N2[number, 0]), int(size_N2[number, 1]))
+                for size_N2 in (self._geometry.source_px_N2, self._geometry.resized_px_N2)
+            )
+        n_inputs = max(int(self._geometry.inputs_N2[number].prod()), 1)
+        return Wanted(self._sources[number], source_px, resized_px, self._content[number], key, n_inputs)
 
 
 def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelReader) -> TileSet:
@@ -109,8 +93,9 @@ def with_sizes(tiles: TileSet, sources: Sequence[PixelSource], reader: PixelRead
             bad.append(UnreadableTile(sources[row], error))
     if bad:
         raise UnreadableTilesError(bad)
-    columns = [pl.Series(name, [size[axis] for size in sizes], pl.Int32)
-               for axis, name in enumerate(("width_px", "height_px"))]  # fmt: skip
+    columns = [
+        pl.Series(name, [size[axis] for size in sizes], pl.Int32) for axis, name in enumerate(("width_px", "height_px"))
+    ]
     return replace(tiles, table=tiles.table.with_columns(columns))
 
 
@@ -127,8 +112,7 @@ def average_inputs(result_BD: NDArray[np.float32], n_inputs: tuple[int, ...]) ->
     return np.asarray(total_ND / number_N.astype(np.float32)[:, None])
 
 
-# ------------------------------------------------------------------------------
-# Which rows share a shard and a batch, fixed before anything is computed (law 4).
+# ---- Shards: which rows share one and its batches, fixed before anything is computed (law 4) ----
 
 
 def plan_shards(

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.backbones.engine import Engine, Pending
+from histotune.backbones.engine import Engine
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.row_keys import average_inputs
 from histotune.embeddings.space import FIRST_BATCH, with_key
 from histotune.embeddings.store import RunFacts, Store
+from histotune.images.loader import Views
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json
@@ -27,34 +28,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.backbones.engine import Pending
     from histotune.backbones.spec import Backbone, BackboneSpec
     from histotune.embeddings.space import EmbeddingSpace, EmbedRequest
-    from histotune.images.device_resize import ResizePlan
-    from histotune.images.loader import Views
     from histotune.tools.devices import Computed, ComputeDevice
+
+# B batch, S side, C channels, D columns
 
 
 LOG = logging.getLogger(__name__)
-
-
-# B batch, S side, D columns
-@dataclass(frozen=True)
-class Submitted:
-    """A batch on its way through the backbone.
-
-    Attributes:
-        pixels_BSSC: Its pixels, to repeat it where memory runs out.
-        n_inputs: Inputs of each tile; empty where every tile has one.
-        limit: Most inputs per forward pass.
-        parts: What the backbone returned for each forward pass.
-        plan: How the device makes the inputs, where the pixels are stored images.
-    """
-
-    pixels_BSSC: NDArray[np.uint8]
-    n_inputs: tuple[int, ...]
-    limit: int
-    parts: tuple[Pending | NDArray[np.float32], ...]
-    plan: ResizePlan | None = None
 
 
 class BatchRunner:
@@ -85,12 +67,12 @@ class BatchRunner:
 
     def run(self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = ()) -> NDArray[np.float32]:
         """Embed a batch."""
-        return self.collect(self.submit(pixels_BSSC, n_inputs))
+        return self.start(Views(pixels_BSSC, (), n_inputs))()
 
     def run_all(self, batches: Iterator[Views]) -> Iterator[NDArray[np.float32]]:
         """Embed batches in order; on a GPU the next one is on its way before the results of one are read back."""
         ahead = 0 if self._engine is None else self._engine.ahead
-        waiting: deque[Submitted] = deque()
+        under_way: deque[Callable[[], NDArray[np.float32]]] = deque()
         failure: Exception | None = None
         while failure is None:
             try:
@@ -100,61 +82,62 @@ class BatchRunner:
             except Exception as error:
                 failure = error
                 break
-            waiting.append(self.submit(views.pixels_BSSC, views.n_inputs, views.plan))
-            if len(waiting) > ahead:
-                yield self.collect(waiting.popleft())
-        while waiting:
-            yield self.collect(waiting.popleft())
+            under_way.append(self.start(views))
+            if len(under_way) > ahead:
+                yield under_way.popleft()()
+        while under_way:
+            yield under_way.popleft()()
         if failure is not None:
             raise failure
 
-    def submit(
-        self, pixels_BSSC: NDArray[np.uint8], n_inputs: tuple[int, ...] = (), plan: ResizePlan | None = None
-    ) -> Submitted:
-        """Start embedding a batch, in halves where memory runs out."""
-        if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
-            return Submitted(pixels_BSSC, n_inputs, len(pixels_BSSC), (self._backbone.embed(pixels_BSSC),))
-        parts, limit = halve_on_out_of_memory(self._limit, lambda size: self._submit_parts(pixels_BSSC, size, plan))
-        self._lower(limit)
-        return Submitted(pixels_BSSC, n_inputs, limit, parts, plan)
-
-    def collect(self, submitted: Submitted) -> NDArray[np.float32]:
-        """Return the embeddings of a batch; where memory runs out in a second pass, it is repeated in halves."""
-        result_BD, limit = self._collect_parts(submitted)
-        n_tiles = len(submitted.n_inputs) or len(submitted.pixels_BSSC)
-        tiles_per_pass = max(limit * n_tiles // len(submitted.pixels_BSSC), 1)
-        full, rest = divmod(n_tiles, tiles_per_pass)
-        self._sizes += [tiles_per_pass] * full + ([rest] if rest else [])
-        return average_inputs(result_BD, submitted.n_inputs)
-
-    def _submit_parts(
-        self, pixels_BSSC: NDArray[np.uint8], size: int, plan: ResizePlan | None
-    ) -> tuple[Pending | NDArray[np.float32], ...]:
-        parts = _in_parts(pixels_BSSC, size)
-        if self._engine is None:
-            return tuple(self._backbone.embed(part) for part in parts)
-        return tuple(self._engine.submit(part, size, plan) for part in parts)
-
-    def _collect_parts(self, submitted: Submitted) -> tuple[NDArray[np.float32], int]:
-        """Return the rows and the inputs per forward pass that worked."""
+    def start(self, views: Views) -> Callable[[], NDArray[np.float32]]:
+        """Start embedding a batch, in halves where memory runs out; what is returned waits for its embeddings."""
         engine = self._engine
         if engine is None:
-            return np.concatenate([part for part in submitted.parts if isinstance(part, np.ndarray)]), submitted.limit
-        parts, reruns = [part for part in submitted.parts if isinstance(part, Pending)], self._backbone.reruns.n_batches
+            result_BD, limit = self._at_once(views.pixels_BSSC)
+            return lambda: self._averaged(result_BD, limit, views)
+        passes, limit = halve_on_out_of_memory(self._limit, lambda size: _submit(engine, views, size))
+        self._lower(limit)
+        return lambda: self._averaged(*self._collect(engine, passes, limit, views), views)
+
+    def _at_once(self, pixels_BSSC: NDArray[np.uint8]) -> tuple[NDArray[np.float32], int]:
+        """Embed a batch with a network that has no engine; return the rows and the inputs per pass that worked."""
+        embed = self._backbone.embed
+        if self._backbone.module is None:  # numpy only; importing torch for its error class would cost seconds
+            return embed(pixels_BSSC), len(pixels_BSSC)
+        result_BD, limit = halve_on_out_of_memory(
+            self._limit, lambda size: np.concatenate([embed(part) for part in _in_parts(pixels_BSSC, size)])
+        )
+        self._lower(limit)
+        return result_BD, limit
+
+    def _collect(
+        self, engine: Engine, passes: Sequence[Pending], limit: int, views: Views
+    ) -> tuple[NDArray[np.float32], int]:
+        """Return the rows of a batch and the inputs per pass that worked; out of memory, it is repeated in halves."""
+        reruns = self._backbone.reruns.n_batches
         try:
-            return np.concatenate([engine.collect(part) for part in parts]), submitted.limit
+            return np.concatenate([engine.collect(one) for one in passes]), limit
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
 
         def attempt(size: int) -> NDArray[np.float32]:
             self._backbone.reruns.n_batches = reruns  # what is repeated counts once
-            parts = _in_parts(submitted.pixels_BSSC, size)
-            return np.concatenate([engine.collect(engine.submit(part, size, submitted.plan)) for part in parts])
+            parts = _in_parts(views.pixels_BSSC, size)
+            return np.concatenate([engine.collect(engine.submit(part, size, views.plan)) for part in parts])
 
-        result_BD, limit = halve_on_out_of_memory(max(submitted.limit // 2, 1), attempt)
+        result_BD, limit = halve_on_out_of_memory(max(limit // 2, 1), attempt)
         self._lower(limit)
         return result_BD, limit
+
+    def _averaged(self, result_BD: NDArray[np.float32], limit: int, views: Views) -> NDArray[np.float32]:
+        """Return a row per tile, and count the tiles of every forward pass."""
+        n_inputs, n_tiles = len(views.pixels_BSSC), len(views.n_inputs) or len(views.pixels_BSSC)
+        tiles_per_pass = max(limit * n_tiles // n_inputs, 1)
+        full, rest = divmod(n_tiles, tiles_per_pass)
+        self._sizes += [tiles_per_pass] * full + ([rest] if rest else [])
+        return average_inputs(result_BD, views.n_inputs)
 
     def _lower(self, limit: int) -> None:
         if limit < self._limit:
@@ -165,6 +148,11 @@ class BatchRunner:
         """Return how the current shard was computed."""
         fp32_batches = self._backbone.reruns.n_batches - self._reruns_before
         return RunFacts(self._backbone.blocks, tuple(self._sizes), fp32_batches, threads)
+
+
+def _submit(engine: Engine, views: Views, size: int) -> list[Pending]:
+    """Start a batch in forward passes of at most ``size`` inputs."""
+    return [engine.submit(part, size, views.plan) for part in _in_parts(views.pixels_BSSC, size)]
 
 
 def _in_parts(pixels_BSSC: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
@@ -192,8 +180,7 @@ def resizing_device(device: ComputeDevice, spec: BackboneSpec) -> str:
     return device.kind if device.kind == "cuda" and spec.kind not in ("colour-histogram", "external") else ""
 
 
-# ------------------------------------------------------------------------------
-# How many inputs a forward pass takes: as asked for, remembered, or found by timing blank tiles on a GPU.
+# ---- Batch size ----
 
 
 WORTH_GAIN = 1.05  # a doubled batch that is not this much faster is not worth its memory
@@ -201,7 +188,6 @@ TIMED_BATCHES = 3
 SEARCH_TILES = 2_000  # below, the search would take longer than it saves
 
 
-# B batch, S side, C channels, D columns
 @dataclass(frozen=True)
 class BatchRate:
     """How fast a batch size is."""
@@ -280,8 +266,11 @@ def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, s
     spec = replace(request.spec, size_px=request.view.size_px)
     backbone = load_backbone(spec, device, precision)
     rates = find_batch_size(backbone.embed, spec.size_px, request.embedding.shard_tiles)
-    LOG.info("batches of %d: %s", rates[-1].batch_size,
-             ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates))  # fmt: skip
+    LOG.info(
+        "batches of %d: %s",
+        rates[-1].batch_size,
+        ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates),
+    )
     try:
         write_json(
             _record(request, space), {"batch_size": rates[-1].batch_size, "rates": [asdict(one) for one in rates]}
@@ -295,8 +284,7 @@ def _record(request: EmbedRequest, space: EmbeddingSpace) -> Path:
     return request.cache / "batches" / f"{space.key[:32]}.json"
 
 
-# ------------------------------------------------------------------------------
-# Whether ``torch.compile`` pays back for the length of a run: decided by what is missing, kept in the space's key.
+# ---- Compiling ----
 #
 # A compiled network rounds differently, so its rows live in a space of their own (law 3), and a run has to know which
 # of the two spaces it belongs to before anything is computed. Nothing is remembered for that: what the spaces hold

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from histotune.images.config import LoaderConfig, ViewChoice, ViewConfig
     from histotune.images.hashes import HashIndex
 
+# N tiles, D columns
+
 
 PIPELINE = "2"  # raised whenever the code between a file's bytes and an embedding changes what comes out
 
@@ -80,7 +82,6 @@ def with_key(space: EmbeddingSpace) -> EmbeddingSpace:
     return EmbeddingSpace(key=hash_json(facts), backbone=name, **facts)
 
 
-# N tiles, B batch, S side, C channels, D columns
 @dataclass(frozen=True)
 class EmbedRequest:
     """What to embed with, how, and where results are kept.
@@ -104,14 +105,12 @@ class EmbedRequest:
     rank: ProcessRank = field(default_factory=ProcessRank)
 
 
-# ------------------------------------------------------------------------------
-# Embeddings of a tile set: one matrix, named column blocks, and the space they live in.
+# ---- Embeddings ----
 
 
 EXTERNAL = "external"  # in the signature of a space whose rows were imported
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class EmbeddingSpace:
     """Where embeddings can be compared: same weights, adapter, view, precision and compute signature (law 3).
@@ -178,8 +177,8 @@ class Embeddings:
     blocks: tuple[ColumnBlock, ...]
     tile_ids: tuple[str, ...]
     space: EmbeddingSpace
-    n_computed: int
-    pixel_fingerprint: str
+    n_computed: int = 0
+    pixel_fingerprint: str = ""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     n_equivalent: int = 0
     precision_reason: str = ""
@@ -232,8 +231,9 @@ class Embeddings:
         by_name = {block.name: block for block in self.blocks}
         for name in pooling:
             if name not in by_name:
-                raise UserError("unknown pooling block", value=name, allowed=", ".join(by_name),
-                                closest=closest_name(name, by_name))  # fmt: skip
+                raise UserError(
+                    "unknown pooling block", value=name, allowed=", ".join(by_name), closest=closest_name(name, by_name)
+                )
         return np.concatenate([np.arange(by_name[name].start, by_name[name].stop) for name in pooling])
 
     def take(self, rows: NDArray[np.int64]) -> Embeddings:
@@ -242,8 +242,7 @@ class Embeddings:
         return replace(self, matrix_ND=self.matrix_ND[rows], tile_ids=tile_ids)
 
 
-# ------------------------------------------------------------------------------
-# Settings of the embeddings room.
+# ---- Settings ----
 
 
 Storage = Literal["fp32", "fp16"]
@@ -283,8 +282,7 @@ class EmbeddingConfig(BaseModel):
         return FIRST_BATCH if self.batch_size == "auto" else self.batch_size
 
 
-# ------------------------------------------------------------------------------
-# The view that is used: what the backbone documents, changed where the user says so, and what it does in words.
+# ---- The chosen view ----
 
 
 LOG = logging.getLogger(__name__)

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+# N tiles, D columns
+
 
 LOG = logging.getLogger(__name__)
 FOLDER_DIGITS = 32  # of the space's key, in its folder's name
 
 
-# N tiles, D columns
 @dataclass(frozen=True)
 class Damage:
     """A shard that can't be trusted, and why."""
@@ -146,9 +147,17 @@ class Store:
                 np.save(stream, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
             n_bytes, sha256 = temporary.stat().st_size, hash_file(temporary)
         manifest = Manifest(
-            plan.content, facts.batch_sizes, facts.blocks, n_bytes, sha256, facts.fp32_batches, facts.threads, dtype,
-            equivalent=facts.batch_sizes != plan.batch_sizes, space=self.space.key,
-        )  # fmt: skip
+            plan.content,
+            facts.batch_sizes,
+            facts.blocks,
+            n_bytes,
+            sha256,
+            facts.fp32_batches,
+            facts.threads,
+            dtype,
+            equivalent=facts.batch_sizes != plan.batch_sizes,
+            space=self.space.key,
+        )
         write_manifest(path.with_suffix(".json"), manifest)
 
     def read_shard(self, name: str, manifest: Manifest) -> NDArray[np.float32] | NDArray[np.float16] | None:
@@ -282,8 +291,7 @@ def _read_space(path: Path) -> EmbeddingSpace | None:
     return space if with_key(space).key == space.key else None
 
 
-# ------------------------------------------------------------------------------
-# What a shard is planned to hold and what it holds: the small files beside the matrices.
+# ---- Plans and manifests ----
 
 
 StorageType = Literal["float32", "float16"]

@@ -105,8 +105,15 @@ def check_space(store: Store) -> SpaceCheck:
     found = store.inspect().sound
     rows = {one for name, manifest in found.items() if name not in names for one in manifest.content}
     foreign = tuple(path.relative_to(store.folder).as_posix() for path in survey(store.folder).foreign)
-    return SpaceCheck(store.short_name, store.space.backbone, len(set(found) | names), len(rows), damaged,
-                      tuple(_debris(store)), foreign)  # fmt: skip
+    return SpaceCheck(
+        store.short_name,
+        store.space.backbone,
+        len(set(found) | names),
+        len(rows),
+        damaged,
+        tuple(_debris(store)),
+        foreign,
+    )
 
 
 def repair_space(store: Store) -> Repair:
@@ -192,8 +199,9 @@ def parse_age(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([hdw])", text.strip().lower())
     if match is None:
-        raise UserError("this is no age", value=text, allowed="hours, days or weeks: 12h, 30d, 2w",
-                        fix="--older-than 30d")  # fmt: skip
+        raise UserError(
+            "this is no age", value=text, allowed="hours, days or weeks: 12h, 30d, 2w", fix="--older-than 30d"
+        )
     return float(match.group(1)) * UNITS_S[match.group(2)]
 
 
@@ -285,7 +293,7 @@ def _is_fit(path: Path) -> bool:
 
 def _remove_cohort(folder: Path) -> bool:
     """Remove the rendered cohort's own files; whether anything was removed."""
-    from histotune.datasets.synthetic.cohort import cohort_files
+    from histotune.datasets.synthetic.cohort_folder import cohort_files
 
     files = cohort_files(folder)
     for path in files:
@@ -310,20 +318,25 @@ def _held(store: Store) -> Iterator[None]:
     """Hold the space's lock, or say at once that a running process has it, or that a link leads to it."""
     linked = linked_place(store.folder)
     if linked is not None:
-        raise UserError("this part of the cache is a link, and mending or removing follows none", value=linked,
-                        fix=f"move what it points to ({linked.resolve()}) in place of the link")  # fmt: skip
+        raise UserError(
+            "this part of the cache is a link, and mending or removing follows none",
+            value=linked,
+            fix=f"move what it points to ({linked.resolve()}) in place of the link",
+        )
     try:
         with lock(store.lock_path, timeout_s=0):
             yield
     except UserError as error:
         if not isinstance(error.__cause__, TimeoutError):
             raise
-        raise UserError("a running process is embedding into this space", value=f"{store.short_name} in {store.folder}",
-                        fix="wait until it is done, or stop it; finished shards are kept") from error  # fmt: skip
+        raise UserError(
+            "a running process is embedding into this space",
+            value=f"{store.short_name} in {store.folder}",
+            fix="wait until it is done, or stop it; finished shards are kept",
+        ) from error
 
 
-# ------------------------------------------------------------------------------
-# What the cache holds: spaces, content hashes, rendered cohorts; looked at without changing anything.
+# ---- Inventory ----
 
 
 MIN_DIGITS = 4  # of a space's key, to name it
@@ -435,9 +448,13 @@ def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
         unknown += [] if fitting else [name]
     if unknown:
         every = [store.short_name for store in known] + sorted({store.space.backbone for store in known})
-        raise UserError("no such embedding space in this cache", value=", ".join(unknown),
-                        allowed=", ".join(every) or "none: the cache is empty",
-                        closest=closest_name(unknown[0], every), fix="histotune cache ls")  # fmt: skip
+        raise UserError(
+            "no such embedding space in this cache",
+            value=", ".join(unknown),
+            allowed=", ".join(every) or "none: the cache is empty",
+            closest=closest_name(unknown[0], every),
+            fix="histotune cache ls",
+        )
     return tuple(found.values())
 
 
@@ -500,8 +517,11 @@ def _view_words(view: str) -> str:
     settings = json.loads(view)
     name, size = settings.pop("name", "unknown"), settings.pop("size_px", None)
     words = [f"{name} {size} px" if size else str(name)]
-    words += [str(value) if isinstance(value, str) else f"{key} {value}"
-              for key, value in sorted(settings.items()) if value not in (None, False, "")]  # fmt: skip
+    words += [
+        str(value) if isinstance(value, str) else f"{key} {value}"
+        for key, value in sorted(settings.items())
+        if value not in (None, False, "")
+    ]
     return ", ".join(words)
 
 
@@ -524,8 +544,9 @@ def _others(cache: Path) -> Iterator[FolderFacts]:
         yield FolderFacts(fits.name, "solved fits of sweeps", n_fits, folder_bytes(fits))
     external = cache / "external"
     if external.is_dir():
-        yield FolderFacts(external.name, "names of imported embeddings", len(list(external.glob("*.json"))),
-                          folder_bytes(external))  # fmt: skip
+        yield FolderFacts(
+            external.name, "names of imported embeddings", len(list(external.glob("*.json"))), folder_bytes(external)
+        )
     names = cache / "timm_names.json"
     if names.is_file():
         yield FolderFacts(names.name, "what timm said about names", 1, names.stat().st_size)

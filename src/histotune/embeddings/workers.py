@@ -80,8 +80,10 @@ class Workers:
         self._round: Round | None = None
         self._tiles = ""
         if rank.world_size > 1:
-            places = (f"{tile_id} {source.path} {source.row}" for tile_id, source in
-                      zip(tiles.tile_ids, tile_sources(tiles), strict=True))  # fmt: skip
+            places = (
+                f"{tile_id} {source.path} {source.row}"
+                for tile_id, source in zip(tiles.tile_ids, tile_sources(tiles), strict=True)
+            )
             self._tiles = hash_bytes(*places)
 
     def leave_out(self, unreadable: Mapping[str, str], tiles: Sequence[UnreadableTile]) -> None:
@@ -145,9 +147,10 @@ class Workers:
             if time.monotonic() - last_s > self._wait_s:
                 raise UserError(
                     f"{self.rank} has waited {self._wait_s:.0f} s for rank 0, which plans and waits for all: it has "
-                    "not started, or has stopped", value=store.folder,
+                    "not started, or has stopped",
+                    value=store.folder,
                     fix="see what it says, then run the same command again: finished shards are kept",
-                )  # fmt: skip
+                )
             time.sleep(POLL_S)
         return None
 
@@ -178,10 +181,11 @@ class Workers:
         who = f"rank {lost[0]}" if len(lost) == 1 else f"ranks {', '.join(map(str, lost))}"
         return UserError(
             f"{who} of {self.rank.world_size} gave no sign of life for {self._wait_s:.0f} s; {n_left} of {n_planned} "
-            "planned shards are missing", value=store.folder,
+            "planned shards are missing",
+            value=store.folder,
             fix="see what stopped it, then run the same command again, in as many processes as you like: finished "
             "shards are kept",
-        )  # fmt: skip
+        )
 
 
 def shard_files(store: Store) -> frozenset[str]:
@@ -247,8 +251,10 @@ def _raise_note(path: Path, rank: int) -> None:
     except (OSError, ValueError):
         return
     if data["tiles"]:
-        tiles = [UnreadableTile(PixelSource(Path(tile["path"]), tile["row"]), _error(tile["error"]))
-                 for tile in data["tiles"]]  # fmt: skip
+        tiles = [
+            UnreadableTile(PixelSource(Path(tile["path"]), tile["row"]), _error(tile["error"]))
+            for tile in data["tiles"]
+        ]
         raise UnreadableTilesError(tiles, complete=data["complete"])
     raise UserError(f"rank {rank} has stopped: {data['what']}")
 

@@ -22,8 +22,13 @@ def check_view_name(text: str) -> ViewName:
     by_name: dict[str, ViewName] = {name: name for name in get_args(ViewName)}
     if text in by_name:
         return by_name[text]
-    raise UserError("unknown view", value=text, allowed=", ".join(by_name), closest=closest_name(text, by_name),
-                    fix="histotune run --help")  # fmt: skip
+    raise UserError(
+        "unknown view",
+        value=text,
+        allowed=", ".join(by_name),
+        closest=closest_name(text, by_name),
+        fix="histotune run --help",
+    )
 
 
 class ViewConfig(BaseModel):

@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
 
+# H height, W width, C channels (RGB)
+
 
 PIXELS = "x"  # name of the HDF5 data set that holds pixels
 
 
-# H height, W width, C channels (RGB)
 @dataclass(frozen=True)
 class PixelSource:
     """Where the pixels of one tile are.
@@ -209,12 +210,6 @@ class PixelReader:
             return self._open[path][PIXELS]
 
 
-def read_tile_bytes(path: Path, row: int | None = None) -> bytes:
-    """Return the bytes that a tile's content hash is taken over; see :meth:`PixelReader.raw`."""
-    with PixelReader() as reader:
-        return reader.raw(PixelSource(Path(path), row))
-
-
 def read_pixels(path: Path, row: int | None = None, config: LoaderConfig | None = None) -> NDArray[np.uint8]:
     """Return one tile's pixels, uint8 (H, W, 3) RGB; for many tiles keep a :class:`PixelReader`."""
     with PixelReader(config) as reader:
@@ -236,8 +231,12 @@ def row_bytes(row_HWC: NDArray[np.generic]) -> bytes:
 
 def _checked_row(row_HWC: NDArray[np.generic], source: PixelSource, max_pixels: int) -> NDArray[np.uint8]:
     if row_HWC.dtype != np.uint8 or row_HWC.ndim != 3 or row_HWC.shape[2] != 3:
-        raise UserError(f'the HDF5 data set "{PIXELS}" holds {row_HWC.dtype} {row_HWC.shape} per row', value=source,
-                        allowed="uint8 (height, width, 3)", fix="write the pixels as 8-bit RGB")  # fmt: skip
+        raise UserError(
+            f'the HDF5 data set "{PIXELS}" holds {row_HWC.dtype} {row_HWC.shape} per row',
+            value=source,
+            allowed="uint8 (height, width, 3)",
+            fix="write the pixels as 8-bit RGB",
+        )
     if row_HWC.shape[0] * row_HWC.shape[1] > max_pixels:
         raise too_large(source, f"{row_HWC.shape[1]} x {row_HWC.shape[0]}", max_pixels)
     return row_HWC.astype(np.uint8, copy=False)
@@ -252,17 +251,19 @@ def _open_hdf5(path: Path) -> h5py.File:
         names = ", ".join(file) or "none"
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
         what = "the HDF5 file is damaged or incomplete" if path.is_file() else "the HDF5 file is missing"
-        raise UserError(f"{what} ({str(error).rstrip('.')})", value=path,
-                        fix="download or unpack it again") from error  # fmt: skip
+        raise UserError(f"{what} ({str(error).rstrip('.')})", value=path, fix="download or unpack it again") from error
     if not isinstance(data, h5py.Dataset) or data.ndim < 1:
         file.close()
-        raise UserError(f'the HDF5 file has no data set "{PIXELS}" of rows', value=path, allowed=f"found: {names}",
-                        fix="point to the file whose name ends in _x.h5")  # fmt: skip
+        raise UserError(
+            f'the HDF5 file has no data set "{PIXELS}" of rows',
+            value=path,
+            allowed=f"found: {names}",
+            fix="point to the file whose name ends in _x.h5",
+        )
     return file
 
 
-# ------------------------------------------------------------------------------
-# From the bytes of an image file to uint8 RGB pixels, with every odd or damaged image refused by name.
+# ---- Image files ----
 
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
@@ -282,11 +283,15 @@ def read_image_file(path: Path, max_pixels: int) -> bytes:
             raise too_large(path, f"{status.st_size:,} bytes", max_pixels)
         data = path.read_bytes()
     except FileNotFoundError as error:
-        raise UserError("the image is missing", value=path,
-                        fix="read the data set again; files have moved since") from error  # fmt: skip
+        raise UserError(
+            "the image is missing", value=path, fix="read the data set again; files have moved since"
+        ) from error
     except OSError as error:
-        raise UserError(f"the image can't be read ({error.strerror})", value=path,
-                        fix="check the permissions of the file and its disk") from error  # fmt: skip
+        raise UserError(
+            f"the image can't be read ({error.strerror})",
+            value=path,
+            fix="check the permissions of the file and its disk",
+        ) from error
     if not data:
         raise UserError("the image file is empty", value=path, fix="copy it again from its source, or remove it")
     return data
@@ -310,8 +315,12 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError("this file is no image that can be read", value=place, allowed=", ".join(FORMATS),
-                        fix="copy the file again from its source, or remove it") from error  # fmt: skip
+        raise UserError(
+            "this file is no image that can be read",
+            value=place,
+            allowed=", ".join(FORMATS),
+            fix="copy the file again from its source, or remove it",
+        ) from error
     except Image.DecompressionBombError as error:
         raise too_large(place, str(error), max_pixels) from error
     except Exception as error:  # Pillow's plugins raise many types on damaged files: SyntaxError, struct.error, ...
@@ -321,14 +330,19 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
 def too_large(place: object, size: str, max_pixels: int) -> UserError:
     """Return the message for an image beyond the limit."""
     size = size if "bytes" in size else f"{size} pixels"
-    return UserError(f"this image is too large ({size})", value=place, allowed=f"at most {max_pixels:,} pixels",
-                     fix="cut it into tiles, or raise --set loader.max_pixels=...")  # fmt: skip
+    return UserError(
+        f"this image is too large ({size})",
+        value=place,
+        allowed=f"at most {max_pixels:,} pixels",
+        fix="cut it into tiles, or raise --set loader.max_pixels=...",
+    )
 
 
 def damaged(place: object, error: BaseException) -> UserError:
     """Return the message for an image that breaks while it is read."""
-    return UserError(f"the image is truncated or damaged ({error})", value=place,
-                     fix="copy it again from its source, or remove it")  # fmt: skip
+    return UserError(
+        f"the image is truncated or damaged ({error})", value=place, fix="copy it again from its source, or remove it"
+    )
 
 
 def _check_png(data: bytes) -> None:
@@ -354,15 +368,27 @@ def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> N
     if image.width * image.height > max_pixels:
         raise too_large(place, f"{image.width} x {image.height}", max_pixels)
     if getattr(image, "n_frames", 1) > 1:
-        raise UserError("this image holds several frames or pages", value=place, allowed="one image per file",
-                        fix="save the page to use as a file of its own")  # fmt: skip
+        raise UserError(
+            "this image holds several frames or pages",
+            value=place,
+            allowed="one image per file",
+            fix="save the page to use as a file of its own",
+        )
     # Pillow opens 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
     if image.mode.startswith(("I", "F")) or any("16" in str(tile[3]) for tile in image.tile):
-        raise UserError("this image has more than 8 bits per channel", value=place, allowed="8-bit RGB or grey",
-                        fix="convert the data set to 8 bits with the scaling you want, then read it again")  # fmt: skip
+        raise UserError(
+            "this image has more than 8 bits per channel",
+            value=place,
+            allowed="8-bit RGB or grey",
+            fix="convert the data set to 8 bits with the scaling you want, then read it again",
+        )
     if image.mode not in ("RGB", "L", "RGBA", "LA", "P"):
-        raise UserError(f"this image has colour mode {image.mode}", value=place, allowed="8-bit RGB, grey, opaque RGBA",
-                        fix="convert it to RGB")  # fmt: skip
+        raise UserError(
+            f"this image has colour mode {image.mode}",
+            value=place,
+            allowed="8-bit RGB, grey, opaque RGBA",
+            fix="convert it to RGB",
+        )
 
 
 def _as_rgb(image: Image.Image, place: object) -> NDArray[np.uint8]:
@@ -370,13 +396,16 @@ def _as_rgb(image: Image.Image, place: object) -> NDArray[np.uint8]:
     if image.mode in ("RGBA", "LA") or "transparency" in image.info:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] != 255:
-            raise UserError("this image has transparent pixels", value=place, allowed="opaque images",
-                            fix="flatten it onto the background you want (usually white)")  # fmt: skip
+            raise UserError(
+                "this image has transparent pixels",
+                value=place,
+                allowed="opaque images",
+                fix="flatten it onto the background you want (usually white)",
+            )
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-# ------------------------------------------------------------------------------
-# Encoded images in the cells of a parquet file, by row number, from any thread, without loading the file.
+# ---- Images in the cells of a parquet file ----
 
 
 KEPT_BYTES = 64 * 2**20  # threads that read ahead ask a little out of order; no more than this is kept for them
@@ -443,8 +472,11 @@ class ParquetImages:
         with self._guard:
             data = self._kept[row] if row in self._kept else self._read_up_to(row)
         if not data:
-            raise UserError("this row holds no image", value=f"{self._path}, row {row}",
-                            fix="download the file again; an image kept beside the table can't be used")  # fmt: skip
+            raise UserError(
+                "this row holds no image",
+                value=f"{self._path}, row {row}",
+                fix="download the file again; an image kept beside the table can't be used",
+            )
         return data
 
     def close(self) -> None:
@@ -483,8 +515,7 @@ class ParquetImages:
         self._kept_bytes -= len(self._kept.pop(row, None) or b"")
 
 
-# ------------------------------------------------------------------------------
-# Tiles that can't be read, each with its reason, reported together or left out together.
+# ---- Unreadable tiles ----
 
 
 MAX_LISTED = 20  # one message names at most this many

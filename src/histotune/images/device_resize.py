@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+# B batch, H height, W width, C channels, S side of the network's input, K inputs per image, O out, I in
+
 
 Interpolation = Literal["bilinear", "bicubic"]
 PRECISION_BITS = 22  # Pillow: 32 bits, less 8 of the pixel and 2 of head room for overshoot
@@ -26,7 +28,6 @@ SPLIT_BITS = 12  # both parts then fit the eleven bits of TF32, edge weights abo
 EXACT_BELOW = 2**24  # float32 holds every whole number up to here
 
 
-# B batch, H height, W width, C channels, S side of the network's input, K inputs per image, O out, I in
 @dataclass(frozen=True)
 class ResizePlan:
     """What becomes of every image of one size.

@@ -134,8 +134,10 @@ def _facts(tiles: TileSet, index: HashIndex) -> dict[str, _Facts]:
 
 
 def _texts(tiles: TileSet, column: str) -> list[str]:
-    return ["" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-            for value in tiles.table[column].to_list()]  # fmt: skip
+    return [
+        "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        for value in tiles.table[column].to_list()
+    ]
 
 
 def _renamed(gone: Mapping[str, _Facts], come: Mapping[str, _Facts]) -> dict[str, str]:

@@ -81,8 +81,13 @@ class HashIndex:
         new = {state: path for state, path in zip(states, paths, strict=True) if state.path not in known}
         with ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="hash") as pool:
             answers = list(pool.map(_hash_or_error, new.values()))
-        _raise_bad([(path, answer) for path, answer in zip(new.values(), answers, strict=True)
-                    if isinstance(answer, UserError)])  # fmt: skip
+        _raise_bad(
+            [
+                (path, answer)
+                for path, answer in zip(new.values(), answers, strict=True)
+                if isinstance(answer, UserError)
+            ]
+        )
         hashes = {state: answer for state, answer in zip(new, answers, strict=True) if isinstance(answer, str)}
         self._remember((state, WHOLE_FILE, digest) for state, digest in hashes.items())
         known.update({state.path: digest for state, digest in hashes.items()})
@@ -258,8 +263,11 @@ def _hash_or_error(path: Path) -> str | UserError:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(f"the file can't be read ({error.strerror})", value=path,
-                     fix="check that it is there and that you may read it, then read the data set again")  # fmt: skip
+    return UserError(
+        f"the file can't be read ({error.strerror})",
+        value=path,
+        fix="check that it is there and that you may read it, then read the data set again",
+    )
 
 
 def _is_settled(state: FileState) -> bool:

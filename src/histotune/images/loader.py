@@ -28,29 +28,37 @@ if TYPE_CHECKING:
     from histotune.images.decode import PixelReader, PixelSource
     from histotune.images.device_resize import ResizePlan
 
+# B inputs of a batch, K inputs of a tile, S side of the view, H height and W width of a stored image, C channels
+
+
 LOG = logging.getLogger(__name__)
 MAX_LOOKAHEAD = 5000  # after the first failure at most this many tiles are tried for one message
-# B inputs of a batch, K inputs of a tile, S side of the view, H height and W width of a stored image, C channels
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A tile to read.
+    """A tile to read, and the row of an embedding space that it is read for.
 
     Attributes:
         source: Where its pixels are.
         source_px: Width and height that its image must have; None takes any.
         resized_px: Width and height after resizing, where they depend on the tile's mpp; None leaves them to the view.
+        content: Content hash of its bytes; empty where it was not taken.
+        key: Finds its row in the space (law 3); empty where it is read for none.
+        n_inputs: Network inputs whose embeddings its row averages; 1 where their number is not known beforehand.
     """
 
     source: PixelSource
     source_px: tuple[int, int] | None = None
     resized_px: tuple[int, int] | None = None
+    content: str = ""
+    key: str = ""
+    n_inputs: int = 1
 
 
 @dataclass(frozen=True)
 class Views:
-    """A batch of network inputs.
+    """The network inputs of a batch, or of one tile on its way into a batch.
 
     Attributes:
         pixels_BSSC: uint8 (B, size_px, size_px, 3), the inputs of one tile after those of another; with a ``plan`` the
@@ -63,15 +71,6 @@ class Views:
     pixels_BSSC: NDArray[np.uint8]
     content: tuple[str, ...]
     n_inputs: tuple[int, ...]
-    plan: ResizePlan | None = None
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """One decoded tile: its inputs, or with a plan the image as stored (1, H, W, 3)."""
-
-    inputs_KSSC: NDArray[np.uint8]
-    content: str
     plan: ResizePlan | None = None
 
 
@@ -147,13 +146,14 @@ def load_views(
     workers = reader.config.workers or cpu_count()
     on_device = DeviceViews(view, device)
 
-    def decode(tile: Wanted) -> _Tile:
+    def decode(tile: Wanted) -> Views:
         pixels_HWC, content = reader.pixels_and_hash(tile.source)
         _check_size(pixels_HWC, tile)
         plan = on_device.plan((pixels_HWC.shape[1], pixels_HWC.shape[0]), tile.resized_px)
         if plan is not None:
-            return _Tile(pixels_HWC[None], content, plan)
-        return _Tile(_inputs(pixels_HWC, tile, view), content)
+            return Views(pixels_HWC[None], (content,), (1,), plan)
+        inputs_KSSC = _inputs(pixels_HWC, tile, view)
+        return Views(inputs_KSSC, (content,), (len(inputs_KSSC),))
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead = 2 * max(batch_sizes, default=1) + workers
@@ -163,32 +163,36 @@ def load_views(
                 yield _together(list(islice(tiles, size)), view, on_device)
 
 
-def _together(batch: list[_Tile], view: ViewConfig, on_device: DeviceViews) -> Views:
-    """Return the tiles of a batch as one array; where they differ in size, the device gets finished inputs."""
+def _together(batch: list[Views], view: ViewConfig, on_device: DeviceViews) -> Views:
+    """Return tiles as one batch; where they differ in size, the device gets finished inputs."""
     if len({tile.plan for tile in batch}) > 1:
         on_device.stop()
         batch = [_made(tile, view) for tile in batch]
     return Views(
-        np.concatenate([tile.inputs_KSSC for tile in batch]),
-        tuple(tile.content for tile in batch),
-        tuple(len(tile.inputs_KSSC) for tile in batch),
+        np.concatenate([tile.pixels_BSSC for tile in batch]),
+        tuple(one for tile in batch for one in tile.content),
+        tuple(number for tile in batch for number in tile.n_inputs),
         batch[0].plan,
     )
 
 
-def _made(tile: _Tile, view: ViewConfig) -> _Tile:
+def _made(tile: Views, view: ViewConfig) -> Views:
     """Make the inputs of a tile that was left to the device."""
     if tile.plan is None:
         return tile
-    return _Tile(view_inputs(tile.inputs_KSSC[0], view, tile.plan.resized_px), tile.content)
+    inputs_KSSC = view_inputs(tile.pixels_BSSC[0], view, tile.plan.resized_px)
+    return Views(inputs_KSSC, tile.content, (len(inputs_KSSC),))
 
 
 def _check_size(pixels_HWC: NDArray[np.uint8], tile: Wanted) -> None:
     """Refuse an image of another size than its scale was worked out with."""
     found = (pixels_HWC.shape[1], pixels_HWC.shape[0])
     if tile.source_px not in (None, found):
-        raise UserError(f"the image is {found[0]} x {found[1]} px and its data set says {tile.source_px}",
-                        value=tile.source, fix="correct the table of the data set, or read it again")  # fmt: skip
+        raise UserError(
+            f"the image is {found[0]} x {found[1]} px and its data set says {tile.source_px}",
+            value=tile.source,
+            fix="correct the table of the data set, or read it again",
+        )
 
 
 def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> NDArray[np.uint8]:
@@ -201,11 +205,11 @@ def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> ND
 
 def _in_order(
     pool: ThreadPoolExecutor,
-    decode: Callable[[Wanted], _Tile],
+    decode: Callable[[Wanted], Views],
     wanted: Sequence[Wanted],
     ahead: int,
     find_all_bad: bool,
-) -> Generator[_Tile, None, None]:
+) -> Generator[Views, None, None]:
     """Yield decoded tiles in order while at most ``ahead`` further ones are under way."""
     waiting = iter(wanted)
     running = deque((one, pool.submit(decode, one)) for one in islice(waiting, ahead))
@@ -227,8 +231,8 @@ def _in_order(
 
 def _with_further(
     pool: ThreadPoolExecutor,
-    decode: Callable[[Wanted], _Tile],
-    running: deque[tuple[Wanted, Future[_Tile]]],
+    decode: Callable[[Wanted], Views],
+    running: deque[tuple[Wanted, Future[Views]]],
     waiting: Iterator[Wanted],
     first: UnreadableTile,
     find_all_bad: bool,

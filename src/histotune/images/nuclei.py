@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
 
+# H height, W width, C channels (RGB), B blobs, K bins, L scales of an octave and their neighbours,
+# O new pixels of an axis, I old ones
 
-# H height, W width, C channels (RGB), B blobs, K bins, O new pixels of an axis, I old ones
+
 SMALLEST_PX = 3.0  # two pixels of a disc's slope on either side, one between
 RESOLVED_PX = 5.0  # below, small nuclei drown and clumps pass for nuclei: rendered nuclei of 3.5 px measure 4.4
 LARGEST_SHARE = 1 / 3  # of the short side
@@ -50,11 +52,6 @@ class TileNuclei:
     diameter_px: float
     n_nuclei: int
     reason: str = ""
-
-    @property
-    def too_small(self) -> bool:
-        """Whether all that is known is that the nuclei are smaller than the pixels resolve."""
-        return self.reason == TOO_SMALL
 
     @property
     def estimable(self) -> bool:
@@ -135,6 +132,8 @@ def _otsu(values: Floats) -> float:
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return high
+    # Otsu: the split whose variance between both sides, (mu w - m)^2 / (w (1 - w)), is largest; w is the share and m
+    # the first moment below it, mu the mean of all.
     count_K, edge_K = np.histogram(values, BINS, range=(low, high))
     centre_K = (edge_K[1:] + edge_K[:-1]) / 2
     share_K = np.cumsum(count_K)[:-1] / count_K.sum()
@@ -160,15 +159,13 @@ def _areas(in_px: int, out_px: int) -> NDArray[np.float64]:
     return np.asarray(np.maximum(covered_OI, 0) * (out_px / in_px))
 
 
-# ------------------------------------------------------------------------------
-# Bright blobs of any size in a plane: maxima of the scale-normalised Laplacian of Gaussian over place and scale.
+# ---- Blobs: maxima of the scale-normalised Laplacian of Gaussian ----
 #
 # Lindeberg, Feature detection with automatic scale selection, Int. J. Comput. Vision 30(2), 1998. All Gaussians are
 # applied to one cosine transform of the plane: exact at every scale, mirrored at the borders, equal for a flipped or
 # turned plane, and coarse scales cost a quarter of the pixels per octave because only their low frequencies are kept.
 
 
-# H height, W width, L scales of an octave and their neighbours, B blobs
 DIAMETER_OVER_SIGMA = 2 * math.sqrt(2)  # a disc of diameter d answers most at sigma = d / (2 sqrt 2)
 PER_OCTAVE = 4
 FAINTEST = 0.05  # weaker maxima are rounding and noise
@@ -243,6 +240,8 @@ def _octave(coefficients_HW: Floats, first_sigma: float, octave: int) -> Floats:
     """Return the answers at the scales of one octave and one step beyond, on a grid 2**octave coarser."""
     from scipy import fft
 
+    # The low frequencies alone are the plane at half the size per octave; the factor keeps its values, since
+    # orthonormal coefficients grow with the square root of the number of pixels.
     full_height, full_width = coefficients_HW.shape
     height, width = (math.ceil(side / 2**octave) for side in coefficients_HW.shape)
     kept_HW = coefficients_HW[:height, :width] * np.float32(math.sqrt(height * width / (full_height * full_width)))
@@ -263,12 +262,14 @@ def _maxima(answers_LHW: Floats, first_sigma: float, shape: tuple[int, ...]) -> 
     from scipy import ndimage
 
     _, height, width = answers_LHW.shape
+    # A peak is the highest of 3 x 3 x 3 answers in scale and place, off every border, where some of them are missing.
     highest_LHW = ndimage.maximum_filter(answers_LHW, 3, mode="nearest")
     peak_LHW = (answers_LHW == highest_LHW) & (answers_LHW > FAINTEST)
     peak_LHW[[0, -1]] = peak_LHW[:, [0, -1]] = peak_LHW[:, :, [0, -1]] = False
     step, y, x = np.nonzero(peak_LHW)
     here = answers_LHW[step, y, x].astype(np.float64)
     below, above = (answers_LHW[step + shift, y, x].astype(np.float64) for shift in (-1, 1))
+    # A parabola through the three scales puts the maximum at (below - above) / (2 (below - 2 here + above)) steps.
     curvature = np.minimum(below - 2 * here + above, -1e-12)
     offset = np.clip((below - above) / (2 * curvature), -0.5, 0.5)
     sigma = first_sigma * 2 ** ((step + offset) / PER_OCTAVE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
@@ -20,7 +19,6 @@ from histotune.images.nuclei import TOO_SMALL, TileNuclei, nuclear_diameter
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
-from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,8 +30,9 @@ if TYPE_CHECKING:
 
     Doubles = NDArray[np.float64]
 
+# N tiles, G groups, M magnifications, R resamples
 
-# N tiles, G groups, M magnifications
+
 MAX_ERRORS = 20
 NO_GROUP = "unknown"
 CONTRADICTS = "its nuclei contradict the known ratios to the finer magnifications"
@@ -69,7 +68,7 @@ def estimate_scale(
     log_ratio_M = np.log([ratios[name] for name in names]) if ratios else None
     log_GM = _by_group(measured, names)
     fit = fit_scale(log_GM, log_ratio_M, prior.diameter_um, config.n_resamples, np.random.default_rng(config.seed))
-    scales = tuple(_magnification(measured, fit, log_ratio_M, prior, place) for place in enumerate(names))
+    scales = tuple(_magnification(measured, fit, log_ratio_M, prior, column, name) for column, name in enumerate(names))
     return ScaleEstimate(
         dataset=tiles.name,
         synthetic=tiles.synthetic,
@@ -145,9 +144,10 @@ def _magnification(
     fit: Fit,
     log_ratio_M: NDArray[np.float64] | None,
     prior: NuclearPrior,
-    place: tuple[int, str],
+    column: int,
+    name: str,
 ) -> MagnificationScale:
-    column, name = place
+    """Put together what is known of one magnification, the ``column`` of the fit."""
     here = measured.filter(pl.col("magnification") == name)
     usable = here.filter((pl.col("reason") == "") | (pl.col("reason") == TOO_SMALL))
     log = float(fit.log_M[column])
@@ -242,11 +242,10 @@ def _notes(
     return tuple(notes)
 
 
-# ------------------------------------------------------------------------------
-# From diameters to one scale: medians over groups, their bootstrap, and one factor for all magnifications.
+# ---- From diameters to one scale ----
 #
-# Legend: G groups, M magnifications, R resamples. Nuclei that are too small to measure enter as minus infinity: a
-# median stays right as long as fewer than half are, and says so when not.
+# Nuclei that are too small to measure enter as minus infinity: a median stays right as long as fewer than half are, and
+# says so when not.
 
 
 Z95 = 1.96
@@ -285,15 +284,17 @@ def fit_scale(
     only where its nuclei stand in the known ratio to the finer ones within what sampling and method explain.
     """
     log_M = _median(log_GM[None])[0]
+    # Bootstrap over groups: whole groups are drawn again, and the spread of their medians is the error.
     drawn_RG = rng.integers(0, len(log_GM), (n_resamples, len(log_GM)))
     resampled_RM = _median(log_GM[drawn_RG])
-    error_M = np.array([
-        _error(resampled_RM[:, column], int(np.sum(~np.isnan(log_GM[:, column]))))
-        if np.isfinite(log_M[column]) else np.nan for column in range(len(log_M))
-    ])  # fmt: skip
     finite_M = np.isfinite(log_M)
+    n_M = np.sum(~np.isnan(log_GM), axis=0)
+    error_M = np.array([_error(resampled_R, int(n)) for resampled_R, n in zip(resampled_RM.T, n_M, strict=True)])
+    error_M[~finite_M] = np.nan
     if log_ratio_M is None or not finite_M.any():
         return Fit(log_M, resampled_RM, error_M, math.nan, math.nan, finite_M & False)
+    # In logarithms um/px = apparent um - nucleus in px = unit + ratio: each magnification gives one unit, and those
+    # that agree are averaged by their precision.
     units_M = math.log(APPARENT * prior_um) - log_M - log_ratio_M
     used_M = _agreeing(units_M, error_M, log_ratio_M)
     weighted_M = np.where(used_M, error_M, np.nan)
@@ -364,8 +365,7 @@ def _weighted(units_RM: Doubles, error_M: Doubles) -> Doubles:
     return np.asarray(np.where(total_R > 0, mean_R, np.nan))
 
 
-# ------------------------------------------------------------------------------
-# What a measurement of scale found, ready for the terminal, for JSON and for a config.
+# ---- What was found ----
 
 
 How = Literal["measured", "joint fit", "not estimable"]
@@ -504,8 +504,7 @@ class ScaleEstimate:
         }
 
 
-# ------------------------------------------------------------------------------
-# How large nuclei are in micrometres: the ruler that turns pixels into a scale, with its own uncertainty.
+# ---- The ruler: how large nuclei are ----
 
 
 @dataclass(frozen=True)
@@ -573,88 +572,3 @@ def known_ratios(dataset: str, magnifications: tuple[str, ...]) -> Mapping[str, 
     if dataset not in RATIO_DATASETS or not all(name.endswith("X") and name[:-1].isdigit() for name in magnifications):
         return {}
     return {name: 1 / int(name[:-1]) for name in magnifications}
-
-
-# ------------------------------------------------------------------------------
-# A measured scale as text for the terminal.
-
-
-def render_scale(estimate: ScaleEstimate, part: str) -> str:
-    """Write a measured scale as plain text."""
-    prior = estimate.prior
-    mark = "SYNTHETIC " if estimate.synthetic else ""
-    blocks = [
-        f"{mark}{estimate.dataset}: scale by the size of its nuclei",
-        _filled(f"Ruler: nuclei of {prior.tissue} measure {prior.diameter_um:g} um within a factor of "
-                f"{prior.factor:g}. {prior.source}"),
-        _filled(f"Method: {METHOD}"),
-        _show_magnifications(estimate),
-        _ratios(estimate),
-        _candidates(estimate),
-        "\n".join(["Notes", *(_filled(note, "  - ", "    ") for note in estimate.notes)]) if estimate.notes else "",
-        _adoption(estimate, part),
-    ]  # fmt: skip
-    return "\n\n".join(block for block in blocks if block)
-
-
-def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Write a table with columns as wide as their content, numbers to the right."""
-    if not rows:
-        return ""
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
-    return align_columns(title, cells, [not isinstance(value, str) for value in rows[0]])
-
-
-def _show_magnifications(estimate: ScaleEstimate) -> str:
-    header = ("magnification", "nuclei_px", "95 %", "tiles", "measured", "groups", "mpp_alone", "mpp", "mpp_factor",
-              "mpp from")  # fmt: skip
-    rows = [
-        (
-            scale.magnification or "any", scale.diameter_px, _range(scale.low_px, scale.high_px), scale.n_tiles,
-            scale.n_estimable, scale.n_groups, scale.mpp_alone, scale.mpp, scale.mpp_factor, scale.how,
-        )
-        for scale in estimate.magnifications
-    ]  # fmt: skip
-    return text_table("Nuclear diameter and scale (um/px; the truth within a factor of mpp_factor)", header, rows)
-
-
-def _ratios(estimate: ScaleEstimate) -> str:
-    rows = [
-        (f"{check.coarse} : {check.fine}", check.measured, _range(check.low, check.high), check.expected)
-        for check in estimate.ratios
-    ]
-    title = "Ratios of nuclear diameter between magnifications"
-    return text_table(title, ("magnifications", "measured", "95 %", "expected"), rows)
-
-
-def _candidates(estimate: ScaleEstimate) -> str:
-    rows = [
-        (check.source, check.magnification or "any", check.mpp, check.nucleus_um,
-         "supported" if check.supported else "contradicted by the nuclei")
-        for check in estimate.candidates
-    ]  # fmt: skip
-    header = ("source", "magnification", "mpp", "nuclei would be um", "verdict")
-    return text_table("Scales on record", header, rows)
-
-
-def _adoption(estimate: ScaleEstimate, part: str) -> str:
-    settings = estimate.settings(part)
-    if not settings:
-        return "No scale to adopt: " + (
-            "nothing could be measured." if not estimate.adopted else "some magnifications have no value."
-        )
-    return "To adopt it:  " + " ".join(f"--set '{setting}'" for setting in settings)
-
-
-def _range(low: float, high: float) -> str:
-    return "-" if math.isnan(low) or math.isnan(high) else f"{low:.3g} to {high:.3g}"
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "-" if math.isnan(value) else f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _filled(text: str, first: str = "", other: str = "  ") -> str:
-    return textwrap.fill(text, 110, initial_indent=first, subsequent_indent=other)

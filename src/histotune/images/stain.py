@@ -4,8 +4,6 @@ Dyes are estimated per image, since laboratories differ, and then compared with 
 always finds two dyes, also where only one is there.
 """
 
-# H height, W width, P pixels, C channels (RGB)
-
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -31,6 +29,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
     Image = NDArray[np.uint8]
+
+# H height, W width, P pixels, C channels (RGB)
 
 
 # Absorbance of red, green and blue light: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23(4), 2001, table 1.
@@ -61,6 +61,8 @@ def find_dyes(density_PC: Floats) -> Dyes | None:
     stained_PC = density_PC[np.linalg.norm(density_PC, axis=1) > STAINED_DENSITY].astype(np.float64)
     if len(stained_PC) < MIN_PIXELS:
         return None
+    # Macenko: all densities lie in the plane of the two largest eigenvectors, between the two dyes; extreme angles in
+    # that plane are the dyes, and haematoxylin is the one that absorbs more red.
     _, vectors = np.linalg.eigh(stained_PC.T @ stained_PC)
     plane_C2 = np.stack([vectors[:, 2] * np.where(vectors[:, 2].sum() < 0, -1, 1), vectors[:, 1]], axis=1)
     along_P, across_P = (stained_PC @ plane_C2).T
@@ -88,10 +90,7 @@ def _unit(values: tuple[float, ...] | Doubles) -> Doubles:
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12))
 
 
-# ------------------------------------------------------------------------------
-# Give an image the colours of other images: Macenko's and Reinhard's normalisers, by torchstain.
-#
-# H height, W width, C channels (RGB)
+# ---- Stain normalisation by torchstain ----
 
 
 StainMethod = Literal["macenko", "reinhard"]
@@ -160,10 +159,7 @@ def _tensor(image_HWC: Image) -> Any:  # noqa: ANN401  (torch is imported when s
     return torch.from_numpy(np.ascontiguousarray(image_HWC.transpose(2, 0, 1)))
 
 
-# ------------------------------------------------------------------------------
-# The target's tiles in the source's colours, as files of their own, and the colours of both.
-#
-# C channels (RGB)
+# ---- Restained tiles as files ----
 
 
 N_REFERENCE = 16

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.images.scale import text_table
+from histotune.images.scale_words import text_table
 from histotune.images.views import MAX_INPUTS, MAX_RESIZED_PIXELS, ViewGeometry, view_geometry
 from histotune.tools.errors import UserError, raise_together
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import LabelRegion, TileSet
     from histotune.images.config import ViewConfig
 
+# N tiles, 2 axes: x, y
+
 
 ROUNDING_PX = 1e-9  # a region that ends exactly at the crop's edge is inside
 
 
-# N tiles, 2 axes: x, y
 def check_view(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
     """Refuse a view that can't be made of these tiles, or that changes what their labels mean.
 
@@ -89,17 +90,23 @@ def _too_large(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> User
     bad_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
     if not bad_N.any():
         return None
-    return UserError(f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
-                     value=view.words, fix=_larger_target(view, "cut them into smaller tiles"))  # fmt: skip
+    return UserError(
+        f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
+        value=view.words,
+        fix=_larger_target(view, "cut them into smaller tiles"),
+    )
 
 
 def _too_many_inputs(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
     bad_N = geometry.n_inputs_N > MAX_INPUTS
     if not bad_N.any():
         return None
-    return UserError(f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
-                     value=view.words, allowed=f"at most {MAX_INPUTS} crops per tile",
-                     fix=_larger_target(view, "cut them into smaller tiles"))  # fmt: skip
+    return UserError(
+        f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
+        value=view.words,
+        allowed=f"at most {MAX_INPUTS} crops per tile",
+        fix=_larger_target(view, "cut them into smaller tiles"),
+    )
 
 
 def _cut_letterbox(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
@@ -143,6 +150,8 @@ def _moved_label(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> Us
 
 def _region_inside(region: LabelRegion, geometry: ViewGeometry) -> NDArray[np.bool_]:
     """Whether the one network input of a tile holds the whole region."""
+    # The centre crop begins at (resized - side) / 2; rounded and brought back to the stored image's pixels, it must
+    # hold the region from its first to its last pixel.
     sides_N2 = np.where(geometry.known_N[:, None], geometry.source_px_N2, 1)
     first_N2 = np.maximum((geometry.resized_px_N2 - geometry.size_px) / 2, 0.0)
     first_N2 = np.rint(first_N2) * sides_N2 / np.maximum(geometry.resized_px_N2, 1)
@@ -212,8 +221,7 @@ def _count(which_N: NDArray[np.bool_]) -> str:
     return f"{n:,} tile{'' if n == 1 else 's'}"
 
 
-# ------------------------------------------------------------------------------
-# What scale tiles have and what the network sees of them: um per pixel and fields of view, per view.
+# ---- Scale and field of view ----
 
 
 KEYS = ("magnification", "mpp", "mpp_source", "mpp_factor", "width_px", "height_px")
@@ -276,12 +284,22 @@ def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
     """Write scale and field of view as plain text for the terminal."""
     title = f"Scale and field of view: input of {backbone} ({view.words}); um  are as sure as mpp_factor"
     header = (
-        "magnification", "mpp", "mpp_source", "mpp_factor", "tile_px", "tile_um", "input_mpp (x, y)",
-        "network_um", "tiles",
-    )  # fmt: skip
+        "magnification",
+        "mpp",
+        "mpp_source",
+        "mpp_factor",
+        "tile_px",
+        "tile_um",
+        "input_mpp (x, y)",
+        "network_um",
+        "tiles",
+    )
     rows = [
         (
-            field.magnification, field.mpp, field.mpp_source, field.mpp_factor,
+            field.magnification,
+            field.mpp,
+            field.mpp_source,
+            field.mpp_factor,
             f"{field.width_px} x {field.height_px}" if field.width_px and field.height_px else "unknown",
             _pair(field.tile_width_um, field.tile_height_um, " x "),
             _pair(field.input_x_mpp, field.input_y_mpp, ", "),
@@ -289,7 +307,7 @@ def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
             field.n_tiles,
         )
         for field in fields_of_view(tiles, view)
-    ]  # fmt: skip
+    ]
     return text_table(title, header, rows)
 
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import ViewConfig
 
+# H height, W width, S side of the view, K inputs per image, N tiles, 2 axes: x, y
 
-# H height, W width, S side of the view, K inputs per image, N tiles
+
 @dataclass(frozen=True)
 class DeviceVerdict:
     """Whether a device may resize in Pillow's stead; true and false as a condition.
@@ -69,22 +70,6 @@ def view_inputs(
         image_HWC = np.asarray(Image.fromarray(image_HWC).resize(placement.resized_px, resample))
     windows = [_window(image_HWC, left, top, view) for left, top in placement.corners_px]
     return windows[0][None] if len(windows) == 1 else np.stack(windows)
-
-
-def apply_view(
-    image_HWC: NDArray[np.uint8], view: ViewConfig, resized_px: tuple[int, int] | None = None
-) -> NDArray[np.uint8]:
-    """Return the one network input of an image, for views that make one.
-
-    Example:
-        >>> from histotune.images.config import ViewConfig
-        >>> apply_view(np.zeros((460, 700, 3), np.uint8), ViewConfig()).shape
-        (224, 224, 3)
-    """
-    inputs_KSSC = view_inputs(image_HWC, view, resized_px)
-    if len(inputs_KSSC) != 1:
-        raise ValueError(f"the view {view.name} makes {len(inputs_KSSC)} inputs of this image; use view_inputs")
-    return np.asarray(inputs_KSSC[0])
 
 
 def input_mpp(tiles: TileSet, view: ViewConfig) -> NDArray[np.float64]:
@@ -146,6 +131,7 @@ def _equals_pillow(plan: ResizePlan, view: ViewConfig, device: str) -> bool:
 
     width_px, height_px = plan.source_px
     rng = np.random.default_rng(0)
+    # Noise reaches every weight, and black beside white the overshoot that is clipped; equal means equal in every bit.
     noise_BHWC = rng.integers(0, 256, (2, height_px, width_px, 3), dtype=np.uint8)
     noise_BHWC[1] = np.where(noise_BHWC[1] < 128, 0, 255)
     found = DeviceResizer(plan, device)(torch.from_numpy(noise_BHWC).to(device)).cpu().numpy()
@@ -177,14 +163,12 @@ def _pillow_major() -> int:
     return int(_pillow_version().split(".", maxsplit=1)[0])
 
 
-# ------------------------------------------------------------------------------
-# Where an image lies in the network's inputs: sizes, corners, scale, and what share of it is seen.
+# ---- Where an image lies in the network's inputs ----
 MAX_RESIZED_PIXELS = 2**26  # a resized image beyond this is a mistake in the scale, or a very long strip
 MAX_INPUTS = 256  # network inputs per tile; more is a slide, not a tile
 MAX_SIDE_PX = 2**31  # keeps products of two sides inside int64
 
 
-# N tiles, 2 axes: x, y
 @dataclass(frozen=True)
 class Placement:
     """How one image becomes network inputs.
@@ -295,12 +279,18 @@ def place(width_px: int, height_px: int, view: ViewConfig, resized_px: tuple[int
         width, height = resized_sizes(width_px, height_px, view)
         resized_px = int(width), int(height)
     if resized_px[0] * resized_px[1] > MAX_RESIZED_PIXELS:
-        raise UserError(f"an image of {width_px} x {height_px} px would become {resized_px[0]} x {resized_px[1]} px",
-                        allowed=f"at most {MAX_RESIZED_PIXELS:,} pixels", fix="cut it into tiles")  # fmt: skip
+        raise UserError(
+            f"an image of {width_px} x {height_px} px would become {resized_px[0]} x {resized_px[1]} px",
+            allowed=f"at most {MAX_RESIZED_PIXELS:,} pixels",
+            fix="cut it into tiles",
+        )
     lefts, tops = (_corners(side_px, view) for side_px in resized_px)
     if len(lefts) * len(tops) > MAX_INPUTS:
-        raise UserError(f"an image of {width_px} x {height_px} px needs {len(lefts) * len(tops)} crops",
-                        allowed=f"at most {MAX_INPUTS}", fix="cut it into tiles")  # fmt: skip
+        raise UserError(
+            f"an image of {width_px} x {height_px} px needs {len(lefts) * len(tops)} crops",
+            allowed=f"at most {MAX_INPUTS}",
+            fix="cut it into tiles",
+        )
     return Placement(resized_px, tuple((left, top) for top in tops for left in lefts))
 
 

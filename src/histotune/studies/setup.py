@@ -233,7 +233,7 @@ def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
     """Write the synthetic cohort where the config asks for one."""
     if config.cohort is None or config.cohort_path is None:
         return
-    from histotune.datasets.synthetic.cohort import write_cohort
+    from histotune.datasets.synthetic.cohort_folder import write_cohort
 
     beside = config.cohort_path.with_name(f".{config.cohort_path.name}.lock")
     with watch.stage("write synthetic tissue"), lock(beside):  # several processes may want it

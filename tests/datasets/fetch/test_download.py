@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histotune.datasets.fetch.download import Unavailable, download, read_some
+from histotune.datasets.fetch.download import Unavailable, download
 from histotune.datasets.fetch.source import Checksums, RemoteFile
+from histotune.datasets.fetch.transport import read_some
 from histotune.tools.errors import UserError
 
 from .conftest import IMPATIENT, Heard, content, remote, sums

@@ -147,7 +147,7 @@ def test_an_archive_put_there_by_hand_is_tested_used_and_kept(home: Server, hear
 def test_an_interrupted_unpacking_starts_again_without_downloading(
     home: Server, heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for dataset, module in (("breakhis", "breakhis.flush_all"), ("pcam", "pcam.unpack_gz")):
+    for dataset, module in (("breakhis", "fetch_breakhis.flush_all"), ("pcam", "fetch_pcam.unpack_gz")):
         folder = tmp_path / dataset
 
         def stop(*_: object) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from histotune.datasets.fetch.download import Unavailable, download, public_url, seconds_asked
+from histotune.datasets.fetch.download import Unavailable, download
 from histotune.datasets.fetch.source import RemoteFile, show_bytes
+from histotune.datasets.fetch.transport import public_url, seconds_asked
 
 from .conftest import IMPATIENT, Heard, remote, sums
 from .server import Act, Server
@@ -85,12 +86,12 @@ def test_a_length_that_is_no_number_is_none(server: Server, heard: Heard, tmp_pa
 
 
 def test_https_is_never_left_for_http(heard: Heard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histotune.datasets.fetch import download
+    from histotune.datasets.fetch import transport
 
-    handler = download._Redirects(5)
-    asked = download.urllib.request.Request("https://example.org/a.bin")
+    handler = transport._Redirects(5)
+    asked = transport.urllib.request.Request("https://example.org/a.bin")
     for target in ("http://example.org/a.bin", "http://127.0.0.1/a.bin", "file:///etc/passwd"):
-        with pytest.raises(download.TransferError, match="https"):
+        with pytest.raises(transport.TransferError, match="https"):
             handler.redirect_request(asked, None, 302, "", Message(), target)  # type: ignore[arg-type]
     assert handler.redirect_request(asked, None, 302, "", Message(), "https://mirror.example/a.bin") is not None  # type: ignore[arg-type]
 

@@ -12,7 +12,6 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from histotune.datasets.splits.folds import (
     assign_group_folds,
-    check_disjoint,
     fold_per_tile,
     grouped_folds,
     random_image_folds_like,
@@ -56,6 +55,17 @@ GOLDEN = {
         "14-111": 2,
     },
 }
+
+
+def check_disjoint(groups: list[str], fold_N: np.ndarray) -> None:
+    """Refuse an assignment that puts one group on two sides."""
+    fold_by_group: dict[str, int] = {}
+    torn = set()
+    for group, fold in zip(groups, fold_N.tolist(), strict=True):
+        if fold_by_group.setdefault(group, fold) != fold:
+            torn.add(group)
+    if torn:
+        raise ValueError(f"{len(torn)} groups lie on two sides of the split: {', '.join(sorted(torn)[:5])}")
 
 
 @st.composite

@@ -117,8 +117,7 @@ def _receipt(origin: Origin, folder: Path) -> Receipt:
     return receipt
 
 
-# ------------------------------------------------------------------------------
-# Which data sets can be fetched, and from where.
+# ---- The sources ----
 
 
 SPEC_NAMES = {"breakhis": "breakhis", "pcam": "patch_camelyon"}
@@ -132,8 +131,12 @@ def origins_of(dataset: str) -> tuple[Origin, ...]:
         return _breakhis()
     if dataset == "pcam":
         return _pcam()
-    raise UserError("this data set can't be fetched", value=dataset, allowed=", ".join(SPEC_NAMES),
-                    closest=closest_name(dataset, SPEC_NAMES))  # fmt: skip
+    raise UserError(
+        "this data set can't be fetched",
+        value=dataset,
+        allowed=", ".join(SPEC_NAMES),
+        closest=closest_name(dataset, SPEC_NAMES),
+    )
 
 
 def find_origin(dataset: str, source: str | None) -> Origin:
@@ -189,8 +192,7 @@ def _lacking_images(folder: Path) -> str:
     return missing_images(images_below(folder))
 
 
-# ------------------------------------------------------------------------------
-# A plan and an outcome as a person reads them.
+# ---- Words ----
 
 
 def render_plan(plan: FetchPlan) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.breakhis import NAME_PATTERN
 from histotune.datasets.disk import FETCH_RECORDS
-from histotune.datasets.fetch.download import Partial, Unavailable, digest_file, download, public_url
+from histotune.datasets.fetch.download import Partial, Unavailable, digest_file, download
 from histotune.datasets.fetch.facts import BREAKHIS_COUNTS, BREAKHIS_FOLDER
 from histotune.datasets.fetch.source import (
     Need,
@@ -24,6 +24,7 @@ from histotune.datasets.fetch.source import (
     unpacked_folder,
     write_receipt,
 )
+from histotune.datasets.fetch.transport import public_url
 from histotune.datasets.fetch.unpack import (
     Limits,
     explained_unpacking,
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     from histotune.datasets.fetch.unpack import Member
 
 
-# ------------------------------------------------------------------------------
-# Is it all of BreakHis: images per magnification and class, by their names, against the published counts.
+# ---- Is it all of BreakHis ----
 
 
 Cell = tuple[str, str]  # magnification and class letter

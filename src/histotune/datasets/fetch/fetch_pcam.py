@@ -5,19 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from histotune.datasets.fetch.download import (
-    Partial,
-    Unavailable,
-    describe_check,
-    digest_file,
-    download,
-    mismatches,
-    public_url,
-)
+from histotune.datasets.fetch.download import Partial, Unavailable, describe_check, digest_file, download, mismatches
 from histotune.datasets.fetch.source import (
     STAGING,
     FetchedFile,
@@ -26,6 +17,7 @@ from histotune.datasets.fetch.source import (
     Result,
     cant_fetch,
     clear_leftovers,
+    explained_fetch,
     file_entry,
     here_already,
     need_of,
@@ -35,6 +27,7 @@ from histotune.datasets.fetch.source import (
     unchanged,
     write_receipt,
 )
+from histotune.datasets.fetch.transport import public_url
 from histotune.datasets.fetch.unpack import UnsafeMember, flush_all, safe_member_path, unpack_gz
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.files import FULL_DISK
@@ -153,8 +146,7 @@ def _state(folder: Path, file: RemoteFile, receipt: Receipt) -> FileState:
     return "to resume" if Partial(file, folder).size_bytes else "to fetch"
 
 
-# ------------------------------------------------------------------------------
-# PatchCamelyon in parquet from the Hugging Face hub, verified by the hub's own SHA-256 and by the number of rows.
+# ---- Parquet from the Hugging Face hub ----
 
 
 FINAL = "hub"
@@ -213,7 +205,7 @@ class PcamHub:
             return Result(receipt, False)
         if (folder / FINAL).exists():
             raise here_already(folder / FINAL, "this folder is in the way of the copy from the hub")
-        with self._explained(folder):
+        with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
             commit, files = self._list()
         staging = _staging(folder)
         staging.mkdir(parents=True, exist_ok=True)
@@ -251,7 +243,7 @@ class PcamHub:
         if not sys.stderr.isatty():
             disable_progress_bars()
         staging = _staging(folder)
-        with self._explained(folder):
+        with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
             hf_hub_download(self.repository, file.name, repo_type="dataset", revision=commit, local_dir=staging)
         path = staging / file.name
         digest = digest_file(path)
@@ -262,8 +254,10 @@ class PcamHub:
             wrong.append(f"its SHA-256 is {digest.sha256}, not {file.sha256}")
         if wrong:
             path.unlink()
-            raise UserError(f"{file.name} is not what the hub describes ({'; '.join(wrong)}); it was removed",
-                            fix="run the same command again, or choose another --source")  # fmt: skip
+            raise UserError(
+                f"{file.name} is not what the hub describes ({'; '.join(wrong)}); it was removed",
+                fix="run the same command again, or choose another --source",
+            )
         checked = "length as the hub has it" if file.sha256 is None else "SHA-256 and length as the hub has them"
         transfer.say(f"{file.name}: arrived ({show_bytes(digest.size_bytes)}), {checked}")
         return file_entry(staging, file.name, digest, checked)
@@ -280,19 +274,11 @@ class PcamHub:
                 raise UserError(f"{file.name} is no parquet file ({type(error).__name__})", value=staging) from error
         wrong = [f"{part} {rows[part]:,} of {n:,}" for part, n in self.rows.items() if rows[part] != n]
         if wrong:
-            raise UserError(f"the copy on the hub does not have PatchCamelyon's number of tiles ({', '.join(wrong)})",
-                            value=self.repository, fix="choose another --source")  # fmt: skip
-
-    @contextmanager
-    def _explained(self, folder: Path) -> Iterator[None]:
-        """Turn what huggingface_hub raises into one message; nothing that a server wrote is repeated."""
-        try:
-            yield
-        except Exception as error:
-            explained = None if isinstance(error, UserError) else _explain(error, self.repository)
-            if explained is None:
-                raise
-            raise cant_fetch(self, folder, *explained) from error
+            raise UserError(
+                f"the copy on the hub does not have PatchCamelyon's number of tiles ({', '.join(wrong)})",
+                value=self.repository,
+                fix="choose another --source",
+            )
 
 
 def _explain(error: Exception, repository: str) -> tuple[str, str] | None:

@@ -15,8 +15,8 @@ from histotune.datasets.fetch.source import (
     Need,
     PlannedFile,
     Result,
-    cant_fetch,
     clear_leftovers,
+    explained_fetch,
     here_already,
     need_of,
     records_folder,
@@ -105,7 +105,10 @@ class KaggleCopy:
         staging.mkdir(parents=True, exist_ok=True)
         transfer.say(f"asking Kaggle for {self.handle}")
         # kagglehub resumes inside its own cache only, so the cache is put onto the disk that the data go to.
-        with _environment("KAGGLEHUB_CACHE", str(staging)), self._explained(folder):
+        with (
+            _environment("KAGGLEHUB_CACHE", str(staging)),
+            explained_fetch(self, folder, lambda error: _explain(error, self)),
+        ):
             ask = kagglehub.competition_download if self.competition else kagglehub.dataset_download
             arrived = Path(ask(self.handle))
         _refuse_links(arrived)
@@ -126,17 +129,6 @@ class KaggleCopy:
                 value=shown,
                 fix=f"remove {shown} and run the same command again, or choose another --source",
             )
-
-    @contextmanager
-    def _explained(self, folder: Path) -> Iterator[None]:
-        """Turn what kagglehub raises into one message; nothing that Kaggle wrote is repeated."""
-        try:
-            yield
-        except Exception as error:
-            explained = None if isinstance(error, UserError) else _explain(error, self)
-            if explained is None:
-                raise
-            raise cant_fetch(self, folder, *explained) from error
 
     def _state(self, folder: Path, receipt: Receipt) -> FileState:
         entry = receipt.find(FINAL)

@@ -91,13 +91,28 @@ def cant_fetch(origin: Origin, folder: Path, what: str, fix: str | None = None, 
     )
 
 
+@contextmanager
+def explained_fetch(
+    origin: Origin, folder: Path, explain: Callable[[Exception], tuple[str, str] | None]
+) -> Iterator[None]:
+    """Turn what another library raises into one message; ``explain`` says what happened and what helps, or None."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        raise cant_fetch(origin, folder, *explained) from error
+
+
 def here_already(folder: Path, what: str) -> UserError:
     """Return the message for something in the folder that is in the way."""
     return UserError(what, value=folder, fix="move or remove it, or choose another folder with --to")
 
 
-# ------------------------------------------------------------------------------
-# The folder that data are fetched into: its lock, its free space, its receipt of what was verified when.
+# ---- The folder: lock, space, receipt ----
 
 
 STAGING = "staging"  # work in progress of other libraries, kept so that they can resume
@@ -254,8 +269,7 @@ def tree_entry(folder: Path, name: str, checked: str) -> FetchedFile:
     return FetchedFile(name, sum(sizes.values()), 0, "", hash_bytes(listing), checked)
 
 
-# ------------------------------------------------------------------------------
-# What passes between the steps of a fetch.
+# ---- What passes between the steps of a fetch ----
 
 
 FileState = Literal["to fetch", "to resume", "to verify", "here"]
@@ -483,8 +497,7 @@ def show_bytes(n_bytes: float) -> str:
     return f"{n_bytes:,.0f} bytes"
 
 
-# ------------------------------------------------------------------------------
-# Settings of a fetch.
+# ---- Settings ----
 
 
 class NetworkConfig(BaseModel):

@@ -281,8 +281,7 @@ def flush_all() -> None:
         sync()
 
 
-# ------------------------------------------------------------------------------
-# Names inside archives: only plain ones below the folder, whatever an archive says.
+# ---- Names inside archives ----
 
 
 MAX_PART_BYTES = 255  # longest file name of common file systems

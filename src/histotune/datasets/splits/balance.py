@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 FEW_GROUPS = 120  # up to here groups are moved and swapped; beyond, dealing them out is even enough
 TRY_ALL = 60_000  # up to here every assignment is tried
 MAX_STEPS = 400
-STEPS = 200  # a side's share of a class's tiles counts in steps of half a percentage point: finer is no better,
+# A side's share of a class's tiles counts in steps of half a percentage point: finer is no better, and ties leave room
+# for the seed.
+STEPS = 200
 
 
-# and ties leave room for the seed
 @dataclass(frozen=True)
 class Wish:
     """The share of each side.
@@ -181,10 +182,28 @@ def few_group_notes(tiles: TileSet, split: Split) -> tuple[str, ...]:
     return tuple(notes)
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Moves and swaps, M of them.
+
+    Attributes:
+        first_M: The group that changes sides.
+        second_M: The group that takes its place; -1 in a move.
+        target_M: The side that the first group goes to.
+    """
+
+    first_M: Int
+    second_M: Int
+    target_M: Int
+
+
 class _Search:
     """The balanced quantities of every group, and the imbalance of assignments over them."""
 
     def __init__(self, tiles_by_group: Mapping[str, Mapping[int, int]], order: Sequence[str], wish: Wish) -> None:
+        # Everything that a side is judged by is a sum over its groups: their number, the groups that have each class,
+        # those with each set of classes, and tiles by class and in all. One row per group holds all of it, so that a
+        # side is one sum.
         labels = sorted({label for counts in tiles_by_group.values() for label in counts})
         tiles_GC = np.array([[tiles_by_group[group].get(label, 0) for label in labels] for group in order], np.int64)
         present_GC = (tiles_GC > 0).astype(np.int64)
@@ -236,37 +255,40 @@ class _Search:
         side_G = start_G.copy()
         best = self.imbalance(side_G)
         for step in range(MAX_STEPS):
-            first_M, second_M, target_M = self._candidates(side_G)
-            levels_ML = self._levels_after(side_G, first_M, second_M, target_M)
+            steps = self._candidates(side_G)
+            levels_ML = self._levels_after(side_G, steps)
             found = _first_best(levels_ML)
             if not Imbalance(*levels_ML[found].tolist()) < best:
                 return side_G, step
             best = Imbalance(*levels_ML[found].tolist())
-            group, other, target = int(first_M[found]), int(second_M[found]), int(target_M[found])
+            group, other = int(steps.first_M[found]), int(steps.second_M[found])
             if other >= 0:
                 side_G[other] = side_G[group]
-            side_G[group] = target
+            side_G[group] = steps.target_M[found]
         return side_G, MAX_STEPS
 
-    def _candidates(self, side_G: Int) -> tuple[Int, Int, Int]:
-        """Return group, group it is swapped with (-1 in a move) and side it goes to: moves first, then swaps."""
+    def _candidates(self, side_G: Int) -> _Steps:
+        """Return every move, then every swap."""
+        # A move takes one group to another side; a swap exchanges two groups of different sides.
         n_groups, n_sides = len(side_G), len(self._weight_S)
         group_m, target_m = (axis.ravel() for axis in np.indices((n_groups, n_sides)))
         moves = target_m != side_G[group_m]
         a_s, b_s = np.triu_indices(n_groups, 1)
         swaps = side_G[a_s] != side_G[b_s]
-        return (
+        return _Steps(
             np.concatenate([group_m[moves], a_s[swaps]]),
             np.concatenate([np.full(int(moves.sum()), -1, np.int64), b_s[swaps]]),
             np.concatenate([target_m[moves], side_G[b_s[swaps]]]),
         )
 
-    def _levels_after(self, side_G: Int, first_M: Int, second_M: Int, target_M: Int) -> Int:
+    def _levels_after(self, side_G: Int, steps: _Steps) -> Int:
         """Return the imbalance after each candidate; only two sides change."""
+        first_M, second_M, target_M = steps.first_M, steps.second_M, steps.target_M
         sums_SD = self._side_sums(side_G)
         levels_SL = self._levels(sums_SD, np.arange(len(sums_SD)))
         source_M = side_G[first_M]
         other_MD = np.where(second_M[:, None] >= 0, self._matrix_GD[second_M], 0)
+        # One side gains what the other loses, so that levels after = all before - both before + both after.
         change_MD = other_MD - self._matrix_GD[first_M]
         unchanged_ML = levels_SL.sum(axis=0) - levels_SL[source_M] - levels_SL[target_M]
         source_ML = self._levels(sums_SD[source_M] + change_MD, source_M)
@@ -315,8 +337,7 @@ def _points(tenths: int) -> str:
     return f"{tenths // 10}.{tenths % 10}"
 
 
-# ------------------------------------------------------------------------------
-# A split as text for the terminal: name, hash, balance, what to beware of.
+# ---- A split as text ----
 
 
 def render_split(split: Split, tiles: TileSet) -> str:

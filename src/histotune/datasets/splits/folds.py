@@ -130,17 +130,6 @@ def random_image_folds_like(fold_N: NDArray[np.int64], labels_N: NDArray[np.int6
     return permuted_N
 
 
-def check_disjoint(groups: Sequence[str], fold_N: NDArray[np.int64]) -> None:
-    """Refuse an assignment that puts one group on two sides."""
-    fold_by_group: dict[str, int] = {}
-    torn = set()
-    for group, fold in zip(groups, fold_N.tolist(), strict=True):
-        if fold_by_group.setdefault(group, fold) != fold:
-            torn.add(group)
-    if torn:
-        raise ValueError(f"{len(torn)} groups lie on two sides of the split: {', '.join(sorted(torn)[:5])}")
-
-
 def keyed_hash(seed: int, key: str) -> int:
     """Return a 64-bit hash of (seed, key), equal on every platform; sorting by it shuffles."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\n{key}".encode(), digest_size=8).digest(), "big")
@@ -215,8 +204,7 @@ def _require_enough_groups(n_groups: int, n_folds: int) -> None:
         )
 
 
-# ------------------------------------------------------------------------------
-# A share of the groups is drawn, every class in proportion: for a hold-out, or for a smaller data set.
+# ---- A share of the groups ----
 
 
 REST, DRAWN = 0, 1
@@ -292,18 +280,21 @@ def _quotas(sizes: dict[tuple[int, ...], int], n_drawn: int) -> dict[tuple[int, 
     return quotas
 
 
-# ------------------------------------------------------------------------------
-# Random image splits: what most high scores on BreakHis rest on, made only when asked for and always marked.
+# ---- Random image splits ----
 
 
 def random_image_folds(tiles: TileSet, n_folds: int, seed: int, *, allow_leaky: bool) -> Split:
     """Deal the tiles of each class into folds, whatever case they come from."""
     if not allow_leaky:
-        raise UserError("a random image split puts tiles of one case on both sides",
-                        value=f"random-images-{n_folds}-seed{seed}", fix=ALLOW)  # fmt: skip
+        raise UserError(
+            "a random image split puts tiles of one case on both sides",
+            value=f"random-images-{n_folds}-seed{seed}",
+            fix=ALLOW,
+        )
     if not 2 <= n_folds <= len(tiles):
-        raise UserError("a random image split needs 2 folds or more, and as many tiles", value=n_folds,
-                        allowed=f"2 to {len(tiles)}")  # fmt: skip
+        raise UserError(
+            "a random image split needs 2 folds or more, and as many tiles", value=n_folds, allowed=f"2 to {len(tiles)}"
+        )
     ranked = sorted(
         (label, keyed_hash(seed, tile_id), tile_id)
         for label, tile_id in zip(tiles.labels_N.tolist(), tiles.tile_ids, strict=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from histotune.datasets.disk import name_some
+from histotune.datasets.splits.author_folds import authors_split
 from histotune.datasets.splits.folds import grouped_folds, grouped_holdout, random_image_folds
 from histotune.datasets.splits.split import (
     PART_ORDER,
@@ -26,11 +26,9 @@ from histotune.datasets.splits.split import (
     tile_groups,
 )
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import hash_bytes, hash_json, write_json
+from histotune.tools.files import hash_json, write_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from histotune.datasets.tileset import TileSet
 
 
@@ -78,8 +76,7 @@ def _make(name: str, tiles: TileSet, allow_leaky: bool) -> Split:
     raise UserError("unknown split", value=name, allowed=FORMS, closest=closest_name(name, EXAMPLES))
 
 
-# ------------------------------------------------------------------------------
-# Splits that others published: eva and THUNDER on BreakHis, the official parts of PatchCamelyon.
+# ---- Published splits: eva and THUNDER on BreakHis, the official parts of PatchCamelyon ----
 #
 # ``breakhis_eva_thunder.csv`` holds the authors' patient numbers with their 40X image counts and parts: those of eva as
 # kaiko-eva 0.4.5 writes them down (its ``BreaKHis`` data set), those of THUNDER from thunder-bench 0.2.2, which takes
@@ -163,8 +160,12 @@ def breakhis_published(name: Literal["eva", "thunder"], tiles: TileSet) -> Split
 def official_parts(tiles: TileSet) -> Split:
     """Return PatchCamelyon's own parts, as its files are named."""
     if tiles.name != "patch_camelyon":
-        raise UserError("pcam-official is a split of PatchCamelyon", value=tiles.name, allowed="patch_camelyon",
-                        fix="use grouped-5-seed0")  # fmt: skip
+        raise UserError(
+            "pcam-official is a split of PatchCamelyon",
+            value=tiles.name,
+            allowed="patch_camelyon",
+            fix="use grouped-5-seed0",
+        )
     pairs = zip(tiles.tile_ids, tiles.table["split"].to_list(), strict=True)
     side_by_tile = {tile_id: side for tile_id, side in pairs if side in PART_ORDER}
     if not side_by_tile:
@@ -185,8 +186,12 @@ def official_parts(tiles: TileSet) -> Split:
 
 def _require_breakhis(name: str, tiles: TileSet) -> None:
     if tiles.name != "breakhis":
-        raise UserError(f"{name} is a split of BreakHis", value=tiles.name, allowed="breakhis",
-                        fix="use pcam-official or grouped-5-seed0")  # fmt: skip
+        raise UserError(
+            f"{name} is a split of BreakHis",
+            value=tiles.name,
+            allowed="breakhis",
+            fix="use pcam-official or grouped-5-seed0",
+        )
 
 
 def _differences(split: Split, tiles: TileSet, patients: tuple[PublishedPatient, ...]) -> list[str]:
@@ -209,201 +214,7 @@ def _differences(split: Split, tiles: TileSet, patients: tuple[PublishedPatient,
     return notes
 
 
-# ------------------------------------------------------------------------------
-# The BreakHis authors' own folds, from Kaggle's ``Folds.csv`` or from plain text, ``dsfold1.txt`` and so on.
-#
-# Both list every image once per fold with ``train`` or ``test``. They keep the authors' 82 patients apart, not the
-# accession numbers, and each fold is a train/test split of its own, whose test parts may overlap.
-
-
-CSV_NAME = "folds.csv"
-TEXT_NAME = re.compile(r"dsfold(\d+)\.txt", re.IGNORECASE)
-COLUMNS = {
-    "fold": ("fold", "folds", "fold_id"),
-    "grp": ("grp", "group", "set", "split", "part"),
-    "filename": ("filename", "file", "file_name", "path", "image"),
-}
-FOLDS_FORMAT = (
-    "Folds.csv with the columns fold, mag, grp (train or test) and filename, or dsfold1.txt ... with lines such as "
-    "SOB_M_DC-14-5694-400-005.png|400|1|train"
-)
-MAX_FOLDS_BYTES = 64 * 1024 * 1024  # the real files hold about 40,000 lines
-LEVELS_UP = 5  # from the images' common folder to where copies of the data set keep their fold files
-
-
-@dataclass(frozen=True)
-class AuthorsFolds:
-    """What the fold files say.
-
-    Attributes:
-        source: Names of the files and the first digits of their hash, for notes.
-        side_by_fold: Fold number -> tile id -> train or test.
-    """
-
-    source: str
-    side_by_fold: dict[int, dict[str, Literal["train", "test"]]]
-
-    @property
-    def are_folds(self) -> bool:
-        """Whether every image is tested in exactly one fold and trains in all others."""
-        tested: dict[str, int] = defaultdict(int)
-        for sides in self.side_by_fold.values():
-            for tile_id, side in sides.items():
-                tested[tile_id] += side == "test"
-        complete = all(len(sides) == len(tested) for sides in self.side_by_fold.values())
-        return complete and all(n == 1 for n in tested.values())
-
-
-def authors_split(tiles: TileSet, n_folds: int, fold: int | None, path: Path | None) -> Split:
-    """Return the authors' folds, or one of them as a train/test split."""
-    if tiles.name != "breakhis":
-        raise UserError("the authors' folds are a split of BreakHis", value=tiles.name, allowed="breakhis")
-    folds = read_folds(find_fold_files(tiles, path))
-    name = f"authors-{n_folds}" + ("" if fold is None else f"/fold{fold}")
-    if len(folds.side_by_fold) != n_folds:
-        n = len(folds.side_by_fold)
-        raise UserError(f"the fold files hold {n} folds, not {n_folds}", value=folds.source, allowed=f"authors-{n}")
-    if fold is None:
-        side_by_key, kind = _all_folds(folds, n_folds), "folds"
-    elif fold in folds.side_by_fold:
-        side_by_key, kind = dict(folds.side_by_fold[fold]), "parts"
-    else:
-        raise UserError("there is no such fold", value=name, allowed=_fold_names(folds))
-    known = {tile_id: side_by_key[tile_id] for tile_id in tiles.tile_ids if tile_id in side_by_key}
-    if not known:
-        raise UserError("no image of the fold files is among these tiles", value=folds.source,
-                        allowed=f"the original file names, such as {next(iter(side_by_key))}")  # fmt: skip
-    split = Split(
-        name=name,
-        kind="folds" if kind == "folds" else "parts",
-        unit="tile",
-        side_by_key=known,
-        notes=(f"The data set authors' folds, from {folds.source}.", *_absent(known, side_by_key)),
-        partial=True,
-    )
-    return note_outside(mark_leaks(split, tiles), tiles)
-
-
-def find_fold_files(tiles: TileSet, path: Path | None) -> tuple[Path, ...]:
-    """Return ``Folds.csv`` or all ``dsfold*.txt`` of one folder."""
-    if path is not None:
-        place = path.expanduser()
-        if place.is_file():
-            return _in_folder(place.parent) if TEXT_NAME.fullmatch(place.name) else (place,)
-        found = _in_folder(place) if place.is_dir() else ()
-        if not found:
-            raise UserError("no fold files here", value=path, allowed=FOLDS_FORMAT)
-        return found
-    common = Path(os.path.commonpath([str(path) for path in {Path(path).parent for path in tiles.table["path"]}]))
-    for folder in (common, *list(common.parents)[:LEVELS_UP]):
-        found = _in_folder(folder)
-        if found:
-            return found
-    raise UserError("the authors' fold files were not found beside the images", value=common, allowed=FOLDS_FORMAT,
-                    fix="name them: --split authors-5:PATH/TO/Folds.csv")  # fmt: skip
-
-
-def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
-    """Read fold files of either shape."""
-    texts = [_read_text(path) for path in paths]
-    if not any(text.strip() for text in texts):
-        raise UserError("the fold file is empty", value=paths[0], allowed=FOLDS_FORMAT)
-    side_by_fold: dict[int, dict[str, Literal["train", "test"]]] = defaultdict(dict)
-    for path, text in zip(paths, texts, strict=True):
-        entries = _csv_entries(path, text) if "|" not in text.partition("\n")[0] else _text_entries(text)
-        for where, fold_text, side_text, file_name in entries:
-            number, side = re.search(r"\d+", fold_text), side_text.strip().lower()
-            stem = re.split(r"[\\/]", file_name.strip())[-1].rpartition(".")[0]
-            if number is None or side not in ("train", "test") or not stem:
-                raise UserError(f"{path.name} can't be read at {where}", value=f"{fold_text}, {side_text}, {file_name}",
-                                allowed=FOLDS_FORMAT)  # fmt: skip
-            first = side_by_fold[int(number[0])].setdefault(stem, "test" if side == "test" else "train")
-            if first != side:
-                raise UserError(f"{path.name} puts an image on both sides of fold {number[0]}", value=stem)
-    if not side_by_fold:
-        raise UserError("the fold file lists no image", value=paths[0], allowed=FOLDS_FORMAT)
-    names = name_some([path.name for path in paths], 5)
-    return AuthorsFolds(f"{names} (hash {hash_bytes(*texts)[:12]})", dict(sorted(side_by_fold.items())))
-
-
-def _in_folder(folder: Path) -> tuple[Path, ...]:
-    try:
-        files = sorted(path for path in folder.iterdir() if path.is_file())
-    except OSError:
-        return ()
-    table = tuple(path for path in files if path.name.lower() == CSV_NAME)
-    numbered = [(int(match[1]), path) for path in files if (match := TEXT_NAME.fullmatch(path.name))]
-    return table or tuple(path for _, path in sorted(numbered))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_FOLDS_BYTES:
-            raise UserError("this file is too large for a fold file", value=path, allowed=FOLDS_FORMAT)
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("this fold file can't be read", value=path, allowed=FOLDS_FORMAT) from error
-
-
-def _csv_entries(path: Path, text: str) -> Iterator[tuple[str, str, str, str]]:
-    """Yield line number, fold, side and file name; columns are found by name, in any order and case."""
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.reader(text.splitlines(), delimiter=delimiter)
-    names = [name.strip().lower() for name in next(rows, [])]
-    places = {}
-    for column, known in COLUMNS.items():
-        found = next((names.index(name) for name in known if name in names), None)
-        if found is None:
-            raise UserError(f"{path.name} has no column {column}", value=", ".join(names) or "no columns",
-                            allowed=FOLDS_FORMAT)  # fmt: skip
-        places[column] = found
-    for number, row in enumerate(rows, 2):
-        if not any(field.strip() for field in row):
-            continue
-        fields = [row[places[column]] if places[column] < len(row) else "" for column in ("fold", "grp", "filename")]
-        yield f"line {number}", fields[0], fields[1], fields[2]
-
-
-def _text_entries(text: str) -> Iterator[tuple[str, str, str, str]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        fields = [*line.split("|"), "", "", ""]
-        yield f"line {number}", fields[2], fields[3], fields[0]
-
-
-def _all_folds(folds: AuthorsFolds, n_folds: int) -> dict[str, str]:
-    """Return the fold that tests each image, counted from 0."""
-    if not folds.are_folds:
-        raise UserError(
-            "the test parts of these folds do not cover each image once, so they are no cross-validation: each fold is "
-            "a train/test split of its own",
-            value=f"authors-{n_folds}",
-            allowed=_fold_names(folds),
-            fix=f"--split authors-{n_folds}/fold1 --final, and the other folds in turn",
-        )
-    numbers = {fold: str(place) for place, fold in enumerate(folds.side_by_fold)}
-    return {
-        tile_id: numbers[fold]
-        for fold, sides in folds.side_by_fold.items()
-        for tile_id, side in sides.items()
-        if side == "test"
-    }
-
-
-def _fold_names(folds: AuthorsFolds) -> str:
-    n = len(folds.side_by_fold)
-    return ", ".join(f"authors-{n}/fold{fold}" for fold in folds.side_by_fold)
-
-
-def _absent(known: dict[str, str], listed: dict[str, str]) -> tuple[str, ...]:
-    absent = len(listed) - len(known)
-    return (f"{absent:,} images of the fold files are not among these tiles.",) if absent else ()
-
-
-# ------------------------------------------------------------------------------
-# Splits in files: canonical JSON, written whole or not at all, checked against the tiles when read.
+# ---- Splits in files ----
 
 
 SPLIT_FORMAT: Literal["histotune split 1"] = "histotune split 1"
@@ -518,8 +329,11 @@ def coverage_of(split: Split, tiles: TileSet) -> Coverage:
 
 def _read(path: Path) -> Split:
     if not path.is_file():
-        raise UserError("there is no such split file", value=path,
-                        fix="histotune data split DATASET --data DIR --split NAME --out FILE")  # fmt: skip
+        raise UserError(
+            "there is no such split file",
+            value=path,
+            fix="histotune data split DATASET --data DIR --split NAME --out FILE",
+        )
     data = _json(path)
     if not isinstance(data, dict) or data.get("format") != SPLIT_FORMAT:
         raise _unusable("this file is no split of histotune", path)
@@ -528,8 +342,15 @@ def _read(path: Path) -> Split:
     except ValidationError as error:
         fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors()}))
         raise _unusable(f"this split file was changed by hand or by another version ({fields})", path) from error
-    split = Split(content.name, content.kind, content.unit, dict(sorted(content.side_by_key.items())), content.leaky,
-                  tuple(content.notes), content.partial)  # fmt: skip
+    split = Split(
+        content.name,
+        content.kind,
+        content.unit,
+        dict(sorted(content.side_by_key.items())),
+        content.leaky,
+        tuple(content.notes),
+        content.partial,
+    )
     del data["checksum"]
     if split.split_hash != content.split_hash or hash_json(data) != content.checksum or not _sides_fit(split):
         raise _unusable("this split file was changed after it was written: its hash does not match its content", path)
@@ -564,18 +385,22 @@ def _may_replace(path: Path) -> bool:
 
 
 def _unusable(what: str, path: Path) -> UserError:
-    return UserError(what, value=path, fix="make it again: histotune data split DATASET --data DIR --split NAME "
-                     "--out FILE")  # fmt: skip
+    return UserError(
+        what, value=path, fix="make it again: histotune data split DATASET --data DIR --split NAME --out FILE"
+    )
 
 
 def _mismatch(path: Path, split: Split, coverage: Coverage) -> UserError:
     said = []
     if coverage.absent:
-        said.append(f"{len(coverage.absent):,} of its {len(split.side_by_key):,} {split.unit}s are not among the tiles "
-                    f"({name_some(list(coverage.absent), 3)})")  # fmt: skip
+        said.append(
+            f"{len(coverage.absent):,} of its {len(split.side_by_key):,} {split.unit}s are not among the tiles "
+            f"({name_some(list(coverage.absent), 3)})"
+        )
     if coverage.extra and not split.partial:
-        said.append(f"{len(coverage.extra):,} {split.unit}s of the tiles are not in it "
-                    f"({name_some(list(coverage.extra), 3)})")  # fmt: skip
+        said.append(
+            f"{len(coverage.extra):,} {split.unit}s of the tiles are not in it ({name_some(list(coverage.extra), 3)})"
+        )
     return UserError(
         f"the split {split.name} was made over other tiles: {'; '.join(said)}",
         value=path,

@@ -101,8 +101,7 @@ def note_outside(split: Split, tiles: TileSet) -> Split:
     return replace(split, notes=(*kept, f"{what} {NO_PART}") if outside else kept)
 
 
-# ------------------------------------------------------------------------------
-# Groups on two sides: which, how many tiles they touch, and whether that was allowed.
+# ---- Groups on two sides ----
 
 
 WARNING = f"{LEAKY}: "

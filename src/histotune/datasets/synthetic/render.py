@@ -112,6 +112,8 @@ def _stroma_HW(tissue: Tissue, field: FieldWindow, level_HW: Floats) -> tuple[Fl
     grain = noise_HW(field, 5.5, sub_seed(tissue.seed, STROMA_GRAIN))
     if tissue.kind == "node":
         return np.full(field.shape, 0.10, np.float32), np.maximum(0.30 + 0.12 * grain, np.float32(0.02))
+    # Two waves of incommensurate length along the phase are fibre bundles; where their sum is lowest the tissue is
+    # cleft.
     phase = fibre_phase_HW(tissue, field, level_HW)
     wave = np.sin(np.float32(2 * np.pi) * phase) + 0.5 * np.sin(np.float32(2 * np.pi * 2.3) * phase)
     bundles = np.float32(fibre_contrast(tissue, field)) * wave
@@ -130,6 +132,8 @@ def _expose(
     light = 1 - np.float32(camera.shading / 2) * (y[:, None] ** 2 + x[None, :] ** 2)
     haematoxylin, eosin = density
     for channel in range(3):
+        # Beer and Lambert: what passes is exp(-sum of amount x absorption); photons add noise that grows with the root
+        # of it.
         absorbed = haematoxylin * np.float32(tissue.stain.haematoxylin[channel])
         absorbed += eosin * np.float32(tissue.stain.eosin[channel])
         level = np.exp(-absorbed) * light
@@ -140,8 +144,7 @@ def _expose(
     return out
 
 
-# ------------------------------------------------------------------------------
-# Nuclei: where they lie on the plane, how they look, and their density on the pixels of a window.
+# ---- Nuclei ----
 #
 # A nucleus sits in each cell of a jittered grid unless thinned out; everything about it is a hash of that cell, so
 # windows at any scale show the same nuclei. Atypical nuclei are larger, of varied size and shape, coarser and fewer:
@@ -197,13 +200,16 @@ def epithelial_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
     radius = np.minimum(radius, LARGEST_UM / 2 / 1.3)
     stretch = np.exp(0.10 + (0.06 + 0.12 * atypia) * cells.normal(3))
     return Nuclei(
-        cells.x_um, cells.y_um, radius * stretch, radius / stretch,
+        cells.x_um,
+        cells.y_um,
+        radius * stretch,
+        radius / stretch,
         angle=np.float32(np.pi) * cells.uniform(5),
         density=1.0 + 0.10 * cells.normal(6),
         dent=(0.03 + 0.14 * atypia) * cells.uniform(8),
         rim=0.25 + 0.35 * atypia,
         nucleolus=(1.2 * atypia) * cells.uniform(9),
-    )  # fmt: skip
+    )
 
 
 def fibroblast_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
@@ -216,9 +222,16 @@ def fibroblast_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
     angle = fibre_angle_P(tissue, cells.x_um, cells.y_um) + 0.18 * cells.normal(3)
     ones = np.ones(len(cells.x_um), np.float32)
     return Nuclei(
-        cells.x_um, cells.y_um, length, 1.5 * np.exp(0.2 * cells.normal(5)), angle,
-        density=1.05 * ones, dent=0.05 * ones, rim=0.0 * ones, nucleolus=0.0 * ones,
-    )  # fmt: skip
+        cells.x_um,
+        cells.y_um,
+        length,
+        1.5 * np.exp(0.2 * cells.normal(5)),
+        angle,
+        density=1.05 * ones,
+        dent=0.05 * ones,
+        rim=0.0 * ones,
+        nucleolus=0.0 * ones,
+    )
 
 
 def lymphocyte_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
@@ -234,9 +247,16 @@ def lymphocyte_nuclei(tissue: Tissue, field: FieldWindow) -> Nuclei:
     radius = 2.9 * np.exp(0.08 * cells.normal(1))
     ones = np.ones(len(radius), np.float32)
     return Nuclei(
-        cells.x_um, cells.y_um, radius * 1.05, radius / 1.05, np.float32(np.pi) * cells.uniform(5),
-        density=1.25 * ones, dent=0.04 * ones, rim=0.05 * ones, nucleolus=0.0 * ones,
-    )  # fmt: skip
+        cells.x_um,
+        cells.y_um,
+        radius * 1.05,
+        radius / 1.05,
+        np.float32(np.pi) * cells.uniform(5),
+        density=1.25 * ones,
+        dent=0.04 * ones,
+        rim=0.05 * ones,
+        nucleolus=0.0 * ones,
+    )
 
 
 def density_HW(nuclei: Nuclei, field: FieldWindow) -> Floats:
@@ -272,6 +292,8 @@ def _splat(nuclei: Nuclei, field: FieldWindow, reach: int, out: Floats) -> None:
 
 def _profile(nuclei: Nuclei, u: Floats, v: Floats, mpp: float) -> Floats:
     """Density over a nucleus in its own coordinates, where the outline is the unit circle, dents aside."""
+    # r = 1 is the rim. u^3 - 3 u v^2 = r^3 cos(3 angle) dents it in three places; the cover falls from 1 to 0 across
+    # the rim over the joint width of a pixel and of optical blur, 0.35 um.
     q = u * u + v * v
     r = np.sqrt(q)
     dented = r + _column(nuclei.dent) * (u * u * u - 3 * u * v * v) / np.maximum(q, 0.2)

@@ -139,6 +139,8 @@ def tumour_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> NDArray[np.bool_]:
 def fibre_phase_HW(tissue: Tissue, field: FieldWindow, level_HW: Floats) -> Floats:
     """Return the phase of the collagen bundles: they run along the epithelium's edge and wave elsewhere."""
     cos, sin = np.cos(tissue.fibre_angle), np.sin(tissue.fibre_angle)
+    # The phase counts fibres across their direction; noise of a wide and of a fine scale bends them, and they bend
+    # around islands of epithelium.
     straight = (field.x_W * (cos / tissue.fibre_um))[None, :] + (field.y_H * (sin / tissue.fibre_um))[:, None]
     phase: Floats = straight.astype(np.float32)
     wide, fine = 9 * tissue.fibre_um, 2.5 * tissue.fibre_um
@@ -157,6 +159,7 @@ def fibre_angle_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
 
 def _fibre_phase_P(tissue: Tissue, x_P: Doubles, y_P: Doubles) -> Floats:
     cos, sin = np.cos(tissue.fibre_angle), np.sin(tissue.fibre_angle)
+    # As in fibre_phase_HW, but for the finest noise, which turns the direction of no bundle.
     phase: Floats = ((x_P * cos + y_P * sin) / tissue.fibre_um).astype(np.float32)
     wide = noise_P(x_P, y_P, 9 * tissue.fibre_um, sub_seed(tissue.seed, WARP_WIDE))
     phase += np.float32(2.2 * tissue.waviness) * wide
@@ -176,8 +179,7 @@ def _depth(tissue: Tissue, level: Floats) -> Floats:
 TUMOUR_REGION_UM = 420.0
 
 
-# ------------------------------------------------------------------------------
-# Random functions of a plane in micrometres: the same value at a point whatever the window or the pixel size.
+# ---- Random functions of a plane in micrometres ----
 #
 # Values sit on a lattice, where a hash of the lattice point gives them, and a cubic B-spline runs between. Nothing is
 # stored, so a window of any size, anywhere, at any scale, costs only its own pixels. Shapes: H x W pixels, P points.
@@ -284,6 +286,7 @@ def _lattice(first_x: int, first_y: int, n_x: int, n_y: int, seed: int) -> Float
 
 def _taps(position: NDArray[np.float64]) -> tuple[int, Ints, Floats]:
     """First lattice index, per position its first tap relative to that, and its four B-spline weights."""
+    # Uniform cubic B-spline: the weights of four neighbours at the fraction f, (1 - f)^3 to f^3 over 6, which sum to 1.
     whole = np.floor(position)
     f = (position - whole).astype(np.float32)
     first = int(whole.min()) - 1
