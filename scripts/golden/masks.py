@@ -98,7 +98,7 @@ TEXTS: tuple[TextMask, ...] = (
     TextMask("s", r"^( +[\d,]+\.\d) s  \S", "how long a stage took", "*/stdout.txt"),
     TextMask(
         "s",
-        r'<th scope="row">(?:read data|embed [^<]+|sweep and score [^<]+|report|total)</th>'
+        r'<th scope="row">(?:read data|write synthetic tissue|embed [^<]+|sweep and score [^<]+|report|total)</th>'
         r'<td class="num">([\d.,]+)</td>',
         "how long a stage took",
         "*.html",
@@ -119,7 +119,7 @@ TEXTS: tuple[TextMask, ...] = (
     TextMask("memory", r"^  memory +([\d.]+ GiB *)$", "another share of the machine", "*/stdout.txt"),
     TextMask("free", r"^  free disk +([\d.]+ GiB *)$", "what else is kept on the disk", "*/stdout.txt"),
     TextMask(
-        "speed", r"^  (?:fp32|bf16) +([\d,]+) GFLOP/s.*?( *)$", "how fast this machine is now", "*/doctor/*/stdout.txt"
+        "speed", r"^  (?:fp32|bf16) +([\d,]+) GFLOP/s.*?( *)$", "how fast this machine is now", "*doctor/*/stdout.txt"
     ),
     TextMask("cores", r"<dt>n cpus</dt><dd>(\d+)</dd>", "another share of the machine", "*.html"),
     TextMask("memory", r"<dt>memory gib</dt><dd>([\d.]+)</dd>", "another share of the machine", "*.html"),
@@ -129,7 +129,9 @@ TEXTS: tuple[TextMask, ...] = (
         "a file's hash is remembered where the file is older than two seconds, and the demo renders its files",
         "demo*/stdout.txt",
     ),
-    TextMask("wandb run", r"offline-run-\d+_\d+-\w+", "W&B's name of a run holds the time and a random word"),
+    TextMask(
+        "wandb run", r"offline-run-\d+_\d+-(?:\w+|<run id>)", "W&B's name of a run holds time and chance"
+    ),
     TextMask("time", r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:\+00:00|Z)?", "when it was played"),
 )
 KEYS: tuple[KeyMask, ...] = (
