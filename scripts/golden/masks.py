@@ -129,9 +129,7 @@ TEXTS: tuple[TextMask, ...] = (
         "a file's hash is remembered where the file is older than two seconds, and the demo renders its files",
         "demo*/stdout.txt",
     ),
-    TextMask(
-        "wandb run", r"offline-run-\d+_\d+-(?:\w+|<run id>)", "W&B's name of a run holds time and chance"
-    ),
+    TextMask("wandb run", r"offline-run-\d+_\d+-(?:\w+|<run id>)", "W&B's name of a run holds time and chance"),
     TextMask("time", r"\b20\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:\+00:00|Z)?", "when it was played"),
 )
 KEYS: tuple[KeyMask, ...] = (

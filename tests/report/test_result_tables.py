@@ -19,7 +19,8 @@ from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell,
 from histotune.evaluation.run_comparison import compare_runs
 from histotune.heads.config import SweepConfig
 from histotune.heads.sweep import sweep
-from histotune.published.leaderboard import RunConditions, make_boards, published_scores
+from histotune.published.leaderboard import RunConditions, make_boards
+from histotune.published.published_numbers import published_scores
 from histotune.published.study import ProtocolRow, ProtocolStudy
 from histotune.report.result_tables import tables_of
 from histotune.report.study_pages import cells_csv
