@@ -132,3 +132,24 @@ def test_embedded_tiles_are_swept_as_named_ones_are(data: Path) -> None:
     assert repr(again.finding) == repr(
         ht.evaluate(one.head, "breakhis", "BreaKHis_v1").finding
     )  # NaN differs from itself
+
+
+def test_a_notebook_shows_results_as_their_tables(data: Path) -> None:
+    tiles = ht.read("breakhis", "BreaKHis_v1")
+    few = {"sweep.folds": 3, "evaluation.outer_folds": 3, "evaluation.floors": []}
+    x = ht.embed(tiles, "colour-histogram")
+    run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out="run", set=few)
+    found = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3})
+    shown = {
+        "72 tiles of 12 groups": tiles,
+        "with colour-histogram": x,
+        "log-loss, out of fold": found,
+        "breakhis 100X": ht.evaluate(found.head, tiles),
+        "breakhis": run,
+        "12 groups": ht.audit(tiles, quick=True),
+        "looked at": ht.doctor(),
+    }
+    for words, result in shown.items():
+        html = result._repr_html_()
+        assert html.startswith('<div class="scroll"')
+        assert words.lower() in html.lower(), words

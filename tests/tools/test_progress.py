@@ -112,3 +112,13 @@ def test_bytes_without_a_total_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     with track_bytes("downloading", None) as advance:
         advance(3_000_000)
     assert "3.0" in terminal.getvalue()
+
+
+def test_a_notebook_watches_as_a_terminal_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from histotune.tools.progress import is_watched
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert not is_watched()
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert is_watched()

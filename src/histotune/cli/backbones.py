@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +44,7 @@ def list_backbones() -> None:
     from histotune.backbones.entries import catalog_entries
     from histotune.tools.table import Layout
 
-    _console().print(catalog_table(catalog_entries()).as_rich(Layout(has_notes=True)))
+    console(140).print(catalog_table(catalog_entries()).as_rich(Layout(has_notes=True)))
 
 
 def show_backbone(name: str) -> None:
@@ -62,12 +63,6 @@ def check_backbones(names: Sequence[str]) -> None:
     from histotune.backbones.access import access_table, check_access
 
     reports = check_access(names)
-    _console().print(access_table(reports).as_rich())
+    console(140).print(access_table(reports).as_rich())
     if not all(report.usable for report in reports):
         raise SystemExit(1)
-
-
-def _console() -> Any:  # noqa: ANN401  (rich is imported when something is printed)
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 140)

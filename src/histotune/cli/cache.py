@@ -13,7 +13,7 @@ import typer
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
 from histotune.tools.marks import EXTERNAL
-from histotune.tools.table import Layout, Table, columns_of, rows_of
+from histotune.tools.table import Layout, Table, columns_of, console, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -370,10 +370,9 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
 
 
 def _print_spaces(inventory: Inventory) -> None:
-    from rich.console import Console
 
     shown = inventory_table(inventory).as_rich(Layout(lines=False))
-    Console(width=None if sys.stdout.isatty() else 160).print(shown, highlight=False, markup=False)
+    console(160).print(shown, highlight=False, markup=False)
 
 
 def inventory_table(inventory: Inventory) -> Table:

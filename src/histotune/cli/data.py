@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +10,7 @@ import typer
 
 from histotune.cli.options import Data, DatasetArgument, SetField
 from histotune.tools.errors import UserError, raise_together
+from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,7 @@ def audit(
     result = data_verbs.audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
     )
-    raise typer.Exit(audit_and_print(result, out))
+    raise typer.Exit(audit_and_print(result.audit, out))
 
 
 @data_app.command("fetch")
@@ -199,11 +199,9 @@ def _dataset(dataset: str, data: Path | None, settings: Sequence[str] | None) ->
 
 def audit_and_print(result: Audit, out: Path) -> int:
     """Print what an audit found and where its page is; the exit code is 1 on an error."""
-    from rich.console import Console
-
     from histotune.report.tables import AUDIT_LAYOUT, audit_table
 
-    Console(width=None if sys.stdout.isatty() else 120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
+    console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
     return 1 if result.verdict == "error" else 0
 

@@ -34,6 +34,7 @@ from histotune.cli.options import (
     Wandb,
 )
 from histotune.cli.studies import compare, matrix, transfer, trials, with_wandb_mode
+from histotune.tools.table import console
 
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 app = typer.Typer(
@@ -303,7 +304,6 @@ def doctor(
     deep: Annotated[bool, typer.Option("--deep", help="Also import torch and multiply in each precision.")] = False,
 ) -> None:
     """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't."""
-    from histotune.cli.run import console
     from histotune.studies import data_verbs
     from histotune.tools.doctor import render
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
+from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import polars as pl
-    from rich.console import Console
 
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.experiment import RunResult
@@ -106,13 +106,13 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
     from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies import verbs
-    from histotune.tools.progress import live_line
+    from histotune.tools.progress import is_watched, live_line
 
     if not process_rank().leads:
         verbs.embed(config)
         return
     with live_line() as show:
-        outcome = verbs.sweep(config, out=out, watch=BestSoFar(show) if sys.stderr.isatty() else None)
+        outcome = verbs.sweep(config, out=out, watch=BestSoFar(show) if is_watched() else None)
     choice = outcome.choice
     console().print(trials_table(outcome.result.trials, choice.n_groups).as_rich(TRIALS_LAYOUT))
     print(
@@ -195,10 +195,3 @@ def _print_run(result: RunResult) -> None:
     if result.tracked:
         print(result.tracked)
     print(f"report: {result.folder / 'report.html'}")
-
-
-def console() -> Console:
-    """Return where tables are printed: as wide as the terminal, 120 columns in a file."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else 120)

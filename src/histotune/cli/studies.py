@@ -14,7 +14,7 @@ from histotune.cli.options import BackboneName, Cache, Cluster, Data, Final, OnB
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
 from histotune.tools.marks import PROBE, arm_words
-from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, rows_of
+from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, console, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,16 +61,14 @@ def matrix(
 
 def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: bool) -> None:
     """Fill the cross-magnification matrices and print them."""
-    from rich.console import Console
-
     from histotune.report.study_pages import matrix_table, reasons_of
     from histotune.studies import verbs
 
     outcome = verbs.matrix(config, matched=matched, out=out)
     study = outcome.study
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    terminal = console(160)
     for matrix in study.matrices:
-        console.print(matrix_table(matrix, study.marks).as_rich(CENTRED), highlight=False, markup=False)
+        terminal.print(matrix_table(matrix, study.marks).as_rich(CENTRED), highlight=False, markup=False)
         for reason in reasons_of(matrix):
             print(f"  n. e. or no interval, {reason}")
         if matrix.training_size == "equal":
@@ -121,18 +119,16 @@ def transfer(
 
 def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) -> None:
     """Diagnose a transfer and print what was found."""
-    from rich.console import Console
-
     from histotune.report.study_tables import transfer_tables
     from histotune.studies import verbs
 
     outcome = verbs.transfer(head, config, images=images)
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    terminal = console(140)
     for table in transfer_tables(outcome.diagnosis):
-        console.print(table.as_rich(PADDED))
-    console.print(f"\n{outcome.diagnosis.paragraph}\n", highlight=False, markup=False)
+        terminal.print(table.as_rich(PADDED))
+    terminal.print(f"\n{outcome.diagnosis.paragraph}\n", highlight=False, markup=False)
     for note in outcome.diagnosis.notes:
-        console.print(note, highlight=False, markup=False)
+        terminal.print(note, highlight=False, markup=False)
     print(outcome.ledger)
     print(f"report: {outcome.folder / 'transfer.html'}")
 
@@ -163,7 +159,7 @@ def compare(
     found = verbs.compare(
         runs, metrics=metrics or (), pairs=pairs or (), first=first, permutations=permutations, seed=seed, out=out
     )
-    compare_and_print(found, out)
+    compare_and_print(found.comparison, out)
 
 
 # ------------------------------------------------------------------------------
@@ -172,13 +168,11 @@ def compare(
 
 def compare_and_print(found: RunComparison, out: Path | None) -> None:
     """Print a comparison's tables and notes, and where it was saved."""
-    from rich.console import Console
-
     from histotune.report.study_pages import comparison_notes, comparison_tables
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    terminal = console(160)
     for table in comparison_tables(found):
-        console.print(table.as_rich(PADDED))
+        terminal.print(table.as_rich(PADDED))
     for note in comparison_notes(found):
         print(note)
     if out is not None:
@@ -246,17 +240,16 @@ def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:
 
 
 def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
-    from rich.console import Console
 
     from histotune.report.study_tables import board_notes, board_table, boards_overview
 
-    console = Console(width=None if sys.stdout.isatty() else 140)
+    terminal = console(140)
     if overview:
-        console.print(boards_overview(boards).as_rich(Layout(has_notes=True)))
+        terminal.print(boards_overview(boards).as_rich(Layout(has_notes=True)))
         return
     for board in boards:
-        console.print(board_table(board).as_rich())
-        console.print("\n".join(board_notes(board)), markup=False, highlight=False)
+        terminal.print(board_table(board).as_rich())
+        terminal.print("\n".join(board_notes(board)), markup=False, highlight=False)
 
 
 # ------------------------------------------------------------------------------
@@ -336,10 +329,9 @@ def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
 
 
 def _print_trials(trained_on: str, trials: pl.DataFrame, top: int) -> None:
-    from rich.console import Console
 
     shown = recorded_table(trained_on, trials.head(top)).as_rich(CENTRED)
-    Console(width=None if sys.stdout.isatty() else 160).print(shown, highlight=False, markup=False)
+    console(160).print(shown, highlight=False, markup=False)
 
 
 def recorded_table(trained_on: str, trials: pl.DataFrame) -> Table:

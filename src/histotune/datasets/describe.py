@@ -10,7 +10,7 @@ import polars as pl
 
 from histotune.datasets.read import known_specs
 from histotune.tools.marks import SYNTHETIC
-from histotune.tools.table import Table, columns_of, rows_of
+from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import DatasetSpec
@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Description:
+class Description(ShownAsTables):
     """Facts and tables about a tile set.
 
     Attributes:

@@ -9,6 +9,7 @@ import polars as pl
 
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
+from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,7 @@ class LabelRegion:
 
 
 @dataclass(frozen=True)
-class TileSet:
+class TileSet(ShownAsTables):
     """A table of tiles with what is known about the data set.
 
     Attributes:
@@ -124,6 +125,21 @@ class TileSet:
         """Hash of (tile_id, label, group_id, split) of every tile and of the class names."""
         columns = self.table.select("tile_id", "label", "group_id", "split").sort("tile_id")
         return hash_bytes("\n".join(self.class_names), columns.write_csv())
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return how many tiles and groups each class has at each magnification."""
+        counted = (
+            self.table.group_by("magnification", "label", maintain_order=True)
+            .agg(pl.len(), pl.col("group_id").drop_nulls().n_unique())
+            .sort("magnification", "label", nulls_last=True)
+        )
+        rows = [
+            (magnification or "", "unlabelled" if label is None else self.class_names[label], f"{n:,}", f"{n_groups:,}")
+            for magnification, label, n, n_groups in counted.iter_rows()
+        ]
+        columns = (Column("magnification"), Column("class"), Column("tiles", "right"), Column("groups", "right"))
+        title = f"{self.name}: {len(self):,} tiles of {self.n_groups:,} groups"
+        return (Table(title, columns, rows_of(rows), self.notes, self.marks),)
 
     def where(self, condition: pl.Expr) -> TileSet:
         """Return the tiles that meet a polars condition.

@@ -10,6 +10,7 @@ import polars as pl
 
 from histotune.evaluation.run_comparison import Contender, RunComparison, compare_runs
 from histotune.report.figures import class_names_of
+from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import load_run
 from histotune.report.study_pages import write_comparison_page
 from histotune.statistics.metrics import METRIC_NAMES, MetricName
@@ -17,6 +18,7 @@ from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfi
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import write_json
 from histotune.tools.marks import PROBE
+from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,7 +54,19 @@ class CompareRequest:
     seed: int
 
 
-def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> RunComparison:
+@dataclass(frozen=True)
+class ComparisonOutcome(ShownAsTables):
+    """A finished comparison of runs, and the folder of its page; None where none was asked for."""
+
+    comparison: RunComparison
+    folder: Path | None
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return scores, paired differences and ranks."""
+        return tables_of(self.comparison)
+
+
+def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> ComparisonOutcome:
     """Compare runs on the same tiles and groups, paired, and rank them over data sets; write the page where asked."""
     metrics = _metrics(asked.metrics)
     contenders = read_contenders(asked.runs)
@@ -65,7 +79,7 @@ def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> Ru
     if out is not None:
         write_json(out / "comparison.json", {**found.as_dict(), "comparison": config.model_dump(mode="json")})
         write_comparison_page(found, command, out / "comparison.html")
-    return found
+    return ComparisonOutcome(found, out)
 
 
 def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:

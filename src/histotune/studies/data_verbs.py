@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,34 @@ from histotune.studies.arguments import (
     path_of,
     tiles_of,
 )
+from histotune.tools.table import ShownAsTables
 
 if TYPE_CHECKING:
-    from histotune.audit.verdicts import Audit
+    from histotune.audit.verdicts import Audit, Verdict
     from histotune.datasets.fetch.source import FetchOutcome, FetchPlan
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.tools.doctor import MachineDiagnosis
+    from histotune.tools.table import Table
+
+
+@dataclass(frozen=True)
+class AuditOutcome(ShownAsTables):
+    """A finished audit, and the folder of its page; None where none was asked for."""
+
+    audit: Audit
+    folder: Path | None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of all findings."""
+        return self.audit.verdict
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the findings, and the tables behind them."""
+        from histotune.report.result_tables import tables_of
+
+        return tables_of(self.audit)
 
 
 def read(dataset: str, data: Place | None = None, *, on_bad_image: str | None = None, set: Fields = None) -> TileSet:
@@ -101,7 +123,7 @@ def audit(
     embeddings: bool = False,
     cache: Place | None = None,
     set: Fields = None,
-) -> Audit:
+) -> AuditOutcome:
     """Look for duplicates, leaks across the split, blank tiles, imbalance and odd stain; a verdict for each.
 
     Args:
@@ -115,7 +137,7 @@ def audit(
         set: Further fields of the config.
 
     Returns:
-        The findings and the verdict.
+        The findings, the verdict and the folder.
 
     Raises:
         UserError: The data set can't be read, or the split is not one.
@@ -152,7 +174,7 @@ def audit(
     result = look(request)
     if out is not None:
         write_audit(result, audit_pictures(result, found, checked, config.loader), Path(out))
-    return result
+    return AuditOutcome(result, None if out is None else Path(out))
 
 
 def split(

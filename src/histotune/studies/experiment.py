@@ -21,6 +21,7 @@ from histotune.heads.fit_cache import FitCache
 from histotune.heads.sweep import require_device
 from histotune.report.page import save_plots, write_report
 from histotune.report.pictures import largest_errors
+from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
 from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
@@ -29,6 +30,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
 from histotune.tools.progress import Stopwatch
 from histotune.tools.provenance import collect_provenance
+from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,7 +48,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(ShownAsTables):
     """A finished run.
 
     Attributes:
@@ -60,6 +62,10 @@ class RunResult:
     folder: Path
     n_computed: int
     tracked: str = ""
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what was found."""
+        return tables_of(self.inputs.findings)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,13 @@ from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view
+from histotune.report.result_tables import tables_of
 from histotune.report.study_pages import save_matrices
 from histotune.studies.setup import refuse_foreign_folder, set_up, single_dataset
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
 from histotune.tools.marks import TOO_NARROW
+from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,12 +47,16 @@ SIZES: tuple[TrainingSize, ...] = ("equal", "all data")
 
 
 @dataclass(frozen=True)
-class MatrixOutcome:
+class MatrixOutcome(ShownAsTables):
     """A finished cross-magnification study: its matrices, how often its split has been scored, where it was written."""
 
     study: MatrixStudy
     ledger: LedgerCount
     folder: Path
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the matrices."""
+        return tables_of(self.study)
 
 
 def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> MatrixOutcome:

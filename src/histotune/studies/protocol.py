@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol
+from histotune.report.result_tables import tables_of
 from histotune.studies.setup import is_documented_view, read_with_parts, refuse_foreign_folder, set_up
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json, write_json
 from histotune.tools.provenance import collect_provenance
+from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ProtocolOutcome:
+class ProtocolOutcome(ShownAsTables):
     """A finished protocol.
 
     Attributes:
@@ -34,6 +36,10 @@ class ProtocolOutcome:
     study: ProtocolStudy
     ledger: LedgerCount
     folder: Path
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the protocol's table."""
+        return tables_of(self.study)
 
 
 def set_up_protocol(config: ExperimentConfig) -> Setup:

@@ -24,6 +24,7 @@ from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
+from histotune.report.result_tables import tables_of
 from histotune.studies.setup import config_of_head, read_with_parts, rows_that_train, set_up, single_dataset
 from histotune.studies.tracking import (
     SweptSet,
@@ -37,6 +38,7 @@ from histotune.studies.tracking import (
 )
 from histotune.tools.files import atomic_folder, hash_bytes
 from histotune.tools.marks import LEAKY, PROBE
+from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SweepOutcome:
+class SweepOutcome(ShownAsTables):
     """A sweep over one data set's training tiles, saved.
 
     Attributes:
@@ -70,14 +72,22 @@ class SweepOutcome:
     folder: Path
     tracked: str = ""
 
+    def tables(self) -> tuple[Table, ...]:
+        """Return the trials."""
+        return tables_of(self.result)
+
 
 @dataclass(frozen=True)
-class EvaluationOutcome:
+class EvaluationOutcome(ShownAsTables):
     """A saved head scored on one data set: the scores, the predictions behind them, the ledger's count."""
 
     finding: Finding
     predictions: Predictions
     ledger: LedgerCount
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the scores, by domain, site and scanner."""
+        return tables_of(self.finding)
 
 
 def embed_only(config: ExperimentConfig) -> Material:

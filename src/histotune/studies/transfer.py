@@ -19,6 +19,7 @@ from histotune.evaluation.plan import marks_of, part_rows, scored_part, training
 from histotune.heads.head import calibrated_logits, column_logits
 from histotune.images.stain import INSTALL, has_torchstain, mean_density, restain
 from histotune.images.view_checks import check_view
+from histotune.report.result_tables import tables_of
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.studies.config import load_config
 from histotune.studies.setup import config_of_head, read_with_parts, set_up
@@ -26,6 +27,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
 from histotune.tools.marks import LABEL_MOVED, LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.tools.provenance import collect_provenance
+from histotune.tools.table import ShownAsTables, Table
 from histotune.transfer.case import (
     HeadMap,
     RemedyPlan,
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TransferOutcome:
+class TransferOutcome(ShownAsTables):
     """A finished diagnosis.
 
     Attributes:
@@ -67,6 +69,10 @@ class TransferOutcome:
     diagnosis: Diagnosis
     ledger: LedgerCount
     folder: Path
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return what is lost, and what each remedy gives back."""
+        return tables_of(self.diagnosis)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from histotune.studies.arguments import (
     tiles_of,
 )
 from histotune.studies.config import ExperimentConfig, override
+from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.space import Embeddings
     from histotune.evaluation.material import Material
-    from histotune.evaluation.run_comparison import RunComparison
     from histotune.heads.family import Tried
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import Predictions, Score
+    from histotune.studies.compare import ComparisonOutcome
     from histotune.studies.experiment import RunResult
     from histotune.studies.matrix import MatrixOutcome
     from histotune.studies.protocol import ProtocolOutcome
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EmbeddedTiles:
+class EmbeddedTiles(ShownAsTables):
     """Tiles with their embeddings, rows aligned, and how they were made.
 
     Attributes:
@@ -70,6 +71,13 @@ class EmbeddedTiles:
     def __len__(self) -> int:
         """Return the number of tiles."""
         return len(self.material.tiles)
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return how many rows there are, and what their columns are."""
+        space, blocks = self.embeddings.space, self.embeddings.blocks
+        rows = [(block.name, str(block.stop - block.start)) for block in blocks]
+        title = f"{self.tiles.name}: {len(self):,} tiles with {space.backbone} ({space.precision})"
+        return (Table(title, (Column("columns"), Column("width", "right")), rows_of(rows), self.embeddings.notes),)
 
 
 def embed(
@@ -409,7 +417,7 @@ def compare(
     permutations: int = 9999,
     seed: int = 0,
     out: Place | None = None,
-) -> RunComparison:
+) -> ComparisonOutcome:
     """Compare runs on the same tiles: paired intervals and p values; mean ranks over five or more data sets.
 
     Args:
@@ -422,7 +430,7 @@ def compare(
         out: Folder for ``comparison.json`` and ``comparison.html``; None writes none.
 
     Returns:
-        Scores, paired differences and ranks.
+        Scores, paired differences and ranks, and the folder.
 
     Raises:
         UserError: A folder is no finished run, or the runs share no tiles.
@@ -435,7 +443,7 @@ def compare(
         ...     again = few | {"sweep.seed": seed}
         ...     run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out=name, set=again)
         >>> found = ht.compare(["a", "b"], permutations=99)
-        >>> found.names
+        >>> found.comparison.names
         ('a', 'b')
     """
     from histotune.studies.compare import CompareRequest, compare_folders

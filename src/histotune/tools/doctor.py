@@ -23,7 +23,7 @@ from histotune.tools.devices import (
     torch_install_line,
 )
 from histotune.tools.files import user_dir
-from histotune.tools.table import Column, Layout, Row, Span, Table
+from histotune.tools.table import Column, Layout, Row, ShownAsTables, Span, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,7 +59,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class MachineDiagnosis:
+class MachineDiagnosis(ShownAsTables):
     """All lines, in the order they are shown."""
 
     checks: tuple[Check, ...]

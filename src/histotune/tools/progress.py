@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def is_watched() -> bool:
+    """Return whether a person sees progress: at a terminal, or in a notebook, whose kernel is this process."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
+
+
 def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
     """Yield the items, with a bar on standard error while a person watches.
 
@@ -25,7 +30,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     Yields:
         The items, unchanged.
     """
-    if not sys.stderr.isatty():
+    if not is_watched():
         yield from items
         return
     from rich.console import Console
@@ -41,7 +46,7 @@ def track_bytes(
     description: str, total_bytes: int | None = None, done_bytes: int = 0
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar of bytes on standard error while a person watches."""
-    if not sys.stderr.isatty():
+    if not is_watched():
         yield lambda n_bytes: None
         return
     from rich.console import Console
@@ -57,7 +62,7 @@ def track_bytes(
 @contextmanager
 def live_line() -> Iterator[Callable[[str], None]]:
     """Show one line that changes on standard error while a person watches."""
-    if not sys.stderr.isatty():
+    if not is_watched():
         yield lambda text: None
         return
     from rich.console import Console

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     import rich.table
     from markupsafe import Markup
+    from rich.console import Console
     from rich.text import Text
 
 
@@ -394,3 +396,21 @@ def _csv_line(texts: Sequence[str]) -> str:
     stream = io.StringIO()
     csv.writer(stream, lineterminator="\r\n").writerow(texts)
     return stream.getvalue().removesuffix("\r\n") + "\n"
+
+
+class ShownAsTables:
+    """A result that a notebook shows as its tables."""
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return the result as tables, the most important first."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return "\n".join(str(table.as_html()) for table in self.tables())
+
+
+def console(columns: int = 120) -> Console:
+    """Return where tables are printed: as wide as the terminal, and so many columns wide in a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else columns)

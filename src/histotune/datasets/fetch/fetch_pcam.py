@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +30,7 @@ from histotune.datasets.fetch.transport import public_url
 from histotune.datasets.fetch.unpack import UnsafeMember, flush_all, safe_member_path, unpack_gz
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.files import FULL_DISK
+from histotune.tools.progress import is_watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -240,7 +240,7 @@ class PcamHub:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.utils import disable_progress_bars
 
-        if not sys.stderr.isatty():
+        if not is_watched():
             disable_progress_bars()
         staging = _staging(folder)
         with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
