@@ -96,7 +96,7 @@ class SourceStudy:
         scored_words: What was scored, for the ledger: "cross-fit", or a split's name and part.
         train_labels: Labels of the training tiles.
         leaky: Sweeps over random image folds; None where the leak was not priced.
-        growth: Score against the number of training groups; None where it was not asked for.
+        label_efficiency: Score against the number of training groups; None where it was not asked for.
         embedding_map: Where in-domain tiles lie on a map of what the probe reads; None where it was not asked for.
     """
 
@@ -108,7 +108,7 @@ class SourceStudy:
     scored_words: str
     train_labels: NDArray[np.int64]
     leaky: ArmSweep | None = None
-    growth: pl.DataFrame | None = None
+    label_efficiency: pl.DataFrame | None = None
     embedding_map: pl.DataFrame | None = None
 
 
@@ -159,7 +159,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         scored_words=f"{plan.split.name} {plan.part}" if plan.part else "cross-fit",
         train_labels=tiles.labels_N[train_N],
         leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
-        growth=_growth(arms[0].material, fits[0], settings),
+        label_efficiency=_label_efficiency(arms[0].material, fits[0], settings),
         embedding_map=map_embeddings(read[0], scored[0][1], probes, evaluation),
     )
 
@@ -259,7 +259,7 @@ def _fit_arms(
     return fits[: len(arms)], fits[len(arms)] if priced else None
 
 
-def _growth(material: Material, fit: CrossFit, settings: StudySettings) -> pl.DataFrame | None:
+def _label_efficiency(material: Material, fit: CrossFit, settings: StudySettings) -> pl.DataFrame | None:
     if not settings.sweep.label_efficiency.draws or fit.task.fold_labels != "grouped":
         return None
     head, sweep = fit.final.head, settings.sweep

@@ -138,7 +138,7 @@ def render_page(inputs: ReportInputs) -> str:
         findings=inputs.findings,
         sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
         sweep=sweep_figure(inputs.findings, inputs.artifacts),
-        growth=_growth(inputs),
+        label_efficiency=_label_efficiency(inputs),
         added=show_added(inputs.added),
         galleries=tuple(_galleries(inputs)),
         credits=tuple(_credits(inputs)),
@@ -236,7 +236,7 @@ def _maps(inputs: ReportInputs, finding: Finding) -> tuple[Figure, ...]:
     return map_figures(inputs.artifacts.embedding_map, synthetic=inputs.findings.synthetic)
 
 
-def _growth(inputs: ReportInputs) -> Figure | None:
+def _label_efficiency(inputs: ReportInputs) -> Figure | None:
     table = inputs.artifacts.label_efficiency
     return None if table is None else label_efficiency_figure(table, synthetic=inputs.findings.synthetic)
 
@@ -344,14 +344,14 @@ def show_added(added: Added) -> AddedSections:
 FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; background: #fff; }'
 
 
-def save_sweep(trials: pl.DataFrame, growth: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
+def save_sweep(trials: pl.DataFrame, label_efficiency: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
     """Write a sweep's trials and plots."""
     trials.write_parquet(folder / "trials.parquet")
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(trials_figure(trials, known), plot_name(trials), folder)
-    if growth is not None:
-        growth.write_parquet(folder / LABEL_EFFICIENCY_FILE)
-        save_plots(label_efficiency_figure(growth, synthetic=tiles.synthetic), "training-groups", folder)
+    if label_efficiency is not None:
+        label_efficiency.write_parquet(folder / LABEL_EFFICIENCY_FILE)
+        save_plots(label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic), "training-groups", folder)
 
 
 def save_plots(figure: Figure | None, name: str, folder: Path) -> None:

@@ -221,11 +221,11 @@ def _report_inputs(
         ],
     }
     tiles = tuple(arms[0].material.tiles for arms in embedded.both)
-    growth = studies.source.growth if studies.source else None
+    efficiency = studies.source.label_efficiency if studies.source else None
     placed = next((study.embedding_map for study in present if study.embedding_map is not None), None)
     return ReportInputs(
         findings=findings,
-        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), growth, placed),
+        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), efficiency, placed),
         provenance=provenance,
         stages=(),
         ledger=(),
@@ -257,8 +257,8 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
         save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         if inputs.artifacts.label_efficiency is not None:
-            growth = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
-            save_plots(growth, "training-groups", folder)
+            figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+            save_plots(figure, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
     tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
     return RunResult(inputs, config.out, n_computed, tracked)

@@ -154,14 +154,14 @@ def sweep_tiles(
     start = time.perf_counter()
     result = sweep(material.embeddings, task, config.sweep, support)[0]
     sweep_s = time.perf_counter() - start
-    growth = None
+    efficiency = None
     if config.sweep.label_efficiency.draws:
-        growth = label_efficiency(material.embeddings, task, result.head, config.sweep, config.interval, support)
+        efficiency = label_efficiency(material.embeddings, task, result.head, config.sweep, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
         head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)
         save_bundle(head, folder)
-        save_sweep(with_origin(result, domain, PROBE), growth, tiles, folder)
+        save_sweep(with_origin(result, domain, PROBE), efficiency, tiles, folder)
     swept = SweptSet(new_run_id(), tiles.name, domain, split.split_hash if split else "", config.out,
                      (ArmSweep(PROBE, result, sweep_s=sweep_s),))  # fmt: skip
     choice = describe_choice(result, domain)
