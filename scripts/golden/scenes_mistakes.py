@@ -164,7 +164,7 @@ TABLES = Scene(
         mistake("reader-missing", "run reader.py --data folders"),
         mistake("reader-without-spec", "data describe reader.py --data folders", edits.text("reader.py", "x = 1\n")),
         mistake("reader-that-fails", "data describe reader.py --data folders", edits.text(
-            "reader.py", "from histotune.datasets.dataset_spec import DatasetSpec\n"
+            "reader.py", "from histotune.datasets import DatasetSpec\n"
             'SPEC = DatasetSpec(name="mine", title="Mine", licence="CC0", citation="Me.")\n\n\n'
             "def read(config):\n    return config.nothing\n")),
         mistake("reader-of-other-things", "data describe reader.py --data folders", edits.replace(

@@ -13,8 +13,7 @@ SMALL_DEMO = """--set cohort.n_groups=8 --set cohort.n_tiles_breakhis=32 --set c
 --set interval.n_resamples=200 --set evaluation.permutations=199"""
 TRANSFER = "--set transfer.draws=3 --set transfer.folds=2"
 READER = """
-from histotune.datasets.dataset_spec import ClassScheme, DatasetSpec
-from histotune.datasets.rows import Tile
+from histotune.datasets import ClassScheme, DatasetSpec, Tile
 
 NAMES = ("tumour", "adipose", "stroma")
 SPEC = DatasetSpec(name="tiles", title="The same tiles", licence="CC0", citation="Me.", caveats=("Made up.",),

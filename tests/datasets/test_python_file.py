@@ -14,8 +14,8 @@ from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 
 START = """\
-from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec
-from histotune.datasets.rows import Tile
+from histotune.datasets import CandidateScale, ClassScheme
+from histotune.datasets import DatasetSpec, Tile
 
 SPEC = DatasetSpec(name="mine", title="Mine", licence="CC0", citation="Me.", stain="H&E")
 """
@@ -145,3 +145,11 @@ def test_a_changed_file_is_not_run(data: Path) -> None:
     with pytest.raises(UserError, match="not the one that the settings were made with"):
         read_dataset(kept)
     assert not marker.exists()
+
+
+def test_a_name_of_the_package_that_moved_is_told_where_it_is(data: Path) -> None:
+    said = message("from histotune.datasets.catalog import DatasetSpec\n", data)
+    assert "mine.py stopped with ModuleNotFoundError" in said
+    line = next(line for line in said.splitlines() if "import from the rooms: " in line)
+    for statement in line.partition("import from the rooms: ")[2].split("; "):
+        exec(statement, {})  # the fix can be typed as it stands

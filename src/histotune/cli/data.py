@@ -91,11 +91,14 @@ def split_command(
 ) -> None:
     """Make a split by its name, or check one from a file; show how even it is, and keep it."""
     from histotune.datasets.splits.balance import render_split
+    from histotune.datasets.splits.named import save_split
     from histotune.studies import data_verbs
 
     tiles = data_verbs.read(dataset, data, set=settings)
-    print(render_split(data_verbs.split(tiles, split=split, out=out, allow_leaky=allow_leaky), tiles))
+    found = data_verbs.split(tiles, split=split, allow_leaky=allow_leaky)
+    print(render_split(found, tiles))  # before it is written: a folder that can't be written costs no look at the split
     if out is not None:
+        save_split(found, out)
         print(f"split: {out}")
 
 

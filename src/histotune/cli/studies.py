@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from histotune.cli.options import BackboneName, Cache, Cluster, Data, Final, OnBadImage, Out, SetField, SplitName
+from histotune.cli.options import BackboneName, Cache, Cluster, Data, Final, OnBadImage, Out, SetField
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
 from histotune.tools.marks import PROBE, arm_words
@@ -38,7 +38,7 @@ def matrix(
     data: Data = None,
     backbone: BackboneName = None,
     matched: Matched = False,
-    split: SplitName = None,
+    split: Annotated[str | None, typer.Option("--split", help="Folds, such as grouped-5-seed0.")] = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -88,11 +88,21 @@ def _price(lost: str) -> str:
 def transfer(
     head: Annotated[Path, typer.Argument(help="Folder of a finished run, which holds its held-out scores.")],
     target: Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")],
-    data: Data = None,
-    out: Out = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the target, or table of tiles.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for transfer.json and transfer.html.", show_default=False)
+    ] = None,
     cache: Cache = None,
-    settings: SetField = None,
-    split: SplitName = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of the config: --set transfer.stain=reinhard. Repeatable.",
+                     show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="A split of the target: its valid or test part.", show_default=False)
+    ] = None,
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,

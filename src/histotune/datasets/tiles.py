@@ -414,10 +414,14 @@ def _explained(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
+        is_ours = isinstance(error, ModuleNotFoundError) and str(error.name).startswith("histotune.")
+        rooms = "from histotune.datasets import ClassScheme, DatasetConfig, DatasetSpec, Tile"
         raise UserError(
             f"{path.name} stopped with {type(error).__name__}: {error}",
             value=f"{path}, line {_line(error, path)}",
-            fix="mend the file; histotune --debug ... shows the whole traceback",
+            fix=f"import from the rooms: {rooms}; from histotune.tools import UserError"
+            if is_ours
+            else "mend the file; histotune --debug ... shows the whole traceback",
         ) from error
 
 
