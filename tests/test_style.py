@@ -65,3 +65,13 @@ def test_a_public_classs_name_is_unique() -> None:
                 places[node.name].append(name_of(path))
     rooms = {"Room"}  # the three rooms that can be called
     assert not {name: found for name, found in places.items() if len(found) > 1 and name not in rooms}
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE.parents[1] / "tests").glob("*/**/test_*.py")), ids=lambda path: path.stem
+)
+def test_a_file_of_tests_is_named_by_what_it_tests(path: Path) -> None:
+    room = PACKAGE / path.relative_to(PACKAGE.parents[1] / "tests").parts[0]
+    files = {one.stem for one in room.rglob("*.py")} | {one.name for one in room.iterdir() if one.is_dir()}
+    name = path.stem.removeprefix("test_")
+    assert any(name == file or name.startswith(f"{file}_") for file in files)

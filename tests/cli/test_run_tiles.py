@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.conftest import CommandResult
 from tests.datasets.fakes import encoded, write_image_parquet
-from tests.datasets.patch_camelyon.test_kaggle import image_id
+from tests.datasets.test_pcam_copies_kaggle import image_id
 
 Histotune = Callable[..., CommandResult]
 QUICK = ("--set", "sweep.penalties=[0.01,1]", "--set", "sweep.folds=3", "--set", "evaluation.outer_folds=3",

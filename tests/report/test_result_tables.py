@@ -31,11 +31,11 @@ from histotune.tools.table import Table
 from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.datasets.test_describe import NAMES, breakhis
-from tests.evaluation.test_comparison import FEW, INTERVAL, contender
+from tests.evaluation.test_run_comparison import FEW, INTERVAL, contender
 from tests.heads.samples import make_task
 from tests.report.made_up import made_findings
-from tests.report.test_audit_page import made_audit
-from tests.report.test_map_figures import made_robustness
+from tests.report.test_study_pages_audit import made_audit
+from tests.report.test_sweep_figures_map import made_robustness
 from tests.transfer.conftest import make_transfer
 
 AUROC = Score("auroc", 0.8, Interval(0.7, 0.9, 0.95, "a method"), 20, 10)

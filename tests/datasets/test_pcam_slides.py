@@ -20,7 +20,7 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 from tests.datasets.fakes import encoded, write_image_parquet
-from tests.datasets.patch_camelyon.test_kaggle import image_id
+from tests.datasets.test_pcam_copies_kaggle import image_id
 
 RNG = np.random.default_rng(0)
 X_NHWC = RNG.integers(0, 256, (12, 96, 96, 3), dtype=np.uint8)

@@ -17,7 +17,7 @@ from histotune.datasets.read import read_dataset
 from histotune.tools.errors import UserError
 from tests.damage import flip, folder_for_everyone, without_rights
 from tests.datasets.fakes import encoded, write_image_parquet, write_part
-from tests.datasets.patch_camelyon.test_kaggle import image_id, write_kaggle
+from tests.datasets.test_pcam_copies_kaggle import image_id, write_kaggle
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # Pillow warns of some damage to TIFF
 PATCH = np.full((96, 96, 3), 7, np.uint8)

@@ -13,7 +13,7 @@ from histotune.evaluation.findings import PartTable
 from histotune.evaluation.material import Material
 from histotune.evaluation.scoring import score_domains, score_units
 from histotune.statistics.predictions import IntervalConfig, Predictions
-from tests.evaluation.test_parts import scored
+from tests.evaluation.test_scoring_parts import scored
 
 INTERVAL = IntervalConfig(n_resamples=200)
 

@@ -17,9 +17,8 @@ from histotune.datasets.fetch.facts import PCAM_SOURCES
 from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome
 from histotune.datasets.fetch.fetch_pcam import PcamHub
 from histotune.tools.errors import UserError
-
-from .conftest import IMPATIENT, Heard
-from .made import Tree
+from tests.datasets.fetch.conftest import IMPATIENT, Heard
+from tests.datasets.fetch.made import Tree
 
 ROWS = {"train": 4, "valid": 2, "test": 2}
 
