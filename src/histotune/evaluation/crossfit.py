@@ -87,6 +87,7 @@ def score_folds(
     material: Material, plan: CrossFitPlan, results: list[SweepResult], rows_by_fold: list[NDArray[np.int64]]
 ) -> Predictions:
     """Score each fold's tiles with the head that excluded them."""
+    # every tile once, in the order of the folds; the head and the threshold that scored it go with its row
     logits, probabilities, head_ids, thresholds = [], [], [], []
     for result, rows in zip(results, rows_by_fold, strict=True):
         logit_NK = head_logits(result.head, material.embeddings.take(rows))

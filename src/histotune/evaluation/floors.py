@@ -41,6 +41,7 @@ def majority_predictions(
 ) -> Predictions:
     """Predict the training set's class frequencies for every tile."""
     n_classes = len(material.tiles.class_names)
+    # a tile of fold f gets the class frequencies p_fK of the tiles that trained there, and logit_K = log(p_K / p_0)
     frequency_FK = np.stack([_frequencies(labels, n_classes) for labels in train_labels])
     fold_by_tile = dict(zip(like.table["tile_id"], like.table["fold"], strict=True))
     fold_N = np.array([fold_by_tile[tile_id] for tile_id in material.tiles.take(rows).tile_ids], dtype=np.int64)
@@ -65,6 +66,7 @@ def untuned_arms(
     part = material.take(rows)
     columns = part.embeddings.columns(part.default_pooling)
     n_classes = len(part.tiles.class_names)
+    # M heads with random weights on all tiles at once; each domain then reads its own columns
     logit_MNK = untuned_logits(part.embeddings, columns, n_classes, n_draws, seed, np.arange(len(rows)))
     domains = np.array(domains_of(part.tiles))
     arms = []

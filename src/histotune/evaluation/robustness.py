@@ -388,6 +388,8 @@ def sum_tallies(tallies: Sequence[Tally]) -> Tally:
 
 def nearest_of_other_groups(x_ND: Matrix, group_N: Int, n_kept: int) -> Int:
     """Return each tile's nearest tiles of other groups by cosine, nearest first; equally near ones in row order."""
+    # cosine(i, j) = x_i . x_j / (|x_i| |x_j|); tiles of one group are infinitely far from each other. Of each block of
+    # rows the nearest are picked unordered, put into row order, and sorted stably, so that ties keep the row order.
     length_N1 = np.maximum(np.linalg.norm(x_ND.astype(np.float32), axis=1, keepdims=True), 1e-30)
     unit_ND = x_ND.astype(np.float32) / length_N1
     n_kept = min(n_kept, len(unit_ND))
@@ -412,6 +414,8 @@ def _first(allowed_NJ: NDArray[np.bool_], k: int) -> NDArray[np.bool_]:
 
 def _random_counts(square: Square, k: int) -> tuple[float, float]:
     """Return both counts as they would be on average with neighbours drawn blindly from the allowed tiles."""
+    # Drawn blindly, a tile sees min(k, n_allowed) neighbours, of which a share n_cell / n_allowed lies in each cell of
+    # class and site, its own group left out: same class at the other site, and the other class at the same site.
     cell_N = 2 * square.class_N + square.site_N
     own_G4 = np.zeros((int(square.group_N.max()) + 1, 4))
     np.add.at(own_G4, (square.group_N, cell_N), 1.0)

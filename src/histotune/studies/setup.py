@@ -122,6 +122,7 @@ def read_with_parts(config: ExperimentConfig, read: TileSet | None = None) -> tu
 
 def rows_that_train(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:
     """Return which tiles a sweep trains on: the training magnification, within the train part where there are parts."""
+    # rows of the training magnification, and of the train part where the data set has parts
     train_N = training_rows(tiles, config.evaluation.train_magnification)
     if tiles.table["split"].null_count() == 0:
         in_part_N = np.zeros(len(tiles), dtype=np.bool_)
