@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "histotune"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FACES = {"__init__.py", "__main__.py"}
+TABLES = (ast.Dict, ast.List, ast.Tuple, ast.Set, ast.Subscript, ast.Call)  # of data: literals, and Literal[...]
 SHARED_NAMES = FACES | {"config.py"}
 MANY = {
     "studies/verbs.py": 12,
@@ -75,3 +76,16 @@ def test_a_file_of_tests_is_named_by_what_it_tests(path: Path) -> None:
     files = {one.stem for one in room.rglob("*.py")} | {one.name for one in room.iterdir() if one.is_dir()}
     name = path.stem.removeprefix("test_")
     assert any(name == file or name.startswith(f"{file}_") for file in files)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_code_is_laid_out_by_the_formatter_but_for_tables_of_data(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    tables = {
+        number
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, TABLES)
+        for number in range(node.lineno, (node.end_lineno or 0) + 1)
+    }
+    odd = [number for number, line in enumerate(lines, 1) if "# fmt: skip" in line and number not in tables]
+    assert not odd

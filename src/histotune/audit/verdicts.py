@@ -233,8 +233,20 @@ def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None) -> 
     table = named.join(classes, on="tile_id", how="left", maintain_order="left").with_columns(
         pl.col("class").fill_null(UNLABELLED), pl.col("magnification").fill_null(UNKNOWN)
     )
-    kept = ("tile_id", "group_id", "slide_id", "site", "scanner", "source_patient_id", "magnification", "width_px",
-            "height_px", "label", "class", "side")  # fmt: skip
+    kept = (
+        "tile_id",
+        "group_id",
+        "slide_id",
+        "site",
+        "scanner",
+        "source_patient_id",
+        "magnification",
+        "width_px",
+        "height_px",
+        "label",
+        "class",
+        "side",
+    )
     return Facts(tiles, table.select(kept), labels.class_names, _split_facts(split, side))
 
 

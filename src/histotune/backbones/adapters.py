@@ -24,9 +24,16 @@ CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "
 SIDECAR = "histotune_adapter.json"
 HUB_ADAPTER = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)((?:/[A-Za-z0-9][\w.-]*)*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-DESCRIPTIVE = frozenset({
-    "base_model_name_or_path", "revision", "auto_mapping", "task_type", "inference_mode", "peft_version",
-})  # settings that do not change what an adapter computes  # fmt: skip
+DESCRIPTIVE = frozenset(
+    {
+        "base_model_name_or_path",
+        "revision",
+        "auto_mapping",
+        "task_type",
+        "inference_mode",
+        "peft_version",
+    }
+)  # settings that do not change what an adapter computes
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,18 @@ LOG = logging.getLogger(__name__)
 Json = dict[str, Any]
 PROCESSOR = "preprocessor_config.json"
 TOKENS = ("cls", "patch_mean")
-TOKEN_MODELS = frozenset({
-    "dinov2", "dinov2_with_registers", "dinov3_vit", "vit", "vit_msn", "deit", "beit", "data2vec-vision",
-})  # transformers model types with a class token  # fmt: skip
+TOKEN_MODELS = frozenset(
+    {
+        "dinov2",
+        "dinov2_with_registers",
+        "dinov3_vit",
+        "vit",
+        "vit_msn",
+        "deit",
+        "beit",
+        "data2vec-vision",
+    }
+)  # transformers model types with a class token
 TOKEN_ARCHITECTURES = ("vit_", "deit_", "deit3_", "beit_", "beitv2_", "eva02_", "flexivit_")  # timm name prefixes
 PILLOW_FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # of Pillow's Resampling
 

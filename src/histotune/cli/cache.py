@@ -186,8 +186,10 @@ def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
         print(f"no embedding space of histotune's in {_root(cache)}")
     for store in found:
         check = check_space(store)
-        print(f"{check.short_name} ({check.backbone}): {check.n_rows:,} rows in {check.n_shards:,} shards, every byte "
-              f"read, {len(check.damaged):,} damaged")  # fmt: skip
+        print(
+            f"{check.short_name} ({check.backbone}): {check.n_rows:,} rows in {check.n_shards:,} shards, every byte "
+            f"read, {len(check.damaged):,} damaged"
+        )
         for damage in check.damaged:
             print(f"  damaged: {damage.name}: {damage.reason}")
         for debris in check.debris:
@@ -211,8 +213,10 @@ def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
     for store in found:
         repair = repair_space(store)
         check = repair.check
-        print(f"{check.short_name} ({check.backbone}): {len(check.damaged):,} damaged shards set aside, "
-              f"{len(check.debris):,} files swept up")  # fmt: skip
+        print(
+            f"{check.short_name} ({check.backbone}): {len(check.damaged):,} damaged shards set aside, "
+            f"{len(check.debris):,} files swept up"
+        )
         for item in (*check.damaged, *check.debris):
             print(f"  {item.name}: {item.reason}")
         _print_foreign(check.foreign)
@@ -260,15 +264,22 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
     root = _root(typed.get("cache"))
     stores = () if space is None else find_stores(root, [space])
     if len(stores) > 1:
-        raise UserError("several spaces have this name", value=space, fix="name one by its key",
-                        allowed=", ".join(store.short_name for store in stores))  # fmt: skip
+        raise UserError(
+            "several spaces have this name",
+            value=space,
+            fix="name one by its key",
+            allowed=", ".join(store.short_name for store in stores),
+        )
     if typed.get("dataset") is not None:
         table = _dataset_table(stores[0] if stores else None, coords, typed)
     elif stores:
         table = space_table(stores[0])
     else:
-        raise UserError("what to export?", allowed="a SPACE, or --dataset NAME --data DIR",
-                        fix="histotune cache ls lists the spaces")  # fmt: skip
+        raise UserError(
+            "what to export?",
+            allowed="a SPACE, or --dataset NAME --data DIR",
+            fix="histotune cache ls lists the spaces",
+        )
     n_files = export(table, out)
     files = "" if n_files == 1 else f" in {n_files:,} files"
     print(
@@ -337,8 +348,11 @@ def _chosen(choice: RemoveChoice, root: Path) -> tuple[Store, ...]:
     from histotune.embeddings.upkeep import find_stores, parse_age, space_facts
 
     if not (choice.names or choice.older_than or choice.everything):
-        raise UserError("what to remove?", allowed="SPACE..., fits, --older-than 30d, or --all",
-                        fix="histotune cache ls lists the spaces")  # fmt: skip
+        raise UserError(
+            "what to remove?",
+            allowed="SPACE..., fits, --older-than 30d, or --all",
+            fix="histotune cache ls lists the spaces",
+        )
     if choice.everything and (choice.names or choice.older_than):
         raise UserError("--all removes everything, so nothing else goes with it", fix="leave out one of them")
     spaces = tuple(name for name in choice.names if name != FITS)
@@ -379,16 +393,29 @@ def inventory_table(inventory: Inventory) -> Table:
     """Return a row per embedding space."""
     names = ("space", "backbone", "view", "precision", "device", "rows", "size", "last used", "")
     rows = rows_of(
-        (space.short_name, space.backbone, space.view, space.precision, space.device, f"{space.n_rows:,}",
-         readable_bytes(space.n_bytes), _when(space.last_used_s), _state(space))
+        (
+            space.short_name,
+            space.backbone,
+            space.view,
+            space.precision,
+            space.device,
+            f"{space.n_rows:,}",
+            readable_bytes(space.n_bytes),
+            _when(space.last_used_s),
+            _state(space),
+        )
         for space in inventory.spaces
-    )  # fmt: skip
+    )
     return Table("", columns_of(names, right=("rows", "size"), fit="cut"), rows)
 
 
 def _state(space: SpaceFacts) -> str:
-    words = [(EXTERNAL, space.external), ("in use", space.in_use), ("damaged", bool(space.damaged)),
-             ("interrupted", bool(space.n_pending) and not space.in_use)]  # fmt: skip
+    words = [
+        (EXTERNAL, space.external),
+        ("in use", space.in_use),
+        ("damaged", bool(space.damaged)),
+        ("interrupted", bool(space.n_pending) and not space.in_use),
+    ]
     return ", ".join(word for word, is_so in words if is_so)
 
 

@@ -276,9 +276,14 @@ def _scale_config(options: ScaleOptions) -> ScaleConfig:
     try:
         return ScaleConfig.model_validate({name: value for name, value in typed.items() if value is not None})
     except ValidationError as error:
-        raise_together([
-            UserError(f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
-                      value=detail["input"], fix="histotune data estimate-mpp --help")
-            for detail in error.errors()
-        ])  # fmt: skip
+        raise_together(
+            [
+                UserError(
+                    f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
+                    value=detail["input"],
+                    fix="histotune data estimate-mpp --help",
+                )
+                for detail in error.errors()
+            ]
+        )
         raise

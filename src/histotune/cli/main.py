@@ -317,8 +317,12 @@ def _join_ranks(command: str) -> bool:
 
     rank = process_rank()
     if rank.world_size > 1 and command not in TOGETHER:
-        raise UserError("this command runs in one process, and here are several", value=f"{command}, {rank}",
-                        allowed=", ".join(TOGETHER), fix="run it without torchrun (unset WORLD_SIZE)")  # fmt: skip
+        raise UserError(
+            "this command runs in one process, and here are several",
+            value=f"{command}, {rank}",
+            allowed=", ".join(TOGETHER),
+            fix="run it without torchrun (unset WORLD_SIZE)",
+        )
     see_own_gpu(rank)
     return rank.leads
 

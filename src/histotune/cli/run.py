@@ -83,18 +83,24 @@ def estimate_and_print(config: ExperimentConfig) -> None:
     if not process_rank().leads:
         return
     found = estimate_only(config)
-    print(f"{found.n_tiles:,} tiles, {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
-          f"({found.precision} on {found.device})")  # fmt: skip
+    print(
+        f"{found.n_tiles:,} tiles, {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
+        f"({found.precision} on {found.device})"
+    )
     for stage in found.stages:
         limits = "  <- the limit" if stage == found.limit else ""
         print(f"  {stage.name:16} {stage.images_per_s:10,.1f} images/s on its own{limits}")
     if found.n_missing:
         fastest, slowest = (found.batch_size / seconds for seconds in (min(found.batches_s), max(found.batches_s)))
         low, high = found.hours_between
-        print(f"  {'all together':16} {found.images_per_s:10,.1f} images/s ({slowest:,.1f} to {fastest:,.1f} over "
-              f"{len(found.batches_s)} batches of {found.batch_size})")  # fmt: skip
-        print(f"about {_duration(found.hours)} ({_duration(low)} to {_duration(high)}), "
-              f"{readable_bytes(found.storage_bytes)} of embeddings")  # fmt: skip
+        print(
+            f"  {'all together':16} {found.images_per_s:10,.1f} images/s ({slowest:,.1f} to {fastest:,.1f} over "
+            f"{len(found.batches_s)} batches of {found.batch_size})"
+        )
+        print(
+            f"about {_duration(found.hours)} ({_duration(low)} to {_duration(high)}), "
+            f"{readable_bytes(found.storage_bytes)} of embeddings"
+        )
     if found.download_bytes:
         print(f"about {readable_bytes(found.download_bytes)} of weights to download first")
     for note in found.notes:

@@ -49,9 +49,15 @@ def matrix(
     from histotune.studies.arguments import build_config
 
     config = build_config(
-        dataset, data=data, backbone=backbone, split=split, cache=cache, settings=settings, cluster=cluster,
+        dataset,
+        data=data,
+        backbone=backbone,
+        split=split,
+        cache=cache,
+        settings=settings,
+        cluster=cluster,
         on_bad_image=on_bad_image,
-    )  # fmt: skip
+    )
     matrix_and_print(config, out, matched=matched)
 
 
@@ -97,8 +103,9 @@ def transfer(
     cache: Cache = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any field of the config: --set transfer.stain=reinhard. Repeatable.",
-                     show_default=False),
+        typer.Option(
+            "--set", help="Any field of the config: --set transfer.stain=reinhard. Repeatable.", show_default=False
+        ),
     ] = None,
     split: Annotated[
         str | None, typer.Option("--split", help="A split of the target: its valid or test part.", show_default=False)
@@ -109,7 +116,7 @@ def transfer(
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Embed the target again with scale and stain undone.")
     ] = True,
-) -> None:  # fmt: skip
+) -> None:
     """Say why a head falls short on another data set: what is lost in ranking and in the decision, and what helps.
 
     histotune transfer runs/breakhis pcam --data PCAM --final
@@ -117,9 +124,16 @@ def transfer(
     from histotune.studies.arguments import build_config
 
     config = build_config(
-        target, data=data, out=out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}", cache=cache,
-        settings=settings, split=split, final=final, cluster=cluster, on_bad_image=on_bad_image,
-    )  # fmt: skip
+        target,
+        data=data,
+        out=out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}",
+        cache=cache,
+        settings=settings,
+        split=split,
+        final=final,
+        cluster=cluster,
+        on_bad_image=on_bad_image,
+    )
     transfer_and_print(head, config, images=images)
 
 
@@ -319,8 +333,10 @@ def trials_and_print(chosen: TrialFilter) -> None:
     table = _narrowed(table, chosen)
     for (trained_on,), part in table.group_by("trained_on", maintain_order=True):
         _print_trials(str(trained_on), part.sort("score", nulls_last=True, maintain_order=True), chosen.top)
-    print(f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
-          f"'{trials_folder(state)}/*.parquet')")  # fmt: skip
+    print(
+        f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
+        f"'{trials_folder(state)}/*.parquet')"
+    )
 
 
 def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
@@ -330,8 +346,12 @@ def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
             continue
         known = sorted(set(table[column]))
         if name not in known:
-            raise UserError(f"no trial on record has this {column.replace('_', ' ')}", value=name,
-                            allowed=", ".join(known), closest=closest_name(name, known))  # fmt: skip
+            raise UserError(
+                f"no trial on record has this {column.replace('_', ' ')}",
+                value=name,
+                allowed=", ".join(known),
+                closest=closest_name(name, known),
+            )
         table = table.filter(table[column] == name)
     if chosen.everything:
         return table
@@ -348,25 +368,36 @@ def recorded_table(trained_on: str, trials: pl.DataFrame) -> Table:
     """Return trials on record as a table."""
     names = ("log-loss", "SE", "AUROC", "backbone", "family", "settings", "groups", "run", "")
     rows = rows_of(
-        (*(_number(row[name]) for name in ("score", "score_se", "auroc")), row["backbone"], row["family"],
-         _settings(row["settings"]), str(row["n_groups"]), row["run_id"], _remark(row))
+        (
+            *(_number(row[name]) for name in ("score", "score_se", "auroc")),
+            row["backbone"],
+            row["family"],
+            _settings(row["settings"]),
+            str(row["n_groups"]),
+            row["run_id"],
+            _remark(row),
+        )
         for row in trials.iter_rows(named=True)
-    )  # fmt: skip
+    )
     title = f"{trained_on}: group-balanced log-loss, out of fold, lower is better"
     return Table(title, columns_of(names, right=("log-loss", "SE", "AUROC", "groups"), fit="cut"), rows)
 
 
 def _settings(text: str) -> str:
     found: dict[str, Any] = json.loads(text)
-    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                     for name, value in found.items())  # fmt: skip
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items()
+    )
 
 
 def _remark(row: dict[str, Any]) -> str:
-    words = (("chosen, optimistic", row["chosen"]), ("diverged", row["diverged"]),
-             ("not converged", not row["converged"] and not row["diverged"]),
-             (arm_words(row["arm"]), row["arm"] != PROBE),
-             (row["training_set"], row["training_set"] != "all"))  # fmt: skip
+    words = (
+        ("chosen, optimistic", row["chosen"]),
+        ("diverged", row["diverged"]),
+        ("not converged", not row["converged"] and not row["diverged"]),
+        (arm_words(row["arm"]), row["arm"] != PROBE),
+        (row["training_set"], row["training_set"] != "all"),
+    )
     return ", ".join(word for word, is_so in words if is_so)
 
 

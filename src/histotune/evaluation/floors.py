@@ -206,8 +206,9 @@ def _row(name: str, arm: ScoredArm, values: list[tuple[float, ...]]) -> ScoredAr
         method = f"range of {len(of_metric)} permutations, not a confidence interval"
         spread = Interval(float(of_metric.min()), float(of_metric.max()), 1.0, method)
         scores.append(Score(metric, float(np.median(of_metric)), spread, n_tiles, n_groups))
-    return ScoredArm(name, arm.domain, "the same tiles, labels permuted among groups", arm.input_mpp, tuple(scores),
-                     arm.marks)  # fmt: skip
+    return ScoredArm(
+        name, arm.domain, "the same tiles, labels permuted among groups", arm.input_mpp, tuple(scores), arm.marks
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -215,9 +216,11 @@ def _row(name: str, arm: ScoredArm, values: list[tuple[float, ...]]) -> ScoredAr
 
 
 def compare_first(
-    scored: Sequence[tuple[str, Predictions]], domains: Sequence[str], evaluation: EvaluationConfig,
+    scored: Sequence[tuple[str, Predictions]],
+    domains: Sequence[str],
+    evaluation: EvaluationConfig,
     interval: IntervalConfig,
-) -> tuple[PairedDifference, ...]:  # fmt: skip
+) -> tuple[PairedDifference, ...]:
     """Compare the first arm with every other, domain by domain."""
     if not evaluation.permutations or len(scored) < 2:
         return ()

@@ -124,8 +124,11 @@ def matched_view(tiles: TileSet, view: ViewConfig, experiment: Experiment) -> Vi
     seen = seen_scales(tiles, plain)
     unknown = [one.magnification for one in seen if not np.isfinite(one.input_mpp)]
     if unknown:
-        raise UserError(f"{experiment} needs the scale of every magnification", value=", ".join(unknown),
-                        fix="give the data set's mpp: histotune data describe")  # fmt: skip
+        raise UserError(
+            f"{experiment} needs the scale of every magnification",
+            value=", ".join(unknown),
+            fix="give the data set's mpp: histotune data describe",
+        )
     choose = max if experiment == "equal input_mpp" else min
     target = choose(one.input_mpp for one in seen)
     return plain.model_copy(update={"target_mpp": float(f"{target:.6g}")})
@@ -136,8 +139,12 @@ def seen_scales(tiles: TileSet, view: ViewConfig) -> tuple[SeenScale, ...]:
     geometry = view_geometry(tiles, view)
     mpp_N = geometry.input_mpp_N2.mean(axis=1)
     of_tile = tiles.table["magnification"].fill_null("").to_numpy()
-    ratio_N = np.divide(geometry.resized_px_N2.min(axis=1), geometry.source_px_N2.min(axis=1),
-                        out=np.full(len(tiles), np.nan), where=geometry.known_N)  # fmt: skip
+    ratio_N = np.divide(
+        geometry.resized_px_N2.min(axis=1),
+        geometry.source_px_N2.min(axis=1),
+        out=np.full(len(tiles), np.nan),
+        where=geometry.known_N,
+    )
     found = []
     for name in magnifications_of(tiles):
         here_N = (of_tile == name) & (tiles.labels_N >= 0)
@@ -362,8 +369,14 @@ def magnification_matrix(
         for name in names:
             diagonal = next(one for one in rows if one.name == name)
             cells.append(_cell(row, diagonal, name, settings, scored))
-    return MagnificationMatrix(seen.experiment, size, material.view, tuple(cells), seen.scales,
-                               (*_size_notes(material, sets, size), *seen.notes))  # fmt: skip
+    return MagnificationMatrix(
+        seen.experiment,
+        size,
+        material.view,
+        tuple(cells),
+        seen.scales,
+        (*_size_notes(material, sets, size), *seen.notes),
+    )
 
 
 def _scored_tiles(material: Material, plan: CrossFitPlan) -> ScoredTiles:
@@ -399,10 +412,14 @@ def _masks(plan: CrossFitPlan, sets: Sequence[TrainingTiles]) -> dict[str, list[
 
 def _task(material: Material, masks: Sequence[NDArray[np.bool_]]) -> SweepTask:
     return SweepTask(
-        labels_N=material.tiles.labels_N, groups=tuple(tile_groups(material.tiles)),
-        class_names=material.tiles.class_names, train_sets_SN=np.stack(masks), fold_labels="grouped",
-        default_pooling=material.default_pooling, nested_estimate_sets=(),  # these heads are scored on held-out tiles
-    )  # fmt: skip
+        labels_N=material.tiles.labels_N,
+        groups=tuple(tile_groups(material.tiles)),
+        class_names=material.tiles.class_names,
+        train_sets_SN=np.stack(masks),
+        fold_labels="grouped",
+        default_pooling=material.default_pooling,
+        nested_estimate_sets=(),  # these heads are scored on held-out tiles
+    )
 
 
 def _cross_fit_rows(
@@ -516,9 +533,11 @@ def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
     known = tiles.table.filter(tiles.labels_N >= 0)["magnification"].drop_nulls()
     names = tuple(sorted(set(known), key=lambda name: domain_order(f" {name}")))
     if len(names) < 2:
-        raise UserError("a cross-magnification matrix needs labelled tiles of at least two magnifications",
-                        value=", ".join(names) or f"no magnifications in {tiles.name}",
-                        fix="histotune matrix breakhis --data BreaKHis_v1")  # fmt: skip
+        raise UserError(
+            "a cross-magnification matrix needs labelled tiles of at least two magnifications",
+            value=", ".join(names) or f"no magnifications in {tiles.name}",
+            fix="histotune matrix breakhis --data BreaKHis_v1",
+        )
     return names
 
 
@@ -539,10 +558,11 @@ def training_sets(
     drawn = _draw_per_group(tiles, members_of_all, seed)
     nothing_N = np.zeros(len(tiles), bool)
     return tuple(
-        TrainingTiles(name, _take_in_turn(len(tiles), drawn, members) if set(members) <= set(members_of_all)
-                      else nothing_N)
+        TrainingTiles(
+            name, _take_in_turn(len(tiles), drawn, members) if set(members) <= set(members_of_all) else nothing_N
+        )
         for name, members in rows
-    )  # fmt: skip
+    )
 
 
 def _draw_per_group(tiles: TileSet, names: tuple[str, ...], seed: int) -> list[dict[str, Int]]:
@@ -561,8 +581,10 @@ def _draw_per_group(tiles: TileSet, names: tuple[str, ...], seed: int) -> list[d
             n = min(len(rows[name]) for name in names)
             drawn.append({name: np.array(rows[name])[rng.permutation(len(rows[name]))[:n]] for name in names})
     if not drawn:
-        raise UserError("no group has tiles at every magnification, so training sizes can't be equalised by group",
-                        value=", ".join(names))  # fmt: skip
+        raise UserError(
+            "no group has tiles at every magnification, so training sizes can't be equalised by group",
+            value=", ".join(names),
+        )
     return drawn
 
 

@@ -91,9 +91,10 @@ def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> SourcePlan:
     _require_training(tiles, train_N, split, evaluation)
     inner = "image" if RANDOM_IMAGES in split.name else "grouped"
     return SourcePlan(
-        split, "", CrossFitPlan(train_N, fold_N, split.split_hash, "image" if inner == "image" else "grouped",
-                                evaluation.seed)
-    )  # fmt: skip
+        split,
+        "",
+        CrossFitPlan(train_N, fold_N, split.split_hash, "image" if inner == "image" else "grouped", evaluation.seed),
+    )
 
 
 def choose_split(tiles: TileSet, evaluation: EvaluationConfig) -> Split | None:
@@ -168,10 +169,12 @@ def _plan_parts(tiles: TileSet, evaluation: EvaluationConfig, split: Split, trai
             f"the split {split.name} has no labelled tiles in its {part} part",
             value=part,
             allowed=", ".join(split.sides),
-            fix=None if not has_other
-            else "add --final to score the test part; every scoring is counted" if part == "valid"
+            fix=None
+            if not has_other
+            else "add --final to score the test part; every scoring is counted"
+            if part == "valid"
             else "leave out --final: this split is scored on its valid part",
-        )  # fmt: skip
+        )
     return SourcePlan(split, part, CrossFitPlan(train_N, fold_N, split.split_hash, "grouped", evaluation.seed))
 
 

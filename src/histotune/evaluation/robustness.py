@@ -154,8 +154,7 @@ def robustness_score(
 ) -> Score:
     """Return the robustness index of embeddings over all squares of a crossing."""
     if not crossing.squares:
-        reason = (f"no two classes are both found at two {crossing.column}s, with {settings.k} tiles of two groups "
-                  "each")  # fmt: skip
+        reason = f"no two classes are both found at two {crossing.column}s, with {settings.k} tiles of two groups each"
         return Score(INDEX, float("nan"), None, 0, 0, reason=reason)
     rows = crossing.rows
     groups = np.array(tile_groups(crossing.tiles))
@@ -163,11 +162,16 @@ def robustness_score(
     group_N = np.full(len(groups), -1)
     group_N[rows] = code_n.ravel()
     columns = embeddings.columns(pooling)
-    tally = sum_tallies([
-        tally_square(_filled(square, embeddings.matrix_ND[square.rows][:, columns], crossing, group_N), settings.k,
-                     len(names))
-        for square in crossing.squares
-    ])  # fmt: skip
+    tally = sum_tallies(
+        [
+            tally_square(
+                _filled(square, embeddings.matrix_ND[square.rows][:, columns], crossing, group_N),
+                settings.k,
+                len(names),
+            )
+            for square in crossing.squares
+        ]
+    )
     interval, reason = _interval(tally, crossing, group_N, settings.interval)
     if np.isnan(tally.index):
         reason = "no neighbour is of the same class at another place, and none of another class at the same"
@@ -215,8 +219,11 @@ def _interval(tally: Tally, crossing: Crossing, group_N: Int, config: IntervalCo
         )
     if config.cluster == "tile":
         return None, "this interval is over groups only"
-    short = [f"{name} has {count} groups" for name, count in zip(held, strata.per_class_K.tolist(), strict=True)
-             if count < config.min_groups_per_class]  # fmt: skip
+    short = [
+        f"{name} has {count} groups"
+        for name, count in zip(held, strata.per_class_K.tolist(), strict=True)
+        if count < config.min_groups_per_class
+    ]
     if short:
         return None, f"{'; '.join(short)}; an interval needs {config.min_groups_per_class}"
     if np.isnan(tally.index_G).any():
@@ -241,11 +248,12 @@ def _strata(crossing: Crossing, group_N: Int) -> tuple[Strata, list[str]]:
     rows, tiles = crossing.rows, crossing.tiles
     places = tiles.table[crossing.column].gather(rows)
     columns = [
-        *((f"class {tiles.class_names[label]!r}", tiles.labels_N[rows] == label)
-          for label in np.unique(tiles.labels_N[rows])),
-        *((f"{crossing.column} {place!r}", (places == place).to_numpy())
-          for place in sorted(set(places))),
-    ]  # fmt: skip
+        *(
+            (f"class {tiles.class_names[label]!r}", tiles.labels_N[rows] == label)
+            for label in np.unique(tiles.labels_N[rows])
+        ),
+        *((f"{crossing.column} {place!r}", (places == place).to_numpy()) for place in sorted(set(places))),
+    ]
     holds_GC = np.zeros((int(group_N.max()) + 1, len(columns)), dtype=np.bool_)
     for number, (_, has_n) in enumerate(columns):
         holds_GC[group_N[rows[has_n]], number] = True
@@ -472,9 +480,12 @@ def map_embeddings(
     facts = inside.take(drawn).table.select(
         "tile_id",
         pl.Series("class", [inside.class_names[label] for label in inside.labels_N[drawn]], dtype=pl.String),
-        "group_id", "site", "scanner", "stain",
+        "group_id",
+        "site",
+        "scanner",
+        "stain",
         pl.lit(len(rows), dtype=pl.Int64).alias("n_tiles"),
-    )  # fmt: skip
+    )
     with one_blas_thread(len(drawn) <= SMALL_ROWS):
         found = principal_components(x_nD, TSNE_DIMS if method == "tsne" else 2)
     tables = [_placed(facts, "pca", found.score_NC, found.share_C)]

@@ -114,13 +114,17 @@ def compare_runs(
     shared = {place: found for place, found in by_place.items() if len(found) > 1}
     if not shared:
         places = "; ".join(f"{domain} ({finding}): {found[0].name}" for (finding, domain), found in by_place.items())
-        raise UserError("no two of these runs scored the same tiles", value=places,
-                        fix="run each backbone on the same --data, --split and magnification")  # fmt: skip
+        raise UserError(
+            "no two of these runs scored the same tiles",
+            value=places,
+            fix="run each backbone on the same --data, --split and magnification",
+        )
     wanted = [(found, metric) for found in shared.values() for metric in metrics]
     families = [_family(found, metric, comparison, interval) for found, metric in track(wanted, "comparing runs")]
     alone = [place for place, found in by_place.items() if len(found) == 1]
-    notes = tuple(f"{domain} ({finding}) was scored by {by_place[finding, domain][0].name} alone."
-                  for finding, domain in alone)  # fmt: skip
+    notes = tuple(
+        f"{domain} ({finding}) was scored by {by_place[finding, domain][0].name} alone." for finding, domain in alone
+    )
     rankings = tuple(_ranking(families, names, metric, interval.level) for metric in metrics)
     return RunComparison(names, tuple(families), rankings, notes)
 
@@ -130,8 +134,9 @@ def _family(
 ) -> ComparisonFamily:
     arms = {one.name: average_seeds(one.predictions) for one in found}
     if len(arms) < len(found):
-        raise UserError("two runs have the same name", value=", ".join(one.name for one in found),
-                        fix="give them other folders")  # fmt: skip
+        raise UserError(
+            "two runs have the same name", value=", ".join(one.name for one in found), fix="give them other folders"
+        )
     within_folds = any(arm.table["fold"].n_unique() > 1 for arm in arms.values())
     for one, other in combinations(arms.items(), 2):
         _check_same(one, other, found[0].domain)
@@ -155,12 +160,17 @@ def _check_same(one: tuple[str, Predictions], other: tuple[str, Predictions], do
     tables = [predictions.table.select("tile_id", "fold").sort("tile_id") for _, predictions in (one, other)]
     ids = [set(table["tile_id"]) for table in tables]
     if ids[0] != ids[1]:
-        raise UserError(f"two runs scored other tiles of {domain}",
-                        value=f"{one[0]}: {len(ids[0]):,}, {other[0]}: {len(ids[1]):,}, both: {len(ids[0] & ids[1]):,}",
-                        fix="run both on the same --data, magnification and subset")  # fmt: skip
+        raise UserError(
+            f"two runs scored other tiles of {domain}",
+            value=f"{one[0]}: {len(ids[0]):,}, {other[0]}: {len(ids[1]):,}, both: {len(ids[0] & ids[1]):,}",
+            fix="run both on the same --data, magnification and subset",
+        )
     if not tables[0]["fold"].equals(tables[1]["fold"]):
-        raise UserError(f"two runs cross-fitted {domain} over other folds", value=f"{one[0]}, {other[0]}",
-                        fix="run both with the same --split, such as grouped-5-seed0")  # fmt: skip
+        raise UserError(
+            f"two runs cross-fitted {domain} over other folds",
+            value=f"{one[0]}, {other[0]}",
+            fix="run both with the same --split, such as grouped-5-seed0",
+        )
 
 
 def _ranking(families: Sequence[ComparisonFamily], names: tuple[str, ...], metric: MetricName, level: float) -> Ranking:
@@ -170,8 +180,11 @@ def _ranking(families: Sequence[ComparisonFamily], names: tuple[str, ...], metri
         if family.metric == metric and family.finding in TRAINED_THERE:
             for name, found in family.scores:
                 values[family.data_set][name].append(found.score.value)
-    whole = [data_set for data_set, by_name in values.items()
-             if set(by_name) == set(names) and np.isfinite(np.concatenate(list(by_name.values()))).all()]  # fmt: skip
+    whole = [
+        data_set
+        for data_set, by_name in values.items()
+        if set(by_name) == set(names) and np.isfinite(np.concatenate(list(by_name.values()))).all()
+    ]
     if len(whole) < LEAST_DATA_SETS:
         reason = (
             f"a ranking needs {LEAST_DATA_SETS} independent data sets that every run was trained and scored on, and "

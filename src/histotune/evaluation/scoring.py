@@ -139,8 +139,9 @@ def score_parts(
 ) -> tuple[PartTable, ...]:
     """Score each site, scanner and stain on its own."""
     kept = predictions.where(pl.col("domain").is_in([row.domain for row in rows]))
-    facts = kept.table.select("tile_id").join(tiles.table.select("tile_id", *PART_COLUMNS), on="tile_id", how="left",
-                                              maintain_order="left")  # fmt: skip
+    facts = kept.table.select("tile_id").join(
+        tiles.table.select("tile_id", *PART_COLUMNS), on="tile_id", how="left", maintain_order="left"
+    )
     within_folds = predictions.table["fold"].n_unique() > 1
     tables = []
     for column in PART_COLUMNS:
@@ -148,9 +149,17 @@ def score_parts(
         if n_values < 2:
             continue
         note = f"{n_values} values are too many for a table." if n_values > MAX_PARTS else ""
-        parts = [] if note else [part for row in rows
-                                 for part in _parts(row, (kept, facts[column]), interval, within_folds=within_folds,
-                                                    several=len(rows) > 1)]  # fmt: skip
+        parts = (
+            []
+            if note
+            else [
+                part
+                for row in rows
+                for part in _parts(
+                    row, (kept, facts[column]), interval, within_folds=within_folds, several=len(rows) > 1
+                )
+            ]
+        )
         tables.append(PartTable(column, tuple(parts), note))
     return tuple(tables)
 

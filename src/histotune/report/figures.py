@@ -274,8 +274,9 @@ def paired_figure(finding: Finding, *, synthetic: bool) -> Figure | None:
     """Draw the paired differences of a finding, a panel per metric."""
     drawn = [pair for pair in finding.paired if math.isfinite(pair.difference.value)]
     metrics = dict.fromkeys(metric_of(pair.difference) for pair in drawn)
-    panels = [_panel(name, [pair for pair in drawn if metric_of(pair.difference) == name], synthetic)
-              for name in metrics]  # fmt: skip
+    panels = [
+        _panel(name, [pair for pair in drawn if metric_of(pair.difference) == name], synthetic) for name in metrics
+    ]
     if not panels:
         return None
     caption = (
@@ -288,8 +289,11 @@ def paired_figure(finding: Finding, *, synthetic: bool) -> Figure | None:
 def paired_lines(finding: Finding) -> tuple[str, ...]:
     """Return every paired difference with its interval and p value, or why they are missing."""
     several = len({pair.domain for pair in finding.paired}) > 1
-    return tuple(f"{metric_label(metric_of(pair.difference))}, probe less {_label(pair, several=several)}: "
-                 f"{_difference_told(pair)}." for pair in finding.paired)  # fmt: skip
+    return tuple(
+        f"{metric_label(metric_of(pair.difference))}, probe less {_label(pair, several=several)}: "
+        f"{_difference_told(pair)}."
+        for pair in finding.paired
+    )
 
 
 def _panel(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> Markup:
@@ -381,8 +385,9 @@ def ranking_figure(
     )
     precision = precision_panel(
         Panel("Precision-recall", findings.synthetic, f"Precision-recall curves on {where}. {told['auprc']}; {n}."),
-        _precision_lines(rankings), float(rankings[-1].event_N.mean()) if len(names) == 2 else math.nan,
-    )  # fmt: skip
+        _precision_lines(rankings),
+        float(rankings[-1].event_N.mean()) if len(names) == 2 else math.nan,
+    )
     calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
     legend = tuple((swatch(one.look, as_line=True), one.label) for one in reversed(rankings))
     caption = _ranking_caption(by_arm[PROBE], where, n, len(names), bands)
@@ -417,11 +422,16 @@ def _class_rankings(part: pl.DataFrame, names: Sequence[str], bands: CurveBands)
     """One curve of the probe per class, against all other classes."""
     y_N, probability_NK = part["y_true"].to_numpy(), class_matrix(part, "probability")
     return [
-        RankedArms(y_N == index, probability_NK[:, index], LINE_LOOKS[index % len(LINE_LOOKS)],
-                   f"{name} against the rest", bands.of_class(index))
+        RankedArms(
+            y_N == index,
+            probability_NK[:, index],
+            LINE_LOOKS[index % len(LINE_LOOKS)],
+            f"{name} against the rest",
+            bands.of_class(index),
+        )
         for index, name in enumerate(names)
         if 0 < (y_N == index).sum() < len(y_N)
-    ]  # fmt: skip
+    ]
 
 
 def _roc_lines(rankings: Sequence[RankedArms]) -> list[Line]:

@@ -210,10 +210,17 @@ def _section(inputs: ReportInputs, finding: Finding) -> Section:
     figure = _figure(inputs, finding)
     parts = tuple(_part_section(finding, part) for part in finding.parts)
     return Section(
-        finding, SHORT_TITLES[finding.id], figure, score_tables(finding), tuple(marks), parts,
-        paired_figure(finding, synthetic=inputs.findings.synthetic), paired_lines(finding),
-        tuple(robustness_section(table, inputs.findings) for table in finding.robustness), _maps(inputs, finding),
-    )  # fmt: skip
+        finding,
+        SHORT_TITLES[finding.id],
+        figure,
+        score_tables(finding),
+        tuple(marks),
+        parts,
+        paired_figure(finding, synthetic=inputs.findings.synthetic),
+        paired_lines(finding),
+        tuple(robustness_section(table, inputs.findings) for table in finding.robustness),
+        _maps(inputs, finding),
+    )
 
 
 def _part_section(finding: Finding, part: PartTable) -> PartSection:
@@ -325,11 +332,15 @@ def show_added(added: Added) -> AddedSections:
     """Draw the added studies."""
     transfers = [
         TransferSection(
-            one.found, tuple(recovery_figures(one.found)), few_shot_figure(one.found), transfer_tables(one.found),
-            one.ledger, redact(one.command),
+            one.found,
+            tuple(recovery_figures(one.found)),
+            few_shot_figure(one.found),
+            transfer_tables(one.found),
+            one.ledger,
+            redact(one.command),
         )
         for one in added.transfers
-    ]  # fmt: skip
+    ]
     matrices = [
         MatrixSection(study, tuple(show_matrix(matrix, SYNTHETIC in study.marks) for matrix in study.matrices))
         for study in added.matrices

@@ -145,8 +145,14 @@ def _of_estimate(result: EmbeddingEstimate) -> tuple[Table, ...]:
     title = (
         f"{count(result.n_missing)} of {count(result.n_tiles)} tiles to compute ({result.precision} on {result.device})"
     )
-    return (Table(title, columns_of(("stage", "images/s", ""), right=("images/s",)), rows_of([*stages, *together]),
-                  result.notes),)  # fmt: skip
+    return (
+        Table(
+            title,
+            columns_of(("stage", "images/s", ""), right=("images/s",)),
+            rows_of([*stages, *together]),
+            result.notes,
+        ),
+    )
 
 
 # ------------------------------------------------------------------------------
@@ -208,10 +214,15 @@ def _score(cell: Cell | None) -> str:
 
 def _paired(finding: Finding) -> Table:
     rows = [
-        (pair.domain, short_words(pair.against), metric_label(metric_of(pair.difference)),
-         format_score(pair.difference, signed=True), pair.p_words)
+        (
+            pair.domain,
+            short_words(pair.against),
+            metric_label(metric_of(pair.difference)),
+            format_score(pair.difference, signed=True),
+            pair.p_words,
+        )
         for pair in finding.paired
-    ]  # fmt: skip
+    ]
     columns = columns_of(("scored", "probe less", "metric", "difference", "p"))
     return Table(f"{finding.title}: the probe less each floor", columns, rows_of(rows))
 
@@ -233,11 +244,31 @@ def _robustness_rows(rows: Sequence[RobustnessRow]) -> Iterator[Row]:
 
 
 def _choices(findings: Findings) -> Table:
-    names = ("trained on", "n tiles", "n groups", "chosen", "log-loss", "estimate of the procedure", "temperature",
-             "threshold", "fits", "head")  # fmt: skip
+    names = (
+        "trained on",
+        "n tiles",
+        "n groups",
+        "chosen",
+        "log-loss",
+        "estimate of the procedure",
+        "temperature",
+        "threshold",
+        "fits",
+        "head",
+    )
     rows = [
-        (one.trained_on, count(one.n_tiles), group_count(one.n_groups), chosen_trial(one), selected_score(one),
-         nested_estimates(one), temperature(one), threshold(one), count(one.n_fits), one.head_id)
+        (
+            one.trained_on,
+            count(one.n_tiles),
+            group_count(one.n_groups),
+            chosen_trial(one),
+            selected_score(one),
+            nested_estimates(one),
+            temperature(one),
+            threshold(one),
+            count(one.n_fits),
+            one.head_id,
+        )
         for one in findings.choices
-    ]  # fmt: skip
+    ]
     return Table("What each sweep chose", columns_of(names, right=("n tiles", "n groups", "fits")), rows_of(rows))

@@ -68,9 +68,12 @@ def add_study(run: Path, findings: Findings, study: Path) -> None:
     """
     kind = next((kind for kind in KINDS if (study / f"{kind}.json").is_file()), None)
     if kind is None:
-        raise UserError("this folder holds no study that can be added to a report", value=study,
-                        allowed="folders written by histotune transfer or histotune matrix",
-                        fix="histotune transfer RUN DATASET --data DIR --out FOLDER")  # fmt: skip
+        raise UserError(
+            "this folder holds no study that can be added to a report",
+            value=study,
+            allowed="folders written by histotune transfer or histotune matrix",
+            fix="histotune transfer RUN DATASET --data DIR --out FOLDER",
+        )
     path = study / f"{kind}.json"
     _check_same(findings, _read_transfer(path) if kind == "transfer" else _read_matrix(path), study)
     (run / FOLDER).mkdir(exist_ok=True)
@@ -93,14 +96,20 @@ def _check_same(findings: Findings, study: AddedTransfer | MatrixStudy, folder: 
     if isinstance(study, AddedTransfer):
         heads = [choice.head_id for choice in findings.choices]
         if study.found.head_id not in heads:
-            raise UserError("this diagnosis is of another head than the run's", value=study.found.head_id,
-                            allowed=", ".join(heads), fix="histotune transfer RUN DATASET --data DIR")  # fmt: skip
+            raise UserError(
+                "this diagnosis is of another head than the run's",
+                value=study.found.head_id,
+                allowed=", ".join(heads),
+                fix="histotune transfer RUN DATASET --data DIR",
+            )
         return
     if study.backbone != findings.backbone or study.data_set not in [one.name for one in findings.datasets]:
         names = ", ".join(one.name for one in findings.datasets)
-        raise UserError("this matrix is of another backbone or data set than the run's",
-                        value=f"{study.backbone} on {study.data_set} ({folder})",
-                        allowed=f"{findings.backbone} on {names}")  # fmt: skip
+        raise UserError(
+            "this matrix is of another backbone or data set than the run's",
+            value=f"{study.backbone} on {study.data_set} ({folder})",
+            allowed=f"{findings.backbone} on {names}",
+        )
 
 
 def _read_transfer(path: Path) -> AddedTransfer:
@@ -126,8 +135,7 @@ def _rebuild(kind: type[Any], data: dict[str, Any], path: Path) -> Any:  # noqa:
     try:
         return TypeAdapter(kind).validate_python(nan_for_null(data))
     except ValidationError as error:
-        raise UserError("this study is damaged, or was written by another version", value=path,
-                        fix=AGAIN) from error  # fmt: skip
+        raise UserError("this study is damaged, or was written by another version", value=path, fix=AGAIN) from error
 
 
 def read_object(path: Path, fix: str) -> dict[str, Any]:

@@ -163,8 +163,10 @@ def _few_shot_panel(found: Diagnosis, lines: Sequence[tuple[str, Score, Look]]) 
         52, 28, WIDTH_PX - 66, 210, (x_P[0] - 0.3, x_P[-1] + 0.3), _auroc_range([*values, *(s for _, s, _ in lines)])
     )
     ticks = nice_ticks(*frame.y_range)
-    parts = [heading("AUROC with few labels", SYNTHETIC in found.marks),
-             y_axis(frame, ticks, [f"{tick:.2f}" for tick in ticks], "AUROC on the other groups")]  # fmt: skip
+    parts = [
+        heading("AUROC with few labels", SYNTHETIC in found.marks),
+        y_axis(frame, ticks, [f"{tick:.2f}" for tick in ticks], "AUROC on the other groups"),
+    ]
     known = [(frame.x(x), score.interval) for x, score in zip(x_P, values, strict=True) if score.interval is not None]
     if len(known) > 1:
         upper = [(at, frame.y(limits.high)) for at, limits in known]
@@ -177,8 +179,14 @@ def _few_shot_panel(found: Diagnosis, lines: Sequence[tuple[str, Score, Look]]) 
     parts.append(curve(places, CURVE_LOOK.line_css, CURVE_LOOK.colour))
     parts += [line((at, frame.y(limits.low)), (at, frame.y(limits.high)), "whisker", INK) for at, limits in known]
     parts += [marker(*place, CURVE_LOOK.shape, CURVE_LOOK.colour) for place in places]
-    parts.append(x_axis(frame, x_P, [str(point.groups_per_class) for point in points],
-                        "Labelled target groups per class (logarithmic)"))  # fmt: skip
+    parts.append(
+        x_axis(
+            frame,
+            x_P,
+            [str(point.groups_per_class) for point in points],
+            "Labelled target groups per class (logarithmic)",
+        )
+    )
     panel = Panel("", SYNTHETIC in found.marks, _few_shot_words(points, lines))
     return drawing(frame.bottom_px + 44, panel.words, parts)
 
@@ -221,8 +229,10 @@ def show_matrix(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
 def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
     """Draw AUROC with its interval in every cell, darker where it is higher; the diagonal is framed."""
     column_px = (WIDTH_PX - LEFT_PX - 4) / len(matrix.columns)
-    parts = [heading(f"{matrix.experiment}, {matrix.training_size} size", synthetic),
-             text(LEFT_PX + (WIDTH_PX - LEFT_PX) / 2, 36, "scored at", "small")]  # fmt: skip
+    parts = [
+        heading(f"{matrix.experiment}, {matrix.training_size} size", synthetic),
+        text(LEFT_PX + (WIDTH_PX - LEFT_PX) / 2, 36, "scored at", "small"),
+    ]
     parts += [text(LEFT_PX + (c + 0.5) * column_px, TOP_PX - 8, name, "tick") for c, name in enumerate(matrix.columns)]
     for r, row in enumerate(matrix.rows):
         top = TOP_PX + r * ROW_PX
@@ -238,11 +248,15 @@ def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | N
     if not cells:
         return None
     rows = [
-        ForestRow(f"{cell.trained_on} → {cell.magnification}", _cell_sample(cell.scores[0]),
-                  DrawnEstimate.of(cell.differences[0]),
-                  Look(VERMILLION, "diamond"), strong=cell.trained_on in matrix.columns)
+        ForestRow(
+            f"{cell.trained_on} → {cell.magnification}",
+            _cell_sample(cell.scores[0]),
+            DrawnEstimate.of(cell.differences[0]),
+            Look(VERMILLION, "diamond"),
+            strong=cell.trained_on in matrix.columns,
+        )
         for cell in cells
-    ]  # fmt: skip
+    ]
     known = [v for row in rows for v in (row.estimate.value, row.estimate.low, row.estimate.high) if math.isfinite(v)]
     low, high = min([-0.05, *known]), max([0.05, *known])
     axis = (low - 0.08 * (high - low), high + 0.08 * (high - low))
@@ -313,10 +327,15 @@ def _family_panel(family: ComparisonFamily) -> Markup | None:
     if not drawn:
         return None
     rows = [
-        ForestRow(f"{pair.first} − {pair.second}", _sample_words(pair.difference.n_tiles, pair.difference.n_groups),
-                  DrawnEstimate.of(pair.difference), LOOK, strong=True)
+        ForestRow(
+            f"{pair.first} − {pair.second}",
+            _sample_words(pair.difference.n_tiles, pair.difference.n_groups),
+            DrawnEstimate.of(pair.difference),
+            LOOK,
+            strong=True,
+        )
         for pair in drawn
-    ]  # fmt: skip
+    ]
     limits = [value for row in rows for value in vars(row.estimate).values() if math.isfinite(value)]
     low, high = min([-0.02, *limits]), max([0.02, *limits])
     room = 0.08 * (high - low)
@@ -352,8 +371,15 @@ def _rank_panel(ranks: MeanRanks, metric: str) -> Markup:
         parts.append(line((frame.x(rank), frame.top_px), (frame.x(rank), at), "grid"))
         parts.append(marker(frame.x(rank), at, "disc", INK))
         left = rank > (1 + n_arms) / 2
-        parts.append(text(frame.x(rank) + (-9 if left else 9), at + 4, f"{name}  {rank:.2f}", "value",
-                          anchor="end" if left else "start"))  # fmt: skip
+        parts.append(
+            text(
+                frame.x(rank) + (-9 if left else 9),
+                at + 4,
+                f"{name}  {rank:.2f}",
+                "value",
+                anchor="end" if left else "start",
+            )
+        )
     ticks = [float(rank) for rank in range(1, n_arms + 1)]
     parts.append(x_axis(frame, ticks, [f"{tick:.0f}" for tick in ticks], ""))
     told = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(ranks.names, ranks.mean_ranks, strict=True))

@@ -214,11 +214,14 @@ def _ranks(ranking: Ranking) -> Table:
         raise ValueError("a ranking without ranks has no table")
     rows = [(name, f"{rank:.2f}") for name, rank in zip(ranks.names, ranks.mean_ranks, strict=True)]
     rows += [
-        (f"{pair.first} and {pair.second}",
-         f"Wilcoxon p = {pair.p_value:.2g}, by Holm {pair.p_adjusted:.2g} (smallest attainable {ranks.smallest_p:.2g})"
-         + ("; within the critical difference" if pair.within_critical_difference else ""))
+        (
+            f"{pair.first} and {pair.second}",
+            f"Wilcoxon p = {pair.p_value:.2g}, by Holm {pair.p_adjusted:.2g} "
+            f"(smallest attainable {ranks.smallest_p:.2g})"
+            + ("; within the critical difference" if pair.within_critical_difference else ""),
+        )
         for pair in ranks.pairs
-    ]  # fmt: skip
+    ]
     overall = (
         "all runs tie everywhere" if math.isnan(ranks.p_value) else f"Friedman (Iman-Davenport) p = {ranks.p_value:.2g}"
     )
@@ -296,11 +299,23 @@ def _cell_rows(matrix: MagnificationMatrix, cell: MatrixCell) -> Iterator[tuple[
     for index, score in enumerate(cell.scores):
         gap = cell.differences[index] if cell.differences else None
         yield (
-            matrix.experiment, matrix.training_size, cell.trained_on, cell.magnification, score.name,
-            _known(score.value), *_limits(score), "" if gap is None else _known(gap.value), *_limits(gap),
-            str(score.n_tiles), str(score.n_groups), str(cell.n_train_tiles), str(cell.n_train_groups),
-            _known(scale.input_mpp), scale.lost, score.reason,
-        )  # fmt: skip
+            matrix.experiment,
+            matrix.training_size,
+            cell.trained_on,
+            cell.magnification,
+            score.name,
+            _known(score.value),
+            *_limits(score),
+            "" if gap is None else _known(gap.value),
+            *_limits(gap),
+            str(score.n_tiles),
+            str(score.n_groups),
+            str(cell.n_train_tiles),
+            str(cell.n_train_groups),
+            _known(scale.input_mpp),
+            scale.lost,
+            score.reason,
+        )
 
 
 def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:

@@ -34,8 +34,15 @@ METRIC_WORDS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "log
 
 def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
     """Return all tables of a diagnosis, oracles in a table of their own."""
-    tables = (_lost(found), _decision(found), _remedies(found), _oracles(found), _few_shot(found), _shift(found),
-              _candidates(found))  # fmt: skip
+    tables = (
+        _lost(found),
+        _decision(found),
+        _remedies(found),
+        _oracles(found),
+        _few_shot(found),
+        _shift(found),
+        _candidates(found),
+    )
     return tuple(replace(table, marks=found.marks) for table in tables if table.rows)
 
 
@@ -77,7 +84,7 @@ def _decision(found: Diagnosis) -> Table:
             (f"share of {name}: source, target", f"{source:.3f}, {target:.3f}")
             for name, source, target in (shares[1:] if two else shares)
         ),
-    )  # fmt: skip
+    )
     return plain_table("The decision loss (learned on other target groups)", ("part", "lost"), rows)
 
 
@@ -86,10 +93,26 @@ def _remedies(found: Diagnosis) -> Table:
     for remedy in found.remedies:
         alone = [score_text(recovery.alone, signed=True) for recovery in remedy.recoveries]
         refined = score_text(remedy.refinement, signed=True) if remedy.refinement else ""
-        rows.append((remedy.name, "yes" if remedy.uses_labels else "no", *alone, refined,
-                     _left_out(remedy.recovery("auroc")), remedy.assumption))  # fmt: skip
-    columns = ("remedy", "labels", "AUROC back", "balanced accuracy back", "log-loss back",
-               "log-loss back, both recalibrated", "AUROC, left out of all", "assumes")  # fmt: skip
+        rows.append(
+            (
+                remedy.name,
+                "yes" if remedy.uses_labels else "no",
+                *alone,
+                refined,
+                _left_out(remedy.recovery("auroc")),
+                remedy.assumption,
+            )
+        )
+    columns = (
+        "remedy",
+        "labels",
+        "AUROC back",
+        "balanced accuracy back",
+        "log-loss back",
+        "log-loss back, both recalibrated",
+        "AUROC, left out of all",
+        "assumes",
+    )
     return plain_table("Remedies, each alone", columns, rows)
 
 
@@ -123,8 +146,9 @@ def _shift(found: Diagnosis) -> Table:
     ]
     for name, values in (("source", shift.stain_source), ("target", shift.stain_target)):
         if values:
-            rows.append((f"mean optical density of the {name}: red, green, blue",
-                         ", ".join(f"{value:.3f}" for value in values)))  # fmt: skip
+            rows.append(
+                (f"mean optical density of the {name}: red, green, blue", ", ".join(f"{value:.3f}" for value in values))
+            )
     return plain_table("The shift", ("measure", "value"), rows)
 
 
@@ -145,12 +169,22 @@ def boards_overview(boards: Sequence[Board]) -> Table:
     """Return a table with a line per protocol: which there are, and how many scores each has."""
     names = ("data set", "protocol", "pooling", "split", "metric", "scores", "best")
     rows = [
-        (one.dataset, one.protocol, one.pooling or "-", one.split or "-", one.metric, str(len(board.rows)),
-         f"{board.rows[0].value:.3f}")
-        for board in boards for one in (board.protocol,)
-    ]  # fmt: skip
-    note = ("Scores of different protocols can't be compared. One of them: histotune leaderboard "
-            "--dataset BreakHis --protocol eva")  # fmt: skip
+        (
+            one.dataset,
+            one.protocol,
+            one.pooling or "-",
+            one.split or "-",
+            one.metric,
+            str(len(board.rows)),
+            f"{board.rows[0].value:.3f}",
+        )
+        for board in boards
+        for one in (board.protocol,)
+    ]
+    note = (
+        "Scores of different protocols can't be compared. One of them: histotune leaderboard "
+        "--dataset BreakHis --protocol eva"
+    )
     return Table("Published protocols", columns_of(names, right=("scores", "best")), rows_of(rows), (note,))
 
 
@@ -170,10 +204,19 @@ def boards_csv(boards: Sequence[Board]) -> str:
     """Return boards as CSV, a line per score, with protocol, caveat and source in full."""
     names = [field.name for field in fields(Protocol)]
     rows = [
-        (*(getattr(board.protocol, name) for name in names), row.rank, row.model, row.value, "yes" if row.own else "no",
-         row.spread, _full_caveat(board, row), row.source)
-        for board in boards for row in board.rows
-    ]  # fmt: skip
+        (
+            *(getattr(board.protocol, name) for name in names),
+            row.rank,
+            row.model,
+            row.value,
+            "yes" if row.own else "no",
+            row.spread,
+            _full_caveat(board, row),
+            row.source,
+        )
+        for board in boards
+        for row in board.rows
+    ]
     columns = columns_of([*names, "rank", "model", "value", "own", "spread", "caveat", "source"])
     return Table("", columns, rows_of([str(value) for value in row] for row in rows)).as_csv()
 

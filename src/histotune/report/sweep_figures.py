@@ -85,8 +85,10 @@ def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure |
     if not axis.joined:
         names = [f"{name}, {optimizer}" for name, optimizer in zip(names, trials["optimizer"], strict=True)]
     trials = trials.with_columns(line=pl.Series(names, dtype=pl.String))
-    looks = {str(name): LINE_LOOKS[index % len(LINE_LOOKS)]
-             for index, name in enumerate(trials["line"].unique(maintain_order=True))}  # fmt: skip
+    looks = {
+        str(name): LINE_LOOKS[index % len(LINE_LOOKS)]
+        for index, name in enumerate(trials["line"].unique(maintain_order=True))
+    }
     panels = [
         _trials_panel(part, axis, looks, known[str(trained_on)])
         for (trained_on,), part in trials.group_by("trained_on", maintain_order=True)
@@ -184,8 +186,11 @@ def label_efficiency_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure |
 
 def _label_efficiency_panel(rows: pl.DataFrame, title: str, direction: str, *, synthetic: bool) -> Markup:
     points = [(math.log2(n), value) for n, value in rows.select("n_groups", "value").iter_rows()]
-    limits = [(x, low, high) for (x, _), low, high in zip(points, rows["low"], rows["high"], strict=True)
-              if low is not None and high is not None]  # fmt: skip
+    limits = [
+        (x, low, high)
+        for (x, _), low, high in zip(points, rows["low"], rows["high"], strict=True)
+        if low is not None and high is not None
+    ]
     frame = Frame(
         52, 28, WIDTH_PX - 66, 210, (points[0][0] - 0.2, points[-1][0] + 0.2), _label_efficiency_range(points, limits)
     )

@@ -388,8 +388,9 @@ def trials_table(trials: pl.DataFrame, n_groups: int, top: int = TOP) -> Table:
     """Return the best trials of a sweep, and the chosen one wherever it stands."""
     ranked = trials.sort("log_loss", nulls_last=True, maintain_order=True).with_row_index("rank", 1)
     shown = ranked.filter((ranked["rank"] <= top) | ranked["chosen"])
-    names = [name for name in setting_names(trials)
-             if name == "pooling" or len(trials) == 1 or trials[name].n_unique() > 1]  # fmt: skip
+    names = [
+        name for name in setting_names(trials) if name == "pooling" or len(trials) == 1 or trials[name].n_unique() > 1
+    ]
     columns = tuple(
         Column(name, "left" if name in {"pooling", "class_weight", ""} else "right", "cut")
         for name in ("", *names, "log-loss", "95 % over groups", "AUROC", "")
@@ -422,8 +423,10 @@ def line_names(trials: pl.DataFrame) -> list[str]:
     if "class_weight" not in trials.columns or trials["class_weight"].n_unique() < 2:
         return [str(name) for name in trials["pooling"]]
     words = {"none": "classes as they are", "balanced": "classes balanced"}
-    return [f"{row['pooling']}, {words.get(row['class_weight'], row['class_weight'])}"
-            for row in trials.iter_rows(named=True)]  # fmt: skip
+    return [
+        f"{row['pooling']}, {words.get(row['class_weight'], row['class_weight'])}"
+        for row in trials.iter_rows(named=True)
+    ]
 
 
 def interval_words(value: float, standard_error: float | None, n_groups: int) -> str:
@@ -537,10 +540,16 @@ def _protocol(study: ProtocolStudy, notes: Footnotes) -> Table:
         Column("groups", "right", "whole"),
     )
     rows = rows_of(
-        (row.name, row.pooling, METRIC_LABELS.get(row.metric, row.metric), *_numbers(row, notes), f"{row.n_tiles:,}",
-         f"{row.n_groups:,}" if row.n_groups else "?")
+        (
+            row.name,
+            row.pooling,
+            METRIC_LABELS.get(row.metric, row.metric),
+            *_numbers(row, notes),
+            f"{row.n_tiles:,}",
+            f"{row.n_groups:,}" if row.n_groups else "?",
+        )
         for row in study.rows
-    )  # fmt: skip
+    )
     return Table(f"{study.title}, scored on {study.scored}", columns, rows, marks=study.marks)
 
 

@@ -30,8 +30,9 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
         config = load_config(typed["from_run"])
         _check_repeat(config, recipe)
     elif recipe is None:
-        raise UserError("a recipe is needed", allowed=", ".join(recipe_names()),
-                        fix="histotune run breakhis --data DIR")  # fmt: skip
+        raise UserError(
+            "a recipe is needed", allowed=", ".join(recipe_names()), fix="histotune run breakhis --data DIR"
+        )
     else:
         config = find_recipe(recipe)(RecipeData(_folder(typed.get("data")), _folder(typed.get("pcam"))))
     config = _with_options(config, typed)
@@ -48,8 +49,11 @@ def _check_repeat(config: ExperimentConfig, recipe: str | None) -> None:
     if code is None and recipe is not None:
         raise UserError("--from repeats a run, so no recipe goes with it", value=recipe)
     if code is not None and (recipe is None or Path(recipe).expanduser().absolute() != code.absolute()):
-        raise UserError("this run read its data with a Python file, which only runs when you name it", value=code,
-                        fix=f"histotune run {code} --from RUN")  # fmt: skip
+        raise UserError(
+            "this run read its data with a Python file, which only runs when you name it",
+            value=code,
+            fix=f"histotune run {code} --from RUN",
+        )
 
 
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
@@ -105,8 +109,11 @@ def config_of(
 
 def changed_config(config: ExperimentConfig, typed: Mapping[str, object], fields: Fields) -> ExperimentConfig:
     """Return the config of embedded tiles with what a sweep adds to it."""
-    given = {"evaluation.train_magnification": typed["train_magnification"], "evaluation.split": typed["split"],
-             "cache": typed["cache"]}  # fmt: skip
+    given = {
+        "evaluation.train_magnification": typed["train_magnification"],
+        "evaluation.split": typed["split"],
+        "cache": typed["cache"],
+    }
     named = assignments({name: value for name, value in given.items() if value is not None})
     return override(config, [*named, *assignments(fields)])
 

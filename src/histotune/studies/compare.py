@@ -85,8 +85,9 @@ def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> Co
 def _metrics(names: Sequence[str]) -> tuple[MetricName, ...]:
     for name in names:
         if name not in METRIC_NAMES:
-            raise UserError("unknown metric", value=name, allowed=", ".join(METRIC_NAMES),
-                            closest=closest_name(name, METRIC_NAMES))  # fmt: skip
+            raise UserError(
+                "unknown metric", value=name, allowed=", ".join(METRIC_NAMES), closest=closest_name(name, METRIC_NAMES)
+            )
     return tuple(names or DEFAULT_METRICS)  # type: ignore[arg-type]  # checked above
 
 
@@ -98,8 +99,12 @@ def _family(asked: CompareRequest, names: tuple[str, ...]) -> str | tuple[tuple[
         two = tuple(name.strip() for name in pair.split(","))
         wrong = next((name for name in two if name not in names), None)
         if len(two) != 2 or wrong is not None:
-            raise UserError("a pair names two of the runs, with a comma between", value=pair, allowed=", ".join(names),
-                            closest=closest_name(wrong or pair, names))  # fmt: skip
+            raise UserError(
+                "a pair names two of the runs, with a comma between",
+                value=pair,
+                allowed=", ".join(names),
+                closest=closest_name(wrong or pair, names),
+            )
         pairs.append((two[0], two[1]))
     return tuple(pairs)
 

@@ -221,5 +221,8 @@ def _parse(text: str) -> object:
 
 def _explain(detail: Any) -> UserError:  # noqa: ANN401  (pydantic's ErrorDetails differs between versions)
     name = ".".join(str(part) for part in detail["loc"])
-    return UserError(f"{name}: {detail['msg'][:1].lower()}{detail['msg'][1:]}", value=detail.get("input"),
-                     fix="`histotune config show RECIPE` prints every field with its value")  # fmt: skip
+    return UserError(
+        f"{name}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
+        value=detail.get("input"),
+        fix="`histotune config show RECIPE` prints every field with its value",
+    )

@@ -96,8 +96,12 @@ def _folds(tiles: TileSet, config: ExperimentConfig) -> Split:
     if split is None:
         return grouped_folds(tiles, config.evaluation.outer_folds, config.evaluation.seed)
     if split.kind == "parts" or split.leaky:
-        raise UserError("the matrix is cross-fitted over folds of groups", value=split.name,
-                        allowed="splits such as grouped-5-seed0", fix="leave out --split")  # fmt: skip
+        raise UserError(
+            "the matrix is cross-fitted over folds of groups",
+            value=split.name,
+            allowed="splits such as grouped-5-seed0",
+            fix="leave out --split",
+        )
     return split
 
 
@@ -105,8 +109,9 @@ def _matrices(setup: Setup, split: Split, experiment: Experiment) -> list[Magnif
     """Fill both matrices of one experiment."""
     config, view = setup.config, matched_view(setup.tiles, setup.view, experiment)
     material = setup.with_view(ViewChoice(**view.model_dump(exclude_none=True))).embed()
-    settings = StudySettings(config.evaluation, config.sweep, config.interval,
-                             support=SweepSupport(FitCache.at(config.cache)))  # fmt: skip
+    settings = StudySettings(
+        config.evaluation, config.sweep, config.interval, support=SweepSupport(FitCache.at(config.cache))
+    )
     fold_N = fold_per_tile(material.tiles, split)
     plan = CrossFitPlan(fold_N >= 0, fold_N, split.split_hash, "grouped", config.evaluation.seed)
     seen = Seen(experiment, seen_scales(material.tiles, view), _notes(material.tiles))
@@ -129,7 +134,13 @@ def _study(setup: Setup, split: Split, matrices: list[MagnificationMatrix]) -> M
     )
     narrow = (TOO_NARROW,) if setup.config.interval.cluster == "tile" else ()
     return MatrixStudy(
-        data_set=tiles.name, backbone=setup.backbone.name, protocol=protocol, matrices=tuple(matrices),
-        marks=(*marks_of(tiles, split), *narrow), answer=matrix_answer(matrices), licence=tiles.licence,
-        citation=tiles.citation, split_hash=split.split_hash,
-    )  # fmt: skip
+        data_set=tiles.name,
+        backbone=setup.backbone.name,
+        protocol=protocol,
+        matrices=tuple(matrices),
+        marks=(*marks_of(tiles, split), *narrow),
+        answer=matrix_answer(matrices),
+        licence=tiles.licence,
+        citation=tiles.citation,
+        split_hash=split.split_hash,
+    )

@@ -186,8 +186,11 @@ def embed_arms(
             arms.append(ArmMaterial(entry.arm, material))
             tiles = material.tiles
     if len(tiles) < len(arms[0].material.tiles):
-        raise UserError("images became unreadable while they were embedded", value=tiles.notes[-1],
-                        fix="run again when nothing writes into the data set")  # fmt: skip
+        raise UserError(
+            "images became unreadable while they were embedded",
+            value=tiles.notes[-1],
+            fix="run again when nothing writes into the data set",
+        )
     return tuple(arms)
 
 
@@ -220,9 +223,11 @@ def refuse_foreign_folder(out: Path) -> None:
         raise UserError("a file lies where the run folder should go", value=out, fix="choose another --out")
     foreign = _foreign_names(out) if out.is_dir() else ()
     if foreign:
-        raise UserError("this folder holds other files; a run would replace them",
-                        value=f"{out}: {', '.join(foreign[:10])}{', ...' if len(foreign) > 10 else ''}",
-                        fix="choose another --out, or move them away")  # fmt: skip
+        raise UserError(
+            "this folder holds other files; a run would replace them",
+            value=f"{out}: {', '.join(foreign[:10])}{', ...' if len(foreign) > 10 else ''}",
+            fix="choose another --out, or move them away",
+        )
     with explained_os_errors(out):
         make_folder(out.parent)
         probe = out.parent / f".{out.name}.probe"
@@ -304,9 +309,28 @@ def _is_run_config(folder: Path) -> bool:
     return isinstance(data, dict) and {"recipe", "backbone", "evaluation"} <= data.keys()
 
 
-RUN_NAMES = frozenset({
-    "added", "bundle.json", "config.json", "embedding_map.parquet", "head", "head-direct", "head.json",
-    "head.safetensors", "label_efficiency.parquet", "matrix.csv", "matrix.html", "matrix.json", "plots",
-    "predictions.parquet", "protocol.json", "provenance.json", "report.html", "scores.json", "thumbnails",
-    "thumbnails.json", "trials.parquet",
-})  # fmt: skip
+RUN_NAMES = frozenset(
+    {
+        "added",
+        "bundle.json",
+        "config.json",
+        "embedding_map.parquet",
+        "head",
+        "head-direct",
+        "head.json",
+        "head.safetensors",
+        "label_efficiency.parquet",
+        "matrix.csv",
+        "matrix.html",
+        "matrix.json",
+        "plots",
+        "predictions.parquet",
+        "protocol.json",
+        "provenance.json",
+        "report.html",
+        "scores.json",
+        "thumbnails",
+        "thumbnails.json",
+        "trials.parquet",
+    }
+)

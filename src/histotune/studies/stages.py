@@ -162,8 +162,14 @@ def sweep_tiles(
         head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)
         save_bundle(head, folder)
         save_sweep(with_origin(result, domain, PROBE), efficiency, tiles, folder)
-    swept = SweptSet(new_run_id(), tiles.name, domain, split.split_hash if split else "", config.out,
-                     (ArmSweep(PROBE, result, sweep_s=sweep_s),))  # fmt: skip
+    swept = SweptSet(
+        new_run_id(),
+        tiles.name,
+        domain,
+        split.split_hash if split else "",
+        config.out,
+        (ArmSweep(PROBE, result, sweep_s=sweep_s),),
+    )
     choice = describe_choice(result, domain)
     return SweepOutcome(head, result, choice, config.out, _track(swept, choice, config))
 

@@ -176,8 +176,11 @@ def read_trials(state: Path) -> pl.DataFrame:
         table = pl.scan_parquet(folder / "*.parquet").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         damaged = [path for path in sorted(folder.glob("*.parquet")) if not _is_readable(path)]
-        raise UserError("the table of trials can't be read", value=", ".join(path.name for path in damaged) or error,
-                        fix=f"move the damaged file out of {folder}; every file is one run") from error  # fmt: skip
+        raise UserError(
+            "the table of trials can't be read",
+            value=", ".join(path.name for path in damaged) or error,
+            fix=f"move the damaged file out of {folder}; every file is one run",
+        ) from error
     return table.sort("run_id", descending=True, maintain_order=True)
 
 
@@ -244,8 +247,10 @@ def log_run(log: RunLog, config: TrackingConfig, state: Path) -> str:
     try:
         folder = _write_wandb(wandb, log, config, state)
     except (wandb.errors.Error, OSError) as error:
-        raise UserError(f"Weights & Biases could not write this run: {redact(str(error))}",
-                        fix="the run itself is finished and kept; leave out --wandb") from error  # fmt: skip
+        raise UserError(
+            f"Weights & Biases could not write this run: {redact(str(error))}",
+            fix="the run itself is finished and kept; leave out --wandb",
+        ) from error
     return f"wandb: {failed}kept offline, nothing was uploaded; to upload: wandb sync {folder}"
 
 
@@ -272,10 +277,18 @@ def _write_wandb(wandb: Any, log: RunLog, config: TrackingConfig, state: Path) -
 def _quiet_settings(wandb: Any) -> Any:  # noqa: ANN401  (an optional package)
     """Settings under which W&B records what it is given: no output, source, host, command line or hardware."""
     return wandb.Settings(
-        silent=True, console="off", disable_code=True, disable_git=True, disable_job_creation=True, save_code=False,
-        x_disable_meta=True, x_disable_machine_info=True, x_disable_stats=True,
-        x_save_requirements=False,         init_timeout=INIT_TIMEOUT_S,
-    )  # fmt: skip
+        silent=True,
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        disable_job_creation=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        init_timeout=INIT_TIMEOUT_S,
+    )
 
 
 def _fill(wandb: Any, run: Any, log: RunLog) -> None:  # noqa: ANN401
@@ -312,9 +325,13 @@ def _schema() -> dict[str, pl.DataType]:
     import polars as pl
 
     kinds: dict[str, pl.DataType] = {
-        "str": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "bool": pl.Boolean(),
-        "float | None": pl.Float64(), "datetime": pl.Datetime("us", "UTC"),
-    }  # fmt: skip
+        "str": pl.String(),
+        "int": pl.Int64(),
+        "float": pl.Float64(),
+        "bool": pl.Boolean(),
+        "float | None": pl.Float64(),
+        "datetime": pl.Datetime("us", "UTC"),
+    }
     own = [item for item in fields(TrialRow) if item.name != "facts"]
     return {item.name: kinds[str(item.type)] for item in (*fields(SweepFacts), *own)}
 
@@ -384,8 +401,12 @@ def track_run(run: RunToTrack, config: ExperimentConfig) -> str:
     rows = [row for swept in _swept_sets(run, run_id, config.out) for row in rows_of(swept, config)]
     heads = {name: config.out / name for name in ("head", "head-direct") if (config.out / name).is_dir()}
     log = run_log(run_id, findings.title, config, run.inputs.artifacts.trials, heads, dict(_scores(findings)))
-    chosen = ((swept.trained_on, sweep.result) for swept in _swept_sets(run, run_id, config.out)
-              for sweep in swept.sweeps if sweep.arm == PROBE)  # fmt: skip
+    chosen = (
+        (swept.trained_on, sweep.result)
+        for swept in _swept_sets(run, run_id, config.out)
+        for sweep in swept.sweeps
+        if sweep.arm == PROBE
+    )
     more = tuple(curve for trained_on, result in chosen for curve in refit_curves(trained_on, result))
     return track_rows(rows, replace(log, curves=(*log.curves, *more)), config)
 
@@ -415,8 +436,12 @@ def run_log(
 ) -> RunLog:
     """Return what W&B gets: no path of the data, no tile."""
     settings = {**config.choices(), "split": config.evaluation.split}
-    curves = tuple(curve for keys, part in trials.group_by("trained_on", "arm", maintain_order=True)
-                   if keys[1] == PROBE for curve in _curves(str(keys[0]), part))  # fmt: skip
+    curves = tuple(
+        curve
+        for keys, part in trials.group_by("trained_on", "arm", maintain_order=True)
+        if keys[1] == PROBE
+        for curve in _curves(str(keys[0]), part)
+    )
     return RunLog(run_id, name, settings, scores, curves, trials, heads)
 
 
@@ -441,8 +466,9 @@ def _swept_sets(run: RunToTrack, run_id: str, folder: Path) -> Iterator[SweptSet
     names = [dataset.name for dataset in run.inputs.findings.datasets]
     if run.source is not None:
         leaky = () if run.source.leaky is None else (run.source.leaky,)
-        yield SweptSet(run_id, names[0], run.source.choice.trained_on, run.source.split_hash, folder,
-                       (*run.source.finals, *leaky))  # fmt: skip
+        yield SweptSet(
+            run_id, names[0], run.source.choice.trained_on, run.source.split_hash, folder, (*run.source.finals, *leaky)
+        )
     if run.target is not None and run.target.choice is not None:
         trained_on = run.target.choice.trained_on
         yield SweptSet(run_id, names[-1], trained_on, run.target.split_hash, folder, run.target.direct)

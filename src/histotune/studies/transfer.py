@@ -131,8 +131,12 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     source = _read_source(run, bundle, config)
     found = _diagnose(source, target, config, images=images)
     ledger = record_scoring(config.ledger, Scoring(target.split_hash, target.name, bundle.head.head_id))
-    facts = {"command": command, "ledger": str(ledger), "settings": config.transfer.model_dump(mode="json"),
-             "provenance": collect_provenance().as_dict()}  # fmt: skip
+    facts = {
+        "command": command,
+        "ledger": str(ledger),
+        "settings": config.transfer.model_dump(mode="json"),
+        "provenance": collect_provenance().as_dict(),
+    }
     write_json(config.out / "transfer.json", {**found.as_dict(), **facts})
     gallery = cross_gallery(found, source.material.tiles, target.material.tiles, config.loader) if images else None
     write_transfer_page(found, command, str(ledger), config.out / "transfer.html", gallery)
@@ -156,8 +160,12 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
         (*remedied.notes, *_facts(source, target, shared, config.interval.cluster)),
     )
     found = diagnose(case, config.transfer, config.interval)
-    marks = (*target.marks, *((SYNTHETIC,) if source.tiles.synthetic else ()), *((LEAKY,) if shared else ()),
-             *((TOO_NARROW,) if config.interval.cluster == "tile" else ()))  # fmt: skip
+    marks = (
+        *target.marks,
+        *((SYNTHETIC,) if source.tiles.synthetic else ()),
+        *((LEAKY,) if shared else ()),
+        *((TOO_NARROW,) if config.interval.cluster == "tile" else ()),
+    )
     found = replace(found, marks=tuple(dict.fromkeys(marks)), plans=remedied.plans)
     if shared:
         warning = f"{LEAKY}: {len(shared)} of the target's groups trained this head, so nothing here is held out. "
@@ -192,9 +200,10 @@ def _run_folder(folder: Path) -> Path:
             return place
     raise UserError(
         "a diagnosis compares with held-out scores of the source, and this folder holds none",
-        value=folder, allowed="the folder of a finished run (histotune run)",
+        value=folder,
+        allowed="the folder of a finished run (histotune run)",
         fix="histotune run RECIPE --data DIR --out DIR, then pass that folder",
-    )  # fmt: skip
+    )
 
 
 def _scored_tiles(tiles: TileSet, part: str) -> tuple[TileSet, str]:
@@ -210,18 +219,31 @@ def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source
     made = load_config(run)
     dataset = made.source
     if dataset is None:
-        raise UserError("this run has no source that was scored on held-out groups", value=run,
-                        fix="pass a run of histotune run breakhis, tiles, midnight or demo")  # fmt: skip
+        raise UserError(
+            "this run has no source that was scored on held-out groups",
+            value=run,
+            fix="pass a run of histotune run breakhis, tiles, midnight or demo",
+        )
     if not Path(dataset.path).exists():
-        raise UserError("the data that trained this head are not there any more", value=dataset.path,
-                        fix=f"put them back, or repeat the run: histotune run --from {run}")  # fmt: skip
+        raise UserError(
+            "the data that trained this head are not there any more",
+            value=dataset.path,
+            fix=f"put them back, or repeat the run: histotune run --from {run}",
+        )
     tiles = read_dataset(dataset)
     groups = np.array(tile_groups(tiles))
     used_N = training_rows(tiles, made.evaluation.train_magnification) & np.isin(groups, bundle.head.train_groups)
     tiles = tiles.take(np.flatnonzero(used_N))
     predictions = _held_out(run, tiles)
-    own = made.model_copy(update={"cache": config.cache, "loader": config.loader, "embedding": config.embedding,
-                                  "backbone": bundle.backbone, "view": config.view})  # fmt: skip
+    own = made.model_copy(
+        update={
+            "cache": config.cache,
+            "loader": config.loader,
+            "embedding": config.embedding,
+            "backbone": bundle.backbone,
+            "view": config.view,
+        }
+    )
     kept = _spread(tiles, config.transfer.max_tiles)
     return _Source(bundle, tiles, set_up(own, tiles.take(kept)).embed(), predictions)
 
@@ -285,8 +307,10 @@ def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> 
     if shared:
         notes.append(f"{len(shared)} of the target's groups trained this head, and the two sides are not independent.")
     if len(tiles) + tiles.n_skipped < target.n_tiles:
-        notes.append(f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
-                     "(--set transfer.max_tiles=0 takes all).")  # fmt: skip
+        notes.append(
+            f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
+            "(--set transfer.max_tiles=0 takes all)."
+        )
     if not tiles.has_groups and cluster == "group":
         notes.append("Groups of the target are unknown, so group intervals are refused and no cause is named.")
     return tuple(dict.fromkeys(notes))
@@ -336,8 +360,11 @@ def plan_views(request: ViewRequest) -> tuple[RemedyPlan, ...]:
     """Return which versions of the target the remedies need."""
     scales = [_possible(plan, request) for plan in _scale_plans(request)]
     method = request.setup.config.transfer.stain
-    stain = RemedyPlan(frozenset({"stain"}), f"{method.capitalize()} stain normalisation to the source",
-                       "" if has_torchstain() else INSTALL)  # fmt: skip
+    stain = RemedyPlan(
+        frozenset({"stain"}),
+        f"{method.capitalize()} stain normalisation to the source",
+        "" if has_torchstain() else INSTALL,
+    )
     plans = [*scales, stain]
     if not stain.needs:
         plans += [
@@ -358,8 +385,10 @@ def remedy_views(request: ViewRequest) -> Remedied:
         how = (config.transfer.stain, config.loader)
         restained = restain(request.target.tiles, request.source_tiles, how, config.cache)  # type: ignore[arg-type]
         if restained.n_kept:
-            notes.append(f"{restained.n_kept:,} of {len(request.target.tiles):,} target tiles hold too little tissue "
-                         "for stain normalisation and keep their colours.")  # fmt: skip
+            notes.append(
+                f"{restained.n_kept:,} of {len(request.target.tiles):,} target tiles hold too little tissue "
+                "for stain normalisation and keep their colours."
+            )
     for plan in plans:
         if plan.needs:
             continue

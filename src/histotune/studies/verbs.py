@@ -503,9 +503,17 @@ def run(
     if isinstance(recipe, ExperimentConfig):
         config = recipe
     else:
-        typed = {"train_magnification": train_magnification, "backbone": backbone, "out": path_of(out),
-                 "cache": path_of(cache), "split": split, "final": final, "on_bad_image": on_bad_image,
-                 "from_run": path_of(from_run), "settings": assignments(set)}  # fmt: skip
+        typed = {
+            "train_magnification": train_magnification,
+            "backbone": backbone,
+            "out": path_of(out),
+            "cache": path_of(cache),
+            "split": split,
+            "final": final,
+            "on_bad_image": on_bad_image,
+            "from_run": path_of(from_run),
+            "settings": assignments(set),
+        }
         config = build_config(recipe, data=path_of(data), pcam=path_of(pcam), **typed)
     study = run_experiment if config.protocol is None else run_protocol
     return study(config, command_of("run"))

@@ -80,8 +80,12 @@ def find_device(choice: DeviceChoice = "auto") -> ComputeDevice:
 def choose_precision(device: ComputeDevice, requested: Precision = "auto") -> Literal["fp32", "bf16", "fp16"]:
     """Return the precision to embed in: bf16 where fast, fp16 on Turing and Volta, fp32 otherwise."""
     if requested == "fp16" and device.kind == "cpu":
-        raise UserError("fp16 has no fast path on a CPU", value=requested, allowed="auto, fp32, bf16",
-                        fix="--set embedding.precision=auto")  # fmt: skip
+        raise UserError(
+            "fp16 has no fast path on a CPU",
+            value=requested,
+            allowed="auto, fp32, bf16",
+            fix="--set embedding.precision=auto",
+        )
     if requested != "auto":
         return requested
     if device.fast_bf16:
@@ -106,8 +110,10 @@ def halve_on_out_of_memory(batch_size: int, attempt: Callable[[int], T]) -> tupl
             if not out_of_memory(error):
                 raise
             if batch_size == 1:
-                raise UserError("a single tile does not fit into the device's memory",
-                                fix="choose a smaller backbone, or --set embedding.device=cpu") from error  # fmt: skip
+                raise UserError(
+                    "a single tile does not fit into the device's memory",
+                    fix="choose a smaller backbone, or --set embedding.device=cpu",
+                ) from error
         # Not above: while the exception is handled, its frames keep the tensors of the failed batch alive.
         batch_size //= 2
         if torch.cuda.is_available():

@@ -176,11 +176,21 @@ def _device_check(device: ComputeDevice, built: str | None, driver: str | None) 
     if not gpus:
         return Check("hardware", "device", "cpu: no NVIDIA GPU found")
     if driver is None:
-        return Check("hardware", "device", f"cpu: nvidia-smi lists {gpus} but the CUDA driver library can't be opened",
-                     "warning", "make libcuda.so.1 visible (in a container: start it with --gpus all)")  # fmt: skip
+        return Check(
+            "hardware",
+            "device",
+            f"cpu: nvidia-smi lists {gpus} but the CUDA driver library can't be opened",
+            "warning",
+            "make libcuda.so.1 visible (in a container: start it with --gpus all)",
+        )
     if torch_fits_driver():
-        return Check("hardware", "device", f"cpu: nvidia-smi lists {gpus} but the CUDA driver offers none of them",
-                     "warning", "unset CUDA_VISIBLE_DEVICES, or reboot after a driver update")  # fmt: skip
+        return Check(
+            "hardware",
+            "device",
+            f"cpu: nvidia-smi lists {gpus} but the CUDA driver offers none of them",
+            "warning",
+            "unset CUDA_VISIBLE_DEVICES, or reboot after a driver update",
+        )
     why = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
     value = f"cpu: {gpus} is there, but {why} and the driver supports CUDA up to {driver}"
     return Check("hardware", "device", value, "warning", torch_install_line(driver))

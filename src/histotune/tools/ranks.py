@@ -64,8 +64,12 @@ def process_rank(environment: Mapping[str, str] | None = None) -> ProcessRank:
         return ProcessRank()
     rank = _number(known, "RANK")
     if rank >= world_size:
-        raise UserError("no such process", value=f"RANK={rank}", allowed=f"0 to {world_size - 1}, since WORLD_SIZE is "
-                        f"{world_size}", fix="torchrun sets both")  # fmt: skip
+        raise UserError(
+            "no such process",
+            value=f"RANK={rank}",
+            allowed=f"0 to {world_size - 1}, since WORLD_SIZE is {world_size}",
+            fix="torchrun sets both",
+        )
     return ProcessRank(rank, world_size, _number(known, "LOCAL_RANK") if known.get("LOCAL_RANK") else rank)
 
 
@@ -94,9 +98,11 @@ def see_own_gpu(rank: ProcessRank) -> None:
 def _number(known: Mapping[str, str], name: str) -> int:
     text = known.get(name, "")
     if not text.isdecimal() or (name == "WORLD_SIZE" and int(text) == 0):
-        raise UserError(f"{name} says which of several processes this is, and must be a number", value=text,
-                        fix="start with torchrun, or set RANK, WORLD_SIZE and LOCAL_RANK; for one process unset "
-                        "WORLD_SIZE")  # fmt: skip
+        raise UserError(
+            f"{name} says which of several processes this is, and must be a number",
+            value=text,
+            fix="start with torchrun, or set RANK, WORLD_SIZE and LOCAL_RANK; for one process unset WORLD_SIZE",
+        )
     return int(text)
 
 

@@ -63,22 +63,55 @@ BREAKHIS_KAGGLE = "ambarish/breakhis"
 PCAM_KAGGLE = "histopathologic-cancer-detection"
 
 BREAKHIS_SOURCES = (
-    Source("home", "the data set's home at the Federal University of Parana", BREAKHIS_PAGE, BREAKHIS_ARCHIVE,
-           BREAKHIS_ABOUT_BYTES, 4_400_000_000, others=("kaggle",)),
-    Source("kaggle", f"Kaggle's copy {BREAKHIS_KAGGLE}, with the authors' folds",
-           f"https://www.kaggle.com/datasets/{BREAKHIS_KAGGLE}", "archive.zip", 4_300_000_000, 4_400_000_000,
-           others=("home",)),
-)  # fmt: skip
+    Source(
+        "home",
+        "the data set's home at the Federal University of Parana",
+        BREAKHIS_PAGE,
+        BREAKHIS_ARCHIVE,
+        BREAKHIS_ABOUT_BYTES,
+        4_400_000_000,
+        others=("kaggle",),
+    ),
+    Source(
+        "kaggle",
+        f"Kaggle's copy {BREAKHIS_KAGGLE}, with the authors' folds",
+        f"https://www.kaggle.com/datasets/{BREAKHIS_KAGGLE}",
+        "archive.zip",
+        4_300_000_000,
+        4_400_000_000,
+        others=("home",),
+    ),
+)
 PCAM_SOURCES = (
-    Source("home", "the data set's home, Zenodo record 2546921", PCAM_PAGE, "the .h5.gz and meta.csv files",
-           8_050_000_000, 9_080_000_000, others=("hub", "kaggle")),
-    Source("hub", f"the copy in parquet on the Hugging Face hub, {HUB_REPOSITORY}",
-           f"https://huggingface.co/datasets/{HUB_REPOSITORY}", "its folder data", 7_639_680_898, 7_639_680_898,
-           "point --data to it (this way nothing is verified)", ("home", "kaggle")),
-    Source("kaggle", f"Kaggle's copy in TIFF without duplicates and slides, {PCAM_KAGGLE}",
-           f"https://www.kaggle.com/competitions/{PCAM_KAGGLE}/data", f"{PCAM_KAGGLE}.zip",
-           6_800_000_000, 7_800_000_000, others=("home", "hub")),
-)  # fmt: skip
+    Source(
+        "home",
+        "the data set's home, Zenodo record 2546921",
+        PCAM_PAGE,
+        "the .h5.gz and meta.csv files",
+        8_050_000_000,
+        9_080_000_000,
+        others=("hub", "kaggle"),
+    ),
+    Source(
+        "hub",
+        f"the copy in parquet on the Hugging Face hub, {HUB_REPOSITORY}",
+        f"https://huggingface.co/datasets/{HUB_REPOSITORY}",
+        "its folder data",
+        7_639_680_898,
+        7_639_680_898,
+        "point --data to it (this way nothing is verified)",
+        ("home", "kaggle"),
+    ),
+    Source(
+        "kaggle",
+        f"Kaggle's copy in TIFF without duplicates and slides, {PCAM_KAGGLE}",
+        f"https://www.kaggle.com/competitions/{PCAM_KAGGLE}/data",
+        f"{PCAM_KAGGLE}.zip",
+        6_800_000_000,
+        7_800_000_000,
+        others=("home", "hub"),
+    ),
+)
 
 
 def pcam_files() -> tuple[RemoteFile, ...]:
