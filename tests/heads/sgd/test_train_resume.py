@@ -88,7 +88,7 @@ from pathlib import Path
 from histotune.heads.sgd.train import ChunkRun
 from histotune.heads.sgd.train import train_heads
 from tests.heads.sgd.peer import make_data
-from tests.heads.sgd.test_resume import JOBS, options
+from tests.heads.sgd.test_train_resume import JOBS, options
 import time
 train_epoch = ChunkRun.train_epoch
 def slowly(run):
