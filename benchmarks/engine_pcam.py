@@ -129,7 +129,7 @@ def write_patches(folder: Path, n_rows: int) -> None:
 def found_backbone(name: str) -> BackboneSpec:
     """Return a backbone's spec."""
     from histotune.backbones.catalog import find_backbone
-    from histotune.backbones.spec import BackboneConfig
+    from histotune.backbones.entries import BackboneConfig
 
     return find_backbone(BackboneConfig(name=name))
 

@@ -79,7 +79,7 @@ def cold_pass(tiles: TileSet, cache: Path) -> Embeddings:
         The embeddings.
     """
     from histotune.backbones.catalog import documented_view, find_backbone
-    from histotune.backbones.spec import BackboneConfig
+    from histotune.backbones.entries import BackboneConfig
     from histotune.embeddings.embed import embed
     from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
     from histotune.images.config import LoaderConfig

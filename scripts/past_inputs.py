@@ -184,7 +184,7 @@ def write_adapter(root: Path) -> None:
 
     from histotune.backbones.adapters import save_adapter
     from histotune.backbones.catalog import find_backbone
-    from histotune.backbones.spec import BackboneConfig
+    from histotune.backbones.entries import BackboneConfig
 
     torch.manual_seed(4)
     network = Dinov2Model.from_pretrained(root / BACKBONE)

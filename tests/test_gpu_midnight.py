@@ -15,8 +15,8 @@ from benchmarks.gpu_midnight import MIDNIGHT, ROUNDS, TINY, Plan, Shape, plan_fo
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.model_files import without_memory
-from histotune.backbones.spec import BackboneConfig
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("timm", "polars", "pydantic", "peft", "histotune.studies.config", "histotune.embeddings.embed")

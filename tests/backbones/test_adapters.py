@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from histotune.backbones.adapters import SIDECAR, adapter_hash, save_adapter
 from histotune.backbones.catalog import find_backbone, find_entry, pinned_config, random_twin
 from histotune.backbones.engine import load_backbone
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.merge import FUSED, GATE, UP, LoraLayer, canonical, merge_adapter, place, split_key
 from histotune.backbones.network import build_network
-from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import weights_hash
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError

@@ -11,8 +11,8 @@ import pytest
 from histotune.backbones import model_files
 from histotune.backbones.catalog import colour_histogram, documented_view, find_backbone, random_twin
 from histotune.backbones.engine import load_backbone
-from histotune.backbones.entries import catalog_entries
-from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.entries import BackboneConfig, catalog_entries
+from histotune.backbones.spec import BackboneSpec
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from histotune.backbones import engine as engine_module
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.engine import CompilationError, CudaStreams, Engine, EngineConfig, parallel_ranges
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.network import Network, build_network
-from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 
 Pixels = NDArray[np.uint8]
-LIBRARIES = ("timm", "polars", "peft", "PIL", "huggingface_hub", "transformers")
+LIBRARIES = ("timm", "polars", "pydantic", "peft", "PIL", "huggingface_hub", "transformers")
 
 
 def spec_of(name: object) -> BackboneSpec:

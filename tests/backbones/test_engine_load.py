@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
 from histotune.backbones.engine import load_backbone
-from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.entries import BackboneConfig
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import lite0_file, read_lite0, timm_name
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError

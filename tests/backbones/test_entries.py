@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from histotune.backbones.catalog import find_backbone, find_entry
-from histotune.backbones.entries import CatalogEntry, catalog_entries, parse_catalog
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig, CatalogEntry, catalog_entries, parse_catalog
 from histotune.tools.errors import UserError
 from histotune.tools.provenance import library_version
 from tests.backbones.shapes import agrees, measure_shape, stated_figures

@@ -15,9 +15,9 @@ from torch import nn
 
 from histotune.backbones.catalog import find_backbone, random_twin
 from histotune.backbones.engine import load_backbone
-from histotune.backbones.entries import CatalogEntry, catalog_entries
+from histotune.backbones.entries import BackboneConfig, CatalogEntry, catalog_entries
 from histotune.backbones.model_files import timm_arguments
-from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import weights_hash
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
-from histotune.backbones.spec import BackboneConfig, BackboneSpec
+from histotune.backbones.entries import BackboneConfig
+from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import lite0_file, locate_weights, weights_hash
 from histotune.tools.errors import UserError
 
@@ -133,7 +134,7 @@ def test_sharded_weights_must_be_complete_and_stay_in_their_folder(tmp_path: Pat
 
 def test_identity_imports_no_deep_learning_library(dinov2: Path) -> None:
     code = (
-        "import sys; from histotune.backbones.catalog import *; from histotune.backbones.spec import BackboneConfig\n"
+        "import sys; from histotune.backbones.catalog import *; from histotune.backbones.entries import BackboneConfig\n"
         "from histotune.backbones.weights import weights_hash\n"
         "for name in sys.argv[1:]: weights_hash(find_backbone(BackboneConfig(name=name)))\n"
         "print([name for name in ('torch', 'timm', 'transformers', 'peft') if name in sys.modules])"

@@ -86,8 +86,8 @@ def test_embed_takes_an_adapter_and_keys_it(
 
     from histotune.backbones.adapters import save_adapter
     from histotune.backbones.catalog import find_backbone
+    from histotune.backbones.entries import BackboneConfig
     from histotune.backbones.network import build_network
-    from histotune.backbones.spec import BackboneConfig
 
     torch.manual_seed(0)
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,

@@ -16,8 +16,8 @@ import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.engine import load_backbone
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.network import colour_fractions
-from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import gather

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.embeddings.store import Store
@@ -25,7 +25,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.space import EmbeddingConfig
 from histotune.embeddings.embed import EmbedRequest, embed

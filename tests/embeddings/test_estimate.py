@@ -14,7 +14,8 @@ import pytest
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.spec import Backbone, BackboneConfig, BackboneSpec
+from histotune.backbones.entries import BackboneConfig
+from histotune.backbones.spec import Backbone, BackboneSpec
 from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import MANIFEST_BYTES, EmbeddingEstimate, StageRate, estimate

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from histotune.backbones.catalog import external_names, find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.tileset import TileSet
 from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import tile_contents

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import estimate
 from histotune.embeddings import precision as precision_module

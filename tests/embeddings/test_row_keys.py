@@ -14,8 +14,8 @@ from PIL import Image
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.engine import load_backbone
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.network import colour_fractions
-from histotune.backbones.spec import BackboneConfig
 from histotune.datasets.tileset import LabelRegion, TileSet
 from histotune.embeddings.embed import embed
 from histotune.embeddings.row_keys import average_inputs, plan_shards, row_key

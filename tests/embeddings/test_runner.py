@@ -12,8 +12,9 @@ import torch
 
 from histotune.backbones.catalog import colour_histogram, find_backbone
 from histotune.backbones.engine import Engine, Pending, load_backbone
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.network import colour_fractions
-from histotune.backbones.spec import Backbone, BackboneConfig, Reruns
+from histotune.backbones.spec import Backbone, Reruns
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings.embed import embed
 from histotune.embeddings.runner import BatchRunner, resizing_device

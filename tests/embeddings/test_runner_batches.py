@@ -11,8 +11,9 @@ import torch
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import colour_histogram, find_backbone
+from histotune.backbones.entries import BackboneConfig
 from histotune.backbones.network import load_histogram
-from histotune.backbones.spec import Backbone, BackboneConfig
+from histotune.backbones.spec import Backbone
 from histotune.embeddings.runner import BatchRate, find_batch_size, remembered_batch_size, with_batch_size
 from histotune.embeddings.space import EmbedRequest, embedding_space
 from histotune.tools.devices import ComputeDevice

@@ -12,7 +12,8 @@ import torch
 
 from histotune.backbones import engine
 from histotune.backbones.catalog import colour_histogram, find_backbone
-from histotune.backbones.spec import BackboneConfig, ColumnBlock
+from histotune.backbones.entries import BackboneConfig
+from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.embed import embed
 from histotune.embeddings.estimate import request_space, tile_contents
 from histotune.embeddings.runner import chosen_space, compiled_space, is_compiled

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, random_twin
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.embeddings import space as space_module
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbeddingSpace, EmbedRequest, embedding_space, with_key

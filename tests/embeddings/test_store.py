@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.spec import Backbone, BackboneConfig, ColumnBlock
+from histotune.backbones.entries import BackboneConfig
+from histotune.backbones.spec import Backbone, ColumnBlock
 from histotune.embeddings import embed as embed_module
 from histotune.embeddings import gather
 from histotune.embeddings import gather as gather_module

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import Embeddings, EmbedRequest
 from histotune.embeddings.store import Store
@@ -215,7 +215,7 @@ import json, sys
 from pathlib import Path
 from histotune.backbones import engine
 from histotune.backbones.catalog import find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.tools.devices import ComputeDevice
 import histotune.embeddings.embed as embed_module
 from histotune.embeddings.space import EmbeddingConfig

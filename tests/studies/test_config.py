@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from histotune.backbones.catalog import documented_view, find_backbone
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.embeddings.space import chosen_view
 from histotune.images.config import ViewChoice, ViewConfig
 from histotune.studies.config import ExperimentConfig, load_config, override, parse_config

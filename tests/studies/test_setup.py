@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.images.config import ViewChoice

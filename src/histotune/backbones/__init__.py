@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from histotune.backbones.access import check_access as check_access
     from histotune.backbones.catalog import find_backbone as find_backbone
     from histotune.backbones.engine import load_backbone as load_backbone
+    from histotune.backbones.entries import BackboneConfig as BackboneConfig
     from histotune.backbones.spec import Backbone as Backbone
-    from histotune.backbones.spec import BackboneConfig as BackboneConfig
     from histotune.backbones.spec import BackboneSpec as BackboneSpec
     from histotune.backbones.spec import ColumnBlock as ColumnBlock
 
 FILES = {
     "Backbone": "spec",
-    "BackboneConfig": "spec",
+    "BackboneConfig": "entries",
     "BackboneSpec": "spec",
     "ColumnBlock": "spec",
     "check_access": "access",

@@ -20,8 +20,7 @@ from histotune.tools.files import hash_bytes, is_regular_file, write_json
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
-    from histotune.backbones.entries import CatalogEntry
-    from histotune.backbones.spec import BackboneConfig
+    from histotune.backbones.entries import BackboneConfig, CatalogEntry
 
 
 LOG = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ def find_backbone(config: BackboneConfig, cache: Path | None = None) -> Backbone
             code of its own.
 
     Example:
-        >>> from histotune.backbones.spec import BackboneConfig
+        >>> from histotune.backbones.entries import BackboneConfig
         >>> find_backbone(BackboneConfig(name="midnight")).source
         'kaiko-ai/midnight'
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from histotune.backbones.spec import BackboneConfig
+    from histotune.backbones.entries import BackboneConfig
 
 
 LOG = logging.getLogger(__name__)

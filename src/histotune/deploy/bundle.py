@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.heads.head import (
     Head,
     load_head,

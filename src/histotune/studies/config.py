@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.embeddings.space import EmbeddingConfig

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.backbones.spec import BackboneConfig
+from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
