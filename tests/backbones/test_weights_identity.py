@@ -134,7 +134,8 @@ def test_sharded_weights_must_be_complete_and_stay_in_their_folder(tmp_path: Pat
 
 def test_identity_imports_no_deep_learning_library(dinov2: Path) -> None:
     code = (
-        "import sys; from histotune.backbones.catalog import *; from histotune.backbones.entries import BackboneConfig\n"
+        "import sys; from histotune.backbones.catalog import *\n"
+        "from histotune.backbones.entries import BackboneConfig\n"
         "from histotune.backbones.weights import weights_hash\n"
         "for name in sys.argv[1:]: weights_hash(find_backbone(BackboneConfig(name=name)))\n"
         "print([name for name in ('torch', 'timm', 'transformers', 'peft') if name in sys.modules])"
