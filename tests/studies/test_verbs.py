@@ -114,6 +114,14 @@ def test_a_field_that_does_not_exist_is_named_with_the_closest(data: Path) -> No
         ht.embed(tiles, "colour-histogram", set={"sweep.fold": 3})
 
 
+def test_tiles_made_in_memory_are_not_audited_as_the_files_of_this_folder(data: Path) -> None:
+    from dataclasses import replace
+
+    tiles = replace(ht.read("breakhis", "BreaKHis_v1"), read_from=None)
+    with pytest.raises(ht.UserError, match="made in memory"):
+        ht.audit(tiles, quick=True)
+
+
 def test_tiles_keep_how_they_were_read(data: Path) -> None:
     tiles = ht.read("breakhis", "BreaKHis_v1", on_bad_image="skip")
     assert tiles.read_from is not None

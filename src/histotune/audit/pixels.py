@@ -200,7 +200,7 @@ def _read_one(reader: PixelReader, source: PixelSource, rows: NDArray[np.int64])
         return _Answer(rows, fingerprints_of(reader.pixels(source)[None]), ())
     except UserError as error:
         reason = error.what
-    except Exception as error:
+    except Exception as error:  # Pillow's plugins and h5py raise many types on damaged files
         reason = f"the image can't be read ({error or type(error).__name__})"
     return _Answer(rows, None, (BadTile(int(rows[0]), str(source), reason),))
 

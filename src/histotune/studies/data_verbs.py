@@ -16,13 +16,16 @@ from histotune.studies.arguments import (
     path_of,
     tiles_of,
 )
+from histotune.tools.errors import UserError
 from histotune.tools.table import ShownAsTables
 
 if TYPE_CHECKING:
+    from histotune.audit.audit import AuditRequest
     from histotune.audit.verdicts import Audit, Verdict
     from histotune.datasets.fetch.source import FetchOutcome, FetchPlan
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
+    from histotune.studies.config import ExperimentConfig
     from histotune.tools.doctor import MachineDiagnosis
     from histotune.tools.table import Table
 
@@ -148,21 +151,37 @@ def audit(
         >>> found.verdict in ("ok", "note", "warning", "error")
         True
     """
-    from histotune.audit.audit import AuditRequest, finest_labels, unread_files
     from histotune.audit.audit import audit as look
+    from histotune.report.pictures import audit_pictures
+    from histotune.report.study_pages import write_audit
+
+    if not isinstance(tiles, str) and tiles.read_from is None:
+        raise UserError(
+            "these tiles were made in memory, and an audit reads files",
+            value=tiles.name,
+            fix='ht.audit("tiles", "tiles.csv")',
+        )
+    config = config_of(tiles, data, cache=cache, set=set)
+    request = _audit_request(config, split, quick=quick, embeddings=embeddings)
+    result = look(request)
+    if out is not None:
+        write_audit(result, audit_pictures(result, request.tiles, request.split, config.loader), Path(out))
+    return AuditOutcome(result, None if out is None else Path(out))
+
+
+def _audit_request(config: ExperimentConfig, split: str | None, *, quick: bool, embeddings: bool) -> AuditRequest:
+    """Read the data set anew, since files that can't be read are findings here, and the split to check."""
+    from histotune.audit.audit import AuditRequest, finest_labels, unread_files
     from histotune.audit.verdicts import AuditConfig
     from histotune.datasets.read import read_dataset
     from histotune.datasets.splits.named import find_split
-    from histotune.report.pictures import audit_pictures
-    from histotune.report.study_pages import write_audit
     from histotune.studies.setup import single_dataset
 
-    config = config_of(tiles, data, cache=cache, set=set)
     source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
     found = read_dataset(source)
     # a leaky split too is checked, since leaks are what an audit is for
     checked = None if split is None else find_split(split, found, allow_leaky=True)
-    request = AuditRequest(
+    return AuditRequest(
         tiles=found,
         split=checked,
         finest=finest_labels(source),
@@ -171,10 +190,6 @@ def audit(
         cache=config.cache if embeddings else None,
         unread=() if quick else unread_files(source.path, found),
     )
-    result = look(request)
-    if out is not None:
-        write_audit(result, audit_pictures(result, found, checked, config.loader), Path(out))
-    return AuditOutcome(result, None if out is None else Path(out))
 
 
 def split(
