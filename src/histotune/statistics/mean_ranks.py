@@ -104,13 +104,8 @@ def rank_arms(
     """
     from scipy import stats
 
+    _check_values(value_SA)
     n_sets, n_arms = value_SA.shape
-    if n_sets < LEAST_DATA_SETS:
-        raise UserError(
-            "a ranking over data sets needs more of them", value=n_sets, allowed=f"{LEAST_DATA_SETS} or more"
-        )
-    if n_arms < 2 or not np.isfinite(value_SA).all():
-        raise UserError("a ranking needs a value of two or more arms on every data set")
     # Each data set ranks the arms, ties sharing the mean of their ranks; arms are then ordered by the mean of their
     # ranks.
     rank_SA = stats.rankdata(-value_SA if higher_is_better else value_SA, axis=1)
@@ -127,6 +122,17 @@ def rank_arms(
         smallest_p=2.0 ** (1 - n_sets),
         pairs=_pairs(value_SA, names, mean_A, critical),
     )
+
+
+def _check_values(value_SA: Float) -> None:
+    """Refuse scores that no ranking can be made of."""
+    n_sets, n_arms = value_SA.shape
+    if n_sets < LEAST_DATA_SETS:
+        raise UserError(
+            "a ranking over data sets needs more of them", value=n_sets, allowed=f"{LEAST_DATA_SETS} or more"
+        )
+    if n_arms < 2 or not np.isfinite(value_SA).all():
+        raise UserError("a ranking needs a value of two or more arms on every data set")
 
 
 def _critical_difference(n_sets: int, n_arms: int, level: float) -> float:

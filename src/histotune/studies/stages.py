@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.estimate import EmbeddingEstimate
     from histotune.evaluation.findings import LedgerCount, SweepChoice
@@ -142,14 +144,7 @@ def sweep_tiles(
     tiles = material.tiles  # without those that can't be read
     train_N = rows_that_train(tiles, config)
     has_parts = tiles.table["split"].null_count() == 0
-    task = SweepTask(
-        labels_N=tiles.labels_N,
-        groups=tuple(tile_groups(tiles)),
-        class_names=tiles.class_names,
-        train_sets_SN=train_N[None, :],
-        fold_labels="grouped",
-        default_pooling=material.default_pooling,
-    )
+    task = _task(material, train_N)
     support = SweepSupport(FitCache.at(config.cache), watch)
     start = time.perf_counter()
     result = sweep(material.embeddings, task, config.sweep, support)[0]
@@ -172,6 +167,19 @@ def sweep_tiles(
     )
     choice = describe_choice(result, domain)
     return SweepOutcome(head, result, choice, config.out, _track(swept, choice, config))
+
+
+def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
+    """Return the task of choosing a head on one training set."""
+    tiles = material.tiles
+    return SweepTask(
+        labels_N=tiles.labels_N,
+        groups=tuple(tile_groups(tiles)),
+        class_names=tiles.class_names,
+        train_sets_SN=train_N[None, :],
+        fold_labels="grouped",
+        default_pooling=material.default_pooling,
+    )
 
 
 def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> str:
