@@ -13,6 +13,7 @@ import pytest
 
 import histotune as ht
 from histotune.cli import main
+from histotune.statistics.predictions import Predictions
 from histotune.studies import data_verbs, verbs
 from tests.conftest import write_breakhis, write_pcam
 
@@ -120,6 +121,12 @@ def test_tiles_made_in_memory_are_not_audited_as_the_files_of_this_folder(data: 
     tiles = replace(ht.read("breakhis", "BreaKHis_v1"), read_from=None)
     with pytest.raises(ht.UserError, match="made in memory"):
         ht.audit(tiles, quick=True)
+
+
+def test_an_unknown_cluster_is_one_message() -> None:
+    predictions = Predictions.__new__(Predictions)  # is not looked at
+    with pytest.raises(ht.UserError, match="unknown cluster"):
+        ht.score(predictions, cluster="groups")
 
 
 def test_tiles_keep_how_they_were_read(data: Path) -> None:

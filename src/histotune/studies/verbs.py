@@ -23,6 +23,7 @@ from histotune.studies.arguments import (
     tiles_of,
 )
 from histotune.studies.config import ExperimentConfig, override
+from histotune.tools.errors import UserError, closest_name
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
@@ -250,6 +251,14 @@ def score(
     from histotune.statistics.predictions import IntervalConfig
     from histotune.statistics.scores import score_predictions
 
+    if cluster not in ("group", "tile"):
+        raise UserError(
+            "unknown cluster of an interval",
+            value=cluster,
+            allowed="group, tile",
+            closest=closest_name(cluster, ("group", "tile")),
+            fix='cluster="group"',
+        )
     interval = IntervalConfig.model_validate({"cluster": cluster})
     return score_predictions(predictions, metrics, interval, within_folds=within_folds)
 
