@@ -20,7 +20,7 @@ from histotune.embeddings.store import RunFacts, Store
 from histotune.images.loader import Views
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, write_json
+from histotune.tools.files import canonical_json, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -212,10 +212,8 @@ def with_batch_size(
 
 def remembered_batch_size(request: EmbedRequest, space: EmbeddingSpace) -> int | None:
     """Return the batch size found earlier for a space."""
-    try:
-        size = json.loads(_record(request, space).read_text(encoding="utf-8"))["batch_size"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    found = read_json(_record(request, space))
+    size = found.get("batch_size") if isinstance(found, dict) else None
     return size if isinstance(size, int) and 1 <= size <= max(request.embedding.shard_tiles, FIRST_BATCH) else None
 
 

@@ -183,9 +183,7 @@ class HashIndex:
         if self._path is None or not self._path.is_file():
             return []
         try:
-            read_only = f"{self._path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(read_only, timeout=60, uri=True)) as database:
-                return database.execute(query, values).fetchall()
+            return query_index(self._path, query, values)
         except sqlite3.Error as error:
             LOG.warning("the index of content hashes can't be read (%s); hashing again: %s", error, self._path)
             return []
@@ -218,6 +216,12 @@ class HashIndex:
             self._path.unlink(missing_ok=True)
         except OSError as error:
             LOG.warning("content hashes can't be remembered (%s): %s", error.strerror, self._path)
+
+
+def query_index(path: Path, query: str, values: Sequence[str | int] = ()) -> list[tuple[str | int, ...]]:
+    """Ask the database of content hashes, which is only read."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
+        return database.execute(query, values).fetchall()
 
 
 def _file_states(paths: Sequence[Path]) -> list[FileState]:

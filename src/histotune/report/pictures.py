@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +162,7 @@ class TilePicture:
 
     tile: Neighbour
     cosine: float
-    uri: str
+    jpeg: bytes
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def cross_gallery(found: Diagnosis, source: TileSet, target: TileSet, loader: Lo
     """Read the tiles that the diagnosis names and make thumbnails."""
 
     def picture(tile: Neighbour, tiles: TileSet, cosine: float) -> TilePicture:
-        return TilePicture(tile, cosine, _uri(tile.tile_id, tiles, loader))
+        return TilePicture(tile, cosine, jpeg_thumbnail(_pixels_of(tile.tile_id, (tiles,), loader)))
 
     rows = tuple(
         PictureRow(
@@ -204,9 +203,3 @@ def cross_gallery(found: Diagnosis, source: TileSet, target: TileSet, loader: Lo
     )
     credits = tuple(dict.fromkeys(f"{tiles.name}, {tiles.licence}. {tiles.citation}" for tiles in (target, source)))
     return CrossGallery(rows, credits)
-
-
-def _uri(tile_id: str, tiles: TileSet, loader: LoaderConfig) -> str:
-    row = tiles.table.filter(pl.col("tile_id") == tile_id)
-    jpeg = jpeg_thumbnail(read_pixels(row["path"][0], row["row"][0], loader))
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

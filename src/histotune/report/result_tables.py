@@ -19,6 +19,7 @@ from histotune.report.study_tables import board_table, transfer_tables
 from histotune.report.tables import (
     audit_table,
     findings_table,
+    part_finding,
     protocol_table,
     robustness_section,
     score_tables,
@@ -75,33 +76,15 @@ def tables_of(result: object) -> tuple[Table, ...]:
     return tuple(own())
 
 
-@tables_of.register(Diagnosis)
-def _of_diagnosis(result: Diagnosis) -> tuple[Table, ...]:
-    return transfer_tables(result)
-
-
-@tables_of.register(RunComparison)
-def _of_comparison(result: RunComparison) -> tuple[Table, ...]:
-    return comparison_tables(result)
-
-
-@tables_of.register(ProtocolStudy)
-def _of_protocol(result: ProtocolStudy) -> tuple[Table, ...]:
-    return (protocol_table(result),)
-
-
-@tables_of.register(SweepResult)
-def _of_sweep(result: SweepResult) -> tuple[Table, ...]:
-    return (trials_table(result.trials, result.head.n_groups),)
-
-
-@tables_of.register(Board)
-def _of_board(result: Board) -> tuple[Table, ...]:
-    return (board_table(result),)
-
-
 # ------------------------------------------------------------------------------
 # The magnification study and the audit, with their details.
+
+
+tables_of.register(Diagnosis, transfer_tables)
+tables_of.register(RunComparison, comparison_tables)
+tables_of.register(ProtocolStudy, lambda result: (protocol_table(result),))
+tables_of.register(SweepResult, lambda result: (trials_table(result.trials, result.head.n_groups),))
+tables_of.register(Board, lambda result: (board_table(result),))
 
 
 @tables_of.register(MatrixStudy)
@@ -173,13 +156,7 @@ def _of_findings(result: Findings) -> tuple[Table, ...]:
 
 @tables_of.register(Finding)
 def _of_finding(result: Finding) -> tuple[Table, ...]:
-    parts = (
-        replace(
-            result, title=f"{result.title}: the probe by {part.column}", rows=part.rows, notes=(part.note,), parts=()
-        )
-        for part in result.parts
-        if part.rows
-    )
+    parts = (part_finding(part, result) for part in result.parts if part.rows)
     found = [_scores(finding, table) for finding in (result, *parts) for table in score_tables(finding)]
     return (*found, *((_paired(result),) if result.paired else ()))
 

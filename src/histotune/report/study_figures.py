@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -212,18 +211,10 @@ LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0
 PALE, DEEP = (255, 255, 255), (0x7F, 0xB8, 0xDA)  # black text stays readable on both
 
 
-@dataclass(frozen=True)
-class ShownMatrix:
-    """A matrix with its pictures."""
-
-    matrix: MagnificationMatrix
-    panels: tuple[Markup, ...]
-
-
-def show_matrix(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
-    """Draw a matrix, and its differences to the diagonal where there are any."""
+def matrix_panels(matrix: MagnificationMatrix, synthetic: bool) -> tuple[Markup, ...]:
+    """Draw a matrix and, where there are any, its differences."""
     panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
-    return ShownMatrix(matrix, tuple(panel for panel in panels if panel is not None))
+    return tuple(panel for panel in panels if panel is not None)
 
 
 def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.report.page import page_environment, render_template, standalone
 from histotune.report.study_figures import (
     difference_panel,
     domain_figures,
-    few_shot_figure,
     matrix_panel,
     ranking_figure,
-    recovery_figures,
-    show_matrix,
 )
-from histotune.report.study_tables import plain_table, score_text, transfer_tables
+from histotune.report.study_tables import plain_table, score_text
 from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.files import write_json, write_text
 from histotune.tools.marks import SYNTHETIC
@@ -29,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from histotune.audit.verdicts import Audit, AuditFinding, Cell, Cluster
+    from histotune.audit.verdicts import Audit, Cell
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking, RunComparison
     from histotune.report.pictures import AuditPicture, CrossGallery
@@ -41,35 +36,6 @@ if TYPE_CHECKING:
 MAX_ROWS = 500  # of a table on the page; audit.json has them all
 
 
-@dataclass(frozen=True)
-class ShownPicture:
-    """A tile, its JPEG as a data URI."""
-
-    picture: AuditPicture
-    uri: str
-
-
-@dataclass(frozen=True)
-class ShownCluster:
-    """Pictures that belong together; ``cluster`` is None where tiles stand alone."""
-
-    cluster: Cluster | None
-    pictures: tuple[ShownPicture, ...]
-
-
-@dataclass(frozen=True)
-class ShownFinding:
-    """A finding as the page shows it."""
-
-    finding: AuditFinding
-    clusters: tuple[ShownCluster, ...]
-
-
-def write_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str, path: Path) -> None:
-    """Write the page as one HTML file that loads nothing and runs no script."""
-    write_text(path, render_audit_page(audit, pictures, command))
-
-
 def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str) -> str:
     """Return the page's HTML; equal inputs give equal text."""
     environment = page_environment()
@@ -79,8 +45,7 @@ def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: s
         "audit.html.j2",
         ("style.css", "audit.css"),
         audit=audit,
-        shown=tuple(_shown(finding, pictures) for finding in audit.findings),
-        has_pictures=bool(pictures),
+        shown=pictures,
         command=command,
         max_rows=MAX_ROWS,
     )
@@ -100,19 +65,6 @@ def cell_text(value: Cell) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _shown(finding: AuditFinding, pictures: Sequence[AuditPicture]) -> ShownFinding:
-    own = [picture for picture in pictures if picture.finding == finding.id]
-    clusters = []
-    for cluster in dict.fromkeys(picture.cluster for picture in own):
-        members = tuple(ShownPicture(one, _uri(one.jpeg)) for one in own if one.cluster == cluster)
-        clusters.append(ShownCluster(finding.clusters[cluster - 1] if cluster else None, members))
-    return ShownFinding(finding, tuple(clusters))
-
-
-def _uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
 # ------------------------------------------------------------------------------
 # An audit on disk: the findings as JSON and as a page.
 
@@ -130,7 +82,7 @@ def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) ->
     """
     write_json(folder / "audit.json", audit.as_dict())
     command = redact(" ".join(["histotune", *sys.argv[1:]]))
-    write_audit_page(audit, pictures, command, folder / "audit.html")
+    write_text(folder / "audit.html", render_audit_page(audit, pictures, command))
 
 
 # ------------------------------------------------------------------------------
@@ -245,7 +197,6 @@ def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
         "matrix.html.j2",
         study=study,
         synthetic=synthetic,
-        shown=tuple(show_matrix(matrix, synthetic) for matrix in study.matrices),
         methods=tuple(sorted(_methods(study))),
         command=redact(command),
         ledger=ledger,
@@ -386,9 +337,6 @@ def write_transfer_page(
         ("style.css", "transfer.css"),
         found=found,
         synthetic=SYNTHETIC in found.marks,
-        tables=transfer_tables(found),
-        recoveries=recovery_figures(found),
-        few_shot=few_shot_figure(found),
         gallery=gallery,
         command=redact(command),
         ledger=ledger,

@@ -8,7 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from histotune.published.published_numbers import Protocol
-from histotune.report.tables import score_tables
+from histotune.report.tables import part_finding, score_tables
 from histotune.report.words import number
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.files import write_text
@@ -292,10 +292,8 @@ def boards_latex(boards: Sequence[Board]) -> str:
 def _finding(finding: Finding, mark: str) -> Iterator[str]:
     yield from (_score_table(finding.title, table, mark) for table in score_tables(finding))
     for part in finding.parts:
-        if part.rows:
-            shown = replace(finding, rows=part.rows, parts=())
-            title = f"{finding.title}: the probe by {part.column}"
-            yield from (_score_table(title, table, mark, part.note) for table in score_tables(shown))
+        shown = part_finding(part, finding)
+        yield from (_score_table(shown.title, table, mark, part.note) for table in score_tables(shown))
 
 
 def _score_table(title: str, table: ScoreTable, mark: str, note: str = "") -> str:

@@ -172,9 +172,9 @@ LOOK = Look(BLUE, "disc")
 MIN_GAP_PX = 24.0
 
 
-def label_efficiency_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
+def label_efficiency_figure(table: pl.DataFrame | None, *, synthetic: bool) -> Figure | None:
     """Draw each metric against the number of training groups."""
-    if table.is_empty():
+    if table is None or table.is_empty():
         return None
     panels = []
     for metric, (title, direction) in TITLES.items():

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from histotune.audit.verdicts import Audit, AuditFinding
-    from histotune.evaluation.findings import Finding, FindingId, Findings, RobustnessTable, ScoredArm
+    from histotune.evaluation.findings import Finding, FindingId, Findings, PartTable, RobustnessTable, ScoredArm
     from histotune.heads.family import Tried
     from histotune.published.study import ProtocolRow, ProtocolStudy
     from histotune.statistics.predictions import Score
@@ -236,6 +236,12 @@ def score_tables(finding: Finding) -> tuple[ScoreTable, ...]:
         if rows:
             tables.append(replace(_score_table(replace(finding, rows=rows)), title=title))
     return tuple(tables)
+
+
+def part_finding(part: PartTable, finding: Finding) -> Finding:
+    """Return a finding's rows by site, scanner, stain or unit as a finding of their own."""
+    title = f"{finding.title}: the probe by {part.column}"
+    return replace(finding, title=title, rows=part.rows, notes=(part.note,), parts=())
 
 
 def _only(arm: ScoredArm, *, probabilities: bool) -> ScoredArm:

@@ -256,9 +256,8 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
-        if inputs.artifacts.label_efficiency is not None:
-            figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
-            save_plots(figure, "training-groups", folder)
+        figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+        save_plots(figure, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
     tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
     return RunResult(inputs, config.out, n_computed, tracked)

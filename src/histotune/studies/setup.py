@@ -6,7 +6,6 @@ view are looked up here and nowhere else.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.tools.errors import UserError, collect, raise_together
-from histotune.tools.files import explained_os_errors, lock, make_folder
+from histotune.tools.files import explained_os_errors, lock, make_folder, read_json
 from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.tools.ranks import process_rank
 
@@ -302,10 +301,7 @@ def _foreign_names(folder: Path) -> tuple[str, ...]:
 
 def _is_run_config(folder: Path) -> bool:
     """Whether ``config.json`` is histotune's: a model saved for transformers has one, too."""
-    try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    data = read_json(folder / "config.json")
     return isinstance(data, dict) and {"recipe", "backbone", "evaluation"} <= data.keys()
 
 

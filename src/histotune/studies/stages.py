@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,11 +29,8 @@ from histotune.studies.setup import config_of_head, read_with_parts, rows_that_t
 from histotune.studies.tracking import (
     SweptSet,
     new_run_id,
-    refit_curves,
     require_wandb,
-    rows_of,
-    run_log,
-    track_rows,
+    track_sweep,
     with_origin,
 )
 from histotune.tools.files import atomic_folder, hash_bytes
@@ -166,7 +163,8 @@ def sweep_tiles(
         (ArmSweep(PROBE, result, sweep_s=sweep_s),),
     )
     choice = describe_choice(result, domain)
-    return SweepOutcome(head, result, choice, config.out, _track(swept, choice, config))
+    scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
+    return SweepOutcome(head, result, choice, config.out, track_sweep(swept, scores, config))
 
 
 def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
@@ -180,17 +178,6 @@ def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
         fold_labels="grouped",
         default_pooling=material.default_pooling,
     )
-
-
-def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> str:
-    """Add the trials to the table, and write the sweep to W&B where that was asked for."""
-    result = swept.sweeps[0].result
-    name = f"{result.head.backbone} on {swept.trained_on}"
-    scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
-    trials = with_origin(result, swept.trained_on, PROBE)
-    log = run_log(swept.run_id, name, config, trials, {"head": swept.folder}, scores)
-    log = replace(log, curves=(*log.curves, *refit_curves(swept.trained_on, result)))
-    return track_rows(tuple(rows_of(swept, config)), log, config)
 
 
 def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:

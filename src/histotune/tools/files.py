@@ -13,7 +13,7 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.errors import UserError
 
@@ -132,6 +132,14 @@ def write_json(path: Path, value: object) -> None:
 def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and strict numbers (NaN and infinities become null)."""
     return json.dumps(_strict(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever the file holds)
+    """Return what a JSON file holds; None where it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
