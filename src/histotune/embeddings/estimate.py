@@ -17,8 +17,7 @@ from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.precision import candidates, remembered_choice
 from histotune.embeddings.row_keys import Rows, row_key, with_sizes
-from histotune.embeddings.runner import COMPILE_TILES, BatchRunner, chosen_space, compute_threads
-from histotune.embeddings.space import embedding_space
+from histotune.embeddings.runner import COMPILE_TILES, BatchRunner, compute_threads, resolved_space
 from histotune.embeddings.store import Store
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
@@ -187,10 +186,9 @@ def _missing(
     sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
     key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
-    storage = request.embedding.storage
-    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
-    store = Store(request.cache, chosen_space(request, device, plain, tuple(key_of.values())))
-    absent = set(missing_content(store.inspect().sound, tuple(key_of.values())))
+    keys = tuple(key_of.values())
+    store = Store(request.cache, resolved_space(request, device, precision, index, keys))
+    absent = set(missing_content(store.inspect().sound, keys))
     missing = tuple(one for one in wanted if one not in key_of or key_of[one] in absent)
     return missing, len(set(sources) - set(content))
 
@@ -370,9 +368,7 @@ def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingS
     index = HashIndex(request.cache / INDEX)
     choice = remembered_choice(request, device, index)
     precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
-    storage = request.embedding.storage
-    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
-    return chosen_space(request, device, plain, keys)
+    return resolved_space(request, device, precision, index, keys)
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:

@@ -215,23 +215,19 @@ def _debris(store: Store) -> Iterator[Damage]:
     """Yield files of histotune's in the space's folder that nothing needs, by their place in it."""
     folder, planned = store.folder, {plan.name for plan in store.read_plan()}
     hashes = {name: manifest.sha256 for name, manifest in store.inspect().sound.items()}
+    orphans = {f"shards/{name}.npy" for name in planned if not (folder / "shards" / f"{name}.json").is_file()}
     for place in ("", "shards", "gathered"):
         for path in owned_in(folder, place):
             name = path.relative_to(folder).as_posix()
             if unfinished_name(path):
                 yield Damage(name, "half-written by a killed run")
-            elif place == "shards" and path.suffix == ".npy" and path.stem in planned and not _has_note(path):
+            elif name in orphans:
                 yield Damage(name, "planned matrix without manifest: never counted")
             elif place == "gathered" and _is_stale(path, hashes):
                 yield Damage(name, "gathered matrix that is damaged or out of date")
     plan = folder / "pending.json"
     if is_regular_file(plan) and not planned:
         yield Damage(plan.name, "damaged plan of an interrupted run")
-
-
-def _has_note(matrix: Path) -> bool:
-    """Whether a matrix has its manifest; a run that was killed before it wrote that leaves none."""
-    return matrix.with_suffix(".json").is_file()
 
 
 def _is_stale(path: Path, hashes: dict[str, str]) -> bool:
@@ -438,6 +434,7 @@ def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
 def space_facts(store: Store) -> SpaceFacts:
     """Look at one space."""
     found, space = store.inspect(), store.space
+    signature = json.loads(space.signature)
     held = held_content(found.sound)
     planned = {one for plan in store.read_plan() for one in plan.content}
     return SpaceFacts(
@@ -445,7 +442,7 @@ def space_facts(store: Store) -> SpaceFacts:
         backbone=space.backbone,
         view=_view_words(space.view),
         precision=(space.precision or "unknown") + (", kept in fp16" if space.stores_fp16 else ""),
-        device=_device_words(space.signature),
+        device=str(signature.get("device", "any" if signature and "external" not in signature else "unknown")),
         n_rows=len(held),
         n_shards=len(found.sound),
         n_bytes=folder_bytes(store.folder),
@@ -500,11 +497,6 @@ def _view_words(view: str) -> str:
         if value not in (None, False, "")
     ]
     return ", ".join(words)
-
-
-def _device_words(signature: str) -> str:
-    facts = json.loads(signature)
-    return str(facts.get("device", "unknown" if "external" in facts or not facts else "any"))
 
 
 def _others(cache: Path) -> Iterator[FolderFacts]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -491,20 +491,7 @@ class ScaleEstimate:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as a JSON-ready dict."""
-        return {
-            "dataset": self.dataset,
-            "synthetic": self.synthetic,
-            "method": METHOD,
-            "prior": asdict(self.prior),
-            "magnifications": [asdict(scale) for scale in self.magnifications],
-            "ratios": [asdict(ratio) for ratio in self.ratios],
-            "candidates": [asdict(candidate) for candidate in self.candidates],
-            "notes": list(self.notes),
-            "tiles": self.tiles.to_dicts(),
-        }
-
-
-# ---- The ruler: how large nuclei are ----
+        return {**asdict(replace(self, tiles=pl.DataFrame())), "method": METHOD, "tiles": self.tiles.to_dicts()}
 
 
 @dataclass(frozen=True)

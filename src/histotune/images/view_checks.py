@@ -12,6 +12,8 @@ from histotune.images.views import MAX_INPUTS, MAX_RESIZED_PIXELS, ViewGeometry,
 from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import LabelRegion, TileSet
@@ -40,18 +42,8 @@ def check_view(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
             a letterbox would have to cut, or a label's region that is moved or cut; all reported together.
     """
     geometry = view_geometry(tiles, view)
-    errors = [
-        error
-        for error in (
-            _unknown_mpp(tiles, view, geometry),
-            _too_large(tiles, view, geometry),
-            _cut_letterbox(tiles, view, geometry),
-            _too_many_inputs(tiles, view, geometry),
-            None if view.allow_moved_label else _moved_label(tiles, view, geometry),
-        )
-        if error is not None
-    ]
-    raise_together(errors)
+    moved = None if view.allow_moved_label else _moved_label(tiles, view, geometry)
+    raise_together([*_mistakes(tiles, view, geometry), *([] if moved is None else [moved])])
     return geometry
 
 
@@ -62,65 +54,46 @@ def moves_label(tiles: TileSet, view: ViewConfig) -> bool:
 
 def view_notes(tiles: TileSet, view: ViewConfig) -> tuple[str, ...]:
     """Return what a view hides, adds or invents, one sentence each (law 6)."""
-    geometry = view_geometry(tiles, view)
-    notes = (
-        _cropped_note(geometry),
-        _padded_note(view, geometry),
-        _enlarged_note(geometry),
-        _covered_note(geometry),
-        _moved_note(tiles) if moves_label(tiles, view) else "",
-    )
-    return tuple(note for note in notes if note)
+    notes = tuple(_notes(view, view_geometry(tiles, view)))
+    return (*notes, _moved_note(tiles)) if moves_label(tiles, view) else notes
 
 
-def _unknown_mpp(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+def _mistakes(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> Iterator[UserError]:
+    """Yield why the view can't be made of these tiles."""
     n_unknown = int((~(np.isfinite(geometry.mpp_N) & (geometry.mpp_N > 0))).sum())
-    if view.target_mpp is None or not n_unknown:
-        return None
-    return UserError(
-        f"view.target_mpp={view.target_mpp:g} needs the scale of every tile, and {n_unknown:,} of {len(tiles):,} tiles "
-        f"of {tiles.name} have no mpp",
-        fix="give it in um/px: --set source.mpp=0.25 (a second data set: --set target.mpp=0.25; histotune predict: "
-        "--mpp 0.25)",
-    )
-
-
-def _too_large(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
-    bad_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
-    if not bad_N.any():
-        return None
-    return UserError(
-        f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
-        value=view.words,
-        fix=_larger_target(view, "cut them into smaller tiles"),
-    )
-
-
-def _too_many_inputs(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
-    bad_N = geometry.n_inputs_N > MAX_INPUTS
-    if not bad_N.any():
-        return None
-    return UserError(
-        f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
-        value=view.words,
-        allowed=f"at most {MAX_INPUTS} crops per tile",
-        fix=_larger_target(view, "cut them into smaller tiles"),
-    )
-
-
-def _cut_letterbox(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
-    bad_N = np.asarray((geometry.resized_px_N2 > view.size_px).any(axis=1))
-    if view.name != "letterbox" or not bad_N.any():
-        return None
-    long_um = geometry.mpp_N * geometry.source_px_N2.max(axis=1)
-    least_mpp = float(long_um[bad_N].max()) / view.size_px
-    return UserError(
-        f"a letterbox shows whole tiles, and {_count(bad_N)} of {tiles.name} do not fit into {view.size_px} px at this "
-        "scale",
-        value=view.words,
-        allowed=f"view.target_mpp of at least {least_mpp:.3g} um/px",
-        fix="--set view.name=tiles covers them with crops, --set view.name=short-side-crop shows their centre",
-    )
+    if view.target_mpp is not None and n_unknown:
+        yield UserError(
+            f"view.target_mpp={view.target_mpp:g} needs the scale of every tile, and {n_unknown:,} of {len(tiles):,} "
+            f"tiles of {tiles.name} have no mpp",
+            fix="give it in um/px: --set source.mpp=0.25 (a second data set: --set target.mpp=0.25; histotune predict: "
+            "--mpp 0.25)",
+        )
+    large_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
+    if large_N.any():
+        yield UserError(
+            f"{_count(large_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
+            value=view.words,
+            fix=_larger_target(view, "cut them into smaller tiles"),
+        )
+    cut_N = np.asarray((geometry.resized_px_N2 > view.size_px).any(axis=1))
+    if view.name == "letterbox" and cut_N.any():
+        long_um = geometry.mpp_N * geometry.source_px_N2.max(axis=1)
+        least_mpp = float(long_um[cut_N].max()) / view.size_px
+        yield UserError(
+            f"a letterbox shows whole tiles, and {_count(cut_N)} of {tiles.name} do not fit into {view.size_px} px at "
+            "this scale",
+            value=view.words,
+            allowed=f"view.target_mpp of at least {least_mpp:.3g} um/px",
+            fix="--set view.name=tiles covers them with crops, --set view.name=short-side-crop shows their centre",
+        )
+    many_N = geometry.n_inputs_N > MAX_INPUTS
+    if many_N.any():
+        yield UserError(
+            f"{_count(many_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
+            value=view.words,
+            allowed=f"at most {MAX_INPUTS} crops per tile",
+            fix=_larger_target(view, "cut them into smaller tiles"),
+        )
 
 
 def _moved_label(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
@@ -160,40 +133,27 @@ def _region_inside(region: LabelRegion, geometry: ViewGeometry) -> NDArray[np.bo
     return np.asarray(inside_N2.all(axis=1))
 
 
-def _cropped_note(geometry: ViewGeometry) -> str:
-    share_N = geometry.seen_share_N
-    cropped_N = geometry.known_N & (share_N < 1.0 - ROUNDING_PX)
-    if not cropped_N.any():
-        return ""
-    return f"The view cuts {_count(cropped_N)}: the network sees {_percent(share_N[cropped_N])} of their area."
-
-
-def _padded_note(view: ViewConfig, geometry: ViewGeometry) -> str:
-    share_N = geometry.padded_share_N
-    padded_N = geometry.known_N & (share_N > 0.0)
-    if not padded_N.any():
-        return ""
-    return (
-        f"The view pads {_count(padded_N)} with RGB {view.pad_rgb}: {_percent(share_N[padded_N])} of the network's "
-        "input is padding."
-    )
-
-
-def _enlarged_note(geometry: ViewGeometry) -> str:
+def _notes(view: ViewConfig, geometry: ViewGeometry) -> Iterator[str]:
+    """Yield what the view does to the pixels of tiles of known size."""
+    known_N, seen_N, padding_N = geometry.known_N, geometry.seen_share_N, geometry.padded_share_N
+    cropped_N = known_N & (seen_N < 1.0 - ROUNDING_PX)
+    if cropped_N.any():
+        yield f"The view cuts {_count(cropped_N)}: the network sees {_percent(seen_N[cropped_N])} of their area."
+    padded_N = known_N & (padding_N > 0.0)
+    if padded_N.any():
+        yield (
+            f"The view pads {_count(padded_N)} with RGB {view.pad_rgb}: {_percent(padding_N[padded_N])} of the "
+            "network's input is padding."
+        )
     enlarged_N = geometry.enlarged_N
-    if not enlarged_N.any():
-        return ""
-    mpp_N = geometry.mpp_N[enlarged_N & np.isfinite(geometry.mpp_N)]
-    finest = f"{mpp_N.min():.3g} um/px" if len(mpp_N) else "the stored pixels"
-    return f"The view enlarges {_count(enlarged_N)}: there the network sees no more detail than {finest} hold."
-
-
-def _covered_note(geometry: ViewGeometry) -> str:
-    n_N = geometry.n_inputs_N[geometry.known_N]
-    if not (n_N > 1).any():
-        return ""
-    crops = f"{n_N.max()}" if n_N.min() == n_N.max() else f"{n_N.min()} to {n_N.max()}"
-    return f"The view covers each tile with {crops} crops and averages their embeddings."
+    if enlarged_N.any():
+        mpp_N = geometry.mpp_N[enlarged_N & np.isfinite(geometry.mpp_N)]
+        finest = f"{mpp_N.min():.3g} um/px" if len(mpp_N) else "the stored pixels"
+        yield f"The view enlarges {_count(enlarged_N)}: there the network sees no more detail than {finest} hold."
+    n_N = geometry.n_inputs_N[known_N]
+    if (n_N > 1).any():
+        crops = f"{n_N.max()}" if n_N.min() == n_N.max() else f"{n_N.min()} to {n_N.max()}"
+        yield f"The view covers each tile with {crops} crops and averages their embeddings."
 
 
 def _moved_note(tiles: TileSet) -> str:

@@ -17,7 +17,6 @@ from histotune.report.figures import (
     paired_lines,
     ranking_figure,
 )
-from histotune.report.run_folder import LABEL_EFFICIENCY_FILE
 from histotune.report.study_figures import few_shot_figure, matrix_panels, recovery_figures
 from histotune.report.study_tables import transfer_tables
 from histotune.report.sweep_figures import (
@@ -254,7 +253,7 @@ def save_sweep(trials: pl.DataFrame, label_efficiency: pl.DataFrame | None, tile
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(trials_figure(trials, known), plot_name(trials), folder)
     if label_efficiency is not None:
-        label_efficiency.write_parquet(folder / LABEL_EFFICIENCY_FILE)
+        label_efficiency.write_parquet(folder / "label_efficiency.parquet")
     save_plots(label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic), "training-groups", folder)
 
 

@@ -207,7 +207,7 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
     scored_tiles = tiles.take(rows)
     split_hash = hash_bytes(scored_tiles.label_fingerprint, part)
-    leaky = _shares_groups(bundle, scored_tiles)
+    leaky = not set(bundle.head.train_groups).isdisjoint(tile_groups(scored_tiles))
     marks = tuple(dict.fromkeys((*marks_of(tiles, split), *((LEAKY,) if leaky else ()))))
     predictions = head_predictions(material, rows, bundle.head, split_hash)
     arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
@@ -224,7 +224,3 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     how = "The saved head as it is."
     finding = Finding("external", title, how, arms, notes, parts, robustness=index)
     return EvaluationOutcome(finding, predictions, ledger)
-
-
-def _shares_groups(bundle: Bundle, scored: TileSet) -> bool:
-    return bool(set(bundle.head.train_groups) & set(tile_groups(scored)))

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from histotune.heads.sweep import CONTEXT, OUTCOME
-from histotune.report.tables import line_names
+from histotune.report.tables import line_names, setting_names
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_path, canonical_json
 from histotune.tools.marks import PROBE
@@ -114,7 +113,7 @@ def trials_folder(state: Path) -> Path:
 
 def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> pl.DataFrame:
     """Return a sweep's trials as rows of the table; a trial that diverged has no score."""
-    tried = trials.select(name for name in trials.columns if name not in (*OUTCOME, *CONTEXT))
+    tried = trials.select(setting_names(trials))
     flagged = pl.col("diverged").fill_null(value=False) if "diverged" in trials.columns else pl.lit(value=False)
     diverged = flagged | ~pl.col("log_loss").cast(pl.Float64).is_finite().fill_null(value=False)
 

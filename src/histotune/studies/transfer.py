@@ -274,8 +274,7 @@ def _spread(tiles: TileSet, most: int) -> Int:
 
 
 def _side(material: Material, head: Head, name: str) -> Side:
-    tiles, mpp_N = material.tiles, material.input_mpp_N
-    known = mpp_N[np.isfinite(mpp_N)]
+    tiles = material.tiles
     return Side(
         name,
         head_columns(material, head),
@@ -283,7 +282,7 @@ def _side(material: Material, head: Head, name: str) -> Side:
         tile_groups(tiles),
         tiles.tile_ids,
         tiles.has_groups,
-        float(np.round(np.median(known), 4)) if len(known) else float("nan"),
+        _median(material.input_mpp_N),
     )
 
 
@@ -435,9 +434,7 @@ def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[Reme
         tiles, view = _matched_view(plan, tiles, request)
         setup = setup.with_view(view)
     material = setup.embed(tiles)
-    columns = np.asarray(request.bundle.head.columns)
-    x_ND = np.asarray(material.embeddings.matrix_ND[:, columns], np.float64)
-    return RemedyView(plan.undone, x_ND, plan.candidate), material
+    return RemedyView(plan.undone, head_columns(material, request.bundle.head), plan.candidate), material
 
 
 def _matched_view(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[TileSet, ViewChoice]:

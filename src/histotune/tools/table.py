@@ -15,7 +15,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import rich.table
     from jinja2 import Template
@@ -224,6 +224,19 @@ def columns_of(names: Iterable[str], right: Iterable[str] = (), fit: Fit = "fold
 def rows_of(rows: Iterable[Sequence[str]]) -> tuple[Row, ...]:
     """Return rows of plain text."""
     return tuple(Row(tuple(row)) for row in rows)
+
+
+def table_of(
+    title: str, rows: Iterable[Mapping[str, str]], right: Iterable[str] = (), notes: tuple[str, ...] = ()
+) -> Table:
+    """Return a table of rows that are each a text by the name of its column, those of numbers to the right.
+
+    Example:
+        >>> table_of("Tiles", [{"class": "benign", "n": "10"}], right=("n",)).names
+        ('class', 'n')
+    """
+    held = list(rows)
+    return Table(title, columns_of(held[0] if held else (), right), rows_of([*row.values()] for row in held), notes)
 
 
 def cell_words(cell: Cell) -> str:
