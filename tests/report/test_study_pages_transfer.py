@@ -82,9 +82,10 @@ def test_pictures_are_those_of_the_named_tiles_and_names_are_escaped(tmp_path: P
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert EVIL not in page
     assert "&lt;img src=x" in page
-    for row in gallery.rows:
-        assert brightness(row.target.jpeg) == pytest.approx(200, abs=4)
-        assert [brightness(near.jpeg) for near in row.nearest] == pytest.approx([40] * 3, abs=4)
+    for row in found.neighbours:
+        assert brightness(gallery.target[row.tile.tile_id]) == pytest.approx(200, abs=4)
+        shown = [brightness(gallery.source[near.tile_id]) for near in row.nearest]
+        assert shown == pytest.approx([40] * 3, abs=4)
     assert len(re.findall(r"<img src=\"data:image/jpeg", page)) == 4 * len(found.neighbours)
 
 

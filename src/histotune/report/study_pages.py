@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from histotune.report.page import page_environment, render_template, standalone
@@ -18,7 +19,7 @@ from histotune.report.words import covered_score, format_score, metric_label, nu
 from histotune.tools.files import write_json, write_text
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
-from histotune.tools.table import Column, Table, columns_of, rows_of
+from histotune.tools.table import Column, Table, rows_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -213,17 +214,12 @@ def _methods(study: MatrixStudy) -> set[str]:
 # The cross-magnification study on disk: JSON, a table of cells, a page; and a table for the terminal.
 
 
-COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric", "value", "low", "high", "difference",
-           "difference_low", "difference_high", "n_tiles", "n_groups", "n_train_tiles", "n_train_groups", "input_mpp",
-           "lost", "reason")  # fmt: skip
-
-
 def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], folder: Path) -> None:
     """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots."""
     config, command, ledger = how
     write_json(folder / "matrix.json", study.as_dict())
     write_json(folder / "config.json", config)
-    write_text(folder / "matrix.csv", cells_csv(study))
+    write_text(folder / "matrix.csv", cells_table(study).as_csv())
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
     (folder / "plots").mkdir(exist_ok=True)
     synthetic = SYNTHETIC in study.marks
@@ -234,39 +230,38 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
             write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
 
 
-def cells_csv(study: MatrixStudy) -> str:
-    """Return a row per cell and metric."""
-    return cells_table(study).as_csv()
-
-
 def cells_table(study: MatrixStudy) -> Table:
     """Return a row per cell and metric, numbers in full."""
     rows = [row for matrix in study.matrices for cell in matrix.cells for row in _cell_rows(matrix, cell)]
-    return Table("Every cell", columns_of(COLUMNS), rows_of(rows), marks=study.marks)
+    return replace(table_of("Every cell", rows), marks=study.marks)
 
 
-def _cell_rows(matrix: MagnificationMatrix, cell: MatrixCell) -> Iterator[tuple[str, ...]]:
+def _cell_rows(matrix: MagnificationMatrix, cell: MatrixCell) -> Iterator[dict[str, str]]:
     scale = next(scale for scale in matrix.scales if scale.magnification == cell.magnification)
     for index, score in enumerate(cell.scores):
         gap = cell.differences[index] if cell.differences else None
-        yield (
-            matrix.experiment,
-            matrix.training_size,
-            cell.trained_on,
-            cell.magnification,
-            score.name,
-            _known(score.value),
-            *_limits(score),
-            "" if gap is None else _known(gap.value),
-            *_limits(gap),
-            str(score.n_tiles),
-            str(score.n_groups),
-            str(cell.n_train_tiles),
-            str(cell.n_train_groups),
-            _known(scale.input_mpp),
-            scale.lost,
-            score.reason,
-        )
+        low, high = _limits(score)
+        gap_low, gap_high = _limits(gap)
+        yield {
+            "experiment": matrix.experiment,
+            "training_size": matrix.training_size,
+            "trained_on": cell.trained_on,
+            "magnification": cell.magnification,
+            "metric": score.name,
+            "value": _known(score.value),
+            "low": low,
+            "high": high,
+            "difference": "" if gap is None else _known(gap.value),
+            "difference_low": gap_low,
+            "difference_high": gap_high,
+            "n_tiles": str(score.n_tiles),
+            "n_groups": str(score.n_groups),
+            "n_train_tiles": str(cell.n_train_tiles),
+            "n_train_groups": str(cell.n_train_groups),
+            "input_mpp": _known(scale.input_mpp),
+            "lost": scale.lost,
+            "reason": score.reason,
+        }
 
 
 def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:

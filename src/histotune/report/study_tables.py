@@ -34,14 +34,28 @@ METRIC_WORDS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "log
 
 def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
     """Return all tables of a diagnosis, oracles in a table of their own."""
+    oracles = [
+        {"oracle": oracle.name} | {METRIC_WORDS[score.name]: score_text(score) for score in oracle.scores}
+        for oracle in found.oracles
+    ]
+    few_shot = [
+        {
+            "labelled groups per class": str(point.groups_per_class),
+            "AUROC": score_text(point.auroc),
+            "SD over draws": f"{point.sd:.3f}",
+            "draws": str(point.n_draws),
+        }
+        for point in found.few_shot
+    ]
+    candidates = [{"scale": one.candidate, "first cause": one.first, "why": one.reason} for one in found.by_candidate]
     tables = (
         _lost(found),
         _decision(found),
         _remedies(found),
-        _oracles(found),
-        _few_shot(found),
+        table_of("Oracles: what labels of the target would give; no remedies", oracles),
+        table_of("Few-shot curve: heads trained on few target groups", few_shot),
         _shift(found),
-        _candidates(found),
+        table_of("Under every candidate scale", candidates),
     )
     return tuple(replace(table, marks=found.marks) for table in tables if table.rows)
 
@@ -110,25 +124,6 @@ def _left_out(recovery: Recovery | None) -> str:
     return "" if recovery is None or recovery.left_out is None else score_text(recovery.left_out, signed=True)
 
 
-def _oracles(found: Diagnosis) -> Table:
-    rows = tuple((oracle.name, *(score_text(score) for score in oracle.scores)) for oracle in found.oracles)
-    columns = ("oracle", "AUROC", "balanced accuracy", "log-loss")
-    return plain_table("Oracles: what labels of the target would give; no remedies", columns, rows)
-
-
-def _few_shot(found: Diagnosis) -> Table:
-    rows = [
-        {
-            "labelled groups per class": str(point.groups_per_class),
-            "AUROC": score_text(point.auroc),
-            "SD over draws": f"{point.sd:.3f}",
-            "draws": str(point.n_draws),
-        }
-        for point in found.few_shot
-    ]
-    return table_of("Few-shot curve: heads trained on few target groups", rows)
-
-
 def _shift(found: Diagnosis) -> Table:
     shift = found.shift
     rows = [
@@ -144,11 +139,6 @@ def _shift(found: Diagnosis) -> Table:
                 (f"mean optical density of the {name}: red, green, blue", ", ".join(f"{value:.3f}" for value in values))
             )
     return plain_table("The shift", ("measure", "value"), rows)
-
-
-def _candidates(found: Diagnosis) -> Table:
-    rows = tuple((verdict.candidate, verdict.first, verdict.reason) for verdict in found.by_candidate)
-    return plain_table("Under every candidate scale", ("scale", "first cause", "why"), rows)
 
 
 def _number(value: float) -> str:

@@ -25,7 +25,7 @@ from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
 from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
-from histotune.studies.tracking import RunToTrack, join_trials, new_run_id, require_wandb, track_run
+from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, hash_json
 from histotune.tools.progress import Stopwatch
@@ -251,5 +251,5 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
         figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
         save_plots(figure, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
-    tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
+    tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)

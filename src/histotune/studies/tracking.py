@@ -316,15 +316,6 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class RunToTrack:
-    """A finished run, as it is tracked."""
-
-    inputs: ReportInputs
-    source: SourceStudy | None
-    target: TargetStudy | None
-
-
-@dataclass(frozen=True)
 class SweptSet:
     """One data set's sweeps.
 
@@ -345,15 +336,23 @@ class SweptSet:
     sweeps: tuple[ArmSweep, ...]
 
 
-def track_run(run: RunToTrack, config: ExperimentConfig) -> str:
+def track_run(
+    inputs: ReportInputs, source: SourceStudy | None, target: TargetStudy | None, config: ExperimentConfig
+) -> str:
     """Add every trial of a run to the table, and write the run to W&B where the config says so."""
-    run_id, findings = str(run.inputs.provenance["run id"]), run.inputs.findings
-    swept = tuple(_swept_sets(run, run_id, config.out))
+    run_id, findings = str(inputs.provenance["run id"]), inputs.findings
+    names = [dataset.name for dataset in findings.datasets]
+    swept = []
+    if source is not None:
+        sweeps = (*source.finals, *(() if source.leaky is None else (source.leaky,)))
+        swept.append(SweptSet(run_id, names[0], source.choice.trained_on, source.split_hash, config.out, sweeps))
+    if target is not None and target.choice is not None:
+        trained_on = target.choice.trained_on
+        swept.append(SweptSet(run_id, names[-1], trained_on, target.split_hash, config.out, target.direct))
     heads = {name: config.out / name for name in ("head", "head-direct") if (config.out / name).is_dir()}
     settings = {**config.choices(), "split": config.evaluation.split}
-    curves = _all_curves(run.inputs.artifacts.trials, swept)
-    scores = dict(_scores(findings))
-    log = RunLog(run_id, findings.title, settings, scores, curves, run.inputs.artifacts.trials, heads)
+    curves, trials = _all_curves(inputs.artifacts.trials, swept), inputs.artifacts.trials
+    log = RunLog(run_id, findings.title, settings, dict(_scores(findings)), curves, trials, heads)
     return track(swept, log, config)
 
 
@@ -412,19 +411,6 @@ def with_origin(result: SweepResult, trained_on: str, arm: str) -> pl.DataFrame:
     """Return a sweep's trials with what trained them."""
     backbone = pl.lit(result.head.backbone)
     return result.trials.with_columns(trained_on=pl.lit(trained_on), backbone=backbone, arm=pl.lit(arm))
-
-
-def _swept_sets(run: RunToTrack, run_id: str, folder: Path) -> Iterator[SweptSet]:
-    """Yield the sweeps of both studies."""
-    names = [dataset.name for dataset in run.inputs.findings.datasets]
-    if run.source is not None:
-        leaky = () if run.source.leaky is None else (run.source.leaky,)
-        yield SweptSet(
-            run_id, names[0], run.source.choice.trained_on, run.source.split_hash, folder, (*run.source.finals, *leaky)
-        )
-    if run.target is not None and run.target.choice is not None:
-        trained_on = run.target.choice.trained_on
-        yield SweptSet(run_id, names[-1], trained_on, run.target.split_hash, folder, run.target.direct)
 
 
 def _facts(swept: SweptSet, sweep: ArmSweep, one: tuple[str, SweepResult], config: ExperimentConfig) -> SweepFacts:
