@@ -80,15 +80,9 @@ class HashIndex:
         known = self._recall_files(states)
         new = {state: path for state, path in zip(states, paths, strict=True) if state.path not in known}
         with ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="hash") as pool:
-            answers = list(pool.map(_hash_or_error, new.values()))
-        _raise_bad(
-            [
-                (path, answer)
-                for path, answer in zip(new.values(), answers, strict=True)
-                if isinstance(answer, UserError)
-            ]
-        )
-        hashes = {state: answer for state, answer in zip(new, answers, strict=True) if isinstance(answer, str)}
+            answers = dict(zip(new, pool.map(_hash_or_error, new.values()), strict=True))
+        _raise_bad([(new[state], answer) for state, answer in answers.items() if isinstance(answer, UserError)])
+        hashes = {state: answer for state, answer in answers.items() if isinstance(answer, str)}
         self._remember((state, WHOLE_FILE, digest) for state, digest in hashes.items())
         known.update({state.path: digest for state, digest in hashes.items()})
         return tuple(known[state.path] for state in states)
@@ -183,9 +177,7 @@ class HashIndex:
         if self._path is None or not self._path.is_file():
             return []
         try:
-            read_only = f"{self._path.absolute().as_uri()}?mode=ro"
-            with closing(sqlite3.connect(read_only, timeout=60, uri=True)) as database:
-                return database.execute(query, values).fetchall()
+            return query_index(self._path, query, values)
         except sqlite3.Error as error:
             LOG.warning("the index of content hashes can't be read (%s); hashing again: %s", error, self._path)
             return []
@@ -218,6 +210,12 @@ class HashIndex:
             self._path.unlink(missing_ok=True)
         except OSError as error:
             LOG.warning("content hashes can't be remembered (%s): %s", error.strerror, self._path)
+
+
+def query_index(path: Path, query: str, values: Sequence[str | int] = ()) -> list[tuple[str | int, ...]]:
+    """Ask the database of content hashes, which is only read."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
+        return database.execute(query, values).fetchall()
 
 
 def _file_states(paths: Sequence[Path]) -> list[FileState]:

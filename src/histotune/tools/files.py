@@ -13,7 +13,7 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.errors import UserError
 
@@ -38,7 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            _flush_to_disk(temporary)
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         finally:
@@ -132,6 +133,14 @@ def write_json(path: Path, value: object) -> None:
 def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and strict numbers (NaN and infinities become null)."""
     return json.dumps(_strict(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever the file holds)
+    """Return what a JSON file holds; None where it can't be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
@@ -252,11 +261,6 @@ def _replace_folder(temporary: Path, path: Path) -> None:
         old.replace(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
 
 
 def _umask() -> int:
