@@ -10,8 +10,9 @@ from histotune.audit.leaks import balance_tables, name_findings
 from histotune.audit.overlap import cached_embeddings, overlapping_fields
 from histotune.audit.pixels import BadTile, header_problem, pixel_findings, scan, unreadable
 from histotune.audit.verdicts import Audit, AuditConfig, AuditFinding, audit_facts
+from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.disk import IMAGE_SUFFIXES, list_files
-from histotune.datasets.read import known_specs, read_dataset
+from histotune.datasets.read import read_dataset
 from histotune.images.config import LoaderConfig
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec, choose_scale
+from histotune.datasets.dataset_spec import choose_scale, known_specs
 from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some, png_size_px
 from histotune.datasets.tileset import TileSet, breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
 from histotune.tools.errors import UserError
@@ -19,72 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.dataset_spec import ChosenScale
+    from histotune.datasets.dataset_spec import ChosenScale, ClassScheme
 
-BENIGN = ("A", "F", "PT", "TA")
-MALIGNANT = ("DC", "LC", "MC", "PC")
-EVA_CLASSES = ("TA", "MC", "F", "DC")
 EXAMPLE_NAME = "SOB_M_DC-14-5694-400-005.png"
 NAME_PATTERN = re.compile(
     r"SOB_(?:(?P<b>B)_(?P<benign>A|F|PT|TA)|(?P<m>M)_(?P<malignant>DC|LC|MC|PC))"
     r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)\.[Pp][Nn][Gg]"
 )
 
-SPEC = DatasetSpec(
-    name="breakhis",
-    title="BreakHis",
-    licence="CC BY 4.0",
-    citation=(
-        "Spanhol, Oliveira, Petitjean, Heutte: A dataset for breast cancer histopathological image classification. "
-        "IEEE Transactions on Biomedical Engineering 63(7), 2016. doi:10.1109/TBME.2015.2496264"
-    ),
-    url="https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
-    stain="H&E",
-    scales=(
-        CandidateScale(
-            "estimated",
-            {"40X": 2.5, "100X": 1.0, "200X": 0.5, "400X": 0.25},
-            1.25,
-            "Tumour nuclei of 8 to 12 um measure about 30 to 45 px at 400X and 4 to 5 px at 40X; magnifications stand "
-            "1 : 2.5 : 5 : 10. The nominal values are about five times smaller, so a conclusion about scale should be "
-            "repeated with --set source.mpp_source=nominal.",
-        ),
-        CandidateScale(
-            "nominal",
-            {"40X": 0.49, "100X": 0.20, "200X": 0.10, "400X": 0.05},
-            1.0,
-            "Objective and camera as published; the size of nuclei in the images contradicts these values (and "
-            "kaiko-eva's documentation gives yet another: 0.25 at 40X).",
-        ),
-    ),
-    schemes=(
-        ClassScheme(
-            "binary",
-            ("benign", "malignant"),
-            {**dict.fromkeys(BENIGN, "benign"), **dict.fromkeys(MALIGNANT, "malignant")},
-            "Benign or malignant, the task of most papers.",
-        ),
-        ClassScheme(
-            "eva4",
-            EVA_CLASSES,
-            {name: name for name in EVA_CLASSES},
-            "The four tumour types with at least seven patients, in the order of kaiko-eva.",
-        ),
-        ClassScheme(
-            "all8",
-            (*BENIGN, *MALIGNANT),
-            {name: name for name in (*BENIGN, *MALIGNANT)},
-            "All eight tumour types; several have fewer patients than folds.",
-        ),
-    ),
-    group="a case: year and accession number without block letters",
-    caveats=(
-        "The authors' 82 patients are their patient folders; several are blocks of one accession number, which "
-        "histotune keeps together as one case.",
-        "A split by the authors' ids or by images puts one case on both sides.",
-        "All images come from one laboratory, so no split of them measures a change of site.",
-    ),
-)
+SPEC = known_specs()["breakhis"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.dataset_spec import known_specs
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_path, hash_file, write_json
 

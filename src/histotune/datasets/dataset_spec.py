@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping  # noqa: TC003  (the records are rebuilt from specs.toml)
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
+from histotune.datasets.tileset import LabelRegion, MppSource  # noqa: TC001
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.tileset import LabelRegion, MppSource
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,21 @@ class DatasetSpec:
                 closest=closest_name(name, by_name),
             )
         return by_name[name]
+
+
+@cache
+def known_specs() -> dict[str, DatasetSpec]:
+    """Return what is known about every data set that has a reader here.
+
+    Returns:
+        Licence, classes and candidate scales, by the data set's name.
+
+    Example:
+        >>> sorted(known_specs())
+        ['breakhis', 'patch_camelyon', 'tiles']
+    """
+    text = resources.files(__package__).joinpath("specs.toml").read_text(encoding="utf-8")
+    return TypeAdapter(dict[str, DatasetSpec]).validate_python(tomllib.loads(text))
 
 
 @dataclass(frozen=True)

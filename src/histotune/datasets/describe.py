@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.dataset_spec import known_specs
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 

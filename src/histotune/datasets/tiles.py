@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from histotune.datasets.dataset_spec import DatasetSpec
+from histotune.datasets.dataset_spec import DatasetSpec, known_specs
 from histotune.datasets.disk import (
     IMAGE_SUFFIXES,
     explained_parquet_errors,
@@ -38,17 +38,7 @@ if TYPE_CHECKING:
     from histotune.datasets.disk import Listing
 
 
-SPEC = DatasetSpec(
-    name="tiles",
-    title="Own tiles",
-    licence="the user's own",
-    citation="the user's own",
-    group="the group column, or what group_pattern finds in file names",
-    caveats=(
-        "Nothing is known about these tiles but what the table, the folders and the image headers say: histotune "
-        "can't tell whether one group is one patient.",
-    ),
-)
+SPEC = known_specs()["tiles"]
 
 
 def read_tiles(config: DatasetConfig) -> TileSet:
