@@ -150,7 +150,7 @@ def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDAr
     return (fold() if kept else label_N), turned_N
 
 
-def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind, max_listed: int) -> AuditFinding:
+def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind) -> AuditFinding:
     """Judge clusters of copies: a note within a group, a warning across groups, an error across sides."""
     # One finding for all clusters of a kind, its verdict that of the gravest.
     clusters = _judged(facts, copies)
@@ -173,11 +173,11 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind, max_listed: 
         sentence=" ".join(sentence for sentence in sentences if sentence),
         n=len(clusters),
         n_tiles=n_tiles,
-        tile_ids=tuple(copied.head(max_listed).to_list()),
+        tile_ids=tuple(copied.head(facts.max_listed).to_list()),
         advice=(COPY_ADVICE if kind.whole else FIELD_ADVICE)[verdict],
         clusters=tuple(
             Cluster(tuple(ids), n, _cluster_note(sides, groups, turned))
-            for ids, n, sides, groups, turned in clusters.head(max_listed)
+            for ids, n, sides, groups, turned in clusters.head(facts.max_listed)
             .select("ids", "tiles", "sides", "groups", "turned")
             .iter_rows()
         ),

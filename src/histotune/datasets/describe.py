@@ -103,6 +103,7 @@ def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
     table = _with_class(tiles)
     spec = spec or known_specs().get(tiles.name)
     by_magnification = _counts(table, "magnification")
+    labelled, merged = table.filter(pl.col("label").is_not_null()), groups_with_several(table, "source_patient_id")
     return Description(
         name=tiles.name,
         title=spec.title if spec else tiles.name,
@@ -123,8 +124,8 @@ def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
         scales=_scales(table),
         candidate_scales=_candidates(spec),
         sizes=table.group_by("width_px", "height_px").agg(tiles=pl.len()).sort("tiles", "width_px", descending=True),
-        mixed_groups=_groups_with_several(table.filter(pl.col("label").is_not_null()), "class", "classes"),
-        merged_patients=_groups_with_several(table, "source_patient_id", "source_patient_ids"),
+        mixed_groups=_joined(groups_with_several(labelled, "class"), "class", "classes"),
+        merged_patients=_joined(merged, "source_patient_id", "source_patient_ids"),
         notes=tiles.notes,
         caveats=spec.caveats if spec else (),
         warnings=_warnings(tiles, by_magnification),
@@ -189,11 +190,15 @@ def _candidates(spec: DatasetSpec | None) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _groups_with_several(table: pl.DataFrame, column: str, plural: str) -> pl.DataFrame:
-    values = pl.col(column).drop_nulls().unique().sort()
+def groups_with_several(table: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Return the groups that hold several values of a column: the sorted values as a list, and the number of tiles."""
     grouped = table.filter(pl.col("group_id").is_not_null()).group_by("group_id")
-    counted = grouped.agg(values.alias(plural), tiles=pl.len()).filter(pl.col(plural).list.len() > 1)
-    return counted.with_columns(pl.col(plural).list.join(", ")).sort("group_id")
+    counted = grouped.agg(pl.col(column).drop_nulls().unique().sort(), tiles=pl.len())
+    return counted.filter(pl.col(column).list.len() > 1).sort("group_id")
+
+
+def _joined(groups: pl.DataFrame, column: str, plural: str) -> pl.DataFrame:
+    return groups.select("group_id", pl.col(column).list.join(", ").alias(plural), "tiles")
 
 
 def _warnings(tiles: TileSet, by_magnification: pl.DataFrame) -> tuple[str, ...]:
