@@ -6,9 +6,10 @@ import filecmp
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import polars as pl
 
 from histotune.datasets.dataset_spec import choose_scale, known_specs
 from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some, png_size_px
@@ -27,22 +28,10 @@ NAME_PATTERN = re.compile(
     r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)\.[Pp][Nn][Gg]"
 )
 
+IMAGE_SCHEMA = dict.fromkeys(
+    ("path", "tile_id", "letter", "tumour", "year", "slide", "magnification"), pl.String
+) | dict.fromkeys(("width_px", "height_px"), pl.Int64)
 SPEC = known_specs()["breakhis"]
-
-
-@dataclass(frozen=True)
-class BreakhisImage:
-    """What a file name and a PNG header say about an image."""
-
-    path: str
-    tile_id: str
-    class_letter: str
-    tumour: str
-    year: str
-    slide: str
-    magnification: str
-    width_px: int
-    height_px: int
 
 
 def read_breakhis(config: DatasetConfig) -> TileSet:
@@ -53,9 +42,12 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
     notes += _refuse_or_note(bad, config)
     notes += _contradicting_folders(listing, images)
     scheme = SPEC.scheme(config.labels)
-    labelled = [image for image in images if scheme.index(image.tumour) is not None]
-    notes += _left_out(config.labels, images, scheme)
-    if not labelled:
+    labelled = images.filter(pl.col("tumour").is_in(list(scheme.class_by_source)))
+    left_out = images.filter(~pl.col("tumour").is_in(list(scheme.class_by_source)))
+    if len(left_out):
+        kinds = ", ".join(f"{tumour} {n}" for tumour, n in sorted(Counter(left_out["tumour"]).items()))
+        notes.append(f"Labels {config.labels} leave out {len(left_out)} images of other tumour types ({kinds}).")
+    if labelled.is_empty():
         raise UserError(
             "no image has a tumour type of these classes",
             value=config.labels,
@@ -85,14 +77,11 @@ def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
         name = os.path.basename(path)  # noqa: PTH119  (thousands of names)
         if not NAME_PATTERN.fullmatch(name):
             others.append(path)
-            continue
-        first = path_by_name.setdefault(os.path.splitext(name)[0], path)  # noqa: PTH122
-        if first == path:
-            continue
-        if _same_bytes(first, path):
-            copies.append(path)
-        else:
-            clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
+        elif (first := path_by_name.setdefault(os.path.splitext(name)[0], path)) != path:  # noqa: PTH122
+            if _same_bytes(first, path):
+                copies.append(path)
+            else:
+                clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
     _refuse_strangers(listing, list(path_by_name.values()), clashes)
     return list(path_by_name.values()), _listing_notes(listing, others, copies)
 
@@ -139,16 +128,28 @@ def _listing_notes(listing: Listing, others: list[str], copies: list[str]) -> li
     return notes
 
 
-def _read_headers(listing: Listing, paths: list[str]) -> tuple[list[BreakhisImage], dict[str, str]]:
-    """Read name and header of every file; return the images, and the reason for every file that has no header."""
-    images, bad = [], {}
+def _read_headers(listing: Listing, paths: list[str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Read name and header of every file; return a row per image, and the reason for every file without a header."""
+    rows, bad = [], {}
     for path in paths:
         try:
-            images.append(_parse(path, png_size_px(path)))
+            width_px, height_px = png_size_px(path)
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             bad[listing.relative(path)] = str(reason)
-    return images, bad
+        else:
+            rows.append((path, *_parse(path), width_px, height_px))
+    return pl.DataFrame(rows, schema=IMAGE_SCHEMA, orient="row"), bad
+
+
+def _parse(path: str) -> tuple[str, ...]:
+    """Return what a name says: tile, class letter, tumour type, year, slide and magnification."""
+    name = os.path.basename(path)  # noqa: PTH119
+    match = NAME_PATTERN.fullmatch(name)
+    assert match is not None, "only recognised names get here"
+    letter, tumour = match["b"] or match["m"], match["benign"] or match["malignant"]
+    stem = os.path.splitext(name)[0]  # noqa: PTH122
+    return stem, letter, tumour, match["year"], match["slide"], f"{match['magnification']}X"
 
 
 def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
@@ -164,32 +165,14 @@ def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
     )
 
 
-def _parse(path: str, size_px: tuple[int, int]) -> BreakhisImage:
-    name = os.path.basename(path)  # noqa: PTH119
-    match = NAME_PATTERN.fullmatch(name)
-    assert match is not None, "only recognised names get here"
-    return BreakhisImage(
-        path=path,
-        tile_id=os.path.splitext(name)[0],  # noqa: PTH122
-        class_letter=match["b"] or match["m"],
-        tumour=match["benign"] or match["malignant"],
-        year=match["year"],
-        slide=match["slide"],
-        magnification=f"{match['magnification']}X",
-        width_px=size_px[0],
-        height_px=size_px[1],
-    )
-
-
-def _contradicting_folders(listing: Listing, images: list[BreakhisImage]) -> list[str]:
+def _contradicting_folders(listing: Listing, images: pl.DataFrame) -> list[str]:
     """Note files whose folder names another class or magnification than the file name, which decides."""
     words = {"benign": "B", "malignant": "M", **{f"{m}x": f"{m}X" for m in (40, 100, 200, 400)}}
     wrong = []
-    for image in images:
-        folders = Path(listing.relative(image.path).lower()).parent.parts
-        said = {words[folder] for folder in folders if folder in words}
-        if not said <= {image.class_letter, image.magnification}:
-            wrong.append(image.path)
+    for path, letter, magnification in images.select("path", "letter", "magnification").iter_rows():
+        folders = Path(listing.relative(path).lower()).parent.parts
+        if not {words[folder] for folder in folders if folder in words} <= {letter, magnification}:
+            wrong.append(path)
     if not wrong:
         return []
     return [
@@ -198,31 +181,18 @@ def _contradicting_folders(listing: Listing, images: list[BreakhisImage]) -> lis
     ]
 
 
-def _left_out(labels: str, images: list[BreakhisImage], scheme: ClassScheme) -> list[str]:
-    dropped = Counter(image.tumour for image in images if scheme.index(image.tumour) is None)
-    if not dropped:
-        return []
-    kinds = ", ".join(f"{tumour} {n}" for tumour, n in sorted(dropped.items()))
-    return [f"Labels {labels} leave out {dropped.total()} images of other tumour types ({kinds})."]
-
-
-def _columns(images: list[BreakhisImage], scheme: ClassScheme, scale: ChosenScale) -> dict[str, object]:
+def _columns(images: pl.DataFrame, scheme: ClassScheme, scale: ChosenScale) -> dict[str, object]:
+    slides, n = images.select("letter", "tumour", "year", "slide").rows(), len(images)
     return {
-        "tile_id": [image.tile_id for image in images],
-        "path": [image.path for image in images],
-        "label": [scheme.index(image.tumour) for image in images],
-        "group_id": [breakhis_group_id(image.year, image.slide) for image in images],
-        "source_patient_id": [
-            breakhis_source_patient_id(image.class_letter, image.tumour, image.year, image.slide) for image in images
-        ],
-        "slide_id": [f"{image.year}-{image.slide}" for image in images],
-        "stain": [SPEC.stain] * len(images),
-        "magnification": [image.magnification for image in images],
-        "mpp": [scale.mpp_by_magnification[image.magnification] for image in images],
-        "mpp_source": [scale.source] * len(images),
-        "mpp_factor": [scale.factor] * len(images),
-        "width_px": [image.width_px for image in images],
-        "height_px": [image.height_px for image in images],
+        **images.select("tile_id", "path", "magnification", "width_px", "height_px").to_dict(),
+        "label": [scheme.index(tumour) for tumour in images["tumour"]],
+        "group_id": [breakhis_group_id(year, slide) for _, _, year, slide in slides],
+        "source_patient_id": [breakhis_source_patient_id(*facts) for facts in slides],
+        "slide_id": [f"{year}-{slide}" for _, _, year, slide in slides],
+        "stain": [SPEC.stain] * n,
+        "mpp": [scale.mpp_by_magnification[magnification] for magnification in images["magnification"]],
+        "mpp_source": [scale.source] * n,
+        "mpp_factor": [scale.factor] * n,
     }
 
 

@@ -217,9 +217,8 @@ def _headline(d: Description) -> str:
     if d.n_unlabelled:
         lines.append(f"{d.n_unlabelled:,} tiles are unlabelled")
     if region is not None:
-        lines.append(
-            f"A label speaks about the {region.width_px}x{region.height_px} px at ({region.left_px}, {region.top_px}) only"
-        )
+        size, place = f"{region.width_px}x{region.height_px} px", f"({region.left_px}, {region.top_px})"
+        lines.append(f"A label speaks about the {size} at {place} only")
     return "\n".join(lines)
 
 
