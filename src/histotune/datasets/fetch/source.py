@@ -159,6 +159,16 @@ def records_folder(folder: Path) -> Path:
     return folder / FETCH_RECORDS
 
 
+def staging_folder(folder: Path, name: str) -> Path:
+    """Return where another library puts a copy before it gets its final place."""
+    return records_folder(folder) / STAGING / name
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def read_receipt(folder: Path) -> Receipt | None:
     """Return a folder's receipt; None where there is none or it can't be read."""
     try:
