@@ -25,6 +25,7 @@ from histotune.datasets.disk import (
     name_some,
     open_parquet,
     read_text_table,
+    size_or_reason,
 )
 from histotune.datasets.rows import PART_BY_NAME, Tile, tile_set
 from histotune.datasets.tileset import TileSet, tile_table
@@ -85,7 +86,7 @@ def read_table(path: Path) -> tuple[list[Tile], list[str]]:
     table = table.select(name for name in COLUMNS if name in table.columns)
     if table.is_empty():
         raise UserError("this table has no rows", value=path, fix=MENDED)
-    errors = [error for error in (_missing_paths(table, path), *_mpp_errors(table, path)) if error is not None]
+    errors = [*_missing_paths(table, path), *_mpp_errors(table, path)]
     raise_together(errors)
     table = _whole_number_labels(table)
     tiles = []
@@ -126,17 +127,12 @@ def _separator(path: Path) -> str:
 def _as_text(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Turn every used column into stripped text; empty cells become null."""
     table = table.rename({name: name.strip() for name in table.columns})
-    columns = []
-    for name in table.columns:
-        column = table[name]
-        if name in COLUMNS and column.dtype.is_nested():
-            raise UserError(f'column "{name}" holds {column.dtype}', value=path, allowed="text or numbers", fix=MENDED)
-        if name in COLUMNS:
-            text = column.cast(pl.String, strict=False).str.strip_chars()
-            columns.append(pl.select(pl.when(text != "").then(text)).to_series().alias(name))
-        else:
-            columns.append(column)
-    return pl.DataFrame(columns)
+    used = [name for name in table.columns if name in COLUMNS]
+    for name in used:
+        if table[name].dtype.is_nested():
+            what = f'column "{name}" holds {table[name].dtype}'
+            raise UserError(what, value=path, allowed="text or numbers", fix=MENDED)
+    return table.with_columns(pl.col(used).cast(pl.String, strict=False).str.strip_chars().replace("", None))
 
 
 def _check_columns(names: Sequence[str], path: Path) -> list[str]:
@@ -172,11 +168,10 @@ def _likeness(name: str, known: str) -> float:
     return SequenceMatcher(None, name.lower(), known).ratio()
 
 
-def _missing_paths(table: pl.DataFrame, path: Path) -> UserError | None:
-    rows = (table["path"].is_null().arg_true() + 2).to_list()
-    if not rows:
-        return None
-    return UserError(f"{len(rows):,} rows name no image", value=f"{path}, line {_some_numbers(rows)}", fix=MENDED)
+def _missing_paths(table: pl.DataFrame, path: Path) -> list[UserError]:
+    bad = table["path"].is_null()
+    what = f"{bad.sum():,} rows name no image"
+    return [UserError(what, value=_lines(path, bad), fix=MENDED)] if bad.any() else []
 
 
 def _mpp_errors(table: pl.DataFrame, path: Path) -> list[UserError]:
@@ -184,22 +179,15 @@ def _mpp_errors(table: pl.DataFrame, path: Path) -> list[UserError]:
         return []
     number = table["mpp"].cast(pl.Float64, strict=False)
     bad = table["mpp"].is_not_null() & ~((number > 0) & number.is_finite()).fill_null(False)
-    rows = (bad.arg_true() + 2).to_list()
-    if not rows:
+    if not bad.any():
         return []
-    example = table["mpp"][rows[0] - 2]
-    return [
-        UserError(
-            f"{len(rows):,} rows have an mpp that is no positive number, such as {example!r}",
-            value=f"{path}, line {_some_numbers(rows)}",
-            allowed="um per pixel, such as 0.5",
-            fix=MENDED,
-        )
-    ]
+    what = f"{bad.sum():,} rows have an mpp that is no positive number, such as {table['mpp'].filter(bad)[0]!r}"
+    return [UserError(what, value=_lines(path, bad), allowed="um per pixel, such as 0.5", fix=MENDED)]
 
 
-def _some_numbers(rows: list[int]) -> str:
-    return name_some([str(row) for row in rows], 10)
+def _lines(path: Path, bad: pl.Series) -> str:
+    """Return the lines of a table that hold the marked rows, below its header."""
+    return f"{path}, line {name_some([str(row + 2) for row in bad.arg_true()], 10)}"
 
 
 def _whole_number_labels(table: pl.DataFrame) -> pl.DataFrame:
@@ -444,25 +432,15 @@ def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], 
 
 
 def _scale(names: list[str], mpp: float) -> dict[str, object]:
-    """Columns that a view with a target scale needs."""
-    sizes = [_size_px(name) for name in names]
+    """Columns that a view with a target scale needs; whoever decodes an image without a header explains it."""
+    found = [size_or_reason(name) for name in names]
+    sizes = [size if isinstance(size, tuple) else (None, None) for size in found]
     return {
         "mpp": [mpp] * len(names),
         "mpp_source": ["user"] * len(names),
         "width_px": [width_px for width_px, _ in sizes],
         "height_px": [height_px for _, height_px in sizes],
     }
-
-
-def _size_px(path: str) -> tuple[int | None, int | None]:
-    """Read an image's size from its header; unknown where there is none, which whoever decodes it explains."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None, None
 
 
 def _images_in(path: Path) -> list[Path]:
