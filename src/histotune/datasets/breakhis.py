@@ -6,14 +6,15 @@ import filecmp
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.dataset_spec import choose_scale, known_specs
-from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some, png_size_px
-from histotune.datasets.tileset import TileSet, breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
+from histotune.datasets.dataset_spec import choose_scale, known_specs, tiles_of
+from histotune.datasets.disk import Listing, list_files, name_some, png_size_px
+from histotune.datasets.tileset import breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.dataset_spec import ChosenScale, ClassScheme
+    from histotune.datasets.tileset import TileSet
 
 EXAMPLE_NAME = "SOB_M_DC-14-5694-400-005.png"
 NAME_PATTERN = re.compile(
@@ -55,16 +57,9 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
             fix="--set source.labels=binary",
         )
     scale = choose_scale(SPEC, config)
-    return TileSet(
-        name=SPEC.name,
-        table=tile_table(_columns(labelled, scheme, scale)),
-        class_names=scheme.class_names,
-        licence=SPEC.licence,
-        citation=SPEC.citation,
-        synthetic=listing.synthetic,
-        notes=((SYNTHETIC_NOTE,) if listing.synthetic else ()) + (scale.note, *notes),
-        n_skipped=len(bad),
-    )
+    table = tile_table(_columns(labelled, scheme, scale))
+    tiles = tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
+    return replace(tiles, n_skipped=len(bad))
 
 
 def _recognised(listing: Listing) -> tuple[list[str], list[str]]:

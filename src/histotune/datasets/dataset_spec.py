@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
 
-from histotune.datasets.tileset import LabelRegion, MppSource  # noqa: TC001
+from histotune.datasets.disk import SYNTHETIC_NOTE
+from histotune.datasets.tileset import LabelRegion, MppSource, TileSet
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import polars as pl
+
     from histotune.datasets.config import DatasetConfig
 
 
@@ -124,6 +129,22 @@ def known_specs() -> dict[str, DatasetSpec]:
     """
     text = resources.files(__package__).joinpath("specs.toml").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, DatasetSpec]).validate_python(tomllib.loads(text))
+
+
+def tiles_of(
+    spec: DatasetSpec, table: pl.DataFrame, class_names: tuple[str, ...], notes: Iterable[str], *, synthetic: bool
+) -> TileSet:
+    """Return what a reader found as a tile set, with what is known about the data set."""
+    return TileSet(
+        name=spec.name,
+        table=table,
+        class_names=class_names,
+        licence=spec.licence,
+        citation=spec.citation,
+        label_region=spec.label_region,
+        synthetic=synthetic,
+        notes=(*((SYNTHETIC_NOTE,) if synthetic else ()), *notes),
+    )
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets import pcam_copies, pcam_files
-from histotune.datasets.dataset_spec import choose_scale
-from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, image_batches, list_files, open_parquet
+from histotune.datasets.dataset_spec import choose_scale, tiles_of
+from histotune.datasets.disk import Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, Copy, keep_rows, opened_hdf5, part_table
-from histotune.datasets.tileset import TileSet
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json, user_dir, write_json
 from histotune.tools.progress import track
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.pcam_files import Part
+    from histotune.datasets.tileset import TileSet
 
 # N tiles; a digest is two 64-bit words
 
@@ -62,16 +62,8 @@ def read_patch_camelyon(config: DatasetConfig) -> TileSet:
         )
         notes += [f"{part.words.capitalize()}: {kept}"] if kept else []
         tables.append(part_table(part, rows_N, scale))
-    return TileSet(
-        name=SPEC.name,
-        table=pl.concat(tables).sort("tile_id"),
-        class_names=scheme.class_names,
-        licence=SPEC.licence,
-        citation=SPEC.citation,
-        label_region=SPEC.label_region,
-        synthetic=listing.synthetic,
-        notes=((SYNTHETIC_NOTE,) if listing.synthetic else ()) + (scale.note, *notes),
-    )
+    table = pl.concat(tables).sort("tile_id")
+    return tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
 
 
 def _which_copy(listing: Listing, config: DatasetConfig) -> Callable[[Listing], Copy]:

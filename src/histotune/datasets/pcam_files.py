@@ -81,6 +81,11 @@ class Copy:
     notes: tuple[str, ...]
 
 
+def found_twice(what: str, places: str) -> UserError:
+    """Return the message for files of two copies in one folder."""
+    return UserError(what, value=places, fix="point --data to the folder of one copy")
+
+
 def numbered_ids(name: str, n_tiles: int) -> pl.Series:
     """Return the ids of a part whose tiles are known by their place, such as "train/0000012".
 
@@ -162,11 +167,8 @@ def _named_files(listing: Listing) -> dict[tuple[str, str], str]:
             continue
         first = found.setdefault((match["part"], match["kind"] + (match["gz"] or "")), path)
         if first != path:
-            raise UserError(
-                "the same part of PatchCamelyon was found twice",
-                value=f"{listing.relative(first)} and {listing.relative(path)}",
-                fix="point --data to the folder of one copy",
-            )
+            places = f"{listing.relative(first)} and {listing.relative(path)}"
+            raise found_twice("the same part of PatchCamelyon was found twice", places)
     return found
 
 

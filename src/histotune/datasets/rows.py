@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.dataset_spec import choose_scale, scale_in_words
-from histotune.datasets.disk import SYNTHETIC_NOTE, marked_synthetic, name_some, size_or_reason
-from histotune.datasets.tileset import TileSet, tile_table
+from histotune.datasets.dataset_spec import choose_scale, scale_in_words, tiles_of
+from histotune.datasets.disk import marked_synthetic, name_some, size_or_reason
+from histotune.datasets.tileset import tile_table
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.progress import track
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.dataset_spec import DatasetSpec
+    from histotune.datasets.tileset import TileSet
 
 
 PART_BY_NAME = {
@@ -104,18 +105,9 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         "width_px": [width_px for width_px, _ in sizes],
         "height_px": [height_px for _, height_px in sizes],
     }
-    synthetic = marked_synthetic(root)
-    said = (scale.note, *notes, *([classes.note] if classes.note else []), *_unknown_notes(given), *_part_notes(given))
-    return TileSet(
-        name=spec.name,
-        table=tile_table(columns),
-        class_names=classes.names,
-        licence=spec.licence,
-        citation=spec.citation,
-        label_region=spec.label_region,
-        synthetic=synthetic,
-        notes=(SYNTHETIC_NOTE, *said) if synthetic else said,
-    )
+    known = (*([classes.note] if classes.note else []), *_unknown_notes(given), *_part_notes(given))
+    said = (scale.note, *notes, *known)
+    return tiles_of(spec, tile_table(columns), classes.names, said, synthetic=marked_synthetic(root))
 
 
 def _given(rows: Sequence[Tile], spec: DatasetSpec, root: Path) -> pl.DataFrame:
