@@ -157,11 +157,13 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind) -> AuditFind
     if clusters.is_empty():
         sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark}".strip()
         return AuditFinding(kind.id, kind.title, "ok", sentence)
-    n_tiles = int(clusters["tiles"].sum())
+    n, n_tiles = len(facts.table), int(clusters["tiles"].sum())
     verdict = _verdict(clusters, kind)
     sentences = (
         f"{count(len(clusters), 'cluster')} of {kind.what} ({count(n_tiles, 'tile')}): {_where(clusters)}.",
-        _effective(len(facts.table), n_tiles - len(clusters)) if kind.whole else "",
+        f"Counting each picture once, the effective n is {n - n_tiles + len(clusters):,} of {n:,}."
+        if kind.whole
+        else "",
         _contradictions(clusters) if kind.whole else "",
         copies.remark,
     )
@@ -236,10 +238,6 @@ def _where(clusters: pl.DataFrame) -> str:
         "within one group": int((~across_sides & ~across_groups).sum()),
     }
     return ", ".join(f"{n:,} {words}" for words, n in counts.items() if n)
-
-
-def _effective(n: int, n_surplus: int) -> str:
-    return f"Counting each picture once, the effective n is {n - n_surplus:,} of {n:,}."
 
 
 def _contradictions(clusters: pl.DataFrame) -> str:

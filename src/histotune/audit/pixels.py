@@ -9,7 +9,7 @@ import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,11 +110,13 @@ def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
     workers = loader.workers or cpu_count()
     with PixelReader(loader) as reader, ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
 
-        def read(unit: _Unit) -> _Answer:
-            return _read_rows(reader, unit) if unit.file_rows else _read_image(reader, unit)
+        def read(unit: _Unit) -> list[_Answer]:
+            if unit.file_rows:
+                return _read_rows(reader, unit)
+            return [_read_one(reader, PixelSource(Path(unit.path)), unit.rows)]
 
         answers = _in_order(pool, read, units, workers + 2)
-        for answer in track(answers, f"auditing {len(tiles):,} tiles", total=len(units)):
+        for answer in chain.from_iterable(track(answers, f"auditing {len(tiles):,} tiles", total=len(units))):
             bad += answer.bad
             if answer.fingerprints is not None:
                 fingerprints.put(answer.rows, answer.fingerprints)
@@ -156,8 +158,8 @@ def _units(tiles: TileSet) -> list[_Unit]:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, read: Callable[[_Unit], _Answer], units: Iterable[_Unit], ahead: int
-) -> Iterator[_Answer]:
+    pool: ThreadPoolExecutor, read: Callable[[_Unit], list[_Answer]], units: Iterable[_Unit], ahead: int
+) -> Iterator[list[_Answer]]:
     """Yield answers in order while at most ``ahead`` units are under way."""
     waiting = iter(units)
     running = deque(pool.submit(read, unit) for unit in islice(waiting, ahead))
@@ -171,28 +173,16 @@ def _in_order(
             future.cancel()
 
 
-def _read_image(reader: PixelReader, unit: _Unit) -> _Answer:
-    return _read_one(reader, PixelSource(Path(unit.path)), unit.rows)
-
-
-def _read_rows(reader: PixelReader, unit: _Unit) -> _Answer:
+def _read_rows(reader: PixelReader, unit: _Unit) -> list[_Answer]:
     """Read a run of rows at once; where that fails, row by row, so that only the damaged ones are lost."""
     try:
         block_NHWC = reader.rows(Path(unit.path), unit.file_rows.start, unit.file_rows.stop)
         if block_NHWC.dtype == np.uint8 and block_NHWC.ndim == 4 and block_NHWC.shape[3] == 3:
-            return _Answer(unit.rows, fingerprints_of(block_NHWC.astype(np.uint8, copy=False)), ())
+            return [_Answer(unit.rows, fingerprints_of(block_NHWC.astype(np.uint8, copy=False)), ())]
     except Exception:  # noqa: S110  (h5py raises many types on damaged files; each row is tried again below)
         pass
     sources = (PixelSource(Path(unit.path), row) for row in unit.file_rows)
-    answers = [_read_one(reader, source, unit.rows[[place]]) for place, source in enumerate(sources)]
-    good = [answer for answer in answers if answer.fingerprints is not None]
-    fingerprints = empty_fingerprints(len(good))
-    for place, answer in enumerate(good):
-        assert answer.fingerprints is not None
-        fingerprints.put(np.array([place]), answer.fingerprints)
-    bad = tuple(tile for answer in answers for tile in answer.bad)
-    rows = np.concatenate([answer.rows for answer in good]) if good else np.array([], np.int64)
-    return _Answer(rows, fingerprints if good else None, bad)
+    return [_read_one(reader, source, unit.rows[[place]]) for place, source in enumerate(sources)]
 
 
 def _read_one(reader: PixelReader, source: PixelSource, rows: NDArray[np.int64]) -> _Answer:

@@ -47,11 +47,8 @@ def read_tiles(config: DatasetConfig) -> TileSet:
     if not config.path.is_file() and not (is_table(config.path) and not config.path.is_dir()):
         rows, notes = read_folder(config)
     elif config.group_pattern is not None:
-        raise UserError(
-            "group_pattern is for class folders; a table has a column for groups",
-            value=config.group_pattern,
-            fix="add a column group to the table",
-        )
+        what = "group_pattern is for class folders; a table has a column for groups"
+        raise UserError(what, value=config.group_pattern, fix="add a column group to the table")
     else:
         rows, notes = read_table(config.path)
     return tile_set(rows, SPEC, config, notes)
@@ -98,12 +95,8 @@ def read_table(path: Path) -> tuple[list[Tile], list[str]]:
 
 def _read(path: Path) -> pl.DataFrame:
     if not is_table(path):
-        raise UserError(
-            "this file is no table that histotune reads",
-            value=path,
-            allowed=", ".join(SUFFIXES),
-            fix="save it as CSV (UTF-8) or parquet, or pass a folder of class folders",
-        )
+        fix = "save it as CSV (UTF-8) or parquet, or pass a folder of class folders"
+        raise UserError("this file is no table that histotune reads", value=path, allowed=", ".join(SUFFIXES), fix=fix)
     if not path.name.lower().endswith(".parquet"):
         return read_text_table(str(path), MENDED, _separator(path))
     file = open_parquet(str(path))
@@ -143,14 +136,8 @@ def _check_columns(names: Sequence[str], path: Path) -> list[str]:
     for name in unknown:
         near = max(absent, key=lambda known: _likeness(name, known), default=None)
         if near is not None and _likeness(name, near) >= NEAR:
-            errors.append(
-                UserError(
-                    "this column looks like a misspelt one",
-                    value=name,
-                    closest=near,
-                    fix=f"rename it to {near}, or to something less alike, in {path}",
-                )
-            )
+            fix = f"rename it to {near}, or to something less alike, in {path}"
+            errors.append(UserError("this column looks like a misspelt one", value=name, closest=near, fix=fix))
     if "path" in absent and not any(error.closest == "path" for error in errors):
         closest = next((name for name in unknown if MEANS.get(name.lower()) == "path"), None)
         allowed = f"{', '.join(COLUMNS)} (it has: {name_some(list(names), 20)})"
@@ -356,11 +343,8 @@ def _load(config: DatasetConfig) -> ModuleType:
     path = _code(config)
     source = _source(path)
     if config.code_sha256 and hash_bytes(source) != config.code_sha256:
-        raise UserError(
-            "this Python file is not the one that the settings were made with",
-            value=path,
-            fix=f"histotune run {path} --data {config.path}",
-        )
+        what = "this Python file is not the one that the settings were made with"
+        raise UserError(what, value=path, fix=f"histotune run {path} --data {config.path}")
     module = ModuleType(f"histotune_dataset_{path.stem}")
     module.__file__ = str(path)
     before = sys.modules.get(module.__name__)

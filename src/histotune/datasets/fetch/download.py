@@ -221,7 +221,8 @@ class _Attempts:
                 advance(len(data))
                 pace.require(len(data))
         if expected is not None and here_bytes > expected:
-            self._too_long(expected)
+            whose = "it announced" if self.partial.file.size_bytes is None else "that are published"
+            self._drop(f"the server sent more than the {expected:,} bytes {whose}; they were removed", retry=False)
         if expected is None or here_bytes == expected:
             return True
         if here_bytes == reply.total_bytes:
@@ -237,21 +238,17 @@ class _Attempts:
                 return b""
             raise
 
-    def _too_long(self, expected: int) -> NoReturn:
-        self.partial.drop()
-        whose = "it announced" if self.partial.file.size_bytes is None else "that are published"
-        raise TransferError(f"the server sent more than the {expected:,} bytes {whose}; they were removed", retry=False)
-
     def _another_length(self, n_bytes: int) -> NoReturn:
-        self.partial.drop()
         known = f"{self.partial.file.size_bytes:,}"
-        raise TransferError(
-            f"the file there has {n_bytes:,} bytes and the published one {known}; it was removed", retry=False
-        )
+        self._drop(f"the file there has {n_bytes:,} bytes and the published one {known}; it was removed", retry=False)
 
     def _start_over(self, why: str) -> NoReturn:
+        self._drop(f"{why}; from zero", retry=True)
+
+    def _drop(self, why: str, *, retry: bool) -> NoReturn:
+        """Remove what is here, which is of no use."""
         self.partial.drop()
-        raise TransferError(f"{why}; from zero", retry=True)
+        raise TransferError(why, retry=retry)
 
 
 class _Pace:
