@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
-from histotune.cli import main
 from histotune.cli.main import app
 from tests.conftest import CommandResult
 
@@ -44,12 +41,3 @@ def test_the_help_of_every_command_says_all_it_has_to_say(
     for option in vars(command_of(path))["params"]:
         if text := getattr(option, "help", None):
             assert plain(text.replace("\\[", "[")) in shown, text
-
-
-def test_every_described_option_is_taken_by_a_command() -> None:
-    folder = Path(main.__file__).parent
-    described = tomllib.loads((folder / "options.toml").read_text(encoding="utf-8"))
-    taken = {
-        name for file in folder.glob("*.py") for name in re.findall(r'option\("([^"]+)"\)', file.read_text("utf-8"))
-    }
-    assert taken == {f"{table}.{name}" for table, options in described.items() for name in options}

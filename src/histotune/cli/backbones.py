@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histotune.cli.options import option
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
@@ -24,13 +23,13 @@ def backbones(ctx: typer.Context) -> None:
 
 
 @backbones_app.command("show")
-def show(name: Annotated[str, option("backbones.name")]) -> None:
+def show(name: Annotated[str, typer.Argument(help="Such as midnight, or its hub id.")]) -> None:
     """Print everything known about a backbone, each figure with its source."""
     show_backbone(name)
 
 
 @backbones_app.command("check")
-def check(names: Annotated[list[str], option("backbones.names")]) -> None:
+def check(names: Annotated[list[str], typer.Argument(help="Names or hub ids.")]) -> None:
     """Ask whether backbones can be used here: hub, licence, token, disk, cache, and what to do otherwise."""
     check_backbones(names)
 

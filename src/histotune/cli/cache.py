@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histotune.cli.options import option, typed_config
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
 from histotune.tools.marks import EXTERNAL
@@ -28,13 +27,23 @@ if TYPE_CHECKING:
 FITS = "fits"  # the name under which solved fits of sweeps are removed
 cache_app = typer.Typer(no_args_is_help=True, help="Look at kept embeddings; check, mend, remove, export, import them.")
 
-Cache = Annotated[Path | None, option("cache.cache")]
-Spaces = Annotated[list[str] | None, option("cache.spaces")]
-Dataset = Annotated[str | None, option("cache.dataset")]
-Data = Annotated[Path | None, option("cache.data")]
-Pcam = Annotated[Path | None, option("cache.pcam")]
-SetField = Annotated[list[str] | None, option("cache.set")]
-Coords = Annotated[Path | None, option("cache.coords")]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder of the cache. Default: the user's.", show_default=False)
+]
+Spaces = Annotated[
+    list[str] | None,
+    typer.Argument(help="First digits of a space's key, or a backbone's name. Default: all.", show_default=False),
+]
+Dataset = Annotated[str | None, typer.Option("--dataset", help="breakhis or pcam.", show_default=False)]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of the data set.", show_default=False)]
+Pcam = Annotated[Path | None, typer.Option("--pcam", help="PatchCamelyon folder beside --data.", show_default=False)]
+SetField = Annotated[
+    list[str] | None, typer.Option("--set", help="Any field of the config. Repeatable.", show_default=False)
+]
+Coords = Annotated[
+    Path | None,
+    typer.Option("--coords", help="Table with tile_id, x, y: places on slides at level 0.", show_default=False),
+]
 
 
 @cache_app.command("ls")
@@ -119,9 +128,11 @@ def repair(spaces: Spaces = None, cache: Cache = None) -> None:
 @cache_app.command("rm")
 def rm(
     spaces: Spaces = None,
-    older_than: Annotated[str | None, option("cache.older-than")] = None,
-    everything: Annotated[bool, option("cache.all")] = False,
-    yes: Annotated[bool, option("cache.yes")] = False,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="Not used for so long: 12h, 30d, 2w.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All spaces, hashes, fits and rendered cohorts.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: Cache = None,
 ) -> None:
     """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
@@ -147,11 +158,11 @@ def rm(
 
 @cache_app.command("export")
 def export(
-    out: Annotated[Path, option("cache.out")],
-    space: Annotated[str | None, option("cache.space")] = None,
+    out: Annotated[Path, typer.Option("--out", help="FILE.npz, FILE.parquet, FILE.h5, or a new folder of slides.")],
+    space: Annotated[str | None, typer.Argument(help="A space, or its backbone's name.", show_default=False)] = None,
     dataset: Dataset = None,
     data: Data = None,
-    backbone: Annotated[str | None, option("cache.backbone")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Whose space, without SPACE.")] = None,
     coords: Coords = None,
     settings: SetField = None,
     cache: Cache = None,
@@ -163,6 +174,7 @@ def export(
     from histotune.embeddings.exchange import export as write_out
     from histotune.embeddings.exchange import space_table
     from histotune.embeddings.upkeep import find_stores
+    from histotune.studies.arguments import build_config
 
     root = _root(cache)
     stores = () if space is None else find_stores(root, [space])
@@ -174,8 +186,11 @@ def export(
             allowed=", ".join(store.short_name for store in stores),
         )
     if dataset is not None:
-        typed = {"dataset": dataset, "data": data, "backbone": backbone, "settings": settings, "cache": cache}
-        table = _dataset_table(stores[0] if stores else None, coords, typed_config(typed))
+        table = _dataset_table(
+            stores[0] if stores else None,
+            coords,
+            build_config(dataset, data=data, backbone=backbone, settings=settings, cache=cache),
+        )
     elif stores:
         table = space_table(stores[0])
     else:
@@ -195,14 +210,16 @@ def export(
 
 @cache_app.command("import")
 def import_(
-    files: Annotated[list[Path], option("cache.files")],
-    name: Annotated[str, option("cache.as")],
-    backbone: Annotated[str | None, option("import.backbone")] = None,
+    files: Annotated[list[Path], typer.Argument(help="Files of embeddings (.h5, .npz, .parquet), or folders of them.")],
+    name: Annotated[str, typer.Option("--as", help="A name; use them with --backbone external:NAME.")],
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="The network that made them, as you know it.", show_default=False)
+    ] = None,
     dataset: Dataset = None,
     data: Data = None,
     pcam: Pcam = None,
     coords: Coords = None,
-    replace: Annotated[bool, option("cache.replace")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the name from other files.")] = False,
     settings: SetField = None,
     cache: Cache = None,
 ) -> None:
@@ -214,12 +231,12 @@ def import_(
     from histotune.embeddings.estimate import tile_contents
     from histotune.embeddings.exchange import read_places
     from histotune.embeddings.importing import ImportRequest, KnownTiles, import_embeddings
+    from histotune.studies.arguments import build_config
 
     root = _root(cache)
     known = []
     if dataset is not None:
-        typed = {"dataset": dataset, "data": data, "pcam": pcam, "settings": settings, "cache": cache}
-        config = typed_config(typed)
+        config = build_config(dataset, data=data, pcam=pcam, settings=settings, cache=cache)
         tile_sets = [read_dataset(one) for one in (config.source, config.target) if one is not None]
         known = [KnownTiles(tiles, tile_contents(tiles, root, config.loader)) for tiles in tile_sets]
     places = {} if coords is None else read_places(coords)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histotune.cli.options import Data, DatasetArgument, SetField, option, typed_config
+from histotune.cli.options import Data, DatasetArgument, SetField
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.table import console
 
@@ -22,11 +22,15 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before any
 def describe(
     dataset: DatasetArgument,
     data: Data = None,
-    backbone: Annotated[str | None, option("data.backbone")] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Whose view the field of view is stated for.", show_default=False)
+    ] = None,
     settings: SetField = None,
 ) -> None:
     """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
-    config = typed_config(locals())
+    from histotune.studies.arguments import build_config
+
+    config = build_config(dataset, data=data, backbone=backbone, settings=settings)
     from histotune.datasets.describe import describe, render_text
     from histotune.datasets.read import spec_of
     from histotune.images.view_checks import render_fields
@@ -44,10 +48,22 @@ def describe(
 def estimate_mpp(
     dataset: DatasetArgument,
     data: Data = None,
-    tissue: Annotated[str | None, option("data.tissue")] = None,
-    nucleus_um: Annotated[float | None, option("data.nucleus-um")] = None,
-    max_tiles: Annotated[int | None, option("data.max-tiles")] = None,
-    out: Annotated[Path | None, option("data.out")] = None,
+    tissue: Annotated[
+        str | None,
+        typer.Option("--tissue", help="breast or lymph-node: whose nuclei are the ruler.", show_default=False),
+    ] = None,
+    nucleus_um: Annotated[
+        float | None, typer.Option("--nucleus-um", help="Your own typical nuclear diameter, um.", show_default=False)
+    ] = None,
+    max_tiles: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tiles", help="Tiles to measure, spread over groups; 0: all.  \\[default: 400]", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON file with everything measured.", show_default=False)
+    ] = None,
     settings: SetField = None,
 ) -> None:
     """Measure micrometres per pixel by the size of nuclei, and print how to adopt it.
@@ -56,10 +72,11 @@ def estimate_mpp(
     """
     from histotune.images.scale import estimate_scale
     from histotune.images.scale_words import render_scale
+    from histotune.studies.arguments import build_config
     from histotune.studies.data_verbs import read
     from histotune.tools.files import write_json
 
-    config = typed_config({"dataset": dataset, "data": data, "settings": settings})
+    config = build_config(dataset, data=data, settings=settings)
     scale = _scale_config(tissue=tissue, nucleus_um=nucleus_um, max_tiles=max_tiles)
     estimate = estimate_scale(read(dataset, data, set=settings), scale, config.loader)
     part = "source" if config.source is not None else "target"
@@ -95,9 +112,22 @@ def _scale_config(**typed: object) -> ScaleConfig:
 def split_command(
     dataset: DatasetArgument,
     data: Data = None,
-    split: Annotated[str, option("data.split")] = "grouped-5-seed0",
-    out: Annotated[Path | None, option("split.out")] = None,
-    allow_leaky: Annotated[bool, option("data.allow-leaky")] = False,
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split",
+            help=(
+                r"grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5\[/fold1]\[:PATH], pcam-"
+                "official, random-images-5-seed0, or a split file to check."
+            ),
+        ),
+    ] = "grouped-5-seed0",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write, such as split.json.", show_default=False)
+    ] = None,
+    allow_leaky: Annotated[
+        bool, typer.Option("--allow-leaky", help="Make it even if cases stand on two sides; it is marked LEAKY.")
+    ] = False,
     settings: SetField = None,
 ) -> None:
     """Make a split by its name, or check one from a file; show how even it is, and keep it."""
@@ -117,11 +147,17 @@ def split_command(
 def audit(
     dataset: DatasetArgument,
     data: Data = None,
-    split: Annotated[str | None, option("audit.split")] = None,
-    out: Annotated[Path | None, option("audit.out")] = None,
-    quick: Annotated[bool, option("data.quick")] = False,
-    embeddings: Annotated[bool, option("data.embeddings")] = False,
-    cache: Annotated[Path | None, option("data.cache")] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Name or file of the split to check.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write. Default: audits/DATASET.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Names only; no pixel is read.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Also look for overlapping fields among cached embeddings.")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.", show_default=False)] = None,
     settings: SetField = None,
 ) -> None:
     """Duplicates, leaks across the split, blank tiles, balance, stain: a verdict for each. Exit code 1 on an error.
@@ -143,9 +179,11 @@ def audit(
 @data_app.command("fetch")
 def fetch(
     dataset: DatasetArgument,
-    to: Annotated[Path | None, option("data.to")] = None,
-    source: Annotated[str | None, option("data.source")] = None,
-    dry_run: Annotated[bool, option("data.dry-run")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: data/DATASET.", show_default=False)] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="home (default), kaggle, or for pcam hub.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
 ) -> None:
     """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
     from histotune.datasets.fetch.fetch import render_outcome, render_plan
@@ -159,16 +197,17 @@ def fetch(
 @data_app.command("croissant")
 def croissant(
     dataset: DatasetArgument,
-    out: Annotated[Path, option("croissant.out")],
+    out: Annotated[Path, typer.Option("--out", help="JSON-LD to write; its table lies beside it.")],
     data: Data = None,
     settings: SetField = None,
 ) -> None:
     """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
     from histotune.datasets.croissant import write_croissant
     from histotune.datasets.read import read_dataset
+    from histotune.studies.arguments import build_config
     from histotune.studies.setup import single_dataset
 
-    config = single_dataset(typed_config({"dataset": dataset, "data": data, "settings": settings}))
+    config = single_dataset(build_config(dataset, data=data, settings=settings))
     files = write_croissant(read_dataset(config), config.path, out)
     print(f"{files.n_tiles:,} tiles: {files.metadata} and {files.table}")
 
@@ -176,8 +215,8 @@ def croissant(
 @data_app.command("diff")
 def diff(
     dataset: DatasetArgument,
-    before: Annotated[Path, option("data.before")],
-    after: Annotated[Path, option("data.after")],
+    before: Annotated[Path, typer.Argument(help="Folder of the older version.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the newer version.")],
     settings: SetField = None,
 ) -> None:
     """What changed between two versions: tiles, their content, labels, groups, splits, names."""

@@ -13,7 +13,7 @@ import typer
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
-from histotune.cli.options import Cache, option
+from histotune.cli.options import Cache
 from histotune.cli.run import demo, embed, evaluate, predict, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
 from histotune.tools.table import console
@@ -44,8 +44,8 @@ for command in (trials, matrix, compare, transfer, demo, run, embed, sweep, eval
 @app.callback()
 def options(
     ctx: typer.Context,
-    debug: Annotated[bool, option("main.debug")] = False,
-    quiet: Annotated[bool, option("main.quiet")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
 ) -> None:
     """Options of every command."""
     leads = os.environ.get("WORLD_SIZE", "1") == "1" or _join_ranks(ctx.invoked_subcommand or "")
@@ -57,10 +57,14 @@ def options(
 
 @app.command()
 def report(
-    run_folder: Annotated[Path, option("main.run-folder")],
-    out: Annotated[Path | None, option("report.out")] = None,
-    add: Annotated[list[Path] | None, option("main.add")] = None,
-    latex: Annotated[Path | None, option("main.latex")] = None,
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the page. Default: RUN/report.html.")
+    ] = None,
+    add: Annotated[
+        list[Path] | None, typer.Option("--add", help="Folder of histotune transfer or matrix: a section of its own.")
+    ] = None,
+    latex: Annotated[Path | None, typer.Option("--latex", help="Also write all tables as LaTeX to this file.")] = None,
 ) -> None:
     """Draw a finished run's report again, with other studies of its head in it."""
     from histotune.studies import verbs
@@ -73,7 +77,7 @@ def report(
 @app.command()
 def doctor(
     cache: Cache = None,
-    deep: Annotated[bool, option("main.deep")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also import torch and multiply in each precision.")] = False,
 ) -> None:
     """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't."""
     from histotune.studies import data_verbs

@@ -1,62 +1,103 @@
-"""Options of the command line: their types here, their names and help in ``options.toml``.
-
-The options that several commands share are declared once, and :func:`option` reads the others where a command takes
-them.
-"""
+"""The options that several commands share, declared once."""
 
 # typer reads these annotations when a command is registered, so that their types are imported at run time.
 
 from __future__ import annotations
 
-import tomllib
-from functools import cache
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from histotune.studies.config import ExperimentConfig
-
-
-@cache
-def _described() -> dict[str, dict[str, dict[str, Any]]]:
-    return tomllib.loads(resources.files(__package__).joinpath("options.toml").read_text(encoding="utf-8"))
-
-
-def option(name: str) -> Any:  # noqa: ANN401  (typer has two kinds of parameters, without a common type)
-    """Return an option or an argument as ``options.toml`` describes it under this name, such as "every.data"."""
-    table, _, key = name.partition(".")
-    facts = dict(_described()[table][key])
-    if facts.pop("argument", False):
-        return typer.Argument(**facts)
-    return typer.Option(*facts.pop("flags", [f"--{key}"]), **facts)
-
-
-def typed_config(typed: dict[str, Any]) -> ExperimentConfig:
-    """Return the config of a command's recipe or data set with the other options that were typed, by their names."""
-    from histotune.studies.arguments import build_config
-
-    rest = {name: value for name, value in typed.items() if name != "recipe"}
-    return build_config(typed["recipe"] if "recipe" in typed else typed["dataset"], **rest)
-
-
-Data = Annotated[Path | None, option("every.data")]
-Pcam = Annotated[Path | None, option("every.pcam")]
-Magnification = Annotated[str | None, option("every.train-magnification")]
-BackboneName = Annotated[str | None, option("every.backbone")]
-Adapter = Annotated[str | None, option("every.adapter")]
-View = Annotated[str | None, option("every.view")]
-Out = Annotated[Path | None, option("every.out")]
-Cache = Annotated[Path | None, option("every.cache")]
-Final = Annotated[bool, option("every.final")]
-Cluster = Annotated[str | None, option("every.cluster")]
-OnBadImage = Annotated[str | None, option("every.on-bad-image")]
-SetField = Annotated[list[str] | None, option("every.set")]
-DatasetArgument = Annotated[str, option("every.dataset")]
-SplitName = Annotated[str | None, option("every.split")]
-AllowLeaky = Annotated[bool, option("every.allow-leaky")]
-RecipeName = Annotated[str | None, option("every.recipe")]
-FromRun = Annotated[Path | None, option("every.from")]
-Wandb = Annotated[str | None, option("every.wandb")]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Folder of the data set, or table of tiles.", show_default=False)
+]
+Pcam = Annotated[
+    Path | None,
+    typer.Option("--pcam", help="PatchCamelyon folder: external validation and direct training.", show_default=False),
+]
+Magnification = Annotated[
+    str | None,
+    typer.Option("--train-magnification", help="Magnification that trains, such as 100X.", show_default=False),
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        help=("A name out of `histotune backbones`, timm/NAME, a hub id, or a local folder saved by save_pretrained."),
+        show_default=False,
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help=("PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub."),
+        show_default=False,
+    ),
+]
+View = Annotated[
+    str | None,
+    typer.Option(
+        "--view",
+        help=(
+            "short-side-crop, square, letterbox or tiles; its scale: --set view.target_mpp=0.5. "
+            "Default: as the backbone documents it."
+        ),
+        show_default=False,
+    ),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; appears when finished.", show_default=False)]
+Cache = Annotated[
+    Path | None, typer.Option("--cache", help="Folder for embeddings; safe to delete.", show_default=False)
+]
+Final = Annotated[bool, typer.Option("--final", help="Score the test part. Every scoring is counted.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="'tile': intervals as if tiles were independent (TOO NARROW).", show_default=False),
+]
+OnBadImage = Annotated[
+    str | None,
+    typer.Option(
+        "--on-bad-image",
+        help=("fail (default): list every image that can't be read and stop; skip: leave them out, and say so."),
+        show_default=False,
+    ),
+]
+SetField = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
+]
+DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
+SplitName = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help=("grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5/fold1, pcam-official, or a split file."),
+        show_default=False,
+    ),
+]
+AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split that leaks; every row is marked LEAKY.")]
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(
+        help=(
+            "demo, breakhis, pcam, midnight, tiles, my_dataset.py, or a published protocol: eva-"
+            "breakhis, eva-pcam, eva-pcam-10shot, thunder-breakhis, thunder-pcam, uni-breakhis, "
+            "uni-pcam."
+        ),
+        show_default=False,
+    ),
+]
+FromRun = Annotated[
+    Path | None, typer.Option("--from", help="Repeat a finished run from its folder.", show_default=False)
+]
+Wandb = Annotated[
+    str | None,
+    typer.Option(
+        "--wandb",
+        metavar="[offline|online]",
+        help=("Also write the run to Weights & Biases: offline (the default, no login, no network) or online."),
+        show_default=False,
+    ),
+]

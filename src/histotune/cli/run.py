@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from histotune.cli.options import (
     Adapter,
     AllowLeaky,
@@ -25,8 +27,6 @@ from histotune.cli.options import (
     SplitName,
     View,
     Wandb,
-    option,
-    typed_config,
 )
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 
 def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
     """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
-    _run(typed_config({"recipe": "demo", **locals()}))
+    from histotune.studies.arguments import build_config
+
+    _run(build_config("demo", out=out, cache=cache, settings=settings))
 
 
 def run(
@@ -69,7 +71,29 @@ def run(
 
     histotune run --from runs/breakhis --out runs/again
     """
-    _run(typed_config(locals()))
+    from histotune.studies.arguments import build_config
+
+    _run(
+        build_config(
+            recipe,
+            data=data,
+            pcam=pcam,
+            train_magnification=train_magnification,
+            backbone=backbone,
+            adapter=adapter,
+            view=view,
+            out=out,
+            cache=cache,
+            settings=settings,
+            split=split,
+            allow_leaky=allow_leaky,
+            final=final,
+            cluster=cluster,
+            on_bad_image=on_bad_image,
+            from_run=from_run,
+            wandb=wandb,
+        )
+    )
 
 
 def _run(config: ExperimentConfig) -> None:
@@ -96,10 +120,21 @@ def embed(
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
-    estimate: Annotated[bool, option("run.estimate")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
 ) -> None:
     """Embed every tile once with a frozen backbone; the second time nothing is computed."""
-    config = typed_config(locals())
+    from histotune.studies.arguments import build_config
+
+    config = build_config(
+        dataset,
+        data=data,
+        backbone=backbone,
+        adapter=adapter,
+        view=view,
+        cache=cache,
+        settings=settings,
+        on_bad_image=on_bad_image,
+    )
     from histotune.studies import verbs
 
     if estimate:
@@ -165,7 +200,22 @@ def sweep(
     wandb: Wandb = None,
 ) -> None:
     """Choose a head by grouped cross-validation over the training cases and save it."""
-    config = typed_config(locals())
+    from histotune.studies.arguments import build_config
+
+    config = build_config(
+        dataset,
+        data=data,
+        train_magnification=train_magnification,
+        backbone=backbone,
+        adapter=adapter,
+        view=view,
+        out=out,
+        cache=cache,
+        settings=settings,
+        on_bad_image=on_bad_image,
+        split=split,
+        wandb=wandb,
+    )
     from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies import verbs
@@ -191,7 +241,7 @@ def sweep(
 
 
 def evaluate(
-    head: Annotated[Path, option("run.head")],
+    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
     dataset: DatasetArgument,
     data: Data = None,
     cache: Cache = None,
@@ -201,7 +251,11 @@ def evaluate(
     on_bad_image: OnBadImage = None,
 ) -> None:
     """Score a saved head on a data set; cases that trained it are found and marked."""
-    config = typed_config(locals())
+    from histotune.studies.arguments import build_config
+
+    config = build_config(
+        dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster, on_bad_image=on_bad_image
+    )
     from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
     from histotune.studies import verbs
 
@@ -224,13 +278,17 @@ def evaluate(
 
 
 def predict(
-    head: Annotated[Path, option("run.head")],
-    images: Annotated[list[Path], option("run.images")],
-    out: Annotated[Path | None, option("run.out")] = None,
+    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Table to write: .csv or .parquet. Default: print CSV.")
+    ] = None,
     cache: Cache = None,
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
-    mpp: Annotated[float | None, option("run.mpp")] = None,
+    mpp: Annotated[
+        float | None, typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it.")
+    ] = None,
 ) -> None:
     """Predict class probabilities for images: a table with a row per image."""
     from histotune.studies import verbs
@@ -243,7 +301,7 @@ def predict(
 
 
 def show(
-    recipe: Annotated[str, option("run.recipe")],
+    recipe: Annotated[str, typer.Argument(help="demo, breakhis, pcam, midnight, or a run folder.")],
     settings: SetField = None,
 ) -> None:
     """Print every field of a recipe's config; each can be changed with --set."""

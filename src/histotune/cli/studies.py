@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import typer
+
 from histotune.cli.options import (
     BackboneName,
     Cache,
@@ -16,8 +18,6 @@ from histotune.cli.options import (
     OnBadImage,
     Out,
     SetField,
-    option,
-    typed_config,
 )
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
@@ -34,11 +34,13 @@ if TYPE_CHECKING:
 
 
 def matrix(
-    dataset: Annotated[str, option("studies.dataset")],
+    dataset: Annotated[str, typer.Argument(help="breakhis, tiles, or my_dataset.py: one with magnifications.")],
     data: Data = None,
     backbone: BackboneName = None,
-    matched: Annotated[bool, option("studies.matched")] = False,
-    split: Annotated[str | None, option("studies.split")] = None,
+    matched: Annotated[
+        bool, typer.Option("--matched", help="Also embed with equal input_mpp, and with equal field of view.")
+    ] = False,
+    split: Annotated[str | None, typer.Option("--split", help="Folds, such as grouped-5-seed0.")] = None,
     out: Out = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -46,7 +48,18 @@ def matrix(
     on_bad_image: OnBadImage = None,
 ) -> None:
     """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere."""
-    config = typed_config({**locals(), "out": None})
+    from histotune.studies.arguments import build_config
+
+    config = build_config(
+        dataset,
+        data=data,
+        backbone=backbone,
+        split=split,
+        cache=cache,
+        settings=settings,
+        cluster=cluster,
+        on_bad_image=on_bad_image,
+    )
     from histotune.report.study_pages import matrix_table, reasons_of
     from histotune.studies import verbs
 
@@ -64,24 +77,49 @@ def matrix(
 
 
 def transfer(
-    head: Annotated[Path, option("studies.head")],
-    target: Annotated[str, option("studies.target")],
-    data: Annotated[Path | None, option("studies.data")] = None,
-    out: Annotated[Path | None, option("studies.out")] = None,
+    head: Annotated[Path, typer.Argument(help="Folder of a finished run, which holds its held-out scores.")],
+    target: Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the target, or table of tiles.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for transfer.json and transfer.html.", show_default=False)
+    ] = None,
     cache: Cache = None,
-    settings: Annotated[list[str] | None, option("studies.set")] = None,
-    split: Annotated[str | None, option("transfer.split")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any field of the config: --set transfer.stain=reinhard. Repeatable.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="A split of the target: its valid or test part.", show_default=False)
+    ] = None,
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
-    images: Annotated[bool, option("studies.images")] = True,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Embed the target again with scale and stain undone.")
+    ] = True,
 ) -> None:
     """Say why a head falls short on another data set: what is lost in ranking and in the decision, and what helps.
 
     histotune transfer runs/breakhis pcam --data PCAM --final
     """
+    from histotune.studies.arguments import build_config
+
     out = out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}"
-    config = typed_config({"dataset": target, **locals()})
+    config = build_config(
+        target,
+        data=data,
+        out=out,
+        cache=cache,
+        settings=settings,
+        split=split,
+        final=final,
+        cluster=cluster,
+        on_bad_image=on_bad_image,
+    )
     from histotune.report.study_tables import transfer_tables
     from histotune.studies import verbs
 
@@ -97,13 +135,17 @@ def transfer(
 
 
 def compare(
-    runs: Annotated[list[Path], option("studies.runs")],
-    metrics: Annotated[list[str] | None, option("studies.metric")] = None,
-    pairs: Annotated[list[str] | None, option("studies.pair")] = None,
-    first: Annotated[bool, option("studies.first")] = False,
-    permutations: Annotated[int, option("studies.permutations")] = 9999,
-    seed: Annotated[int, option("studies.seed")] = 0,
-    out: Annotated[Path | None, option("compare.out")] = None,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, two or more arms.")],
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", help="Default: auroc and balanced_accuracy. Repeatable.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option("--pair", help="A,B: the declared family instead of all pairs. Repeatable.")
+    ] = None,
+    first: Annotated[bool, typer.Option("--first", help="Compare all with the first run only.")] = False,
+    permutations: Annotated[int, typer.Option("--permutations", help="Most permutations of a p value.", min=99)] = 9999,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the permutations.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json and comparison.html.")] = None,
 ) -> None:
     """Compare runs on the same tiles: paired intervals and p values; mean ranks over five or more data sets.
 
@@ -130,15 +172,18 @@ ENDINGS = {".csv": "csv", ".tex": "latex"}
 
 
 def leaderboard(
-    dataset: Annotated[str, option("leaderboard.dataset")] = "",
-    protocol: Annotated[str, option("leaderboard.protocol")] = "",
-    model: Annotated[str, option("leaderboard.model")] = "",
-    pooling: Annotated[str, option("leaderboard.pooling")] = "",
-    split: Annotated[str, option("leaderboard.split")] = "",
-    metric: Annotated[str, option("leaderboard.metric")] = "",
-    style: Annotated[str, option("leaderboard.format")] = "table",
-    out: Annotated[Path | None, option("leaderboard.out")] = None,
-    runs: Annotated[list[Path] | None, option("leaderboard.run")] = None,
+    dataset: Annotated[str, typer.Option("--dataset", help="BreakHis, PCam, ...")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", help="eva, thunder-linear, ..., or their beginning.")] = "",
+    model: Annotated[str, typer.Option("--model", help="Part of a backbone's name.")] = "",
+    pooling: Annotated[str, typer.Option("--pooling", help="CLS, CLS+mean patch, ...")] = "",
+    split: Annotated[str, typer.Option("--split", help="val, test, ...")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
+    style: Annotated[str, typer.Option("--format", help="table, markdown, csv or latex.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", help="Your run of a published protocol, beside scores of the same; repeatable."),
+    ] = None,
 ) -> None:
     """Published scores, one table per protocol, with what weakens them; without options an overview."""
     from histotune.published.published_numbers import Query
@@ -211,10 +256,10 @@ def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
 
 
 def trials(
-    dataset: Annotated[str | None, option("trials.dataset")] = None,
-    backbone: Annotated[str | None, option("studies.backbone")] = None,
-    top: Annotated[int, option("studies.top")] = 20,
-    everything: Annotated[bool, option("studies.all")] = False,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.", show_default=False)] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.", show_default=False)] = None,
+    top: Annotated[int, typer.Option("--top", help="How many.", min=1)] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
 ) -> None:
     """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
     from histotune.studies.tracking import read_trials, trials_folder
