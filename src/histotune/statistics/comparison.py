@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.statistics.bounds import Scale
-from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator
+from histotune.statistics.evaluators import SumEvaluator, make_evaluator
 from histotune.statistics.intervals import SMALL_TILES, PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import fold_rows, metric_kind
 from histotune.statistics.predictions import Score
@@ -78,7 +78,7 @@ def paired_difference(
         make_evaluator(metric, sample, units.unit_N, units.n_units, within_folds=within_folds)
         for sample in (sample_a, sample_b)
     )
-    evaluator, kind = DifferenceEvaluator(first, second), metric_kind(metric, sample_a.n_classes)
+    evaluator, kind = SumEvaluator(((1.0, first), (-1.0, second))), metric_kind(metric, sample_a.n_classes)
     width = kind.high - kind.low
     value, found = point_value(evaluator, units), None
     reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, sample_a, units, interval)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
 from histotune.statistics.bounds import FLAT, Scale, jackknife_variance, t_quantile
-from histotune.statistics.evaluators import make_evaluator
+from histotune.statistics.evaluators import SumEvaluator, make_evaluator
 from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import metric_kind
 from histotune.statistics.predictions import Interval, Score
@@ -53,30 +53,6 @@ DOMAIN_PENALTY = 0.1
 UNCHANGED = "unchanged: with or without any group the arms give the same"
 
 
-@dataclass(frozen=True)
-class WeightedSum:
-    """A weighted sum of evaluators over the same units."""
-
-    terms: tuple[tuple[float, Evaluator], ...]
-
-    @property
-    def smooth(self) -> bool:
-        """Whether there is a slope."""
-        return all(evaluator.smooth for _, evaluator in self.terms)
-
-    def __call__(self, weights_BG: Float) -> Float:
-        """Return the sums."""
-        return np.asarray(sum(weight * evaluator(weights_BG) for weight, evaluator in self.terms))
-
-    def slope(self, weights_BG: Float) -> Float:
-        """Return the derivative by each unit's weight."""
-        return np.asarray(sum(weight * evaluator.slope(weights_BG) for weight, evaluator in self.terms))
-
-    def without_each(self) -> Float:
-        """Return the sum without each unit."""
-        return np.asarray(sum(weight * evaluator.without_each() for weight, evaluator in self.terms))
-
-
 class Contrasts:
     """Contrasts between arms on the target's tiles; every arm's table is made once.
 
@@ -103,7 +79,7 @@ class Contrasts:
         folded = metric == "auroc" and any(arm.fitted for _, arm in terms)
         parts = tuple((weight, self._table(arm, metric, units, folded=folded)) for weight, arm in terms)
         # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
-        evaluator, kind = WeightedSum(parts), metric_kind(metric, first.n_classes)
+        evaluator, kind = SumEvaluator(parts), metric_kind(metric, first.n_classes)
         width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
         value, found = point_value(evaluator, units), None
         reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, first, units, config)

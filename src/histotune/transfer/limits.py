@@ -24,6 +24,7 @@ from histotune.transfer.remedies import METRICS, threshold_arm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.predictions import IntervalConfig
     from histotune.statistics.sample import Sample
@@ -151,12 +152,12 @@ def _point(draws: _Draws, sample: Sample, units: Units, target: Side, interval: 
         found, reason = _agreed(plain.value, draws.size, units, interval), ""
     else:
         draw_variance = sd**2 / len(parts)
-        found, reason = _interval(MeanEvaluator(tuple(parts)), plain.value, draw_variance, units, interval)
+        found, reason = _interval(MeanEvaluator.of(parts), plain.value, draw_variance, units, interval)
     return FewShotPoint(draws.size, replace(plain, interval=found, reason=reason), sd, len(parts))
 
 
 def _interval(
-    evaluator: MeanEvaluator, value: float, draw_variance: float, units: Units, interval: IntervalConfig
+    evaluator: Evaluator, value: float, draw_variance: float, units: Units, interval: IntervalConfig
 ) -> tuple[Interval | None, str]:
     """Return a t interval of a mean over draws, or why there is none."""
     without_G = evaluator.without_each()
