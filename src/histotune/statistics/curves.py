@@ -138,8 +138,8 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
     tasks = ranking_tasks(sample.y_N, sample.score_NK)
     labels = [1] if len(tasks) == 1 else range(len(tasks))
     classes = tuple(
-        _class_bands(label, Thresholds.of(positive_N, score_N, units), counts, limits)
-        for label, (positive_N, score_N) in zip(labels, tasks, strict=True)
+        _class_bands(label, Thresholds.of(*task, units.unit_N, units.n_units), counts, limits)
+        for label, task in zip(labels, tasks, strict=True)
     )
     studied = sample.n_classes == 2 and not by_tile and config.level == 0.95
     coverage = simulated_band_coverage(units.strata.holds_GK) if studied else None
@@ -177,19 +177,19 @@ class Thresholds:
     negative_GT: NDArray[np.float32]
 
     @classmethod
-    def of(cls, positive_N: Bool, score_N: Float, units: Units) -> Thresholds:
+    def of(cls, positive_N: Bool, score_N: Float, unit_N: Int, n_units: int) -> Thresholds:
         """Count; where there are very many distinct scores, thresholds evenly spaced in both classes stand for them."""
         # Distinct scores become blocks, best first, blocks become columns, and every unit gets its cumulative count.
         order, starts = tie_blocks(-score_N)
         block_N = np.empty(len(order), np.int64)
         block_N[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
-        n_most = int(np.clip(MAX_TABLE // units.n_units, 4 * END_THRESHOLDS, MAX_THRESHOLDS))
+        n_most = int(np.clip(MAX_TABLE // n_units, 4 * END_THRESHOLDS, MAX_THRESHOLDS))
         column_N, n_columns = _thinned(block_N, positive_N, len(starts), n_most)
-        cell_N = units.unit_N * n_columns + column_N
+        cell_N = unit_N * n_columns + column_N
 
         def above(tiles_N: Bool) -> NDArray[np.float32]:
-            table = np.bincount(cell_N[tiles_N], minlength=units.n_units * n_columns)
-            return table.reshape(units.n_units, n_columns).cumsum(axis=1).astype(np.float32)
+            table = np.bincount(cell_N[tiles_N], minlength=n_units * n_columns)
+            return table.reshape(n_units, n_columns).cumsum(axis=1).astype(np.float32)
 
         return cls(above(positive_N), above(~positive_N))
 

@@ -13,19 +13,13 @@ import numpy as np
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
-from histotune.statistics.bounds import FLAT, Scale, jackknife_variance, t_quantile
+from histotune.statistics.bounds import FLAT, jackknife_variance, t_quantile
+from histotune.statistics.comparison import contrast
 from histotune.statistics.evaluators import SumEvaluator, make_evaluator
-from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
-from histotune.statistics.metrics import metric_kind
+from histotune.statistics.intervals import resampling_units
 from histotune.statistics.predictions import Interval, Score
 from histotune.statistics.sample import read_sample
-from histotune.statistics.scores import (
-    interval_refusal,
-    point_value,
-    score_predictions,
-    undefined_reason,
-    undefined_value,
-)
+from histotune.statistics.scores import point_value, refusal, score_predictions, undefined_reason
 from histotune.transfer.case import HeadMap, Shift, Side
 from histotune.transfer.corrections import side_predictions, two_class_margins
 
@@ -69,26 +63,17 @@ class Contrasts:
     def score(self, metric: MetricName, terms: Sequence[tuple[float, RemedyArm]], level: float | None = None) -> Score:
         """Return a weighted sum of one metric over arms, with a paired interval over the groups."""
         config = self._interval if level is None else self._interval.model_copy(update={"level": level})
-        samples = [self._sample(arm) for _, arm in terms]
-        first = samples[0]
-        name, n_tiles = f"{metric} difference", len(first.y_N)
+        first = self._sample(terms[0][1])
         units = resampling_units(first, config)
-        reason = undefined_reason(metric, first)
-        if reason:
-            return Score(name, math.nan, None, n_tiles, first.n_groups, reason=reason, chance=0.0)
+        if reason := undefined_reason(metric, first):
+            return contrast(metric, (), units, reason)
         folded = metric == "auroc" and any(arm.fitted for _, arm in terms)
         parts = tuple((weight, self._table(arm, metric, units, folded=folded)) for weight, arm in terms)
-        # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
-        evaluator, kind = SumEvaluator(parts), metric_kind(metric, first.n_classes)
-        width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
-        value, found = point_value(evaluator, units), None
-        reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, first, units, config)
-        if not reason and np.abs(np.r_[value, evaluator.without_each()]).max() <= FLAT:
-            reason = UNCHANGED
-        if not reason:
-            estimate = PointEstimate(metric, evaluator, value, Scale(-width, width, linear=True))
-            found, reason = make_intervals([estimate], first, units, config)[0]
-        return Score(name, value, found, n_tiles, first.n_groups, "tile", reason, chance=0.0)
+        # Where nothing moves, no interval is asked for.
+        evaluator = SumEvaluator(parts)
+        same = np.abs(np.r_[point_value(evaluator, units), evaluator.without_each()]).max() <= FLAT
+        found = contrast(metric, parts, units)
+        return replace(found, interval=None, reason=UNCHANGED) if same and not units.refusal else found
 
     def _sample(self, arm: RemedyArm) -> Sample:
         if id(arm) not in self._samples:
@@ -137,7 +122,7 @@ def _one_side(
         return math.nan, math.nan, math.nan, reason
     evaluator = make_evaluator(metric, sample, units.unit_N, units.n_units, within_folds=folded)
     value = point_value(evaluator, units)
-    if reason := undefined_value(metric) if math.isnan(value) else interval_refusal(metric, sample, units, interval):
+    if reason := refusal(metric, value, units):
         return value, math.nan, math.nan, reason
     without_G = evaluator.without_each()
     if not np.isfinite(without_G).all():
