@@ -10,12 +10,12 @@ on where that is not far enough.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.solver.problems import keep_problems
+from histotune.heads.solver.problems import FitSolution, keep_problems, log_odds
 from histotune.heads.solver.shared_pass import Points, Values, evaluate
 from histotune.heads.solver.stream import ArrayKit, RowStream
 
@@ -54,15 +54,6 @@ class SharedFit:
         problems: What to solve.
         settings: When to stop, and on which device.
 
-    Attributes:
-        weight_PKD: Weights on raw columns, zero outside a problem's set.
-        bias_PK: Biases.
-        objective_P: Mean loss plus penalty; float64.
-        norm_P: Norm of the gradient, by float64 products.
-        evaluations_P: Evaluations of each problem.
-        converged_P: Whether the tolerance was met.
-        size_P: Norm of the weights on standardised columns.
-        passes: Evaluations of the batch: passes with a product forth and one back.
     """
 
     def __init__(
@@ -72,13 +63,12 @@ class SharedFit:
         self._problems, self._settings = problems, settings
         self._stream = RowStream(x_ND, y_N, weight_FN, self._kit)
         self._parked: list[SharedBatch] = []
-        n_problems, binary = len(problems.penalty_P), problems.n_classes == 2
-        n_logits = 1 if binary else problems.n_classes
-        self.weight_PKD = np.zeros((n_problems, n_logits, x_ND.shape[1]))
-        self.bias_PK = np.zeros((n_problems, n_logits))
-        self.objective_P, self.norm_P, self.size_P = (np.zeros(n_problems) for _ in range(3))
-        self.evaluations_P, self.converged_P = np.zeros(n_problems, np.int64), np.zeros(n_problems, bool)
-        batches = self._batches()
+        n_logits = 1 if problems.n_classes == 2 else problems.n_classes
+        self._out = FitSolution.empty(len(problems.penalty_P), n_logits, x_ND.shape[1])
+
+    def solution(self) -> FitSolution:
+        """Solve all problems; the iterations of one are its evaluations."""
+        settings, batches = self._settings, self._batches()
         before = self._stream.passes
         minimise(self._stream, batches, "float32", self._park, settings.max_iterations)
         self._parked += [batch for batch in batches if len(batch.index_A)]  # those that ran out of passes
@@ -87,7 +77,7 @@ class SharedFit:
         minimise(self._stream, batches, "float64", self._finish, left)
         for batch in batches:
             self._note(batch, np.arange(len(batch.index_A)))
-        self.passes = self._stream.passes - before
+        return replace(self._out, passes=self._stream.passes - before)
 
     def _batches(self) -> list[SharedBatch]:
         """Start every problem at zero weights and the log-odds of its classes."""
@@ -95,7 +85,8 @@ class SharedFit:
         sets = problems.columns or (np.arange(stream.n_columns),)
         set_P = problems.columns_index_P if problems.columns else np.zeros(len(problems.penalty_P), np.int64)
         assert set_P is not None
-        bias_FK = self._log_odds()
+        share_FK = [stream.weight_FN @ (stream.y_N == label) for label in range(problems.n_classes)]
+        bias_FK = log_odds(np.stack(share_FK, axis=1))
         correlation_DD = stream.covariance()
         out = []
         for number, columns in enumerate(sets):
@@ -119,16 +110,6 @@ class SharedFit:
                 )
             )
         return out
-
-    def _log_odds(self) -> Float:
-        """Return the biases at which each mask's mean probabilities are its classes' frequencies."""
-        # log p_k, less that of class 0 with one logit, less their mean with several.
-        weight_FN, y_N, n_classes = self._stream.weight_FN, self._stream.y_N, self._problems.n_classes
-        share_FK = np.stack([weight_FN @ (y_N == label) for label in range(n_classes)], axis=1)
-        odds_FK = np.log(np.maximum(share_FK, 1e-12))
-        return np.asarray(
-            odds_FK[:, 1:] - odds_FK[:, :1] if n_classes == 2 else odds_FK - odds_FK.mean(axis=1, keepdims=True)
-        )
 
     def _norms(self, batch: SharedBatch) -> tuple[Float, Float]:
         """Return the norms of each problem's gradient and weights."""
@@ -174,11 +155,10 @@ class SharedFit:
         # Back to raw columns: the stream shows (x - centre) scale, so a weight is v scale with v = w / SD, and the bias
         # loses w . (mean / scale + centre).
         norm_A, size_A = self._norms(batch)
-        index, stream = batch.index_A[which_A], self._stream
-        self.objective_P[index], self.norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
-        self.converged_P[index] = (norm_A <= self._bound(batch, size_A))[which_A]
-        self.size_P[index] = size_A[which_A]
-        self.evaluations_P[index] = batch.evaluations_A[which_A]
+        index, stream, out = batch.index_A[which_A], self._stream, self._out
+        out.objective_P[index], out.gradient_norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
+        out.converged_P[index] = (norm_A <= self._bound(batch, size_A))[which_A]
+        out.weight_norm_P[index], out.iterations_P[index] = size_A[which_A], batch.evaluations_A[which_A]
         columns = np.concatenate([np.arange(run.start, run.stop) for run in batch.runs])
         theta_aKV = self._kit.host(batch.theta_AKV[which_A])
         v_aKC = theta_aKV[:, :, :-1] * stream.inverse_FD[batch.mask_A[which_A]][:, None, columns]
@@ -186,8 +166,8 @@ class SharedFit:
         shift_aC = (
             stream.mean_FD[batch.mask_A[which_A]][:, columns] / stream.scale_D[columns] + stream.centre_D[columns]
         )
-        self.weight_PKD[index[:, None, None], np.arange(weight_aKC.shape[1])[:, None], columns] = weight_aKC
-        self.bias_PK[index] = theta_aKV[:, :, -1] - np.einsum("akc,ac->ak", weight_aKC, shift_aC)
+        out.weight_PKD[index[:, None, None], np.arange(weight_aKC.shape[1])[:, None], columns] = weight_aKC
+        out.bias_PK[index] = theta_aKV[:, :, -1] - np.einsum("akc,ac->ak", weight_aKC, shift_aC)
 
 
 def _runs(columns: Int) -> tuple[slice, ...]:
