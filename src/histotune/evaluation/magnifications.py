@@ -11,9 +11,9 @@ import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import in_words
-from histotune.evaluation.crossfit import score_folds
-from histotune.evaluation.findings import domain_order
-from histotune.heads.family import FoldPlan, SweepTask, training_set
+from histotune.evaluation.crossfit import score_folds, sweep_task
+from histotune.evaluation.plan import magnifications_in
+from histotune.heads.family import FoldPlan, training_set
 from histotune.heads.sweep import sweep
 from histotune.images.views import view_geometry
 from histotune.statistics.comparison import paired_difference
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.held_out import StudySettings
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
+    from histotune.heads.family import SweepTask
     from histotune.heads.head import SweepResult
     from histotune.images.config import ViewConfig
     from histotune.statistics.metrics import MetricName
@@ -394,7 +395,7 @@ def _untrainable(material: Material, plan: CrossFitPlan, settings: StudySettings
     names = magnifications_of(material.tiles)
     singles = [one for one in training_sets(material.tiles, "all data", 0) if one.name in names]
     masks = _masks(plan, singles)
-    task = _task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold])
+    task = sweep_task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold], ())
     reasons = {name: _why_not(material, task, of_fold, settings) for name, of_fold in masks.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -410,30 +411,18 @@ def _masks(plan: CrossFitPlan, sets: Sequence[TrainingTiles]) -> dict[str, list[
     }
 
 
-def _task(material: Material, masks: Sequence[NDArray[np.bool_]]) -> SweepTask:
-    return SweepTask(
-        labels_N=material.tiles.labels_N,
-        groups=tuple(tile_groups(material.tiles)),
-        class_names=material.tiles.class_names,
-        train_sets_SN=np.stack(masks),
-        fold_labels="grouped",
-        default_pooling=material.default_pooling,
-        nested_estimate_sets=(),  # these heads are scored on held-out tiles
-    )
-
-
 def _cross_fit_rows(
     material: Material, plan: CrossFitPlan, sets: Sequence[TrainingTiles], context: tuple[StudySettings, dict[str, str]]
 ) -> list[MatrixRow]:
     """Sweep every training set without every fold, all in one batch."""
     settings, untrainable = context
     folds, masks = _folds(plan), _masks(plan, sets)
-    task = _task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold])
+    task = sweep_task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold], ())
     reasons = {
         name: untrainable.get(name) or _why_not(material, task, of_fold, settings) for name, of_fold in masks.items()
     }
     kept = [mask_N for name, of_fold in masks.items() if not reasons[name] for mask_N in of_fold]
-    swept = sweep(material.embeddings, _task(material, kept), settings.sweep, settings.support) if kept else ()
+    swept = sweep(material.embeddings, sweep_task(material, kept, ()), settings.sweep, settings.support) if kept else ()
     results = iter(swept)
     rows = []
     for name, of_fold in masks.items():
@@ -530,8 +519,8 @@ class TrainingTiles:
 
 def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
     """Return the magnifications that labelled tiles have, lowest first."""
-    known = tiles.table.filter(tiles.labels_N >= 0)["magnification"].drop_nulls()
-    names = tuple(sorted(set(known), key=lambda name: domain_order(f" {name}")))
+    known = magnifications_in(tiles.table.filter(tiles.labels_N >= 0))
+    names = tuple(known)
     if len(names) < 2:
         raise UserError(
             "a cross-magnification matrix needs labelled tiles of at least two magnifications",

@@ -184,14 +184,12 @@ class PartScores:
 
     Attributes:
         part: The site, scanner or stain; "unknown" where it is not recorded.
-        n_tiles: Its tiles.
-        n_groups: Its groups; 0 where one is unknown.
+        predictions: Its tiles.
         scores: One per metric.
     """
 
     part: str
-    n_tiles: int
-    n_groups: int
+    predictions: Predictions
     scores: tuple[Score, ...]
 
 
@@ -269,8 +267,7 @@ def score_by(
         inside = named.is_null() if name is None else (named == name).fill_null(value=False)
         rows = replace(predictions, table=predictions.table.filter(inside))
         scores = score_predictions(rows, metrics, interval, within_folds=within_folds)
-        n_groups = scores[0].n_groups if scores else 0
-        parts.append(PartScores("unknown" if name is None else name, len(rows), n_groups, scores))
+        parts.append(PartScores("unknown" if name is None else name, rows, scores))
     return tuple(parts)
 
 
