@@ -24,6 +24,7 @@ from histotune.heads.solver.problems import (
     keep_problems,
     log_odds,
 )
+from histotune.heads.solver.stream import ArrayKit, two_loop
 from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 
 MEMORY = 10
+HOST = ArrayKit()
 SLOPE_RATIO = 0.25
 """The line search ends when the slope has fallen to this fraction of its start."""
 MAX_LINE_STEPS = 20
@@ -277,29 +279,6 @@ def set_gradient(batch: LogisticBatch, coordinates: Coordinates) -> None:
     batch.gradient_AKV += batch.penalty_AV[:, None] * batch.theta_AKV
 
 
-def direction(batch: LogisticBatch) -> Float:
-    """Return the quasi-Newton direction (A, K, V) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
-    # With steps s, gradient changes y and rho = 1 / (s . y): alpha = rho s . q, q -= alpha y from the newest pair back,
-    # then q = gamma H0 q with gamma = (s . y) / (y . H0 y) of the newest pair, then q += (alpha - rho y . q) s from the
-    # oldest.
-    q = batch.gradient_AKV.copy()
-    alphas = []
-    for step, change, rho_A in reversed(batch.history):
-        alpha_A = rho_A * _dot(step, q)
-        q -= alpha_A[:, None, None] * change
-        alphas.append(alpha_A)
-    q = batch.precondition(q)
-    if batch.history:
-        step, change, rho_A = batch.history[-1]
-        scaled = _dot(change, batch.precondition(change))
-        usable = (rho_A > 0) & (scaled > 0)
-        gamma_A = np.where(usable, 1.0 / np.where(usable, rho_A * scaled, 1.0), 1.0)
-        q *= gamma_A[:, None, None]
-    for (step, change, rho_A), alpha_A in zip(batch.history, reversed(alphas), strict=True):
-        q += (alpha_A - rho_A * _dot(change, q))[:, None, None] * step
-    return -q
-
-
 def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
     """Return near-exact step lengths by a safeguarded Newton iteration on the slope."""
     # Newton's t - phi'(t) / phi''(t) on the slope phi' along the step, the penalty's part being start + t bend. Slopes
@@ -349,7 +328,7 @@ def advance(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Take one L-BFGS step in every running problem."""
     # Where rounding turns the direction uphill, the preconditioned gradient takes its place; logits follow the step
     # without another product, and a pair without positive curvature counts nothing (rho = 0).
-    d_AKV = direction(batch)
+    d_AKV = two_loop(HOST, batch.gradient_AKV, batch.history, batch.precondition)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
     if uphill_A.any():
         d_AKV[uphill_A] = -batch.precondition(batch.gradient_AKV)[uphill_A]

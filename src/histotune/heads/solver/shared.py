@@ -17,7 +17,7 @@ import numpy as np
 
 from histotune.heads.solver.problems import FitSolution, keep_problems, log_odds
 from histotune.heads.solver.shared_pass import Points, Values, evaluate
-from histotune.heads.solver.stream import ArrayKit, RowStream
+from histotune.heads.solver.stream import ArrayKit, RowStream, column, dot_host, two_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -274,7 +274,7 @@ class SharedBatch:
         """Return the points to evaluate next."""
         theta_AKV = self.theta_AKV
         if self.values is not None:
-            theta_AKV = theta_AKV + _column(self.length_A, theta_AKV) * self.step_AKV
+            theta_AKV = theta_AKV + column(self.length_A, theta_AKV) * self.step_AKV
         return Points(theta_AKV, self.mask_A, self.penalty_A, self.runs)
 
     def take(self, stay_A: Int) -> SharedBatch:
@@ -337,10 +337,10 @@ def _settle(kit: ArrayKit, batch: SharedBatch, found: Values, precision: Precisi
     length_A = np.where(taken_A, batch.length_A, 0.0)
     bend_A = length_A * (slope_A - batch.slope_A)
     rho_A = np.where(bend_A > 0, 1.0 / np.where(bend_A > 0, bend_A, 1.0), 0.0)
-    turned_step_AKV = _column(length_A, turned_AKV) * batch.turned_step_AKV
+    turned_step_AKV = column(length_A, turned_AKV) * batch.turned_step_AKV
     batch.history.append((turned_step_AKV, turned_AKV - batch.turned_AKV, rho_A))
     del batch.history[:-MEMORY]
-    batch.theta_AKV = batch.theta_AKV + _column(length_A, batch.step_AKV) * batch.step_AKV
+    batch.theta_AKV = batch.theta_AKV + column(length_A, batch.step_AKV) * batch.step_AKV
     batch.values = _merge(kit, taken_A, found, old)
     batch.turned_AKV = _where(kit, taken_A, turned_AKV, batch.turned_AKV)
     # Refused: the length at which the secant of the two slopes crosses zero, within fixed shares of the last one.
@@ -367,8 +367,8 @@ def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
         return
     # Where rounding turns the direction uphill the preconditioned gradient takes its place; problems whose trial was
     # refused keep the direction and only shorten it.
-    turned_AKV = _direction(kit, batch)
-    uphill_A = _dot(kit, turned_AKV, batch.turned_AKV) >= 0
+    turned_AKV = two_loop(kit, batch.turned_AKV, batch.history, lambda q_AKV: _precondition(kit, batch, q_AKV))
+    uphill_A = dot_host(kit, turned_AKV, batch.turned_AKV) >= 0
     if uphill_A.any():
         turned_AKV = _where(kit, uphill_A, -_precondition(kit, batch, batch.turned_AKV), turned_AKV)
     if not moved_A.all():
@@ -378,33 +378,13 @@ def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
     batch.slope_A = kit.host(kit.dot(values.gradient_AKV, batch.step_AKV))
 
 
-def _direction(kit: ArrayKit, batch: SharedBatch) -> Array:
-    """Return the quasi-Newton direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
-    # As in logistic.py: alpha = rho s . q, q -= alpha y from the newest pair back, q = gamma H0 q with gamma = (s . y)
-    # / (y . H0 y), q += (alpha - rho y . q) s from the oldest.
-    q_AKV = batch.turned_AKV * 1.0
-    alphas = []
-    for step, change, rho_A in reversed(batch.history):
-        alpha_A = rho_A * _dot(kit, step, q_AKV)
-        q_AKV -= _column(alpha_A, q_AKV) * change
-        alphas.append(alpha_A)
-    q_AKV = _precondition(kit, batch, q_AKV)
-    if batch.history:
-        _, change, rho_A = batch.history[-1]
-        scaled_A = rho_A * _dot(kit, change, _precondition(kit, batch, change))
-        q_AKV *= _column(np.where(scaled_A > 0, 1.0 / np.where(scaled_A > 0, scaled_A, 1.0), 1.0), q_AKV)
-    for (step, change, rho_A), alpha_A in zip(batch.history, reversed(alphas), strict=True):
-        q_AKV += _column(alpha_A - rho_A * _dot(kit, change, q_AKV), q_AKV) * step
-    return -q_AKV
-
-
 def _precondition(kit: ArrayKit, batch: SharedBatch, q_AKV: Array) -> Array:
     """Divide by the model's diagonal, c e + lambda, and the bias by c."""
     assert batch.values is not None
     curvature_A = np.maximum(batch.values.curvature_A, LEAST_CURVATURE)
     c_A11 = kit.array(curvature_A, "float32")[:, None, None]
     out = q_AKV / c_A11
-    out[:, :, :-1] = q_AKV[:, :, :-1] / (c_A11 * batch.basis.eigen_C + _column(batch.penalty_A, q_AKV))
+    out[:, :, :-1] = q_AKV[:, :, :-1] / (c_A11 * batch.basis.eigen_C + column(batch.penalty_A, q_AKV))
     return out
 
 
@@ -420,16 +400,3 @@ def _product(values_AKV: Array, matrix_CC: Array) -> Array:
 def _where(kit: ArrayKit, which_A: Bool, yes_AKV: Array, no_AKV: Array) -> Array:
     """Choose per problem."""
     return yes_AKV if which_A.all() else kit.xp.where(kit.array(which_A)[:, None, None], yes_AKV, no_AKV)
-
-
-def _column(values_A: Float, like_AKV: Array) -> Array:
-    """Return one value per problem, to multiply an array with."""
-    shaped = values_A[:, None, None]
-    if isinstance(like_AKV, np.ndarray):
-        return shaped.astype(like_AKV.dtype)
-    return like_AKV.new_tensor(shaped)
-
-
-def _dot(kit: ArrayKit, a_AKV: Array, b_AKV: Array) -> Float:
-    """Return the inner product per problem."""
-    return kit.host(kit.dot(a_AKV, b_AKV)).astype(np.float64)
