@@ -1,0 +1,299 @@
+"""Files and folders that appear whole or not at all, whatever kills the process that writes them."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histotune.tools.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+NO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
+PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial", re.DOTALL)  # the names that atomic_path makes
+SET_ASIDE = re.compile(
+    r"\.(?P<name>.+)\.[a-z0-9_]{8}\.old", re.DOTALL
+)  # an earlier folder, while another takes its place
+SWAP = 2  # RENAME_EXCHANGE of renameat2
+HERE = -100  # AT_FDCWD
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of ``path`` that replaces it only when the block succeeds.
+
+    The content is flushed to disk before the rename, so a reader sees the old file or the whole new one. What a killed
+    process left of the same file is removed: a live process holds a lock on its temporary file.
+    """
+    with explained_os_errors(path):
+        make_folder(path.parent)
+        refuse_odd_target(path, folder=False)
+        remove_abandoned(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+        temporary = Path(name)
+        try:
+            _hold(handle)
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` only when the block succeeds, replacing an older one.
+
+    Where the system can exchange two folders in one step (Linux), ``path`` is never missing. Elsewhere the older folder
+    is set aside for a moment; :func:`restore_folder` brings it back if the process is killed just then.
+    """
+    with explained_os_errors(path):
+        make_folder(path.parent)
+        refuse_odd_target(path, folder=True)
+        restore_folder(path)
+        remove_abandoned(path)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+        handle = _open_folder(temporary)
+        try:
+            _hold(handle)
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            _replace_folder(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if handle is not None:
+                os.close(handle)
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold a place for a result from the start of the work to its end; a second process is refused at once.
+
+    Args:
+        path: File or folder that will be written.
+
+    Raises:
+        UserError: Another process works on the same place, a link or device lies there, or nothing can be written.
+    """
+    import filelock
+
+    path = path.absolute()
+    with explained_os_errors(path):
+        make_folder(path.parent)
+        refuse_odd_target(path, folder=path.is_dir())
+        guard = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            guard.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(
+                "another process is writing there already",
+                value=path,
+                fix="wait for it to finish, or choose another --out",
+            ) from error
+    try:
+        restore_folder(path)
+        remove_abandoned(path)
+        yield
+    finally:
+        with suppress(OSError):
+            Path(guard.lock_file).unlink()  # while it is held: whoever waits opens it anew
+        guard.release()
+
+
+def refuse_odd_target(path: Path, *, folder: bool) -> None:
+    """Refuse to replace a link, a device, a pipe, a folder by a file or a file by a folder."""
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    wanted = "folder" if folder else "file"
+    if (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
+        return
+    kinds = (
+        (stat.S_ISLNK, f"a link to {path.readlink() if stat.S_ISLNK(mode) else ''}"),
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISFIFO, "a pipe"),
+    )
+    found = next((words for is_kind, words in kinds if is_kind(mode)), "a device")
+    raise UserError(
+        f"{found} lies where the {wanted} should go, and it is not replaced",
+        value=path,
+        fix=f"name a {wanted} that does not exist yet, or one that histotune wrote",
+    )
+
+
+# ------------------------------------------------------------------------------
+# What killed processes left
+
+
+def unfinished_name(path: Path) -> str | None:
+    """Return the name that a half-written file of :func:`atomic_path` was to get; None for any other file.
+
+    Example:
+        >>> unfinished_name(Path(".space.json.ab12cd34.partial"))
+        'space.json'
+    """
+    found = PARTIAL.fullmatch(path.name)
+    return None if found is None else found["name"]
+
+
+def is_abandoned(path: Path) -> bool:
+    """Return whether no process writes a half-written file or folder any more; whoever writes it holds its lock."""
+    if path.is_symlink():
+        return False
+    try:
+        handle = _open_folder(path) if path.is_dir() else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    if handle is None:
+        return False
+    try:
+        return _hold(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of a file or folder that is to be written."""
+    for found in _siblings(path, PARTIAL):
+        if is_abandoned(found):
+            remove_tree(found)
+
+
+def restore_folder(path: Path) -> None:
+    """Bring a folder back that a killed process had set aside; where its successor is in place, it goes."""
+    for found in _siblings(path, SET_ASIDE):
+        if path.exists():
+            remove_tree(found)
+        else:
+            found.replace(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file or a folder with all in it, if it is there; no link is followed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _siblings(path: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """Return what lies beside a path under the temporary names made from its own."""
+    beginning = f".{path.name}."
+    with suppress(OSError), os.scandir(path.parent) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(beginning)]
+        return [path.with_name(name) for name in sorted(names) if _named_after(path.name, pattern, name)]
+    return []
+
+
+def _named_after(name: str, pattern: re.Pattern[str], sibling: str) -> bool:
+    found = pattern.fullmatch(sibling)
+    return found is not None and found["name"] == name
+
+
+# ------------------------------------------------------------------------------
+# What the system refuses, in words
+
+
+@contextmanager
+def explained_os_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder without write permission into a UserError naming ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL_DISK:
+            raise UserError(
+                "the disk is full; nothing was left half-written",
+                value=path,
+                fix=f"free space on {path.parent} or choose another folder (--out, --cache)",
+            ) from error
+        if error.errno in NO_WRITE:
+            raise UserError(
+                "this folder can't be written",
+                value=path.parent,
+                fix="choose a folder you own (--out, --cache) or change its permissions",
+            ) from error
+        raise
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, if it isn't there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
+        found = next((part for part in (folder, *folder.parents) if part.exists()), folder)
+        what = "a file stands where a folder should be" if found.is_file() else "no folder can be made here"
+        raise UserError(what, value=found, fix="choose another folder (--out, --cache)") from error
+
+
+# ------------------------------------------------------------------------------
+# Locks on temporary files, and the exchange of folders
+
+
+def _hold(handle: int | None) -> bool:
+    """Take the lock of an open file or folder; False where another process has it, or none can be had."""
+    if handle is None or sys.platform == "win32":
+        return False
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held by another process, or a file system without locks
+        return False
+    return True
+
+
+def _open_folder(path: Path) -> int | None:
+    """Open a folder so that it can be locked; None where folders can't be opened."""
+    return None if sys.platform == "win32" else os.open(path, os.O_RDONLY)
+
+
+def _replace_folder(temporary: Path, path: Path) -> None:
+    """Move a finished folder into place; an older one changes places with it, or steps aside first."""
+    if not path.exists():
+        temporary.replace(path)
+    elif not _exchange(temporary, path):
+        old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
+        path.replace(old)
+        try:
+            temporary.replace(path)
+        except OSError:
+            old.replace(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two folders change places in one step; False where the system or the file system can't."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):  # a C library without it
+        return False
+    return int(rename(HERE, os.fsencode(first), HERE, os.fsencode(second), SWAP)) == 0
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
