@@ -268,6 +268,7 @@ def _open_hdf5(path: Path) -> h5py.File:
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_ASIDE = (b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf")
 BYTES_PER_PIXEL = 8  # no 8-bit image needs more; a longer file is none, and is not loaded into memory
 SMALL_FILE_BYTES = 16 * 2**20
 
@@ -307,8 +308,7 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
     from PIL import Image, UnidentifiedImageError
 
     try:
-        _check_png(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(_checked(data)), formats=FORMATS) as image:
             _refuse_odd(image, place, max_pixels)
             image.load()
             return _as_rgb(image, place)
@@ -345,12 +345,16 @@ def damaged(place: object, error: BaseException) -> UserError:
     )
 
 
-def _check_png(data: bytes) -> None:
-    """Check every chunk of a PNG against its CRC (PNG specification, section 5.3) up to the closing chunk."""
+def _checked(data: bytes) -> bytes:
+    """Check every chunk of a PNG against its CRC (PNG specification, section 5.3) up to the closing chunk.
+
+    Colour profiles and texts are left out of what is returned: no pixel depends on them, and Pillow refuses large ones.
+    """
     if not data.startswith(PNG_SIGNATURE):
-        return
+        return data
     view = memoryview(data)
     start, kind = len(PNG_SIGNATURE), b""
+    kept = [view[:start]]
     while kind != b"IEND":
         if start + 12 > len(data):
             raise ValueError("the PNG ends before its closing chunk")
@@ -360,7 +364,10 @@ def _check_png(data: bytes) -> None:
             raise ValueError("the PNG ends within a chunk")
         if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise ValueError(f"a checksum of the PNG is wrong, in chunk {kind.decode('latin-1')}")
+        if kind not in PNG_ASIDE:
+            kept.append(view[start : end + 4])
         start = end + 4
+    return data if sum(map(len, kept)) == start else b"".join(kept)
 
 
 def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> None:
@@ -374,8 +381,8 @@ def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> N
             allowed="one image per file",
             fix="save the page to use as a file of its own",
         )
-    # Pillow opens 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
-    if image.mode.startswith(("I", "F")) or any("16" in str(tile[3]) for tile in image.tile):
+    # Pillow opens 16-bit colour as mode RGB and drops the low byte; only the raw mode tells, "RGB;16B".
+    if image.mode.startswith(("I", "F")) or any("16" in _raw_mode(tile[3]) for tile in image.tile):
         raise UserError(
             "this image has more than 8 bits per channel",
             value=place,
@@ -389,6 +396,11 @@ def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> N
             allowed="8-bit RGB, grey, opaque RGBA",
             fix="convert it to RGB",
         )
+
+
+def _raw_mode(arguments: object) -> str:
+    """Return the raw mode among a decoder's arguments: they are the mode, or begin with it before strides and offsets."""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
 
 
 def _as_rgb(image: Image.Image, place: object) -> NDArray[np.uint8]:

@@ -1,0 +1,153 @@
+"""Every command killed at each of its changes to files: nothing is left behind, nothing is lost, nothing differs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from tests.faults import Server, Watched, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.long]
+SMALL = (
+    "--backbone", "colour-histogram", "--set", "sweep.folds=2", "--set", "evaluation.outer_folds=2",
+    "--set", "evaluation.floors=[]", "--set", "interval.n_resamples=200", "--set", "evaluation.permutations=99",
+    "--set", "evaluation.leak_price=false", "--set", "evaluation.repeats=0", "--cache", "cache",
+)  # fmt: skip
+LEFT_OVER = re.compile(r"\.partial$|\.old$|\.lock$|\.probe$|\.tmp$|-journal$|-wal$|-shm$")
+MAY_STAY = re.compile(r"cache/embeddings/[0-9a-f]+/lock$")
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A command that is killed, what comes before it, and what of its results must be equal to the byte."""
+
+    arguments: tuple[str, ...]
+    before: tuple[tuple[str, ...], ...] = ()
+    results: tuple[str, ...] = ()
+
+
+EMBED = ("embed", "tiles", "--data", "tiles.csv", *SMALL[:2], *SMALL[-2:])
+RUN = ("run", "tiles", "--data", "tiles.csv", "--out", "run", *SMALL)
+COMMANDS = {
+    "embed": Killed(EMBED, (), ("cache/embeddings/*/shards/*",)),
+    "sweep": Killed(
+        ("sweep", "tiles", "--data", "tiles.csv", "--out", "head", *SMALL),
+        (),
+        ("head/head.safetensors", "head/head.json", "head/bundle.json"),
+    ),
+    "run": Killed(
+        RUN, (), ("run/scores.json", "run/predictions.parquet", "run/head/head.safetensors", "run/head/head.json")
+    ),
+    "run-again": Killed(RUN, (RUN,), ("run/scores.json", "run/predictions.parquet", "run/head/head.json")),
+    "report": Killed(("report", "run"), (RUN,), ("run/report.html", "run/scores.json")),
+    "cache-export": Killed(
+        ("cache", "export", "colour-histogram", "--out", "embeddings.npz", "--cache", "cache"),
+        (EMBED,),
+        ("embeddings.npz",),
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with 24 settled tiles of 8 groups and their table."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("tiles")
+    rows = []
+    for number in range(24):
+        label = number // 3 % 2
+        pixels = rng.integers(0, 256, (32, 32, 3)) * 0.5 + 60 * label + rng.normal(0, 10)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02d}.png")
+        rows.append({"path": f"{number:02d}.png", "label": ("benign", "malignant")[label], "group": f"g{number // 3}"})
+    pl.DataFrame(rows).write_csv(folder / "tiles.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    """Yield a server and the folder whose changes count."""
+    root = tmp_path_factory.mktemp("world")
+    with serving(root, tmp_path_factory.mktemp("notes")) as server:
+        yield server, root
+
+
+def fresh(root: Path, start: Path) -> Path:
+    """Return the working folder, as it was before the command."""
+    work = root / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(start, work, copy_function=shutil.copy2)
+    return work
+
+
+def succeed(server: Server, arguments: tuple[str, ...], work: Path) -> Watched:
+    done = server.run(arguments, work)
+    assert done.code == 0, f"{arguments}: {done.code}\n{done.out}\n{done.err}"
+    return done
+
+
+def results(work: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    found = {path.relative_to(work).as_posix(): path for pattern in patterns for path in work.glob(pattern)}
+    assert found
+    return {name: hashlib.sha256(_steady(path)).hexdigest() for name, path in found.items() if path.is_file()}
+
+
+def _steady(path: Path) -> bytes:
+    """Return a file's bytes without the times that a report holds."""
+    data = path.read_bytes()
+    return re.sub(rb"\d+\.\d+ s\b|\d{4}-\d\d-\d\d \d\d:\d\d", b"", data) if path.suffix == ".html" else data
+
+
+def left_over(work: Path) -> list[str]:
+    names = [path.relative_to(work).as_posix() for path in work.rglob("*")]
+    return [name for name in names if LEFT_OVER.search(name) and not MAY_STAY.search(name)]
+
+
+def prepare(server: Server, root: Path, tiles: Path, command: Killed, keep: Path) -> Path:
+    """Return a copy of the folder as it is when the command begins."""
+    work = fresh(root, tiles)
+    for earlier in command.before:
+        succeed(server, earlier, work)
+    shutil.copytree(work, keep, copy_function=shutil.copy2)
+    return keep
+
+
+@pytest.mark.parametrize("action", ["kill", "torn"])
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_a_command_killed_at_any_change_loses_nothing_and_leaves_nothing(
+    name: str, action: str, world: tuple[Server, Path], tiles: Path, tmp_path: Path
+) -> None:
+    server, root = world
+    command = COMMANDS[name]
+    start = prepare(server, root, tiles, command, tmp_path / "start")
+    work = fresh(root, start)
+    whole = succeed(server, command.arguments, work)
+    expected = results(work, command.results)
+    assert not left_over(work)
+    changes = [one for one in whole.changes if action == "kill" or "write" in one.call]
+    print(f"{name}: {len(changes)} changes")
+    bad = []
+    for change in changes:
+        work = fresh(root, start)
+        stopped = server.run(command.arguments, work, change.number, action)  # type: ignore[arg-type]
+        if stopped.code != -9:  # the order of two threads' changes may differ from run to run
+            continue
+        for look in ("after the kill",):
+            if command.before and not any(work.glob(command.results[0])):
+                bad.append(f"{change}: the earlier result is gone {look}")
+        done = server.run(command.arguments, work)
+        if done.code != 0:
+            bad.append(f"{change}: then {done.code}: {done.err[-400:]}")
+        elif results(work, command.results) != expected:
+            bad.append(f"{change}: other results")
+        elif left := left_over(work):
+            bad.append(f"{change}: left {left}")
+    assert not bad, "\n".join(bad)
