@@ -399,7 +399,7 @@ def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> N
 
 
 def _raw_mode(arguments: object) -> str:
-    """Return the raw mode among a decoder's arguments: they are the mode, or begin with it before strides and offsets."""
+    """Return the raw mode among the arguments of a decoder: they are the mode, or begin with it."""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
 
 
