@@ -306,3 +306,29 @@ def read_text_table(path: str, fix: str, separator: str = ",", header: bool = Tr
     except (Exception, pl.exceptions.PanicException) as error:  # a damaged gzip file ends in a panic of polars
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"this table can't be read ({reason[0].rstrip('.')})", value=path, fix=fix) from error
+
+
+# ---- HDF5 files ----
+
+
+def own_dataset(file: Any, name: str) -> Any:  # noqa: ANN401  (h5py has no types)
+    """Return a data set of an open HDF5 file, None where there is none; one whose values lie in other files is refused.
+
+    External links, virtual data sets and external storage would read files that nobody named.
+    """
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    if isinstance(link, h5py.HardLink):
+        found = file[name]
+        if not isinstance(found, h5py.Dataset):
+            return None
+        if not found.is_virtual and not found.external:
+            return found
+    raise UserError(
+        f'"{name}" in this file is a link to elsewhere',
+        value=file.filename,
+        fix="write the values themselves into the file",
+    )

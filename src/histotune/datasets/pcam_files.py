@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec
-from histotune.datasets.disk import read_text_table
+from histotune.datasets.disk import own_dataset, read_text_table
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.datasets.tileset import LabelRegion, patch_camelyon_group_id, tile_table
 from histotune.tools.errors import UserError, raise_together
@@ -334,13 +334,14 @@ def opened_hdf5(path: str) -> Iterator[Any]:
 
 
 def _dataset(file: Any, name: str, path: str) -> Any:  # noqa: ANN401  (h5py has no types)
-    if name not in file or not hasattr(file[name], "dtype"):
+    found = own_dataset(file, name)
+    if found is None:
         raise UserError(
             f'this HDF5 file has no data set "{name}" (it holds: {", ".join(file) or "nothing"})',
             value=path,
             fix=f"download the original file from {SPEC.url}",
         )
-    return file[name]
+    return found
 
 
 def _read_slides(path: str, n_tiles: int) -> list[str | None]:

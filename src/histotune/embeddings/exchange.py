@@ -12,6 +12,7 @@ import numpy as np
 
 from histotune.backbones.catalog import ExternalFile
 from histotune.backbones.spec import ColumnBlock
+from histotune.datasets.disk import own_dataset
 from histotune.embeddings.gather import gather, missing_content
 from histotune.tools.errors import UserError
 from histotune.tools.files import atomic_folder, atomic_path, canonical_json, hash_file
@@ -441,18 +442,12 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
-    """Read a data set of this very file; links would read files that nobody named."""
+    """Return the values of a data set; None where there is none."""
     import h5py
 
-    if name not in file:
+    values = own_dataset(file, name)
+    if values is None:
         return None
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or file[name].is_virtual or file[name].external:
-        raise UserError(
-            f'"{name}" in this file is a link to elsewhere',
-            value=file.filename,
-            fix="write the values themselves into the file",
-        )
-    values = file[name]
     return np.asarray(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
 
 

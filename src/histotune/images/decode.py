@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet
+from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet, own_dataset
 from histotune.images.config import LoaderConfig
 from histotune.tools.errors import UserError
 
@@ -247,12 +247,14 @@ def _open_hdf5(path: Path) -> h5py.File:
 
     try:
         file = h5py.File(path, "r")
-        data = file.get(PIXELS)
+        data = own_dataset(file, PIXELS)
         names = ", ".join(file) or "none"
+    except UserError:
+        raise
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
         what = "the HDF5 file is damaged or incomplete" if path.is_file() else "the HDF5 file is missing"
         raise UserError(f"{what} ({str(error).rstrip('.')})", value=path, fix="download or unpack it again") from error
-    if not isinstance(data, h5py.Dataset) or data.ndim < 1:
+    if data is None or data.ndim < 1:
         file.close()
         raise UserError(
             f'the HDF5 file has no data set "{PIXELS}" of rows',
