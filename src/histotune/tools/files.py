@@ -13,13 +13,14 @@ import sys
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MAX_JSON_BYTES = 256 * 2**20
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 NO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
 PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial")  # the names that atomic_path makes
@@ -127,6 +128,35 @@ def write_json(path: Path, value: object) -> None:
         value: Anything ``json`` can hold.
     """
     write_text(path, canonical_json(value) + "\n")
+
+
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN401  (whatever JSON holds)
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        max_bytes: A longer file is refused unread.
+
+    Returns:
+        Whatever it holds.
+
+    Raises:
+        ValueError: It is no JSON, no UTF-8, too long, or nested deeper than any file of histotune's.
+        OSError: It can't be read.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"more than {readable_bytes(max_bytes)}")
+    return parse_json(data)
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  (whatever JSON holds)
+    """Return what JSON text holds; whatever is wrong with it is a ValueError, endless nesting included."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def canonical_json(value: object) -> str:

@@ -1,0 +1,110 @@
+"""A folder's manifest: the hash of every file in it, so that a changed byte is found before it is believed.
+
+It guards against accidents: a torn copy, a bad disk, an edit by hand. Who forges a file can forge the manifest, too.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_file, hash_json, read_json, write_json
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = "histotune manifest 1"
+DRAWN = (".html", ".tex")  # drawn again from the other files, whenever somebody asks
+DIGEST = re.compile(r"[0-9a-f]{64}")
+NAMED = 10  # files that a message names
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down the hash of every file in a folder, but for pages that are drawn from the others.
+
+    Args:
+        folder: Holds everything that the manifest should speak of.
+    """
+    _write(folder, {name: hash_file(folder / name) for name in _names(folder)})
+
+
+def renew_manifest(folder: Path, *names: str) -> None:
+    """Take up files that were added to a folder with a manifest, or written again; a folder without one stays so.
+
+    Args:
+        folder: The folder.
+        names: Paths below it, with slashes.
+    """
+    if (folder / MANIFEST_FILE).is_file():
+        files = read_manifest(folder, "repeat the command that wrote it")
+        _write(folder, {**files, **{name: hash_file(folder / name) for name in names}})
+
+
+def check_manifest(folder: Path, fix: str) -> bool:
+    """Compare a folder's files with its manifest.
+
+    Args:
+        folder: The folder.
+        fix: What a person can do about damage.
+
+    Returns:
+        Whether there is a manifest; folders of earlier versions have none.
+
+    Raises:
+        UserError: Files are missing or changed, or the manifest is damaged.
+    """
+    if not (folder / MANIFEST_FILE).is_file():
+        return False
+    files = read_manifest(folder, fix)
+    bad = [_state(folder, name, digest) for name, digest in sorted(files.items())]
+    bad = [one for one in bad if one]
+    if bad:
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        raise UserError(
+            "files of this folder are not as they were written",
+            value=f"{folder}: {', '.join(bad[:NAMED])}{more}",
+            allowed="the folder as it was written; a report can be drawn again, results can't be edited",
+            fix=fix,
+        )
+    return True
+
+
+def read_manifest(folder: Path, fix: str) -> dict[str, str]:
+    """Return the hash of each file, after the manifest's own has been checked."""
+    path = folder / MANIFEST_FILE
+    try:
+        data: Any = read_json(path)
+        files = data["files"]
+        sound = data["format"] == FORMAT and data["sha256"] == hash_json(files) and all(map(_is_entry, files.items()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        sound, files = False, {}
+    if not sound:
+        raise UserError("this manifest is damaged, or was written by another version", value=path, fix=fix)
+    return dict(files)
+
+
+def _write(folder: Path, files: dict[str, str]) -> None:
+    write_json(folder / MANIFEST_FILE, {"format": FORMAT, "files": files, "sha256": hash_json(files)})
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the files of a folder that the manifest speaks of, as paths with slashes."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if name != MANIFEST_FILE and not name.endswith(DRAWN))
+
+
+def _is_entry(entry: tuple[object, object]) -> bool:
+    """Whether an entry names a file below the folder and a hash."""
+    name, digest = entry
+    if not isinstance(name, str) or not isinstance(digest, str) or DIGEST.fullmatch(digest) is None:
+        return False
+    parts = PurePosixPath(name)
+    return not parts.is_absolute() and ".." not in parts.parts and name != ""
+
+
+def _state(folder: Path, name: str, digest: str) -> str:
+    """Return what is wrong with a file; nothing where it is as it was written."""
+    path = folder / Path(name)
+    if not path.is_file():
+        return f"{name} (missing)"
+    return "" if hash_file(path) == digest else f"{name} (changed)"
