@@ -35,7 +35,8 @@ LIMIT_S = 20
 WORDS = (
     b"", b"\x00", b"\xff", b"\n", b"\r\n", b",", b'"', b"\t", b";", b"nan", b"null", b"-1", b"1e999", b"0x10", b"[",
     b"{", b"}", b"path", b"label", b"group", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\x1b[31m", b"=1+1", b"../..",
-    b"/dev/zero", b"9" * 400, b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x00" * 64, b"IDAT", b"IEND", b"II*\x00", b"PAR1", b"OHDR",
+    b"/dev/zero", b"9" * 400, b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\x00" * 64, b"IDAT", b"IEND", b"II*\x00",
+    b"PAR1", b"OHDR",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 NO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -25,6 +25,7 @@ PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial", re.DOTALL)  # the
 SET_ASIDE = re.compile(
     r"\.(?P<name>.+)\.[a-z0-9_]{8}\.old", re.DOTALL
 )  # an earlier folder, while another takes its place
+TRIES = 100  # at a temporary file that others remove before it is locked
 SWAP = 2  # RENAME_EXCHANGE of renameat2
 HERE = -100  # AT_FDCWD
 
@@ -40,17 +41,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         make_folder(path.parent)
         refuse_odd_target(path, folder=False)
         remove_abandoned(path)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        temporary = Path(name)
+        temporary, handle = _make_held(path, _make_file)
         try:
-            _hold(handle)
             yield temporary
             _flush_to_disk(temporary)
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-            os.close(handle)
+            _close(handle)
 
 
 @contextmanager
@@ -60,22 +59,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Where the system can exchange two folders in one step (Linux), ``path`` is never missing. Elsewhere the older folder
     is set aside for a moment; :func:`restore_folder` brings it back if the process is killed just then.
     """
+    path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow the links that are to be refused)
     with explained_os_errors(path):
         make_folder(path.parent)
         refuse_odd_target(path, folder=True)
         restore_folder(path)
         remove_abandoned(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-        handle = _open_folder(temporary)
+        temporary, handle = _make_held(path, _make_folder)
         try:
-            _hold(handle)
             yield temporary
             temporary.chmod(0o777 & ~_umask())
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            if handle is not None:
-                os.close(handle)
+            _close(handle)
 
 
 @contextmanager
@@ -90,7 +87,7 @@ def claimed(path: Path) -> Iterator[None]:
     """
     import filelock
 
-    path = path.absolute()
+    path = Path(os.path.abspath(path))  # noqa: PTH100  (as in atomic_folder)
     with explained_os_errors(path):
         make_folder(path.parent)
         refuse_odd_target(path, folder=path.is_dir())
@@ -114,11 +111,17 @@ def claimed(path: Path) -> Iterator[None]:
 
 
 def refuse_odd_target(path: Path, *, folder: bool) -> None:
-    """Refuse to replace a link, a device, a pipe, a folder by a file or a file by a folder."""
+    """Refuse to replace a link, a device, a pipe, the working folder, a folder by a file or a file by a folder."""
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return
+    if folder and Path.cwd().is_relative_to(path):
+        raise UserError(
+            "the folder that you are in can't be replaced by another",
+            value=path,
+            fix="name a new folder in it, such as --out run, or go elsewhere first: cd ..",
+        )
     wanted = "folder" if folder else "file"
     if (stat.S_ISDIR if folder else stat.S_ISREG)(mode):
         return
@@ -151,27 +154,34 @@ def unfinished_name(path: Path) -> str | None:
     return None if found is None else found["name"]
 
 
-def is_abandoned(path: Path) -> bool:
-    """Return whether no process writes a half-written file or folder any more; whoever writes it holds its lock."""
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of a file or folder that is to be written."""
+    for found in _siblings(path, PARTIAL):
+        remove_if_abandoned(found)
+
+
+def remove_if_abandoned(path: Path) -> bool:
+    """Remove a half-written file or folder that no process writes any more; whoever writes one holds its lock.
+
+    Args:
+        path: Named as :func:`unfinished_name` knows it.
+
+    Returns:
+        Whether it was removed; False as well where it can't be told, which is where file systems have no locks.
+    """
     if path.is_symlink():
         return False
     try:
         handle = _open_folder(path) if path.is_dir() else os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
         return False
-    if handle is None:
-        return False
     try:
-        return _hold(handle)
+        abandoned = _hold(handle)
+        if abandoned:
+            remove_tree(path)
+        return abandoned
     finally:
-        os.close(handle)
-
-
-def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left of a file or folder that is to be written."""
-    for found in _siblings(path, PARTIAL):
-        if is_abandoned(found):
-            remove_tree(found)
+        _close(handle)
 
 
 def restore_folder(path: Path) -> None:
@@ -244,17 +254,49 @@ def make_folder(folder: Path) -> None:
 # Locks on temporary files, and the exchange of folders
 
 
-def _hold(handle: int | None) -> bool:
+def _make_held(path: Path, make: Callable[[Path], tuple[Path, int | None]]) -> tuple[Path, int | None]:
+    """Make a temporary file or folder beside a path and hold its lock.
+
+    Between the two another process may take it for abandoned, and remove it: then it is made again.
+    """
+    for _ in range(TRIES):
+        temporary, handle = make(path)
+        _hold(handle, wait=True)
+        if temporary.exists():
+            return temporary, handle
+        _close(handle)
+    raise OSError(errno.EAGAIN, "other processes keep removing temporary files", str(path))
+
+
+def _make_file(path: Path) -> tuple[Path, int | None]:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    return Path(name), handle
+
+
+def _make_folder(path: Path) -> tuple[Path, int | None]:
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
+    try:
+        return folder, _open_folder(folder)
+    except FileNotFoundError:  # removed already, by a process that took it for abandoned
+        return folder, None
+
+
+def _hold(handle: int | None, *, wait: bool = False) -> bool:
     """Take the lock of an open file or folder; False where another process has it, or none can be had."""
     if handle is None or sys.platform == "win32":
         return False
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:  # held by another process, or a file system without locks
         return False
     return True
+
+
+def _close(handle: int | None) -> None:
+    if handle is not None:
+        os.close(handle)
 
 
 def _open_folder(path: Path) -> int | None:

@@ -2,109 +2,33 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import re
-import shutil
 import sys
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from histotune.tools.atomic import (  # noqa: F401
+    atomic_folder,
+    atomic_path,
+    explained_os_errors,
+    make_folder,
+    unfinished_name,
+)
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_JSON_BYTES = 256 * 2**20
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-NO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
-PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial")  # the names that atomic_path makes
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` that replaces it only when the block succeeds.
-
-    The content is flushed to disk before the rename, so a reader sees the old file or the whole new one.
-    """
-    with explained_os_errors(path):
-        make_folder(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            _flush_to_disk(temporary)
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def unfinished_name(path: Path) -> str | None:
-    """Return the name that a half-written file of :func:`atomic_path` was to get; None for any other file.
-
-    Example:
-        >>> unfinished_name(Path(".space.json.ab12cd34.partial"))
-        'space.json'
-    """
-    found = PARTIAL.fullmatch(path.name)
-    return None if found is None else found["name"]
 
 
 def is_regular_file(path: Path) -> bool:
     """Return whether a path is a file itself and no link to one."""
     return path.is_file() and not path.is_symlink()
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path`` only when the block succeeds, replacing an older one."""
-    with explained_os_errors(path):
-        make_folder(path.parent)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-        try:
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            _replace_folder(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without write permission into a UserError naming ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise UserError(
-                "the disk is full; nothing was left half-written",
-                value=path,
-                fix=f"free space on {path.parent} or choose another folder (--out, --cache)",
-            ) from error
-        if error.errno in NO_WRITE:
-            raise UserError(
-                "this folder can't be written",
-                value=path.parent,
-                fix="choose a folder you own (--out, --cache) or change its permissions",
-            ) from error
-        raise
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder with its parents, if it isn't there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-        found = next((part for part in (folder, *folder.parents) if part.exists()), folder)
-        what = "a file stands where a folder should be" if found.is_file() else "no folder can be made here"
-        raise UserError(what, value=found, fix="choose another folder (--out, --cache)") from error
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -244,18 +168,37 @@ def readable_bytes(n_bytes: int) -> str:
 
 
 def user_dir(kind: Literal["cache", "state"]) -> Path:
-    """Return histotune's folder for re-creatable files (cache) or for records to keep (state)."""
-    home = Path.home()
+    """Return histotune's folder for re-creatable files (cache) or for records to keep (state).
+
+    Args:
+        kind: Which of the two.
+
+    Returns:
+        The folder, which need not exist yet.
+
+    Raises:
+        UserError: The user has no home folder, and no variable names another place.
+    """
     if sys.platform == "darwin":
-        base = home / "Library" / ("Caches" if kind == "cache" else "Application Support")
+        base = _home() / "Library" / ("Caches" if kind == "cache" else "Application Support")
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / kind
+        base = Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / kind
     else:
-        variable, default = (
-            ("XDG_CACHE_HOME", home / ".cache") if kind == "cache" else ("XDG_STATE_HOME", home / ".local" / "state")
-        )
-        base = Path(os.environ.get(variable) or default)
+        variable, default = ("XDG_CACHE_HOME", ".cache") if kind == "cache" else ("XDG_STATE_HOME", ".local/state")
+        base = Path(os.environ.get(variable) or _home() / default)
     return base / "histotune"
+
+
+def _home() -> Path:
+    """Return the user's home folder; containers and batch systems run users without one."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home folder, so there is no place for the cache and the ledger",
+            value=f"user {os.getuid()}" if hasattr(os, "getuid") else None,
+            fix="export HOME=/a/folder/of/yours (or XDG_CACHE_HOME and XDG_STATE_HOME), then run the command again",
+        ) from error
 
 
 def _strict(value: object) -> object:
@@ -267,29 +210,3 @@ def _strict(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_strict(item) for item in value]
     return value
-
-
-def _replace_folder(temporary: Path, path: Path) -> None:
-    """Move a finished folder into place; an older one steps aside first, since folders can't be overwritten."""
-    if not path.exists():
-        temporary.replace(path)
-        return
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    path.replace(old)
-    try:
-        temporary.replace(path)
-    except OSError:
-        old.replace(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as stream:
-        os.fsync(stream.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
