@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from histotune.tools import atomic
+from histotune.tools.atomic import atomic_folder, atomic_path, explained_os_errors
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, atomic_path, explained_os_errors, lock, write_text
+from histotune.tools.files import lock, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

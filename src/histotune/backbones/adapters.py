@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.weights import cached_file, commit_of, hub_file, weights_hash
 from histotune.images.hashes import HashIndex
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, canonical_json, hash_bytes, write_json
+from histotune.tools.files import canonical_json, hash_bytes, write_json
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.read import known_specs
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_file, write_json
+from histotune.tools.files import hash_file, write_json
 
 if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet

@@ -13,7 +13,7 @@ from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
-from histotune.tools.files import atomic_path
+from histotune.tools.atomic import atomic_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,8 +14,9 @@ from histotune.backbones.catalog import ExternalFile
 from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.disk import own_dataset
 from histotune.embeddings.gather import gather, missing_content
+from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, atomic_path, canonical_json, hash_file
+from histotune.tools.files import canonical_json, hash_file
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.embeddings.space import Embeddings
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_bytes, lock, write_json
+from histotune.tools.files import hash_bytes, lock, write_json
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:

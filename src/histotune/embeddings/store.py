@@ -16,8 +16,9 @@ import numpy as np
 from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, owned_in
 from histotune.embeddings.space import EmbeddingSpace, with_key
+from histotune.tools.atomic import NO_WRITE, atomic_path, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import NO_WRITE, atomic_path, hash_bytes, hash_file, is_locked, unfinished_name, write_json
+from histotune.tools.files import hash_bytes, hash_file, is_locked, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -18,15 +18,9 @@ from histotune.backbones.catalog import is_record
 from histotune.embeddings.gather import MappedFile, read_seal
 from histotune.embeddings.owned import NAMES_BY_PLACE, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
+from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
-from histotune.tools.files import (
-    explained_os_errors,
-    is_locked,
-    is_regular_file,
-    lock,
-    remove_empty_folders,
-    unfinished_name,
-)
+from histotune.tools.files import is_locked, is_regular_file, lock, remove_empty_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

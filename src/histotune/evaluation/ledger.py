@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.findings import LedgerCount
-from histotune.tools.files import explained_os_errors, lock
+from histotune.tools.atomic import explained_os_errors
+from histotune.tools.files import lock
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,8 +27,9 @@ from histotune.embeddings.upkeep import FITS_FOLDER
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitSettings, FitSolution
 from histotune.heads.solver.ridge import fit_ridge
+from histotune.tools.atomic import atomic_path, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_bytes, hash_json, is_regular_file, unfinished_name
+from histotune.tools.files import hash_bytes, hash_json, is_regular_file
 from histotune.tools.provenance import cpu_count, library_version
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule  # noqa: TC001  (a saved record is read by its types)
 from histotune.statistics.predictions import Interval  # noqa: TC001  (a saved record is read by its types)
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_file, write_json
+from histotune.tools.files import hash_file, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

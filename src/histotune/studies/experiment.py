@@ -26,8 +26,9 @@ from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
 from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
 from histotune.studies.tracking import RunToTrack, join_trials, new_run_id, require_wandb, track_run
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.files import hash_json
 from histotune.tools.progress import Stopwatch
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table

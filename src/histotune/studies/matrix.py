@@ -27,8 +27,9 @@ from histotune.images.view_checks import check_view
 from histotune.report.result_tables import tables_of
 from histotune.report.study_pages import save_matrices
 from histotune.studies.setup import refuse_foreign_folder, set_up, single_dataset
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.files import hash_json
 from histotune.tools.marks import TOO_NARROW
 from histotune.tools.table import ShownAsTables, Table
 

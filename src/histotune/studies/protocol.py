@@ -9,8 +9,9 @@ from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol
 from histotune.report.result_tables import tables_of
 from histotune.studies.setup import is_documented_view, read_with_parts, refuse_foreign_folder, set_up
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json, write_json
+from histotune.tools.files import hash_json, write_json
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
 

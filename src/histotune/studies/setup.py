@@ -23,8 +23,9 @@ from histotune.evaluation.plan import part_rows, plan_source, scored_part, train
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
+from histotune.tools.atomic import explained_os_errors, make_folder
 from histotune.tools.errors import UserError, collect, raise_together
-from histotune.tools.files import explained_os_errors, lock, make_folder
+from histotune.tools.files import lock
 from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.tools.ranks import process_rank
 

@@ -36,7 +36,8 @@ from histotune.studies.tracking import (
     track_rows,
     with_origin,
 )
-from histotune.tools.files import atomic_folder, hash_bytes
+from histotune.tools.atomic import atomic_folder
+from histotune.tools.files import hash_bytes
 from histotune.tools.marks import LEAKY, PROBE
 from histotune.tools.table import ShownAsTables, Table
 

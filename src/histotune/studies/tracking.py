@@ -18,8 +18,9 @@ import polars as pl
 
 from histotune.heads.sweep import CONTEXT, OUTCOME
 from histotune.report.tables import line_names
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, canonical_json
+from histotune.tools.files import canonical_json
 from histotune.tools.marks import PROBE
 from histotune.tools.provenance import redact
 

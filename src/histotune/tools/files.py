@@ -11,13 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from histotune.tools.atomic import (  # noqa: F401
-    atomic_folder,
-    atomic_path,
-    explained_os_errors,
-    make_folder,
-    unfinished_name,
-)
+from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from histotune.datasets.fetch.source import Digest, show_bytes
 from histotune.datasets.fetch.transport import Reply, TransferError, public_url, read_some, request
+from histotune.tools.atomic import FULL_DISK, NO_WRITE
 from histotune.tools.errors import UserError
-from histotune.tools.files import FULL_DISK, NO_WRITE, write_json
+from histotune.tools.files import write_json
 from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:

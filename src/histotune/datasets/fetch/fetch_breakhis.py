@@ -33,8 +33,8 @@ from histotune.datasets.fetch.unpack import (
     read_through,
     visit_tar_gz,
 )
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -28,8 +28,8 @@ from histotune.datasets.fetch.source import (
 )
 from histotune.datasets.fetch.transport import public_url
 from histotune.datasets.fetch.unpack import UnsafeMember, flush_all, safe_member_path, unpack_gz
+from histotune.tools.atomic import FULL_DISK
 from histotune.tools.errors import UserError, raise_together
-from histotune.tools.files import FULL_DISK
 from histotune.tools.progress import is_watched
 
 if TYPE_CHECKING:

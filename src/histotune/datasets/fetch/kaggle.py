@@ -25,8 +25,8 @@ from histotune.datasets.fetch.source import (
 )
 from histotune.datasets.fetch.source import unpacked_folder as unpacked_in
 from histotune.datasets.fetch.unpack import Limits, explained_unpacking, flush_all, member_writer, visit_zip
+from histotune.tools.atomic import FULL_DISK, atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import FULL_DISK, atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

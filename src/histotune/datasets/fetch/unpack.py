@@ -20,8 +20,8 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Protocol
 
 from histotune.datasets.fetch.source import Digest, show_bytes
+from histotune.tools.atomic import FULL_DISK, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import FULL_DISK, atomic_path
 from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:

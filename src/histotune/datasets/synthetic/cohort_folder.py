@@ -29,8 +29,9 @@ from histotune.datasets.synthetic.cohort import (
     pcam_patches,
 )
 from histotune.datasets.synthetic.render import render
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json, write_json
+from histotune.tools.files import hash_json, write_json
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.tools.files import atomic_path, hash_bytes, hash_json
+from histotune.tools.atomic import atomic_path
+from histotune.tools.files import hash_bytes, hash_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
