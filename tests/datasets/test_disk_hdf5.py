@@ -66,3 +66,15 @@ def test_a_group_is_no_data_set(tmp_path: Path) -> None:
         file.create_group("x")
         assert own_dataset(file, "x") is None
         assert own_dataset(file, "y") is None
+
+
+def test_a_data_set_that_claims_more_than_its_file_holds_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", (2**40, 8, 8, 3), np.uint8, chunks=(64, 8, 8, 3))
+        file.create_dataset("tile_id", (2**40,), h5py.string_dtype(), chunks=(64,))
+        file.create_dataset("zeros", data=np.zeros((100_000, 8), np.uint8), compression="gzip", compression_opts=9)
+    with h5py.File(tmp_path / "a.h5") as file:
+        for name in ("x", "tile_id"):
+            with pytest.raises(UserError, match=f'"{name}".*more than the file can hold'):
+                own_dataset(file, name)
+        assert own_dataset(file, "zeros").shape == (100_000, 8)

@@ -311,6 +311,9 @@ def read_text_table(path: str, fix: str, separator: str = ",", header: bool = Tr
 # ---- HDF5 files ----
 
 
+MOST_COMPRESSION = 1100  # deflate, which packs best among the filters of HDF5, reaches 1032
+
+
 def own_dataset(file: Any, name: str) -> Any:  # noqa: ANN401  (h5py has no types)
     """Return a data set of an open HDF5 file, None where there is none; one whose values lie in other files is refused.
 
@@ -326,9 +329,21 @@ def own_dataset(file: Any, name: str) -> Any:  # noqa: ANN401  (h5py has no type
         if not isinstance(found, h5py.Dataset):
             return None
         if not found.is_virtual and not found.external:
+            _require_room(file, found)
             return found
     raise UserError(
         f'"{name}" in this file is a link to elsewhere',
         value=file.filename,
         fix="write the values themselves into the file",
     )
+
+
+def _require_room(file: Any, found: Any) -> None:  # noqa: ANN401  (h5py has no types)
+    """Refuse a data set that claims more values than its file can hold; reading it would take for ever."""
+    size = os.stat(file.filename).st_size  # noqa: PTH116
+    if found.size is not None and found.size * found.dtype.itemsize > MOST_COMPRESSION * size:
+        raise UserError(
+            f'"{found.name.lstrip("/")}" in this HDF5 file claims {found.size:,} values, more than the file can hold',
+            value=file.filename,
+            fix="copy or download the file again",
+        )
