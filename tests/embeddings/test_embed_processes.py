@@ -28,7 +28,8 @@ from histotune.backbones.catalog import find_backbone
 from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.space import EmbeddingConfig
-from histotune.embeddings.embed import EmbedRequest, embed
+from histotune.embeddings.embed import embed
+from histotune.embeddings.space import EmbedRequest
 from histotune.tools.files import hash_bytes
 from histotune.images.config import LoaderConfig, ViewConfig
 

@@ -219,7 +219,8 @@ from histotune.backbones.entries import BackboneConfig
 from histotune.tools.devices import ComputeDevice
 import histotune.embeddings.embed as embed_module
 from histotune.embeddings.space import EmbeddingConfig
-from histotune.embeddings.embed import EmbedRequest, embed
+from histotune.embeddings.embed import embed
+from histotune.embeddings.space import EmbedRequest
 from histotune.tools.ranks import process_rank
 from histotune.tools.files import hash_bytes
 from histotune.images.config import LoaderConfig, ViewConfig

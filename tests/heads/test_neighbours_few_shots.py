@@ -103,3 +103,20 @@ def test_counts_over_draws() -> None:
     confusion = predictions.confusion_BKK(np.array([0, 1, 1]))
     assert confusion[0].tolist() == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
     assert (confusion.sum(axis=(1, 2)) == 3).all()
+
+
+def test_thunders_variant_averages_tiles_of_their_own_length() -> None:
+    """THUNDER subtracts the support's mean and compares by cosine with the mean of what is left, unscaled."""
+    rng = np.random.default_rng(5)
+    (train, y), (query, _) = cohort(90, 0), cohort(120, 1)
+    train = (train * rng.lognormal(0, 1, (len(train), 1))).astype(np.float32)  # lengths that matter
+    support = draw_shots(y, 4, 40, np.random.default_rng(0))
+    found = predict_draws(query, train, support, thunder_shot()).predicted_BQ
+    for draw, rows in enumerate(support):
+        shots = train[rows].astype(np.float64)
+        centre = shots.reshape(-1, shots.shape[-1]).mean(axis=0)
+        prototypes = (shots - centre).mean(axis=1)
+        nearest = (unit(query.astype(np.float64) - centre) @ unit(prototypes).T).argmax(axis=1)
+        assert (found[draw] == nearest).all()
+    scaled = predict_draws(query, train, support, PrototypeConfig(centre="support", metric="cosine")).predicted_BQ
+    assert (found != scaled).any()

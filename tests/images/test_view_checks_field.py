@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -21,23 +23,24 @@ def tiles() -> TileSet:
 
 
 def test_fields_of_tile_and_network() -> None:
-    coarse_456, coarse, fine, unknown = fields_of_view(tiles(), ViewConfig())
+    table = fields_of_view(tiles(), ViewConfig())
+    coarse_456, coarse, fine, unknown = (SimpleNamespace(**row) for row in table.iter_rows(named=True))
     assert (coarse.magnification, coarse.n_tiles, coarse_456.n_tiles) == ("40X", 2, 1)
     assert (coarse.tile_width_um, coarse.tile_height_um) == (1750, 1150)
     assert coarse.input_x_mpp == pytest.approx(2.5 * 700 / 340)
     assert coarse.input_y_mpp == pytest.approx(2.5 * 460 / 224)
-    assert coarse.input_height_um == pytest.approx(1150)
-    assert coarse.input_width_um == pytest.approx(224 * 2.5 * 700 / 340)
-    assert fine.input_height_um == pytest.approx(115)
+    assert coarse.network_height_um == pytest.approx(1150)
+    assert coarse.network_width_um == pytest.approx(224 * 2.5 * 700 / 340)
+    assert fine.network_height_um == pytest.approx(115)
     assert (fine.mpp_source, fine.mpp_factor) == ("estimated", 1.25)
     assert (unknown.magnification, unknown.mpp_source, unknown.width_px) == ("unknown", "unknown", 0)
     assert np.isnan([unknown.mpp, unknown.input_x_mpp, unknown.tile_width_um]).all()
 
 
 def test_the_view_decides_what_the_network_sees() -> None:
-    small, large = (fields_of_view(tiles(), ViewConfig(size_px=size))[1] for size in (224, 448))
-    assert small.input_y_mpp == pytest.approx(2 * large.input_y_mpp)
-    assert small.input_height_um == pytest.approx(large.input_height_um)
+    small, large = (fields_of_view(tiles(), ViewConfig(size_px=size)).row(1, named=True) for size in (224, 448))
+    assert small["input_y_mpp"] == pytest.approx(2 * large["input_y_mpp"])
+    assert small["network_height_um"] == pytest.approx(large["network_height_um"])
 
 
 def test_text_names_the_backbone_and_says_unknown() -> None:
@@ -49,6 +52,6 @@ def test_text_names_the_backbone_and_says_unknown() -> None:
 
 
 def test_tables_align_and_need_rows() -> None:
-    assert text_table("t", ("a",), []) == ""
-    lines = text_table("t", ("name", "n"), [("x", 1000), ("longer", 2)]).splitlines()
+    assert text_table("t", []) == ""
+    lines = text_table("t", [{"name": "x", "n": 1000}, {"name": "longer", "n": 2}]).splitlines()
     assert lines == ["t", "  name        n", "  x       1,000", "  longer      2"]

@@ -23,7 +23,7 @@ from histotune.published.leaderboard import RunConditions, make_boards
 from histotune.published.published_numbers import published_scores
 from histotune.published.study import ProtocolRow, ProtocolStudy
 from histotune.report.result_tables import tables_of
-from histotune.report.study_pages import cells_csv
+from histotune.report.study_pages import cells_table
 from histotune.report.tables import score_tables
 from histotune.statistics.predictions import Interval, IntervalConfig, Score
 from histotune.tools.doctor import Check, MachineDiagnosis
@@ -152,7 +152,7 @@ def test_numbers_of_details_stand_to_the_right(every: dict[str, tuple[Table, ...
 
 def test_the_cells_of_a_matrix_are_those_of_its_file(every: dict[str, tuple[Table, ...]]) -> None:
     grid, scales, cells = every["matrices"]
-    assert cells.as_csv() == cells_csv(matrices())
+    assert cells.as_csv() == cells_table(matrices()).as_csv()
     assert grid.rows[0].texts == ("40X", "40 of 10", "0.800 [0.700, 0.900]", "n. e.")
     assert scales.rows[1].texts[1] == "–" and scales.notes == ("A note.",)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from dataclasses import replace
@@ -83,9 +82,10 @@ def test_pictures_are_those_of_the_named_tiles_and_names_are_escaped(tmp_path: P
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert EVIL not in page
     assert "&lt;img src=x" in page
-    for row in gallery.rows:
-        assert brightness(row.target.uri) == pytest.approx(200, abs=4)
-        assert [brightness(near.uri) for near in row.nearest] == pytest.approx([40] * 3, abs=4)
+    for row in found.neighbours:
+        assert brightness(gallery.target[row.tile.tile_id]) == pytest.approx(200, abs=4)
+        shown = [brightness(gallery.source[near.tile_id]) for near in row.nearest]
+        assert shown == pytest.approx([40] * 3, abs=4)
     assert len(re.findall(r"<img src=\"data:image/jpeg", page)) == 4 * len(found.neighbours)
 
 
@@ -111,7 +111,6 @@ def drawn(side: Side, folder: Path, level: int) -> TileSet:
     return TileSet(side.domain, table, ("benign", "malignant"), EVIL, EVIL)
 
 
-def brightness(uri: str) -> float:
-    raw = base64.b64decode(uri.removeprefix("data:image/jpeg;base64,"))
+def brightness(raw: bytes) -> float:
     with Image.open(io.BytesIO(raw)) as image:
         return float(np.asarray(image).mean())

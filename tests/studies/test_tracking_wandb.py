@@ -22,7 +22,6 @@ from histotune.studies.tracking import (
     RunLog,
     SweepFacts,
     TrialCurve,
-    TrialRow,
     log_run,
     new_run_id,
     read_trials,
@@ -72,16 +71,17 @@ def test_every_trial_comes_back_with_its_settings(tmp_path: Path) -> None:
 def test_a_loss_that_is_not_finite_is_diverged_and_never_a_score(losses: list[float]) -> None:
     finite = [loss for loss in losses if abs(loss) < float("inf")]
     records = trial_rows(made_trials(losses), FACTS)
-    assert [record.score for record in records if record.score is not None] == finite
-    assert sum(record.diverged for record in records) == len(losses) - len(finite)
-    assert not any(record.converged and record.diverged for record in records)
+    assert records["score"].drop_nulls().to_list() == finite
+    assert records["diverged"].sum() == len(losses) - len(finite)
+    assert not (records["converged"] & records["diverged"]).any()
 
 
 def test_a_trial_flagged_as_diverged_keeps_no_score() -> None:
     trials = made_trials([0.5, 0.6]).with_columns(diverged=pl.Series([False, True]))
-    assert [record.score for record in trial_rows(trials, FACTS)] == [0.5, None]
+    rows = trial_rows(trials, FACTS)
+    assert rows["score"].to_list() == [0.5, None]
     with pytest.raises(ValueError, match="no score"):
-        TrialRow(FACTS, trial_rows(trials, FACTS)[0].time, "{}", 0.5, None, None, False, True, False)
+        record_trials(Path("nowhere"), rows.with_columns(score=0.5))
 
 
 def test_processes_side_by_side_lose_nothing(tmp_path: Path) -> None:
@@ -115,9 +115,8 @@ def test_nothing_recorded_is_an_empty_table_with_the_same_columns(tmp_path: Path
 
 
 def test_one_file_holds_one_run() -> None:
-    two = [*trial_rows(made_trials([0.5]), FACTS),
-           *trial_rows(made_trials([0.5]), replace(FACTS, run_id="other"))]  # fmt: skip
-    for records in ((), two):
+    one, other = (trial_rows(made_trials([0.5]), facts) for facts in (FACTS, replace(FACTS, run_id="other")))
+    for records in (one.clear(), pl.concat([one, other])):
         with pytest.raises(ValueError, match="one run"):
             record_trials(Path("nowhere"), records)
 

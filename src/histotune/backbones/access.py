@@ -12,7 +12,7 @@ from histotune.backbones.catalog import HUB_ID, find_entry, unknown_backbone
 from histotune.backbones.entries import FIGURES, CatalogEntry
 from histotune.backbones.weights import INDEX, ONE_FILE, TORCH_FILE, cached_file
 from histotune.tools.provenance import redact
-from histotune.tools.table import Row, Table, columns_of, rows_of
+from histotune.tools.table import Row, Table, columns_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -265,24 +265,21 @@ LEGEND = (
 
 def catalog_table(entries: Iterable[CatalogEntry]) -> Table:
     """Return a table with a row per backbone."""
-    names = ("name", "params", "dim", "mpp", "gated", "licence", "commercial", "overlap T/C/B", "status")
-    rows = rows_of(_catalog_row(entry) for entry in entries)
-    return Table("Backbones", columns_of(names, right=("params", "dim")), rows, LEGEND)
-
-
-def _catalog_row(entry: CatalogEntry) -> tuple[str, ...]:
-    spec, o = entry.spec, entry.overlap
-    return (
-        entry.name,
-        params_words(entry),
-        "" if entry.dim is None else str(entry.dim),
-        _mpp(spec.training_mpp),
-        "gated" if spec.gated else "",
-        entry.licence.name.removesuffix(" (gated)"),
-        ANSWERS[entry.licence.commercial],
-        " ".join(SEEN[one] for one in (o.tcga, o.camelyon16, o.breakhis)),
-        entry.status,
-    )
+    rows = [
+        {
+            "name": entry.name,
+            "params": params_words(entry),
+            "dim": "" if entry.dim is None else str(entry.dim),
+            "mpp": _mpp(entry.spec.training_mpp),
+            "gated": "gated" if entry.spec.gated else "",
+            "licence": entry.licence.name.removesuffix(" (gated)"),
+            "commercial": ANSWERS[entry.licence.commercial],
+            "overlap T/C/B": " ".join(SEEN[one] for one in vars(entry.overlap).values()),
+            "status": entry.status,
+        }
+        for entry in entries
+    ]
+    return table_of("Backbones", rows, ("params", "dim"), LEGEND)
 
 
 def params_words(entry: CatalogEntry) -> str:

@@ -120,10 +120,7 @@ def adapter_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
 
 def read_adapter_config(files: AdapterFiles) -> dict[str, Any]:
     """Return an adapter's settings."""
-    try:
-        settings = dict(json.loads(files.config.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{CONFIG} is not readable JSON", value=files.config, fix="save the adapter again") from error
+    settings = _read_object(files.config, "save the adapter again")
     if "peft_type" not in settings:
         raise UserError(f"{CONFIG} names no peft_type", value=files.config, fix="save the adapter again with peft")
     return settings
@@ -131,11 +128,11 @@ def read_adapter_config(files: AdapterFiles) -> dict[str, Any]:
 
 def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
     """Refuse an adapter that names another base model; warn where that can't be told or its revision differs."""
-    settings, declared = read_adapter_config(files), read_sidecar(files)
-    base = str((declared.get("base") or {}).get("repository") or settings.get("base_model_name_or_path") or "")
-    revision = str((declared.get("base") or {}).get("revision") or settings.get("revision") or "")
+    settings, declared = read_adapter_config(files), read_sidecar(files).get("base") or {}
+    base = str(declared.get("repository") or settings.get("base_model_name_or_path") or "")
+    revision = str(declared.get("revision") or settings.get("revision") or "")
     repository = spec.repository
-    if "weights_hash" in (declared.get("base") or {}):
+    if "weights_hash" in declared:
         return  # the hash of the weights says more than names
     if not repository or not HUB_ADAPTER.fullmatch(base):
         LOG.warning(
@@ -158,23 +155,24 @@ def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
 
 def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
     """Return what histotune wrote beside an adapter; empty where it did not write it."""
-    if files.sidecar is None:
-        return {}
+    return {} if files.sidecar is None else _read_object(files.sidecar, "save the adapter again, or delete this file")
+
+
+def _read_object(path: Path, fix: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(files.sidecar.read_text(encoding="utf-8")))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{SIDECAR} is not readable JSON", value=files.sidecar, fix="save the adapter again, or delete this file"
-        ) from error
+        raise UserError(f"{path.name} is not readable JSON", value=path, fix=fix) from error
 
 
 def _check_base_weights(spec: BackboneSpec, files: AdapterFiles, index: HashIndex | None) -> None:
-    expected = (read_sidecar(files).get("base") or {}).get("weights_hash")
+    declared = read_sidecar(files).get("base") or {}
+    expected = declared.get("weights_hash")
     if expected is None:
         return
     bare = replace(spec, adapter="", adapter_revision="")
     if weights_hash(bare, index) != expected:
-        name = (read_sidecar(files).get("base") or {}).get("name", "another backbone")
+        name = declared.get("name", "another backbone")
         raise UserError(
             "this adapter was trained on other weights than this backbone's",
             value=spec.adapter,

@@ -16,7 +16,7 @@ from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import resolve_revision
 from histotune.images.config import ViewConfig
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import hash_bytes, is_regular_file, write_json
+from histotune.tools.files import hash_bytes, is_regular_file, json_or_none, write_json
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
@@ -279,10 +279,7 @@ def is_record(path: Path) -> bool:
     """Return whether a file is the record of an import, whatever else lies beside it."""
     if path.suffix != ".json" or not NAME.fullmatch(path.stem) or not is_regular_file(path):
         return False
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    data = json_or_none(path)
     return isinstance(data, dict) and data.keys() >= {field.name for field in fields(ExternalRecord)}
 
 

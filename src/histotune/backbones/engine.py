@@ -248,16 +248,14 @@ class Engine:
             outputs = torch.compile(network.outputs, backend=COMPILER, dynamic=False)
             self._network = replace(network, outputs=outputs)
             distance = float(np.linalg.norm(self(noise_BSSC) - plain_BD) / np.linalg.norm(plain_BD))
-        except torch.OutOfMemoryError:
-            self._network, self._compiled = network, False
-            raise
+            if not distance <= COMPILED_LIMIT:
+                raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")
         except Exception as error:  # the compiler, its back end and the C++ compiler have no common error
             self._network, self._compiled = network, False
+            if isinstance(error, torch.OutOfMemoryError | CompilationError):
+                raise
             words = " ".join(str(error).split("\n")[:2])  # dynamo's first line names the back end, its second the cause
             raise CompilationError(f"{type(error).__name__}: {words[:300]}") from error
-        if not distance <= COMPILED_LIMIT:
-            self._network, self._compiled = network, False
-            raise CompilationError(f"the compiled network is {distance:.2g} away from the plain one")
 
     def _resizer(self, plan: ResizePlan) -> DeviceResizer:
         from histotune.images.device_resize import DeviceResizer

@@ -6,8 +6,7 @@ import inspect
 import logging
 import re
 import warnings
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +15,7 @@ from histotune.backbones.adapters import AdapterFiles, check_base, locate_adapte
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from histotune.backbones.spec import BackboneSpec
 
@@ -30,21 +29,14 @@ def merge_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Modul
     files = locate_adapter(spec.adapter, spec.adapter_revision)
     check_base(spec, files)
     settings, tensors = read_adapter_config(files), _read(files)
-    with _without_library_warnings():
+    with warnings.catch_warnings():  # those of the libraries about themselves
+        warnings.simplefilter("ignore", FutureWarning)
         if settings["peft_type"] == "LORA":
             config, tensors = _placed_lora(module, files, settings, tensors)
         else:
             config = _plain_config(settings, files)
         model = _injected(module, config, tensors, files)
         return _merged(model, spec)
-
-
-@contextmanager
-def _without_library_warnings() -> Iterator[None]:
-    """Keep FutureWarnings out that peft and transformers address to each other, such as `is_gradient_checkpointing`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
 
 
 def _read(files: AdapterFiles) -> dict[str, torch.Tensor]:
@@ -76,11 +68,12 @@ def _placed_lora(
     placed, lost = place(layers, (name for name, _ in module.named_modules()))
     if others or lost:
         raise _left_over([*others, *lost], files)
+    power = 0.5 if settings.get("use_rslora") else 1.0
     known = _known_settings(settings)
     known.update(
         target_modules=[layer.module for layer in placed],
         rank_pattern={layer.module: layer.rank for layer in placed},
-        alpha_pattern={layer.module: _alpha(layer, settings) for layer in placed},
+        alpha_pattern={layer.module: layer.scale * layer.rank**power for layer in placed},
         modules_to_save=None,
         layers_to_transform=None,
         layers_pattern=None,
@@ -124,10 +117,6 @@ def _scale(settings: dict[str, Any], module: str, rank: int) -> float:
     matching = (value for key, value in patterns.items() if re.match(rf"(?:.*\.)?(?:{key})$", module))
     alpha = float(next(matching, settings.get("lora_alpha", 8)))
     return alpha / rank**0.5 if settings.get("use_rslora") else alpha / rank
-
-
-def _alpha(layer: LoraLayer, settings: dict[str, Any]) -> float:
-    return layer.scale * (layer.rank**0.5 if settings.get("use_rslora") else layer.rank)
 
 
 def _known_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -327,7 +316,7 @@ def place(layers: Iterable[LoraLayer], modules: Iterable[str]) -> tuple[list[Lor
         name = canonical(layer.module)
         stem = name.removesuffix(FUSED)
         if layer.module in known or name in by_canonical:
-            placed.append(_renamed(layer, layer.module if layer.module in known else by_canonical[name]))
+            placed.append(replace(layer, module=layer.module if layer.module in known else by_canonical[name]))
         elif name.endswith(FUSED) and stem + GATE in by_canonical and _can_split(layer):
             placed += _split(layer, by_canonical[stem + GATE], by_canonical[stem + UP])
         elif name.endswith((GATE, UP)) and name.rsplit(".mlp.", 1)[0] + FUSED in by_canonical and _can_split(layer):
@@ -337,10 +326,6 @@ def place(layers: Iterable[LoraLayer], modules: Iterable[str]) -> tuple[list[Lor
             lost.append(layer.module)
     placed += [_joined(fused, found) for fused, found in halves.items()]
     return placed, lost
-
-
-def _renamed(layer: LoraLayer, module: str) -> LoraLayer:
-    return LoraLayer(module, layer.parts, layer.rank, layer.scale)
 
 
 def _can_split(layer: LoraLayer) -> bool:
@@ -354,7 +339,7 @@ def _split(layer: LoraLayer, gate: str, up: str) -> tuple[LoraLayer, LoraLayer]:
     for part, tensor in layer.parts.items():
         first, second = (tensor, tensor.clone()) if part.startswith("lora_A") else tensor.chunk(2, dim=0)
         gate_parts[part], up_parts[part] = first.contiguous(), second.contiguous()
-    return LoraLayer(gate, gate_parts, layer.rank, layer.scale), LoraLayer(up, up_parts, layer.rank, layer.scale)
+    return replace(layer, module=gate, parts=gate_parts), replace(layer, module=up, parts=up_parts)
 
 
 def _joined(fused: str, found: dict[str, LoraLayer]) -> LoraLayer:

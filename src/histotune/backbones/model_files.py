@@ -73,10 +73,11 @@ def describe_timm(config: BackboneConfig) -> BackboneSpec:
     tags = timm.list_pretrained(architecture)
     if not timm.is_model(architecture) or (tag and name not in tags):
         known = tags if timm.is_model(architecture) else timm.list_models()
+        closest = closest_name(name, known)
         raise UserError(
             "timm knows no such model",
             value=config.name,
-            closest=_closest_timm(name, known),
+            closest=None if closest is None else f"timm/{closest}",
             fix='python -c "import timm; print(timm.list_pretrained())"',
         )
     facts = timm.get_pretrained_cfg(name)
@@ -182,11 +183,6 @@ def _interpolation(name: str, source: str) -> Literal["bilinear", "bicubic"]:
     if name != "bicubic":
         LOG.warning("%s documents %s interpolation; bicubic is used", source, name)
     return "bicubic"
-
-
-def _closest_timm(name: str, known: list[str]) -> str | None:
-    closest = closest_name(name, known)
-    return None if closest is None else f"timm/{closest}"
 
 
 def _read_json(path: Path) -> Json:

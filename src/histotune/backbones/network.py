@@ -156,7 +156,7 @@ def _transformers_network(spec: BackboneSpec) -> Network:
 def transformers_network(module: torch.nn.Module) -> Network:
     """Return a vision model of transformers with named outputs."""
     _use_fused_attention(module)
-    if _class_token(module) is None:
+    if not any(name.endswith("cls_token") for name, _ in module.named_parameters()):
         convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
         return Network(module, lambda x_BCHW: _transformers_pooled(module, x_BCHW), convolutional)
     return Network(module, lambda x_BCHW: _transformers_tokens(module, x_BCHW), convolutional=False)
@@ -194,10 +194,6 @@ def _transformers_pooled(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa:
         hidden = answer.last_hidden_state
         pooled = hidden.mean(dim=(2, 3)) if hidden.ndim == 4 else hidden.mean(dim=1)
     return {"pooled": pooled.flatten(1)}
-
-
-def _class_token(module: torch.nn.Module) -> str | None:
-    return next((name for name, _ in module.named_parameters() if name.endswith("cls_token")), None)
 
 
 def _refuse_own_code(kind: str, source: str) -> None:

@@ -41,15 +41,13 @@ from histotune.tools.table import console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from click import Context
-
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
 
 
 class Interruptible(TyperGroup):
     """Commands that say, when they are stopped by hand, what is kept and which command goes on."""
 
-    def invoke(self, ctx: Context) -> Any:  # noqa: ANN401  (whatever a command returns)
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (Typer's context, whose class lies elsewhere from version to version)
         """Run a command; Ctrl-C ends it with one message, since Typer would end it without a word."""
         try:
             return super().invoke(ctx)

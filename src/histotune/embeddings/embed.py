@@ -25,13 +25,12 @@ from histotune.embeddings.precision import checked_choice, remembered_choice, st
 from histotune.embeddings.row_keys import Rows, plan_shards, with_sizes
 from histotune.embeddings.runner import (
     BatchRunner,
-    chosen_space,
     compute_threads,
     is_compiled,
     resizing_device,
+    resolved_space,
     with_batch_size,
 )
-from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest, embedding_space
 from histotune.embeddings.store import Store
 from histotune.embeddings.workers import LeaveOutError, Workers, shard_files
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from histotune.datasets.tileset import TileSet
+    from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest
     from histotune.embeddings.store import ShardPlan
     from histotune.images.loader import Views
 
@@ -163,17 +163,11 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> 
         content = index.tiles(sources, reader, request.loader.workers)
         rows = Rows(sources, content, geometry, request.view)
         choice = choice or checked_choice(request, device, index, reader, rows)
-        storage = request.embedding.storage
-        plain = embedding_space(request.spec, request.view, device, choice.precision, index, storage)
-        space = chosen_space(request, device, plain, rows.keys)
+        space = resolved_space(request, device, choice.precision, index, rows.keys)
         job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows, workers)
         found = _read_or_compute(job, rows.keys)
-    return replace(
-        found,
-        tile_ids=tiles.tile_ids,
-        pixel_fingerprint=_fingerprint(tiles.tile_ids, content),
-        precision_reason=choice.reason,
-    )
+    pixels = hash_bytes(*(one for _, one in sorted(zip(tiles.tile_ids, content, strict=True))))  # whatever their order
+    return replace(found, tile_ids=tiles.tile_ids, pixel_fingerprint=pixels, precision_reason=choice.reason)
 
 
 def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
@@ -367,8 +361,3 @@ def _exclusive(store: Store) -> Iterator[None]:
             LOG.info("another process is embedding into the same space; waiting for it")
             stack.enter_context(lock(store.lock_path, timeout_s=WAIT_S))
         yield
-
-
-def _fingerprint(tile_ids: Sequence[str], content: Sequence[str]) -> str:
-    """Hash the content hashes in tile-id order, whatever the order of the rows."""
-    return hash_bytes(*(one for _, one in sorted(zip(tile_ids, content, strict=True))))

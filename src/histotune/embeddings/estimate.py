@@ -17,8 +17,7 @@ from histotune.backbones.weights import weights_are_here
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.precision import candidates, remembered_choice
 from histotune.embeddings.row_keys import Rows, row_key, with_sizes
-from histotune.embeddings.runner import COMPILE_TILES, BatchRunner, chosen_space, compute_threads
-from histotune.embeddings.space import embedding_space
+from histotune.embeddings.runner import COMPILE_TILES, BatchRunner, compute_threads, resolved_space
 from histotune.embeddings.store import Store
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
 from histotune.images.hashes import HashIndex
@@ -30,7 +29,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -154,7 +153,7 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
     precision = remembered.precision if remembered else _unchecked(request, device)
     unchecked = "" if remembered else precision
     missing, n_unknown = _missing(wanted, request, device, precision) if here else (wanted, 0)
-    notes = (*_first_notes(n_unknown, here, unchecked), *_device_notes(request, device))
+    notes = tuple(_first_notes(request, device, n_unknown, unchecked))
     n_cached, batch_size = len(tiles) - len(missing), request.embedding.first_batch_size
     n_bytes = 2 if request.embedding.storage == "fp16" else 4
     known = EmbeddingEstimate(len(tiles), n_cached, batch_size, (), (), 0, 0, device.name, precision, notes, n_bytes)
@@ -187,10 +186,9 @@ def _missing(
     sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
     key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
-    storage = request.embedding.storage
-    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
-    store = Store(request.cache, chosen_space(request, device, plain, tuple(key_of.values())))
-    absent = set(missing_content(store.inspect().sound, tuple(key_of.values())))
+    keys = tuple(key_of.values())
+    store = Store(request.cache, resolved_space(request, device, precision, index, keys))
+    absent = set(missing_content(store.inspect().sound, keys))
     missing = tuple(one for one in wanted if one not in key_of or key_of[one] in absent)
     return missing, len(set(sources) - set(content))
 
@@ -203,32 +201,27 @@ def _unchecked(request: EmbedRequest, device: ComputeDevice) -> Computed:
     return half[0] if half else "fp32"
 
 
-def _first_notes(n_unknown: int, here: bool, unchecked: str) -> tuple[str, ...]:
-    notes = []
+def _first_notes(request: EmbedRequest, device: ComputeDevice, n_unknown: int, unchecked: str) -> Iterator[str]:
+    """Yield what to know before reading an estimate, and what a real run does that it does not."""
     if unchecked:
-        notes.append(f"The precision check has not run yet: timed in {unchecked}, which it may replace by another.")
+        yield f"The precision check has not run yet: timed in {unchecked}, which it may replace by another."
     if n_unknown:
-        notes.append(
+        yield (
             f"{n_unknown:,} tiles were never read from this place and count as missing; copies of tiles "
             "that are embedded will cost nothing."
         )
-    if not here:
-        notes.append(
+    if not weights_are_here(request.spec):
+        yield (
             "The weights are not on this machine: timed with random ones of the same architecture, and "
             "every tile counts as missing."
         )
-    return tuple(notes)
-
-
-def _device_notes(request: EmbedRequest, device: ComputeDevice) -> tuple[str, ...]:
     if device.kind == "cpu" or request.spec.kind == "colour-histogram":
-        return ()
-    faster = []
-    if request.embedding.batch_size == "auto":
-        faster.append("looks for a faster batch size first")
-    if request.embedding.compile != "off":
-        faster.append(f"compiles the network from about {COMPILE_TILES:,} tiles on")
-    return (f"A real run {' and '.join(faster)}, which may be faster than this.",) if faster else ()
+        return
+    searches, compiles = request.embedding.batch_size == "auto", request.embedding.compile != "off"
+    faster = ["looks for a faster batch size first"] if searches else []
+    faster += [f"compiles the network from about {COMPILE_TILES:,} tiles on"] if compiles else []
+    if faster:
+        yield f"A real run {' and '.join(faster)}, which may be faster than this."
 
 
 @dataclass(frozen=True)
@@ -370,9 +363,7 @@ def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingS
     index = HashIndex(request.cache / INDEX)
     choice = remembered_choice(request, device, index)
     precision = "fp32" if choice is None else choice.precision  # unchecked: nothing was embedded in another yet
-    storage = request.embedding.storage
-    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
-    return chosen_space(request, device, plain, keys)
+    return resolved_space(request, device, precision, index, keys)
 
 
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -17,7 +16,7 @@ import numpy as np
 from histotune.embeddings.space import Embeddings
 from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, lock, write_json
+from histotune.tools.files import hash_bytes, json_or_none, lock, write_json
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
@@ -50,8 +49,13 @@ class _Part:
 
 def missing_content(manifests: dict[str, Manifest], content: Sequence[str]) -> tuple[str, ...]:
     """Return the content hashes that no shard holds, each once, in order."""
-    held = {one for manifest in manifests.values() for one in manifest.content}
+    held = held_content(manifests)
     return tuple(dict.fromkeys(one for one in content if one not in held))
+
+
+def held_content(manifests: dict[str, Manifest]) -> set[str]:
+    """Return the content hashes that shards hold."""
+    return {one for manifest in manifests.values() for one in manifest.content}
 
 
 def gather(
@@ -204,10 +208,7 @@ class MappedFile:
 
 def read_seal(path: Path) -> dict[str, object]:
     """Return what is written beside a gathered matrix; empty where it can't be read."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    data = json_or_none(path)
     return data if isinstance(data, dict) else {}
 
 

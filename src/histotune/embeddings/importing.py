@@ -25,7 +25,7 @@ from histotune.tools.files import lock
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -169,10 +169,12 @@ def _match(
     rows: _Rows, known: Sequence[KnownTiles], places: Mapping[str, tuple[int, int]]
 ) -> tuple[dict[str, int], list[str]]:
     """Return the row of every content hash, and the tiles without one."""
-    by_content = _index(rows, "content")
+    by_content = _index(rows, lambda file: file.content)
     if not known:
         return by_content, []
-    by_tile, by_place = _index(rows, "tile_ids"), _index_places(rows)
+    # An id or a place whose image has changed since is another tile: where the bytes are known, they alone count.
+    by_tile = _index(rows, lambda file: () if file.content else file.tile_ids)
+    by_place = _index(rows, _places)
     found: dict[str, int] = {}
     without = []
     for one in known:
@@ -188,35 +190,27 @@ def _match(
     return found, without
 
 
-def _index(rows: _Rows, names: str) -> dict[str, int]:
+def _index(rows: _Rows, names_of: Callable[[ForeignRows], Iterable[K]]) -> dict[K, int]:
     """Return the row of every name; two different rows of one name are refused."""
-    index: dict[str, int] = {}
+    index: dict[K, int] = {}
     start = 0
     for file in rows.files:
-        by_bytes_alone = names == "tile_ids" and file.content  # an id whose image has changed since is another tile
-        for offset, name in enumerate(() if by_bytes_alone else getattr(file, names)):
-            _enter(index, name, start + offset, rows)
+        for row, name in enumerate(names_of(file), start):
+            first = index.setdefault(name, row)
+            if first != row and not np.array_equal(rows.features_ND[first], rows.features_ND[row]):
+                raise UserError(
+                    "two different rows stand for one tile",
+                    value=name,
+                    fix="import the files of one network, each tile once",
+                )
         start += file.file.n_rows
     return index
 
 
-def _index_places(rows: _Rows) -> dict[tuple[str, int, int], int]:
-    index: dict[tuple[str, int, int], int] = {}
-    start = 0
-    for file in rows.files:
-        if file.coords_N2 is not None and not file.content:
-            for offset, (x, y) in enumerate(file.coords_N2.tolist()):
-                _enter(index, (file_stem(file.slide), x, y), start + offset, rows)
-        start += file.file.n_rows
-    return index
-
-
-def _enter(index: dict[K, int], name: K, row: int, rows: _Rows) -> None:
-    if name in index and not np.array_equal(rows.features_ND[index[name]], rows.features_ND[row]):
-        raise UserError(
-            "two different rows stand for one tile", value=name, fix="import the files of one network, each tile once"
-        )
-    index.setdefault(name, row)
+def _places(file: ForeignRows) -> list[tuple[str, int, int]]:
+    if file.coords_N2 is None or file.content:
+        return []
+    return [(file_stem(file.slide), x, y) for x, y in file.coords_N2.tolist()]
 
 
 def _nothing_fits(rows: _Rows, known: Sequence[KnownTiles]) -> UserError:

@@ -47,7 +47,7 @@ def survey(folder: Path) -> Survey:
     owned: list[Path] = []
     foreign: list[Path] = []
     for place in NAMES_BY_PLACE:
-        for path in _entries(folder / place):
+        for path in entries(folder / place):
             if not (place == "" and path.name in NAMES_BY_PLACE and is_real_folder(path)):
                 (owned if _is_owned(path, place) else foreign).append(path)
     return Survey(tuple(owned), tuple(foreign))
@@ -55,7 +55,7 @@ def survey(folder: Path) -> Survey:
 
 def owned_in(folder: Path, place: str) -> Iterator[Path]:
     """Yield the store's own files in one place of a space's folder, half-written ones among them."""
-    return (path for path in _entries(folder / place) if _is_owned(path, place))
+    return (path for path in entries(folder / place) if _is_owned(path, place))
 
 
 def is_real_folder(path: Path) -> bool:
@@ -69,7 +69,8 @@ def linked_place(folder: Path) -> Path | None:
     return next((path for path in places if path.is_symlink()), None)
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder; nothing where it is missing, or a link."""
     return sorted(folder.iterdir()) if is_real_folder(folder) else []
 
 

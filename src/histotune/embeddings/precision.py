@@ -88,10 +88,6 @@ class PrecisionChoice:
     checks: tuple[PrecisionCheck, ...]
     reason: str
 
-    def as_dict(self) -> dict[str, object]:
-        """Return a JSON-ready dict."""
-        return asdict(self)
-
 
 def candidates(device: ComputeDevice) -> tuple[Computed, ...]:
     """Return the precisions worth trying on a device, fastest first; fp32 always ends the list."""
@@ -231,7 +227,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 def _remember(choice: PrecisionChoice, path: Path) -> None:
     try:
-        write_json(path, choice.as_dict())
+        write_json(path, asdict(choice))
     except UserError as error:
         LOG.warning("the answer of the precision check can't be kept (%s): %s", error.what, path)
 

@@ -15,12 +15,12 @@ import numpy as np
 from histotune.backbones.engine import Engine
 from histotune.embeddings.gather import missing_content
 from histotune.embeddings.row_keys import average_inputs
-from histotune.embeddings.space import FIRST_BATCH, with_key
+from histotune.embeddings.space import FIRST_BATCH, embedding_space, with_key
 from histotune.embeddings.store import RunFacts, Store
 from histotune.images.loader import Views
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, write_json
+from histotune.tools.files import canonical_json, json_or_none, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from histotune.backbones.engine import Pending
     from histotune.backbones.spec import Backbone, BackboneSpec
     from histotune.embeddings.space import EmbeddingSpace, EmbedRequest
+    from histotune.images.hashes import HashIndex
     from histotune.tools.devices import Computed, ComputeDevice
 
 # B batch, S side, C channels, D columns
@@ -96,7 +97,11 @@ class BatchRunner:
         if engine is None:
             result_BD, limit = self._at_once(views.pixels_BSSC)
             return lambda: self._averaged(result_BD, limit, views)
-        passes, limit = halve_on_out_of_memory(self._limit, lambda size: _submit(engine, views, size))
+
+        def submit(size: int) -> list[Pending]:
+            return [engine.submit(part, size, views.plan) for part in _in_parts(views.pixels_BSSC, size)]
+
+        passes, limit = halve_on_out_of_memory(self._limit, submit)
         self._lower(limit)
         return lambda: self._averaged(*self._collect(engine, passes, limit, views), views)
 
@@ -148,11 +153,6 @@ class BatchRunner:
         """Return how the current shard was computed."""
         fp32_batches = self._backbone.reruns.n_batches - self._reruns_before
         return RunFacts(self._backbone.blocks, tuple(self._sizes), fp32_batches, threads)
-
-
-def _submit(engine: Engine, views: Views, size: int) -> list[Pending]:
-    """Start a batch in forward passes of at most ``size`` inputs."""
-    return [engine.submit(part, size, views.plan) for part in _in_parts(views.pixels_BSSC, size)]
 
 
 def _in_parts(pixels_BSSC: NDArray[np.uint8], size: int) -> list[NDArray[np.uint8]]:
@@ -212,10 +212,8 @@ def with_batch_size(
 
 def remembered_batch_size(request: EmbedRequest, space: EmbeddingSpace) -> int | None:
     """Return the batch size found earlier for a space."""
-    try:
-        size = json.loads(_record(request, space).read_text(encoding="utf-8"))["batch_size"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    found = json_or_none(_record(request, space))
+    size = found.get("batch_size") if isinstance(found, dict) else None
     return size if isinstance(size, int) and 1 <= size <= max(request.embedding.shard_tiles, FIRST_BATCH) else None
 
 
@@ -272,9 +270,8 @@ def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, s
         ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates),
     )
     try:
-        write_json(
-            _record(request, space), {"batch_size": rates[-1].batch_size, "rates": [asdict(one) for one in rates]}
-        )
+        found = {"batch_size": rates[-1].batch_size, "rates": [asdict(one) for one in rates]}
+        write_json(_record(request, space), found)
     except UserError as error:
         LOG.warning("the batch size found can't be kept (%s)", error.what)
     return rates[-1].batch_size
@@ -298,6 +295,15 @@ GAIN = 0.2
 COMPILER = "compiler"  # in the signature of a space whose network was compiled
 
 
+def resolved_space(
+    request: EmbedRequest, device: ComputeDevice, precision: Computed, index: HashIndex, keys: Sequence[str]
+) -> EmbeddingSpace:
+    """Return the space that a request's rows belong to."""
+    storage = request.embedding.storage
+    plain = embedding_space(request.spec, request.view, device, precision, index, storage)
+    return chosen_space(request, device, plain, keys)
+
+
 def chosen_space(
     request: EmbedRequest, device: ComputeDevice, plain: EmbeddingSpace, keys: Sequence[str]
 ) -> EmbeddingSpace:
@@ -310,7 +316,8 @@ def chosen_space(
         return compiled
     if device.kind != "cuda":
         return plain
-    here, there = (_n_missing(request, space, keys) for space in (plain, compiled))
+    held = [Store(request.cache, space).inspect().sound for space in (plain, compiled)]
+    here, there = (len(missing_content(one, keys)) for one in held)
     if request.rank.world_size > 1:
         return compiled if there == 0 < here else plain
     compiled_cost = (1 - GAIN) * there + (GAIN * COMPILE_TILES if there else 0)
@@ -326,7 +333,3 @@ def compiled_space(plain: EmbeddingSpace) -> EmbeddingSpace:
 def is_compiled(space: EmbeddingSpace) -> bool:
     """Return whether a space's rows come from a compiled network."""
     return COMPILER in json.loads(space.signature)
-
-
-def _n_missing(request: EmbedRequest, space: EmbeddingSpace, keys: Sequence[str]) -> int:
-    return len(missing_content(Store(request.cache, space).inspect().sound, keys))

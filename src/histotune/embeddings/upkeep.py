@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import os
 import re
-import sqlite3
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.backbones.catalog import is_record
-from histotune.embeddings.gather import MappedFile, read_seal
-from histotune.embeddings.owned import NAMES_BY_PLACE, is_real_folder, linked_place, owned_in, survey
+from histotune.embeddings.gather import MappedFile, held_content, read_seal
+from histotune.embeddings.owned import NAMES_BY_PLACE, entries, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
+from histotune.images.content_index import is_content_index, n_entries
 from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
-from histotune.tools.files import is_locked, is_regular_file, lock, remove_empty_folders
+from histotune.tools.files import is_locked, is_regular_file, json_or_none, lock, remove_empty_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -97,7 +97,7 @@ def check_space(store: Store) -> SpaceCheck:
     damaged = store.verify()
     names = {damage.name for damage in damaged}
     found = store.inspect().sound
-    rows = {one for name, manifest in found.items() if name not in names for one in manifest.content}
+    rows = held_content({name: manifest for name, manifest in found.items() if name not in names})
     foreign = tuple(path.relative_to(store.folder).as_posix() for path in survey(store.folder).foreign)
     return SpaceCheck(
         store.short_name,
@@ -124,11 +124,10 @@ def repair_space(store: Store) -> Repair:
     """
     with _held(store), explained_os_errors(store.folder):
         check = check_space(store)
-        manifests = store.inspect().sound
-        held = {one for name, manifest in manifests.items() for one in manifest.content}
+        held = held_content(store.inspect().sound)
         for damage in check.damaged:
             store.quarantine(damage.name, damage.reason)
-        kept = {one for manifest in store.inspect().sound.values() for one in manifest.content}
+        kept = held_content(store.inspect().sound)
         for debris in check.debris:
             (store.folder / debris.name).unlink(missing_ok=True)
         plans = tuple(plan for plan in store.read_plan() if not kept.issuperset(plan.content))
@@ -156,14 +155,21 @@ def remove_spaces(found: Sequence[Store]) -> Removal:
 
 def remove_rest(cache: Path) -> tuple[str, ...]:
     """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports."""
+    from histotune.datasets.synthetic.cohort_folder import cohort_files
+
     removed = []
     with explained_os_errors(cache / "hashes.sqlite"):
-        for name, is_own in (("hashes.sqlite", _is_hash_index), ("timm_names.json", _is_timm_names)):
+        for name, is_own in (("hashes.sqlite", is_content_index), ("timm_names.json", _is_timm_names)):
             if is_regular_file(cache / name) and is_own(cache / name):
                 (cache / name).unlink()
                 removed.append(name)
-        removed += ["synthetic"] if _remove_cohort(cache / "synthetic") else []
-        removed += ["external"] if _remove_import_records(cache / "external") else []
+        records = [path for path in entries(cache / "external") if is_record(path)]
+        for name, files in (("synthetic", cohort_files(cache / "synthetic")), ("external", records)):
+            for path in files:
+                path.unlink(missing_ok=True)
+            if files:
+                remove_empty_folders(cache / name)
+                removed.append(name)
     removed += [FITS_FOLDER] if remove_fits(unused_fits(cache)) else []
     return tuple(removed)
 
@@ -171,9 +177,7 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
 def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
     """Return the files of solved fits that were not used for so long; files that no sweep wrote are not among them."""
     limit_s = time.time() - older_than_s
-    folder = cache / FITS_FOLDER
-    found = sorted(folder.iterdir()) if is_real_folder(folder) else []
-    return tuple(path for path in found if _is_fit(path) and path.stat().st_mtime <= limit_s)
+    return tuple(path for path in entries(cache / FITS_FOLDER) if _is_fit(path) and path.stat().st_mtime <= limit_s)
 
 
 def remove_fits(paths: Sequence[Path]) -> int:
@@ -202,38 +206,32 @@ def parse_age(text: str) -> float:
 def _debris(store: Store) -> Iterator[Damage]:
     """Yield files of histotune's in the space's folder that nothing needs, by their place in it."""
     folder, planned = store.folder, {plan.name for plan in store.read_plan()}
-    manifests = store.inspect().sound
-    hashes = {name: manifest.sha256 for name, manifest in manifests.items()}
+    hashes = {name: manifest.sha256 for name, manifest in store.inspect().sound.items()}
+    orphans = {f"shards/{name}.npy" for name in planned if not (folder / "shards" / f"{name}.json").is_file()}
     for place in ("", "shards", "gathered"):
         for path in owned_in(folder, place):
             name = path.relative_to(folder).as_posix()
             if unfinished_name(path):
                 yield Damage(name, "half-written by a killed run")
-            elif place == "shards" and path.suffix == ".npy" and _is_orphan(path, planned):
+            elif name in orphans:
                 yield Damage(name, "planned matrix without manifest: never counted")
-            elif place == "gathered" and _is_sealed(path) and not _is_needed(path, hashes):
+            elif place == "gathered" and _is_stale(path, hashes):
                 yield Damage(name, "gathered matrix that is damaged or out of date")
     plan = folder / "pending.json"
     if is_regular_file(plan) and not planned:
         yield Damage(plan.name, "damaged plan of an interrupted run")
 
 
-def _is_orphan(path: Path, planned: set[str]) -> bool:
-    """Whether a matrix was written by a run that planned it and was killed before it wrote the manifest."""
-    return path.stem in planned and not path.with_suffix(".json").is_file()
+def _is_stale(path: Path, hashes: dict[str, str]) -> bool:
+    """Whether a gathered matrix, or the note beside it, is damaged or belongs to shards that are not there any more.
 
-
-def _is_sealed(path: Path) -> bool:
-    """Whether the note beside a gathered matrix is histotune's: only then is the matrix known to be so, too."""
-    return isinstance(read_seal(path.with_suffix(".json")).get("shards"), dict)
-
-
-def _is_needed(path: Path, hashes: dict[str, str]) -> bool:
-    """Whether a gathered matrix, or the note beside it, belongs to shards that are still there, every byte right."""
+    Only where the note is histotune's is the matrix known to be so, too.
+    """
     shards = read_seal(path.with_suffix(".json")).get("shards")
-    if not isinstance(shards, dict) or any(hashes.get(name) != digest for name, digest in shards.items()):
+    if not isinstance(shards, dict):
         return False
-    return MappedFile(path.with_suffix(".npy"), shards).open() is not None
+    gone = any(hashes.get(name) != digest for name, digest in shards.items())
+    return gone or MappedFile(path.with_suffix(".npy"), shards).open() is None
 
 
 def _empty(store: Store) -> None:
@@ -251,25 +249,11 @@ def _empty(store: Store) -> None:
             store.folder.rmdir()
 
 
-def _is_hash_index(path: Path) -> bool:
-    """Whether this is the database of content hashes; one that can't be opened may be anybody's."""
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
-            columns = [row[1] for row in database.execute("PRAGMA table_info(content)")]
-    except sqlite3.Error:
-        return False
-    return {"path", "row", "size", "mtime_ns", "sha256"} <= set(columns)
-
-
 def _is_timm_names(path: Path) -> bool:
     """Whether these are answers of timm about names, each with the name and the kind of a backbone."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(data, dict) and all(
-        isinstance(spec, dict) and {"name", "kind"} <= set(spec) for spec in data.values()
-    )
+    data = json_or_none(path)
+    specs = data.values() if isinstance(data, dict) else (None,)
+    return all(isinstance(spec, dict) and {"name", "kind"} <= set(spec) for spec in specs)
 
 
 def _is_fit(path: Path) -> bool:
@@ -283,28 +267,6 @@ def _is_fit(path: Path) -> bool:
             return str((file.metadata() or {}).get("format", "")).startswith(FIT_FORMAT)
     except (SafetensorError, OSError):
         return False
-
-
-def _remove_cohort(folder: Path) -> bool:
-    """Remove the rendered cohort's own files; whether anything was removed."""
-    from histotune.datasets.synthetic.cohort_folder import cohort_files
-
-    files = cohort_files(folder)
-    for path in files:
-        path.unlink(missing_ok=True)
-    if files:
-        remove_empty_folders(folder)
-    return bool(files)
-
-
-def _remove_import_records(folder: Path) -> bool:
-    """Remove the records of imports; whether anything was removed."""
-    removed = [path for path in (sorted(folder.iterdir()) if is_real_folder(folder) else ()) if is_record(path)]
-    for path in removed:
-        path.unlink(missing_ok=True)
-    if removed:
-        remove_empty_folders(folder)
-    return bool(removed)
 
 
 @contextmanager
@@ -455,14 +417,15 @@ def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
 def space_facts(store: Store) -> SpaceFacts:
     """Look at one space."""
     found, space = store.inspect(), store.space
-    held = {one for manifest in found.sound.values() for one in manifest.content}
+    signature = json.loads(space.signature)
+    held = held_content(found.sound)
     planned = {one for plan in store.read_plan() for one in plan.content}
     return SpaceFacts(
         key=space.key,
         backbone=space.backbone,
         view=_view_words(space.view),
         precision=(space.precision or "unknown") + (", kept in fp16" if space.stores_fp16 else ""),
-        device=_device_words(space.signature),
+        device=str(signature.get("device", "any" if signature and "external" not in signature else "unknown")),
         n_rows=len(held),
         n_shards=len(found.sound),
         n_bytes=folder_bytes(store.folder),
@@ -519,36 +482,17 @@ def _view_words(view: str) -> str:
     return ", ".join(words)
 
 
-def _device_words(signature: str) -> str:
-    facts = json.loads(signature)
-    return str(facts.get("device", "unknown" if "external" in facts or not facts else "any"))
-
-
 def _others(cache: Path) -> Iterator[FolderFacts]:
-    index = cache / "hashes.sqlite"
+    index, names = cache / "hashes.sqlite", cache / "timm_names.json"
     if index.is_file():
-        yield FolderFacts(index.name, "content hashes of tiles and weights", _n_hashes(index), index.stat().st_size)
-    cohort = cache / "synthetic"
-    if cohort.is_dir():
-        n_files = sum(1 for path in cohort.rglob("*") if path.is_file())
-        yield FolderFacts(cohort.name, "rendered cohort", n_files, folder_bytes(cohort))
-    fits = cache / FITS_FOLDER
-    if fits.is_dir():
-        n_fits = len(list(fits.glob("*.safetensors")))
-        yield FolderFacts(fits.name, "solved fits of sweeps", n_fits, folder_bytes(fits))
-    external = cache / "external"
-    if external.is_dir():
-        yield FolderFacts(
-            external.name, "names of imported embeddings", len(list(external.glob("*.json"))), folder_bytes(external)
-        )
-    names = cache / "timm_names.json"
+        yield FolderFacts(index.name, "content hashes of tiles and weights", n_entries(index), index.stat().st_size)
+    for name, what, pattern in (
+        ("synthetic", "rendered cohort", "**/*"),
+        (FITS_FOLDER, "solved fits of sweeps", "*.safetensors"),
+        ("external", "names of imported embeddings", "*.json"),
+    ):
+        if (cache / name).is_dir():
+            n_files = sum(path.is_file() for path in (cache / name).glob(pattern))
+            yield FolderFacts(name, what, n_files, folder_bytes(cache / name))
     if names.is_file():
         yield FolderFacts(names.name, "what timm said about names", 1, names.stat().st_size)
-
-
-def _n_hashes(index: Path) -> int:
-    try:
-        with closing(sqlite3.connect(f"{index.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
-            return int(database.execute("SELECT count(*) FROM content").fetchone()[0])
-    except sqlite3.Error:
-        return 0

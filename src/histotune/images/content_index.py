@@ -8,7 +8,7 @@ import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -150,13 +150,29 @@ def read_entries(path: Path, condition: str, values: Sequence[bytes] = ()) -> It
 def index_damage(path: Path) -> str | None:
     """Return what is wrong with an index, every page and entry looked at; None where all is right."""
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
-            (answer,) = database.execute("PRAGMA integrity_check(1)").fetchone()
+        ((answer,),) = _ask(path, "PRAGMA integrity_check(1)")
         for _ in read_entries(path, "1"):
             pass
     except (sqlite3.Error, DamagedIndexError, ValueError) as error:
         return str(error) if is_damage(error, path) else None
     return None if answer == "ok" else str(answer)
+
+
+def is_content_index(path: Path) -> bool:
+    """Return whether a file is an index of any version; what can't be opened may be anybody's."""
+    try:
+        names = {name for (name,) in _ask(path, "SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except (sqlite3.Error, ValueError):
+        return False
+    return bool(names) and names <= {TABLE, "content"}
+
+
+def n_entries(path: Path) -> int:
+    """Return the number of hashes that an index remembers; 0 where it can't be read."""
+    try:
+        return int(_ask(path, f"SELECT count(*) FROM {TABLE}")[0][0])  # noqa: S608  (a name of ours)
+    except (sqlite3.Error, ValueError):
+        return 0
 
 
 def remove_index(path: Path) -> None:
@@ -173,6 +189,12 @@ def is_damage(error: Exception, path: Path) -> bool:
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):  # a format that only newer versions write, or rights
         return path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return code not in NOT_DAMAGE
+
+
+def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
+    """Ask an index, which is only read."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
+        return database.execute(query).fetchall()
 
 
 def _as_row(state: FileState, row: int, digest: str) -> tuple[int | bytes, ...]:

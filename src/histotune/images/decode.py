@@ -24,7 +24,6 @@ from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
     import h5py
     from numpy.typing import NDArray
@@ -82,9 +81,7 @@ class PixelReader:
         """Return the reader."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close every file."""
         self.close()
 

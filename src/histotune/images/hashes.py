@@ -60,15 +60,9 @@ class HashIndex:
         known = self._index.recall_files(states)
         new = {state: path for state, path in zip(states, paths, strict=True) if state.path not in known}
         with ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="hash") as pool:
-            answers = list(pool.map(_hash_or_error, new.values()))
-        _raise_bad(
-            [
-                (path, answer)
-                for path, answer in zip(new.values(), answers, strict=True)
-                if isinstance(answer, UserError)
-            ]
-        )
-        hashes = {state: answer for state, answer in zip(new, answers, strict=True) if isinstance(answer, str)}
+            answers = dict(zip(new, pool.map(_hash_or_error, new.values()), strict=True))
+        _raise_bad([(new[state], answer) for state, answer in answers.items() if isinstance(answer, UserError)])
+        hashes = {state: answer for state, answer in answers.items() if isinstance(answer, str)}
         self._remember((state, WHOLE_FILE, digest) for state, digest in hashes.items())
         known.update({state.path: digest for state, digest in hashes.items()})
         return tuple(known[state.path] for state in states)

@@ -19,7 +19,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
@@ -72,6 +72,10 @@ class Views:
     content: tuple[str, ...]
     n_inputs: tuple[int, ...]
     plan: ResizePlan | None = None
+
+
+if TYPE_CHECKING:
+    Decoding = tuple[Wanted, Future[Views]]
 
 
 class DeviceViews:
@@ -157,7 +161,7 @@ def load_views(
 
     with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
         ahead = 2 * max(batch_sizes, default=1) + workers
-        tiles = _in_order(pool, decode, wanted, ahead, find_all_bad)
+        tiles = _in_order(((one, pool.submit(decode, one)) for one in wanted), ahead, find_all_bad)
         with closing(tiles):
             for size in batch_sizes:
                 yield _together(list(islice(tiles, size)), view, on_device)
@@ -203,26 +207,19 @@ def _inputs(pixels_HWC: NDArray[np.uint8], tile: Wanted, view: ViewConfig) -> ND
         raise UserError(error.what, value=tile.source, allowed=error.allowed, fix=error.fix) from error
 
 
-def _in_order(
-    pool: ThreadPoolExecutor,
-    decode: Callable[[Wanted], Views],
-    wanted: Sequence[Wanted],
-    ahead: int,
-    find_all_bad: bool,
-) -> Generator[Views, None, None]:
+def _in_order(started: Iterator[Decoding], ahead: int, find_all_bad: bool) -> Generator[Views, None, None]:
     """Yield decoded tiles in order while at most ``ahead`` further ones are under way."""
-    waiting = iter(wanted)
-    running = deque((one, pool.submit(decode, one)) for one in islice(waiting, ahead))
+    running = deque(islice(started, ahead))
     try:
         while running:
             current, future = running.popleft()
             try:
                 tile = future.result()
             except UserError as error:
-                running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
+                running.extend(islice(started, 1))
                 first = UnreadableTile(current.source, error)
-                raise _with_further(pool, decode, running, waiting, first, find_all_bad) from error
-            running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
+                raise _with_further(running, started, first, find_all_bad) from error
+            running.extend(islice(started, 1))
             yield tile
     finally:
         for _, future in running:
@@ -230,12 +227,7 @@ def _in_order(
 
 
 def _with_further(
-    pool: ThreadPoolExecutor,
-    decode: Callable[[Wanted], Views],
-    running: deque[tuple[Wanted, Future[Views]]],
-    waiting: Iterator[Wanted],
-    first: UnreadableTile,
-    find_all_bad: bool,
+    running: deque[Decoding], started: Iterator[Decoding], first: UnreadableTile, find_all_bad: bool
 ) -> UnreadableTilesError:
     """Try the tiles after a failed one, so that one message lists all that can't be read."""
     bad, n_tried = [first], 0
@@ -246,5 +238,5 @@ def _with_further(
             future.result()
         except UserError as error:
             bad.append(UnreadableTile(tile.source, error))
-        running.extend((one, pool.submit(decode, one)) for one in islice(waiting, 1))
+        running.extend(islice(started, 1))
     return UnreadableTilesError(bad, complete=not running)

@@ -212,7 +212,8 @@ def find_blobs(plane_HW: Floats, smallest_px: float, largest_px: float) -> Blobs
         if min(answers_LHW.shape[1:]) < 3:
             break
         found.append(_maxima(answers_LHW, first_sigma * 2**octave, plane_HW.shape))
-    blobs = Blobs(*(np.concatenate(columns) for columns in zip(*found, strict=True))) if found else _none()
+    empty = tuple(np.zeros(0) for _ in Blobs.__dataclass_fields__)
+    blobs = Blobs(*(np.concatenate(columns) for columns in zip(empty, *found, strict=True)))
     return blobs.take((blobs.diameter_px >= smallest_px) & (blobs.diameter_px <= largest_px))
 
 
@@ -293,7 +294,3 @@ def _roundness(answers_LHW: Floats, step: NDArray[np.int64], y: NDArray[np.int64
     mixed = (at(1, 1) + at(-1, -1) - at(1, -1) - at(-1, 1)) / 4
     half, spread = (across + down) / 2, np.hypot((across - down) / 2, mixed)
     return np.asarray(np.clip((half + spread) / np.minimum(half - spread, -1e-12), 0, 1))
-
-
-def _none() -> Blobs:
-    return Blobs(*(np.zeros(0) for _ in Blobs.__dataclass_fields__))

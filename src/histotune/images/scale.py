@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,7 +21,7 @@ from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,7 +76,7 @@ def estimate_scale(
         magnifications=scales,
         ratios=_ratio_checks(fit, names, log_ratio_M),
         candidates=_candidate_checks(tiles.name, scales, prior),
-        notes=_notes(tiles, chosen, measured, scales),
+        notes=tuple(_notes(tiles, chosen, measured, scales)),
         tiles=measured,
     )
 
@@ -224,22 +224,20 @@ def _candidate_checks(
 
 def _notes(
     tiles: TileSet, chosen: TileSet, measured: pl.DataFrame, scales: tuple[MagnificationScale, ...]
-) -> tuple[str, ...]:
-    notes = []
+) -> Iterator[str]:
     if len(chosen) < len(tiles):
-        notes.append(f"Looked at {len(chosen):,} of {len(tiles):,} tiles, spread over magnifications and groups.")
+        yield f"Looked at {len(chosen):,} of {len(tiles):,} tiles, spread over magnifications and groups."
     skipped = measured.filter(~pl.col("reason").is_in(["", TOO_SMALL])).group_by("reason").agg(n=pl.len())
     for reason, n in skipped.sort("n", "reason", descending=[True, False]).iter_rows():
-        notes.append(f"{n:,} {'tile says' if n == 1 else 'tiles say'} nothing about scale: {reason}.")
+        yield f"{n:,} {'tile says' if n == 1 else 'tiles say'} nothing about scale: {reason}."
     for scale in scales:
         if not scale.reason:
             continue
         then = "its value follows from the others by the known ratios" if scale.how == "joint fit" else "no value"
         what = "is left out of the fit" if scale.reason == CONTRADICTS else "is not estimable alone"
-        notes.append(f"{scale.magnification or 'The scale'} {what} ({scale.reason}): {then}.")
+        yield f"{scale.magnification or 'The scale'} {what} ({scale.reason}): {then}."
     if (measured["group_id"] == NO_GROUP).any():
-        notes.append("Groups are unknown for some tiles; these count as one group, so sampling says little.")
-    return tuple(notes)
+        yield "Groups are unknown for some tiles; these count as one group, so sampling says little."
 
 
 # ---- From diameters to one scale ----
@@ -491,20 +489,7 @@ class ScaleEstimate:
 
     def as_dict(self) -> dict[str, object]:
         """Return everything as a JSON-ready dict."""
-        return {
-            "dataset": self.dataset,
-            "synthetic": self.synthetic,
-            "method": METHOD,
-            "prior": asdict(self.prior),
-            "magnifications": [asdict(scale) for scale in self.magnifications],
-            "ratios": [asdict(ratio) for ratio in self.ratios],
-            "candidates": [asdict(candidate) for candidate in self.candidates],
-            "notes": list(self.notes),
-            "tiles": self.tiles.to_dicts(),
-        }
-
-
-# ---- The ruler: how large nuclei are ----
+        return {**asdict(replace(self, tiles=pl.DataFrame())), "method": METHOD, "tiles": self.tiles.to_dicts()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from histotune.images.scale import METHOD, ScaleEstimate
 from histotune.tools.table import align_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def render_scale(estimate: ScaleEstimate, part: str) -> str:
@@ -33,67 +33,58 @@ def render_scale(estimate: ScaleEstimate, part: str) -> str:
     return "\n\n".join(block for block in blocks if block)
 
 
-def text_table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Write a table with columns as wide as their content, numbers to the right."""
+def text_table(title: str, rows: Sequence[Mapping[str, object]]) -> str:
+    """Write rows, each a value by its heading, with columns as wide as their content and numbers to the right."""
     if not rows:
         return ""
-    cells = [list(header), *([_cell(value) for value in row] for row in rows)]
-    return align_columns(title, cells, [not isinstance(value, str) for value in rows[0]])
+    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+    return align_columns(title, cells, [not isinstance(value, str) for value in rows[0].values()])
 
 
 def _show_magnifications(estimate: ScaleEstimate) -> str:
-    header = (
-        "magnification",
-        "nuclei_px",
-        "95 %",
-        "tiles",
-        "measured",
-        "groups",
-        "mpp_alone",
-        "mpp",
-        "mpp_factor",
-        "mpp from",
-    )
     rows = [
-        (
-            scale.magnification or "any",
-            scale.diameter_px,
-            _range(scale.low_px, scale.high_px),
-            scale.n_tiles,
-            scale.n_estimable,
-            scale.n_groups,
-            scale.mpp_alone,
-            scale.mpp,
-            scale.mpp_factor,
-            scale.how,
-        )
+        {
+            "magnification": scale.magnification or "any",
+            "nuclei_px": scale.diameter_px,
+            "95 %": _range(scale.low_px, scale.high_px),
+            "tiles": scale.n_tiles,
+            "measured": scale.n_estimable,
+            "groups": scale.n_groups,
+            "mpp_alone": scale.mpp_alone,
+            "mpp": scale.mpp,
+            "mpp_factor": scale.mpp_factor,
+            "mpp from": scale.how,
+        }
         for scale in estimate.magnifications
     ]
-    return text_table("Nuclear diameter and scale (um/px; the truth within a factor of mpp_factor)", header, rows)
+    return text_table("Nuclear diameter and scale (um/px; the truth within a factor of mpp_factor)", rows)
 
 
 def _ratios(estimate: ScaleEstimate) -> str:
     rows = [
-        (f"{check.coarse} : {check.fine}", check.measured, _range(check.low, check.high), check.expected)
+        {
+            "magnifications": f"{check.coarse} : {check.fine}",
+            "measured": check.measured,
+            "95 %": _range(check.low, check.high),
+            "expected": check.expected,
+        }
         for check in estimate.ratios
     ]
-    title = "Ratios of nuclear diameter between magnifications"
-    return text_table(title, ("magnifications", "measured", "95 %", "expected"), rows)
+    return text_table("Ratios of nuclear diameter between magnifications", rows)
 
 
 def _candidates(estimate: ScaleEstimate) -> str:
     rows = [
-        (
-            check.source,
-            check.magnification or "any",
-            check.mpp,
-            check.nucleus_um,
-            "supported" if check.supported else "contradicted by the nuclei",
-        )
+        {
+            "source": check.source,
+            "magnification": check.magnification or "any",
+            "mpp": check.mpp,
+            "nuclei would be um": check.nucleus_um,
+            "verdict": "supported" if check.supported else "contradicted by the nuclei",
+        }
         for check in estimate.candidates
     ]
-    header = ("source", "magnification", "mpp", "nuclei would be um", "verdict")
-    return text_table("Scales on record", header, rows)
+    return text_table("Scales on record", rows)
 
 
 def _adoption(estimate: ScaleEstimate, part: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,8 @@ from histotune.images.views import MAX_INPUTS, MAX_RESIZED_PIXELS, ViewGeometry,
 from histotune.tools.errors import UserError, raise_together
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import LabelRegion, TileSet
@@ -41,18 +42,8 @@ def check_view(tiles: TileSet, view: ViewConfig) -> ViewGeometry:
             a letterbox would have to cut, or a label's region that is moved or cut; all reported together.
     """
     geometry = view_geometry(tiles, view)
-    errors = [
-        error
-        for error in (
-            _unknown_mpp(tiles, view, geometry),
-            _too_large(tiles, view, geometry),
-            _cut_letterbox(tiles, view, geometry),
-            _too_many_inputs(tiles, view, geometry),
-            None if view.allow_moved_label else _moved_label(tiles, view, geometry),
-        )
-        if error is not None
-    ]
-    raise_together(errors)
+    moved = None if view.allow_moved_label else _moved_label(tiles, view, geometry)
+    raise_together([*_mistakes(tiles, view, geometry), *([] if moved is None else [moved])])
     return geometry
 
 
@@ -63,65 +54,46 @@ def moves_label(tiles: TileSet, view: ViewConfig) -> bool:
 
 def view_notes(tiles: TileSet, view: ViewConfig) -> tuple[str, ...]:
     """Return what a view hides, adds or invents, one sentence each (law 6)."""
-    geometry = view_geometry(tiles, view)
-    notes = (
-        _cropped_note(geometry),
-        _padded_note(view, geometry),
-        _enlarged_note(geometry),
-        _covered_note(geometry),
-        _moved_note(tiles) if moves_label(tiles, view) else "",
-    )
-    return tuple(note for note in notes if note)
+    notes = tuple(_notes(view, view_geometry(tiles, view)))
+    return (*notes, _moved_note(tiles)) if moves_label(tiles, view) else notes
 
 
-def _unknown_mpp(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
+def _mistakes(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> Iterator[UserError]:
+    """Yield why the view can't be made of these tiles."""
     n_unknown = int((~(np.isfinite(geometry.mpp_N) & (geometry.mpp_N > 0))).sum())
-    if view.target_mpp is None or not n_unknown:
-        return None
-    return UserError(
-        f"view.target_mpp={view.target_mpp:g} needs the scale of every tile, and {n_unknown:,} of {len(tiles):,} tiles "
-        f"of {tiles.name} have no mpp",
-        fix="give it in um/px: --set source.mpp=0.25 (a second data set: --set target.mpp=0.25; histotune predict: "
-        "--mpp 0.25)",
-    )
-
-
-def _too_large(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
-    bad_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
-    if not bad_N.any():
-        return None
-    return UserError(
-        f"{_count(bad_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
-        value=view.words,
-        fix=_larger_target(view, "cut them into smaller tiles"),
-    )
-
-
-def _too_many_inputs(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
-    bad_N = geometry.n_inputs_N > MAX_INPUTS
-    if not bad_N.any():
-        return None
-    return UserError(
-        f"{_count(bad_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
-        value=view.words,
-        allowed=f"at most {MAX_INPUTS} crops per tile",
-        fix=_larger_target(view, "cut them into smaller tiles"),
-    )
-
-
-def _cut_letterbox(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
-    bad_N = np.asarray((geometry.resized_px_N2 > view.size_px).any(axis=1))
-    if view.name != "letterbox" or not bad_N.any():
-        return None
-    long_um = geometry.mpp_N * geometry.source_px_N2.max(axis=1)
-    least_mpp = float(long_um[bad_N].max()) / view.size_px
-    return UserError(
-        f"a letterbox shows whole tiles, and {_count(bad_N)} of {tiles.name} do not fit into {view.size_px} px at this "
-        "scale",
-        value=view.words,
-        allowed=f"view.target_mpp of at least {least_mpp:.3g} um/px",
-        fix="--set view.name=tiles covers them with crops, --set view.name=short-side-crop shows their centre",
-    )
+    if view.target_mpp is not None and n_unknown:
+        yield UserError(
+            f"view.target_mpp={view.target_mpp:g} needs the scale of every tile, and {n_unknown:,} of {len(tiles):,} "
+            f"tiles of {tiles.name} have no mpp",
+            fix="give it in um/px: --set source.mpp=0.25 (a second data set: --set target.mpp=0.25; histotune predict: "
+            "--mpp 0.25)",
+        )
+    large_N = geometry.resized_px_N2.prod(axis=1, dtype=np.float64) > MAX_RESIZED_PIXELS
+    if large_N.any():
+        yield UserError(
+            f"{_count(large_N)} of {tiles.name} would be resized to more than {MAX_RESIZED_PIXELS:,} pixels",
+            value=view.words,
+            fix=_larger_target(view, "cut them into smaller tiles"),
+        )
+    cut_N = np.asarray((geometry.resized_px_N2 > view.size_px).any(axis=1))
+    if view.name == "letterbox" and cut_N.any():
+        long_um = geometry.mpp_N * geometry.source_px_N2.max(axis=1)
+        least_mpp = float(long_um[cut_N].max()) / view.size_px
+        yield UserError(
+            f"a letterbox shows whole tiles, and {_count(cut_N)} of {tiles.name} do not fit into {view.size_px} px at "
+            "this scale",
+            value=view.words,
+            allowed=f"view.target_mpp of at least {least_mpp:.3g} um/px",
+            fix="--set view.name=tiles covers them with crops, --set view.name=short-side-crop shows their centre",
+        )
+    many_N = geometry.n_inputs_N > MAX_INPUTS
+    if many_N.any():
+        yield UserError(
+            f"{_count(many_N)} of {tiles.name} would need up to {geometry.n_inputs_N.max():,} crops",
+            value=view.words,
+            allowed=f"at most {MAX_INPUTS} crops per tile",
+            fix=_larger_target(view, "cut them into smaller tiles"),
+        )
 
 
 def _moved_label(tiles: TileSet, view: ViewConfig, geometry: ViewGeometry) -> UserError | None:
@@ -161,40 +133,27 @@ def _region_inside(region: LabelRegion, geometry: ViewGeometry) -> NDArray[np.bo
     return np.asarray(inside_N2.all(axis=1))
 
 
-def _cropped_note(geometry: ViewGeometry) -> str:
-    share_N = geometry.seen_share_N
-    cropped_N = geometry.known_N & (share_N < 1.0 - ROUNDING_PX)
-    if not cropped_N.any():
-        return ""
-    return f"The view cuts {_count(cropped_N)}: the network sees {_percent(share_N[cropped_N])} of their area."
-
-
-def _padded_note(view: ViewConfig, geometry: ViewGeometry) -> str:
-    share_N = geometry.padded_share_N
-    padded_N = geometry.known_N & (share_N > 0.0)
-    if not padded_N.any():
-        return ""
-    return (
-        f"The view pads {_count(padded_N)} with RGB {view.pad_rgb}: {_percent(share_N[padded_N])} of the network's "
-        "input is padding."
-    )
-
-
-def _enlarged_note(geometry: ViewGeometry) -> str:
+def _notes(view: ViewConfig, geometry: ViewGeometry) -> Iterator[str]:
+    """Yield what the view does to the pixels of tiles of known size."""
+    known_N, seen_N, padding_N = geometry.known_N, geometry.seen_share_N, geometry.padded_share_N
+    cropped_N = known_N & (seen_N < 1.0 - ROUNDING_PX)
+    if cropped_N.any():
+        yield f"The view cuts {_count(cropped_N)}: the network sees {_percent(seen_N[cropped_N])} of their area."
+    padded_N = known_N & (padding_N > 0.0)
+    if padded_N.any():
+        yield (
+            f"The view pads {_count(padded_N)} with RGB {view.pad_rgb}: {_percent(padding_N[padded_N])} of the "
+            "network's input is padding."
+        )
     enlarged_N = geometry.enlarged_N
-    if not enlarged_N.any():
-        return ""
-    mpp_N = geometry.mpp_N[enlarged_N & np.isfinite(geometry.mpp_N)]
-    finest = f"{mpp_N.min():.3g} um/px" if len(mpp_N) else "the stored pixels"
-    return f"The view enlarges {_count(enlarged_N)}: there the network sees no more detail than {finest} hold."
-
-
-def _covered_note(geometry: ViewGeometry) -> str:
-    n_N = geometry.n_inputs_N[geometry.known_N]
-    if not (n_N > 1).any():
-        return ""
-    crops = f"{n_N.max()}" if n_N.min() == n_N.max() else f"{n_N.min()} to {n_N.max()}"
-    return f"The view covers each tile with {crops} crops and averages their embeddings."
+    if enlarged_N.any():
+        mpp_N = geometry.mpp_N[enlarged_N & np.isfinite(geometry.mpp_N)]
+        finest = f"{mpp_N.min():.3g} um/px" if len(mpp_N) else "the stored pixels"
+        yield f"The view enlarges {_count(enlarged_N)}: there the network sees no more detail than {finest} hold."
+    n_N = geometry.n_inputs_N[known_N]
+    if (n_N > 1).any():
+        crops = f"{n_N.max()}" if n_N.min() == n_N.max() else f"{n_N.min()} to {n_N.max()}"
+        yield f"The view covers each tile with {crops} crops and averages their embeddings."
 
 
 def _moved_note(tiles: TileSet) -> str:
@@ -227,43 +186,12 @@ def _count(which_N: NDArray[np.bool_]) -> str:
 KEYS = ("magnification", "mpp", "mpp_source", "mpp_factor", "width_px", "height_px")
 
 
-@dataclass(frozen=True)
-class FieldOfView:
-    """The scale of all tiles of one magnification, native scale and size; unknown figures are NaN.
+def fields_of_view(tiles: TileSet, view: ViewConfig) -> pl.DataFrame:
+    """Return scale and field of view for every kind of tile in a data set; unknown figures are NaN, unknown sizes 0.
 
-    Attributes:
-        magnification: Label; "unknown" without one.
-        n_tiles: How many.
-        width_px: Of the stored tile; 0 where unknown.
-        height_px: Of the stored tile; 0 where unknown.
-        mpp: Native um/px.
-        mpp_source: Where that comes from: nominal, estimated, user, or "unknown".
-        mpp_factor: Its multiplicative uncertainty, which every figure in um shares.
-        tile_width_um: Field of the stored tile.
-        tile_height_um: Field of the stored tile.
-        input_x_mpp: um/px along x at the network's input.
-        input_y_mpp: um/px along y.
-        input_width_um: Field of tissue that the network sees; padding is none.
-        input_height_um: Field that the network sees.
+    ``tile_um`` is the field of the stored tile, ``network_um`` that of the tissue which the network sees: padding is
+    none. ``mpp_factor`` is the multiplicative uncertainty that every figure in um shares.
     """
-
-    magnification: str
-    n_tiles: int
-    width_px: int
-    height_px: int
-    mpp: float
-    mpp_source: str
-    mpp_factor: float
-    tile_width_um: float
-    tile_height_um: float
-    input_x_mpp: float
-    input_y_mpp: float
-    input_width_um: float
-    input_height_um: float
-
-
-def fields_of_view(tiles: TileSet, view: ViewConfig) -> tuple[FieldOfView, ...]:
-    """Return scale and field of view for every kind of tile in a data set."""
     number = pl.col("magnification").str.extract(r"^(\d+)").cast(pl.Int64)
     kinds = (
         tiles.table.with_row_index("first")
@@ -272,63 +200,42 @@ def fields_of_view(tiles: TileSet, view: ViewConfig) -> tuple[FieldOfView, ...]:
         .sort(number, "magnification", "mpp", "width_px", "height_px", nulls_last=True)
     )
     geometry = view_geometry(tiles.take(kinds["first"].to_numpy().astype(np.int64)), view)
-    return tuple(
-        _field(row, mpp_2, um_2)
-        for row, mpp_2, um_2 in zip(
-            kinds.iter_rows(named=True), geometry.input_mpp_N2.tolist(), geometry.field_um_N2.tolist(), strict=True
-        )
+    return kinds.select(
+        pl.col("magnification", "mpp_source").replace("", None).fill_null("unknown"),
+        pl.col("mpp", "mpp_factor").fill_null(float("nan")),
+        pl.col("width_px", "height_px").fill_null(0),
+        "n_tiles",
+        *(pl.Series(f"input_{axis}_mpp", geometry.input_mpp_N2[:, place]) for place, axis in enumerate("xy")),
+        *(
+            pl.Series(f"network_{side}_um", geometry.field_um_N2[:, place])
+            for place, side in enumerate(("width", "height"))
+        ),
+    ).with_columns(
+        pl.when(pl.col(f"{side}_px") > 0)
+        .then(pl.col("mpp") * pl.col(f"{side}_px"))
+        .otherwise(float("nan"))
+        .alias(f"tile_{side}_um")
+        for side in ("width", "height")
     )
 
 
 def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
     """Write scale and field of view as plain text for the terminal."""
     title = f"Scale and field of view: input of {backbone} ({view.words}); um  are as sure as mpp_factor"
-    header = (
-        "magnification",
-        "mpp",
-        "mpp_source",
-        "mpp_factor",
-        "tile_px",
-        "tile_um",
-        "input_mpp (x, y)",
-        "network_um",
-        "tiles",
-    )
     rows = [
-        (
-            field.magnification,
-            field.mpp,
-            field.mpp_source,
-            field.mpp_factor,
-            f"{field.width_px} x {field.height_px}" if field.width_px and field.height_px else "unknown",
-            _pair(field.tile_width_um, field.tile_height_um, " x "),
-            _pair(field.input_x_mpp, field.input_y_mpp, ", "),
-            _pair(field.input_width_um, field.input_height_um, " x "),
-            field.n_tiles,
-        )
-        for field in fields_of_view(tiles, view)
+        {
+            **{name: field[name] for name in ("magnification", "mpp", "mpp_source", "mpp_factor")},
+            "tile_px": "{width_px} x {height_px}".format(**field)
+            if field["width_px"] * field["height_px"]
+            else "unknown",
+            "tile_um": _pair(field["tile_width_um"], field["tile_height_um"], " x "),
+            "input_mpp (x, y)": _pair(field["input_x_mpp"], field["input_y_mpp"], ", "),
+            "network_um": _pair(field["network_width_um"], field["network_height_um"], " x "),
+            "tiles": field["n_tiles"],
+        }
+        for field in fields_of_view(tiles, view).iter_rows(named=True)
     ]
-    return text_table(title, header, rows)
-
-
-def _field(row: dict[str, object], input_mpp_2: list[float], field_um_2: list[float]) -> FieldOfView:
-    mpp, factor = (float("nan") if row[name] is None else float(str(row[name])) for name in ("mpp", "mpp_factor"))
-    width_px, height_px = (0 if row[name] is None else int(str(row[name])) for name in ("width_px", "height_px"))
-    return FieldOfView(
-        magnification=str(row["magnification"] or "unknown"),
-        n_tiles=int(str(row["n_tiles"])),
-        width_px=width_px,
-        height_px=height_px,
-        mpp=mpp,
-        mpp_source=str(row["mpp_source"] or "unknown"),
-        mpp_factor=factor,
-        tile_width_um=mpp * width_px if width_px else float("nan"),
-        tile_height_um=mpp * height_px if height_px else float("nan"),
-        input_x_mpp=input_mpp_2[0],
-        input_y_mpp=input_mpp_2[1],
-        input_width_um=field_um_2[0],
-        input_height_um=field_um_2[1],
-    )
+    return text_table(title, rows)
 
 
 def _pair(first: float, second: float, joint: str) -> str:

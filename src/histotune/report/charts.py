@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
-from histotune.report.words import number
+from histotune.report.words import number, sample_words
 from histotune.tools.marks import SYNTHETIC
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ class DrawnEstimate:
         if score.interval is None:
             return cls(score.value)
         return cls(score.value, score.interval.low, score.interval.high)
+
+    @property
+    def known(self) -> list[float]:
+        """The value and the ends of its interval, as far as there are any."""
+        return [value for value in (self.value, self.low, self.high) if math.isfinite(value)]
 
     def __str__(self) -> str:
         """Return ``0.842 [0.751, 0.912]``, or what is missing."""
@@ -139,10 +144,29 @@ def forest_panel(
     if shared_n:
         parts.append(text(8, 31, f"n = {rows[0].n}", "small", anchor="start"))
     for index, row in enumerate(rows):
-        parts += [] if shared_n else [_n_text(frame, row, frame.top_px + index * row_px)]
-        parts += _draw_forest_row(frame, row, frame.top_px + index * row_px, signed=signed)
+        top_px = frame.top_px + index * row_px
+        parts += [] if shared_n else [text(frame.left_px, top_px + 47, f"n = {row.n}", "small", anchor="start")]
+        parts += _draw_forest_row(frame, row, top_px, signed=signed)
     parts.append(x_axis(frame, ticks, [label.replace("-", "−") for label in labels], ""))
     return drawing(frame.bottom_px + 26, panel.words, parts)
+
+
+def score_row(label: str, score: Score, look: Look, *, strong: bool = True) -> ForestRow:
+    """Return a row that shows one score."""
+    return ForestRow(label, sample_words(score.n_tiles, score.n_groups), DrawnEstimate.of(score), look, strong)
+
+
+def signed_axis(rows: Sequence[ForestRow], low: float, high: float) -> tuple[float, float]:
+    """Return an axis of differences that holds all rows, reaches at least so far, and leaves room at both ends."""
+    known = [value for row in rows for value in row.estimate.known]
+    low, high = min([low, *known]), max([high, *known])
+    return low - 0.08 * (high - low), high + 0.08 * (high - low)
+
+
+def signed_panel(panel: Panel, rows: Sequence[ForestRow], axis: tuple[float, float]) -> Markup:
+    """Draw differences around zero; the panel's words are completed by the rows' own."""
+    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
+    return forest_panel(replace(panel, alt=f"{panel.alt}: {told}."), rows, axis, 0.0, signed=True)
 
 
 def sweep_panel(panel: Panel, lines: Sequence[Line], guessing: float, x_label: str = "L2 penalty") -> Markup:
@@ -235,11 +259,8 @@ def _floor_marker(frame: Frame, x_px: float, look: Look, floor: DrawnEstimate) -
 def _draw_forest_row(frame: Frame, row: ForestRow, top_px: float, *, signed: bool) -> list[Markup]:
     """Label and numbers on one line, the estimate drawn under it."""
     y_px = top_px + 33
-    parts = [
-        text(
-            frame.left_px, top_px + 17, _shortened(row.label), "label strong" if row.strong else "label", anchor="start"
-        )
-    ]
+    css = "label strong" if row.strong else "label"
+    parts = [text(frame.left_px, top_px + 17, shortened(row.label, MAX_LABEL), css, anchor="start")]
     parts.append(text(frame.right_px, top_px + 17, row.estimate.words(signed=signed), "value", anchor="end"))
     if math.isnan(row.estimate.value):
         return parts
@@ -249,13 +270,9 @@ def _draw_forest_row(frame: Frame, row: ForestRow, top_px: float, *, signed: boo
     return [*parts, marker(frame.x(row.estimate.value), y_px, row.look.shape, row.look.colour)]
 
 
-def _shortened(label: str) -> str:
+def shortened(label: str, most: int) -> str:
     """A label that leaves room for the numbers; the whole of it stands in the table and in the alternative text."""
-    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
-
-
-def _n_text(frame: Frame, row: ForestRow, top_px: float) -> Markup:
-    return text(frame.left_px, top_px + 47, f"n = {row.n}", "small", anchor="start")
+    return label if len(label) <= most else f"{label[: most - 1]}…"
 
 
 def _draw_sweep_line(frame: Frame, item: Line) -> list[Markup]:

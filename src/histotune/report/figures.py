@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -28,6 +28,9 @@ from histotune.report.charts import (
     precision_panel,
     reliability_panel,
     roc_panel,
+    score_row,
+    signed_axis,
+    signed_panel,
     swatch,
 )
 from histotune.report.words import (
@@ -41,6 +44,7 @@ from histotune.report.words import (
     metric_score,
     number,
     sample_size,
+    sample_words,
 )
 from histotune.statistics.curves import class_matrix, curve_bands, precision_points, reliability_bins, roc_points
 from histotune.statistics.predictions import Predictions
@@ -58,7 +62,7 @@ from histotune.tools.marks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from markupsafe import Markup
@@ -66,7 +70,9 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.findings import Artifacts, Finding, Findings, PairedDifference, ScoredArm
     from histotune.statistics.curves import Band, ClassBands, CurveBands
-    from histotune.statistics.predictions import IntervalConfig, Score
+    from histotune.statistics.predictions import IntervalConfig
+
+    PointsOf = Callable[[NDArray[np.bool_], NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 
 
 MAIN_METRICS = ("auroc", "balanced_accuracy")
@@ -133,8 +139,7 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
             if metric_score(row, metric)
         ]
         if rows:
-            panel = Panel(metric_label(metric), findings.synthetic, _forest_alt(metric_label(metric), rows))
-            panels.append(forest_panel(panel, rows, _axis(rows), math.nan))
+            panels.append(_score_panel(metric, metric_label(metric), rows, math.nan, findings.synthetic))
     if differences:
         panels.append(_difference_panel(differences, findings.synthetic))
     caption = (
@@ -159,9 +164,7 @@ def external_figure(finding: Finding, findings: Findings) -> Figure | None:
             for row, label, look in entries
             if metric_score(row, name)
         ]
-        alt = _forest_alt(metric_label(name), rows)
-        panel = Panel(metric_label(name), findings.synthetic, alt)
-        panels.append(forest_panel(panel, rows, _axis(rows), _chance(finding, name)))
+        panels.append(_score_panel(name, metric_label(name), rows, _chance(finding, name), findings.synthetic))
     caption = (
         "The probe carried over to another data set, beside a probe trained there directly and the floors. Dashed: "
         "majority class."
@@ -173,8 +176,7 @@ def external_figure(finding: Finding, findings: Findings) -> Figure | None:
 
 def _magnification_forest(probes: Sequence[ScoredArm], finding: Finding, name: str, synthetic: bool) -> Markup:
     rows = [_forest_row(row, name, row.domain, LOOKS[PROBE], strong=is_trained_domain(row)) for row in probes]
-    panel = Panel(metric_label(name), synthetic, _forest_alt(f"{metric_label(name)} of the probe", rows))
-    return forest_panel(panel, rows, _axis(rows), _chance(finding, name))
+    return _score_panel(name, f"{metric_label(name)} of the probe", rows, _chance(finding, name), synthetic)
 
 
 def _bar_metric(
@@ -201,12 +203,8 @@ def _difference_panel(differences: Sequence[ScoredArm], synthetic: bool) -> Mark
         for name in MAIN_METRICS
         if metric_score(row, name)
     ]
-    limits = [value for row in rows for value in _finite(row.estimate)]
-    low, high = min([0.0, *limits]), max([0.05, *limits])
-    axis = (low - 0.08 * (high - low), high + 0.08 * (high - low))
-    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
-    panel = Panel("Difference (random − grouped)", synthetic, f"Leak's price, random minus grouped: {told}.")
-    return forest_panel(panel, rows, axis, 0.0, signed=True)
+    panel = Panel("Difference (random − grouped)", synthetic, "Leak's price, random minus grouped")
+    return signed_panel(panel, rows, signed_axis(rows, 0.0, 0.05))
 
 
 def _external_entries(finding: Finding, direct: Finding | None) -> list[tuple[ScoredArm, str, Look]]:
@@ -231,27 +229,19 @@ def _origin(row: ScoredArm) -> str:
 
 def _forest_row(row: ScoredArm, metric: str, label: str, look: Look, *, strong: bool) -> ForestRow:
     n_tiles, n_groups = sample_size(row)
-    n = f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"
-    return ForestRow(label, n, _estimate(row, metric), look, strong)
+    return ForestRow(label, sample_words(n_tiles, n_groups), _estimate(row, metric), look, strong)
 
 
-def _forest_alt(what: str, rows: Sequence[ForestRow]) -> str:
-    return f"{what}: " + "; ".join(f"{row.label} {row.estimate} ({row.n})" for row in rows) + "."
+def _score_panel(metric: str, what: str, rows: Sequence[ForestRow], reference: float, synthetic: bool) -> Markup:
+    told = "; ".join(f"{row.label} {row.estimate} ({row.n})" for row in rows)
+    low = min([0.4, *(value for row in rows for value in row.estimate.known)])
+    panel = Panel(metric_label(metric), synthetic, f"{what}: {told}.")
+    return forest_panel(panel, rows, (math.floor(low * 10) / 10 - 0.02, 1.02), reference)
 
 
 def _estimate(row: ScoredArm, metric: str) -> DrawnEstimate:
     score = metric_score(row, metric)
     return DrawnEstimate(math.nan) if score is None else DrawnEstimate.of(score)
-
-
-def _finite(estimate: DrawnEstimate) -> list[float]:
-    return [value for value in (estimate.value, estimate.low, estimate.high) if math.isfinite(value)]
-
-
-def _axis(rows: Sequence[ForestRow]) -> tuple[float, float]:
-    """Range from a round number at or below every limit and 0.4, up to 1."""
-    low = min([0.4, *(value for row in rows for value in _finite(row.estimate))])
-    return math.floor(low * 10) / 10 - 0.02, 1.02
 
 
 def _chance(finding: Finding, metric: str) -> float:
@@ -298,25 +288,14 @@ def paired_lines(finding: Finding) -> tuple[str, ...]:
 
 def _panel(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> Markup:
     several = len({pair.domain for pair in pairs}) > 1
-    rows = [
-        ForestRow(f"− {_label(pair, several=several)}", _n(pair), DrawnEstimate.of(pair.difference), LOOK, strong=True)
-        for pair in pairs
-    ]
-    limits = [value for row in rows for value in vars(row.estimate).values() if math.isfinite(value)]
-    low, high = min([0.0, *limits]), max([0.05, *limits])
-    room = 0.08 * (high - low)
-    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
-    panel = Panel(f"{metric_label(metric)}: probe − floor", synthetic, f"{metric_label(metric)} of the probe: {told}.")
-    return forest_panel(panel, rows, (low - room, high + room), 0.0, signed=True)
+    rows = [score_row(f"− {_label(pair, several=several)}", pair.difference, LOOK) for pair in pairs]
+    panel = Panel(f"{metric_label(metric)}: probe − floor", synthetic, f"{metric_label(metric)} of the probe")
+    return signed_panel(panel, rows, signed_axis(rows, 0.0, 0.05))
 
 
 def _label(pair: PairedDifference, *, several: bool) -> str:
     name = short_words(pair.against)
     return f"{name}, {pair.domain}" if several else name
-
-
-def _n(pair: PairedDifference) -> str:
-    return f"{count(pair.difference.n_tiles)} tiles, {group_count(pair.difference.n_groups)} groups"
 
 
 def _difference_told(pair: PairedDifference) -> str:
@@ -376,26 +355,27 @@ def ranking_figure(
     names = class_names_of(findings, probe_row.domain, class_matrix(by_arm[PROBE], "probability").shape[1])
     bands = curve_bands(Predictions(by_arm[PROBE], names), interval)
     rankings = _arm_rankings(by_arm, bands) if len(names) == 2 else _class_rankings(by_arm[PROBE], names, bands)
-    told = {name: _score_told(probe_row.score(name), label) for name, label in (("auroc", "AUROC"), ("auprc", "AUPRC"))}
+    scores = {label: probe_row.score(label.lower()) for label in ("AUROC", "AUPRC")}
+    told = {
+        label: f"{label} of the probe {format_score(score) if score else 'not computed'}"
+        for label, score in scores.items()
+    }
     n_groups = by_arm[PROBE]["group_id"].drop_nulls().n_unique()
-    n = f"{count(len(by_arm[PROBE]))} tiles, {group_count(n_groups)} groups"
+    n = sample_words(len(by_arm[PROBE]), n_groups)
     where = ", ".join(domains)
     roc = roc_panel(
-        Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told['auroc']}; {n}."), _roc_lines(rankings)
+        Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told['AUROC']}; {n}."),
+        _lines(rankings, roc_points, "roc"),
     )
     precision = precision_panel(
-        Panel("Precision-recall", findings.synthetic, f"Precision-recall curves on {where}. {told['auprc']}; {n}."),
-        _precision_lines(rankings),
+        Panel("Precision-recall", findings.synthetic, f"Precision-recall curves on {where}. {told['AUPRC']}; {n}."),
+        _lines(rankings, precision_points, "precision_recall"),
         float(rankings[-1].event_N.mean()) if len(names) == 2 else math.nan,
     )
     calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
     legend = tuple((swatch(one.look, as_line=True), one.label) for one in reversed(rankings))
     caption = _ranking_caption(by_arm[PROBE], where, n, len(names), bands)
     return Figure((roc, precision, calibration), legend if len(names) == 2 else tuple(reversed(legend)), caption)
-
-
-def _score_told(score: Score | None, label: str) -> str:
-    return f"{label} of the probe {format_score(score)}" if score else f"{label} of the probe not computed"
 
 
 def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
@@ -434,16 +414,10 @@ def _class_rankings(part: pl.DataFrame, names: Sequence[str], bands: CurveBands)
     ]
 
 
-def _roc_lines(rankings: Sequence[RankedArms]) -> list[Line]:
+def _lines(rankings: Sequence[RankedArms], points_of: PointsOf, kind: Literal["roc", "precision_recall"]) -> list[Line]:
+    bands: list[Band | None] = [getattr(one.bands, kind) if one.bands else None for one in rankings]
     return [
-        _line(roc_points(one.event_N, one.score_N), one.look, one.bands.roc if one.bands else None) for one in rankings
-    ]
-
-
-def _precision_lines(rankings: Sequence[RankedArms]) -> list[Line]:
-    return [
-        _line(precision_points(one.event_N, one.score_N), one.look, one.bands.precision_recall if one.bands else None)
-        for one in rankings
+        _line(points_of(one.event_N, one.score_N), one.look, band) for one, band in zip(rankings, bands, strict=True)
     ]
 
 
@@ -500,9 +474,5 @@ def class_names_of(findings: Findings, domain: str, n_classes: int) -> tuple[str
     """Return the class names of the data set a domain belongs to; numbers where no data set fits."""
     dataset = findings.dataset_of(domain)
     if dataset is None or len(dataset.class_names) < n_classes:
-        return _numbered(n_classes)
+        return tuple(f"class {index}" for index in range(n_classes))
     return dataset.class_names
-
-
-def _numbered(n_classes: int) -> tuple[str, ...]:
-    return tuple(f"class {index}" for index in range(n_classes))

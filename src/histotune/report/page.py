@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.findings import UNIT
@@ -18,8 +17,7 @@ from histotune.report.figures import (
     paired_lines,
     ranking_figure,
 )
-from histotune.report.run_folder import LABEL_EFFICIENCY_FILE
-from histotune.report.study_figures import ShownMatrix, few_shot_figure, recovery_figures, show_matrix
+from histotune.report.study_figures import few_shot_figure, matrix_panels, recovery_figures
 from histotune.report.study_tables import transfer_tables
 from histotune.report.sweep_figures import (
     TrainedOn,
@@ -29,7 +27,7 @@ from histotune.report.sweep_figures import (
     sweep_figure,
     trials_figure,
 )
-from histotune.report.tables import RobustnessSection, ScoreTable, robustness_section, score_tables
+from histotune.report.tables import part_finding, robustness_section, score_tables
 from histotune.report.words import (
     count,
     covered_score,
@@ -55,11 +53,8 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
-    from histotune.evaluation.magnifications import MatrixStudy
-    from histotune.report.run_folder import Added, ReportInputs, Thumbnail
+    from histotune.report.run_folder import ReportInputs, Thumbnail
     from histotune.statistics.predictions import IntervalConfig
-    from histotune.tools.table import Table
-    from histotune.transfer.case import Diagnosis
 
 
 SHORT_TITLES: dict[FindingId, str] = {
@@ -69,48 +64,6 @@ SHORT_TITLES: dict[FindingId, str] = {
     "external": "External validation",
     "direct": "Direct training",
 }
-
-
-@dataclass(frozen=True)
-class PartSection:
-    """A finding's probe by site, scanner, stain or unit, with what must be known to read it, or why there is none."""
-
-    title: str
-    finding: Finding
-    tables: tuple[ScoreTable, ...]
-    note: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A finding as the page shows it."""
-
-    finding: Finding
-    short: str
-    figure: Figure | None
-    tables: tuple[ScoreTable, ...]
-    marks: tuple[str, ...]
-    parts: tuple[PartSection, ...]
-    paired: Figure | None
-    paired_lines: tuple[str, ...]
-    robustness: tuple[RobustnessSection, ...]
-    maps: tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A tile of the largest errors, its JPEG as a data URI."""
-
-    thumbnail: Thumbnail
-    uri: str
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """The largest errors of one finding."""
-
-    title: str
-    pictures: tuple[Picture, ...]
 
 
 def write_report(inputs: ReportInputs, path: Path) -> None:
@@ -136,17 +89,13 @@ def render_page(inputs: ReportInputs) -> str:
         "report.html.j2",
         inputs=inputs,
         findings=inputs.findings,
-        sections=tuple(_section(inputs, finding) for finding in inputs.findings.findings),
         sweep=sweep_figure(inputs.findings, inputs.artifacts),
-        label_efficiency=_label_efficiency(inputs),
-        added=show_added(inputs.added),
+        label_efficiency=label_efficiency_figure(
+            inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic
+        ),
         galleries=tuple(_galleries(inputs)),
         credits=tuple(_credits(inputs)),
-        command=redact(inputs.command),
-        config_lines=tuple(flat_settings(inputs.config)),
-        versions=_versions(inputs.provenance),
         machine=tuple(_machine(inputs.provenance)),
-        total_s=sum(stage.seconds_s for stage in inputs.stages),
     )
 
 
@@ -177,11 +126,14 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(SYNTHETIC=SYNTHETIC, LEAKY=LEAKY)
-    environment.filters.update(count=count, group_count=group_count, number=number, score=covered_score)
-    for words in (selected_score, nested_estimates, temperature, threshold, runners_up):
-        environment.filters[words.__name__] = words
+    environment.globals.update(SYNTHETIC=SYNTHETIC, LEAKY=LEAKY, SHORT_TITLES=SHORT_TITLES)
+    environment.filters.update({shown.__name__: shown for shown in FILTERS}, score=covered_score)
     return environment
+
+
+def data_uri(jpeg: bytes) -> str:
+    """Return a picture as an address that holds it."""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def render_template(
@@ -205,37 +157,17 @@ def trusted_style(style: str) -> object:
     return Markup(style)  # noqa: S704  (packaged text, no user's word in it)
 
 
-def _section(inputs: ReportInputs, finding: Finding) -> Section:
-    marks = dict.fromkeys(mark for row in finding.rows for mark in row.marks if mark != SYNTHETIC)
-    figure = _figure(inputs, finding)
-    parts = tuple(_part_section(finding, part) for part in finding.parts)
-    return Section(
-        finding,
-        SHORT_TITLES[finding.id],
-        figure,
-        score_tables(finding),
-        tuple(marks),
-        parts,
-        paired_figure(finding, synthetic=inputs.findings.synthetic),
-        paired_lines(finding),
-        tuple(robustness_section(table, inputs.findings) for table in finding.robustness),
-        _maps(inputs, finding),
+def part_note(part: PartTable) -> str:
+    """Return what must be known to read a finding's rows by site, scanner, stain or unit; or why there are none."""
+    if not part.rows or part.column == UNIT:
+        return part.note
+    return (
+        "Each row holds other cases, of another prevalence perhaps: a difference between rows need not be the "
+        f"{part.column}'s doing."
     )
 
 
-def _part_section(finding: Finding, part: PartTable) -> PartSection:
-    """Return the probe's rows by site, scanner, stain or unit as tables like the finding's own."""
-    note = part.note
-    if part.rows and part.column != UNIT:
-        note = (
-            "Each row holds other cases, of another prevalence perhaps: a difference between rows need not be the "
-            f"{part.column}'s doing."
-        )
-    shown = replace(finding, title=f"{finding.title}: the probe by {part.column}", rows=part.rows, parts=())
-    return PartSection(f"By {part.column}", shown, score_tables(shown) if part.rows else (), note)
-
-
-def _maps(inputs: ReportInputs, finding: Finding) -> tuple[Figure, ...]:
+def embedding_maps(finding: Finding, inputs: ReportInputs) -> tuple[Figure, ...]:
     """Return the maps of embeddings below the held-out score of the same tiles."""
     ids = [one.id for one in inputs.findings.findings if one.id in ("in-domain", "direct")]
     if finding.id not in ids[:1]:
@@ -243,12 +175,8 @@ def _maps(inputs: ReportInputs, finding: Finding) -> tuple[Figure, ...]:
     return map_figures(inputs.artifacts.embedding_map, synthetic=inputs.findings.synthetic)
 
 
-def _label_efficiency(inputs: ReportInputs) -> Figure | None:
-    table = inputs.artifacts.label_efficiency
-    return None if table is None else label_efficiency_figure(table, synthetic=inputs.findings.synthetic)
-
-
-def _figure(inputs: ReportInputs, finding: Finding) -> Figure | None:
+def main_figure(finding: Finding, inputs: ReportInputs) -> Figure | None:
+    """Return the figure that opens a finding's section."""
     if finding.id == "in-domain":
         return ranking_figure(finding, inputs.findings, inputs.artifacts, _interval_settings(inputs))
     draw = {"cross-magnification": magnification_figure, "leak-price": leak_figure}.get(finding.id, external_figure)
@@ -263,29 +191,17 @@ def _interval_settings(inputs: ReportInputs) -> IntervalConfig:
     return IntervalConfig.model_validate(saved if isinstance(saved, dict) else {})
 
 
-def _galleries(inputs: ReportInputs) -> Iterator[Gallery]:
-    titles = {finding.id: finding.title for finding in inputs.findings.findings}
+def _galleries(inputs: ReportInputs) -> Iterator[tuple[str, list[Thumbnail]]]:
+    """Yield the largest errors under the title of their finding."""
+    titles: dict[str, str] = {finding.id: finding.title for finding in inputs.findings.findings}
     for finding in dict.fromkeys(item.finding for item in inputs.thumbnails):
-        items = [item for item in inputs.thumbnails if item.finding == finding]
-        title = next((text for key, text in titles.items() if key == finding), finding)
-        yield Gallery(title, tuple(Picture(item, _data_uri(item.jpeg)) for item in items))
+        yield titles.get(finding, finding), [item for item in inputs.thumbnails if item.finding == finding]
 
 
 def _credits(inputs: ReportInputs) -> Iterator[DatasetFacts]:
     """Yield the data sets whose tiles are shown."""
     shown = [inputs.findings.dataset_of(item.domain) for item in inputs.thumbnails]
     yield from (dataset for dataset in inputs.findings.datasets if dataset in shown)
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
-def _versions(provenance: dict[str, object]) -> tuple[tuple[str, str], ...]:
-    versions = provenance.get("versions")
-    return (
-        tuple((str(name), str(text)) for name, text in sorted(versions.items())) if isinstance(versions, dict) else ()
-    )
 
 
 def _machine(provenance: dict[str, object]) -> Iterator[tuple[str, str]]:
@@ -296,56 +212,32 @@ def _machine(provenance: dict[str, object]) -> Iterator[tuple[str, str]]:
                 yield name.replace("_", " ").replace(".", " "), text.strip('"')
 
 
-# ------------------------------------------------------------------------------
-# Added studies as the sections of a page.
-
-
-@dataclass(frozen=True)
-class TransferSection:
-    """A diagnosis with its figures and tables."""
-
-    found: Diagnosis
-    recoveries: tuple[Figure, ...]
-    few_shot: Figure | None
-    tables: tuple[Table, ...]
-    ledger: str
-    command: str
-
-
-@dataclass(frozen=True)
-class MatrixSection:
-    """A magnification study with its pictures."""
-
-    study: MatrixStudy
-    shown: tuple[ShownMatrix, ...]
-
-
-@dataclass(frozen=True)
-class AddedSections:
-    """All added studies."""
-
-    transfers: tuple[TransferSection, ...]
-    matrices: tuple[MatrixSection, ...]
-
-
-def show_added(added: Added) -> AddedSections:
-    """Draw the added studies."""
-    transfers = [
-        TransferSection(
-            one.found,
-            tuple(recovery_figures(one.found)),
-            few_shot_figure(one.found),
-            transfer_tables(one.found),
-            one.ledger,
-            redact(one.command),
-        )
-        for one in added.transfers
-    ]
-    matrices = [
-        MatrixSection(study, tuple(show_matrix(matrix, SYNTHETIC in study.marks) for matrix in study.matrices))
-        for study in added.matrices
-    ]
-    return AddedSections(tuple(transfers), tuple(matrices))
+FILTERS = (
+    count,
+    group_count,
+    number,
+    selected_score,
+    nested_estimates,
+    temperature,
+    threshold,
+    runners_up,
+    redact,
+    data_uri,
+    flat_settings,
+    main_figure,
+    score_tables,
+    paired_figure,
+    paired_lines,
+    part_finding,
+    part_note,
+    robustness_section,
+    embedding_maps,
+    matrix_panels,
+    recovery_figures,
+    few_shot_figure,
+    transfer_tables,
+)
+"""What the templates make figures, tables and words with, by its own name."""
 
 
 # ------------------------------------------------------------------------------
@@ -361,8 +253,8 @@ def save_sweep(trials: pl.DataFrame, label_efficiency: pl.DataFrame | None, tile
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(trials_figure(trials, known), plot_name(trials), folder)
     if label_efficiency is not None:
-        label_efficiency.write_parquet(folder / LABEL_EFFICIENCY_FILE)
-        save_plots(label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic), "training-groups", folder)
+        label_efficiency.write_parquet(folder / "label_efficiency.parquet")
+    save_plots(label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic), "training-groups", folder)
 
 
 def save_plots(figure: Figure | None, name: str, folder: Path) -> None:

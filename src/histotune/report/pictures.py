@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.marks import PROBE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.findings import Scored
     from histotune.images.config import LoaderConfig
-    from histotune.transfer.case import Diagnosis, Neighbour, NeighbourRow
+    from histotune.transfer.case import Diagnosis, Neighbour
 
 
 WIDTH_PX = 180
@@ -152,61 +151,26 @@ def _shown(finding: AuditFinding) -> Iterator[tuple[str, int, str]]:
 
 
 @dataclass(frozen=True)
-class TilePicture:
-    """A tile that is shown.
-
-    Attributes:
-        tile: Its id, group and label.
-        cosine: Cosine to the target tile, 1 for itself.
-        uri: JPEG as a data URI.
-    """
-
-    tile: Neighbour
-    cosine: float
-    uri: str
-
-
-@dataclass(frozen=True)
-class PictureRow:
-    """A target tile and its nearest source tiles, as pictures."""
-
-    row: NeighbourRow
-    target: TilePicture
-    nearest: tuple[TilePicture, ...]
-
-
-@dataclass(frozen=True)
 class CrossGallery:
-    """All rows, and whose pictures they are.
+    """The JPEGs of the tiles that a diagnosis names, by their ids, and whose pictures they are.
 
     Attributes:
-        rows: Confident errors, then blind picks.
+        target: Confident errors, then blind picks.
+        source: The tiles nearest to them.
         credits: Name, licence and citation of both data sets.
     """
 
-    rows: tuple[PictureRow, ...]
+    target: dict[str, bytes]
+    source: dict[str, bytes]
     credits: tuple[str, ...]
 
 
 def cross_gallery(found: Diagnosis, source: TileSet, target: TileSet, loader: LoaderConfig) -> CrossGallery:
     """Read the tiles that the diagnosis names and make thumbnails."""
 
-    def picture(tile: Neighbour, tiles: TileSet, cosine: float) -> TilePicture:
-        return TilePicture(tile, cosine, _uri(tile.tile_id, tiles, loader))
+    def pictures(shown: Iterable[Neighbour], tiles: TileSet) -> dict[str, bytes]:
+        return {tile.tile_id: jpeg_thumbnail(_pixels_of(tile.tile_id, (tiles,), loader)) for tile in shown}
 
-    rows = tuple(
-        PictureRow(
-            row,
-            picture(row.tile, target, 1.0),
-            tuple(picture(near, source, cosine) for near, cosine in zip(row.nearest, row.cosines, strict=True)),
-        )
-        for row in found.neighbours
-    )
+    nearest = (near for row in found.neighbours for near in row.nearest)
     credits = tuple(dict.fromkeys(f"{tiles.name}, {tiles.licence}. {tiles.citation}" for tiles in (target, source)))
-    return CrossGallery(rows, credits)
-
-
-def _uri(tile_id: str, tiles: TileSet, loader: LoaderConfig) -> str:
-    row = tiles.table.filter(pl.col("tile_id") == tile_id)
-    jpeg = jpeg_thumbnail(read_pixels(row["path"][0], row["row"][0], loader))
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return CrossGallery(pictures((row.tile for row in found.neighbours), target), pictures(nearest, source), credits)

@@ -19,6 +19,7 @@ from histotune.report.study_tables import board_table, transfer_tables
 from histotune.report.tables import (
     audit_table,
     findings_table,
+    part_finding,
     protocol_table,
     robustness_section,
     score_tables,
@@ -38,7 +39,7 @@ from histotune.report.words import (
     threshold,
 )
 from histotune.tools.marks import SYNTHETIC, short_words
-from histotune.tools.table import Column, Row, Span, Table, columns_of, rows_of
+from histotune.tools.table import Column, Row, Span, Table, columns_of, rows_of, table_of
 from histotune.transfer.case import Diagnosis
 
 if TYPE_CHECKING:
@@ -75,33 +76,15 @@ def tables_of(result: object) -> tuple[Table, ...]:
     return tuple(own())
 
 
-@tables_of.register(Diagnosis)
-def _of_diagnosis(result: Diagnosis) -> tuple[Table, ...]:
-    return transfer_tables(result)
-
-
-@tables_of.register(RunComparison)
-def _of_comparison(result: RunComparison) -> tuple[Table, ...]:
-    return comparison_tables(result)
-
-
-@tables_of.register(ProtocolStudy)
-def _of_protocol(result: ProtocolStudy) -> tuple[Table, ...]:
-    return (protocol_table(result),)
-
-
-@tables_of.register(SweepResult)
-def _of_sweep(result: SweepResult) -> tuple[Table, ...]:
-    return (trials_table(result.trials, result.head.n_groups),)
-
-
-@tables_of.register(Board)
-def _of_board(result: Board) -> tuple[Table, ...]:
-    return (board_table(result),)
-
-
 # ------------------------------------------------------------------------------
 # The magnification study and the audit, with their details.
+
+
+tables_of.register(Diagnosis, transfer_tables)
+tables_of.register(RunComparison, comparison_tables)
+tables_of.register(ProtocolStudy, lambda result: (protocol_table(result),))
+tables_of.register(SweepResult, lambda result: (trials_table(result.trials, result.head.n_groups),))
+tables_of.register(Board, lambda result: (board_table(result),))
 
 
 @tables_of.register(MatrixStudy)
@@ -173,13 +156,7 @@ def _of_findings(result: Findings) -> tuple[Table, ...]:
 
 @tables_of.register(Finding)
 def _of_finding(result: Finding) -> tuple[Table, ...]:
-    parts = (
-        replace(
-            result, title=f"{result.title}: the probe by {part.column}", rows=part.rows, notes=(part.note,), parts=()
-        )
-        for part in result.parts
-        if part.rows
-    )
+    parts = (part_finding(part, result) for part in result.parts if part.rows)
     found = [_scores(finding, table) for finding in (result, *parts) for table in score_tables(finding)]
     return (*found, *((_paired(result),) if result.paired else ()))
 
@@ -214,17 +191,16 @@ def _score(cell: Cell | None) -> str:
 
 def _paired(finding: Finding) -> Table:
     rows = [
-        (
-            pair.domain,
-            short_words(pair.against),
-            metric_label(metric_of(pair.difference)),
-            format_score(pair.difference, signed=True),
-            pair.p_words,
-        )
+        {
+            "scored": pair.domain,
+            "probe less": short_words(pair.against),
+            "metric": metric_label(metric_of(pair.difference)),
+            "difference": format_score(pair.difference, signed=True),
+            "p": pair.p_words,
+        }
         for pair in finding.paired
     ]
-    columns = columns_of(("scored", "probe less", "metric", "difference", "p"))
-    return Table(f"{finding.title}: the probe less each floor", columns, rows_of(rows))
+    return table_of(f"{finding.title}: the probe less each floor", rows)
 
 
 def _robustness(table: RobustnessTable, findings: Findings) -> Table:
@@ -244,31 +220,19 @@ def _robustness_rows(rows: Sequence[RobustnessRow]) -> Iterator[Row]:
 
 
 def _choices(findings: Findings) -> Table:
-    names = (
-        "trained on",
-        "n tiles",
-        "n groups",
-        "chosen",
-        "log-loss",
-        "estimate of the procedure",
-        "temperature",
-        "threshold",
-        "fits",
-        "head",
-    )
     rows = [
-        (
-            one.trained_on,
-            count(one.n_tiles),
-            group_count(one.n_groups),
-            chosen_trial(one),
-            selected_score(one),
-            nested_estimates(one),
-            temperature(one),
-            threshold(one),
-            count(one.n_fits),
-            one.head_id,
-        )
+        {
+            "trained on": one.trained_on,
+            "n tiles": count(one.n_tiles),
+            "n groups": group_count(one.n_groups),
+            "chosen": chosen_trial(one),
+            "log-loss": selected_score(one),
+            "estimate of the procedure": nested_estimates(one),
+            "temperature": temperature(one),
+            "threshold": threshold(one),
+            "fits": count(one.n_fits),
+            "head": one.head_id,
+        }
         for one in findings.choices
     ]
-    return Table("What each sweep chose", columns_of(names, right=("n tiles", "n groups", "fits")), rows_of(rows))
+    return table_of("What each sweep chose", rows, ("n tiles", "n groups", "fits"))

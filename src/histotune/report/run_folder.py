@@ -208,8 +208,6 @@ class ReportInputs:
 FILES = ("scores.json", "predictions.parquet", "trials.parquet", "provenance.json", "config.json", "thumbnails.json")
 
 REPEAT = "histotune run --from DIR repeats a run"
-LABEL_EFFICIENCY_FILE = "label_efficiency.parquet"
-MAP_FILE = "embedding_map.parquet"
 
 
 def save_run(inputs: ReportInputs, folder: Path) -> None:
@@ -223,12 +221,9 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
         folder: An existing folder.
     """
     write_json(folder / "scores.json", inputs.findings.as_dict())
-    inputs.artifacts.predictions.write_parquet(folder / "predictions.parquet")
-    inputs.artifacts.trials.write_parquet(folder / "trials.parquet")
-    if inputs.artifacts.label_efficiency is not None:
-        inputs.artifacts.label_efficiency.write_parquet(folder / LABEL_EFFICIENCY_FILE)
-    if inputs.artifacts.embedding_map is not None:
-        inputs.artifacts.embedding_map.write_parquet(folder / MAP_FILE)
+    for name, table in vars(inputs.artifacts).items():
+        if table is not None:
+            table.write_parquet(folder / f"{name}.parquet")
     write_json(folder / "config.json", inputs.config)
     write_json(
         folder / "provenance.json",
@@ -260,15 +255,11 @@ def load_run(folder: Path) -> ReportInputs:
             f"this is no finished run: {', '.join(missing)} missing", value=folder, fix="histotune run RECIPE --out DIR"
         )
     provenance = read_object(folder / "provenance.json", REPEAT)
+    tables = [folder / f"{table.name}.parquet" for table in fields(Artifacts)]
     try:
         return ReportInputs(
             findings=findings_from_dict(read_object(folder / "scores.json", REPEAT)),
-            artifacts=Artifacts(
-                pl.read_parquet(folder / "predictions.parquet"),
-                pl.read_parquet(folder / "trials.parquet"),
-                pl.read_parquet(folder / LABEL_EFFICIENCY_FILE) if (folder / LABEL_EFFICIENCY_FILE).is_file() else None,
-                pl.read_parquet(folder / MAP_FILE) if (folder / MAP_FILE).is_file() else None,
-            ),
+            artifacts=Artifacts(**{path.stem: pl.read_parquet(path) for path in tables if path.is_file()}),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),
             ledger=tuple(LedgerCount(**count) for count in provenance.pop("ledger")),
             config=read_object(folder / "config.json", REPEAT),
@@ -278,9 +269,7 @@ def load_run(folder: Path) -> ReportInputs:
             provenance=provenance,
         )
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(
-            f"this run folder is damaged: {error}", value=folder, fix="histotune run --from DIR repeats a run"
-        ) from error
+        raise UserError(f"this run folder is damaged: {error}", value=folder, fix=REPEAT) from error
 
 
 def _save_thumbnails(thumbnails: tuple[Thumbnail, ...], folder: Path) -> None:

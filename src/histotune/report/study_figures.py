@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -23,11 +22,13 @@ from histotune.report.charts import (
     box,
     curve,
     drawing,
-    forest_panel,
     heading,
     line,
     marker,
     nice_ticks,
+    score_row,
+    signed_axis,
+    signed_panel,
     swatch,
     text,
     x_axis,
@@ -35,7 +36,7 @@ from histotune.report.charts import (
 )
 from histotune.report.figures import Figure
 from histotune.report.study_tables import METRIC_WORDS
-from histotune.report.words import count, group_count, metric_label, number
+from histotune.report.words import metric_label, number, sample_words
 from histotune.tools.marks import SYNTHETIC
 from histotune.transfer.differences import UNCHANGED
 
@@ -106,7 +107,9 @@ def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
     if not rows_by_title:
         return None
     axis = _axis([row for rows in rows_by_title.values() for row in rows])
-    panels = tuple(_forest(title, rows, axis, SYNTHETIC in found.marks) for title, rows in rows_by_title.items())
+    panels = tuple(
+        signed_panel(Panel(title, SYNTHETIC in found.marks, title), rows, axis) for title, rows in rows_by_title.items()
+    )
     legend = ((swatch(FREE_LOOK), "without labels of the target"), (swatch(LABEL_LOOK), "needs labels of the target"))
     caption = (
         f"{name} that each remedy gives back; right of the dashed line is better, and bars are intervals paired by "
@@ -131,19 +134,9 @@ def _forest_rows(pairs: Sequence[tuple[RemedyRow, Score]]) -> list[ForestRow]:
 
 
 def _axis(rows: Sequence[ForestRow]) -> tuple[float, float]:
-    ends = [
-        value
-        for row in rows
-        for value in (row.estimate.value, row.estimate.low, row.estimate.high, 0.0)
-        if math.isfinite(value)
-    ]
+    ends = [0.0, *(value for row in rows for value in row.estimate.known)]
     margin = 0.05 * max(max(ends) - min(ends), 0.02)
     return min(ends) - margin, max(ends) + margin
-
-
-def _forest(title: str, rows: Sequence[ForestRow], axis: tuple[float, float], synthetic: bool) -> Markup:
-    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
-    return forest_panel(Panel(title, synthetic, f"{title}: {told}."), rows, axis, 0.0, signed=True)
 
 
 def _reference_lines(found: Diagnosis) -> list[tuple[str, Score, Look]]:
@@ -212,18 +205,10 @@ LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0
 PALE, DEEP = (255, 255, 255), (0x7F, 0xB8, 0xDA)  # black text stays readable on both
 
 
-@dataclass(frozen=True)
-class ShownMatrix:
-    """A matrix with its pictures."""
-
-    matrix: MagnificationMatrix
-    panels: tuple[Markup, ...]
-
-
-def show_matrix(matrix: MagnificationMatrix, synthetic: bool) -> ShownMatrix:
-    """Draw a matrix, and its differences to the diagonal where there are any."""
+def matrix_panels(matrix: MagnificationMatrix, synthetic: bool) -> tuple[Markup, ...]:
+    """Draw a matrix and, where there are any, its differences."""
     panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
-    return ShownMatrix(matrix, tuple(panel for panel in panels if panel is not None))
+    return tuple(panel for panel in panels if panel is not None)
 
 
 def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
@@ -250,19 +235,15 @@ def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | N
     rows = [
         ForestRow(
             f"{cell.trained_on} → {cell.magnification}",
-            _cell_sample(cell.scores[0]),
+            sample_words(cell.scores[0].n_tiles, cell.scores[0].n_groups),
             DrawnEstimate.of(cell.differences[0]),
             Look(VERMILLION, "diamond"),
             strong=cell.trained_on in matrix.columns,
         )
         for cell in cells
     ]
-    known = [v for row in rows for v in (row.estimate.value, row.estimate.low, row.estimate.high) if math.isfinite(v)]
-    low, high = min([-0.05, *known]), max([0.05, *known])
-    axis = (low - 0.08 * (high - low), high + 0.08 * (high - low))
-    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
-    panel = Panel("AUROC less heads trained there", synthetic, f"Paired differences, {matrix.experiment}: {told}.")
-    return forest_panel(panel, rows, axis, 0.0, signed=True)
+    panel = Panel("AUROC less heads trained there", synthetic, f"Paired differences, {matrix.experiment}")
+    return signed_panel(panel, rows, signed_axis(rows, -0.05, 0.05))
 
 
 def _draw_cell(cell: MatrixCell, corner: tuple[float, float], width_px: float) -> list[Markup]:
@@ -290,10 +271,6 @@ def _shade(value: float) -> str:
 def _alt(matrix: MagnificationMatrix, synthetic: bool) -> str:
     told = "; ".join(f"{c.trained_on} on {c.magnification} {DrawnEstimate.of(c.scores[0])}" for c in matrix.cells)
     return Panel("", synthetic, f"AUROC by training and scored magnification, {matrix.experiment}: {told}.").words
-
-
-def _cell_sample(score: Score) -> str:
-    return f"{score.n_tiles:,} tiles, {group_count(score.n_groups)} groups"
 
 
 # ------------------------------------------------------------------------------
@@ -326,23 +303,9 @@ def _family_panel(family: ComparisonFamily) -> Markup | None:
     drawn = [pair for pair in family.comparisons if math.isfinite(pair.difference.value)]
     if not drawn:
         return None
-    rows = [
-        ForestRow(
-            f"{pair.first} − {pair.second}",
-            _sample_words(pair.difference.n_tiles, pair.difference.n_groups),
-            DrawnEstimate.of(pair.difference),
-            LOOK,
-            strong=True,
-        )
-        for pair in drawn
-    ]
-    limits = [value for row in rows for value in vars(row.estimate).values() if math.isfinite(value)]
-    low, high = min([-0.02, *limits]), max([0.02, *limits])
-    room = 0.08 * (high - low)
-    told = "; ".join(f"{row.label} {row.estimate.words(signed=True)}" for row in rows)
+    rows = [score_row(f"{pair.first} − {pair.second}", pair.difference, LOOK) for pair in drawn]
     title = f"{metric_label(family.metric)}, {family.domain}"
-    panel = Panel(title, SYNTHETIC in family.marks, f"{title}: {told}.")
-    return forest_panel(panel, rows, (low - room, high + room), 0.0, signed=True)
+    return signed_panel(Panel(title, SYNTHETIC in family.marks, title), rows, signed_axis(rows, -0.02, 0.02))
 
 
 def ranking_figure(ranking: Ranking) -> Figure | None:
@@ -388,7 +351,3 @@ def _rank_panel(ranks: MeanRanks, metric: str) -> Markup:
 
 def _critical(ranks: MeanRanks) -> str:
     return f"critical difference {ranks.critical_difference:.2f}"
-
-
-def _sample_words(n_tiles: int, n_groups: int) -> str:
-    return f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"

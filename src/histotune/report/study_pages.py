@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-import base64
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from histotune.report.page import page_environment, render_template, standalone
 from histotune.report.study_figures import (
     difference_panel,
     domain_figures,
-    few_shot_figure,
     matrix_panel,
     ranking_figure,
-    recovery_figures,
-    show_matrix,
 )
-from histotune.report.study_tables import plain_table, score_text, transfer_tables
+from histotune.report.study_tables import plain_table, score_text
 from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.files import write_json, write_text
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
-from histotune.tools.table import Column, Table, columns_of, rows_of
+from histotune.tools.table import Column, Table, rows_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from histotune.audit.verdicts import Audit, AuditFinding, Cell, Cluster
+    from histotune.audit.verdicts import Audit, Cell
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking, RunComparison
     from histotune.report.pictures import AuditPicture, CrossGallery
@@ -41,35 +37,6 @@ if TYPE_CHECKING:
 MAX_ROWS = 500  # of a table on the page; audit.json has them all
 
 
-@dataclass(frozen=True)
-class ShownPicture:
-    """A tile, its JPEG as a data URI."""
-
-    picture: AuditPicture
-    uri: str
-
-
-@dataclass(frozen=True)
-class ShownCluster:
-    """Pictures that belong together; ``cluster`` is None where tiles stand alone."""
-
-    cluster: Cluster | None
-    pictures: tuple[ShownPicture, ...]
-
-
-@dataclass(frozen=True)
-class ShownFinding:
-    """A finding as the page shows it."""
-
-    finding: AuditFinding
-    clusters: tuple[ShownCluster, ...]
-
-
-def write_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str, path: Path) -> None:
-    """Write the page as one HTML file that loads nothing and runs no script."""
-    write_text(path, render_audit_page(audit, pictures, command))
-
-
 def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str) -> str:
     """Return the page's HTML; equal inputs give equal text."""
     environment = page_environment()
@@ -79,8 +46,7 @@ def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: s
         "audit.html.j2",
         ("style.css", "audit.css"),
         audit=audit,
-        shown=tuple(_shown(finding, pictures) for finding in audit.findings),
-        has_pictures=bool(pictures),
+        shown=pictures,
         command=command,
         max_rows=MAX_ROWS,
     )
@@ -100,19 +66,6 @@ def cell_text(value: Cell) -> str:
     return f"{value:,}" if isinstance(value, int) else value
 
 
-def _shown(finding: AuditFinding, pictures: Sequence[AuditPicture]) -> ShownFinding:
-    own = [picture for picture in pictures if picture.finding == finding.id]
-    clusters = []
-    for cluster in dict.fromkeys(picture.cluster for picture in own):
-        members = tuple(ShownPicture(one, _uri(one.jpeg)) for one in own if one.cluster == cluster)
-        clusters.append(ShownCluster(finding.clusters[cluster - 1] if cluster else None, members))
-    return ShownFinding(finding, tuple(clusters))
-
-
-def _uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-
-
 # ------------------------------------------------------------------------------
 # An audit on disk: the findings as JSON and as a page.
 
@@ -130,7 +83,7 @@ def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) ->
     """
     write_json(folder / "audit.json", audit.as_dict())
     command = redact(" ".join(["histotune", *sys.argv[1:]]))
-    write_audit_page(audit, pictures, command, folder / "audit.html")
+    write_text(folder / "audit.html", render_audit_page(audit, pictures, command))
 
 
 # ------------------------------------------------------------------------------
@@ -245,7 +198,6 @@ def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
         "matrix.html.j2",
         study=study,
         synthetic=synthetic,
-        shown=tuple(show_matrix(matrix, synthetic) for matrix in study.matrices),
         methods=tuple(sorted(_methods(study))),
         command=redact(command),
         ledger=ledger,
@@ -262,17 +214,12 @@ def _methods(study: MatrixStudy) -> set[str]:
 # The cross-magnification study on disk: JSON, a table of cells, a page; and a table for the terminal.
 
 
-COLUMNS = ("experiment", "training_size", "trained_on", "magnification", "metric", "value", "low", "high", "difference",
-           "difference_low", "difference_high", "n_tiles", "n_groups", "n_train_tiles", "n_train_groups", "input_mpp",
-           "lost", "reason")  # fmt: skip
-
-
 def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], folder: Path) -> None:
     """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots."""
     config, command, ledger = how
     write_json(folder / "matrix.json", study.as_dict())
     write_json(folder / "config.json", config)
-    write_text(folder / "matrix.csv", cells_csv(study))
+    write_text(folder / "matrix.csv", cells_table(study).as_csv())
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
     (folder / "plots").mkdir(exist_ok=True)
     synthetic = SYNTHETIC in study.marks
@@ -283,39 +230,38 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
             write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
 
 
-def cells_csv(study: MatrixStudy) -> str:
-    """Return a row per cell and metric."""
-    return cells_table(study).as_csv()
-
-
 def cells_table(study: MatrixStudy) -> Table:
     """Return a row per cell and metric, numbers in full."""
     rows = [row for matrix in study.matrices for cell in matrix.cells for row in _cell_rows(matrix, cell)]
-    return Table("Every cell", columns_of(COLUMNS), rows_of(rows), marks=study.marks)
+    return replace(table_of("Every cell", rows), marks=study.marks)
 
 
-def _cell_rows(matrix: MagnificationMatrix, cell: MatrixCell) -> Iterator[tuple[str, ...]]:
+def _cell_rows(matrix: MagnificationMatrix, cell: MatrixCell) -> Iterator[dict[str, str]]:
     scale = next(scale for scale in matrix.scales if scale.magnification == cell.magnification)
     for index, score in enumerate(cell.scores):
         gap = cell.differences[index] if cell.differences else None
-        yield (
-            matrix.experiment,
-            matrix.training_size,
-            cell.trained_on,
-            cell.magnification,
-            score.name,
-            _known(score.value),
-            *_limits(score),
-            "" if gap is None else _known(gap.value),
-            *_limits(gap),
-            str(score.n_tiles),
-            str(score.n_groups),
-            str(cell.n_train_tiles),
-            str(cell.n_train_groups),
-            _known(scale.input_mpp),
-            scale.lost,
-            score.reason,
-        )
+        low, high = _limits(score)
+        gap_low, gap_high = _limits(gap)
+        yield {
+            "experiment": matrix.experiment,
+            "training_size": matrix.training_size,
+            "trained_on": cell.trained_on,
+            "magnification": cell.magnification,
+            "metric": score.name,
+            "value": _known(score.value),
+            "low": low,
+            "high": high,
+            "difference": "" if gap is None else _known(gap.value),
+            "difference_low": gap_low,
+            "difference_high": gap_high,
+            "n_tiles": str(score.n_tiles),
+            "n_groups": str(score.n_groups),
+            "n_train_tiles": str(cell.n_train_tiles),
+            "n_train_groups": str(cell.n_train_groups),
+            "input_mpp": _known(scale.input_mpp),
+            "lost": scale.lost,
+            "reason": score.reason,
+        }
 
 
 def matrix_table(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> Table:
@@ -386,9 +332,6 @@ def write_transfer_page(
         ("style.css", "transfer.css"),
         found=found,
         synthetic=SYNTHETIC in found.marks,
-        tables=transfer_tables(found),
-        recoveries=recovery_figures(found),
-        few_shot=few_shot_figure(found),
         gallery=gallery,
         command=redact(command),
         ledger=ledger,

@@ -8,12 +8,12 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from histotune.published.published_numbers import Protocol
-from histotune.report.tables import score_tables
+from histotune.report.tables import part_finding, score_tables
 from histotune.report.words import number
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.files import write_text
 from histotune.tools.marks import SYNTHETIC
-from histotune.tools.table import Row, Table, columns_of, latex_float, latex_text, rows_of
+from histotune.tools.table import Row, Table, columns_of, latex_float, latex_text, rows_of, table_of
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
@@ -34,14 +34,28 @@ METRIC_WORDS = {"auroc": "AUROC", "balanced_accuracy": "balanced accuracy", "log
 
 def transfer_tables(found: Diagnosis) -> tuple[Table, ...]:
     """Return all tables of a diagnosis, oracles in a table of their own."""
+    oracles = [
+        {"oracle": oracle.name} | {METRIC_WORDS[score.name]: score_text(score) for score in oracle.scores}
+        for oracle in found.oracles
+    ]
+    few_shot = [
+        {
+            "labelled groups per class": str(point.groups_per_class),
+            "AUROC": score_text(point.auroc),
+            "SD over draws": f"{point.sd:.3f}",
+            "draws": str(point.n_draws),
+        }
+        for point in found.few_shot
+    ]
+    candidates = [{"scale": one.candidate, "first cause": one.first, "why": one.reason} for one in found.by_candidate]
     tables = (
         _lost(found),
         _decision(found),
         _remedies(found),
-        _oracles(found),
-        _few_shot(found),
+        table_of("Oracles: what labels of the target would give; no remedies", oracles),
+        table_of("Few-shot curve: heads trained on few target groups", few_shot),
         _shift(found),
-        _candidates(found),
+        table_of("Under every candidate scale", candidates),
     )
     return tuple(replace(table, marks=found.marks) for table in tables if table.rows)
 
@@ -89,50 +103,25 @@ def _decision(found: Diagnosis) -> Table:
 
 
 def _remedies(found: Diagnosis) -> Table:
-    rows = []
-    for remedy in found.remedies:
-        alone = [score_text(recovery.alone, signed=True) for recovery in remedy.recoveries]
-        refined = score_text(remedy.refinement, signed=True) if remedy.refinement else ""
-        rows.append(
-            (
-                remedy.name,
-                "yes" if remedy.uses_labels else "no",
-                *alone,
-                refined,
-                _left_out(remedy.recovery("auroc")),
-                remedy.assumption,
-            )
-        )
-    columns = (
-        "remedy",
-        "labels",
-        "AUROC back",
-        "balanced accuracy back",
-        "log-loss back",
-        "log-loss back, both recalibrated",
-        "AUROC, left out of all",
-        "assumes",
-    )
-    return plain_table("Remedies, each alone", columns, rows)
+    rows = [
+        {
+            "remedy": remedy.name,
+            "labels": "yes" if remedy.uses_labels else "no",
+            **{
+                f"{METRIC_WORDS[metric]} back": score_text(recovery.alone, signed=True)
+                for metric, recovery in zip(METRIC_WORDS, remedy.recoveries, strict=True)
+            },
+            "log-loss back, both recalibrated": score_text(remedy.refinement, signed=True) if remedy.refinement else "",
+            "AUROC, left out of all": _left_out(remedy.recovery("auroc")),
+            "assumes": remedy.assumption,
+        }
+        for remedy in found.remedies
+    ]
+    return table_of("Remedies, each alone", rows)
 
 
 def _left_out(recovery: Recovery | None) -> str:
     return "" if recovery is None or recovery.left_out is None else score_text(recovery.left_out, signed=True)
-
-
-def _oracles(found: Diagnosis) -> Table:
-    rows = tuple((oracle.name, *(score_text(score) for score in oracle.scores)) for oracle in found.oracles)
-    columns = ("oracle", "AUROC", "balanced accuracy", "log-loss")
-    return plain_table("Oracles: what labels of the target would give; no remedies", columns, rows)
-
-
-def _few_shot(found: Diagnosis) -> Table:
-    rows = tuple(
-        (str(point.groups_per_class), score_text(point.auroc), f"{point.sd:.3f}", str(point.n_draws))
-        for point in found.few_shot
-    )
-    columns = ("labelled groups per class", "AUROC", "SD over draws", "draws")
-    return plain_table("Few-shot curve: heads trained on few target groups", columns, rows)
 
 
 def _shift(found: Diagnosis) -> Table:
@@ -152,11 +141,6 @@ def _shift(found: Diagnosis) -> Table:
     return plain_table("The shift", ("measure", "value"), rows)
 
 
-def _candidates(found: Diagnosis) -> Table:
-    rows = tuple((verdict.candidate, verdict.first, verdict.reason) for verdict in found.by_candidate)
-    return plain_table("Under every candidate scale", ("scale", "first cause", "why"), rows)
-
-
 def _number(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.4g}"
 
@@ -167,17 +151,16 @@ def _number(value: float) -> str:
 
 def boards_overview(boards: Sequence[Board]) -> Table:
     """Return a table with a line per protocol: which there are, and how many scores each has."""
-    names = ("data set", "protocol", "pooling", "split", "metric", "scores", "best")
     rows = [
-        (
-            one.dataset,
-            one.protocol,
-            one.pooling or "-",
-            one.split or "-",
-            one.metric,
-            str(len(board.rows)),
-            f"{board.rows[0].value:.3f}",
-        )
+        {
+            "data set": one.dataset,
+            "protocol": one.protocol,
+            "pooling": one.pooling or "-",
+            "split": one.split or "-",
+            "metric": one.metric,
+            "scores": str(len(board.rows)),
+            "best": f"{board.rows[0].value:.3f}",
+        }
         for board in boards
         for one in (board.protocol,)
     ]
@@ -185,14 +168,22 @@ def boards_overview(boards: Sequence[Board]) -> Table:
         "Scores of different protocols can't be compared. One of them: histotune leaderboard "
         "--dataset BreakHis --protocol eva"
     )
-    return Table("Published protocols", columns_of(names, right=("scores", "best")), rows_of(rows), (note,))
+    return table_of("Published protocols", rows, ("scores", "best"), (note,))
 
 
 def board_table(board: Board) -> Table:
     """Return one board, its own scores set apart; its notes are those of :func:`board_notes`."""
-    columns = columns_of(board_columns(board), right=("rank", board.protocol.metric))
-    rows = (Row(tuple(board_cells(board, row)), "strong" if row.own else "plain") for row in board.rows)
-    return Table(board.protocol.title, columns, tuple(rows), tuple(board_notes(board)))
+    metric, has_spread = board.protocol.metric, any(row.spread for row in board.rows)
+    columns = ("rank", "model", metric, *(("spread",) if has_spread else ()), "notes")
+    rows = []
+    for row in board.rows:
+        where = f": {row.source}" if row.source else ""
+        model = f"{row.model} (yours{where})" if row.own else row.model
+        number = str(board.caveats.index(row.caveat) + 1) if row.caveat else ""
+        cells = (str(row.rank), model, f"{row.value:.3f}", *((row.spread,) if has_spread else ()), number)
+        rows.append(Row(cells, "strong" if row.own else "plain"))
+    notes = tuple(board_notes(board))
+    return Table(board.protocol.title, columns_of(columns, right=("rank", metric)), tuple(rows), notes)
 
 
 def boards_markdown(boards: Sequence[Board]) -> str:
@@ -225,21 +216,6 @@ def _full_caveat(board: Board, row: BoardRow) -> str:
     """Return what weakens a row; of one's own also what weakens the protocol, which published rows are silent about."""
     shared = board.weaknesses if row.own else ()
     return "; ".join(text.rstrip(".") for text in (row.caveat, *shared) if text) if shared else row.caveat
-
-
-def board_columns(board: Board) -> list[str]:
-    """Return the names of a board's columns."""
-    spread = ["spread"] if any(row.spread for row in board.rows) else []
-    return ["rank", "model", board.protocol.metric, *spread, "notes"]
-
-
-def board_cells(board: Board, row: BoardRow) -> list[str]:
-    """Return a row as text, a cell per column; its caveat is a number that :func:`board_notes` explains."""
-    number = str(board.caveats.index(row.caveat) + 1) if row.caveat else ""
-    spread = [row.spread] if any(other.spread for other in board.rows) else []
-    where = f": {row.source}" if row.source else ""
-    model = f"{row.model} (yours{where})" if row.own else row.model
-    return [str(row.rank), model, f"{row.value:.3f}", *spread, number]
 
 
 def board_notes(board: Board) -> list[str]:
@@ -292,10 +268,8 @@ def boards_latex(boards: Sequence[Board]) -> str:
 def _finding(finding: Finding, mark: str) -> Iterator[str]:
     yield from (_score_table(finding.title, table, mark) for table in score_tables(finding))
     for part in finding.parts:
-        if part.rows:
-            shown = replace(finding, rows=part.rows, parts=())
-            title = f"{finding.title}: the probe by {part.column}"
-            yield from (_score_table(title, table, mark, part.note) for table in score_tables(shown))
+        shown = part_finding(part, finding)
+        yield from (_score_table(shown.title, table, mark, part.note) for table in score_tables(shown))
 
 
 def _score_table(title: str, table: ScoreTable, mark: str, note: str = "") -> str:

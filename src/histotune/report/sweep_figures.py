@@ -29,6 +29,7 @@ from histotune.report.charts import (
     line,
     marker,
     nice_ticks,
+    shortened,
     swatch,
     sweep_panel,
     text,
@@ -172,9 +173,9 @@ LOOK = Look(BLUE, "disc")
 MIN_GAP_PX = 24.0
 
 
-def label_efficiency_figure(table: pl.DataFrame, *, synthetic: bool) -> Figure | None:
+def label_efficiency_figure(table: pl.DataFrame | None, *, synthetic: bool) -> Figure | None:
     """Draw each metric against the number of training groups."""
-    if table.is_empty():
+    if table is None or table.is_empty():
         return None
     panels = []
     for metric, (title, direction) in TITLES.items():
@@ -335,7 +336,7 @@ def _kinds(table: pl.DataFrame, column: str, others: str) -> list[MapKind]:
             kinds.append(MapKind(f"{label} ({count(len(rows))})", _points(rows), PALE_GREY, "round"))
     for name, (colour, shape) in zip(named, LOOKS, strict=False):
         rows = known.filter(pl.col(column) == name)
-        kinds.append(MapKind(f"{_short(name)} ({count(len(rows))})", _points(rows), colour, shape))
+        kinds.append(MapKind(f"{shortened(name, MAX_LABEL)} ({count(len(rows))})", _points(rows), colour, shape))
     return kinds
 
 
@@ -387,10 +388,6 @@ def _map_range(values: pl.Series) -> tuple[float, float]:
 
 def _points(rows: pl.DataFrame) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in rows.select("x", "y").iter_rows())
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= MAX_LABEL else f"{name[: MAX_LABEL - 1]}…"
 
 
 def _percent(share: float) -> str:

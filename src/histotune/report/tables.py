@@ -26,6 +26,7 @@ from histotune.report.words import (
     metric_score,
     number,
     sample_size,
+    sample_words,
     score_cell,
 )
 from histotune.tools.marks import FLOORS, LEAKY, PROBE, RANDOM_SPLIT, REPEATED, SYNTHETIC, arm_words, short_words
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from histotune.audit.verdicts import Audit, AuditFinding
-    from histotune.evaluation.findings import Finding, FindingId, Findings, RobustnessTable, ScoredArm
+    from histotune.evaluation.findings import Finding, FindingId, Findings, PartTable, RobustnessTable, ScoredArm
     from histotune.heads.family import Tried
     from histotune.published.study import ProtocolRow, ProtocolStudy
     from histotune.statistics.predictions import Score
@@ -67,10 +68,9 @@ class SummaryTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
         """Yield the table that fits the width, then the reasons for what is missing."""
-        notes = Footnotes()
-        yield _summary(self, notes, stacked=options.max_width < NARROW_TERMINAL).as_rich(OPEN)
-        for letter, reason in notes.items():
-            yield _plain(f"{letter}: {reason}")
+        table = _summary(self, stacked=options.max_width < NARROW_TERMINAL)
+        yield table.as_rich(OPEN)
+        yield from (_plain(note) for note in table.notes)
 
 
 def summary_table(findings: Findings) -> SummaryTable:
@@ -80,9 +80,7 @@ def summary_table(findings: Findings) -> SummaryTable:
 
 def findings_table(findings: Findings) -> Table:
     """Return the run's main numbers as a table, with the reasons for what is missing."""
-    notes = Footnotes()
-    table = _summary(summary_table(findings), notes, stacked=False)
-    return replace(table, notes=tuple(f"{letter}: {reason}" for letter, reason in notes.items()))
+    return _summary(summary_table(findings), stacked=False)
 
 
 def _summary_rows(findings: Findings) -> Iterator[SummaryRow]:
@@ -139,14 +137,14 @@ def _value(arm: ScoredArm, name: str) -> float:
     return score.value if score is not None and not math.isnan(score.value) else -math.inf
 
 
-def _summary(summary: SummaryTable, notes: Footnotes, *, stacked: bool) -> Table:
+def _summary(summary: SummaryTable, *, stacked: bool) -> Table:
     title = f"{summary.title} · {SYNTHETIC} data" if summary.synthetic else summary.title
     columns = (
         Column("", min_chars=14),
         *(Column(name, fit="cut" if stacked else "whole") for name in ("AUROC", "Balanced accuracy")),
         *(Column(name, "right", "whole") for name in ("tiles", "groups")),
     )
-    rows = []
+    notes, rows = Footnotes(), []
     for row in summary.rows:
         scores = [metric_score(row.arm, name) for name in ("auroc", "balanced_accuracy")]
         cells = [_terminal_cell(row.arm, score, notes, stacked=stacked) for score in scores]
@@ -154,7 +152,7 @@ def _summary(summary: SummaryTable, notes: Footnotes, *, stacked: bool) -> Table
         label = _with_marks(row.label, row.arm, hide_synthetic=summary.synthetic)
         tone: Tone = "faint" if row.arm.arm in FLOORS else "plain"
         rows.append(Row((label, *cells, count(n_tiles), group_count(n_groups)), tone))
-    return Table(title, columns, tuple(rows))
+    return Table(title, columns, tuple(rows), notes.lines())
 
 
 def _with_marks(label: str, arm: ScoredArm, *, hide_synthetic: bool) -> tuple[Span, ...]:
@@ -238,6 +236,12 @@ def score_tables(finding: Finding) -> tuple[ScoreTable, ...]:
     return tuple(tables)
 
 
+def part_finding(part: PartTable, finding: Finding) -> Finding:
+    """Return a finding's rows by site, scanner, stain or unit as a finding of their own."""
+    title = f"{finding.title}: the probe by {part.column}"
+    return replace(finding, title=title, rows=part.rows, notes=(part.note,), parts=())
+
+
 def _only(arm: ScoredArm, *, probabilities: bool) -> ScoredArm:
     """Return an arm with the scores of one table."""
     scores = (score for score in arm.scores if (metric_of(score) in PROBABILITY_METRICS) == probabilities)
@@ -265,14 +269,10 @@ def _score_table(finding: Finding) -> ScoreTable:
         groups=groups,
         trained_on=trained_on,
         exceptions=any(group.trained_on for group in groups),
-        intervals=_interval_words(*common) if common else "",
+        intervals=f"{common[0] * 100:g} % intervals: {common[1]}; conditional on the trained heads" if common else "",
         footnotes=notes.items(),
         group_weighted=tuple(metric_label(name) for name in names if name in weighted),
     )
-
-
-def _interval_words(level: float, method: str) -> str:
-    return f"{level * 100:g} % intervals: {method}; conditional on the trained heads"
 
 
 def _origin(trained_on: str) -> str:
@@ -354,7 +354,7 @@ def robustness_lines(table: RobustnessTable) -> Iterator[str]:
     """Yield the index of every row as one line for the terminal, then the notes."""
     for arm in table.rows:
         score = arm.scores[0]
-        n = f"{count(score.n_tiles)} tiles, {group_count(score.n_groups)} groups; chance {number(score.chance)}"
+        n = f"{sample_words(score.n_tiles, score.n_groups)}; chance {number(score.chance)}"
         known = "" if math.isnan(score.value) else f" ({n})"
         yield f"Class or {table.column}, robustness index on {arm.domain}: {format_score(score)}{known}"
     yield from table.notes
@@ -517,10 +517,9 @@ class ProtocolTable:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RichTable | Text]:
         """Yield the table and everything that must stand beside it."""
         del console, options
-        notes = Footnotes()
-        yield _protocol(self.study, notes).as_rich(OPEN)
-        for letter, text in notes.items():
-            yield _plain(f"{letter}: {text}")
+        table = _protocol(self.study)
+        yield table.as_rich(OPEN)
+        yield from (_plain(note) for note in table.notes)
         yield _plain("\nWhat weakens these numbers:", "bold")
         for weakness in self.study.weaknesses:
             yield _plain(f"- {weakness}")
@@ -528,12 +527,12 @@ class ProtocolTable:
 
 def protocol_table(study: ProtocolStudy) -> Table:
     """Return a protocol's table, with all that must stand beside it."""
+    table = _protocol(study)
+    return replace(table, notes=(*table.notes, *study.weaknesses))
+
+
+def _protocol(study: ProtocolStudy) -> Table:
     notes = Footnotes()
-    table = _protocol(study, notes)
-    return replace(table, notes=(*(f"{letter}: {text}" for letter, text in notes.items()), *study.weaknesses))
-
-
-def _protocol(study: ProtocolStudy, notes: Footnotes) -> Table:
     columns = (
         *columns_of(("", "columns", "metric", "score", "SD over runs", "interval over groups")),
         Column("tiles", "right", "whole"),
@@ -550,7 +549,7 @@ def _protocol(study: ProtocolStudy, notes: Footnotes) -> Table:
         )
         for row in study.rows
     )
-    return Table(f"{study.title}, scored on {study.scored}", columns, rows, marks=study.marks)
+    return Table(f"{study.title}, scored on {study.scored}", columns, rows, notes.lines(), study.marks)
 
 
 def _numbers(row: ProtocolRow, notes: Footnotes) -> tuple[str, str, str]:

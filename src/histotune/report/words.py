@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from histotune.evaluation.findings import ScoredArm, SweepChoice
-    from histotune.heads.head import NestedEstimate, TrialRecord
+    from histotune.heads.head import TrialRecord
     from histotune.statistics.predictions import Interval, Score
 
 
@@ -55,6 +55,10 @@ class Footnotes:
     def items(self) -> tuple[tuple[str, str], ...]:
         """Return letter and text of each note."""
         return tuple((_letter(index), text) for index, text in enumerate(self.texts))
+
+    def lines(self) -> tuple[str, ...]:
+        """The footnotes as they stand below a table in a terminal."""
+        return tuple(f"{letter}: {text}" for letter, text in self.items())
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ def count(n: int) -> str:
 def group_count(n_groups: int) -> str:
     """Return a number of groups; 0 stands for groups that nobody knows."""
     return count(n_groups) if n_groups else "unknown"
+
+
+def sample_words(n_tiles: int, n_groups: int) -> str:
+    """Return what something was measured on."""
+    return f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"
 
 
 def metric_of(score: Score) -> str:
@@ -213,7 +222,10 @@ def nested_estimates(choice: SweepChoice) -> str:
     selection = choice.selection
     if selection is None or not selection.honest:
         return (selection.note if selection else "") or "none"
-    return ", ".join(_nested_estimate(score) for score in selection.honest) + f" ({selection.honesty})"
+    scores = [
+        f"{metric_label(one.name)} {number(one.value)}{_interval_beside(one.interval)}" for one in selection.honest
+    ]
+    return f"{', '.join(scores)} ({selection.honesty})"
 
 
 def temperature(choice: SweepChoice) -> str:
@@ -255,10 +267,6 @@ def choice_lines(choice: SweepChoice) -> tuple[str, ...]:
     if choice.is_binary:
         lines.append(f"threshold: {threshold(choice)}; {choice.decision.reason}")
     return (*lines, runners_up(choice))
-
-
-def _nested_estimate(score: NestedEstimate) -> str:
-    return f"{metric_label(score.name)} {number(score.value)}{_interval_beside(score.interval)}"
 
 
 def _interval_beside(interval: Interval | None) -> str:

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 Fields = Mapping[str, object] | Sequence[str] | None
 """Fields of the config by dotted names, as ``{"sweep.folds": 3}``, or as the command line takes them."""
 Place = str | Path
+PART_OF_OPTION = {
+    **dict.fromkeys(("train_magnification", "final", "split", "allow_leaky"), "evaluation"),
+    "cluster": "interval",
+    "wandb": "tracking",
+}
 RECIPE_BY_DATASET = {"patch_camelyon": "pcam", "breakhis": "breakhis", "tiles": "tiles"}
 
 
@@ -59,27 +64,22 @@ def _check_repeat(config: ExperimentConfig, recipe: str | None) -> None:
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
     """Put the named options into their fields."""
     data = config.model_dump(mode="json")
-    for name in ("train_magnification", "final", "split", "allow_leaky"):
-        if typed.get(name) not in (None, False):
-            data["evaluation"][name] = typed[name]
-    if typed.get("cluster") is not None:
-        data["interval"]["cluster"] = typed["cluster"]
+    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    for name, part in PART_OF_OPTION.items():
+        if name in given:
+            data[part][name] = given[name]
     for dataset in (data["source"], data["target"]):
-        if dataset is not None and typed.get("on_bad_image") is not None:
-            dataset["on_bad_image"] = check_on_bad_image(typed["on_bad_image"])
-    if typed.get("wandb") is not None:
-        data["tracking"]["wandb"] = typed["wandb"]
-    if typed.get("view") is not None:
-        data["view"] = {**(data["view"] or {}), "name": check_view_name(typed["view"])}
-    if typed.get("backbone") is not None:
-        data["backbone"] = {"name": typed["backbone"]}
-    if typed.get("adapter") is not None:
-        data["backbone"]["adapter"] = typed["adapter"]
-    for name in ("out", "cache"):
-        if typed.get(name) is not None:
-            data[name] = str(typed[name])
-    if typed.get("cache") is not None and data["cohort"] is not None:
-        cohort = Path(typed["cache"]) / "synthetic"
+        if dataset is not None and "on_bad_image" in given:
+            dataset["on_bad_image"] = check_on_bad_image(given["on_bad_image"])
+    if "view" in given:
+        data["view"] = {**(data["view"] or {}), "name": check_view_name(given["view"])}
+    if "backbone" in given:
+        data["backbone"] = {"name": given["backbone"]}
+    if "adapter" in given:
+        data["backbone"]["adapter"] = given["adapter"]
+    data |= {name: str(given[name]) for name in ("out", "cache") if name in given}
+    if "cache" in given and data["cohort"] is not None:
+        cohort = Path(given["cache"]) / "synthetic"
         data["cohort_path"] = str(cohort)
         data["source"]["path"], data["target"]["path"] = str(cohort / "breakhis"), str(cohort / "pcam")
     return parse_config(data)

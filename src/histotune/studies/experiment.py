@@ -25,7 +25,7 @@ from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
 from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
-from histotune.studies.tracking import RunToTrack, join_trials, new_run_id, require_wandb, track_run
+from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
@@ -38,9 +38,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.external import TargetStudy
-    from histotune.evaluation.findings import Scored
-    from histotune.evaluation.held_out import ArmSweep, SourceStudy
-    from histotune.evaluation.material import Material
+    from histotune.evaluation.held_out import SourceStudy
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.setup import Setup
 
@@ -146,10 +144,11 @@ def _findings(config: ExperimentConfig, studies: Studies, embedded: Embedded) ->
     choices = tuple(study.choice for study in present if study.choice is not None)
     materials = [arms[0].material for arms in embedded.both]
     heads = [choice.head_id for choice in choices]
+    backbone, names = materials[0].embeddings.space.backbone, (material.tiles.name for material in materials)
     return Findings(
-        title=_title(materials),
+        title=f"{backbone} on {' and '.join(names)}",
         answer=write_answer(tables),
-        backbone=materials[0].embeddings.space.backbone,
+        backbone=backbone,
         view=materials[0].view,
         datasets=tuple(_facts(material.tiles) for material in materials),
         findings=tables,
@@ -157,11 +156,6 @@ def _findings(config: ExperimentConfig, studies: Studies, embedded: Embedded) ->
         split_hash=present[0].split_hash,
         choice_hash=hash_json([config.choices(), heads]),
     )
-
-
-def _title(materials: list[Material]) -> str:
-    names = " and ".join(material.tiles.name for material in materials)
-    return f"{materials[0].embeddings.space.backbone} on {names}"
 
 
 def _facts(tiles: TileSet) -> DatasetFacts:
@@ -222,23 +216,20 @@ def _report_inputs(
         ],
     }
     tiles = tuple(arms[0].material.tiles for arms in embedded.both)
+    predictions = pl.concat(
+        item.predictions.table.with_columns(finding=pl.lit(item.finding), arm=pl.lit(item.arm)) for item in scored
+    )
     efficiency = studies.source.label_efficiency if studies.source else None
     placed = next((study.embedding_map for study in present if study.embedding_map is not None), None)
     return ReportInputs(
         findings=findings,
-        artifacts=Artifacts(_join_predictions(scored), join_trials(studies.source, studies.target), efficiency, placed),
+        artifacts=Artifacts(predictions, join_trials(studies.source, studies.target), efficiency, placed),
         provenance=provenance,
         stages=(),
         ledger=(),
         config=config.model_dump(mode="json"),
         thumbnails=largest_errors(scored, tiles, config.loader),
         command=command,
-    )
-
-
-def _join_predictions(scored: list[Scored]) -> pl.DataFrame:
-    return pl.concat(
-        item.predictions.table.with_columns(finding=pl.lit(item.finding), arm=pl.lit(item.arm)) for item in scored
     )
 
 
@@ -252,20 +243,14 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
                 ("head-direct", studies.target.direct if studies.target else ()),
             ):
                 if sweeps:
-                    _save_probe(setup, sweeps, folder / name)
+                    probe, precision = sweeps[0].result.head, config.embedding.precision
+                    save_bundle(Bundle(probe, config.backbone, setup.view, precision), folder / name)
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
-        if inputs.artifacts.label_efficiency is not None:
-            figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
-            save_plots(figure, "training-groups", folder)
+        figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
+        save_plots(figure, "training-groups", folder)
     n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
-    tracked = track_run(RunToTrack(inputs, studies.source, studies.target), config)
+    tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)
-
-
-def _save_probe(setup: Setup, sweeps: tuple[ArmSweep, ...], folder: Path) -> None:
-    """Save the probe's head with what it needs to embed new images."""
-    config = setup.config
-    save_bundle(Bundle(sweeps[0].result.head, config.backbone, setup.view, config.embedding.precision), folder)

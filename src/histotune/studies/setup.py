@@ -6,8 +6,7 @@ view are looked up here and nowhere else.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,15 +16,17 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.tileset import require_classes
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
+from histotune.evaluation.findings import Artifacts
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
+from histotune.report.run_folder import FILES
 from histotune.tools.atomic import explained_os_errors, make_folder
 from histotune.tools.errors import UserError, collect, raise_together
-from histotune.tools.files import lock
+from histotune.tools.files import json_or_none, lock
 from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.tools.ranks import process_rank
 
@@ -303,35 +304,25 @@ def _foreign_names(folder: Path) -> tuple[str, ...]:
 
 def _is_run_config(folder: Path) -> bool:
     """Whether ``config.json`` is histotune's: a model saved for transformers has one, too."""
-    try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
+    data = json_or_none(folder / "config.json")
     return isinstance(data, dict) and {"recipe", "backbone", "evaluation"} <= data.keys()
 
 
-RUN_NAMES = frozenset(
-    {
-        "added",
-        "bundle.json",
-        "config.json",
-        "embedding_map.parquet",
-        "head",
-        "head-direct",
-        "head.json",
-        "head.safetensors",
-        "label_efficiency.parquet",
-        "matrix.csv",
-        "matrix.html",
-        "matrix.json",
-        "plots",
-        "predictions.parquet",
-        "protocol.json",
-        "provenance.json",
-        "report.html",
-        "scores.json",
-        "thumbnails",
-        "thumbnails.json",
-        "trials.parquet",
-    }
-)
+RUN_NAMES = {
+    *FILES,
+    *(f"{table.name}.parquet" for table in fields(Artifacts)),
+    "added",
+    "bundle.json",
+    "head",
+    "head-direct",
+    "head.json",
+    "head.safetensors",
+    "matrix.csv",
+    "matrix.html",
+    "matrix.json",
+    "plots",
+    "protocol.json",
+    "report.html",
+    "thumbnails",
+}
+"""What runs write into their folders."""

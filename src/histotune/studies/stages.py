@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,11 +29,8 @@ from histotune.studies.setup import config_of_head, read_with_parts, rows_that_t
 from histotune.studies.tracking import (
     SweptSet,
     new_run_id,
-    refit_curves,
     require_wandb,
-    rows_of,
-    run_log,
-    track_rows,
+    track_sweep,
     with_origin,
 )
 from histotune.tools.atomic import atomic_folder
@@ -167,7 +164,8 @@ def sweep_tiles(
         (ArmSweep(PROBE, result, sweep_s=sweep_s),),
     )
     choice = describe_choice(result, domain)
-    return SweepOutcome(head, result, choice, config.out, _track(swept, choice, config))
+    scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
+    return SweepOutcome(head, result, choice, config.out, track_sweep(swept, scores, config))
 
 
 def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
@@ -181,17 +179,6 @@ def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
         fold_labels="grouped",
         default_pooling=material.default_pooling,
     )
-
-
-def _track(swept: SweptSet, choice: SweepChoice, config: ExperimentConfig) -> str:
-    """Add the trials to the table, and write the sweep to W&B where that was asked for."""
-    result = swept.sweeps[0].result
-    name = f"{result.head.backbone} on {swept.trained_on}"
-    scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
-    trials = with_origin(result, swept.trained_on, PROBE)
-    log = run_log(swept.run_id, name, config, trials, {"head": swept.folder}, scores)
-    log = replace(log, curves=(*log.curves, *refit_curves(swept.trained_on, result)))
-    return track_rows(tuple(rows_of(swept, config)), log, config)
 
 
 def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:
@@ -221,7 +208,7 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
     scored_tiles = tiles.take(rows)
     split_hash = hash_bytes(scored_tiles.label_fingerprint, part)
-    leaky = _shares_groups(bundle, scored_tiles)
+    leaky = not set(bundle.head.train_groups).isdisjoint(tile_groups(scored_tiles))
     marks = tuple(dict.fromkeys((*marks_of(tiles, split), *((LEAKY,) if leaky else ()))))
     predictions = head_predictions(material, rows, bundle.head, split_hash)
     arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
@@ -238,7 +225,3 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     how = "The saved head as it is."
     finding = Finding("external", title, how, arms, notes, parts, robustness=index)
     return EvaluationOutcome(finding, predictions, ledger)
-
-
-def _shares_groups(bundle: Bundle, scored: TileSet) -> bool:
-    return bool(set(bundle.head.train_groups) & set(tile_groups(scored)))

@@ -10,14 +10,13 @@ import importlib.util
 import math
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from histotune.heads.sweep import CONTEXT, OUTCOME
-from histotune.report.tables import line_names
+from histotune.report.tables import line_names, setting_names
 from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json
@@ -87,36 +86,20 @@ class SweepFacts:
     folder: str
 
 
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial: a row of the table.
-
-    Attributes:
-        facts: What it shares with the other trials of its sweep.
-        time: When the sweep was recorded.
-        settings: What was tried, as JSON.
-        score: Value of the criterion; None where the trial diverged, which is never a score.
-        score_se: Its standard error over groups.
-        auroc: Out of fold; None where undefined.
-        converged: Whether every fit met its tolerance.
-        diverged: Whether a fit ended in numbers that are not finite.
-        chosen: Whether the sweep chose it.
-    """
-
-    facts: SweepFacts
-    time: datetime
-    settings: str
-    score: float | None
-    score_se: float | None
-    auroc: float | None
-    converged: bool
-    diverged: bool
-    chosen: bool
-
-    def __post_init__(self) -> None:
-        """Refuse a score of a diverged trial."""
-        if self.diverged and self.score is not None:
-            raise ValueError("a trial that diverged has no score")
+KINDS = {"str": pl.String(), "int": pl.Int64(), "float": pl.Float64(), "float | None": pl.Float64()}
+SHARED = {item.name: KINDS[str(item.type)] for item in fields(SweepFacts)}
+SCHEMA = {
+    **SHARED,
+    "time": pl.Datetime("us", "UTC"),  # when the sweep was recorded
+    "settings": pl.String(),  # what was tried, as JSON
+    "score": pl.Float64(),  # value of the criterion; null where the trial diverged, which is never a score
+    "score_se": pl.Float64(),  # its standard error over groups
+    "auroc": pl.Float64(),  # out of fold; null where undefined
+    "converged": pl.Boolean(),  # whether every fit met its tolerance
+    "diverged": pl.Boolean(),  # whether a fit ended in numbers that are not finite
+    "chosen": pl.Boolean(),  # whether the sweep chose it
+}
+"""The columns of the table: what the trials of one sweep share, then each trial's own."""
 
 
 def new_run_id() -> str:
@@ -129,50 +112,49 @@ def trials_folder(state: Path) -> Path:
     return state / "trials" / TABLE_VERSION
 
 
-def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> tuple[TrialRow, ...]:
-    """Return a sweep's trials as rows of the table."""
-    now = datetime.now(UTC)
-    records = []
-    for row in trials.iter_rows(named=True):
-        settings = {name: value for name, value in row.items() if name not in (*OUTCOME, *CONTEXT)}
-        diverged = bool(row.get("diverged")) or not math.isfinite(_number(row["log_loss"]))
-        records.append(
-            TrialRow(
-                facts=facts,
-                time=now,
-                settings=" ".join(canonical_json(settings).split()),
-                score=None if diverged else float(row["log_loss"]),
-                score_se=None if diverged else _finite(row["log_loss_se"]),
-                auroc=None if diverged else _finite(row["auroc"]),
-                converged=bool(row["converged"]) and not diverged,
-                diverged=diverged,
-                chosen=bool(row["chosen"]),
-            )
-        )
-    return tuple(records)
+def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> pl.DataFrame:
+    """Return a sweep's trials as rows of the table; a trial that diverged has no score."""
+    tried = trials.select(setting_names(trials))
+    flagged = pl.col("diverged").fill_null(value=False) if "diverged" in trials.columns else pl.lit(value=False)
+    diverged = flagged | ~pl.col("log_loss").cast(pl.Float64).is_finite().fill_null(value=False)
+
+    def finite(name: str) -> pl.Expr:
+        number = pl.col(name).cast(pl.Float64)
+        return pl.when(~diverged & number.is_finite()).then(number)
+
+    own = trials.select(
+        time=pl.lit(datetime.now(UTC)),
+        settings=pl.Series(
+            [" ".join(canonical_json(row).split()) for row in tried.iter_rows(named=True)], dtype=pl.String
+        ),
+        score=finite("log_loss"),
+        score_se=finite("log_loss_se"),
+        auroc=finite("auroc"),
+        converged=pl.col("converged") & ~diverged,
+        diverged=diverged,
+        chosen=pl.col("chosen"),
+    )
+    return pl.DataFrame([asdict(facts)], schema=SHARED).join(own, how="cross").cast(SCHEMA)  # type: ignore[arg-type]
 
 
-def record_trials(state: Path, records: Sequence[TrialRow]) -> Path:
+def record_trials(state: Path, rows: pl.DataFrame) -> Path:
     """Add the trials of one run to the table: one new file, whole or not at all."""
-    import polars as pl
-
-    run_ids = {record.facts.run_id for record in records}
+    run_ids = rows["run_id"].unique().to_list()
     if len(run_ids) != 1:
         raise ValueError(f"one file holds the trials of one run, not of {len(run_ids)}")
-    rows = [{**asdict(record.facts), **_own_fields(record)} for record in records]
-    path = trials_folder(state) / f"{run_ids.pop()}.parquet"
+    if rows.filter(pl.col("diverged"))["score"].is_not_null().any():
+        raise ValueError("a trial that diverged has no score")
+    path = trials_folder(state) / f"{run_ids[0]}.parquet"
     with atomic_path(path) as temporary:
-        pl.DataFrame(rows, schema=_schema()).write_parquet(temporary)
+        rows.rechunk().write_parquet(temporary)
     return path
 
 
 def read_trials(state: Path) -> pl.DataFrame:
     """Return the whole table, the newest run first."""
-    import polars as pl
-
     folder = trials_folder(state)
     if not any(folder.glob("*.parquet")):
-        return pl.DataFrame(schema=_schema())
+        return pl.DataFrame(schema=SCHEMA)
     try:
         table = pl.scan_parquet(folder / "*.parquet").collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -321,40 +303,9 @@ def _without_secrets(value: object) -> Any:  # noqa: ANN401  (nested JSON)
     return value
 
 
-def _schema() -> dict[str, pl.DataType]:
-    """Columns of the table, those of the sweep first."""
-    import polars as pl
-
-    kinds: dict[str, pl.DataType] = {
-        "str": pl.String(),
-        "int": pl.Int64(),
-        "float": pl.Float64(),
-        "bool": pl.Boolean(),
-        "float | None": pl.Float64(),
-        "datetime": pl.Datetime("us", "UTC"),
-    }
-    own = [item for item in fields(TrialRow) if item.name != "facts"]
-    return {item.name: kinds[str(item.type)] for item in (*fields(SweepFacts), *own)}
-
-
-def _own_fields(record: TrialRow) -> dict[str, object]:
-    return {item.name: getattr(record, item.name) for item in fields(record) if item.name != "facts"}
-
-
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
-
-
-def _finite(value: object) -> float | None:
-    number = _number(value)
-    return number if math.isfinite(number) else None
-
-
 def _is_readable(path: Path) -> bool:
-    import polars as pl
-
     with suppress(pl.exceptions.PolarsError, OSError):
-        return pl.read_parquet(path).schema == pl.Schema(_schema())
+        return pl.read_parquet(path).schema == pl.Schema(SCHEMA)
     return False
 
 
@@ -363,15 +314,6 @@ def _is_readable(path: Path) -> bool:
 
 
 ALL = "all"
-
-
-@dataclass(frozen=True)
-class RunToTrack:
-    """A finished run, as it is tracked."""
-
-    inputs: ReportInputs
-    source: SourceStudy | None
-    target: TargetStudy | None
 
 
 @dataclass(frozen=True)
@@ -395,55 +337,65 @@ class SweptSet:
     sweeps: tuple[ArmSweep, ...]
 
 
-def track_run(run: RunToTrack, config: ExperimentConfig) -> str:
+def track_run(
+    inputs: ReportInputs, source: SourceStudy | None, target: TargetStudy | None, config: ExperimentConfig
+) -> str:
     """Add every trial of a run to the table, and write the run to W&B where the config says so."""
-    run_id = str(run.inputs.provenance["run id"])
-    findings = run.inputs.findings
-    rows = [row for swept in _swept_sets(run, run_id, config.out) for row in rows_of(swept, config)]
+    run_id, findings = str(inputs.provenance["run id"]), inputs.findings
+    names = [dataset.name for dataset in findings.datasets]
+    swept = []
+    if source is not None:
+        sweeps = (*source.finals, *(() if source.leaky is None else (source.leaky,)))
+        swept.append(SweptSet(run_id, names[0], source.choice.trained_on, source.split_hash, config.out, sweeps))
+    if target is not None and target.choice is not None:
+        trained_on = target.choice.trained_on
+        swept.append(SweptSet(run_id, names[-1], trained_on, target.split_hash, config.out, target.direct))
     heads = {name: config.out / name for name in ("head", "head-direct") if (config.out / name).is_dir()}
-    log = run_log(run_id, findings.title, config, run.inputs.artifacts.trials, heads, dict(_scores(findings)))
-    chosen = (
-        (swept.trained_on, sweep.result)
-        for swept in _swept_sets(run, run_id, config.out)
-        for sweep in swept.sweeps
-        if sweep.arm == PROBE
-    )
-    more = tuple(curve for trained_on, result in chosen for curve in refit_curves(trained_on, result))
-    return track_rows(rows, replace(log, curves=(*log.curves, *more)), config)
+    settings = {**config.choices(), "split": config.evaluation.split}
+    curves, trials = _all_curves(inputs.artifacts.trials, swept), inputs.artifacts.trials
+    log = RunLog(run_id, findings.title, settings, dict(_scores(findings)), curves, trials, heads)
+    return track(swept, log, config)
 
 
-def track_rows(rows: Sequence[TrialRow], log: RunLog, config: ExperimentConfig) -> str:
-    """Write the table's rows, then W&B; see :func:`track_run`."""
-    if rows:
-        record_trials(config.ledger, rows)
+def track_sweep(swept: SweptSet, scores: Mapping[str, float], config: ExperimentConfig) -> str:
+    """Do the same for a sweep by itself."""
+    result = swept.sweeps[0].result
+    trials = with_origin(result, swept.trained_on, PROBE)
+    settings = {**config.choices(), "split": config.evaluation.split}
+    name = f"{result.head.backbone} on {swept.trained_on}"
+    curves = _all_curves(trials, (swept,))
+    log = RunLog(swept.run_id, name, settings, scores, curves, trials, {"head": swept.folder})
+    return track((swept,), log, config)
+
+
+def track(swept: Sequence[SweptSet], log: RunLog, config: ExperimentConfig) -> str:
+    """Write the table's rows, then W&B."""
+    tables = [table for one in swept for table in _rows_of(one, config)]
+    if tables:
+        record_trials(config.ledger, pl.concat(tables))
     return log_run(log, config.tracking, config.ledger)
 
 
-def rows_of(swept: SweptSet, config: ExperimentConfig) -> Iterator[TrialRow]:
-    """Yield every trial of one data set's sweeps: the final ones and those of the outer folds."""
+def _rows_of(swept: SweptSet, config: ExperimentConfig) -> Iterator[pl.DataFrame]:
+    """Yield the trials of one data set's sweeps: the final ones and those of the outer folds."""
     for sweep in swept.sweeps:
         sets = [(ALL, sweep.result), *((f"outer fold {fold}", result) for fold, result in enumerate(sweep.folds))]
         for training_set, result in sets:
-            yield from trial_rows(result.trials, _facts(swept, sweep, (training_set, result), config))
+            yield trial_rows(result.trials, _facts(swept, sweep, (training_set, result), config))
 
 
-def run_log(
-    run_id: str,
-    name: str,
-    config: ExperimentConfig,
-    trials: pl.DataFrame,
-    heads: dict[str, Path],
-    scores: dict[str, float],
-) -> RunLog:
-    """Return what W&B gets: no path of the data, no tile."""
-    settings = {**config.choices(), "split": config.evaluation.split}
-    curves = tuple(
+def _all_curves(trials: pl.DataFrame, swept: Sequence[SweptSet]) -> tuple[TrialCurve, ...]:
+    """Return the probes' losses over what was tried, then those of their last fits."""
+    probes = trials.filter(pl.col("arm") == PROBE).group_by("trained_on", maintain_order=True)
+    tried = [curve for (trained_on,), part in probes for curve in _curves(str(trained_on), part)]
+    refits = [
         curve
-        for keys, part in trials.group_by("trained_on", "arm", maintain_order=True)
-        if keys[1] == PROBE
-        for curve in _curves(str(keys[0]), part)
-    )
-    return RunLog(run_id, name, settings, scores, curves, trials, heads)
+        for one in swept
+        for sweep in one.sweeps
+        if sweep.arm == PROBE
+        for curve in refit_curves(one.trained_on, sweep.result)
+    ]
+    return (*tried, *refits)
 
 
 def join_trials(source: SourceStudy | None, target: TargetStudy | None) -> pl.DataFrame:
@@ -460,19 +412,6 @@ def with_origin(result: SweepResult, trained_on: str, arm: str) -> pl.DataFrame:
     """Return a sweep's trials with what trained them."""
     backbone = pl.lit(result.head.backbone)
     return result.trials.with_columns(trained_on=pl.lit(trained_on), backbone=backbone, arm=pl.lit(arm))
-
-
-def _swept_sets(run: RunToTrack, run_id: str, folder: Path) -> Iterator[SweptSet]:
-    """Yield the sweeps of both studies."""
-    names = [dataset.name for dataset in run.inputs.findings.datasets]
-    if run.source is not None:
-        leaky = () if run.source.leaky is None else (run.source.leaky,)
-        yield SweptSet(
-            run_id, names[0], run.source.choice.trained_on, run.source.split_hash, folder, (*run.source.finals, *leaky)
-        )
-    if run.target is not None and run.target.choice is not None:
-        trained_on = run.target.choice.trained_on
-        yield SweptSet(run_id, names[-1], trained_on, run.target.split_hash, folder, run.target.direct)
 
 
 def _facts(swept: SweptSet, sweep: ArmSweep, one: tuple[str, SweepResult], config: ExperimentConfig) -> SweepFacts:

@@ -41,6 +41,8 @@ from histotune.transfer.diagnose import diagnose
 from histotune.transfer.scales import scale_candidates, scale_readings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
@@ -157,7 +159,7 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
         source.predictions,
         _side(material, head, target.name),
         remedied.views,
-        (*remedied.notes, *_facts(source, target, shared, config.interval.cluster)),
+        (*remedied.notes, *dict.fromkeys(_facts(source, target, shared, config.interval.cluster))),
     )
     found = diagnose(case, config.transfer, config.interval)
     marks = (
@@ -274,8 +276,7 @@ def _spread(tiles: TileSet, most: int) -> Int:
 
 
 def _side(material: Material, head: Head, name: str) -> Side:
-    tiles, mpp_N = material.tiles, material.input_mpp_N
-    known = mpp_N[np.isfinite(mpp_N)]
+    tiles = material.tiles
     return Side(
         name,
         head_columns(material, head),
@@ -283,7 +284,7 @@ def _side(material: Material, head: Head, name: str) -> Side:
         tile_groups(tiles),
         tiles.tile_ids,
         tiles.has_groups,
-        float(np.round(np.median(known), 4)) if len(known) else float("nan"),
+        _median(material.input_mpp_N),
     )
 
 
@@ -300,20 +301,19 @@ def _head_map(head: Head) -> HeadMap:
     return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
 
 
-def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> tuple[str, ...]:
-    """Return what a reader must know about both sides."""
+def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> Iterator[str]:
+    """Yield what a reader must know about both sides."""
     tiles = target.material.tiles
-    notes = [f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes]
+    yield from (f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes)
     if shared:
-        notes.append(f"{len(shared)} of the target's groups trained this head, and the two sides are not independent.")
+        yield f"{len(shared)} of the target's groups trained this head, and the two sides are not independent."
     if len(tiles) + tiles.n_skipped < target.n_tiles:
-        notes.append(
+        yield (
             f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
             "(--set transfer.max_tiles=0 takes all)."
         )
     if not tiles.has_groups and cluster == "group":
-        notes.append("Groups of the target are unknown, so group intervals are refused and no cause is named.")
-    return tuple(dict.fromkeys(notes))
+        yield "Groups of the target are unknown, so group intervals are refused and no cause is named."
 
 
 # ------------------------------------------------------------------------------
@@ -435,9 +435,7 @@ def _embed(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[Reme
         tiles, view = _matched_view(plan, tiles, request)
         setup = setup.with_view(view)
     material = setup.embed(tiles)
-    columns = np.asarray(request.bundle.head.columns)
-    x_ND = np.asarray(material.embeddings.matrix_ND[:, columns], np.float64)
-    return RemedyView(plan.undone, x_ND, plan.candidate), material
+    return RemedyView(plan.undone, head_columns(material, request.bundle.head), plan.candidate), material
 
 
 def _matched_view(plan: RemedyPlan, tiles: TileSet, request: ViewRequest) -> tuple[TileSet, ViewChoice]:

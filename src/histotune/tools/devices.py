@@ -207,7 +207,14 @@ def _probe_cuda() -> ComputeDevice | None:
     count = ctypes.c_int()
     if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0 or count.value == 0:
         return None
-    return _describe_cuda(driver)
+    name = ctypes.create_string_buffer(256)
+    memory, major, minor = ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGetName(name, 256, 0)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
+    capability, memory_gib = f"{major.value}.{minor.value}", memory.value / 2**30
+    return ComputeDevice("cuda", name.value.decode(), capability, memory_gib, fast_bf16=major.value >= 8)
 
 
 def _cuda_driver() -> ctypes.CDLL | None:
@@ -223,19 +230,6 @@ def _cuda_driver() -> ctypes.CDLL | None:
 def _version_pair(text: str) -> tuple[int, int]:
     major, minor = text.split(".")[:2]
     return int(major), int(minor)
-
-
-def _describe_cuda(driver: ctypes.CDLL) -> ComputeDevice:
-    """Read name, compute capability and memory of device 0 through the driver API."""
-    name = ctypes.create_string_buffer(256)
-    memory, major, minor = ctypes.c_size_t(), ctypes.c_int(), ctypes.c_int()
-    driver.cuDeviceGetName(name, 256, 0)
-    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), 0)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, 0)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, 0)
-    return ComputeDevice(
-        "cuda", name.value.decode(), f"{major.value}.{minor.value}", memory.value / 2**30, fast_bf16=major.value >= 8
-    )
 
 
 @cache

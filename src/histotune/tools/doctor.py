@@ -176,24 +176,16 @@ def _device_check(device: ComputeDevice, built: str | None, driver: str | None) 
     if not gpus:
         return Check("hardware", "device", "cpu: no NVIDIA GPU found")
     if driver is None:
-        return Check(
-            "hardware",
-            "device",
-            f"cpu: nvidia-smi lists {gpus} but the CUDA driver library can't be opened",
-            "warning",
-            "make libcuda.so.1 visible (in a container: start it with --gpus all)",
-        )
-    if torch_fits_driver():
-        return Check(
-            "hardware",
-            "device",
-            f"cpu: nvidia-smi lists {gpus} but the CUDA driver offers none of them",
-            "warning",
-            "unset CUDA_VISIBLE_DEVICES, or reboot after a driver update",
-        )
-    why = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
-    value = f"cpu: {gpus} is there, but {why} and the driver supports CUDA up to {driver}"
-    return Check("hardware", "device", value, "warning", torch_install_line(driver))
+        why = f"nvidia-smi lists {gpus} but the CUDA driver library can't be opened"
+        fix = "make libcuda.so.1 visible (in a container: start it with --gpus all)"
+    elif torch_fits_driver():
+        why = f"nvidia-smi lists {gpus} but the CUDA driver offers none of them"
+        fix = "unset CUDA_VISIBLE_DEVICES, or reboot after a driver update"
+    else:
+        build = f"torch is built for CUDA {built}" if built else "torch is built without CUDA"
+        why = f"{gpus} is there, but {build} and the driver supports CUDA up to {driver}"
+        fix = torch_install_line(driver)
+    return Check("hardware", "device", f"cpu: {why}", "warning", fix)
 
 
 def _why_precision(device: ComputeDevice) -> str:
@@ -206,8 +198,8 @@ def _why_precision(device: ComputeDevice) -> str:
 
 def _folders(cache: Path) -> Iterator[Check]:
     """Where things are kept, how large the cache is, and how much room is left."""
-    size = _folder_size(cache)
-    yield Check("folders", "cache", f"{cache} ({_gib(size)})" if cache.is_dir() else f"{cache} (not made yet)")
+    size_gib = _folder_size(cache) / 2**30
+    yield Check("folders", "cache", f"{cache} ({size_gib:.2f} GiB)" if cache.is_dir() else f"{cache} (not made yet)")
     parent = next(folder for folder in (cache, *cache.absolute().parents) if folder.is_dir())
     free = shutil.disk_usage(parent).free / 2**30
     if free < LITTLE_DISK_GIB:
@@ -334,10 +326,6 @@ def _folder_size(folder: Path) -> int:
         except OSError:
             continue
     return total
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 def _scorings(ledger: Path) -> str:

@@ -82,6 +82,14 @@ def canonical_json(value: object) -> str:
     return json.dumps(_strict(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
 
 
+def json_or_none(path: Path) -> Any:  # noqa: ANN401  (whatever the file holds)
+    """Return what a JSON file holds; None where it can't be read."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError):
+        return None
+
+
 @contextmanager
 def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
     """Hold an exclusive lock between processes; the operating system frees it when the process dies."""

@@ -88,7 +88,7 @@ def prepare_streams() -> None:
 def terminal_stream(stream: TextIO) -> TextIO:
     """Return the stream to send colours to: that of a terminal without the filter, any other as it is."""
     raw = stream.raw if isinstance(stream, PlainStream) else stream
-    return cast("TextIO", raw) if raw.isatty() else stream
+    return raw if raw.isatty() else stream
 
 
 @contextmanager

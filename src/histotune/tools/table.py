@@ -10,15 +10,17 @@ import io
 import re
 import sys
 from dataclasses import dataclass
+from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from histotune.tools.streams import shown, terminal_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import rich.table
+    from jinja2 import Template
     from markupsafe import Markup
     from rich.console import Console
     from rich.text import Text
@@ -182,21 +184,7 @@ class Table:
         """Return it as an element that scrolls by itself."""
         from markupsafe import Markup
 
-        head = Markup("").join(Markup('<th scope="col">{}</th>').format(name) for name in self.names)
-        rows = Markup("").join(Markup("<tr>{}</tr>\n").format(_html_cells(self, row)) for row in self.rows)
-        marks = Markup("").join(_html_badge(mark) + " " for mark in self.marks)
-        notes = Markup("").join(Markup("<p>{}</p>\n").format(note) for note in self.notes)
-        return Markup(
-            '<div class="scroll" role="region" tabindex="0" aria-label="Table: {title}">\n<table>\n'
-            "<caption>{marks}{title}</caption>\n<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}</tbody>\n</table>\n"
-            "</div>{notes}"
-        ).format(
-            title=self.title,
-            marks=marks,
-            head=head,
-            rows=rows,
-            notes=Markup('\n<div class="table-notes">\n{}</div>').format(notes) if notes else "",
-        )
+        return Markup(_html_template().render(table=self))  # noqa: S704  (the template escapes every text)
 
     def as_latex(self, *, breaks_lines: bool = False) -> str:
         """Return it as a floating table of booktabs; ``breaks_lines`` gives each column the same share of the page."""
@@ -238,6 +226,19 @@ def columns_of(names: Iterable[str], right: Iterable[str] = (), fit: Fit = "fold
 def rows_of(rows: Iterable[Sequence[str]]) -> tuple[Row, ...]:
     """Return rows of plain text."""
     return tuple(Row(tuple(row)) for row in rows)
+
+
+def table_of(
+    title: str, rows: Iterable[Mapping[str, str]], right: Iterable[str] = (), notes: tuple[str, ...] = ()
+) -> Table:
+    """Return a table of rows that are each a text by the name of its column, those of numbers to the right.
+
+    Example:
+        >>> table_of("Tiles", [{"class": "benign", "n": "10"}], right=("n",)).names
+        ('class', 'n')
+    """
+    held = list(rows)
+    return Table(title, columns_of(held[0] if held else (), right), rows_of([*row.values()] for row in held), notes)
 
 
 def cell_words(cell: Cell) -> str:
@@ -292,41 +293,15 @@ def _rich_title(table: Table, layout: Layout) -> Text:
     return _rich_text((Span(table.title), *(Span(f" {mark}", "mark") for mark in table.marks)))
 
 
-# ------------------------------------------------------------------------------
-# HTML.
+@cache
+def _html_template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-
-def _html_cells(table: Table, row: Row) -> Markup:
-    from markupsafe import Markup
-
-    return Markup("").join(
-        Markup("<td{}>{}</td>").format(Markup(' class="num"') if column.align == "right" else "", _html_cell(cell, row))
-        for column, cell in zip(table.columns, table.cells_of(row), strict=True)
+    loader = PackageLoader("histotune", "tools")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-
-
-def _html_cell(cell: Cell, row: Row) -> Markup:
-    from markupsafe import Markup, escape
-
-    if isinstance(cell, tuple):
-        return Markup("").join(_html_span(span) for span in cell)
-    return Markup("<strong>{}</strong>").format(cell) if row.tone == "strong" and cell else escape(cell)
-
-
-def _html_span(span: Span) -> Markup:
-    from markupsafe import Markup, escape
-
-    if span.tone == "mark":
-        return _html_badge(span.text)
-    return (
-        escape(span.text) if span.tone == "plain" else Markup('<span class="{}">{}</span>').format(span.tone, span.text)
-    )
-
-
-def _html_badge(mark: str) -> Markup:
-    from markupsafe import Markup
-
-    return Markup('<span class="badge {}">{}</span>').format(mark.strip().lower().replace(" ", "-"), mark)
+    return environment.get_template("table.html.j2")
 
 
 # ------------------------------------------------------------------------------
