@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from histotune.tools.errors import UserError
+from histotune.tools.tabular import TableError, read_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -293,19 +294,10 @@ def _first_line(error: BaseException) -> str:
 
 def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:
     """Read a CSV file, plain or gzipped, as columns of text."""
-    import polars as pl
-
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            raise UserError("this is a folder or a device, not a table", value=path, fix=fix)
-        return pl.read_csv(path, infer_schema=False, separator=separator, has_header=header)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"this table can't be read ({error.strerror or error})", value=path, fix=fix) from error
-    except (Exception, pl.exceptions.PanicException) as error:  # a damaged gzip file ends in a panic of polars
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"this table can't be read ({reason[0].rstrip('.')})", value=path, fix=fix) from error
+        return read_csv(Path(path), separator=separator, has_header=header)
+    except TableError as error:
+        raise UserError(f"this table can't be read ({error})", value=path, fix=fix) from error
 
 
 # ---- HDF5 files ----

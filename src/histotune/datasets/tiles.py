@@ -20,16 +20,15 @@ import polars as pl
 from histotune.datasets.dataset_spec import DatasetSpec
 from histotune.datasets.disk import (
     IMAGE_SUFFIXES,
-    explained_parquet_errors,
     list_files,
     name_some,
-    open_parquet,
     read_text_table,
 )
 from histotune.datasets.rows import PART_BY_NAME, Tile, tile_set
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.files import hash_bytes
+from histotune.tools.tabular import TableError, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -115,11 +114,10 @@ def _read(path: Path) -> pl.DataFrame:
         )
     if not path.name.lower().endswith(".parquet"):
         return read_text_table(str(path), MENDED, _separator(path))
-    file = open_parquet(str(path))
-    with explained_parquet_errors(str(path)):
-        table = pl.from_arrow(file.read())
-    assert isinstance(table, pl.DataFrame)
-    return table
+    try:
+        return read_parquet(path)
+    except TableError as error:
+        raise UserError(f"this table can't be read ({error})", value=path, fix=MENDED) from error
 
 
 def _separator(path: Path) -> str:

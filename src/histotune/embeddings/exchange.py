@@ -18,6 +18,7 @@ from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, hash_file
 from histotune.tools.progress import track
+from histotune.tools.tabular import TableError, read_csv, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -416,9 +417,9 @@ def read_places(path: Path) -> dict[str, tuple[int, int]]:
     import polars as pl
 
     try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        table = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
         rows = table.select(pl.col("tile_id").cast(pl.String), pl.col("x", "y").cast(pl.Float64).cast(pl.Int64))
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (TableError, pl.exceptions.PolarsError) as error:
         raise UserError(
             "this table of coordinates can't be read",
             value=path,

@@ -12,6 +12,7 @@ from histotune.evaluation.findings import Artifacts, LedgerCount, findings_from_
 from histotune.tools.errors import UserError
 from histotune.tools.files import write_json, write_text
 from histotune.tools.progress import StageTime
+from histotune.tools.tabular import read_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -259,7 +260,7 @@ def load_run(folder: Path) -> ReportInputs:
     try:
         return ReportInputs(
             findings=findings_from_dict(read_object(folder / "scores.json", REPEAT)),
-            artifacts=Artifacts(**{path.stem: pl.read_parquet(path) for path in tables if path.is_file()}),
+            artifacts=Artifacts(**{path.stem: read_parquet(path) for path in tables if path.is_file()}),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),
             ledger=tuple(LedgerCount(**count) for count in provenance.pop("ledger")),
             config=read_object(folder / "config.json", REPEAT),

@@ -19,6 +19,7 @@ from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import write_json
 from histotune.tools.marks import PROBE
 from histotune.tools.table import ShownAsTables, Table
+from histotune.tools.tabular import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -164,8 +165,8 @@ def _probes(findings: Findings, table: pl.DataFrame, name: str) -> Iterator[Cont
 def _protocol_arms(folder: Path, name: str) -> Iterator[Contender]:
     try:
         marks = tuple(json.loads((folder / "protocol.json").read_text(encoding="utf-8")).get("marks", ()))
-        table = pl.read_parquet(folder / "predictions.parquet")
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        table = read_parquet(folder / "predictions.parquet")
+    except (OSError, ValueError) as error:
         raise UserError(f"this run folder is damaged: {error}", value=folder, fix="run the protocol again") from error
     for (row, pooling, domain), part in table.group_by("row", "pooling", "domain", maintain_order=True):
         names = tuple(str(label) for label in range(len(part["probability"][0])))

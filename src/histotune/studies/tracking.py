@@ -22,6 +22,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json
 from histotune.tools.marks import PROBE
 from histotune.tools.provenance import redact
+from histotune.tools.tabular import TableError, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -156,8 +157,8 @@ def read_trials(state: Path) -> pl.DataFrame:
     if not any(folder.glob("*.parquet")):
         return pl.DataFrame(schema=SCHEMA)
     try:
-        table = pl.scan_parquet(folder / "*.parquet").collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+        table = pl.concat(read_parquet(path) for path in sorted(folder.glob("*.parquet")))
+    except (pl.exceptions.PolarsError, TableError) as error:
         damaged = [path for path in sorted(folder.glob("*.parquet")) if not _is_readable(path)]
         raise UserError(
             "the table of trials can't be read",
@@ -304,8 +305,8 @@ def _without_secrets(value: object) -> Any:  # noqa: ANN401  (nested JSON)
 
 
 def _is_readable(path: Path) -> bool:
-    with suppress(pl.exceptions.PolarsError, OSError):
-        return pl.read_parquet(path).schema == pl.Schema(SCHEMA)
+    with suppress(TableError):
+        return read_parquet(path).schema == pl.Schema(SCHEMA)
     return False
 
 

@@ -28,6 +28,7 @@ from histotune.tools.files import hash_bytes, write_json
 from histotune.tools.marks import LABEL_MOVED, LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
+from histotune.tools.tabular import read_parquet
 from histotune.transfer.case import (
     HeadMap,
     RemedyPlan,
@@ -252,7 +253,7 @@ def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source
 
 def _held_out(run: Path, tiles: TileSet) -> Predictions:
     """Return the probe's cross-fitted or held-out predictions on the domain that trained it."""
-    table = pl.read_parquet(run / "predictions.parquet").filter(
+    table = read_parquet(run / "predictions.parquet").filter(
         (pl.col("finding") == "cross-magnification") & (pl.col("arm") == PROBE)
     )
     own = table.filter(pl.col("tile_id").is_in(list(tiles.tile_ids)))
