@@ -60,7 +60,7 @@ class Work:
             make_evaluator(name, self.sample, units.unit_N, units.n_units, within_folds=False) for name in METRICS
         ]
         chunks = over_resamples(
-            lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], self.sample, units, self.config
+            lambda counts_BG: [evaluate(counts_BG) for evaluate in evaluators], units, self.config.n_resamples
         )
         return [np.concatenate(values) for values in zip(*chunks, strict=True)]
 

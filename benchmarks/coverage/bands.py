@@ -24,7 +24,6 @@ from benchmarks.coverage.cohort import CellSpec, all_cells, holds_classes, simul
 from benchmarks.coverage.judge import BLOCK, LEVEL, Tally
 from histotune.statistics import bounds
 from histotune.statistics.curves import Places, Thresholds, place_bounds, rising_limits
-from histotune.statistics.intervals import Units
 from histotune.statistics.sample import draw_counts
 from histotune.tools.files import write_json, write_text
 
@@ -98,8 +97,8 @@ def judge_bands(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> 
 
 def _thresholds(cohorts: Cohorts, repeat: int, strata: bounds.Strata) -> Thresholds:
     rows = cohorts.repeat_N == repeat
-    units = Units(cohorts.group_N[rows], len(strata.stratum_G), strata)
-    return Thresholds.of(cohorts.y_N[rows] == 1, cohorts.x_N[rows], units)
+    n_units = len(strata.stratum_G)
+    return Thresholds.of(cohorts.y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_units)
 
 
 def run_cell(spec: CellSpec, options: argparse.Namespace) -> None:

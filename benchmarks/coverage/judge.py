@@ -212,7 +212,7 @@ def _batched(cohorts: Cohorts, plan: Plan, n_repeats: int, n_groups: int) -> Ite
         win_matrix(y_N[rows] == 1, cohorts.x_N[rows], cohorts.group_N[rows], n_groups)
         for rows in (cohorts.repeat_N == repeat for repeat in range(n_repeats))
     ]
-    yield "auroc", PairsEvaluator((np.stack([w for w, _ in tables]),), (np.stack([p for _, p in tables]),))
+    yield "auroc", PairsEvaluator(np.stack([w for w, _ in tables]), np.stack([p for _, p in tables]))
 
 
 def _thresholds(

@@ -40,7 +40,7 @@ def test_counts_by_magnification_in_order(tmp_path: Path) -> None:
         ("100X", "malignant", 6, 6),
         ("400X", "malignant", 1, 1),
     ]
-    assert (description.n_tiles, description.n_groups, description.n_source_patients) == (29, 15, 17)
+    assert (len(description.tiles), description.tiles.n_groups, description.n_source_patients) == (29, 15, 17)
     assert description.by_split.is_empty()
     assert description.scales.rows()[0] == ("40X", 2.5, "estimated", 1.25, 12)
     assert description.sizes.rows() == [(700, 460, 29)]
@@ -100,11 +100,13 @@ def test_text_is_plain_and_complete(tmp_path: Path) -> None:
     assert text.startswith("BreakHis\n29 tiles, 15 groups (a case: ")
     assert "17 patients as the authors count them, in 15 groups" in text
     assert "  40X            benign         6       6\n" in text
-    for sentence in (*description.notes, *description.caveats, *description.warnings, description.citation):
+    for sentence in (*description.tiles.notes, *description.caveats, *description.warnings, description.tiles.citation):
         assert sentence.split()[0] in text
     assert "\x1b" not in text
     assert max(len(line) for line in text.splitlines()) <= 120
-    assert render_text(replace(description, synthetic=True)).startswith("SYNTHETIC BreakHis")
+    assert render_text(replace(description, tiles=replace(description.tiles, synthetic=True))).startswith(
+        "SYNTHETIC BreakHis"
+    )
 
 
 @pytest.mark.real_data

@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from histotune.datasets.config import DatasetConfig, DatasetName
-from histotune.datasets.dataset_spec import choose_scale
-from histotune.datasets.read import dataset_spec, known_specs, read_dataset
+from histotune.datasets.dataset_spec import choose_scale, known_specs
+from histotune.datasets.read import dataset_spec, read_dataset
 from histotune.tools.errors import UserError
 
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from histotune.heads.config import SweepConfig
-from histotune.heads.family import FoldPlan, OutOfFold, SweepData, SweepTask, training_set
+from histotune.heads.family import FoldPlan, OutOfFold, SweepData, SweepTask, Trial, training_set
 from histotune.heads.head import class_probabilities, head_logits
-from histotune.heads.linear import PenaltyTrial
 from histotune.heads.select import TrialScores, choose_trial, describe_selection
 from histotune.heads.sweep import (
     N_RESAMPLES,
@@ -28,10 +27,10 @@ from tests.heads.samples import make_embeddings, make_task
 CONFIG = SweepConfig(penalties=(0.01, 0.1, 1.0, 10.0), folds=4, class_weights=("none", "balanced"))
 
 
-def make_scores(seed: int, n_trials: int = 24, n_groups: int = 12) -> tuple[TrialScores, tuple[PenaltyTrial, ...]]:
+def make_scores(seed: int, n_trials: int = 24, n_groups: int = 12) -> tuple[TrialScores, tuple[Trial, ...]]:
     rng = np.random.default_rng(seed)
     trials = tuple(
-        PenaltyTrial((pooling,), weight, penalty)
+        Trial((pooling,), weight, penalty)
         for pooling in ("cls", "patch_mean")
         for weight in ("none", "balanced")
         for penalty in (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -54,7 +53,7 @@ def test_the_one_standard_error_rule_by_brute_force(seed: int) -> None:
         left_out = np.array([np.delete(gap, g).mean() for g in range(12)])
         se = np.sqrt(11 / 12 * ((left_out - left_out.mean()) ** 2).sum())
         same = trials[t].pooling == trials[best].pooling and trials[t].class_weight == trials[best].class_weight
-        if scores.usable_T[t] and same and gap.mean() <= se and trials[t].penalty > trials[strongest].penalty:
+        if scores.usable_T[t] and same and gap.mean() <= se and trials[t].strength > trials[strongest].strength:
             strongest = t
     assert choose_trial(scores, trials, "one-se") == strongest
     selection = describe_selection(scores, trials, strongest, "one-se")
@@ -144,7 +143,7 @@ def test_the_honest_estimate_of_many_useless_trials_lies_above_the_selected_scor
     loss_tile = np.logaddexp(0, np.where(y == 1, -1, 1) * logit[:, :, 1])
     loss = np.stack([loss_tile[:, group == g].mean(axis=1) for g in range(24)], axis=1)
     scores = TrialScores(loss, loss.mean(axis=1), loss.std(axis=1) / 5, np.ones(60, bool))
-    trials = tuple(PenaltyTrial(("pooled",), "none", float(p + 1)) for p in range(60))
+    trials = tuple(Trial(("pooled",), "none", float(p + 1)) for p in range(60))
     embeddings = make_embeddings(np.zeros((120, 2)))
     task = SweepTask(y, tuple(f"g{g:02d}" for g in group), ("a", "b"), np.ones((1, 120), bool))
     part = training_set(embeddings.tile_ids, task, np.arange(120), np.arange(120), FoldPlan(4, 0))

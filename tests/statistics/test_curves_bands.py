@@ -145,7 +145,7 @@ def test_many_scores_are_thinned_without_being_seen(monkeypatch: pytest.MonkeyPa
     places = Places(np.array(FPR_GRID_M), np.array(RECALL_GRID_M))
 
     def read() -> Float:
-        table = Thresholds.of(sample.y_N == 1, sample.score_NK[:, 1], units)
+        table = Thresholds.of(sample.y_N == 1, sample.score_NK[:, 1], units.unit_N, units.n_units)
         evidence = table.read(places, counts, without_each=False)
         assert evidence.drawn is not None
         return np.column_stack([evidence.point_x, evidence.drawn.values_xB])

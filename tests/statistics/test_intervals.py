@@ -49,7 +49,7 @@ def slow_obuchowski(y: np.ndarray, x: np.ndarray, group: np.ndarray) -> float:
 def clustered(y: np.ndarray, x: np.ndarray, group: np.ndarray) -> float:
     n = int(group.max()) + 1
     wins, pairs = win_matrix(y == 1, x, group, n)
-    parts = structural_components(PairsEvaluator((wins,), (pairs,)), n)
+    parts = structural_components(PairsEvaluator(wins, pairs), n)
     assert parts is not None
     holds = np.stack([np.bincount(group[y == k], minlength=n) > 0 for k in (0, 1)], axis=1)
     return float(bounds.obuchowski_variance(*parts, bounds.Strata.of(holds)))

@@ -25,11 +25,11 @@ def value(sums: metrics.TileSums) -> float:
 
 
 def auprc(positive: np.ndarray, score: np.ndarray) -> float:
-    return float(metrics.weighted_average_precision(positive, score, np.ones((1, len(score))))[0])
+    return float(metrics.walk_down(positive, score, np.ones((1, len(score))))[0])
 
 
 def sensitivity_at(positive: np.ndarray, score: np.ndarray, specificity: float = metrics.FIXED_RATE) -> float:
-    return float(metrics.weighted_sensitivity(positive, score, np.ones((1, len(score))), specificity)[0])
+    return float(metrics.walk_down(positive, score, np.ones((1, len(score))), specificity)[0])
 
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5])
@@ -72,7 +72,7 @@ def test_ranking_metrics_equal_sklearns(seed: int, decimals: int) -> None:
     assert auprc(y == 1, p[:, 1]) == pytest.approx(sk.average_precision_score(y, p[:, 1]), abs=1e-12)
     weights = np.stack([rng.integers(0, 4, len(y)), rng.uniform(0, 2, len(y))]).astype(float)
     areas = metrics.weighted_auroc(y, p, weights)
-    precisions = metrics.weighted_average_precision(y == 1, p[:, 1], weights)
+    precisions = metrics.walk_down(y == 1, p[:, 1], weights)
     for weight, area, precision in zip(weights, areas, precisions, strict=True):
         assert area == pytest.approx(sk.roc_auc_score(y, p[:, 1] - p[:, 0], sample_weight=weight), abs=1e-12)
         expected = sk.average_precision_score(y, p[:, 1], sample_weight=weight)
@@ -184,9 +184,9 @@ def test_operating_points_equal_sklearns_roc_curve(decimals: int, rate: float) -
     for weight in (np.ones(len(y)), rng.integers(0, 4, len(y)).astype(float)):
         fpr, tpr, _ = sk.roc_curve(y, score, sample_weight=weight, drop_intermediate=False)
         expected = tpr[fpr <= 1 - rate + 1e-9].max()
-        assert metrics.weighted_sensitivity(y == 1, score, weight[None], rate)[0] == pytest.approx(expected, abs=1e-12)
+        assert metrics.walk_down(y == 1, score, weight[None], rate)[0] == pytest.approx(expected, abs=1e-12)
         reverse = 1 - fpr[tpr >= rate - 1e-9].min()
-        found = metrics.weighted_sensitivity(y == 0, -score, weight[None], rate)[0]
+        found = metrics.walk_down(y == 0, -score, weight[None], rate)[0]
         assert found == pytest.approx(reverse, abs=1e-12)
 
 

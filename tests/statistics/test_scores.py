@@ -90,7 +90,7 @@ def test_bootstrap_equals_a_loop_over_resampled_tiles(
     evaluators = [
         make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds) for name in names
     ]
-    chunks = over_resamples(lambda counts: [evaluate(counts) for evaluate in evaluators], sample, units, config)
+    chunks = over_resamples(lambda counts: [evaluate(counts) for evaluate in evaluators], units, config.n_resamples)
     values = {name: np.concatenate(parts) for name, parts in zip(names, zip(*chunks, strict=True), strict=True)}
     holds = class_signatures(sample.y_N, units.unit_N, units.n_units, n_classes)
     counts = np.concatenate(list(draw_counts(holds, config.n_resamples, config.seed)))

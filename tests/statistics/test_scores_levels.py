@@ -69,8 +69,8 @@ def test_parts_are_scored_on_their_own() -> None:
     scanner = pl.Series(["A" if i % 3 == 0 else "B" if i % 3 == 1 else None for i in index])
     parts = score_by(tiles, scanner, ["auroc"], CONFIG)
     assert [part.part for part in parts] == ["A", "B", "unknown"]
-    assert sum(part.n_tiles for part in parts) == 300
-    assert [part.n_groups for part in parts] == [10, 10, 10]
+    assert sum(len(part.predictions) for part in parts) == 300
+    assert [part.scores[0].n_groups for part in parts] == [10, 10, 10]
     only = score_predictions(Predictions(tiles.table.filter(scanner == "A"), tiles.class_names), ["auroc"], CONFIG)
     assert parts[0].scores == only
     with pytest.raises(UserError, match="every tile"):

@@ -10,8 +10,9 @@ from histotune.audit.leaks import balance_tables, name_findings
 from histotune.audit.overlap import cached_embeddings, overlapping_fields
 from histotune.audit.pixels import BadTile, header_problem, pixel_findings, scan, unreadable
 from histotune.audit.verdicts import Audit, AuditConfig, AuditFinding, audit_facts
+from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.disk import IMAGE_SUFFIXES, list_files
-from histotune.datasets.read import known_specs, read_dataset
+from histotune.datasets.read import read_dataset
 from histotune.images.config import LoaderConfig
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def audit(request: AuditRequest) -> Audit:
         'warning'
     """
     # From what costs nothing to what reads every pixel: names and tables first.
-    facts = audit_facts(request.tiles, request.split, request.finest)
-    findings = list(name_findings(facts, request.config))
+    facts = audit_facts(request.tiles, request.split, request.finest, request.config.max_listed)
+    findings = list(name_findings(facts, request.config.few_groups))
     if not request.config.quick:
         findings += _pixel_findings(facts, request)
     tiles = facts.tiles
@@ -108,11 +109,11 @@ def unread_files(root: Path, tiles: TileSet) -> tuple[BadTile, ...]:
 def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFinding]:
     config = request.config
     found = scan(facts.tiles, request.loader)
-    yield unreadable((*request.unread, *found.bad), len(facts.table))
+    yield unreadable(facts, (*request.unread, *found.bad))
     exact = exact_copies(found.fingerprints)
-    yield duplicate_finding(facts, exact, EXACT, config.max_listed)
+    yield duplicate_finding(facts, exact, EXACT)
     near = near_copies(found.fingerprints, exact, config)
-    yield duplicate_finding(facts, near, NEAR, config.max_listed)
+    yield duplicate_finding(facts, near, NEAR)
     if request.cache is not None:
         yield _fields(facts, found.fingerprints, request, request.cache)
     yield from pixel_findings(facts, found.fingerprints, config)
@@ -124,7 +125,7 @@ def _fields(facts: Facts, fingerprints: Fingerprints, request: AuditRequest, cac
         sentence = "No network's embeddings of these tiles are in the cache, so overlapping fields were not looked for."
         return AuditFinding(FIELDS.id, FIELDS.title, "note", sentence, advice="Run `histotune embed` first.")
     fields = overlapping_fields(facts, fingerprints, embeddings, request.loader)
-    return duplicate_finding(facts, fields, FIELDS, request.config.max_listed)
+    return duplicate_finding(facts, fields, FIELDS)
 
 
 def _own_notes(config: AuditConfig) -> tuple[str, ...]:

@@ -150,18 +150,20 @@ def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDAr
     return (fold() if kept else label_N), turned_N
 
 
-def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind, max_listed: int) -> AuditFinding:
+def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind) -> AuditFinding:
     """Judge clusters of copies: a note within a group, a warning across groups, an error across sides."""
     # One finding for all clusters of a kind, its verdict that of the gravest.
     clusters = _judged(facts, copies)
     if clusters.is_empty():
         sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark}".strip()
         return AuditFinding(kind.id, kind.title, "ok", sentence)
-    n_tiles = int(clusters["tiles"].sum())
+    n, n_tiles = len(facts.table), int(clusters["tiles"].sum())
     verdict = _verdict(clusters, kind)
     sentences = (
         f"{count(len(clusters), 'cluster')} of {kind.what} ({count(n_tiles, 'tile')}): {_where(clusters)}.",
-        _effective(len(facts.table), n_tiles - len(clusters)) if kind.whole else "",
+        f"Counting each picture once, the effective n is {n - n_tiles + len(clusters):,} of {n:,}."
+        if kind.whole
+        else "",
         _contradictions(clusters) if kind.whole else "",
         copies.remark,
     )
@@ -173,11 +175,11 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind, max_listed: 
         sentence=" ".join(sentence for sentence in sentences if sentence),
         n=len(clusters),
         n_tiles=n_tiles,
-        tile_ids=tuple(copied.head(max_listed).to_list()),
+        tile_ids=tuple(copied.head(facts.max_listed).to_list()),
         advice=(COPY_ADVICE if kind.whole else FIELD_ADVICE)[verdict],
         clusters=tuple(
             Cluster(tuple(ids), n, _cluster_note(sides, groups, turned))
-            for ids, n, sides, groups, turned in clusters.head(max_listed)
+            for ids, n, sides, groups, turned in clusters.head(facts.max_listed)
             .select("ids", "tiles", "sides", "groups", "turned")
             .iter_rows()
         ),
@@ -236,10 +238,6 @@ def _where(clusters: pl.DataFrame) -> str:
         "within one group": int((~across_sides & ~across_groups).sum()),
     }
     return ", ".join(f"{n:,} {words}" for words, n in counts.items() if n)
-
-
-def _effective(n: int, n_surplus: int) -> str:
-    return f"Counting each picture once, the effective n is {n - n_surplus:,} of {n:,}."
 
 
 def _contradictions(clusters: pl.DataFrame) -> str:

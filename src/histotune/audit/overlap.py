@@ -139,11 +139,6 @@ class _Held:
     manifests: dict[str, Manifest]
     held_N: NDArray[np.bool_]
 
-    @property
-    def n(self) -> int:
-        """Tiles that it holds."""
-        return int(self.held_N.sum())
-
 
 def cached_embeddings(tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path) -> CachedEmbeddings | None:
     """Find the embedding space of the cache that holds most of the tiles; nothing is computed."""
@@ -154,8 +149,12 @@ def cached_embeddings(tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path
     sources = tile_sources(tiles.take(rows))
     with PixelReader() as reader:
         content = HashIndex(cache / "hashes.sqlite").tiles(sources, reader)
-    best = max((_held(Store(cache, space), space, content) for space in spaces), key=lambda held: held.n, default=None)
-    if best is None or best.n == 0:
+    best = max(
+        (_held(Store(cache, space), space, content) for space in spaces),
+        key=lambda held: held.held_N.sum(),
+        default=None,
+    )
+    if best is None or not best.held_N.any():
         return None
     gathered = gather(best.store, best.manifests, [content[place] for place in np.flatnonzero(best.held_N)])
     return None if gathered is None else CachedEmbeddings(gathered.matrix_ND, rows[best.held_N], best.backbone)

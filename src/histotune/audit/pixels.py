@@ -8,15 +8,15 @@ import hashlib
 import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from histotune.audit.verdicts import AuditFinding, AuditTable, count, frame_table, some
+from histotune.audit.verdicts import AuditFinding, AuditTable, Verdict, count, frame_table, passed, some
 from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.tools.errors import UserError
 from histotune.tools.progress import track
@@ -110,11 +110,13 @@ def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
     workers = loader.workers or cpu_count()
     with PixelReader(loader) as reader, ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
 
-        def read(unit: _Unit) -> _Answer:
-            return _read_rows(reader, unit) if unit.file_rows else _read_image(reader, unit)
+        def read(unit: _Unit) -> list[_Answer]:
+            if unit.file_rows:
+                return _read_rows(reader, unit)
+            return [_read_one(reader, PixelSource(Path(unit.path)), unit.rows)]
 
         answers = _in_order(pool, read, units, workers + 2)
-        for answer in track(answers, f"auditing {len(tiles):,} tiles", total=len(units)):
+        for answer in chain.from_iterable(track(answers, f"auditing {len(tiles):,} tiles", total=len(units))):
             bad += answer.bad
             if answer.fingerprints is not None:
                 fingerprints.put(answer.rows, answer.fingerprints)
@@ -156,8 +158,8 @@ def _units(tiles: TileSet) -> list[_Unit]:
 
 
 def _in_order(
-    pool: ThreadPoolExecutor, read: Callable[[_Unit], _Answer], units: Iterable[_Unit], ahead: int
-) -> Iterator[_Answer]:
+    pool: ThreadPoolExecutor, read: Callable[[_Unit], list[_Answer]], units: Iterable[_Unit], ahead: int
+) -> Iterator[list[_Answer]]:
     """Yield answers in order while at most ``ahead`` units are under way."""
     waiting = iter(units)
     running = deque(pool.submit(read, unit) for unit in islice(waiting, ahead))
@@ -171,28 +173,16 @@ def _in_order(
             future.cancel()
 
 
-def _read_image(reader: PixelReader, unit: _Unit) -> _Answer:
-    return _read_one(reader, PixelSource(Path(unit.path)), unit.rows)
-
-
-def _read_rows(reader: PixelReader, unit: _Unit) -> _Answer:
+def _read_rows(reader: PixelReader, unit: _Unit) -> list[_Answer]:
     """Read a run of rows at once; where that fails, row by row, so that only the damaged ones are lost."""
     try:
         block_NHWC = reader.rows(Path(unit.path), unit.file_rows.start, unit.file_rows.stop)
         if block_NHWC.dtype == np.uint8 and block_NHWC.ndim == 4 and block_NHWC.shape[3] == 3:
-            return _Answer(unit.rows, fingerprints_of(block_NHWC.astype(np.uint8, copy=False)), ())
+            return [_Answer(unit.rows, fingerprints_of(block_NHWC.astype(np.uint8, copy=False)), ())]
     except Exception:  # noqa: S110  (h5py raises many types on damaged files; each row is tried again below)
         pass
     sources = (PixelSource(Path(unit.path), row) for row in unit.file_rows)
-    answers = [_read_one(reader, source, unit.rows[[place]]) for place, source in enumerate(sources)]
-    good = [answer for answer in answers if answer.fingerprints is not None]
-    fingerprints = empty_fingerprints(len(good))
-    for place, answer in enumerate(good):
-        assert answer.fingerprints is not None
-        fingerprints.put(np.array([place]), answer.fingerprints)
-    bad = tuple(tile for answer in answers for tile in answer.bad)
-    rows = np.concatenate([answer.rows for answer in good]) if good else np.array([], np.int64)
-    return _Answer(rows, fingerprints if good else None, bad)
+    return [_read_one(reader, source, unit.rows[[place]]) for place, source in enumerate(sources)]
 
 
 def _read_one(reader: PixelReader, source: PixelSource, rows: NDArray[np.int64]) -> _Answer:
@@ -345,22 +335,17 @@ def pixel_findings(facts: Facts, fingerprints: Fingerprints, config: AuditConfig
     yield from _stain_of_groups(facts, fingerprints, config)
 
 
-def unreadable(bad: Sequence[BadTile], n_tiles: int) -> AuditFinding:
+def unreadable(facts: Facts, bad: Sequence[BadTile]) -> AuditFinding:
     """Judge tiles that can't be read; all are listed."""
     if not bad:
-        return AuditFinding("unreadable", "Unreadable tiles", "ok", f"All {count(n_tiles, 'tile')} can be read.")
-    rows = tuple((tile.place, tile.reason) for tile in bad)
-    return AuditFinding(
-        "unreadable",
-        "Unreadable tiles",
-        "error",
-        f"{count(len(bad), 'tile')} of {n_tiles:,} can't be read and "
-        f"{'is' if len(bad) == 1 else 'are'} left out of everything else that looks at pixels.",
-        n=len(bad),
-        n_tiles=len(bad),
-        advice="Copy these files again from their source, or remove them.",
-        tables=(AuditTable("Unreadable tiles", ("where", "why"), rows),),
+        return passed("unreadable", f"All {count(len(facts.table), 'tile')} can be read.")
+    sentence = (
+        f"{count(len(bad), 'tile')} of {len(facts.table):,} can't be read and "
+        f"{'is' if len(bad) == 1 else 'are'} left out of everything else that looks at pixels."
     )
+    rows = AuditTable("Unreadable tiles", ("where", "why"), tuple((tile.place, tile.reason) for tile in bad))
+    found = facts.finding("unreadable", "error", sentence, facts.table.clear(), rows, n=len(bad))
+    return replace(found, n_tiles=len(bad))
 
 
 def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
@@ -368,8 +353,7 @@ def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Aud
     constant_N = fingerprints.read_N & fingerprints.constant_N
     n_constant, n_free = int(constant_N.sum()), int(free_N.sum())
     if not n_constant + n_free:
-        sentence = f"Every tile has tissue on at least {config.tissue_free:.1%} of its pixels."
-        return AuditFinding("blank", "Blank tiles", "ok", sentence)
+        return passed("blank", f"Every tile has tissue on at least {config.tissue_free:.1%} of its pixels.")
     found = [f"{count(n_constant, 'tile')} of one single colour"] if n_constant else []
     found += (
         [f"{count(n_free, 'tile')} with tissue on less than {config.tissue_free:.1%} of the pixels"] if n_free else []
@@ -378,17 +362,9 @@ def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Aud
     hit = facts.table.filter(pl.Series(constant_N | free_N))
     classes = hit.group_by("class").agg(pl.len()).sort("len", "class", descending=[True, False])
     named = ", ".join(f"{name} {n:,}" for name, n in classes.iter_rows())
-    return AuditFinding(
-        "blank",
-        "Blank tiles",
-        "warning" if n_constant else "note",
-        f"{' and '.join(found)} ({named}).",
-        n=len(hit),
-        n_tiles=len(hit),
-        tile_ids=tuple(hit["tile_id"].head(config.max_listed).to_list()),
-        advice="Look at them: a blank tile teaches a head what background is called, and counts in every score.",
-        tables=(_per_group(facts, constant_N | free_N),) if hit["group_id"].null_count() < len(hit) else (),
-    )
+    per_group = (_per_group(facts, constant_N | free_N),) if hit["group_id"].null_count() < len(hit) else ()
+    verdict: Verdict = "warning" if n_constant else "note"
+    return facts.finding("blank", verdict, f"{' and '.join(found)} ({named}).", hit, *per_group)
 
 
 def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
@@ -399,7 +375,6 @@ def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
 
 
 def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
-    finding_id, title = "stain-tiles", "Tiles of unusual stain"
     seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
     # A tile's worst feature counts; tiles with hardly any tissue are neither judged nor part of the median.
     z_NF = robust_z(fingerprints.stain_NF, seen_N, LEAST_MAD)
@@ -407,29 +382,18 @@ def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfi
     rows = np.flatnonzero(worst_N >= config.tile_z)
     if not len(rows):
         sentence = f"None of {count(int(seen_N.sum()), 'tile')} lies {config.tile_z:g} robust deviations out."
-        return AuditFinding(finding_id, title, "ok", sentence)
+        return passed("stain-tiles", sentence)
     ordered = rows[np.lexsort((rows, -worst_N[rows]))]
-    table = (
-        facts.table[ordered[: config.max_listed]]
-        .select("tile_id", "group_id", "class")
-        .with_columns(*_z_columns(z_NF[ordered[: config.max_listed]]))
-    )
-    return AuditFinding(
-        finding_id,
-        title,
-        "note",
+    listed = ordered[: config.max_listed]
+    table = facts.table[listed].select("tile_id", "group_id", "class").with_columns(*_z_columns(z_NF[listed]))
+    sentence = (
         f"{count(len(rows), 'tile')} of {int(seen_N.sum()):,} {'lies' if len(rows) == 1 else 'lie'} "
-        f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain.",
-        n=len(rows),
-        n_tiles=len(rows),
-        tile_ids=tuple(table["tile_id"].to_list()),
-        advice="Look at them: ink, folds, blood, another stain, or a case that was prepared differently.",
-        tables=(frame_table("Robust z of stain", table),),
+        f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain."
     )
+    return facts.finding("stain-tiles", "note", sentence, facts.table[ordered], frame_table("Robust z of stain", table))
 
 
 def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:
-    finding_id, title = "stain-groups", "Groups of unusual stain"
     seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
     # The median over a group's tiles is compared with those of the other groups.
     features = {name: pl.Series(fingerprints.stain_NF[:, place], dtype=pl.Float64) for place, name in enumerate(STAIN)}
@@ -444,23 +408,16 @@ def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConf
     out = out.filter(pl.col("worst") >= config.group_z).sort("worst", "group_id", descending=[True, False])
     if out.is_empty():
         sentence = f"None of {len(groups):,} groups has a median stain {config.group_z:g} robust deviations out."
-        yield AuditFinding(finding_id, title, "ok", sentence)
+        yield passed("stain-groups", sentence)
         return
     hit = known.filter(pl.col("group_id").is_in(out["group_id"].to_list()))
-    yield AuditFinding(
-        finding_id,
-        title,
-        "note",
+    sentence = (
         f"{len(out):,} of {count(len(groups), 'group')} {'is' if len(out) == 1 else 'are'} stained unlike the others: "
-        f"{some(out['group_id'].to_list())}.",
-        n=len(out),
-        n_tiles=len(hit),
-        tile_ids=tuple(
-            hit.unique("group_id", keep="first", maintain_order=True)["tile_id"].head(config.max_listed).to_list()
-        ),
-        advice="See which side and class they fall on: a head can learn a stain in place of a disease.",
-        tables=(frame_table("Robust z of the group's median stain", out.drop("worst")),),
+        f"{some(out['group_id'].to_list())}."
     )
+    numbers = frame_table("Robust z of the group's median stain", out.drop("worst"))
+    first = hit.unique("group_id", keep="first", maintain_order=True)
+    yield replace(facts.finding("stain-groups", "note", sentence, first, numbers), n=len(out), n_tiles=len(hit))
 
 
 def robust_z(values_NF: NDArray[np.floating], seen_N: NDArray[np.bool_], least_mad: float = 0.0) -> NDArray[np.float64]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import asdict, dataclass, replace
+from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
@@ -21,6 +23,7 @@ Cell = str | int | float | None
 OFFICIAL = "official parts"
 UNLABELLED = "unlabelled"
 UNKNOWN = "unknown"
+CHECKS = tomllib.loads(resources.files(__package__).joinpath("checks.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,11 @@ class AuditFinding:
     advice: str = ""
     clusters: tuple[Cluster, ...] = ()
     tables: tuple[AuditTable, ...] = ()
+
+
+def passed(check: str, sentence: str, n: int = 0) -> AuditFinding:
+    """Return a finding that nothing is wrong."""
+    return AuditFinding(check, CHECKS[check]["title"], "ok", sentence, n=n)
 
 
 @dataclass(frozen=True)
@@ -197,6 +205,12 @@ class AuditConfig(BaseModel):
 # The table that every finding is made from: a row per tile, sorted by id, with its class in words and its side
 
 
+KEPT = (
+    "tile_id", "group_id", "slide_id", "site", "scanner", "source_patient_id", "magnification", "width_px", "height_px",
+    "label", "class", "side",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Facts:
     """A tile set as the audit sees it.
@@ -208,12 +222,14 @@ class Facts:
             none, side (null where a tile takes no part).
         class_names: Finest class names, in their own order.
         split: The split whose sides stand in ``side``; None where there is none.
+        max_listed: Most tiles that a finding lists.
     """
 
     tiles: TileSet
     table: pl.DataFrame
     class_names: tuple[str, ...]
     split: AuditedSplit | None
+    max_listed: int
 
     @property
     def sides(self) -> tuple[str, ...]:
@@ -222,8 +238,26 @@ class Facts:
         present = self.table["side"].drop_nulls().unique().to_list()
         return tuple(sorted(present, key=lambda side: (order.get(side, 3), len(side), side)))
 
+    def finding(
+        self, check: str, verdict: Verdict, sentence: str, hit: pl.DataFrame, *tables: AuditTable, n: int | None = None
+    ) -> AuditFinding:
+        """Return what a check found: the tiles that were hit, the first of them by id, and what to do.
 
-def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None) -> Facts:
+        Args:
+            check: Its id, as in ``checks.toml``.
+            verdict: How grave it is.
+            sentence: What was found.
+            hit: Rows of the table that it is about.
+            *tables: The numbers behind it.
+            n: How many things were found, where these are no tiles.
+        """
+        title, advice = CHECKS[check]["title"], CHECKS[check]["advice"]
+        listed = tuple(hit["tile_id"].head(self.max_listed).to_list())
+        n = len(hit) if n is None else n
+        return AuditFinding(check, title, verdict, sentence, n, len(hit), listed, advice, tables=tables)
+
+
+def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None, max_listed: int) -> Facts:
     """Lay out what is known about each tile without reading a pixel."""
     tiles = replace(tiles, table=tiles.table.sort("tile_id"))
     labels = finest if finest is not None else tiles
@@ -233,21 +267,7 @@ def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None) -> 
     table = named.join(classes, on="tile_id", how="left", maintain_order="left").with_columns(
         pl.col("class").fill_null(UNLABELLED), pl.col("magnification").fill_null(UNKNOWN)
     )
-    kept = (
-        "tile_id",
-        "group_id",
-        "slide_id",
-        "site",
-        "scanner",
-        "source_patient_id",
-        "magnification",
-        "width_px",
-        "height_px",
-        "label",
-        "class",
-        "side",
-    )
-    return Facts(tiles, table.select(kept), labels.class_names, _split_facts(split, side))
+    return Facts(tiles, table.select(KEPT), labels.class_names, _split_facts(split, side), max_listed)
 
 
 def frame_table(title: str, frame: pl.DataFrame) -> AuditTable:

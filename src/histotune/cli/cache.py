@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,13 +17,14 @@ from histotune.tools.table import Layout, Table, columns_of, console, rows_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.datasets.tileset import TileSet
     from histotune.embeddings.exchange import ExportTable
     from histotune.embeddings.importing import ImportReport
     from histotune.embeddings.store import Store
     from histotune.embeddings.upkeep import Inventory, SpaceFacts
+    from histotune.studies.config import ExperimentConfig
 
 
+FITS = "fits"  # the name under which solved fits of sweeps are removed
 cache_app = typer.Typer(no_args_is_help=True, help="Look at kept embeddings; check, mend, remove, export, import them.")
 
 Cache = Annotated[
@@ -49,112 +49,6 @@ Coords = Annotated[
 @cache_app.command("ls")
 def ls(cache: Cache = None) -> None:
     """List embedding spaces, content hashes, solved fits and rendered cohorts, with their sizes."""
-    list_and_print(cache)
-
-
-@cache_app.command("verify")
-def verify(spaces: Spaces = None, cache: Cache = None) -> None:
-    """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged."""
-    if not verify_and_print(spaces or [], cache):
-        raise typer.Exit(1)
-
-
-@cache_app.command("repair")
-def repair(spaces: Spaces = None, cache: Cache = None) -> None:
-    """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again."""
-    repair_and_print(spaces or [], cache)
-
-
-@cache_app.command("rm")
-def rm(
-    spaces: Spaces = None,
-    older_than: Annotated[
-        str | None, typer.Option("--older-than", help="Not used for so long: 12h, 30d, 2w.", show_default=False)
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All spaces, hashes, fits and rendered cohorts.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    cache: Cache = None,
-) -> None:
-    """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
-    remove_and_print(RemoveChoice(tuple(spaces or ()), older_than, everything, yes), cache)
-
-
-@cache_app.command("export")
-def export(
-    out: Annotated[Path, typer.Option("--out", help="FILE.npz, FILE.parquet, FILE.h5, or a new folder of slides.")],
-    space: Annotated[str | None, typer.Argument(help="A space, or its backbone's name.", show_default=False)] = None,
-    dataset: Dataset = None,
-    data: Data = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Whose space, without SPACE.")] = None,
-    coords: Coords = None,
-    settings: SetField = None,
-    cache: Cache = None,
-) -> None:
-    """Write embeddings for other programs; a folder takes one HDF5 file per slide, as CLAM and TRIDENT read it.
-
-    histotune cache export --dataset breakhis --data BreaKHis_v1 --out embeddings.parquet
-    """
-    export_and_print(space, out, coords, dataset=dataset, data=data, backbone=backbone, settings=settings, cache=cache)
-
-
-@cache_app.command("import")
-def import_(
-    files: Annotated[list[Path], typer.Argument(help="Files of embeddings (.h5, .npz, .parquet), or folders of them.")],
-    name: Annotated[str, typer.Option("--as", help="A name; use them with --backbone external:NAME.")],
-    backbone: Annotated[
-        str | None, typer.Option("--backbone", help="The network that made them, as you know it.", show_default=False)
-    ] = None,
-    dataset: Dataset = None,
-    data: Data = None,
-    pcam: Pcam = None,
-    coords: Coords = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Take the name from other files.")] = False,
-    settings: SetField = None,
-    cache: Cache = None,
-) -> None:
-    """Take in embeddings that somebody else computed; they are marked EXTERNAL wherever they are used.
-
-    histotune cache import features_uni_v1/ --as uni --dataset breakhis --data BreaKHis_v1 --coords places.csv
-    """
-    choice = ImportChoice(tuple(files), name, backbone, coords, replace)
-    import_and_print(choice, dataset=dataset, data=data, pcam=pcam, settings=settings, cache=cache)
-
-
-# ------------------------------------------------------------------------------
-# What the commands below ``histotune cache`` do: find what was named, call the library, print the result.
-
-
-FITS = "fits"
-
-
-@dataclass(frozen=True)
-class RemoveChoice:
-    """Which spaces to remove: those named, those not used for long, or everything; ``fits`` names solved fits."""
-
-    names: tuple[str, ...]
-    older_than: str | None
-    everything: bool
-    yes: bool
-
-    @property
-    def takes_fits(self) -> bool:
-        """Whether solved fits go, too."""
-        return FITS in self.names or (self.older_than is not None and not self.names)
-
-
-@dataclass(frozen=True)
-class ImportChoice:
-    """What to import, as typed."""
-
-    files: tuple[Path, ...]
-    name: str
-    claimed: str | None
-    coords: Path | None
-    replace: bool
-
-
-def list_and_print(cache: Path | None) -> None:
-    """Print what the cache holds."""
     from histotune.embeddings.upkeep import take_inventory
 
     inventory = take_inventory(_root(cache))
@@ -162,7 +56,7 @@ def list_and_print(cache: Path | None) -> None:
         print(f"nothing is cached in {inventory.cache}")
         _print_foreign(inventory.foreign)
         return
-    _print_spaces(inventory)
+    console(160).print(inventory_table(inventory).as_rich(Layout(lines=False)), highlight=False, markup=False)
     for other in inventory.others:
         print(f"{other.name}: {other.n_entries:,} ({other.what}), {readable_bytes(other.n_bytes)}")
     print(f"{readable_bytes(inventory.n_bytes)} in all, in {inventory.cache}")
@@ -176,12 +70,13 @@ def list_and_print(cache: Path | None) -> None:
             print(f"{space.short_name}: {space.n_pending:,} tiles left by an interrupted run; its command resumes it")
 
 
-def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
-    """Read every byte of some spaces, or all."""
+@cache_app.command("verify")
+def verify(spaces: Spaces = None, cache: Cache = None) -> None:
+    """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged."""
     from histotune.embeddings.upkeep import check_space, find_stores
 
     broken = []
-    found = find_stores(_root(cache), names)
+    found = find_stores(_root(cache), spaces or [])
     if not found:
         print(f"no embedding space of histotune's in {_root(cache)}")
     for store in found:
@@ -200,14 +95,15 @@ def verify_and_print(names: Sequence[str], cache: Path | None) -> bool:
             print(f"  histotune cache repair {check.short_name} sweeps it up")
     if broken:
         print(f"repair with: histotune cache repair {' '.join(broken)}")
-    return not broken
+        raise typer.Exit(1)
 
 
-def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
-    """Mend some spaces, or all, and say what will be computed again."""
+@cache_app.command("repair")
+def repair(spaces: Spaces = None, cache: Cache = None) -> None:
+    """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again."""
     from histotune.embeddings.upkeep import find_stores, repair_space
 
-    found = find_stores(_root(cache), names)
+    found = find_stores(_root(cache), spaces or [])
     if not found:
         print(f"no embedding space of histotune's in {_root(cache)}; nothing was touched")
     for store in found:
@@ -229,39 +125,58 @@ def repair_and_print(names: Sequence[str], cache: Path | None) -> None:
             print(f"  {repair.n_pending:,} tiles were left by an interrupted run; its command resumes it")
 
 
-def remove_and_print(choice: RemoveChoice, cache: Path | None) -> None:
-    """Remove spaces after asking."""
+@cache_app.command("rm")
+def rm(
+    spaces: Spaces = None,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", help="Not used for so long: 12h, 30d, 2w.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All spaces, hashes, fits and rendered cohorts.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    cache: Cache = None,
+) -> None:
+    """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
     from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces, unused_fits
 
-    root = _root(cache)
-    found = _chosen(choice, root)
-    age_s = parse_age(choice.older_than) if choice.older_than else 0.0
-    fits = unused_fits(root, age_s) if choice.takes_fits else ()
-    if not found and not fits and not choice.everything:
+    root, names = _root(cache), spaces or []
+    found = _chosen(root, names, older_than, everything=everything)
+    age_s = parse_age(older_than) if older_than else 0.0
+    fits = unused_fits(root, age_s) if FITS in names or (older_than is not None and not names) else ()
+    if not found and not fits and not everything:
         print("nothing to remove")
         return
     if fits:
         print(f"{len(fits):,} solved fits of sweeps; solved again when needed")
-    _ask(found, choice)
+    _ask(found, everything=everything, yes=yes)
     removal = remove_spaces(found)
     removed = [f"{removal.n_removed:,} spaces"]
     removed += [f"{remove_fits(fits):,} solved fits"] if fits else []
-    removed += remove_rest(root) if choice.everything else ()
+    removed += remove_rest(root) if everything else ()
     print(f"removed {' and '.join(removed)}")
     _print_foreign(removal.foreign)
 
 
-def _print_foreign(names: Sequence[str | Path]) -> None:
-    for name in names:
-        print(f"  not histotune's, left where it is: {name}")
+@cache_app.command("export")
+def export(
+    out: Annotated[Path, typer.Option("--out", help="FILE.npz, FILE.parquet, FILE.h5, or a new folder of slides.")],
+    space: Annotated[str | None, typer.Argument(help="A space, or its backbone's name.", show_default=False)] = None,
+    dataset: Dataset = None,
+    data: Data = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Whose space, without SPACE.")] = None,
+    coords: Coords = None,
+    settings: SetField = None,
+    cache: Cache = None,
+) -> None:
+    """Write embeddings for other programs; a folder takes one HDF5 file per slide, as CLAM and TRIDENT read it.
 
-
-def export_and_print(space: str | None, out: Path, coords: Path | None, **typed: Any) -> None:  # noqa: ANN401
-    """Write embeddings for other programs."""
-    from histotune.embeddings.exchange import export, space_table
+    histotune cache export --dataset breakhis --data BreaKHis_v1 --out embeddings.parquet
+    """
+    from histotune.embeddings.exchange import export as write_out
+    from histotune.embeddings.exchange import space_table
     from histotune.embeddings.upkeep import find_stores
+    from histotune.studies.arguments import build_config
 
-    root = _root(typed.get("cache"))
+    root = _root(cache)
     stores = () if space is None else find_stores(root, [space])
     if len(stores) > 1:
         raise UserError(
@@ -270,8 +185,12 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
             fix="name one by its key",
             allowed=", ".join(store.short_name for store in stores),
         )
-    if typed.get("dataset") is not None:
-        table = _dataset_table(stores[0] if stores else None, coords, typed)
+    if dataset is not None:
+        table = _dataset_table(
+            stores[0] if stores else None,
+            coords,
+            build_config(dataset, data=data, backbone=backbone, settings=settings, cache=cache),
+        )
     elif stores:
         table = space_table(stores[0])
     else:
@@ -280,7 +199,7 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
             allowed="a SPACE, or --dataset NAME --data DIR",
             fix="histotune cache ls lists the spaces",
         )
-    n_files = export(table, out)
+    n_files = write_out(table, out)
     files = "" if n_files == 1 else f" in {n_files:,} files"
     print(
         f"{len(table.content):,} rows of {table.features_ND.shape[1]:,} columns ({table.space.backbone}){files}: {out}"
@@ -289,21 +208,48 @@ def export_and_print(space: str | None, out: Path, coords: Path | None, **typed:
         print("tiles have no place on a slide here: coords are -1; --coords TABLE (tile_id, x, y) gives them")
 
 
-def import_and_print(choice: ImportChoice, **typed: Any) -> None:  # noqa: ANN401
-    """Import embeddings that somebody else computed."""
+@cache_app.command("import")
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Files of embeddings (.h5, .npz, .parquet), or folders of them.")],
+    name: Annotated[str, typer.Option("--as", help="A name; use them with --backbone external:NAME.")],
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="The network that made them, as you know it.", show_default=False)
+    ] = None,
+    dataset: Dataset = None,
+    data: Data = None,
+    pcam: Pcam = None,
+    coords: Coords = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the name from other files.")] = False,
+    settings: SetField = None,
+    cache: Cache = None,
+) -> None:
+    """Take in embeddings that somebody else computed; they are marked EXTERNAL wherever they are used.
+
+    histotune cache import features_uni_v1/ --as uni --dataset breakhis --data BreaKHis_v1 --coords places.csv
+    """
+    from histotune.datasets.read import read_dataset
     from histotune.embeddings.estimate import tile_contents
     from histotune.embeddings.exchange import read_places
     from histotune.embeddings.importing import ImportRequest, KnownTiles, import_embeddings
     from histotune.studies.arguments import build_config
 
-    root = _root(typed.get("cache"))
+    root = _root(cache)
     known = []
-    if typed.get("dataset") is not None:
-        config = build_config(typed.pop("dataset"), **typed)
-        known = [KnownTiles(tiles, tile_contents(tiles, root, config.loader)) for tiles in _tile_sets(config)]
-    places = {} if choice.coords is None else read_places(choice.coords)
-    request = ImportRequest(choice.files, choice.name, root, choice.claimed or "", places, choice.replace)
-    _print_import(import_embeddings(request, known))
+    if dataset is not None:
+        config = build_config(dataset, data=data, pcam=pcam, settings=settings, cache=cache)
+        tile_sets = [read_dataset(one) for one in (config.source, config.target) if one is not None]
+        known = [KnownTiles(tiles, tile_contents(tiles, root, config.loader)) for tiles in tile_sets]
+    places = {} if coords is None else read_places(coords)
+    _print_import(import_embeddings(ImportRequest(tuple(files), name, root, backbone or "", places, replace), known))
+
+
+# ------------------------------------------------------------------------------
+# What the commands below ``histotune cache`` do: find what was named, call the library, print the result.
+
+
+def _print_foreign(names: Sequence[str | Path]) -> None:
+    for name in names:
+        print(f"  not histotune's, left where it is: {name}")
 
 
 def _print_import(report: ImportReport) -> None:
@@ -320,16 +266,14 @@ def _print_import(report: ImportReport) -> None:
     print(f"use them with --backbone {name}")
 
 
-def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, Any]) -> ExportTable:
+def _dataset_table(store: Store | None, coords: Path | None, config: ExperimentConfig) -> ExportTable:
     """Find the rows of a data set, in a space that was named or in that of its backbone."""
     from histotune.datasets.read import read_dataset
     from histotune.embeddings.estimate import request_space, tile_contents
     from histotune.embeddings.exchange import read_places, tile_table_of
     from histotune.embeddings.store import Store
-    from histotune.studies.arguments import build_config
     from histotune.studies.setup import set_up, single_dataset
 
-    config = build_config(typed.pop("dataset"), **typed)
     tiles = read_dataset(single_dataset(config))
     contents = tile_contents(tiles, config.cache, config.loader)
     if store is None:
@@ -338,32 +282,26 @@ def _dataset_table(store: Store | None, coords: Path | None, typed: dict[str, An
     return tile_table_of(store, tiles, contents, places)
 
 
-def _tile_sets(config: Any) -> list[TileSet]:  # noqa: ANN401  (an ExperimentConfig)
-    from histotune.datasets.read import read_dataset
-
-    return [read_dataset(dataset) for dataset in (config.source, config.target) if dataset is not None]
-
-
-def _chosen(choice: RemoveChoice, root: Path) -> tuple[Store, ...]:
+def _chosen(root: Path, names: Sequence[str], older_than: str | None, *, everything: bool) -> tuple[Store, ...]:
     from histotune.embeddings.upkeep import find_stores, parse_age, space_facts
 
-    if not (choice.names or choice.older_than or choice.everything):
+    if not (names or older_than or everything):
         raise UserError(
             "what to remove?",
             allowed="SPACE..., fits, --older-than 30d, or --all",
             fix="histotune cache ls lists the spaces",
         )
-    if choice.everything and (choice.names or choice.older_than):
+    if everything and (names or older_than):
         raise UserError("--all removes everything, so nothing else goes with it", fix="leave out one of them")
-    spaces = tuple(name for name in choice.names if name != FITS)
-    found = find_stores(root, spaces) if spaces or not choice.names else ()
-    if choice.older_than is None:
+    spaces = tuple(name for name in names if name != FITS)
+    found = find_stores(root, spaces) if spaces or not names else ()
+    if older_than is None:
         return found
-    limit_s = time.time() - parse_age(choice.older_than)
+    limit_s = time.time() - parse_age(older_than)
     return tuple(store for store in found if space_facts(store).last_used_s < limit_s)
 
 
-def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
+def _ask(found: Sequence[Store], *, everything: bool, yes: bool) -> None:
     """Show what would go and ask; without a person to ask, --yes must have been typed."""
     from histotune.embeddings.upkeep import space_facts
 
@@ -371,9 +309,9 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
         facts = space_facts(store)
         again = "its files must be imported again" if facts.external else "computed again when needed"
         print(f"{facts.short_name}  {facts.backbone}, {facts.n_rows:,} rows, {readable_bytes(facts.n_bytes)}; {again}")
-    if choice.everything:
+    if everything:
         print("and the content hashes, rendered cohorts, solved fits and names of imports in this cache")
-    if choice.yes:
+    if yes:
         return
     if not sys.stdin.isatty():
         raise UserError("nobody is here to confirm; nothing was removed", fix="add --yes")
@@ -381,12 +319,6 @@ def _ask(found: Sequence[Store], choice: RemoveChoice) -> None:
 
     if not typer.confirm("remove this?"):
         raise UserError("nothing was removed")
-
-
-def _print_spaces(inventory: Inventory) -> None:
-
-    shown = inventory_table(inventory).as_rich(Layout(lines=False))
-    console(160).print(shown, highlight=False, markup=False)
 
 
 def inventory_table(inventory: Inventory) -> Table:

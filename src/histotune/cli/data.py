@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,60 +12,100 @@ from histotune.tools.errors import UserError, raise_together
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from histotune.audit.verdicts import Audit
-    from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.tileset import TileSet
     from histotune.images.config import ScaleConfig
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
 
-BackboneName = Annotated[
-    str | None,
-    typer.Option("--backbone", help="Whose view the field of view is stated for.", show_default=False),
-]
-Tissue = Annotated[
-    str | None,
-    typer.Option("--tissue", help="breast or lymph-node: whose nuclei are the ruler.", show_default=False),
-]
-NucleusUm = Annotated[
-    float | None,
-    typer.Option("--nucleus-um", help="Your own typical nuclear diameter, um.", show_default=False),
-]
-MaxTiles = Annotated[
-    int | None,
-    typer.Option(
-        "--max-tiles", help="Tiles to measure, spread over groups; 0: all.  \\[default: 400]", show_default=False
-    ),
-]
-OutFile = Annotated[Path | None, typer.Option("--out", help="JSON file with everything measured.", show_default=False)]
-
 
 @data_app.command("describe")
 def describe(
-    dataset: DatasetArgument, data: Data = None, backbone: BackboneName = None, settings: SetField = None
+    dataset: DatasetArgument,
+    data: Data = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Whose view the field of view is stated for.", show_default=False)
+    ] = None,
+    settings: SetField = None,
 ) -> None:
     """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
-    describe_and_print(dataset, data, backbone, settings)
+    from histotune.studies.arguments import build_config
+
+    config = build_config(dataset, data=data, backbone=backbone, settings=settings)
+    from histotune.datasets.describe import describe, render_text
+    from histotune.datasets.read import spec_of
+    from histotune.images.view_checks import render_fields
+    from histotune.studies.data_verbs import read
+    from histotune.studies.setup import set_up, single_dataset
+
+    tiles = read(dataset, data, set=settings)
+    view = set_up(config, tiles).view
+    print(render_text(describe(tiles, spec_of(single_dataset(config)))))
+    print()
+    print(render_fields(tiles, view, config.backbone.name))
 
 
 @data_app.command("estimate-mpp")
 def estimate_mpp(
     dataset: DatasetArgument,
     data: Data = None,
-    tissue: Tissue = None,
-    nucleus_um: NucleusUm = None,
-    max_tiles: MaxTiles = None,
-    out: OutFile = None,
+    tissue: Annotated[
+        str | None,
+        typer.Option("--tissue", help="breast or lymph-node: whose nuclei are the ruler.", show_default=False),
+    ] = None,
+    nucleus_um: Annotated[
+        float | None, typer.Option("--nucleus-um", help="Your own typical nuclear diameter, um.", show_default=False)
+    ] = None,
+    max_tiles: Annotated[
+        int | None,
+        typer.Option(
+            "--max-tiles", help="Tiles to measure, spread over groups; 0: all.  \\[default: 400]", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="JSON file with everything measured.", show_default=False)
+    ] = None,
     settings: SetField = None,
 ) -> None:
     """Measure micrometres per pixel by the size of nuclei, and print how to adopt it.
 
     histotune data estimate-mpp breakhis --data BreaKHis_v1 --max-tiles 400
     """
-    estimate_mpp_and_print(dataset, data, settings, ScaleOptions(tissue, nucleus_um, max_tiles, out))
+    from histotune.images.scale import estimate_scale
+    from histotune.images.scale_words import render_scale
+    from histotune.studies.arguments import build_config
+    from histotune.studies.data_verbs import read
+    from histotune.tools.files import write_json
+
+    config = build_config(dataset, data=data, settings=settings)
+    scale = _scale_config(tissue=tissue, nucleus_um=nucleus_um, max_tiles=max_tiles)
+    estimate = estimate_scale(read(dataset, data, set=settings), scale, config.loader)
+    part = "source" if config.source is not None else "target"
+    print(render_scale(estimate, part))
+    if out is not None:
+        write_json(out, {**estimate.as_dict(), "settings": list(estimate.settings(part))})
+        print(f"\nwritten: {out}")
+
+
+def _scale_config(**typed: object) -> ScaleConfig:
+    """Turn the options into a config; report every mistake together."""
+    from pydantic import ValidationError
+
+    from histotune.images.config import ScaleConfig
+
+    try:
+        return ScaleConfig.model_validate({name: value for name, value in typed.items() if value is not None})
+    except ValidationError as error:
+        raise_together(
+            [
+                UserError(
+                    f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
+                    value=detail["input"],
+                    fix="histotune data estimate-mpp --help",
+                )
+                for detail in error.errors()
+            ]
+        )
+        raise
 
 
 @data_app.command("split")
@@ -77,8 +116,10 @@ def split_command(
         str,
         typer.Option(
             "--split",
-            help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5\\[/fold1]\\[:PATH], pcam-official, "
-            "random-images-5-seed0, or a split file to check.",
+            help=(
+                r"grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5\[/fold1]\[:PATH], pcam-"
+                "official, random-images-5-seed0, or a split file to check."
+            ),
         ),
     ] = "grouped-5-seed0",
     out: Annotated[
@@ -123,13 +164,16 @@ def audit(
 
     histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
     """
+    from histotune.report.tables import AUDIT_LAYOUT, audit_table
     from histotune.studies import data_verbs
 
     out = out or Path("audits") / dataset
     result = data_verbs.audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
-    )
-    raise typer.Exit(audit_and_print(result.audit, out))
+    ).audit
+    console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
+    print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    raise typer.Exit(1 if result.verdict == "error" else 0)
 
 
 @data_app.command("fetch")
@@ -158,66 +202,6 @@ def croissant(
     settings: SetField = None,
 ) -> None:
     """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
-    croissant_and_print(dataset, data, out, settings)
-
-
-@data_app.command("diff")
-def diff(
-    dataset: DatasetArgument,
-    before: Annotated[Path, typer.Argument(help="Folder of the older version.")],
-    after: Annotated[Path, typer.Argument(help="Folder of the newer version.")],
-    settings: SetField = None,
-) -> None:
-    """What changed between two versions: tiles, their content, labels, groups, splits, names."""
-    diff_and_print(dataset, before, after, settings)
-
-
-# ------------------------------------------------------------------------------
-# What the commands below ``histotune data`` do: read what was asked for, call the library, print the result.
-
-
-def describe_and_print(dataset: str, data: Path | None, backbone: str | None, settings: Sequence[str] | None) -> None:
-    """Print what a data set holds, and what a backbone's view shows of it."""
-    from histotune.datasets.describe import describe, render_text
-    from histotune.datasets.read import spec_of
-    from histotune.images.view_checks import render_fields
-    from histotune.studies.arguments import build_config
-    from histotune.studies.setup import set_up
-
-    config = build_config(dataset, data=data, backbone=backbone, settings=settings)
-    tiles = _read(dataset, data, settings)
-    view = set_up(config, tiles).view
-    print(render_text(describe(tiles, spec_of(_dataset(dataset, data, settings)))))
-    print()
-    print(render_fields(tiles, view, config.backbone.name))
-
-
-def _dataset(dataset: str, data: Path | None, settings: Sequence[str] | None) -> DatasetConfig:
-    """Return the settings of the data set that the command line names."""
-    from histotune.studies.arguments import build_config
-    from histotune.studies.setup import single_dataset
-
-    return single_dataset(build_config(dataset, data=data, settings=settings))
-
-
-def audit_and_print(result: Audit, out: Path) -> int:
-    """Print what an audit found and where its page is; the exit code is 1 on an error."""
-    from histotune.report.tables import AUDIT_LAYOUT, audit_table
-
-    console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
-    print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
-    return 1 if result.verdict == "error" else 0
-
-
-def _read(dataset: str, data: Path | None, settings: Sequence[str] | None) -> TileSet:
-    """Read the tiles that the command line names."""
-    from histotune.studies import data_verbs
-
-    return data_verbs.read(dataset, data, set=settings)
-
-
-def croissant_and_print(dataset: str, data: Path | None, out: Path, settings: Sequence[str] | None) -> None:
-    """Write Croissant metadata and say where."""
     from histotune.datasets.croissant import write_croissant
     from histotune.datasets.read import read_dataset
     from histotune.studies.arguments import build_config
@@ -228,62 +212,19 @@ def croissant_and_print(dataset: str, data: Path | None, out: Path, settings: Se
     print(f"{files.n_tiles:,} tiles: {files.metadata} and {files.table}")
 
 
-def diff_and_print(dataset: str, before: Path, after: Path, settings: Sequence[str] | None) -> None:
-    """Print what changed between two versions of a data set."""
+@data_app.command("diff")
+def diff(
+    dataset: DatasetArgument,
+    before: Annotated[Path, typer.Argument(help="Folder of the older version.")],
+    after: Annotated[Path, typer.Argument(help="Folder of the newer version.")],
+    settings: SetField = None,
+) -> None:
+    """What changed between two versions: tiles, their content, labels, groups, splits, names."""
     from histotune.images.diff import diff_datasets, render_diff
     from histotune.images.hashes import HashIndex
+    from histotune.studies.data_verbs import read
     from histotune.tools.files import user_dir
 
     index = HashIndex(user_dir("cache") / "hashes.sqlite")
-    print(render_diff(diff_datasets(_read(dataset, before, settings), _read(dataset, after, settings), index)))
-
-
-@dataclass(frozen=True)
-class ScaleOptions:
-    """Options of ``histotune data estimate-mpp`` as typed; None where absent."""
-
-    tissue: str | None
-    nucleus_um: float | None
-    max_tiles: int | None
-    out: Path | None
-
-
-def estimate_mpp_and_print(
-    dataset: str, data: Path | None, settings: Sequence[str] | None, options: ScaleOptions
-) -> None:
-    """Measure the scale of a data set, print it, and write it where asked."""
-    from histotune.images.scale import estimate_scale
-    from histotune.images.scale_words import render_scale
-    from histotune.studies.arguments import build_config
-    from histotune.tools.files import write_json
-
-    config = build_config(dataset, data=data, settings=settings)
-    estimate = estimate_scale(_read(dataset, data, settings), _scale_config(options), config.loader)
-    part = "source" if config.source is not None else "target"
-    print(render_scale(estimate, part))
-    if options.out is not None:
-        write_json(options.out, {**estimate.as_dict(), "settings": list(estimate.settings(part))})
-        print(f"\nwritten: {options.out}")
-
-
-def _scale_config(options: ScaleOptions) -> ScaleConfig:
-    """Turn the options into a config; report every mistake together."""
-    from pydantic import ValidationError
-
-    from histotune.images.config import ScaleConfig
-
-    typed = {"tissue": options.tissue, "nucleus_um": options.nucleus_um, "max_tiles": options.max_tiles}
-    try:
-        return ScaleConfig.model_validate({name: value for name, value in typed.items() if value is not None})
-    except ValidationError as error:
-        raise_together(
-            [
-                UserError(
-                    f"--{str(detail['loc'][0]).replace('_', '-')}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
-                    value=detail["input"],
-                    fix="histotune data estimate-mpp --help",
-                )
-                for detail in error.errors()
-            ]
-        )
-        raise
+    older, newer = read(dataset, before, set=settings), read(dataset, after, set=settings)
+    print(render_diff(diff_datasets(older, newer, index)))

@@ -15,27 +15,9 @@ from typer.core import TyperGroup
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
-from histotune.cli.options import (
-    Adapter,
-    AllowLeaky,
-    BackboneName,
-    Cache,
-    Cluster,
-    Data,
-    DatasetArgument,
-    Final,
-    FromRun,
-    Magnification,
-    OnBadImage,
-    Out,
-    Pcam,
-    RecipeName,
-    SetField,
-    SplitName,
-    View,
-    Wandb,
-)
-from histotune.cli.studies import compare, matrix, transfer, trials, with_wandb_mode
+from histotune.cli.options import Cache
+from histotune.cli.run import demo, embed, evaluate, predict, run, show, sweep
+from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
@@ -77,10 +59,9 @@ app.add_typer(backbones_app, name="backbones")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
-app.command()(trials)
-app.command()(matrix)
-app.command()(compare)
-app.command()(transfer)
+config_app.command()(show)
+for command in (trials, matrix, compare, transfer, demo, run, embed, sweep, evaluate, predict, leaderboard):
+    app.command()(command)
 
 
 @app.callback()
@@ -95,200 +76,6 @@ def options(
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("histotune").setLevel(level)
     ctx.obj = {"debug": debug}
-
-
-@app.command()
-def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
-    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
-    from histotune.cli.run import run_and_print
-    from histotune.studies.arguments import build_config
-
-    run_and_print(build_config("demo", out=out, cache=cache, settings=settings))
-
-
-@app.command()
-def run(
-    recipe: RecipeName = None,
-    data: Data = None,
-    pcam: Pcam = None,
-    train_magnification: Magnification = None,
-    backbone: BackboneName = None,
-    adapter: Adapter = None,
-    view: View = None,
-    out: Out = None,
-    cache: Cache = None,
-    settings: SetField = None,
-    split: SplitName = None,
-    allow_leaky: AllowLeaky = False,
-    final: Final = False,
-    cluster: Cluster = None,
-    on_bad_image: OnBadImage = None,
-    from_run: FromRun = None,
-    wandb: Wandb = None,
-) -> None:
-    """Run a whole experiment and write its report.
-
-    histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
-
-    histotune run --from runs/breakhis --out runs/again
-    """
-    from histotune.cli.run import run_and_print
-    from histotune.studies.arguments import build_config
-
-    run_and_print(
-        build_config(
-            recipe,
-            data=data,
-            pcam=pcam,
-            train_magnification=train_magnification,
-            backbone=backbone,
-            adapter=adapter,
-            view=view,
-            out=out,
-            cache=cache,
-            settings=settings,
-            split=split,
-            allow_leaky=allow_leaky,
-            final=final,
-            cluster=cluster,
-            on_bad_image=on_bad_image,
-            from_run=from_run,
-            wandb=wandb,
-        )
-    )
-
-
-@app.command()
-def embed(
-    dataset: DatasetArgument,
-    data: Data = None,
-    backbone: BackboneName = None,
-    adapter: Adapter = None,
-    view: View = None,
-    cache: Cache = None,
-    settings: SetField = None,
-    on_bad_image: OnBadImage = None,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
-) -> None:
-    """Embed every tile once with a frozen backbone; the second time nothing is computed."""
-    from histotune.cli.run import embed_and_print, estimate_and_print
-    from histotune.studies.arguments import build_config
-
-    config = build_config(
-        dataset,
-        data=data,
-        backbone=backbone,
-        adapter=adapter,
-        view=view,
-        cache=cache,
-        settings=settings,
-        on_bad_image=on_bad_image,
-    )
-    (estimate_and_print if estimate else embed_and_print)(config)
-
-
-@app.command()
-def sweep(
-    dataset: DatasetArgument,
-    data: Data = None,
-    train_magnification: Magnification = None,
-    backbone: BackboneName = None,
-    adapter: Adapter = None,
-    view: View = None,
-    out: Out = None,
-    cache: Cache = None,
-    settings: SetField = None,
-    on_bad_image: OnBadImage = None,
-    split: SplitName = None,
-    wandb: Wandb = None,
-) -> None:
-    """Choose a head by grouped cross-validation over the training cases and save it."""
-    from histotune.cli.run import sweep_and_print
-    from histotune.studies.arguments import build_config
-
-    sweep_and_print(
-        build_config(
-            dataset,
-            data=data,
-            train_magnification=train_magnification,
-            backbone=backbone,
-            adapter=adapter,
-            view=view,
-            out=out,
-            cache=cache,
-            settings=settings,
-            on_bad_image=on_bad_image,
-            split=split,
-            wandb=wandb,
-        ),
-        out,
-    )
-
-
-@app.command()
-def evaluate(
-    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
-    dataset: DatasetArgument,
-    data: Data = None,
-    cache: Cache = None,
-    settings: SetField = None,
-    final: Final = False,
-    cluster: Cluster = None,
-    on_bad_image: OnBadImage = None,
-) -> None:
-    """Score a saved head on a data set; cases that trained it are found and marked."""
-    from histotune.cli.run import evaluate_and_print
-    from histotune.studies.arguments import build_config
-
-    config = build_config(
-        dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster, on_bad_image=on_bad_image
-    )
-    evaluate_and_print(head, config)
-
-
-@app.command()
-def predict(
-    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Table to write: .csv or .parquet. Default: print CSV.")
-    ] = None,
-    cache: Cache = None,
-    settings: SetField = None,
-    on_bad_image: OnBadImage = None,
-    mpp: Annotated[
-        float | None,
-        typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it."),
-    ] = None,
-) -> None:
-    """Predict class probabilities for images: a table with a row per image."""
-    from histotune.cli.run import predict_and_print
-    from histotune.studies import verbs
-
-    table = verbs.predict(head, images, out=out, cache=cache, on_bad_image=on_bad_image, mpp=mpp, set=settings)
-    predict_and_print(table, out)
-
-
-@app.command()
-def leaderboard(
-    dataset: Annotated[str, typer.Option("--dataset", help="BreakHis, PCam, ...")] = "",
-    protocol: Annotated[str, typer.Option("--protocol", help="eva, thunder-linear, ..., or their beginning.")] = "",
-    model: Annotated[str, typer.Option("--model", help="Part of a backbone's name.")] = "",
-    pooling: Annotated[str, typer.Option("--pooling", help="CLS, CLS+mean patch, ...")] = "",
-    split: Annotated[str, typer.Option("--split", help="val, test, ...")] = "",
-    metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
-    style: Annotated[str, typer.Option("--format", help="table, markdown, csv or latex.")] = "table",
-    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
-    runs: Annotated[
-        list[Path] | None,
-        typer.Option("--run", help="Your run of a published protocol, beside scores of the same; repeatable."),
-    ] = None,
-) -> None:
-    """Published scores, one table per protocol, with what weakens them; without options an overview."""
-    from histotune.cli.studies import show_leaderboard
-    from histotune.published.published_numbers import Query
-
-    show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())
 
 
 @app.command()
@@ -308,17 +95,6 @@ def report(
     print(f"report: {verbs.report(run_folder, out=out, add=add or (), latex=latex)}")
     if latex is not None:
         print(f"tables: {latex}")
-
-
-@config_app.command("show")
-def show(
-    recipe: Annotated[str, typer.Argument(help="demo, breakhis, pcam, midnight, or a run folder.")],
-    settings: SetField = None,
-) -> None:
-    """Print every field of a recipe's config; each can be changed with --set."""
-    from histotune.cli.run import config_and_print
-
-    config_and_print(recipe, settings)
 
 
 @app.command()

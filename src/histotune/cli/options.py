@@ -1,4 +1,4 @@
-"""Every option that several commands share, declared once: its name, its type and its help."""
+"""The options that several commands share, declared once."""
 
 # typer reads these annotations when a command is registered, so that their types are imported at run time.
 
@@ -24,7 +24,7 @@ BackboneName = Annotated[
     str | None,
     typer.Option(
         "--backbone",
-        help="A name out of `histotune backbones`, timm/NAME, a hub id, or a local folder saved by save_pretrained.",
+        help=("A name out of `histotune backbones`, timm/NAME, a hub id, or a local folder saved by save_pretrained."),
         show_default=False,
     ),
 ]
@@ -32,7 +32,7 @@ Adapter = Annotated[
     str | None,
     typer.Option(
         "--adapter",
-        help="PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub.",
+        help=("PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub."),
         show_default=False,
     ),
 ]
@@ -40,8 +40,10 @@ View = Annotated[
     str | None,
     typer.Option(
         "--view",
-        help="short-side-crop, square, letterbox or tiles; its scale: --set view.target_mpp=0.5. Default: as the "
-        "backbone documents it.",
+        help=(
+            "short-side-crop, square, letterbox or tiles; its scale: --set view.target_mpp=0.5. "
+            "Default: as the backbone documents it."
+        ),
         show_default=False,
     ),
 ]
@@ -58,7 +60,7 @@ OnBadImage = Annotated[
     str | None,
     typer.Option(
         "--on-bad-image",
-        help="fail (default): list every image that can't be read and stop; skip: leave them out, and say so.",
+        help=("fail (default): list every image that can't be read and stop; skip: leave them out, and say so."),
         show_default=False,
     ),
 ]
@@ -71,7 +73,7 @@ SplitName = Annotated[
     str | None,
     typer.Option(
         "--split",
-        help="grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5/fold1, pcam-official, or a split file.",
+        help=("grouped-5-seed0, holdout-20-seed0, eva, thunder, authors-5/fold1, pcam-official, or a split file."),
         show_default=False,
     ),
 ]
@@ -79,8 +81,11 @@ AllowLeaky = Annotated[bool, typer.Option("--allow-leaky", help="Take a split th
 RecipeName = Annotated[
     str | None,
     typer.Argument(
-        help="demo, breakhis, pcam, midnight, tiles, my_dataset.py, or a published protocol: eva-breakhis, eva-pcam, "
-        "eva-pcam-10shot, thunder-breakhis, thunder-pcam, uni-breakhis, uni-pcam.",
+        help=(
+            "demo, breakhis, pcam, midnight, tiles, my_dataset.py, or a published protocol: eva-"
+            "breakhis, eva-pcam, eva-pcam-10shot, thunder-breakhis, thunder-pcam, uni-breakhis, "
+            "uni-pcam."
+        ),
         show_default=False,
     ),
 ]
@@ -92,7 +97,7 @@ Wandb = Annotated[
     typer.Option(
         "--wandb",
         metavar="[offline|online]",
-        help="Also write the run to Weights & Biases: offline (the default, no login, no network) or online.",
+        help=("Also write the run to Weights & Biases: offline (the default, no login, no network) or online."),
         show_default=False,
     ),
 ]

@@ -4,24 +4,99 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from histotune.cli.options import (
+    Adapter,
+    AllowLeaky,
+    BackboneName,
+    Cache,
+    Cluster,
+    Data,
+    DatasetArgument,
+    Final,
+    FromRun,
+    Magnification,
+    OnBadImage,
+    Out,
+    Pcam,
+    RecipeName,
+    SetField,
+    SplitName,
+    View,
+    Wandb,
+)
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import polars as pl
-
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.experiment import RunResult
     from histotune.studies.protocol import ProtocolOutcome
 
 
-def run_and_print(config: ExperimentConfig) -> None:
+def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
+    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
+    from histotune.studies.arguments import build_config
+
+    _run(build_config("demo", out=out, cache=cache, settings=settings))
+
+
+def run(
+    recipe: RecipeName = None,
+    data: Data = None,
+    pcam: Pcam = None,
+    train_magnification: Magnification = None,
+    backbone: BackboneName = None,
+    adapter: Adapter = None,
+    view: View = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    split: SplitName = None,
+    allow_leaky: AllowLeaky = False,
+    final: Final = False,
+    cluster: Cluster = None,
+    on_bad_image: OnBadImage = None,
+    from_run: FromRun = None,
+    wandb: Wandb = None,
+) -> None:
+    """Run a whole experiment and write its report.
+
+    histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
+
+    histotune run --from runs/breakhis --out runs/again
+    """
+    from histotune.studies.arguments import build_config
+
+    _run(
+        build_config(
+            recipe,
+            data=data,
+            pcam=pcam,
+            train_magnification=train_magnification,
+            backbone=backbone,
+            adapter=adapter,
+            view=view,
+            out=out,
+            cache=cache,
+            settings=settings,
+            split=split,
+            allow_leaky=allow_leaky,
+            final=final,
+            cluster=cluster,
+            on_bad_image=on_bad_image,
+            from_run=from_run,
+            wandb=wandb,
+        )
+    )
+
+
+def _run(config: ExperimentConfig) -> None:
     """Run an experiment or a published protocol; print what was found. Ranks other than 0 leave after embedding."""
     from histotune.studies import verbs
     from histotune.studies.protocol import ProtocolOutcome
@@ -36,32 +111,35 @@ def run_and_print(config: ExperimentConfig) -> None:
         _print_run(result)
 
 
-def _embed_alone(config: ExperimentConfig) -> None:
-    """Take part in the embedding of a run, as a rank that does not lead."""
-    from histotune.studies.experiment import embed_experiment
-    from histotune.studies.protocol import set_up_protocol
-    from histotune.studies.setup import set_up_experiment
-    from histotune.tools.progress import Stopwatch
+def embed(
+    dataset: DatasetArgument,
+    data: Data = None,
+    backbone: BackboneName = None,
+    adapter: Adapter = None,
+    view: View = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    on_bad_image: OnBadImage = None,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
+) -> None:
+    """Embed every tile once with a frozen backbone; the second time nothing is computed."""
+    from histotune.studies.arguments import build_config
 
-    watch = Stopwatch()
-    if config.protocol is None:
-        embed_experiment(set_up_experiment(config, watch), watch)
-    else:
-        set_up_protocol(config).embed()
-
-
-def _print_protocol(outcome: ProtocolOutcome) -> None:
-    """Print a protocol's table and what weakens it."""
-    from histotune.report.tables import ProtocolTable
-
-    console().print(ProtocolTable(outcome.study))
-    print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
-
-
-def embed_and_print(config: ExperimentConfig) -> None:
-    """Embed a data set; rank 0 says what was computed."""
+    config = build_config(
+        dataset,
+        data=data,
+        backbone=backbone,
+        adapter=adapter,
+        view=view,
+        cache=cache,
+        settings=settings,
+        on_bad_image=on_bad_image,
+    )
     from histotune.studies import verbs
 
+    if estimate:
+        _print_estimate(config)
+        return
     material = verbs.embed(config).material
     if not process_rank().leads:
         return
@@ -76,7 +154,7 @@ def embed_and_print(config: ExperimentConfig) -> None:
         print(note)
 
 
-def estimate_and_print(config: ExperimentConfig) -> None:
+def _print_estimate(config: ExperimentConfig) -> None:
     """Time a few batches and say what embedding the data set will take."""
     from histotune.studies.stages import estimate_only
 
@@ -107,8 +185,37 @@ def estimate_and_print(config: ExperimentConfig) -> None:
         print(note)
 
 
-def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
-    """Sweep, save the head, print the trials. Ranks other than 0 leave after embedding."""
+def sweep(
+    dataset: DatasetArgument,
+    data: Data = None,
+    train_magnification: Magnification = None,
+    backbone: BackboneName = None,
+    adapter: Adapter = None,
+    view: View = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    on_bad_image: OnBadImage = None,
+    split: SplitName = None,
+    wandb: Wandb = None,
+) -> None:
+    """Choose a head by grouped cross-validation over the training cases and save it."""
+    from histotune.studies.arguments import build_config
+
+    config = build_config(
+        dataset,
+        data=data,
+        train_magnification=train_magnification,
+        backbone=backbone,
+        adapter=adapter,
+        view=view,
+        out=out,
+        cache=cache,
+        settings=settings,
+        on_bad_image=on_bad_image,
+        split=split,
+        wandb=wandb,
+    )
     from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
     from histotune.report.words import choice_lines, chosen_trial
     from histotune.studies import verbs
@@ -133,8 +240,22 @@ def sweep_and_print(config: ExperimentConfig, out: Path | None) -> None:
         print(outcome.tracked)
 
 
-def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
-    """Score a saved head and print the scores."""
+def evaluate(
+    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
+    dataset: DatasetArgument,
+    data: Data = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    final: Final = False,
+    cluster: Cluster = None,
+    on_bad_image: OnBadImage = None,
+) -> None:
+    """Score a saved head on a data set; cases that trained it are found and marked."""
+    from histotune.studies.arguments import build_config
+
+    config = build_config(
+        dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster, on_bad_image=on_bad_image
+    )
     from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
     from histotune.studies import verbs
 
@@ -156,16 +277,34 @@ def evaluate_and_print(head: Path, config: ExperimentConfig) -> None:
     print(outcome.ledger)
 
 
-def predict_and_print(table: pl.DataFrame, out: Path | None) -> None:
-    """Print a table of predictions, or where it was written."""
+def predict(
+    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Table to write: .csv or .parquet. Default: print CSV.")
+    ] = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    on_bad_image: OnBadImage = None,
+    mpp: Annotated[
+        float | None, typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it.")
+    ] = None,
+) -> None:
+    """Predict class probabilities for images: a table with a row per image."""
+    from histotune.studies import verbs
+
+    table = verbs.predict(head, images, out=out, cache=cache, on_bad_image=on_bad_image, mpp=mpp, set=settings)
     if out is None:
         sys.stdout.write(table.write_csv(float_precision=6))
     else:
         print(f"{table.height:,} predictions: {out}")
 
 
-def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
-    """Print a recipe's or a run's config as JSON."""
+def show(
+    recipe: Annotated[str, typer.Argument(help="demo, breakhis, pcam, midnight, or a run folder.")],
+    settings: SetField = None,
+) -> None:
+    """Print every field of a recipe's config; each can be changed with --set."""
     from histotune.studies.config import load_config, override
     from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
     from histotune.tools.files import canonical_json
@@ -176,6 +315,28 @@ def config_and_print(recipe: str, settings: Sequence[str] | None) -> None:
     else:
         config = load_config(Path(recipe))
     print(canonical_json(override(config, settings or []).model_dump(mode="json")))
+
+
+def _embed_alone(config: ExperimentConfig) -> None:
+    """Take part in the embedding of a run, as a rank that does not lead."""
+    from histotune.studies.experiment import embed_experiment
+    from histotune.studies.protocol import set_up_protocol
+    from histotune.studies.setup import set_up_experiment
+    from histotune.tools.progress import Stopwatch
+
+    watch = Stopwatch()
+    if config.protocol is None:
+        embed_experiment(set_up_experiment(config, watch), watch)
+    else:
+        set_up_protocol(config).embed()
+
+
+def _print_protocol(outcome: ProtocolOutcome) -> None:
+    """Print a protocol's table and what weakens it."""
+    from histotune.report.tables import ProtocolTable
+
+    console().print(ProtocolTable(outcome.study))
+    print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
 
 
 def _duration(hours: float) -> str:

@@ -1,16 +1,24 @@
-"""What the command line says about the cross-magnification matrix."""
+"""The commands on studies and their tables: matrix, transfer, compare, leaderboard, trials."""
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from histotune.cli.options import BackboneName, Cache, Cluster, Data, Final, OnBadImage, Out, SetField
+from histotune.cli.options import (
+    BackboneName,
+    Cache,
+    Cluster,
+    Data,
+    Final,
+    OnBadImage,
+    Out,
+    SetField,
+)
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import user_dir
 from histotune.tools.marks import PROBE, arm_words
@@ -21,23 +29,17 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from histotune.evaluation.run_comparison import RunComparison
     from histotune.published.leaderboard import Board, Refusal
     from histotune.published.published_numbers import Query
-    from histotune.studies.config import ExperimentConfig
-
-
-Matched = Annotated[
-    bool,
-    typer.Option("--matched", help="Also embed with equal input_mpp, and with equal field of view."),
-]
 
 
 def matrix(
     dataset: Annotated[str, typer.Argument(help="breakhis, tiles, or my_dataset.py: one with magnifications.")],
     data: Data = None,
     backbone: BackboneName = None,
-    matched: Matched = False,
+    matched: Annotated[
+        bool, typer.Option("--matched", help="Also embed with equal input_mpp, and with equal field of view.")
+    ] = False,
     split: Annotated[str | None, typer.Option("--split", help="Folds, such as grouped-5-seed0.")] = None,
     out: Out = None,
     cache: Cache = None,
@@ -58,15 +60,6 @@ def matrix(
         cluster=cluster,
         on_bad_image=on_bad_image,
     )
-    matrix_and_print(config, out, matched=matched)
-
-
-# ------------------------------------------------------------------------------
-# What ``histotune matrix`` does: run the study, print its matrices and where they are.
-
-
-def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: bool) -> None:
-    """Fill the cross-magnification matrices and print them."""
     from histotune.report.study_pages import matrix_table, reasons_of
     from histotune.studies import verbs
 
@@ -79,16 +72,8 @@ def matrix_and_print(config: ExperimentConfig, out: Path | None, *, matched: boo
             print(f"  n. e. or no interval, {reason}")
         if matrix.training_size == "equal":
             for scale in matrix.scales:
-                print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{_price(scale.lost)}")
+                print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{f'; {scale.lost}' if scale.lost else ''}")
     print(f"\n{study.answer}\n\n{outcome.ledger}\nsaved: {outcome.folder}")
-
-
-def _price(lost: str) -> str:
-    return f"; {lost}" if lost else ""
-
-
-# ------------------------------------------------------------------------------
-# ``histotune transfer``: why an external validation falls short.
 
 
 def transfer(
@@ -123,10 +108,11 @@ def transfer(
     """
     from histotune.studies.arguments import build_config
 
+    out = out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}"
     config = build_config(
         target,
         data=data,
-        out=out or Path("transfers") / f"{head.resolve().name}-{Path(target).stem}",
+        out=out,
         cache=cache,
         settings=settings,
         split=split,
@@ -134,15 +120,6 @@ def transfer(
         cluster=cluster,
         on_bad_image=on_bad_image,
     )
-    transfer_and_print(head, config, images=images)
-
-
-# ------------------------------------------------------------------------------
-# What ``histotune transfer`` does with what the user typed: diagnose, print the tables and the paragraph.
-
-
-def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) -> None:
-    """Diagnose a transfer and print what was found."""
     from histotune.report.study_tables import transfer_tables
     from histotune.studies import verbs
 
@@ -157,10 +134,6 @@ def transfer_and_print(head: Path, config: ExperimentConfig, *, images: bool) ->
     print(f"report: {outcome.folder / 'transfer.html'}")
 
 
-# ------------------------------------------------------------------------------
-# ``histotune compare``: runs beside one another on the same groups.
-
-
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs, two or more arms.")],
     metrics: Annotated[
@@ -170,7 +143,7 @@ def compare(
         list[str] | None, typer.Option("--pair", help="A,B: the declared family instead of all pairs. Repeatable.")
     ] = None,
     first: Annotated[bool, typer.Option("--first", help="Compare all with the first run only.")] = False,
-    permutations: Annotated[int, typer.Option("--permutations", min=99, help="Most permutations of a p value.")] = 9999,
+    permutations: Annotated[int, typer.Option("--permutations", help="Most permutations of a p value.", min=99)] = 9999,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the permutations.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for comparison.json and comparison.html.")] = None,
 ) -> None:
@@ -178,22 +151,12 @@ def compare(
 
     histotune compare runs/midnight runs/lite0 --out runs/comparison
     """
+    from histotune.report.study_pages import comparison_notes, comparison_tables
     from histotune.studies import verbs
 
     found = verbs.compare(
         runs, metrics=metrics or (), pairs=pairs or (), first=first, permutations=permutations, seed=seed, out=out
-    )
-    compare_and_print(found.comparison, out)
-
-
-# ------------------------------------------------------------------------------
-# What ``histotune compare`` does: runs on the same tiles and groups, paired, and ranked over data sets.
-
-
-def compare_and_print(found: RunComparison, out: Path | None) -> None:
-    """Print a comparison's tables and notes, and where it was saved."""
-    from histotune.report.study_pages import comparison_notes, comparison_tables
-
+    ).comparison
     terminal = console(160)
     for table in comparison_tables(found):
         terminal.print(table.as_rich(PADDED))
@@ -203,13 +166,29 @@ def compare_and_print(found: RunComparison, out: Path | None) -> None:
         print(f"saved: {out}")
 
 
-# ------------------------------------------------------------------------------
-# What ``histotune leaderboard`` does: scores of one protocol in one table, printed or saved.
-
-
 Format = Literal["table", "markdown", "csv", "latex"]
 FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "latex")
 ENDINGS = {".csv": "csv", ".tex": "latex"}
+
+
+def leaderboard(
+    dataset: Annotated[str, typer.Option("--dataset", help="BreakHis, PCam, ...")] = "",
+    protocol: Annotated[str, typer.Option("--protocol", help="eva, thunder-linear, ..., or their beginning.")] = "",
+    model: Annotated[str, typer.Option("--model", help="Part of a backbone's name.")] = "",
+    pooling: Annotated[str, typer.Option("--pooling", help="CLS, CLS+mean patch, ...")] = "",
+    split: Annotated[str, typer.Option("--split", help="val, test, ...")] = "",
+    metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
+    style: Annotated[str, typer.Option("--format", help="table, markdown, csv or latex.")] = "table",
+    out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option("--run", help="Your run of a published protocol, beside scores of the same; repeatable."),
+    ] = None,
+) -> None:
+    """Published scores, one table per protocol, with what weakens them; without options an overview."""
+    from histotune.published.published_numbers import Query
+
+    show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())
 
 
 def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
@@ -276,18 +255,28 @@ def _print_leaderboard(boards: tuple[Board, ...], *, overview: bool) -> None:
         terminal.print("\n".join(board_notes(board)), markup=False, highlight=False)
 
 
-# ------------------------------------------------------------------------------
-# What the command line says about tracking: ``histotune trials``, and ``--wandb``.
-
-
 def trials(
     dataset: Annotated[str | None, typer.Option("--dataset", help="Only this data set.", show_default=False)] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="Only this backbone.", show_default=False)] = None,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many.")] = 20,
+    top: Annotated[int, typer.Option("--top", help="How many.", min=1)] = 20,
     everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
 ) -> None:
     """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
-    trials_and_print(TrialFilter(dataset, backbone, top, everything))
+    from histotune.studies.tracking import read_trials, trials_folder
+
+    state = user_dir("state")
+    table = read_trials(state)
+    if table.is_empty():
+        print(f"no sweep has been recorded in {trials_folder(state)}")
+        return
+    table = _narrowed(table, {"data_set": dataset, "backbone": backbone}, everything=everything)
+    for (trained_on,), part in table.group_by("trained_on", maintain_order=True):
+        best = part.sort("score", nulls_last=True, maintain_order=True).head(top)
+        console(160).print(recorded_table(str(trained_on), best).as_rich(CENTRED), highlight=False, markup=False)
+    print(
+        f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
+        f"'{trials_folder(state)}/*.parquet')"
+    )
 
 
 def with_wandb_mode(arguments: list[str]) -> list[str]:
@@ -300,48 +289,9 @@ def with_wandb_mode(arguments: list[str]) -> list[str]:
     return spelled
 
 
-# ------------------------------------------------------------------------------
-# What ``histotune trials`` does: read the table of trials, narrow it, print the best.
-
-
-@dataclass(frozen=True)
-class TrialFilter:
-    """Which trials to show.
-
-    Attributes:
-        data_set: Only this data set; None takes all.
-        backbone: Only this backbone; None takes all.
-        top: How many.
-        everything: Also floors and the sweeps of outer folds, not only the probes that were saved.
-    """
-
-    data_set: str | None
-    backbone: str | None
-    top: int
-    everything: bool
-
-
-def trials_and_print(chosen: TrialFilter) -> None:
-    """Print the best trials on record, each data set's by itself: losses on different tiles don't compare."""
-    from histotune.studies.tracking import read_trials, trials_folder
-
-    state = user_dir("state")
-    table = read_trials(state)
-    if table.is_empty():
-        print(f"no sweep has been recorded in {trials_folder(state)}")
-        return
-    table = _narrowed(table, chosen)
-    for (trained_on,), part in table.group_by("trained_on", maintain_order=True):
-        _print_trials(str(trained_on), part.sort("score", nulls_last=True, maintain_order=True), chosen.top)
-    print(
-        f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
-        f"'{trials_folder(state)}/*.parquet')"
-    )
-
-
-def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
+def _narrowed(table: pl.DataFrame, chosen: dict[str, str | None], *, everything: bool) -> pl.DataFrame:
     """Keep what was asked for; a name that is nowhere on record is a mistake."""
-    for column, name in (("data_set", chosen.data_set), ("backbone", chosen.backbone)):
+    for column, name in chosen.items():
         if name is None:
             continue
         known = sorted(set(table[column]))
@@ -353,15 +303,9 @@ def _narrowed(table: pl.DataFrame, chosen: TrialFilter) -> pl.DataFrame:
                 closest=closest_name(name, known),
             )
         table = table.filter(table[column] == name)
-    if chosen.everything:
+    if everything:
         return table
     return table.filter((table["arm"] == PROBE) & (table["training_set"] == "all"))
-
-
-def _print_trials(trained_on: str, trials: pl.DataFrame, top: int) -> None:
-
-    shown = recorded_table(trained_on, trials.head(top)).as_rich(CENTRED)
-    console(160).print(shown, highlight=False, markup=False)
 
 
 def recorded_table(trained_on: str, trials: pl.DataFrame) -> Table:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import CandidateScale as CandidateScale
     from histotune.datasets.dataset_spec import ClassScheme as ClassScheme
     from histotune.datasets.dataset_spec import DatasetSpec as DatasetSpec
+    from histotune.datasets.dataset_spec import known_specs as known_specs
     from histotune.datasets.fetch.fetch import plan_fetch as plan_fetch
-    from histotune.datasets.read import known_specs as known_specs
     from histotune.datasets.read import read_dataset as read_dataset
     from histotune.datasets.rows import Tile as Tile
     from histotune.datasets.splits.folds import grouped_folds as grouped_folds
@@ -36,7 +36,7 @@ FILES = {
     "TileSet": "tileset",
     "find_split": "splits.named",
     "grouped_folds": "splits.folds",
-    "known_specs": "read",
+    "known_specs": "dataset_spec",
     "plan_fetch": "fetch.fetch",
     "read_dataset": "read",
     "save_split": "splits.named",

@@ -6,100 +6,34 @@ import filecmp
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec, choose_scale
-from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, list_files, name_some, png_size_px
-from histotune.datasets.tileset import TileSet, breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
+import polars as pl
+
+from histotune.datasets.dataset_spec import choose_scale, known_specs, tiles_of
+from histotune.datasets.disk import Listing, list_files, name_some, png_size_px
+from histotune.datasets.tileset import breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.dataset_spec import ChosenScale
+    from histotune.datasets.dataset_spec import ChosenScale, ClassScheme
+    from histotune.datasets.tileset import TileSet
 
-BENIGN = ("A", "F", "PT", "TA")
-MALIGNANT = ("DC", "LC", "MC", "PC")
-EVA_CLASSES = ("TA", "MC", "F", "DC")
 EXAMPLE_NAME = "SOB_M_DC-14-5694-400-005.png"
 NAME_PATTERN = re.compile(
     r"SOB_(?:(?P<b>B)_(?P<benign>A|F|PT|TA)|(?P<m>M)_(?P<malignant>DC|LC|MC|PC))"
     r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)\.[Pp][Nn][Gg]"
 )
 
-SPEC = DatasetSpec(
-    name="breakhis",
-    title="BreakHis",
-    licence="CC BY 4.0",
-    citation=(
-        "Spanhol, Oliveira, Petitjean, Heutte: A dataset for breast cancer histopathological image classification. "
-        "IEEE Transactions on Biomedical Engineering 63(7), 2016. doi:10.1109/TBME.2015.2496264"
-    ),
-    url="https://web.inf.ufpr.br/vri/databases/breast-cancer-histopathological-database-breakhis/",
-    stain="H&E",
-    scales=(
-        CandidateScale(
-            "estimated",
-            {"40X": 2.5, "100X": 1.0, "200X": 0.5, "400X": 0.25},
-            1.25,
-            "Tumour nuclei of 8 to 12 um measure about 30 to 45 px at 400X and 4 to 5 px at 40X; magnifications stand "
-            "1 : 2.5 : 5 : 10. The nominal values are about five times smaller, so a conclusion about scale should be "
-            "repeated with --set source.mpp_source=nominal.",
-        ),
-        CandidateScale(
-            "nominal",
-            {"40X": 0.49, "100X": 0.20, "200X": 0.10, "400X": 0.05},
-            1.0,
-            "Objective and camera as published; the size of nuclei in the images contradicts these values (and "
-            "kaiko-eva's documentation gives yet another: 0.25 at 40X).",
-        ),
-    ),
-    schemes=(
-        ClassScheme(
-            "binary",
-            ("benign", "malignant"),
-            {**dict.fromkeys(BENIGN, "benign"), **dict.fromkeys(MALIGNANT, "malignant")},
-            "Benign or malignant, the task of most papers.",
-        ),
-        ClassScheme(
-            "eva4",
-            EVA_CLASSES,
-            {name: name for name in EVA_CLASSES},
-            "The four tumour types with at least seven patients, in the order of kaiko-eva.",
-        ),
-        ClassScheme(
-            "all8",
-            (*BENIGN, *MALIGNANT),
-            {name: name for name in (*BENIGN, *MALIGNANT)},
-            "All eight tumour types; several have fewer patients than folds.",
-        ),
-    ),
-    group="a case: year and accession number without block letters",
-    caveats=(
-        "The authors' 82 patients are their patient folders; several are blocks of one accession number, which "
-        "histotune keeps together as one case.",
-        "A split by the authors' ids or by images puts one case on both sides.",
-        "All images come from one laboratory, so no split of them measures a change of site.",
-    ),
-)
-
-
-@dataclass(frozen=True)
-class BreakhisImage:
-    """What a file name and a PNG header say about an image."""
-
-    path: str
-    tile_id: str
-    class_letter: str
-    tumour: str
-    year: str
-    slide: str
-    magnification: str
-    width_px: int
-    height_px: int
+IMAGE_SCHEMA = dict.fromkeys(
+    ("path", "tile_id", "letter", "tumour", "year", "slide", "magnification"), pl.String
+) | dict.fromkeys(("width_px", "height_px"), pl.Int64)
+SPEC = known_specs()["breakhis"]
 
 
 def read_breakhis(config: DatasetConfig) -> TileSet:
@@ -110,9 +44,12 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
     notes += _refuse_or_note(bad, config)
     notes += _contradicting_folders(listing, images)
     scheme = SPEC.scheme(config.labels)
-    labelled = [image for image in images if scheme.index(image.tumour) is not None]
-    notes += _left_out(config.labels, images, scheme)
-    if not labelled:
+    labelled = images.filter(pl.col("tumour").is_in(list(scheme.class_by_source)))
+    left_out = images.filter(~pl.col("tumour").is_in(list(scheme.class_by_source)))
+    if len(left_out):
+        kinds = ", ".join(f"{tumour} {n}" for tumour, n in sorted(Counter(left_out["tumour"]).items()))
+        notes.append(f"Labels {config.labels} leave out {len(left_out)} images of other tumour types ({kinds}).")
+    if labelled.is_empty():
         raise UserError(
             "no image has a tumour type of these classes",
             value=config.labels,
@@ -120,16 +57,9 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
             fix="--set source.labels=binary",
         )
     scale = choose_scale(SPEC, config)
-    return TileSet(
-        name=SPEC.name,
-        table=tile_table(_columns(labelled, scheme, scale)),
-        class_names=scheme.class_names,
-        licence=SPEC.licence,
-        citation=SPEC.citation,
-        synthetic=listing.synthetic,
-        notes=((SYNTHETIC_NOTE,) if listing.synthetic else ()) + (scale.note, *notes),
-        n_skipped=len(bad),
-    )
+    table = tile_table(_columns(labelled, scheme, scale))
+    tiles = tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
+    return replace(tiles, n_skipped=len(bad))
 
 
 def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
@@ -142,14 +72,11 @@ def _recognised(listing: Listing) -> tuple[list[str], list[str]]:
         name = os.path.basename(path)  # noqa: PTH119  (thousands of names)
         if not NAME_PATTERN.fullmatch(name):
             others.append(path)
-            continue
-        first = path_by_name.setdefault(os.path.splitext(name)[0], path)  # noqa: PTH122
-        if first == path:
-            continue
-        if _same_bytes(first, path):
-            copies.append(path)
-        else:
-            clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
+        elif (first := path_by_name.setdefault(os.path.splitext(name)[0], path)) != path:  # noqa: PTH122
+            if _same_bytes(first, path):
+                copies.append(path)
+            else:
+                clashes.append(f"{listing.relative(first)} and {listing.relative(path)}")
     _refuse_strangers(listing, list(path_by_name.values()), clashes)
     return list(path_by_name.values()), _listing_notes(listing, others, copies)
 
@@ -196,16 +123,28 @@ def _listing_notes(listing: Listing, others: list[str], copies: list[str]) -> li
     return notes
 
 
-def _read_headers(listing: Listing, paths: list[str]) -> tuple[list[BreakhisImage], dict[str, str]]:
-    """Read name and header of every file; return the images, and the reason for every file that has no header."""
-    images, bad = [], {}
+def _read_headers(listing: Listing, paths: list[str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Read name and header of every file; return a row per image, and the reason for every file without a header."""
+    rows, bad = [], {}
     for path in paths:
         try:
-            images.append(_parse(path, png_size_px(path)))
+            width_px, height_px = png_size_px(path)
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             bad[listing.relative(path)] = str(reason)
-    return images, bad
+        else:
+            rows.append((path, *_parse(path), width_px, height_px))
+    return pl.DataFrame(rows, schema=IMAGE_SCHEMA, orient="row"), bad
+
+
+def _parse(path: str) -> tuple[str, ...]:
+    """Return what a name says: tile, class letter, tumour type, year, slide and magnification."""
+    name = os.path.basename(path)  # noqa: PTH119
+    match = NAME_PATTERN.fullmatch(name)
+    assert match is not None, "only recognised names get here"
+    letter, tumour = match["b"] or match["m"], match["benign"] or match["malignant"]
+    stem = os.path.splitext(name)[0]  # noqa: PTH122
+    return stem, letter, tumour, match["year"], match["slide"], f"{match['magnification']}X"
 
 
 def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
@@ -221,32 +160,14 @@ def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
     )
 
 
-def _parse(path: str, size_px: tuple[int, int]) -> BreakhisImage:
-    name = os.path.basename(path)  # noqa: PTH119
-    match = NAME_PATTERN.fullmatch(name)
-    assert match is not None, "only recognised names get here"
-    return BreakhisImage(
-        path=path,
-        tile_id=os.path.splitext(name)[0],  # noqa: PTH122
-        class_letter=match["b"] or match["m"],
-        tumour=match["benign"] or match["malignant"],
-        year=match["year"],
-        slide=match["slide"],
-        magnification=f"{match['magnification']}X",
-        width_px=size_px[0],
-        height_px=size_px[1],
-    )
-
-
-def _contradicting_folders(listing: Listing, images: list[BreakhisImage]) -> list[str]:
+def _contradicting_folders(listing: Listing, images: pl.DataFrame) -> list[str]:
     """Note files whose folder names another class or magnification than the file name, which decides."""
     words = {"benign": "B", "malignant": "M", **{f"{m}x": f"{m}X" for m in (40, 100, 200, 400)}}
     wrong = []
-    for image in images:
-        folders = Path(listing.relative(image.path).lower()).parent.parts
-        said = {words[folder] for folder in folders if folder in words}
-        if not said <= {image.class_letter, image.magnification}:
-            wrong.append(image.path)
+    for path, letter, magnification in images.select("path", "letter", "magnification").iter_rows():
+        folders = Path(listing.relative(path).lower()).parent.parts
+        if not {words[folder] for folder in folders if folder in words} <= {letter, magnification}:
+            wrong.append(path)
     if not wrong:
         return []
     return [
@@ -255,31 +176,18 @@ def _contradicting_folders(listing: Listing, images: list[BreakhisImage]) -> lis
     ]
 
 
-def _left_out(labels: str, images: list[BreakhisImage], scheme: ClassScheme) -> list[str]:
-    dropped = Counter(image.tumour for image in images if scheme.index(image.tumour) is None)
-    if not dropped:
-        return []
-    kinds = ", ".join(f"{tumour} {n}" for tumour, n in sorted(dropped.items()))
-    return [f"Labels {labels} leave out {dropped.total()} images of other tumour types ({kinds})."]
-
-
-def _columns(images: list[BreakhisImage], scheme: ClassScheme, scale: ChosenScale) -> dict[str, object]:
+def _columns(images: pl.DataFrame, scheme: ClassScheme, scale: ChosenScale) -> dict[str, object]:
+    slides, n = images.select("letter", "tumour", "year", "slide").rows(), len(images)
     return {
-        "tile_id": [image.tile_id for image in images],
-        "path": [image.path for image in images],
-        "label": [scheme.index(image.tumour) for image in images],
-        "group_id": [breakhis_group_id(image.year, image.slide) for image in images],
-        "source_patient_id": [
-            breakhis_source_patient_id(image.class_letter, image.tumour, image.year, image.slide) for image in images
-        ],
-        "slide_id": [f"{image.year}-{image.slide}" for image in images],
-        "stain": [SPEC.stain] * len(images),
-        "magnification": [image.magnification for image in images],
-        "mpp": [scale.mpp_by_magnification[image.magnification] for image in images],
-        "mpp_source": [scale.source] * len(images),
-        "mpp_factor": [scale.factor] * len(images),
-        "width_px": [image.width_px for image in images],
-        "height_px": [image.height_px for image in images],
+        **images.select("tile_id", "path", "magnification", "width_px", "height_px").to_dict(),
+        "label": [scheme.index(tumour) for tumour in images["tumour"]],
+        "group_id": [breakhis_group_id(year, slide) for _, _, year, slide in slides],
+        "source_patient_id": [breakhis_source_patient_id(*facts) for facts in slides],
+        "slide_id": [f"{year}-{slide}" for _, _, year, slide in slides],
+        "stain": [SPEC.stain] * n,
+        "mpp": [scale.mpp_by_magnification[magnification] for magnification in images["magnification"]],
+        "mpp_source": [scale.source] * n,
+        "mpp_factor": [scale.factor] * n,
     }
 
 

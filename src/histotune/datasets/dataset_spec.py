@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping  # noqa: TC003  (the records are rebuilt from specs.toml)
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter
+
+from histotune.datasets.disk import SYNTHETIC_NOTE
+from histotune.datasets.tileset import LabelRegion, MppSource, TileSet
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
+
+    import polars as pl
 
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.tileset import LabelRegion, MppSource
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,37 @@ class DatasetSpec:
                 closest=closest_name(name, by_name),
             )
         return by_name[name]
+
+
+@cache
+def known_specs() -> dict[str, DatasetSpec]:
+    """Return what is known about every data set that has a reader here.
+
+    Returns:
+        Licence, classes and candidate scales, by the data set's name.
+
+    Example:
+        >>> sorted(known_specs())
+        ['breakhis', 'patch_camelyon', 'tiles']
+    """
+    text = resources.files(__package__).joinpath("specs.toml").read_text(encoding="utf-8")
+    return TypeAdapter(dict[str, DatasetSpec]).validate_python(tomllib.loads(text))
+
+
+def tiles_of(
+    spec: DatasetSpec, table: pl.DataFrame, class_names: tuple[str, ...], notes: Iterable[str], *, synthetic: bool
+) -> TileSet:
+    """Return what a reader found as a tile set, with what is known about the data set."""
+    return TileSet(
+        name=spec.name,
+        table=table,
+        class_names=class_names,
+        licence=spec.licence,
+        citation=spec.citation,
+        label_region=spec.label_region,
+        synthetic=synthetic,
+        notes=(*((SYNTHETIC_NOTE,) if synthetic else ()), *notes),
+    )
 
 
 @dataclass(frozen=True)

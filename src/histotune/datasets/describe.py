@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.dataset_spec import known_specs
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import DatasetSpec
-    from histotune.datasets.tileset import LabelRegion, TileSet
+    from histotune.datasets.tileset import TileSet
 
 FEW_GROUPS = 5  # below this many groups in a class no interval over groups is given
 UNKNOWN = "unknown"
@@ -25,20 +25,13 @@ class Description(ShownAsTables):
     """Facts and tables about a tile set.
 
     Attributes:
-        name: Data set name.
+        tiles: The tiles that were counted.
         title: Name for people.
-        synthetic: Whether the tiles were rendered by a program.
-        n_tiles: Tiles, labelled or not.
         n_unlabelled: Tiles without a label.
-        n_groups: Known groups.
         n_tiles_without_group: Tiles whose group is unknown.
         n_source_patients: The data set authors' own patient ids; 0 where they give none.
         n_slides: Known slides.
         group: What a group is, in words.
-        class_names: Names by label index.
-        label_region: What a label speaks about where it is not the whole tile.
-        licence: Licence of the images.
-        citation: How to cite them.
         by_magnification: magnification, class, tiles, groups.
         by_split: split, class, tiles, groups; empty where there are no official parts.
         scales: magnification, mpp, mpp_source, mpp_factor, tiles: the scale in use.
@@ -46,25 +39,17 @@ class Description(ShownAsTables):
         sizes: width_px, height_px, tiles.
         mixed_groups: group_id, classes, tiles: groups that hold more than one class.
         merged_patients: group_id, source_patient_ids, tiles: groups that hold several of the authors' patients.
-        notes: What the reader skipped or assumed.
         caveats: What is known to be odd about the data set.
         warnings: What stands in the way of an honest result.
     """
 
-    name: str
+    tiles: TileSet
     title: str
-    synthetic: bool
-    n_tiles: int
     n_unlabelled: int
-    n_groups: int
     n_tiles_without_group: int
     n_source_patients: int
     n_slides: int
     group: str
-    class_names: tuple[str, ...]
-    label_region: LabelRegion | None
-    licence: str
-    citation: str
     by_magnification: pl.DataFrame
     by_split: pl.DataFrame
     scales: pl.DataFrame
@@ -72,7 +57,6 @@ class Description(ShownAsTables):
     sizes: pl.DataFrame
     mixed_groups: pl.DataFrame
     merged_patients: pl.DataFrame
-    notes: tuple[str, ...]
     caveats: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -103,29 +87,22 @@ def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
     table = _with_class(tiles)
     spec = spec or known_specs().get(tiles.name)
     by_magnification = _counts(table, "magnification")
+    labelled, merged = table.filter(pl.col("label").is_not_null()), groups_with_several(table, "source_patient_id")
     return Description(
-        name=tiles.name,
+        tiles=tiles,
         title=spec.title if spec else tiles.name,
-        synthetic=tiles.synthetic,
-        n_tiles=len(tiles),
         n_unlabelled=tiles.table["label"].null_count(),
-        n_groups=tiles.n_groups,
         n_tiles_without_group=tiles.table["group_id"].null_count(),
         n_source_patients=tiles.table["source_patient_id"].drop_nulls().n_unique(),
         n_slides=tiles.table["slide_id"].drop_nulls().n_unique(),
         group=spec.group if spec else "the group_id column",
-        class_names=tiles.class_names,
-        label_region=tiles.label_region,
-        licence=tiles.licence,
-        citation=tiles.citation,
         by_magnification=by_magnification,
         by_split=_counts(table.filter(pl.col("split").is_not_null()), "split"),
         scales=_scales(table),
         candidate_scales=_candidates(spec),
         sizes=table.group_by("width_px", "height_px").agg(tiles=pl.len()).sort("tiles", "width_px", descending=True),
-        mixed_groups=_groups_with_several(table.filter(pl.col("label").is_not_null()), "class", "classes"),
-        merged_patients=_groups_with_several(table, "source_patient_id", "source_patient_ids"),
-        notes=tiles.notes,
+        mixed_groups=_joined(groups_with_several(labelled, "class"), "class", "classes"),
+        merged_patients=_joined(merged, "source_patient_id", "source_patient_ids"),
         caveats=spec.caveats if spec else (),
         warnings=_warnings(tiles, by_magnification),
     )
@@ -137,10 +114,10 @@ def render_text(description: Description) -> str:
     blocks = [
         _headline(d),
         *(table.as_text() for table in d.tables()),
-        _list("Notes", d.notes),
+        _list("Notes", d.tiles.notes),
         _list("Caveats", d.caveats),
         _list("Warnings", d.warnings),
-        f"Licence: {d.licence}\n" + textwrap.fill(f"Cite: {d.citation}", 110, subsequent_indent="  "),
+        f"Licence: {d.tiles.licence}\n" + textwrap.fill(f"Cite: {d.tiles.citation}", 110, subsequent_indent="  "),
     ]
     return "\n\n".join(block for block in blocks if block)
 
@@ -189,11 +166,15 @@ def _candidates(spec: DatasetSpec | None) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _groups_with_several(table: pl.DataFrame, column: str, plural: str) -> pl.DataFrame:
-    values = pl.col(column).drop_nulls().unique().sort()
+def groups_with_several(table: pl.DataFrame, column: str) -> pl.DataFrame:
+    """Return the groups that hold several values of a column: the sorted values as a list, and the number of tiles."""
     grouped = table.filter(pl.col("group_id").is_not_null()).group_by("group_id")
-    counted = grouped.agg(values.alias(plural), tiles=pl.len()).filter(pl.col(plural).list.len() > 1)
-    return counted.with_columns(pl.col(plural).list.join(", ")).sort("group_id")
+    counted = grouped.agg(pl.col(column).drop_nulls().unique().sort(), tiles=pl.len())
+    return counted.filter(pl.col(column).list.len() > 1).sort("group_id")
+
+
+def _joined(groups: pl.DataFrame, column: str, plural: str) -> pl.DataFrame:
+    return groups.select("group_id", pl.col(column).list.join(", ").alias(plural), "tiles")
 
 
 def _warnings(tiles: TileSet, by_magnification: pl.DataFrame) -> tuple[str, ...]:
@@ -225,18 +206,19 @@ def _few_groups(labelled: pl.DataFrame) -> list[str]:
 
 
 def _headline(d: Description) -> str:
-    lines = [f"{SYNTHETIC} {d.title}" if d.synthetic else d.title]
-    lines.append(f"{d.n_tiles:,} tiles, {d.n_groups:,} groups ({d.group})")
+    tiles, region = d.tiles, d.tiles.label_region
+    lines = [f"{SYNTHETIC} {d.title}" if tiles.synthetic else d.title]
+    lines.append(f"{len(tiles):,} tiles, {tiles.n_groups:,} groups ({d.group})")
     if d.n_source_patients:
-        lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {d.n_groups:,} groups")
+        lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {tiles.n_groups:,} groups")
     if d.n_slides:
         lines.append(f"{d.n_slides:,} slides")
-    lines.append(f"Classes: {', '.join(d.class_names) or 'none labelled'}")
+    lines.append(f"Classes: {', '.join(tiles.class_names) or 'none labelled'}")
     if d.n_unlabelled:
         lines.append(f"{d.n_unlabelled:,} tiles are unlabelled")
-    if d.label_region is not None:
-        r = d.label_region
-        lines.append(f"A label speaks about the {r.width_px}x{r.height_px} px at ({r.left_px}, {r.top_px}) only")
+    if region is not None:
+        size, place = f"{region.width_px}x{region.height_px} px", f"({region.left_px}, {region.top_px})"
+        lines.append(f"A label speaks about the {size} at {place} only")
     return "\n".join(lines)
 
 

@@ -19,23 +19,23 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets import pcam_copies, pcam_files
-from histotune.datasets.dataset_spec import choose_scale
-from histotune.datasets.disk import SYNTHETIC_NOTE, Listing, image_batches, list_files, open_parquet
-from histotune.datasets.pcam_files import SIDE_PX, SPEC, keep_rows, opened_hdf5, part_table
-from histotune.datasets.tileset import TileSet
+from histotune.datasets.dataset_spec import choose_scale, tiles_of
+from histotune.datasets.disk import Listing, image_batches, list_files, open_parquet
+from histotune.datasets.pcam_files import SIDE_PX, SPEC, Copy, keep_rows, opened_hdf5, part_table
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json, user_dir, write_json
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from histotune.datasets.config import DatasetConfig
-    from histotune.datasets.pcam_files import Copy, Part
+    from histotune.datasets.pcam_files import Part
+    from histotune.datasets.tileset import TileSet
 
 # N tiles; a digest is two 64-bit words
 
@@ -62,16 +62,8 @@ def read_patch_camelyon(config: DatasetConfig) -> TileSet:
         )
         notes += [f"{part.words.capitalize()}: {kept}"] if kept else []
         tables.append(part_table(part, rows_N, scale))
-    return TileSet(
-        name=SPEC.name,
-        table=pl.concat(tables).sort("tile_id"),
-        class_names=scheme.class_names,
-        licence=SPEC.licence,
-        citation=SPEC.citation,
-        label_region=SPEC.label_region,
-        synthetic=listing.synthetic,
-        notes=((SYNTHETIC_NOTE,) if listing.synthetic else ()) + (scale.note, *notes),
-    )
+    table = pl.concat(tables).sort("tile_id")
+    return tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
 
 
 def _which_copy(listing: Listing, config: DatasetConfig) -> Callable[[Listing], Copy]:
@@ -125,19 +117,6 @@ WORDS = ["high", "low"]  # the two halves of a digest
 
 
 @dataclass(frozen=True)
-class Joined:
-    """Parts with slides where the join held.
-
-    Attributes:
-        parts: The parts, in order.
-        notes: What was joined, and what was not and why.
-    """
-
-    parts: tuple[Part, ...]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Reference:
     """The HDF5 copy by pixels.
 
@@ -150,7 +129,7 @@ class _Reference:
     digests: NDArray[np.uint64]
 
 
-def join_slides(parts: Sequence[Part], folder: Path) -> Joined:
+def join_slides(parts: Sequence[Part], folder: Path) -> Copy:
     """Give tiles the slide of the reference tile with the same pixels.
 
     A part is joined only where the pixels of all its tiles are found in the reference: row by row where the order is
@@ -159,7 +138,7 @@ def join_slides(parts: Sequence[Part], folder: Path) -> Joined:
     """
     wanted = [part for part in parts if part.slides is None]
     if not wanted:
-        return Joined(tuple(parts), ("slides_from was not needed: this copy has a meta.csv of its own.",))
+        return Copy(tuple(parts), ("slides_from was not needed: this copy has a meta.csv of its own.",))
     reference = [part for part in pcam_files.read_hdf5(list_files(folder)).parts if part.slides is not None]
     if not reference:
         raise UserError(
@@ -176,7 +155,7 @@ def join_slides(parts: Sequence[Part], folder: Path) -> Joined:
         _remember(kept, states, answers)
     by_part = {id(part): answer for part, answer in zip(wanted, answers, strict=True)}
     joined = [replace(part, slides=by_part[id(part)].slides) if id(part) in by_part else part for part in parts]
-    return Joined(tuple(joined), tuple(note for answer in answers for note in answer.notes))
+    return Copy(tuple(joined), tuple(note for answer in answers for note in answer.notes))
 
 
 @dataclass(frozen=True)
@@ -313,12 +292,8 @@ def _parquet(path: str) -> Iterator[bytes]:
 
 def _images(paths: Sequence[str]) -> Iterator[bytes]:
     with ThreadPoolExecutor(cpu_count(), thread_name_prefix="digest") as pool:
-        for some in _chunks(paths):
-            yield from pool.map(_image_file, some)
-
-
-def _chunks(paths: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (paths[start : start + ROWS_PER_READ] for start in range(0, len(paths), ROWS_PER_READ))
+        for start in range(0, len(paths), ROWS_PER_READ):
+            yield from pool.map(_image_file, paths[start : start + ROWS_PER_READ])
 
 
 def _image_file(path: str) -> bytes:

@@ -7,7 +7,7 @@ import re
 import stat
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ from histotune.datasets.disk import (
     read_text_table,
     size_or_reason,
 )
-from histotune.datasets.pcam_files import PARTS, SIDE_PX, Copy, Part, numbered_ids
+from histotune.datasets.pcam_files import PARTS, SIDE_PX, Copy, Part, found_twice, numbered_ids
 from histotune.tools.errors import UserError, collect, raise_together
 
 if TYPE_CHECKING:
@@ -76,8 +76,13 @@ def read_hub(listing: Listing) -> Copy:
                 parts.append(_read_parquet_part(name, files))
     raise_together(errors)
     absent = [name for name in PARTS if name not in {part.name for part in parts}]
-    tables = sum(path.endswith("_meta.csv") for path in listing.paths)
-    return Copy(tuple(parts), (*([f"Part {', '.join(absent)} is not here."] if absent else []), *_meta_note(tables)))
+    notes = [f"Part {', '.join(absent)} is not here."] if absent else []
+    if n_tables := sum(path.endswith("_meta.csv") for path in listing.paths):
+        notes.append(
+            f"{n_tables} meta.csv beside the parquet files were not used: only the HDF5 files of the same patches show "
+            "that their rows belong together (--set target.slides_from=FOLDER_OF_THE_HDF5_FILES)."
+        )
+    return Copy(tuple(parts), tuple(notes))
 
 
 def _shard(path: str) -> Shard | None:
@@ -98,19 +103,12 @@ def _check_complete(listing: Listing, files: list[Shard]) -> None:
     part, numbers = files[0].part, [shard.number for shard in files]
     twice = [listing.relative(shard.path) for shard in files if numbers.count(shard.number) > 1]
     if twice:
-        raise UserError(
-            f"part {part} was found more than once",
-            value=name_some(twice, 6),
-            fix="point --data to the folder of one copy",
-        )
+        raise found_twice(f"part {part} was found more than once", name_some(twice, 6))
     total = max(shard.total or 0 for shard in files) or numbers[-1] + 1
     missing = [str(number) for number in range(total) if number not in numbers]
     if missing:
-        raise UserError(
-            f"part {part} is incomplete: {len(missing)} of its {total} parquet files are missing",
-            value=f"number {name_some(missing, 20)} beside {listing.relative(files[0].path)}",
-            fix=HUB_AGAIN,
-        )
+        what = f"part {part} is incomplete: {len(missing)} of its {total} parquet files are missing"
+        raise _damaged(f"number {name_some(missing, 20)} beside {listing.relative(files[0].path)}", what)
 
 
 def _read_parquet_part(name: str, files: list[Shard]) -> Part:
@@ -132,57 +130,37 @@ def _read_parquet_labels(path: str) -> NDArray[np.int64]:
     _check_first_image(file, path)
     with explained_parquet_errors(path):
         if "label" not in file.schema_arrow.names:
-            raise UserError(
-                'the parquet file has no column "label"',
-                value=path,
-                allowed=f"image, label (it has: {', '.join(file.schema_arrow.names)})",
-                fix=HUB_AGAIN,
-            )
+            allowed = f"image, label (it has: {', '.join(file.schema_arrow.names)})"
+            raise _damaged(path, 'the parquet file has no column "label"', allowed)
         column = pl.Series("label", file.read(columns=["label"]).column("label").combine_chunks())
     if not (column.dtype.is_integer() or column.dtype == pl.Boolean):
-        raise UserError(
-            f'column "label" holds {column.dtype}', value=path, allowed="0 and 1, or false and true", fix=HUB_AGAIN
-        )
+        raise _damaged(path, f'column "label" holds {column.dtype}', "0 and 1, or false and true")
     strange = sorted({str(value) for value in column.unique()} - {"0", "1", "True", "False"})
     if strange:
-        raise UserError(
-            'column "label" holds other labels than 0 and 1',
-            value=path,
-            allowed=f"0 and 1, not {name_some(strange, 5)}",
-            fix=HUB_AGAIN,
-        )
+        allowed = f"0 and 1, not {name_some(strange, 5)}"
+        raise _damaged(path, 'column "label" holds other labels than 0 and 1', allowed)
     return column.cast(pl.Int64).to_numpy()
 
 
-def _check_first_image(file: object, path: str) -> None:
+def _check_first_image(file: Any, path: str) -> None:  # noqa: ANN401  (pyarrow has no types)
     image_leaf(file, path)
-    data = next((cells[0] for cells in image_batches(file, path, 0)), None) if _n_rows(file) else None
+    data = next((cells[0] for cells in image_batches(file, path, 0)), None) if file.metadata.num_rows else None
     if data is None:
-        raise UserError("the parquet file holds no tile", value=path, fix=HUB_AGAIN)
+        raise _damaged(path, "the parquet file holds no tile")
     try:
         size = encoded_size_px(data)
     except ValueError as error:
-        raise UserError(f"the first image can't be read ({error})", value=path, fix=HUB_AGAIN) from error
+        raise _damaged(path, f"the first image can't be read ({error})") from error
     if size != (SIDE_PX, SIDE_PX):
-        raise UserError(
+        what, fix = (
             f"these are no patches of PatchCamelyon: {size[0]} x {size[1]} pixels",
-            value=path,
-            allowed=f"{SIDE_PX} x {SIDE_PX} pixels",
-            fix="other data sets: histotune run tiles --help",
+            "other data sets: histotune run tiles --help",
         )
+        raise UserError(what, value=path, allowed=f"{SIDE_PX} x {SIDE_PX} pixels", fix=fix)
 
 
-def _n_rows(file: object) -> int:
-    return int(file.metadata.num_rows)  # type: ignore[attr-defined]
-
-
-def _meta_note(n_tables: int) -> list[str]:
-    if not n_tables:
-        return []
-    return [
-        f"{n_tables} meta.csv beside the parquet files were not used: only the HDF5 files of the same patches show "
-        "that their rows belong together (--set target.slides_from=FOLDER_OF_THE_HDF5_FILES)."
-    ]
+def _damaged(place: str, what: str, allowed: str | None = None, fix: str = HUB_AGAIN) -> UserError:
+    return UserError(what, value=place, allowed=allowed, fix=fix)
 
 
 # ---- Kaggle's copy: a TIFF per patch, and a table of labels ----
@@ -199,11 +177,8 @@ KAGGLE_NOTE = (
 
 def claim_kaggle(listing: Listing) -> str | None:
     """Return a file that shows Kaggle's copy; None where there is none."""
-    for path in listing.paths:
-        name = os.path.basename(path)  # noqa: PTH119  (hundreds of thousands of names)
-        if name == KAGGLE_LABELS or KAGGLE_PATTERN.fullmatch(name):
-            return path
-    return None
+    names = ((path, os.path.basename(path)) for path in listing.paths)  # noqa: PTH119
+    return next((path for path, name in names if name == KAGGLE_LABELS or KAGGLE_PATTERN.fullmatch(name)), None)
 
 
 def read_kaggle(listing: Listing, on_bad_image: OnBadImage = "fail") -> Copy:
@@ -215,7 +190,7 @@ def read_kaggle(listing: Listing, on_bad_image: OnBadImage = "fail") -> Copy:
     labels = _kaggle_labels(listing)
     table = images.join(labels, on="id", how="inner").sort("id")
     if table.is_empty():
-        raise UserError(f"no image belongs to a row of {KAGGLE_LABELS}", value=listing.root, fix=KAGGLE_AGAIN)
+        raise _damaged(listing.root, f"no image belongs to a row of {KAGGLE_LABELS}", fix=KAGGLE_AGAIN)
     _check_kaggle_files(listing, table["path"].to_list(), on_bad_image)
     notes = [KAGGLE_NOTE, *_left_out_of_kaggle(images, labels, table, n_others)]
     part = Part(None, table["id"], table["path"], None, table["label"].cast(pl.Int64).to_numpy(), None)
@@ -231,18 +206,11 @@ def _kaggle_images(listing: Listing) -> tuple[pl.DataFrame, int]:
         if match is None:
             n_others += 1
         elif (first := path_by_id.setdefault(match["id"], path)) != path:
-            raise UserError(
-                "the same image of Kaggle's copy was found twice",
-                value=f"{listing.relative(first)} and {listing.relative(path)}",
-                fix="point --data to the folder of one copy",
-            )
+            places = f"{listing.relative(first)} and {listing.relative(path)}"
+            raise found_twice("the same image of Kaggle's copy was found twice", places)
     if not path_by_id:
-        raise UserError(
-            f"{KAGGLE_LABELS} lies here, but none of its images",
-            value=listing.root,
-            allowed="names of 40 hexadecimal digits and .tif, in any arrangement of folders",
-            fix=KAGGLE_AGAIN,
-        )
+        allowed = "names of 40 hexadecimal digits and .tif, in any arrangement of folders"
+        raise _damaged(listing.root, f"{KAGGLE_LABELS} lies here, but none of its images", allowed, KAGGLE_AGAIN)
     table = pl.DataFrame({"id": list(path_by_id), "path": list(path_by_id.values())})
     return table, n_others - sum(os.path.basename(path) == KAGGLE_LABELS for path in listing.paths)  # noqa: PTH119
 
@@ -257,32 +225,20 @@ def _kaggle_labels(listing: Listing) -> pl.DataFrame:
             "predicted: histotune predict HEAD FOLDER",
         )
     if len(tables) > 1:
-        raise UserError(
-            f"{KAGGLE_LABELS} was found more than once",
-            value=name_some([*map(listing.relative, tables)], 5),
-            fix="point --data to the folder of one copy",
-        )
+        raise found_twice(f"{KAGGLE_LABELS} was found more than once", name_some([*map(listing.relative, tables)], 5))
     path = tables[0]
     table = read_text_table(path, KAGGLE_AGAIN)
     if table.columns != ["id", "label"]:
-        raise UserError(
-            "this table has other columns",
-            value=path,
-            allowed=f"id, label (it has: {', '.join(table.columns)})",
-            fix=KAGGLE_AGAIN,
-        )
+        allowed = f"id, label (it has: {', '.join(table.columns)})"
+        raise _damaged(path, "this table has other columns", allowed, KAGGLE_AGAIN)
     strange = sorted(set(table["label"].fill_null("").unique()) - {"0", "1"})
     if strange:
-        raise UserError(
-            "this table holds other labels than 0 and 1",
-            value=path,
-            allowed=f"0 and 1, not {name_some([repr(label) for label in strange], 5)}",
-            fix=KAGGLE_AGAIN,
-        )
+        allowed = f"0 and 1, not {name_some([repr(label) for label in strange], 5)}"
+        raise _damaged(path, "this table holds other labels than 0 and 1", allowed, KAGGLE_AGAIN)
     table = table.unique()
     if table["id"].n_unique() != len(table):
         example = table.filter(pl.col("id").is_duplicated())["id"].sort()[0]
-        raise UserError("this table gives one image both labels", value=f"{path}, {example}", fix=KAGGLE_AGAIN)
+        raise _damaged(f"{path}, {example}", "this table gives one image both labels", fix=KAGGLE_AGAIN)
     return table
 
 
@@ -297,18 +253,11 @@ def _check_kaggle_files(listing: Listing, paths: list[str], on_bad_image: OnBadI
     if isinstance(size, str) and not bad:
         bad = [f"{listing.relative(paths[0])} ({size})"]
     if bad:
-        raise UserError(
-            f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read",
-            value=name_some(bad, 100),
-            fix=f"{KAGGLE_AGAIN}, or pass --on-bad-image skip",
-        )
+        what = f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read"
+        raise _damaged(name_some(bad, 100), what, fix=f"{KAGGLE_AGAIN}, or pass --on-bad-image skip")
     if size != (SIDE_PX, SIDE_PX):
-        raise UserError(
-            f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels)",
-            value=paths[0],
-            allowed=f"{SIDE_PX} x {SIDE_PX} pixels",
-            fix=KAGGLE_AGAIN,
-        )
+        what = f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels)"
+        raise _damaged(paths[0], what, f"{SIDE_PX} x {SIDE_PX} pixels", KAGGLE_AGAIN)
 
 
 def _why_not_read(path: str) -> str | None:

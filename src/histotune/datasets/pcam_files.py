@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from histotune.datasets.dataset_spec import CandidateScale, ClassScheme, DatasetSpec
+from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.disk import own_dataset, read_text_table
 from histotune.datasets.splits.folds import keyed_hash
-from histotune.datasets.tileset import LabelRegion, patch_camelyon_group_id, tile_table
-from histotune.tools.errors import UserError, raise_together
+from histotune.datasets.tileset import patch_camelyon_group_id, tile_table
+from histotune.tools.errors import UserError, collect, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,43 +32,7 @@ if TYPE_CHECKING:
 PARTS = ("train", "valid", "test")
 SIDE_PX = 96
 
-SPEC = DatasetSpec(
-    name="patch_camelyon",
-    title="PatchCamelyon",
-    licence="CC0 1.0",
-    citation=(
-        "Veeling, Linmans, Winkens, Cohen, Welling: Rotation equivariant CNNs for digital pathology. MICCAI 2018. "
-        "arXiv:1806.03962. Slides: Camelyon16, Ehteshami Bejnordi et al., JAMA 318(22), 2017."
-    ),
-    url="https://zenodo.org/records/2546921",
-    stain="H&E",
-    scales=(
-        CandidateScale(
-            "nominal",
-            {"": 0.972},
-            1.0,
-            "Camelyon16 slides at 0.243 um/px, taken at level 2, which is four times coarser: 0.972 um/px.",
-        ),
-    ),
-    schemes=(
-        ClassScheme(
-            "binary",
-            ("normal", "tumour"),
-            {"0": "normal", "1": "tumour"},
-            "Whether the centre 32x32 pixels hold at least one tumour pixel.",
-        ),
-    ),
-    group="a Camelyon16 slide",
-    label_region=LabelRegion(left_px=32, top_px=32, width_px=32, height_px=32),
-    caveats=(
-        "The label speaks about the centre 32x32 pixels only: a view that moves or crops the centre changes its "
-        "meaning.",
-        "The patches derive from Camelyon16, on whose slides several foundation models were pretrained; their scores "
-        "here are not fully external.",
-        "Classes are balanced by construction (nearly so in Kaggle's copy): the prevalence is not that of a clinic.",
-        "The original train part is known to hold many duplicate patches; Kaggle's copy leaves them out.",
-    ),
-)
+SPEC = known_specs()["patch_camelyon"]
 
 
 # ---- One part, whichever copy it comes from ----
@@ -117,6 +81,11 @@ class Copy:
     notes: tuple[str, ...]
 
 
+def found_twice(what: str, places: str) -> UserError:
+    """Return the message for files of two copies in one folder."""
+    return UserError(what, value=places, fix="point --data to the folder of one copy")
+
+
 def numbered_ids(name: str, n_tiles: int) -> pl.Series:
     """Return the ids of a part whose tiles are known by their place, such as "train/0000012".
 
@@ -158,57 +127,36 @@ HDF5_PATTERN = re.compile(
 EXAMPLE_NAME = "camelyonpatch_level_2_split_test_x.h5"
 
 
-@dataclass(frozen=True)
-class PartFiles:
-    """The files of one official part.
-
-    Attributes:
-        part: ``train``, ``valid`` or ``test``.
-        x: HDF5 file with the pixels.
-        y: HDF5 file with the labels.
-        meta: CSV file with the slide of each patch; None where it is missing.
-    """
-
-    part: str
-    x: str
-    y: str
-    meta: str | None
-
-
 def claim_hdf5(listing: Listing) -> str | None:
     """Return a file that shows the HDF5 copy, packed or not; None where there is none."""
-    for path in listing.paths:
-        match = HDF5_PATTERN.fullmatch(os.path.basename(path))  # noqa: PTH119
-        if match is not None and match["kind"] != "meta.csv":
-            return path
-    return None
+    names = ((path, HDF5_PATTERN.fullmatch(os.path.basename(path))) for path in listing.paths)  # noqa: PTH119
+    return next((path for path, match in names if match is not None and match["kind"] != "meta.csv"), None)
 
 
 def read_hdf5(listing: Listing) -> Copy:
     """Read labels and slides of the original files, each possibly in a folder of its own name."""
-    files, notes = _find_parts(listing)
-    return Copy(tuple(_read_parts(files)), tuple(notes))
-
-
-def _find_parts(listing: Listing) -> tuple[list[PartFiles], list[str]]:
-    """Pair x with y (and meta) for every part present; whole parts that are still compressed become notes."""
     found = _named_files(listing)
-    parts, packed, errors = [], [], []
+    whole, packed, errors = [], dict[str, list[str]](), list[UserError]()
     for part in PARTS:
-        x, y = found.get((part, "x.h5")), found.get((part, "y.h5"))
+        present = [found[part, kind] for kind in ("x.h5", "y.h5") if (part, kind) in found]
         gz = [found[part, kind] for kind in ("x.h5.gz", "y.h5.gz") if (part, kind) in found]
-        if x and y:
-            parts.append(PartFiles(part, x, y, found.get((part, "meta.csv"))))
-        elif x or y:
-            errors.append(_missing_counterpart(listing, part, x or y or "", gz))
+        if len(present) == 2:
+            whole.append(part)
+        elif present:
+            errors.append(_missing_counterpart(listing, part, present[0], gz))
         elif gz:
-            packed.append((part, gz))
+            packed[part] = gz
     raise_together(errors)
-    if not parts:
-        raise _no_parts(listing, [path for _, paths in packed for path in paths])
-    return parts, [
-        f"Skipped part {part}: still compressed; to use it: gunzip -k {' '.join(paths)}." for part, paths in packed
-    ]
+    if not whole:
+        raise _no_parts(listing, [path for paths in packed.values() for path in paths])
+    parts = []
+    for part in whole:
+        with collect(errors):
+            x, y, meta = found[part, "x.h5"], found[part, "y.h5"], found.get((part, "meta.csv"))
+            parts.append(_read_hdf5_part(part, x, y, meta))
+    raise_together(errors)
+    hint = "still compressed; to use it: gunzip -k"
+    return Copy(tuple(parts), tuple(f"Skipped part {part}: {hint} {' '.join(gz)}." for part, gz in packed.items()))
 
 
 def _named_files(listing: Listing) -> dict[tuple[str, str], str]:
@@ -219,11 +167,8 @@ def _named_files(listing: Listing) -> dict[tuple[str, str], str]:
             continue
         first = found.setdefault((match["part"], match["kind"] + (match["gz"] or "")), path)
         if first != path:
-            raise UserError(
-                "the same part of PatchCamelyon was found twice",
-                value=f"{listing.relative(first)} and {listing.relative(path)}",
-                fix="point --data to the folder of one copy",
-            )
+            places = f"{listing.relative(first)} and {listing.relative(path)}"
+            raise found_twice("the same part of PatchCamelyon was found twice", places)
     return found
 
 
@@ -250,29 +195,18 @@ def _no_parts(listing: Listing, packed: list[str]) -> UserError:
     )
 
 
-def _read_parts(files: list[PartFiles]) -> list[Part]:
-    parts, errors = [], []
-    for part in files:
-        try:
-            parts.append(_read_hdf5_part(part))
-        except UserError as error:
-            errors.append(error)
-    raise_together(errors)
-    return parts
-
-
-def _read_hdf5_part(files: PartFiles) -> Part:
-    n_tiles = _count_pixels(files.x)
-    labels_N = _read_hdf5_labels(files.y)
+def _read_hdf5_part(name: str, x: str, y: str, meta: str | None) -> Part:
+    n_tiles = _count_pixels(x)
+    labels_N = _read_hdf5_labels(y)
     if len(labels_N) != n_tiles:
         raise UserError(
-            f"part {files.part} has {n_tiles:,} tiles in x and {len(labels_N):,} labels in y",
-            value=files.y,
+            f"part {name} has {n_tiles:,} tiles in x and {len(labels_N):,} labels in y",
+            value=y,
             fix=f"download both files of the part again from {SPEC.url}; they belong together",
         )
-    slides = None if files.meta is None else _read_slides(files.meta, n_tiles)
-    paths = pl.repeat(files.x, n_tiles, eager=True)
-    return Part(files.part, numbered_ids(files.part, n_tiles), paths, np.arange(n_tiles), labels_N, slides)
+    slides = None if meta is None else _read_slides(meta, n_tiles)
+    paths = pl.repeat(x, n_tiles, eager=True)
+    return Part(name, numbered_ids(name, n_tiles), paths, np.arange(n_tiles), labels_N, slides)
 
 
 def _count_pixels(path: str) -> int:
@@ -280,12 +214,8 @@ def _count_pixels(path: str) -> int:
     with opened_hdf5(path) as file:
         x = _dataset(file, "x", path)
         if x.ndim != 4 or x.shape[1:] != (SIDE_PX, SIDE_PX, 3) or x.dtype != np.uint8:
-            raise UserError(
-                f'data set "x" has shape {x.shape} and type {x.dtype}',
-                value=path,
-                allowed=f"shape (n, {SIDE_PX}, {SIDE_PX}, 3) and type uint8",
-                fix=f"download the original file from {SPEC.url}",
-            )
+            allowed = f"shape (n, {SIDE_PX}, {SIDE_PX}, 3) and type uint8"
+            raise _another_file(path, f'data set "x" has shape {x.shape} and type {x.dtype}', allowed)
         if x.shape[0] == 0:
             raise UserError('data set "x" holds no tile', value=path, fix=f"download the file again from {SPEC.url}")
         return int(x.shape[0])
@@ -295,22 +225,17 @@ def _read_hdf5_labels(path: str) -> NDArray[np.int64]:
     with opened_hdf5(path) as file:
         y = _dataset(file, "y", path)
         if y.dtype.kind not in "bui" or y.ndim == 0 or int(np.prod(y.shape[1:])) != 1:
-            raise UserError(
-                f'data set "y" has shape {y.shape} and type {y.dtype}',
-                value=path,
-                allowed="shape (n, 1, 1, 1) of whole numbers",
-                fix=f"download the original file from {SPEC.url}",
-            )
+            what = f'data set "y" has shape {y.shape} and type {y.dtype}'
+            raise _another_file(path, what, "shape (n, 1, 1, 1) of whole numbers")
         labels_N = np.asarray(y[...]).reshape(-1).astype(np.int64)
     strange = sorted(set(np.unique(labels_N).tolist()) - {0, 1})
     if strange:
-        raise UserError(
-            'data set "y" holds other labels than 0 and 1',
-            value=path,
-            allowed=f"0 and 1, not {strange}",
-            fix=f"download the original file from {SPEC.url}",
-        )
+        raise _another_file(path, 'data set "y" holds other labels than 0 and 1', f"0 and 1, not {strange}")
     return labels_N
+
+
+def _another_file(path: str, what: str, allowed: str | None = None) -> UserError:
+    return UserError(what, value=path, allowed=allowed, fix=f"download the original file from {SPEC.url}")
 
 
 @contextmanager
@@ -336,11 +261,7 @@ def opened_hdf5(path: str) -> Iterator[Any]:
 def _dataset(file: Any, name: str, path: str) -> Any:  # noqa: ANN401  (h5py has no types)
     found = own_dataset(file, name)
     if found is None:
-        raise UserError(
-            f'this HDF5 file has no data set "{name}" (it holds: {", ".join(file) or "nothing"})',
-            value=path,
-            fix=f"download the original file from {SPEC.url}",
-        )
+        raise _another_file(path, f'this HDF5 file has no data set "{name}" (it holds: {", ".join(file) or "nothing"})')
     return found
 
 
@@ -374,13 +295,16 @@ def keep_rows(
     if not 0 < max_tiles < n:
         return np.arange(n, dtype=np.int64), ""
     room = _share(Counter(labels_N.tolist()), max_tiles)
-    kept: list[int] = []
-    whole: set[str] = set()
-    if slides is not None:
-        kept, whole = _whole_slides(labels_N, slides, room, seed)
-    kept += _spread(labels_N, slides, room, whole, seed)
-    rows = np.array(sorted(kept), dtype=np.int64)
-    return rows, _describe(labels_N, slides, class_names, rows, whole)
+    slide_N = [None] * n if slides is None else slides
+    kept, whole = _whole_slides(labels_N, slide_N, room, seed)
+    rows = np.array(sorted([*kept, *_spread(labels_N, slide_N, room, whole, seed)]), dtype=np.int64)
+    counts = Counter(labels_N[rows].tolist())
+    classes = ", ".join(f"{counts[label]:,} {name}" for label, name in enumerate(class_names))
+    text = f"kept {len(rows):,} of {n:,} tiles ({classes})"
+    if slides is None:
+        return rows, f"{text}, drawn at random; slides are unknown."
+    present = {slides[row] for row in rows.tolist()} - {None}
+    return rows, f"{text} from {len(present)} slides, {len(whole)} of them whole."
 
 
 def _share(available: Counter[int], max_tiles: int) -> Counter[int]:
@@ -413,34 +337,17 @@ def _whole_slides(
 
 
 def _spread(
-    labels_N: NDArray[np.int64], slides: Sequence[str | None] | None, room: Counter[int], whole: set[str], seed: int
+    labels_N: NDArray[np.int64], slides: Sequence[str | None], room: Counter[int], whole: set[str], seed: int
 ) -> list[int]:
     """Fill each class's remaining room, one tile of every other slide in turn."""
     turn: Counter[tuple[int, str | None]] = Counter()
     candidates: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
     order = sorted((keyed_hash(seed, str(row)), row) for row in range(len(labels_N)))
     for rank, row in order:
-        slide = None if slides is None else slides[row]
-        label = int(labels_N[row])
+        slide, label = slides[row], int(labels_N[row])
         if slide in whole or not room[label]:
             continue
         if slide is not None:
             turn[label, slide] += 1
         candidates[label].append((turn[label, slide], rank, row))
     return [row for label, rows in candidates.items() for _, _, row in sorted(rows)[: room[label]]]
-
-
-def _describe(
-    labels_N: NDArray[np.int64],
-    slides: Sequence[str | None] | None,
-    class_names: tuple[str, ...],
-    rows: NDArray[np.int64],
-    whole: set[str],
-) -> str:
-    counts = Counter(labels_N[rows].tolist())
-    classes = ", ".join(f"{counts[label]:,} {name}" for label, name in enumerate(class_names))
-    text = f"kept {len(rows):,} of {len(labels_N):,} tiles ({classes})"
-    if slides is None:
-        return f"{text}, drawn at random; slides are unknown."
-    present = {slides[row] for row in rows.tolist()} - {None}
-    return f"{text} from {len(present)} slides, {len(whole)} of them whole."

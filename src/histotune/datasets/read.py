@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.splits.folds import DRAWN, draw_groups, keyed_hash
 from histotune.datasets.splits.split import tile_groups
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
@@ -44,21 +45,6 @@ def read_dataset(config: DatasetConfig) -> TileSet:
         7909
     """
     return replace(take_subset(_reader(config.name)(config), config.subset), read_from=config)
-
-
-def known_specs() -> dict[str, DatasetSpec]:
-    """Return what is known about every data set that has a reader here.
-
-    Returns:
-        Licence, classes and candidate scales, by the data set's name.
-
-    Example:
-        >>> sorted(known_specs())
-        ['breakhis', 'patch_camelyon', 'tiles']
-    """
-    from histotune.datasets import breakhis, pcam_files, tiles
-
-    return {spec.name: spec for spec in (breakhis.SPEC, pcam_files.SPEC, tiles.SPEC)}
 
 
 def spec_of(config: DatasetConfig) -> DatasetSpec:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.dataset_spec import choose_scale, scale_in_words
-from histotune.datasets.disk import SYNTHETIC_NOTE, marked_synthetic, name_some, size_or_reason
-from histotune.datasets.tileset import TileSet, tile_table
-from histotune.tools.errors import UserError, closest_name, collect, raise_together
+import polars as pl
+
+from histotune.datasets.dataset_spec import choose_scale, scale_in_words, tiles_of
+from histotune.datasets.disk import marked_synthetic, name_some, size_or_reason
+from histotune.datasets.tileset import tile_table
+from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from histotune.datasets.config import DatasetConfig
     from histotune.datasets.dataset_spec import DatasetSpec
+    from histotune.datasets.tileset import TileSet
 
 
 PART_BY_NAME = {
@@ -27,6 +30,7 @@ PART_BY_NAME = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 TEXTS = ("label", "group", "slide", "site", "scanner", "stain", "magnification", "split", "tile_id")
+GIVEN = dict.fromkeys(TEXTS, pl.String) | {"mpp": pl.Float64, "row": pl.Int64}
 MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)\s*[xX]?")
 
 
@@ -78,21 +82,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class _Scale:
-    """The mpp columns, and the note on them."""
+    """The columns mpp, mpp_source and mpp_factor, and the note on them."""
 
-    mpp: list[float | None]
-    source: list[str | None]
-    factor: list[float | None]
+    columns: pl.DataFrame
     note: str
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Id, absolute path and size of every tile."""
-
-    ids: list[str]
-    paths: list[str]
-    sizes: list[tuple[int, int] | tuple[None, None]]
 
 
 def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, notes: Sequence[str] = ()) -> TileSet:
@@ -100,64 +93,65 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
     if not rows:
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
     root = config.path if config.path.is_dir() else config.path.parent
-    places = _check_places(rows, root, config)
-    classes, labels = _classes(rows, spec, config)
-    scale = _scale(rows, spec, config)
-    parts = [None if row.split is None else PART_BY_NAME[row.split.lower()] for row in rows]
+    given = _given(rows, spec, root)
+    sizes = _check_places(given, config)
+    classes, labels = _classes(given["label"].to_list(), spec, config)
+    given = given.with_columns(label=pl.Series(labels, dtype=pl.String), split=_parts(given["split"]))
+    scale = _scale(given, spec, config)
+    index_by_name = {name: index for index, name in enumerate(classes.names)}
     columns = {
-        **_own_columns(rows, spec),
-        "tile_id": places.ids,
-        "path": places.paths,
-        "label": [classes.index(label) for label in labels],
-        "mpp": scale.mpp,
-        "mpp_source": scale.source,
-        "mpp_factor": scale.factor,
-        "width_px": [size[0] for size in places.sizes],
-        "height_px": [size[1] for size in places.sizes],
-        "split": parts,
+        **given.drop("written").with_columns(scale.columns).to_dict(),
+        "label": [index_by_name[label] if label is not None else None for label in labels],
+        "width_px": [width_px for width_px, _ in sizes],
+        "height_px": [height_px for _, height_px in sizes],
     }
-    synthetic = marked_synthetic(root)
-    known = [*_label_notes(labels), *_group_notes(rows), *_part_notes(rows, parts, labels)]
-    said = (scale.note, *notes, *([classes.note] if classes.note else []), *known)
-    return TileSet(
-        name=spec.name,
-        table=tile_table(columns),
-        class_names=classes.names,
-        licence=spec.licence,
-        citation=spec.citation,
-        label_region=spec.label_region,
-        synthetic=synthetic,
-        notes=(SYNTHETIC_NOTE, *said) if synthetic else said,
+    known = (*([classes.note] if classes.note else []), *_unknown_notes(given), *_part_notes(given))
+    said = (scale.note, *notes, *known)
+    return tiles_of(spec, tile_table(columns), classes.names, said, synthetic=marked_synthetic(root))
+
+
+def _given(rows: Sequence[Tile], spec: DatasetSpec, root: Path) -> pl.DataFrame:
+    """Return what is given with the tiles under the names of the tile schema, and the path as it was written."""
+    columns = {name: [getattr(row, name) for row in rows] for name in GIVEN}
+    table = pl.DataFrame(columns, schema=GIVEN, strict=False).rename({"group": "group_id", "slide": "slide_id"})
+    return table.with_columns(
+        pl.Series("tile_id", [row.tile_id or _id_of(row.path, root) for row in rows]),
+        pl.Series("path", [_absolute(row.path, root) for row in rows]),
+        pl.Series("written", [str(row.path) for row in rows]),
+        pl.col("stain").fill_null(pl.lit(spec.stain or None)),
+        pl.Series("magnification", [_magnification(row.magnification) for row in rows], dtype=pl.String),
     )
 
 
-def _check_places(rows: Sequence[Tile], root: Path, config: DatasetConfig) -> _Places:
-    """Return ids, absolute paths and sizes; everything wrong with them is one error."""
-    ids = [row.tile_id or _id_of(row.path, root) for row in rows]
-    paths = [_absolute(row.path, root) for row in rows]
+def _check_places(given: pl.DataFrame, config: DatasetConfig) -> list[tuple[int, int] | tuple[None, None]]:
+    """Return the size of every tile; everything wrong with ids, paths and files is one error."""
     errors: list[UserError] = []
-    with collect(errors):
-        _refuse_twice(ids, paths, rows)
-    with collect(errors):
-        _refuse_unknown_parts(rows)
-    sizes, bad = _sizes(rows, paths)
+    twice = sorted(given.filter(pl.col("tile_id").is_duplicated())["tile_id"].unique())
+    places = given.group_by("path", "row").agg("tile_id").filter(pl.col("tile_id").list.len() > 1)
+    same = sorted(" and ".join(names) for names in places["tile_id"].to_list())
+    unknown = sorted(name for name in given["split"].drop_nulls().unique() if name.lower() not in PART_BY_NAME)
+    sizes, bad = _sizes(given)
+    if twice:
+        errors.append(
+            UserError(
+                f"{len(twice):,} tiles are named more than once", value=name_some(twice, 20), fix="name each tile once"
+            )
+        )
+    elif same:
+        errors.append(
+            UserError(
+                f"{len(same):,} files are named in several ways", value=name_some(same, 20), fix="name each file once"
+            )
+        )
+    if unknown:
+        allowed, fix = ", ".join(PART_BY_NAME), "name the parts train, valid and test"
+        errors.append(UserError("these parts are unknown", value=name_some(unknown, 10), allowed=allowed, fix=fix))
     if bad and config.on_bad_image == "fail":
-        errors.append(_unreadable(bad))
+        what = f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read"
+        fix = "copy these files again, remove them, or leave them out with --on-bad-image skip"
+        errors.append(UserError(what, value=name_some(bad, 100), fix=fix))
     raise_together(errors)
-    return _Places(ids, paths, sizes)
-
-
-def _own_columns(rows: Sequence[Tile], spec: DatasetSpec) -> dict[str, object]:
-    """Columns that are taken over as they are."""
-    return {
-        "row": [row.row for row in rows],
-        "group_id": [row.group for row in rows],
-        "slide_id": [row.slide for row in rows],
-        "site": [row.site for row in rows],
-        "scanner": [row.scanner for row in rows],
-        "stain": [row.stain or spec.stain or None for row in rows],
-        "magnification": [_magnification(row.magnification) for row in rows],
-    }
+    return sizes
 
 
 def _absolute(path: str | Path, root: Path) -> str:
@@ -173,59 +167,32 @@ def _id_of(path: str | Path, root: Path) -> str:
     return written.replace(os.sep, "/")
 
 
-def _refuse_twice(ids: Sequence[str], paths: Sequence[str], rows: Sequence[Tile]) -> None:
-    twice = sorted(name for name, n in Counter(ids).items() if n > 1)
-    if twice:
-        raise UserError(
-            f"{len(twice):,} tiles are named more than once", value=name_some(twice, 20), fix="name each tile once"
-        )
-    places = defaultdict(list)
-    for name, path, row in zip(ids, paths, rows, strict=True):
-        places[path, row.row].append(name)
-    same = sorted(" and ".join(names) for names in places.values() if len(names) > 1)
-    if same:
-        raise UserError(
-            f"{len(same):,} files are named in several ways", value=name_some(same, 20), fix="name each file once"
-        )
-
-
-def _refuse_unknown_parts(rows: Sequence[Tile]) -> None:
-    unknown = sorted({row.split for row in rows if row.split is not None and row.split.lower() not in PART_BY_NAME})
-    if unknown:
-        raise UserError(
-            "these parts are unknown",
-            value=name_some(unknown, 10),
-            allowed=", ".join(PART_BY_NAME),
-            fix="name the parts train, valid and test",
-        )
-
-
-def _sizes(rows: Sequence[Tile], paths: Sequence[str]) -> tuple[list[tuple[int, int] | tuple[None, None]], list[str]]:
+def _sizes(given: pl.DataFrame) -> tuple[list[tuple[int, int] | tuple[None, None]], list[str]]:
     """Return width and height of every image, and all files that have none.
 
     Where bad images are skipped, they keep their rows here: whoever reads their pixels leaves them out and counts them.
     """
     sizes: list[tuple[int, int] | tuple[None, None]] = []
     bad = []
-    for row, path in track(list(zip(rows, paths, strict=True)), "reading image headers"):
-        size = "" if row.row is not None else size_or_reason(path)
+    places = given.select("row", "path", "written").rows()
+    for row, path, written in track(places, "reading image headers"):
+        size = "" if row is not None else size_or_reason(path)
         if isinstance(size, str):
-            bad += [f"{row.path} ({size})"] if size else []
+            bad += [f"{written} ({size})"] if size else []
             sizes.append((None, None))
         else:
             sizes.append(size)
     return sizes, bad
 
 
-def _unreadable(bad: list[str]) -> UserError:
-    what = f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read"
-    fix = "copy these files again, remove them, or leave them out with --on-bad-image skip"
-    return UserError(what, value=name_some(bad, 100), fix=fix)
+def _parts(split: pl.Series) -> pl.Series:
+    return split.str.to_lowercase().replace_strict(PART_BY_NAME, default=None, return_dtype=pl.String)
 
 
-def _classes(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> tuple[Classes, list[str | None]]:
+def _classes(
+    labels: list[str | None], spec: DatasetSpec, config: DatasetConfig
+) -> tuple[Classes, Sequence[str | None]]:
     """Return the classes, and the class of every tile by its name."""
-    labels = [row.label for row in rows]
     if spec.schemes and config.positive_class is not None:
         raise UserError(
             "this data set fixes its classes itself",
@@ -238,35 +205,31 @@ def _classes(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> 
     return order_classes((label for label in labels if label is not None), config.positive_class), labels
 
 
-def _scale(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig) -> _Scale:
+def _scale(given: pl.DataFrame, spec: DatasetSpec, config: DatasetConfig) -> _Scale:
     """The user's one scale wins, then a tile's own, then the data set's candidate."""
-    n = len(rows)
     if config.mpp is not None or config.mpp_by_magnification is not None:
-        return _given_scale(rows, config)
+        return _given_scale(given["magnification"].fill_null(""), config)
     chosen = choose_scale(spec, config) if spec.scales else None
-    mpp: list[float | None] = []
-    source: list[str | None] = []
-    factor: list[float | None] = []
-    for row in rows:
-        by_magnification = {} if chosen is None else chosen.mpp_by_magnification
-        candidate = by_magnification.get(_magnification(row.magnification) or "", by_magnification.get(""))
-        given = row.mpp is not None
-        mpp.append(row.mpp if given else candidate)
-        source.append("user" if given else chosen.source if chosen and candidate else None)
-        factor.append(1.0 if given else chosen.factor if chosen and candidate else None)
-    n_own, n_unknown = sum(row.mpp is not None for row in rows), mpp.count(None)
+    by_magnification = {} if chosen is None else chosen.mpp_by_magnification
+    candidates = [by_magnification.get(name or "", by_magnification.get("")) for name in given["magnification"]]
+    own, candidate = pl.col("mpp").is_not_null(), pl.col("candidate").is_not_null()
+    columns = given.select("mpp", pl.Series("candidate", candidates, dtype=pl.Float64)).select(
+        pl.coalesce("mpp", "candidate"),
+        mpp_source=pl.when(own).then(pl.lit("user")).when(candidate).then(pl.lit(chosen and chosen.source)),
+        mpp_factor=pl.when(own).then(pl.lit(1.0)).when(candidate).then(pl.lit(chosen and chosen.factor)),
+    )
+    n_own, n_unknown = given["mpp"].count(), columns["mpp"].null_count()
     words = [f"um/px of {n_own:,} tiles as given with them"] if n_own else []
-    if n_own < n - n_unknown and chosen is not None:
+    if n_own < len(given) - n_unknown and chosen is not None:
         words.append(chosen.note.removeprefix("Scale: ").rstrip("."))
     if n_unknown:
         words.append(f"unknown for {n_unknown:,} tiles (one for all: --set source.mpp=0.5)")
-    return _Scale(mpp, source, factor, f"Scale: {'; '.join(words)}.")
+    return _Scale(columns, f"Scale: {'; '.join(words)}.")
 
 
-def _given_scale(rows: Sequence[Tile], config: DatasetConfig) -> _Scale:
+def _given_scale(magnification: pl.Series, config: DatasetConfig) -> _Scale:
     """One scale for all tiles, or one per magnification, as given in the settings."""
-    by_magnification = config.mpp_by_magnification or {}
-    found = {_magnification(row.magnification) or "" for row in rows}
+    by_magnification, found = config.mpp_by_magnification or {}, set(magnification)
     if config.mpp is None and set(by_magnification) != found:
         raise UserError(
             "the scale per magnification must speak of exactly the magnifications of the tiles",
@@ -274,12 +237,12 @@ def _given_scale(rows: Sequence[Tile], config: DatasetConfig) -> _Scale:
             allowed=", ".join(sorted(found)) or "none: the tiles name none",
             fix="--set source.mpp=0.5 gives one scale for all",
         )
-    mpp = [config.mpp or by_magnification[_magnification(row.magnification) or ""] for row in rows]
-    values = scale_in_words(config.mpp, by_magnification)
     exact = config.mpp_factor == 1
     words = "as given by the user" if exact else f"an estimate given by the user, within {config.mpp_factor:g} times"
-    source = "user" if exact else "estimated"
-    return _Scale([*mpp], [source] * len(rows), [config.mpp_factor] * len(rows), f"Scale: {values}, {words}.")
+    columns = pl.DataFrame({"mpp": [config.mpp or by_magnification[name] for name in magnification]}).with_columns(
+        mpp_source=pl.lit("user" if exact else "estimated"), mpp_factor=pl.lit(config.mpp_factor)
+    )
+    return _Scale(columns, f"Scale: {scale_in_words(config.mpp, by_magnification)}, {words}.")
 
 
 def _magnification(text: str | None) -> str | None:
@@ -288,43 +251,36 @@ def _magnification(text: str | None) -> str | None:
     return text if match is None else f"{float(match[1]):g}X"
 
 
-def _label_notes(labels: Sequence[str | None]) -> list[str]:
-    n = sum(label is None for label in labels)
-    if not n:
-        return []
-    return [f"{n:,} of {len(labels):,} tiles are unlabelled: they are embedded, but neither train nor count."]
+def _unknown_notes(given: pl.DataFrame) -> list[str]:
+    """Say how many tiles have no label, and how many no group."""
+    n, notes = len(given), []
+    if n_unlabelled := given["label"].null_count():
+        notes.append(f"{n_unlabelled:,} of {n:,} tiles are unlabelled: they are embedded, but neither train nor count.")
+    if n_lost := given["group_id"].null_count():
+        which = "all" if n_lost == n else f"{n_lost:,} of {n:,}"
+        notes.append(
+            f"The group of {which} tiles is unknown: folds over single tiles are LEAKY, and intervals are refused "
+            "unless --cluster tile asks for them."
+        )
+    return notes
 
 
-def _group_notes(rows: Sequence[Tile]) -> list[str]:
-    n = sum(row.group is None for row in rows)
-    if not n:
-        return []
-    which = "all" if n == len(rows) else f"{n:,} of {len(rows):,}"
-    return [
-        f"The group of {which} tiles is unknown: folds over single tiles are LEAKY, and intervals are refused unless "
-        "--cluster tile asks for them."
-    ]
-
-
-def _part_notes(rows: Sequence[Tile], parts: Sequence[str | None], labels: Sequence[str | None]) -> list[str]:
+def _part_notes(given: pl.DataFrame) -> list[str]:
     """Say which groups lie in several parts, and which classes in some parts only."""
     notes = []
-    parts_by_group, classes_by_part = defaultdict(set), defaultdict(set)
-    for row, part, label in zip(rows, parts, labels, strict=True):
-        if part is not None and row.group is not None:
-            parts_by_group[row.group].add(part)
-        if part is not None and label is not None:
-            classes_by_part[part].add(label)
-    shared = sorted(group for group, found in parts_by_group.items() if len(found) > 1)
+    in_parts = given.drop_nulls("split")
+    parts = in_parts.drop_nulls("group_id").group_by("group_id").agg(pl.col("split").n_unique())
+    shared = sorted(parts.filter(pl.col("split") > 1)["group_id"])
     if shared:
         notes.append(f"{len(shared):,} groups lie in more than one part, such as {shared[0]}: the parts leak.")
-    every = set().union(*classes_by_part.values())
-    for part, found in sorted(classes_by_part.items()):
-        if found != every:
-            notes.append(f"Part {part} lacks {name_some(sorted(every - found), 10)}.")
-    n_without = sum(part is None for part in parts)
-    if 0 < n_without < len(parts):
-        notes.append(f"{n_without:,} of {len(parts):,} tiles belong to no part, so the parts are not used.")
+    found = dict(in_parts.drop_nulls("label").group_by("split").agg(pl.col("label").unique()).rows())
+    every = {label for labels in found.values() for label in labels}
+    for part, labels in sorted(found.items()):
+        if lacking := sorted(every - set(labels)):
+            notes.append(f"Part {part} lacks {name_some(lacking, 10)}.")
+    if 0 < len(in_parts) < len(given):
+        n_without = len(given) - len(in_parts)
+        notes.append(f"{n_without:,} of {len(given):,} tiles belong to no part, so the parts are not used.")
     return notes
 
 
@@ -345,10 +301,6 @@ class Classes:
 
     names: tuple[str, ...]
     note: str
-
-    def index(self, label: str | None) -> int | None:
-        """Return the index of a label, None where there is none."""
-        return None if label is None else self.names.index(label)
 
 
 def order_classes(labels: Iterable[str], positive: str | None) -> Classes:
@@ -387,10 +339,8 @@ def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Cla
 
 
 def _refuse_look_alikes(names: Sequence[str]) -> None:
-    by_lower: dict[str, list[str]] = {}
-    for name in names:
-        by_lower.setdefault(name.casefold(), []).append(name)
-    twins = [" and ".join(map(repr, same)) for same in by_lower.values() if len(same) > 1]
+    alike = [[other for other in names if other.casefold() == name.casefold()] for name in names]
+    twins = list(dict.fromkeys(" and ".join(map(repr, same)) for same in alike if len(same) > 1))
     if twins:
         raise UserError(
             "labels that differ only in upper and lower case would be different classes",

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from histotune.datasets.dataset_spec import DatasetSpec
+from histotune.datasets.dataset_spec import DatasetSpec, known_specs
 from histotune.datasets.disk import (
     IMAGE_SUFFIXES,
     list_files,
     name_some,
     read_text_table,
+    size_or_reason,
 )
 from histotune.datasets.rows import PART_BY_NAME, Tile, tile_set
 from histotune.datasets.tileset import TileSet, tile_table
@@ -37,17 +38,7 @@ if TYPE_CHECKING:
     from histotune.datasets.disk import Listing
 
 
-SPEC = DatasetSpec(
-    name="tiles",
-    title="Own tiles",
-    licence="the user's own",
-    citation="the user's own",
-    group="the group column, or what group_pattern finds in file names",
-    caveats=(
-        "Nothing is known about these tiles but what the table, the folders and the image headers say: histotune "
-        "can't tell whether one group is one patient.",
-    ),
-)
+SPEC = known_specs()["tiles"]
 
 
 def read_tiles(config: DatasetConfig) -> TileSet:
@@ -55,11 +46,8 @@ def read_tiles(config: DatasetConfig) -> TileSet:
     if not config.path.is_file() and not (is_table(config.path) and not config.path.is_dir()):
         rows, notes = read_folder(config)
     elif config.group_pattern is not None:
-        raise UserError(
-            "group_pattern is for class folders; a table has a column for groups",
-            value=config.group_pattern,
-            fix="add a column group to the table",
-        )
+        what = "group_pattern is for class folders; a table has a column for groups"
+        raise UserError(what, value=config.group_pattern, fix="add a column group to the table")
     else:
         rows, notes = read_table(config.path)
     return tile_set(rows, SPEC, config, notes)
@@ -94,7 +82,7 @@ def read_table(path: Path) -> tuple[list[Tile], list[str]]:
     table = table.select(name for name in COLUMNS if name in table.columns)
     if table.is_empty():
         raise UserError("this table has no rows", value=path, fix=MENDED)
-    errors = [error for error in (_missing_paths(table, path), *_mpp_errors(table, path)) if error is not None]
+    errors = [*_missing_paths(table, path), *_mpp_errors(table, path)]
     raise_together(errors)
     table = _whole_number_labels(table)
     tiles = []
@@ -106,12 +94,8 @@ def read_table(path: Path) -> tuple[list[Tile], list[str]]:
 
 def _read(path: Path) -> pl.DataFrame:
     if not is_table(path):
-        raise UserError(
-            "this file is no table that histotune reads",
-            value=path,
-            allowed=", ".join(SUFFIXES),
-            fix="save it as CSV (UTF-8) or parquet, or pass a folder of class folders",
-        )
+        fix = "save it as CSV (UTF-8) or parquet, or pass a folder of class folders"
+        raise UserError("this file is no table that histotune reads", value=path, allowed=", ".join(SUFFIXES), fix=fix)
     if not path.name.lower().endswith(".parquet"):
         return read_text_table(str(path), MENDED, _separator(path))
     try:
@@ -134,17 +118,12 @@ def _separator(path: Path) -> str:
 def _as_text(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Turn every used column into stripped text; empty cells become null."""
     table = table.rename({name: name.strip() for name in table.columns})
-    columns = []
-    for name in table.columns:
-        column = table[name]
-        if name in COLUMNS and column.dtype.is_nested():
-            raise UserError(f'column "{name}" holds {column.dtype}', value=path, allowed="text or numbers", fix=MENDED)
-        if name in COLUMNS:
-            text = column.cast(pl.String, strict=False).str.strip_chars()
-            columns.append(pl.select(pl.when(text != "").then(text)).to_series().alias(name))
-        else:
-            columns.append(column)
-    return pl.DataFrame(columns)
+    used = [name for name in table.columns if name in COLUMNS]
+    for name in used:
+        if table[name].dtype.is_nested():
+            what = f'column "{name}" holds {table[name].dtype}'
+            raise UserError(what, value=path, allowed="text or numbers", fix=MENDED)
+    return table.with_columns(pl.col(used).cast(pl.String, strict=False).str.strip_chars().replace("", None))
 
 
 def _check_columns(names: Sequence[str], path: Path) -> list[str]:
@@ -155,14 +134,8 @@ def _check_columns(names: Sequence[str], path: Path) -> list[str]:
     for name in unknown:
         near = max(absent, key=lambda known: _likeness(name, known), default=None)
         if near is not None and _likeness(name, near) >= NEAR:
-            errors.append(
-                UserError(
-                    "this column looks like a misspelt one",
-                    value=name,
-                    closest=near,
-                    fix=f"rename it to {near}, or to something less alike, in {path}",
-                )
-            )
+            fix = f"rename it to {near}, or to something less alike, in {path}"
+            errors.append(UserError("this column looks like a misspelt one", value=name, closest=near, fix=fix))
     if "path" in absent and not any(error.closest == "path" for error in errors):
         closest = next((name for name in unknown if MEANS.get(name.lower()) == "path"), None)
         allowed = f"{', '.join(COLUMNS)} (it has: {name_some(list(names), 20)})"
@@ -180,11 +153,10 @@ def _likeness(name: str, known: str) -> float:
     return SequenceMatcher(None, name.lower(), known).ratio()
 
 
-def _missing_paths(table: pl.DataFrame, path: Path) -> UserError | None:
-    rows = (table["path"].is_null().arg_true() + 2).to_list()
-    if not rows:
-        return None
-    return UserError(f"{len(rows):,} rows name no image", value=f"{path}, line {_some_numbers(rows)}", fix=MENDED)
+def _missing_paths(table: pl.DataFrame, path: Path) -> list[UserError]:
+    bad = table["path"].is_null()
+    what = f"{bad.sum():,} rows name no image"
+    return [UserError(what, value=_lines(path, bad), fix=MENDED)] if bad.any() else []
 
 
 def _mpp_errors(table: pl.DataFrame, path: Path) -> list[UserError]:
@@ -192,22 +164,15 @@ def _mpp_errors(table: pl.DataFrame, path: Path) -> list[UserError]:
         return []
     number = table["mpp"].cast(pl.Float64, strict=False)
     bad = table["mpp"].is_not_null() & ~((number > 0) & number.is_finite()).fill_null(False)
-    rows = (bad.arg_true() + 2).to_list()
-    if not rows:
+    if not bad.any():
         return []
-    example = table["mpp"][rows[0] - 2]
-    return [
-        UserError(
-            f"{len(rows):,} rows have an mpp that is no positive number, such as {example!r}",
-            value=f"{path}, line {_some_numbers(rows)}",
-            allowed="um per pixel, such as 0.5",
-            fix=MENDED,
-        )
-    ]
+    what = f"{bad.sum():,} rows have an mpp that is no positive number, such as {table['mpp'].filter(bad)[0]!r}"
+    return [UserError(what, value=_lines(path, bad), allowed="um per pixel, such as 0.5", fix=MENDED)]
 
 
-def _some_numbers(rows: list[int]) -> str:
-    return name_some([str(row) for row in rows], 10)
+def _lines(path: Path, bad: pl.Series) -> str:
+    """Return the lines of a table that hold the marked rows, below its header."""
+    return f"{path}, line {name_some([str(row + 2) for row in bad.arg_true()], 10)}"
 
 
 def _whole_number_labels(table: pl.DataFrame) -> pl.DataFrame:
@@ -376,11 +341,8 @@ def _load(config: DatasetConfig) -> ModuleType:
     path = _code(config)
     source = _source(path)
     if config.code_sha256 and hash_bytes(source) != config.code_sha256:
-        raise UserError(
-            "this Python file is not the one that the settings were made with",
-            value=path,
-            fix=f"histotune run {path} --data {config.path}",
-        )
+        what = "this Python file is not the one that the settings were made with"
+        raise UserError(what, value=path, fix=f"histotune run {path} --data {config.path}")
     module = ModuleType(f"histotune_dataset_{path.stem}")
     module.__file__ = str(path)
     before = sys.modules.get(module.__name__)
@@ -452,25 +414,15 @@ def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], 
 
 
 def _scale(names: list[str], mpp: float) -> dict[str, object]:
-    """Columns that a view with a target scale needs."""
-    sizes = [_size_px(name) for name in names]
+    """Columns that a view with a target scale needs; whoever decodes an image without a header explains it."""
+    found = [size_or_reason(name) for name in names]
+    sizes = [size if isinstance(size, tuple) else (None, None) for size in found]
     return {
         "mpp": [mpp] * len(names),
         "mpp_source": ["user"] * len(names),
         "width_px": [width_px for width_px, _ in sizes],
         "height_px": [height_px for _, height_px in sizes],
     }
-
-
-def _size_px(path: str) -> tuple[int | None, int | None]:
-    """Read an image's size from its header; unknown where there is none, which whoever decodes it explains."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None, None
 
 
 def _images_in(path: Path) -> list[Path]:

@@ -16,18 +16,7 @@ if TYPE_CHECKING:
 def write_answer(findings: tuple[Finding, ...]) -> str:
     """Say what was found: held-out cases, other magnifications, the leak, the other data set."""
     by_id = {finding.id: finding for finding in findings}
-    sentences = []
-    if "in-domain" in by_id:
-        sentences.append(_in_domain(by_id["in-domain"]))
-    if "leak-price" in by_id:
-        sentences.append(_leak(by_id["leak-price"]))
-    if "cross-magnification" in by_id:
-        sentences.append(_magnifications(by_id["cross-magnification"]))
-    if "external" in by_id:
-        sentences.append(_external(by_id["external"]))
-    if "direct" in by_id:
-        sentences.append(_direct(by_id["direct"]))
-    return " ".join(sentence for sentence in sentences if sentence)
+    return " ".join(filter(None, (write(by_id[name]) for name, write in WRITERS.items() if name in by_id)))
 
 
 def in_words(score: Score) -> str:
@@ -80,16 +69,14 @@ def _magnifications(finding: Finding) -> str:
     return f"By magnification, same head, {cases}: {', '.join(parts)}."
 
 
-def _external(finding: Finding) -> str:
+def _target(finding: Finding) -> str:
     row = finding.row(PROBE)
     auroc = _auroc(row)
-    return f"Carried over to {row.domain} as it is, AUROC is {in_words(auroc)}." if row and auroc else ""
-
-
-def _direct(finding: Finding) -> str:
-    row = finding.row(PROBE)
-    auroc = _auroc(row)
-    return f"Trained on {row.trained_on} directly, AUROC on {row.domain} is {in_words(auroc)}." if row and auroc else ""
+    if row is None or auroc is None:
+        return ""
+    if finding.id == "external":
+        return f"Carried over to {row.domain} as it is, AUROC is {in_words(auroc)}."
+    return f"Trained on {row.trained_on} directly, AUROC on {row.domain} is {in_words(auroc)}."
 
 
 def _auroc(row: ScoredArm | None) -> Score | None:
@@ -99,3 +86,13 @@ def _auroc(row: ScoredArm | None) -> Score | None:
 def _value(row: ScoredArm) -> str:
     score = row.score("auroc")
     return "not estimable" if score is None or math.isnan(score.value) else f"{score.value:.3f}"
+
+
+WRITERS = {
+    "in-domain": _in_domain,
+    "leak-price": _leak,
+    "cross-magnification": _magnifications,
+    "external": _target,
+    "direct": _target,
+}
+"""What writes the sentence of each finding, in the order of the answer."""

@@ -11,7 +11,6 @@ import polars as pl
 
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.datasets.splits.split import tile_groups
-from histotune.evaluation.findings import ScoredArm
 from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.evaluation.scoring import plain_value
 from histotune.heads.family import SweepTask
@@ -23,13 +22,16 @@ from histotune.tools.errors import UserError
 from histotune.tools.marks import REPEATED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from histotune.evaluation.config import EvaluationConfig
+    from histotune.evaluation.findings import ScoredArm
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
     from histotune.heads.config import SweepConfig
-    from histotune.heads.family import SweepSupport
+    from histotune.heads.family import FoldLabels, SweepSupport
     from histotune.heads.head import SweepResult
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import Predictions
@@ -65,15 +67,8 @@ def cross_fit(
     train_sets = [train_N & (plan.fold_N != fold) for fold in folds]
     if len(folds) > 1 or not np.array_equal(train_sets[0], train_N):
         train_sets.append(train_N)
-    task = SweepTask(
-        labels_N=material.tiles.labels_N,
-        groups=tuple(tile_groups(material.tiles)),
-        class_names=material.tiles.class_names,
-        train_sets_SN=np.stack(train_sets),
-        fold_labels=plan.fold_labels,
-        default_pooling=material.default_pooling,
-        nested_estimate_sets=(len(train_sets) - 1,),  # the heads of the folds are scored on tiles held out
-    )
+    estimated = (len(train_sets) - 1,)  # the heads of the folds are scored on tiles held out
+    task = sweep_task(material, train_sets, estimated, plan.fold_labels)
     start = time.perf_counter()
     results = sweep(material.embeddings, task, config, support)
     sweep_s = time.perf_counter() - start
@@ -81,6 +76,18 @@ def cross_fit(
     rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
     predictions = score_folds(material, plan, fold_results, rows_by_fold)
     return CrossFit(predictions, final, tuple(fold_results), sweep_s, task)
+
+
+def sweep_task(
+    material: Material,
+    train_sets: Sequence[NDArray[np.bool_]],
+    estimated: tuple[int, ...] | None = None,
+    fold_labels: FoldLabels = "grouped",
+) -> SweepTask:
+    """Return what to learn from a material; the procedure of the sets ``estimated`` is itself estimated."""
+    tiles, groups, default = material.tiles, tuple(tile_groups(material.tiles)), material.default_pooling
+    sets_SN = np.stack(train_sets)
+    return SweepTask(tiles.labels_N, groups, tiles.class_names, sets_SN, fold_labels, default, estimated)
 
 
 def score_folds(
@@ -137,7 +144,8 @@ def repeated_arm(
 ) -> ScoredArm | None:
     """Repeat a cross-fit and tell how its scores move."""
     small = int(plans[0].train_N.sum()) <= SMALL_ROWS
-    found = map_small(lambda plan: _scores(material, plan, how, like), plans, small)
+    domain = pl.col("domain") == like.domain
+    found = map_small(lambda plan: plain_scores(material, plan, how, domain, METRICS), plans, small)
     values_RM = np.array([values for values in found if values is not None])
     if len(values_RM) < 2:
         return None
@@ -145,19 +153,29 @@ def repeated_arm(
     scores = []
     for metric, value_R in zip(METRICS, values_RM.T, strict=True):
         mean, sd = float(value_R.mean()), float(value_R.std(ddof=1))
-        first = like.score(metric)
-        n_tiles, n_groups = (0, 0) if first is None else (first.n_tiles, first.n_groups)
-        scores.append(Score(metric, mean, Interval(mean - sd, mean + sd, 1.0, words), n_tiles, n_groups))
+        scores.append(spread_score(metric, like, (mean - sd, mean, mean + sd), words))
     trained_on = f"the same cross-fit over {len(values_RM)} draws of the folds"
-    return ScoredArm(REPEATED, like.domain, trained_on, like.input_mpp, tuple(scores), like.marks)
+    return replace(like, arm=REPEATED, trained_on=trained_on, scores=tuple(scores))
 
 
-def _scores(
-    material: Material, plan: CrossFitPlan, how: tuple[SweepConfig, SweepSupport], like: ScoredArm
+def plain_scores(
+    material: Material,
+    plan: CrossFitPlan,
+    how: tuple[SweepConfig, SweepSupport],
+    where: pl.Expr,
+    metrics: Sequence[MetricName],
 ) -> tuple[float, ...] | None:
-    """Return the metrics of one repeat; None where its folds leave one without a class."""
+    """Return metrics of one more cross-fit; None where its folds leave one without a class."""
     try:
-        predictions = cross_fit(material, plan, *how).predictions
+        predictions = cross_fit(material, plan, *how).predictions.where(where)
     except UserError:
         return None
-    return tuple(plain_value(predictions.where(pl.col("domain") == like.domain), name) for name in METRICS)
+    return tuple(plain_value(predictions, name) for name in metrics)
+
+
+def spread_score(name: str, like: ScoredArm, spread: tuple[float, float, float], words: str) -> Score:
+    """Return a score over repeats: low, middle and high, no confidence interval."""
+    low, middle, high = spread
+    first = like.score(name)
+    n_tiles, n_groups = (0, 0) if first is None else (first.n_tiles, first.n_groups)
+    return Score(name, middle, Interval(low, high, 1.0, words), n_tiles, n_groups)

@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits.split import tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
+from histotune.evaluation.crossfit import sweep_task
 from histotune.evaluation.findings import Finding, FindingId, Scored, SweepChoice
-from histotune.evaluation.floors import compare_first, majority_predictions, untuned_arms
-from histotune.evaluation.held_out import ArmMaterial, ArmSweep, SourceStudy, StudySettings, describe_choice
+from histotune.evaluation.floors import majority_predictions
+from histotune.evaluation.held_out import (
+    ArmMaterial,
+    ArmSweep,
+    SourceStudy,
+    StudySettings,
+    describe_choice,
+    score_arms,
+    with_details,
+)
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
-from histotune.evaluation.scoring import score_domains, score_parts, score_units
-from histotune.heads.family import SweepTask
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
@@ -121,16 +127,7 @@ def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple
 
 
 def _sweep_once(arm: ArmMaterial, train_N: NDArray[np.bool_], settings: StudySettings) -> ArmSweep:
-    tiles = arm.material.tiles
-    task = SweepTask(
-        labels_N=tiles.labels_N,
-        groups=tuple(tile_groups(tiles)),
-        class_names=tiles.class_names,
-        train_sets_SN=train_N[None, :],
-        fold_labels="grouped",
-        default_pooling=arm.material.default_pooling,
-    )
-    start = time.perf_counter()
+    task, start = sweep_task(arm.material, [train_N]), time.perf_counter()
     result = sweep(arm.material.embeddings, task, settings.sweep, settings.support)[0]
     return ArmSweep(arm.arm, result, sweep_s=time.perf_counter() - start)
 
@@ -139,12 +136,8 @@ def _score_heads(
     arms: tuple[ArmMaterial, ...], heads: tuple[tuple[str, Head], ...], rows: NDArray[np.int64], split_hash: str
 ) -> list[tuple[str, Predictions]]:
     """Apply each arm's head to the scored part."""
-    scored = []
     by_arm = {arm.arm: arm.material for arm in arms}
-    for name, head in heads:
-        material = by_arm[name]
-        scored.append((name, head_predictions(material, rows, head, split_hash)))
-    return scored
+    return [(name, head_predictions(by_arm[name], rows, head, split_hash)) for name, head in heads]
 
 
 def _look_at_embeddings(
@@ -173,24 +166,11 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     if "majority" in settings.evaluation.floors:
         like = table.scored[0][1]
         table.scored.append((MAJORITY, majority_predictions(probe.material, rows, [table.train_labels], like)))
-    arms = [
-        row
-        for arm, predictions in table.scored
-        for row in score_domains(arm, predictions, table.trained_on, settings.interval, marks)
-    ]
-    if "untuned" in settings.evaluation.floors:
-        draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
-        arms += untuned_arms(probe.material, rows, draws, seed, marks)
+    arms = score_arms(probe.material, table.scored, table.trained_on, marks, rows, settings)
     title, protocol = _words(table.finding, tiles, table.trained_on, settings)
     split_notes = settings.target_split.notes if settings.target_split else ()
-    probe_arm, predictions = table.scored[0]
-    probes = [row for row in arms if row.arm == probe_arm]
-    units = score_units(predictions, settings.evaluation.aggregation, settings.interval, probes)
-    parts = (*units, *score_parts(predictions, tiles, settings.interval, probes))
-    domains = [row.domain for row in probes]
-    paired = compare_first(table.scored, domains, settings.evaluation, settings.interval)
     notes = (*_notes(tiles, table.finding), *split_notes)
-    return Finding(table.finding, title, protocol, tuple(arms), notes, parts, paired)
+    return with_details(Finding(table.finding, title, protocol, arms, notes), table.scored, tiles, settings)
 
 
 def _parts_share_groups(tiles: TileSet) -> bool:

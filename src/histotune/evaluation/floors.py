@@ -9,20 +9,18 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
-from histotune.evaluation.crossfit import cross_fit
+from histotune.evaluation.crossfit import plain_scores, spread_score
 from histotune.evaluation.findings import PairedDifference, ScoredArm, domain_order
 from histotune.evaluation.material import ScoredRows, build_predictions, domains_of
-from histotune.evaluation.scoring import plain_value
 from histotune.heads.head import untuned_logits
 from histotune.statistics.comparison import compare_arms
 from histotune.statistics.metrics import auroc, balanced_accuracy
 from histotune.statistics.predictions import ComparisonConfig, Interval, Score
 from histotune.tools.devices import SMALL_ROWS, map_small
-from histotune.tools.errors import UserError
 from histotune.tools.marks import NULL_GROUPED, NULL_RANDOM, UNTUNED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -92,10 +90,7 @@ def _draw_scores(y_N: NDArray[np.int64], logit_MNK: NDArray[np.float64]) -> list
     """AUROC and balanced accuracy of every draw."""
     n_classes = logit_MNK.shape[2]
     predicted_MN = logit_MNK.argmax(axis=2)
-    rank_values = []
-    for logit_NK in logit_MNK:
-        scores = logit_NK - logit_NK[:, :1] if n_classes == 2 else logit_NK
-        rank_values.append(auroc(y_N, scores))
+    rank_values = [auroc(y_N, one - one[:, :1] if n_classes == 2 else one) for one in logit_MNK]
     balanced = [balanced_accuracy(y_N, predicted_N, n_classes) for predicted_N in predicted_MN]
     return [("auroc", np.array(rank_values)), ("balanced_accuracy", np.array(balanced))]
 
@@ -173,11 +168,13 @@ def null_arms(material: Material, plan: NullPlan, like: tuple[ScoredArm, ScoredA
         for fit in (plan.grouped, plan.leaky)
     ]
     small = int(plan.grouped.train_N.sum()) <= SMALL_ROWS
-    found = map_small(lambda job: _scores(*job, plan, domain), jobs, small)
+    how = (plan.sweep, plan.support)
+    found = map_small(lambda job: plain_scores(*job, how, domain, METRICS), jobs, small)
+    kept = [[values for values in found[place::2] if values is not None] for place in (0, 1)]
     return tuple(
-        _row(name, arm, [values for values in found[place::2] if values is not None])
-        for name, place, arm in ((NULL_GROUPED, 0, like[0]), (NULL_RANDOM, 1, like[1]))
-        if any(values is not None for values in found[place::2])
+        _row(name, arm, values)
+        for name, arm, values in zip((NULL_GROUPED, NULL_RANDOM), like, kept, strict=True)
+        if values
     )
 
 
@@ -188,27 +185,13 @@ def _relabelled(material: Material, rng: np.random.Generator) -> Material:
     return replace(material, tiles=replace(material.tiles, table=table))
 
 
-def _scores(material: Material, fit: CrossFitPlan, plan: NullPlan, domain: pl.Expr) -> tuple[float, ...] | None:
-    """Return the metrics of one arm; None where the permuted labels leave a fold one class."""
-    try:
-        predictions = cross_fit(material, fit, plan.sweep, plan.support).predictions.where(domain)
-    except UserError:
-        return None
-    return tuple(plain_value(predictions, name) for name in METRICS)
-
-
 def _row(name: str, arm: ScoredArm, values: list[tuple[float, ...]]) -> ScoredArm:
-    scores = []
-    for number, metric in enumerate(METRICS):
-        of_metric = np.array([one[number] for one in values])
-        true = arm.score(metric)
-        n_tiles, n_groups = (0, 0) if true is None else (true.n_tiles, true.n_groups)
-        method = f"range of {len(of_metric)} permutations, not a confidence interval"
-        spread = Interval(float(of_metric.min()), float(of_metric.max()), 1.0, method)
-        scores.append(Score(metric, float(np.median(of_metric)), spread, n_tiles, n_groups))
-    return ScoredArm(
-        name, arm.domain, "the same tiles, labels permuted among groups", arm.input_mpp, tuple(scores), arm.marks
+    words = f"range of {len(values)} permutations, not a confidence interval"
+    scores = tuple(
+        spread_score(metric, arm, (float(one_R.min()), float(np.median(one_R)), float(one_R.max())), words)
+        for metric, one_R in zip(METRICS, np.array(values).T, strict=True)
     )
+    return replace(arm, arm=name, trained_on="the same tiles, labels permuted among groups", scores=scores)
 
 
 # ------------------------------------------------------------------------------
@@ -234,18 +217,6 @@ def compare_first(
             seed=evaluation.seed,
         )
         for metric in METRICS:
-            out += _compared(arms, (domain, metric), config, interval, within_folds=within_folds)
+            found = compare_arms(arms, metric, config, interval, within_folds=within_folds)
+            out += [PairedDifference(domain, one.second, one.difference, one.in_words()) for one in found]
     return tuple(out)
-
-
-def _compared(
-    arms: dict[str, Predictions],
-    what: tuple[str, MetricName],
-    config: ComparisonConfig,
-    interval: IntervalConfig,
-    *,
-    within_folds: bool,
-) -> Iterator[PairedDifference]:
-    domain, metric = what
-    for one in compare_arms(arms, metric, config, interval, within_folds=within_folds):
-        yield PairedDifference(domain, one.second, one.difference, one.in_words())

@@ -132,19 +132,14 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
-    rows = _score_all(arms[0].material, scored, settings, plan)
+    trained_on = f"{tiles.name} {evaluation.train_magnification or 'all tiles'}, {plan.trained()}"
+    labelled = np.flatnonzero((tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
+    rows = score_arms(arms[0].material, scored, trained_on, marks_of(tiles, plan.split), labelled, settings)
     inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
     probes = [row for row in inside.rows if row.arm == arms[0].arm]
     read = [EmbeddedArm(arm.arm, arm.material, fit.final.head.pooling) for arm, fit in zip(arms, fits, strict=True)]
-    inside = replace(
-        inside,
-        parts=(
-            *score_units(scored[0][1], evaluation.aggregation, settings.interval, probes),
-            *score_parts(scored[0][1], tiles, settings.interval, probes),
-        ),
-        paired=compare_first(scored, [row.domain for row in probes], evaluation, settings.interval),
-        robustness=score_robustness(read, scored[0][1], probes, settings.robustness),
-    )
+    index = score_robustness(read, scored[0][1], probes, settings.robustness)
+    inside = replace(with_details(inside, scored, tiles, settings), robustness=index)
     findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:
@@ -185,20 +180,33 @@ def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
     )
 
 
-def _score_all(
-    material: Material, scored: list[tuple[str, Predictions]], settings: StudySettings, plan: SourcePlan
+def score_arms(
+    material: Material,
+    scored: list[tuple[str, Predictions]],
+    trained_on: str,
+    marks: tuple[str, ...],
+    rows: NDArray[np.int64],
+    settings: StudySettings,
 ) -> tuple[ScoredArm, ...]:
-    """Score every arm on every domain; untuned heads last."""
-    trained_on = f"{_trained_on(material.tiles, settings)}, {plan.trained()}"
-    marks = marks_of(material.tiles, plan.split)
-    rows: list[ScoredArm] = []
+    """Score every arm on every domain; untuned heads, on some rows of the material, last."""
+    arms: list[ScoredArm] = []
     for arm, predictions in scored:
-        rows += score_domains(arm, predictions, trained_on, settings.interval, marks)
+        arms += score_domains(arm, predictions, trained_on, settings.interval, marks)
     if "untuned" in settings.evaluation.floors:
-        labelled = np.flatnonzero((material.tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
-        draws, seed = settings.evaluation.untuned_draws, settings.evaluation.seed
-        rows += untuned_arms(material, labelled, draws, seed, marks)
-    return tuple(rows)
+        arms += untuned_arms(material, rows, settings.evaluation.untuned_draws, settings.evaluation.seed, marks)
+    return tuple(arms)
+
+
+def with_details(
+    finding: Finding, scored: list[tuple[str, Predictions]], tiles: TileSet, settings: StudySettings
+) -> Finding:
+    """Add the probe on units and parts, and less each floor; the probe is the first that was scored."""
+    (probe, predictions), interval = scored[0], settings.interval
+    probes = [row for row in finding.rows if row.arm == probe]
+    units = score_units(predictions, settings.evaluation.aggregation, interval, probes)
+    parts = (*units, *score_parts(predictions, tiles, interval, probes))
+    paired = compare_first(scored, [row.domain for row in probes], settings.evaluation, interval)
+    return replace(finding, parts=parts, paired=paired)
 
 
 def _in_domain(rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, settings: StudySettings) -> Finding:
@@ -327,10 +335,6 @@ def _majority(material: Material, plan: CrossFitPlan, probe: Predictions) -> Pre
     n_folds = int(plan.fold_N.max()) + 1
     train_sets = [labels_N[plan.train_N & (plan.fold_N != fold)] for fold in range(n_folds)]
     return majority_predictions(material, rows, train_sets, probe)
-
-
-def _trained_on(tiles: TileSet, settings: StudySettings) -> str:
-    return f"{tiles.name} {settings.evaluation.train_magnification or 'all tiles'}"
 
 
 def _with_leaky(marks: tuple[str, ...]) -> tuple[str, ...]:

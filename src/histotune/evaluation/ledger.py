@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -45,15 +45,11 @@ def record_scoring(folder: Path, scoring: Scoring) -> LedgerCount:
     """
     path = folder / "ledger.jsonl"
     with lock(folder / "ledger.lock"), explained_os_errors(path):
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "split_hash": scoring.split_hash,
-            "target": scoring.target,
-            "choice_hash": scoring.choice_hash,
-        }
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(scoring)}
         with path.open("a", encoding="utf-8", newline="\n") as stream:
             stream.write(_line_break_if_torn(path) + json.dumps(line, sort_keys=True) + "\n")
-        same = [entry for entry in _entries(path) if _key(entry) == (scoring.split_hash, scoring.target)]
+        key = (scoring.split_hash, scoring.target)
+        same = [entry for entry in _entries(path) if (entry["split_hash"], entry["target"]) == key]
     return LedgerCount(scoring.target, len(same), len({entry["choice_hash"] for entry in same}))
 
 
@@ -68,10 +64,6 @@ def _entries(path: Path) -> list[dict[str, str]]:
         if isinstance(entry, dict) and {"split_hash", "target", "choice_hash"} <= set(entry):
             entries.append(entry)
     return entries
-
-
-def _key(entry: dict[str, str]) -> tuple[str, str]:
-    return entry["split_hash"], entry["target"]
 
 
 def _line_break_if_torn(path: Path) -> str:

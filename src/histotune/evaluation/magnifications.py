@@ -11,9 +11,9 @@ import polars as pl
 
 from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.answer import in_words
-from histotune.evaluation.crossfit import score_folds
-from histotune.evaluation.findings import domain_order
-from histotune.heads.family import FoldPlan, SweepTask, training_set
+from histotune.evaluation.crossfit import score_folds, sweep_task
+from histotune.evaluation.plan import magnifications_in
+from histotune.heads.family import FoldPlan, training_set
 from histotune.heads.sweep import sweep
 from histotune.images.views import view_geometry
 from histotune.statistics.comparison import paired_difference
@@ -22,7 +22,7 @@ from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.held_out import StudySettings
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
+    from histotune.heads.family import SweepTask
     from histotune.heads.head import SweepResult
     from histotune.images.config import ViewConfig
     from histotune.statistics.metrics import MetricName
@@ -360,7 +361,7 @@ def magnification_matrix(
     try:
         sets = training_sets(material.tiles, size, seed, trainable)
     except UserError as error:  # no group has them all: every row says so
-        sets = tuple(TrainingTiles(name, np.zeros(len(material.tiles), bool)) for name in names)
+        sets = {name: np.zeros(len(material.tiles), bool) for name in names}
         untrainable = {name: untrainable.get(name, error.what) for name in names}
     rows = _cross_fit_rows(material, plan, sets, (settings, untrainable))
     scored = _scored_tiles(material, plan)
@@ -392,9 +393,9 @@ def _scored_tiles(material: Material, plan: CrossFitPlan) -> ScoredTiles:
 def _untrainable(material: Material, plan: CrossFitPlan, settings: StudySettings) -> dict[str, str]:
     """Return why a magnification's own tiles can't train a head, for those that can't."""
     names = magnifications_of(material.tiles)
-    singles = [one for one in training_sets(material.tiles, "all data", 0) if one.name in names]
-    masks = _masks(plan, singles)
-    task = _task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold])
+    sets = training_sets(material.tiles, "all data", 0)
+    masks = _masks(plan, {name: sets[name] for name in names})
+    task = sweep_task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold], ())
     reasons = {name: _why_not(material, task, of_fold, settings) for name, of_fold in masks.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -403,37 +404,26 @@ def _folds(plan: CrossFitPlan) -> list[int]:
     return sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
 
 
-def _masks(plan: CrossFitPlan, sets: Sequence[TrainingTiles]) -> dict[str, list[NDArray[np.bool_]]]:
+def _masks(plan: CrossFitPlan, sets: Mapping[str, Bool]) -> dict[str, list[NDArray[np.bool_]]]:
     """Return each set's training tiles without every fold."""
     return {
-        one.name: [one.train_N & (plan.fold_N >= 0) & (plan.fold_N != fold) for fold in _folds(plan)] for one in sets
+        name: [train_N & (plan.fold_N >= 0) & (plan.fold_N != fold) for fold in _folds(plan)]
+        for name, train_N in sets.items()
     }
 
 
-def _task(material: Material, masks: Sequence[NDArray[np.bool_]]) -> SweepTask:
-    return SweepTask(
-        labels_N=material.tiles.labels_N,
-        groups=tuple(tile_groups(material.tiles)),
-        class_names=material.tiles.class_names,
-        train_sets_SN=np.stack(masks),
-        fold_labels="grouped",
-        default_pooling=material.default_pooling,
-        nested_estimate_sets=(),  # these heads are scored on held-out tiles
-    )
-
-
 def _cross_fit_rows(
-    material: Material, plan: CrossFitPlan, sets: Sequence[TrainingTiles], context: tuple[StudySettings, dict[str, str]]
+    material: Material, plan: CrossFitPlan, sets: Mapping[str, Bool], context: tuple[StudySettings, dict[str, str]]
 ) -> list[MatrixRow]:
     """Sweep every training set without every fold, all in one batch."""
     settings, untrainable = context
     folds, masks = _folds(plan), _masks(plan, sets)
-    task = _task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold])
+    task = sweep_task(material, [mask_N for of_fold in masks.values() for mask_N in of_fold], ())
     reasons = {
         name: untrainable.get(name) or _why_not(material, task, of_fold, settings) for name, of_fold in masks.items()
     }
     kept = [mask_N for name, of_fold in masks.items() if not reasons[name] for mask_N in of_fold]
-    swept = sweep(material.embeddings, _task(material, kept), settings.sweep, settings.support) if kept else ()
+    swept = sweep(material.embeddings, sweep_task(material, kept, ()), settings.sweep, settings.support) if kept else ()
     results = iter(swept)
     rows = []
     for name, of_fold in masks.items():
@@ -491,19 +481,19 @@ def _at(predictions: Predictions, magnification: str, by_tile: dict[str, str | N
     return predictions.where(pl.col("tile_id").is_in(wanted))
 
 
-def _size_notes(material: Material, sets: Sequence[TrainingTiles], size: TrainingSize) -> tuple[str, ...]:
+def _size_notes(material: Material, sets: Mapping[str, Bool], size: TrainingSize) -> tuple[str, ...]:
     """Say what equal sizes left out."""
     if size == "all data":
         return ("Rows differ in how many tiles and groups train them, so they don't compare by magnification alone.",)
     groups = np.array(tile_groups(material.tiles))
     labelled_N = material.tiles.labels_N >= 0
-    largest = max(sets, key=lambda one: int(one.train_N.sum()))
-    n_all, n_kept = len(set(groups[labelled_N])), len(set(groups[largest.train_N]))
+    largest_N = max(sets.values(), key=np.count_nonzero)
+    n_all, n_kept = len(set(groups[labelled_N])), len(set(groups[largest_N]))
     if not n_kept:
         return ("Training sizes can't be equalised here.",)
     missing = f" {n_all - n_kept} of {n_all} groups lack one of the equalised magnifications and train nothing."
     left_out = missing if n_kept < n_all else ""
-    return (f"Every group gives every row as many tiles, {int(largest.train_N.sum()):,} in all.{left_out}",)
+    return (f"Every group gives every row as many tiles, {int(largest_N.sum()):,} in all.{left_out}",)
 
 
 # ------------------------------------------------------------------------------
@@ -515,23 +505,10 @@ def _size_notes(material: Material, sets: Sequence[TrainingTiles], size: Trainin
 ALL = "all"
 
 
-@dataclass(frozen=True)
-class TrainingTiles:
-    """The tiles that may train one row.
-
-    Attributes:
-        name: "100X", "all but 100X" or "all".
-        train_N: Which tiles.
-    """
-
-    name: str
-    train_N: Bool
-
-
 def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
     """Return the magnifications that labelled tiles have, lowest first."""
-    known = tiles.table.filter(tiles.labels_N >= 0)["magnification"].drop_nulls()
-    names = tuple(sorted(set(known), key=lambda name: domain_order(f" {name}")))
+    known = magnifications_in(tiles.table.filter(tiles.labels_N >= 0))
+    names = tuple(known)
     if len(names) < 2:
         raise UserError(
             "a cross-magnification matrix needs labelled tiles of at least two magnifications",
@@ -543,8 +520,8 @@ def magnifications_of(tiles: TileSet) -> tuple[str, ...]:
 
 def training_sets(
     tiles: TileSet, size: TrainingSize, seed: int, trainable: tuple[str, ...] | None = None
-) -> tuple[TrainingTiles, ...]:
-    """Return the tiles that train each row."""
+) -> dict[str, Bool]:
+    """Return which tiles train each row, by its name: "100X", "all but 100X" or "all"."""
     names = magnifications_of(tiles)
     members_of_all = names if trainable is None or size == "all data" else trainable
     rows: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in names]
@@ -554,15 +531,13 @@ def training_sets(
     of_tile = tiles.table["magnification"].fill_null("").to_numpy()
     labelled_N = tiles.labels_N >= 0
     if size == "all data":
-        return tuple(TrainingTiles(name, labelled_N & np.isin(of_tile, members)) for name, members in rows)
+        return {name: labelled_N & np.isin(of_tile, members) for name, members in rows}
     drawn = _draw_per_group(tiles, members_of_all, seed)
     nothing_N = np.zeros(len(tiles), bool)
-    return tuple(
-        TrainingTiles(
-            name, _take_in_turn(len(tiles), drawn, members) if set(members) <= set(members_of_all) else nothing_N
-        )
+    return {
+        name: _take_in_turn(len(tiles), drawn, members) if set(members) <= set(members_of_all) else nothing_N
         for name, members in rows
-    )
+    }
 
 
 def _draw_per_group(tiles: TileSet, names: tuple[str, ...], seed: int) -> list[dict[str, Int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from histotune.datasets.splits.split import Split
     from histotune.evaluation.config import EvaluationConfig
     from histotune.heads.config import SweepConfig
+    from histotune.heads.family import FoldLabels
 
 
 RANDOM_IMAGES = "random-images"
@@ -89,12 +90,8 @@ def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> SourcePlan:
     fold_N = fold_per_tile(tiles, split)
     train_N &= fold_N >= 0
     _require_training(tiles, train_N, split, evaluation)
-    inner = "image" if RANDOM_IMAGES in split.name else "grouped"
-    return SourcePlan(
-        split,
-        "",
-        CrossFitPlan(train_N, fold_N, split.split_hash, "image" if inner == "image" else "grouped", evaluation.seed),
-    )
+    inner: FoldLabels = "image" if RANDOM_IMAGES in split.name else "grouped"
+    return SourcePlan(split, "", CrossFitPlan(train_N, fold_N, split.split_hash, inner, evaluation.seed))
 
 
 def choose_split(tiles: TileSet, evaluation: EvaluationConfig) -> Split | None:
@@ -132,7 +129,7 @@ def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_
         return labelled_N
     train_N: NDArray[np.bool_] = labelled_N & (tiles.table["magnification"].fill_null("") == magnification).to_numpy()
     if not train_N.any():
-        present = sorted(set(tiles.table["magnification"].drop_nulls()), key=lambda name: domain_order(f" {name}"))
+        present = magnifications_in(tiles.table)
         raise UserError(
             "no labelled tiles at this training magnification",
             value=magnification,
@@ -141,6 +138,11 @@ def training_rows(tiles: TileSet, magnification: str | None) -> NDArray[np.bool_
             fix="--train-magnification " + (present[0] if present else "none"),
         )
     return train_N
+
+
+def magnifications_in(table: pl.DataFrame) -> list[str]:
+    """Return the magnifications of some tiles, lowest first."""
+    return sorted(set(table["magnification"].drop_nulls()), key=lambda name: domain_order(f" {name}"))
 
 
 def training_domain(tiles: TileSet, train_N: NDArray[np.bool_]) -> str:
@@ -182,10 +184,7 @@ def _require_training(tiles: TileSet, train_N: NDArray[np.bool_], split: Split, 
     """Refuse a split that leaves nothing to train on at the training magnification."""
     inside_N = np.array([side is not None for side in split.side_of_tiles(tiles)])
     if not train_N.any():
-        present = sorted(
-            set(tiles.take(np.flatnonzero(inside_N)).table["magnification"].drop_nulls()),
-            key=lambda name: domain_order(f" {name}"),
-        )
+        present = magnifications_in(tiles.table.filter(inside_N))
         raise UserError(
             f"the split {split.name} has no training tiles at this magnification",
             value=evaluation.train_magnification or "any",
@@ -233,5 +232,5 @@ class CrossFitPlan:
     train_N: NDArray[np.bool_]
     fold_N: NDArray[np.int64]
     split_hash: str
-    fold_labels: Literal["grouped", "image"]
+    fold_labels: FoldLabels
     seed: int

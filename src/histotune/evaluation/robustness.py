@@ -384,14 +384,7 @@ def tally_square(square: Square, k: int, n_groups: int) -> Tally:
 
 def sum_tallies(tallies: Sequence[Tally]) -> Tally:
     """Return the counts of several squares together; their groups are numbered alike."""
-    return Tally(
-        sum(tally.same_class for tally in tallies),
-        sum(tally.same_site for tally in tallies),
-        np.sum([tally.same_class_G for tally in tallies], axis=0),
-        np.sum([tally.same_site_G for tally in tallies], axis=0),
-        sum(tally.random_same_class for tally in tallies),
-        sum(tally.random_same_site for tally in tallies),
-    )
+    return Tally(*(sum(values) for values in zip(*(vars(tally).values() for tally in tallies), strict=True)))
 
 
 def nearest_of_other_groups(x_ND: Matrix, group_N: Int, n_kept: int) -> Int:

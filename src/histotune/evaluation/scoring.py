@@ -177,12 +177,5 @@ def _parts(
     inside = predictions.table["domain"] == row.domain
     here, parts = predictions.where(pl.col("domain") == row.domain), part_of.filter(inside)
     for found in score_by(here, parts, metrics_for(here), interval, within_folds=within_folds):
-        tile_ids = here.table["tile_id"].filter(_is_part(parts, found.part))
-        mpp = median_mpp(here.where(pl.col("tile_id").is_in(tile_ids.to_list())))
         name = f"{row.domain}, {found.part}" if several else found.part
-        yield ScoredArm(row.arm, name, row.trained_on, mpp, found.scores, row.marks)
-
-
-def _is_part(parts: pl.Series, name: str) -> pl.Series:
-    """Return which rows belong to a part as :func:`score_by` names it."""
-    return parts.cast(pl.String).fill_null("unknown") == name
+        yield ScoredArm(row.arm, name, row.trained_on, median_mpp(found.predictions), found.scores, row.marks)

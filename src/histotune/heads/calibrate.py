@@ -115,8 +115,7 @@ def _temperature_interval(found: CrossFitted, temperature: float) -> Interval | 
         left_out_G[groups] = fit_temperatures(found.logit_nK, found.y_n, weight_Bn, temperature)
     if np.ptp(left_out_G) == 0:  # at a bound: its error is not to be told
         return None
-    low, high = np.exp(jackknife_interval(float(np.log(temperature)), np.log(left_out_G)))
-    return group_interval((float(low), float(high)), found.n_groups)
+    return group_interval(float(np.log(temperature)), np.log(left_out_G), np.exp)
 
 
 def _fold_temperatures(found: CrossFitted) -> Float:
@@ -270,9 +269,8 @@ def choose_threshold(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float
     words = f"{RULE_WORDS[rule].format(sensitivity=sensitivity)}, out of fold"
     if np.ptp(left_out_G) <= MIN_SPREAD:
         return Decision(whole, rule, None, f"{words}; no interval: it is the same whichever group is left out")
-    ends = jackknife_interval(float(_logit(np.array([whole]))[0]), _logit(left_out_G))
-    low, high = _expit(np.array(ends))
-    return Decision(whole, rule, group_interval((low, high), tiles.n_groups), words)
+    scaled = float(_logit(np.array([whole]))[0])
+    return Decision(whole, rule, group_interval(scaled, _logit(left_out_G), _expit), words)
 
 
 def _thresholds(tiles: BinaryTiles, rule: ThresholdRule, sensitivity: float) -> tuple[float, Float]:
@@ -359,9 +357,10 @@ def t_interval(value: float, standard_error: float, n_groups: int, level: float 
     return value - half, value + half
 
 
-def group_interval(ends: tuple[float, float], n_groups: int, level: float = LEVEL) -> Interval:
-    """Return the record of a jackknife interval."""
-    return Interval(float(ends[0]), float(ends[1]), level, f"jackknife over {n_groups} groups")
+def group_interval(value: float, left_out_G: Float, back: Callable[[Float], Float] = np.asarray) -> Interval:
+    """Return the record of a jackknife interval, its ends brought back from the scale it was made on."""
+    low, high = back(np.array(jackknife_interval(value, left_out_G)))
+    return Interval(float(low), float(high), LEVEL, f"jackknife over {len(left_out_G)} groups")
 
 
 def group_chunks(n_groups: int, n_values: int) -> Iterator[NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -160,32 +160,29 @@ class Choice(_Config):
     values: tuple[float | int | str, ...] = Field(min_length=1)
 
 
-class Uniform(_Config):
-    """A number between two bounds."""
-
-    kind: Literal["uniform"] = "uniform"
+class _Range(_Config):
     low: float
     high: float
 
     @model_validator(mode="after")
-    def _check_order(self) -> Uniform:
+    def _check_order(self) -> Self:
         if not self.low < self.high:
             raise ValueError("low must lie below high")
         return self
 
 
-class LogUniform(_Config):
+class Uniform(_Range):
+    """A number between two bounds."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class LogUniform(_Range):
     """A number between two positive bounds, its logarithm uniform."""
 
     kind: Literal["log-uniform"] = "log-uniform"
     low: float = Field(gt=0)
     high: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _check_order(self) -> LogUniform:
-        if not self.low < self.high:
-            raise ValueError("low must lie below high")
-        return self
 
 
 Distribution = Annotated[Choice | Uniform | LogUniform, Field(discriminator="kind")]
@@ -273,7 +270,7 @@ def default_penalties() -> tuple[float, ...]:
     return tuple(float(f"{value:.4g}") for value in np.logspace(-4, 3, 16))
 
 
-class LabelEfficiencyConfig(BaseModel):
+class LabelEfficiencyConfig(_Config):
     """Whether a sweep also tells how its score depends on the number of training groups.
 
     Attributes:
@@ -283,14 +280,12 @@ class LabelEfficiencyConfig(BaseModel):
         seed: Seed of the draws.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     draws: int = Field(0, ge=0)
     sizes: tuple[int, ...] = ()
     seed: int = 0
 
 
-class SweepConfig(BaseModel):
+class SweepConfig(_Config):
     """Which heads are tried and how one is chosen.
 
     Attributes:
@@ -321,8 +316,6 @@ class SweepConfig(BaseModel):
             to gain from it. Ridge is one decomposition per training set and stays on the processor.
         label_efficiency: Score against the number of training groups.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: FamilyName = "logistic"
     penalties: tuple[float, ...] = Field(default_factory=default_penalties, min_length=1)

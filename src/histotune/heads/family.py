@@ -11,7 +11,7 @@ it is told to train on.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -20,35 +20,47 @@ from histotune.heads.fit_cache import FitCache
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from histotune.embeddings.space import Embeddings
-    from histotune.heads.config import ClassWeight
+    from histotune.heads.config import ClassWeight, SgdSettings, SweepConfig
     from histotune.heads.head import HiddenLayer
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+    Outcomes = Sequence["OutOfFold"]
 
 
-class Trial(Protocol):
-    """Settings of one trial; a frozen dataclass of the family, equal for equal settings."""
+TRAINED_BY = {
+    "optimizer", "lr", "weight_decay", "momentum", "epochs", "batch_size", "label_smoothing", "hidden_units",
+    "activation",
+}  # fmt: skip
+"""Settings of a trained trial besides its class weighting, in the columns of the trials table."""
 
-    @property
-    def pooling(self) -> tuple[str, ...]:
-        """Column blocks."""
 
-    @property
-    def class_weight(self) -> ClassWeight:
-        """How classes weigh in the training loss."""
+@dataclass(frozen=True)
+class Trial:
+    """Settings of one trial.
 
-    @property
-    def strength(self) -> float:
-        """How strongly it is regularised (the penalty, or the weight decay): ties go to the stronger."""
+    Attributes:
+        pooling: Column blocks.
+        class_weight: How classes weigh in the training loss.
+        strength: How strongly it is regularised (the penalty, or the weight decay): ties go to the stronger.
+        training: How it is trained by gradient steps; None for what is solved.
+    """
+
+    pooling: tuple[str, ...]
+    class_weight: ClassWeight
+    strength: float
+    training: SgdSettings | None = None
 
     def settings(self) -> dict[str, float | int | str]:
-        """Return the family's own columns of the trials table, ``penalty`` first; every trial has the same keys."""
+        """Return the family's own columns of the trials table; a trained head has no penalty of the mean loss: 0."""
+        if self.training is None:
+            return {"penalty": self.strength}
+        return {"penalty": 0.0, **self.training.model_dump(include=TRAINED_BY)}
 
 
 @dataclass(frozen=True)
@@ -156,44 +168,53 @@ class Refit:
     loss_E: Float | None = None
 
 
-class Family(Protocol):
-    """A family of heads that a sweep can try."""
+class Family:
+    """A family of heads that a sweep can try.
 
-    @property
-    def name(self) -> str:
-        """Name, as in ``sweep.family``."""
+    Args:
+        config: What is tried.
+    """
+
+    name = ""
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
 
     def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[Trial, ...]:
         """Return every trial over some poolings, in the order of the trials table (a pooling's trials together)."""
+        raise NotImplementedError
+
+    def fill(
+        self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial], members: Int, found: Outcomes
+    ) -> None:
+        """Fit the trials of one pooling, in the places ``members``, on all inner folds, and write their logits."""
+        raise NotImplementedError
+
+    def refit_together(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
+        """Fit chosen trials of one pooling on all tiles of their training sets."""
+        raise NotImplementedError
 
     def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
-        """Fit every trial on every inner fold of every training set."""
+        """Fit every trial on every inner fold of every training set, and tell whoever watches."""
+        found = [OutOfFold.empty(len(trials), part.n_tiles, data.n_classes) for part in parts]
+        n_done = 0
+        for pooling in dict.fromkeys(trial.pooling for trial in trials):
+            members = np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
+            some = [trials[t] for t in members]
+            self.fill(data, parts, some, members, found)
+            n_done += len(members)
+            for part, one in zip(parts if data.support.watch else (), found, strict=False):
+                own = OutOfFold(one.logit_TnK[members], one.converged_T[members], one.diverged_T[members])
+                data.support.watch(Tried(part, some, own, data.y_n[part.rows], n_done, len(trials)))  # type: ignore[misc]
+        return found
 
     def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
-        """Fit chosen trials on all tiles of their training sets."""
-
-
-def trials_by_pooling(trials: Sequence[Trial]) -> Iterator[Int]:
-    """Yield the numbers of the trials of each pooling, in the order in which poolings first appear."""
-    for pooling in dict.fromkeys(trial.pooling for trial in trials):
-        yield np.array([t for t, trial in enumerate(trials) if trial.pooling == pooling])
-
-
-def tell(
-    data: SweepData,
-    parts: Sequence[TrainingSet],
-    trials: Sequence[Trial],
-    members: Int,
-    found: Sequence[OutOfFold],
-    n_done: int,
-) -> None:
-    """Tell whoever watches that the trials ``members`` are finished; families call it as they go."""
-    if data.support.watch is None:
-        return
-    for part, one in zip(parts, found, strict=True):
-        some = OutOfFold(one.logit_TnK[members], one.converged_T[members], one.diverged_T[members])
-        chosen = [trials[t] for t in members]
-        data.support.watch(Tried(part, chosen, some, data.y_n[part.rows], n_done, len(trials)))
+        """Fit chosen trials on all tiles of their training sets, those of one pooling together."""
+        refits: dict[int, Refit] = {}
+        for pooling in dict.fromkeys(trial.pooling for _, trial in chosen):
+            members = [number for number, (_, trial) in enumerate(chosen) if trial.pooling == pooling]
+            refits |= zip(members, self.refit_together(data, [chosen[number] for number in members]), strict=True)
+        return [refits[number] for number in range(len(chosen))]
 
 
 def sample_weights(rows: Int, y_n: Int, class_weight: ClassWeight) -> Float:

@@ -37,11 +37,6 @@ OLD_VERSION = 2
 WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
 LISTS = ("pooling", "columns", "class_names", "train_groups")
-PLAIN = {
-    "backbone": "backbone", "space_key": "space_key", "compatibility_key": "meaning_key", "penalty": "penalty",
-    "n_tiles": "n_tiles", "n_groups": "n_groups", "family": "family",
-}  # fmt: skip
-"""Fields of a head and the keys that its file keeps them under."""
 LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
 BLOCK_ROWS = 8192
 
@@ -260,6 +255,9 @@ class SweepResult:
 
 
 NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision, "selection": Selection | None}
+PLAIN = ("backbone", "space_key", "compatibility_key", "penalty", "n_tiles", "n_groups", "family")
+KEYS = {name: name for name in (*LISTS, *PLAIN, *NESTED)} | {"compatibility_key": "meaning_key"}
+"""Fields of a head and the keys that its file keeps them under."""
 
 
 def save_head(head: Head, folder: Path) -> None:
@@ -281,18 +279,15 @@ def save_head(head: Head, folder: Path) -> None:
         tensors |= {"weight_HD": head.hidden.weight_HD, "bias_H": head.hidden.bias_H}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
         save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
-    facts = {name: getattr(head, name) for name in LISTS} | {key: getattr(head, name) for name, key in PLAIN.items()}
-    nested = {
-        "calibration": asdict(head.calibration),
-        "decision": asdict(head.decision),
-        "selection": None if head.selection is None else asdict(head.selection),
-    }
+    plain = asdict(head)
     written = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
         "activation": None if head.hidden is None else head.hidden.activation,
         "head_id": head.head_id,
         "weights_sha256": hash_file(folder / WEIGHTS_FILE),
     }
-    write_json(folder / FACTS_FILE, {"format": FORMAT, "format_version": FORMAT_VERSION, **facts, **nested, **written})
+    write_json(folder / FACTS_FILE, written | {key: plain[name] for name, key in KEYS.items()})
 
 
 def load_head(folder: Path) -> Head:
@@ -326,7 +321,7 @@ def _typed(facts: dict[str, Any]) -> dict[str, Any]:
     """Return the facts as the fields of a head."""
     lists = {name: tuple(facts[name]) for name in LISTS}
     nested: dict[str, Any] = {name: TypeAdapter(kind).validate_python(facts[name]) for name, kind in NESTED.items()}
-    return {**lists, **{name: facts[key] for name, key in PLAIN.items()}, **nested}
+    return {name: facts[key] for name, key in KEYS.items()} | lists | nested
 
 
 def _check_shapes(head: Head, folder: Path) -> None:
@@ -371,11 +366,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             allowed=f"{OLD_VERSION}, {FORMAT_VERSION}",
             fix="install the histotune version that saved it, or train it anew",
         )
-    missing = [
-        name
-        for name in (*LISTS, *PLAIN.values(), *NESTED, "activation", "head_id", "weights_sha256")
-        if name not in facts
-    ]
+    wanted = (*KEYS.values(), "activation", "head_id", "weights_sha256")
+    missing = [name for name in wanted if name not in facts]
     if missing:
         raise _damaged(folder, f"{FACTS_FILE} lacks {', '.join(missing)}")
     return facts

@@ -18,7 +18,6 @@ from histotune.heads.calibrate import (
     choose_threshold,
     group_chunks,
     group_interval,
-    jackknife_interval,
 )
 from histotune.heads.family import Family, FoldPlan, SweepData, SweepSupport, SweepTask, Trial, check_task, training_set
 from histotune.heads.head import Decision, Head, NestedEstimate, SweepResult, calibrated_logits, hidden_units, softmax
@@ -261,17 +260,15 @@ def solve_parts(data: SweepData, parts: Sequence[TrainingSet], procedure: Proced
     scores = [score_trials(one, data.y_n[part.rows], part) for one, part in zip(found, parts, strict=True)]
     choices = [choose_trial(one, trials, rule) for one in scores]
     refits = procedure.family.refit(data, [(part, trials[choice]) for part, choice in zip(parts, choices, strict=True)])
-    solved = []
-    for part, one, score, choice, refit in zip(parts, found, scores, choices, refits, strict=True):
-        calibration, decision = _finish(one.logit_TnK[choice], data.y_n[part.rows], part, procedure.config)
-        solved.append(Solved(part, one, score, choice, refit, calibration, decision))
-    return solved
+    return [
+        Solved(part, one, score, choice, refit, *_finish(one.logit_TnK[choice], data, part, procedure.config))
+        for part, one, score, choice, refit in zip(parts, found, scores, choices, refits, strict=True)
+    ]
 
 
-def _finish(
-    logit_nK: NDArray[np.float64], y_n: NDArray[np.int64], part: TrainingSet, config: SweepConfig
-) -> tuple[Calibration, Decision]:
+def _finish(logit_nK: Float, data: SweepData, part: TrainingSet, config: SweepConfig) -> tuple[Calibration, Decision]:
     """Calibrate the chosen trial's out-of-fold logits and choose a threshold on the probabilities."""
+    y_n = data.y_n[part.rows]
     crossfitted = CrossFitted(logit_nK, y_n, part.group_n, part.n_groups, part.fold_n)
     calibration = calibrate(crossfitted, config.calibration)
     if logit_nK.shape[1] != 2:
@@ -411,4 +408,4 @@ def _weighted_score(name: str, part: TrainingSet, metric: Callable[[Float], Floa
 def _jackknife_score(name: str, value: float, left_out_G: Float) -> NestedEstimate:
     if len(left_out_G) < MIN_GROUPS or not np.isfinite(left_out_G).all():
         return NestedEstimate(name, value)
-    return NestedEstimate(name, value, group_interval(jackknife_interval(value, left_out_G), len(left_out_G)))
+    return NestedEstimate(name, value, group_interval(value, left_out_G))

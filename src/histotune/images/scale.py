@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import polars as pl
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.images.config import LoaderConfig, ScaleConfig
 from histotune.images.decode import PixelReader, tile_sources

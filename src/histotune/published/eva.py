@@ -28,20 +28,6 @@ if TYPE_CHECKING:
 
 
 METRIC: Final = "balanced_accuracy"
-WEAKNESSES = (
-    "Runs differ in initial weights and batch order only: their SD says nothing about other cases.",
-    "Columns are not standardised and the learning rate is one for all backbones; in the first 5 epochs it is a third "
-    "of the configured one, since no scheduler was configured.",
-)
-SELECTS_WHERE_IT_REPORTS = "The epoch is chosen on the very tiles that are reported: the number is optimistic."
-BREAKHIS_LEAK = (
-    "Four accession numbers (18842, 19979, 16184, 23060) stand on both sides of eva's BreakHis split: 91 of the 339 "
-    "scored images, all 42 of MC, 35 of 47 of TA, 14 of 82 of F."
-)
-TEN_SHOT = (
-    "Twenty labelled tiles train, and the whole valid part chooses the epoch. kaiko-eva 0.4.5 resets its sampler, so "
-    "that its 50 runs share one draw; here every run draws anew."
-)
 
 
 def eva(data: ProtocolData, config: EvaConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from histotune.published.protocols import EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
+from histotune.published.protocols import WORDS, EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.errors import UserError
@@ -343,10 +343,6 @@ PARTS: Final = {  # tiles of train, valid and the scored part, as published
     ("breakhis", "thunder"): {"test": (936, 196, 339)},
     ("patch_camelyon", ""): {"valid": (262_144, 32_768, 32_768), "test": (262_144, 32_768, 32_768)},
 }
-FORK: Final = (
-    "published by a fork of eva with early stopping off; its other settings are taken to be eva's, whose best epoch is "
-    "kept"
-)
 
 
 @dataclass(frozen=True)
@@ -401,7 +397,7 @@ def _eva_rules(conditions: RunConditions, dataset: str, split: str) -> tuple[Rul
     published = settings.model_dump(mode="json", exclude={"seed", "device"})
     own = Rule(Protocol(name, "eva", "CLS", split, "balanced_accuracy"), "cls", "linear", published)
     fork = Protocol(name, "eva-midnight", "CLS+mean patch", split, "balanced_accuracy")
-    return own, Rule(fork, "cls+patch_mean", "linear", published, never_stops=True, caveat=FORK)
+    return own, Rule(fork, "cls+patch_mean", "linear", published, never_stops=True, caveat=WORDS["eva"]["fork"])
 
 
 def _thunder_rule(dataset: str, split: str, kind: Kind, shots: int) -> Rule:

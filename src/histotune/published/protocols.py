@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
 ProtocolMetric = Literal["balanced_accuracy", "macro_f1"]
 TIE = 1e-9
+WORDS = tomllib.loads(resources.files(__package__).joinpath("weaknesses.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
@@ -17,7 +17,7 @@ from histotune.published import eva as eva_protocol
 from histotune.published import thunder as thunder_protocol
 from histotune.published import uni as uni_protocol
 from histotune.published.leaderboard import RunConditions
-from histotune.published.protocols import ProtocolData
+from histotune.published.protocols import WORDS, ProtocolData
 from histotune.statistics.scores import score_predictions
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from histotune.statistics.predictions import Interval, IntervalConfig, Predictions
 
     Int = NDArray[np.int64]
-
-NO_FINAL = "The valid part is scored: the protocol's own number, on the test part, needs --final."
 
 
 @dataclass(frozen=True)
@@ -183,22 +181,15 @@ def study_protocol(material: Material, task: ProtocolTask) -> ProtocolStudy:
 
 def protocol_weaknesses(task: ProtocolTask, tiles: TileSet, part: str) -> tuple[str, ...]:
     """Return what a protocol's numbers suffer from on these tiles, the gravest first."""
-    protocol = task.protocol
-    out: list[str] = []
-    if part == "valid" and protocol.name != "uni":
-        out.append(eva_protocol.SELECTS_WHERE_IT_REPORTS)
-    if part == "valid" and "test" in set(tiles.table["split"]):
-        out.append(NO_FINAL)
-    if task.split is not None and task.split.leaky:
-        out += [note for note in task.split.notes if note.startswith(LEAKY)] or [eva_protocol.BREAKHIS_LEAK]
-    if protocol.name == "eva":
-        out += [*((eva_protocol.TEN_SHOT,) if protocol.shots else ()), *eva_protocol.WEAKNESSES]
-    elif protocol.name == "thunder":
-        out += thunder_protocol.WEAKNESSES
-    else:
-        out += uni_protocol.WEAKNESSES
-    if task.split is not None and tiles.name == "breakhis":
-        out.append("Magnification 40X only, and four of eight tumour types: the number says nothing about the rest.")
+    protocol, every = task.protocol, WORDS["every"]
+    leaks = task.split.notes if task.split is not None and task.split.leaky else None
+    out = [every["selects_where_it_reports"]] if part == "valid" and protocol.name != "uni" else []
+    out += [every["no_final"]] if part == "valid" and "test" in set(tiles.table["split"]) else []
+    if leaks is not None:
+        out += [note for note in leaks if note.startswith(LEAKY)] or [every["breakhis_leak"]]
+    out += [WORDS["eva"]["ten_shot"]] if protocol.name == "eva" and protocol.shots else []
+    out += WORDS[protocol.name]["weaknesses"]
+    out += [every["one_magnification"]] if task.split is not None and tiles.name == "breakhis" else []
     return tuple(out)
 
 
@@ -221,11 +212,11 @@ def _conditions(material: Material, task: ProtocolTask, part: str) -> RunConditi
 
 
 def _run(data: ProtocolData, protocol: ProtocolConfig) -> tuple[ProtocolArm, ...]:
-    device = "cuda" if find_device(protocol.device).kind == "cuda" else "cpu"
+    device: Literal["cpu", "cuda"] = "cuda" if find_device(protocol.device).kind == "cuda" else "cpu"
     if protocol.name == "eva":
-        return eva_protocol.eva(data, protocol, "cuda" if device == "cuda" else "cpu")
+        return eva_protocol.eva(data, protocol, device)
     if protocol.name == "thunder":
-        return thunder_protocol.thunder(data, protocol, "cuda" if device == "cuda" else "cpu")
+        return thunder_protocol.thunder(data, protocol, device)
     return uni_protocol.uni(data, protocol, device)
 
 

@@ -14,7 +14,7 @@ from histotune.heads.neighbours import draw_shots, nearest_neighbours, predict_d
 from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.train import train_heads
 from histotune.published.eva import linear_run
-from histotune.published.protocols import ProtocolArm, ProtocolRun, decided, metric_of_counts, metric_value
+from histotune.published.protocols import WORDS, ProtocolArm, ProtocolRun, decided, metric_of_counts, metric_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,18 +29,6 @@ if TYPE_CHECKING:
 
 
 METRIC: Final = "macro_f1"
-WEAKNESSES = (
-    "One run of one seed: nothing says how far another start or batch order would move the number.",
-    "THUNDER's own interval resamples single tiles (3,000 times): tiles of one case are not independent, so that it is "
-    "too narrow; the interval here resamples cases, where that can be done.",
-    "The best of (learning rates x weight decays x epochs) on the tuning part is taken without refitting on it.",
-    "On a CPU thunder-bench 0.2.2 keeps the weights of the last epoch for those of the best one (its copy shares "
-    "memory); here, as on a GPU, the best epoch's weights are kept.",
-)
-ENSEMBLE_NOTE = (
-    "as THUNDER counts: one majority vote over all draws, so that up to draws x shots x classes labelled tiles speak; "
-    "no single draw of so few tiles scores this"
-)
 
 
 def thunder(data: ProtocolData, config: ThunderConfig, device: Literal["cpu", "cuda"]) -> tuple[ProtocolArm, ...]:
@@ -126,7 +114,9 @@ def voted_draws(data: ProtocolData, found: FewShotPredictions, shots: int, metri
     y_n = data.y_N[data.scored_rows]
     single = metric_of_counts(metric, found.confusion_BKK(y_n))
     note = (
-        f"{ENSEMBLE_NOTE}; single draws: {single.mean():.3f} (SD {single.std(ddof=1):.3f})" if len(single) > 1 else ""
+        f"{WORDS['thunder']['ensemble']}; single draws: {single.mean():.3f} (SD {single.std(ddof=1):.3f})"
+        if len(single) > 1
+        else ""
     )
     run = one_run(data, metric, draw_shares(found), f"vote of {len(single)} draws")
     return ProtocolArm(f"SimpleShot, {shots} shots", metric, (run,), note=note)

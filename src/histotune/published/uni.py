@@ -27,12 +27,6 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 METRIC: Final = "balanced_accuracy"
-WEAKNESSES = (
-    "Nothing is tuned: one penalty, lambda = 100 / (columns x classes), one k, for every backbone; columns are not "
-    "standardised, so that the same penalty means something else for each backbone's scale.",
-    "The code penalises the norm of the weights and not its square, as the paper says.",
-    "The published numbers carry no interval over cases.",
-)
 
 
 def uni(data: ProtocolData, config: UniConfig, device: str) -> tuple[ProtocolArm, ...]:

@@ -381,7 +381,7 @@ def _t_bounds(
 
 def structural_components(evaluator: Evaluator, n_units: int) -> tuple[Float, Float] | None:
     """Return DeLong's components of an AUROC of two classes, summed by unit; None for any other metric."""
-    if not isinstance(evaluator, PairsEvaluator) or len(evaluator.wins_TxGG) != 1:
+    if not isinstance(evaluator, PairsEvaluator):
         return None
     positive_x1G, negative_x1G = evaluator.components(np.ones((1, n_units)))
     return positive_x1G[..., 0, :], negative_x1G[..., 0, :]

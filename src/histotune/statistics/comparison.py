@@ -12,19 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.statistics.bounds import Scale
-from histotune.statistics.evaluators import DifferenceEvaluator, make_evaluator
+from histotune.statistics.evaluators import SumEvaluator, make_evaluator
 from histotune.statistics.intervals import SMALL_TILES, PointEstimate, make_intervals, resampling_units
 from histotune.statistics.metrics import fold_rows, metric_kind
 from histotune.statistics.predictions import Score
 from histotune.statistics.sample import read_sample
-from histotune.statistics.scores import (
-    RANKING,
-    check_metric,
-    interval_refusal,
-    point_value,
-    undefined_reason,
-    undefined_value,
-)
+from histotune.statistics.scores import RANKING, check_metric, point_value, refusal, undefined_reason
 from histotune.tools.devices import one_blas_thread
 from histotune.tools.errors import UserError, closest_name
 
@@ -33,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions, Weighting
@@ -67,26 +61,33 @@ def paired_difference(
         UserError: The tiles, labels, groups or classes of the two arms differ, or the metric is unknown.
     """
     check_metric(metric)
-    sample_a, sample_b = read_sample(a), read_sample(b)
-    check_same_tiles(a, b, sample_a, sample_b)
-    name, n_tiles = f"{metric} difference", len(sample_a.y_N)
-    units = resampling_units(sample_a, interval)
-    reason = undefined_reason(metric, sample_a) or undefined_reason(metric, sample_b)
+    samples = read_sample(a), read_sample(b)
+    check_same_tiles(a, b, *samples)
+    units = resampling_units(samples[0], interval)
+    reason = undefined_reason(metric, samples[0]) or undefined_reason(metric, samples[1])
+    arms = [
+        make_evaluator(metric, one, units.unit_N, units.n_units, within_folds=within_folds)
+        for one in (() if reason else samples)
+    ]
+    return contrast(metric, tuple(zip((1.0, -1.0), arms, strict=False)), units, reason)
+
+
+def contrast(metric: MetricName, terms: tuple[tuple[float, Evaluator], ...], units: Units, reason: str = "") -> Score:
+    """Return a weighted sum of one metric over arms with its paired interval, or NaN and the reason."""
+    sample = units.sample
+    weighting: Weighting = "group" if metric == "patient_recognition_rate" and not reason else "tile"
+    plain = Score(f"{metric} difference", math.nan, None, len(sample.y_N), sample.n_groups, weighting, reason, 0.0)
     if reason:
-        return Score(name, float("nan"), None, n_tiles, sample_a.n_groups, reason=reason, chance=0.0)
-    first, second = (
-        make_evaluator(metric, sample, units.unit_N, units.n_units, within_folds=within_folds)
-        for sample in (sample_a, sample_b)
-    )
-    evaluator, kind = DifferenceEvaluator(first, second), metric_kind(metric, sample_a.n_classes)
-    width = kind.high - kind.low
+        return plain
+    # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
+    evaluator, kind = SumEvaluator(terms), metric_kind(metric, sample.n_classes)
+    width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
     value, found = point_value(evaluator, units), None
-    reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, sample_a, units, interval)
+    reason = refusal(metric, value, units)
     if not reason:
         estimate = PointEstimate(metric, evaluator, value, Scale(-width, width, linear=True))
-        found, reason = make_intervals([estimate], sample_a, units, interval)[0]
-    weighting: Weighting = "group" if metric == "patient_recognition_rate" else "tile"
-    return Score(name, value, found, n_tiles, sample_a.n_groups, weighting, reason, chance=0.0)
+        found, reason = make_intervals([estimate], units)[0]
+    return replace(plain, value=value, interval=found, reason=reason)
 
 
 def check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b: Sample) -> None:

@@ -132,14 +132,14 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
         return CurveBands((), "", units.refusal)
     by_tile = config.cluster == "tile"
     # Each ranking is read at all places on the same resamples of whole groups (or of tiles).
-    limits = _Limits("percentile" if by_tile else "resampled-t", units, config.level)
+    method: Method = "percentile" if by_tile else "resampled-t"
     n_resamples = min(config.n_resamples, MAX_RESAMPLES if by_tile else ERROR_RESAMPLES)
     counts = list(draw_counts(units.strata.holds_GK, n_resamples, config.seed))
     tasks = ranking_tasks(sample.y_N, sample.score_NK)
     labels = [1] if len(tasks) == 1 else range(len(tasks))
     classes = tuple(
-        _class_bands(label, Thresholds.of(positive_N, score_N, units), counts, limits)
-        for label, (positive_N, score_N) in zip(labels, tasks, strict=True)
+        _class_bands(label, Thresholds.of(*task, units.unit_N, units.n_units), counts, method, units)
+        for label, task in zip(labels, tasks, strict=True)
     )
     studied = sample.n_classes == 2 and not by_tile and config.level == 0.95
     coverage = simulated_band_coverage(units.strata.holds_GK) if studied else None
@@ -177,19 +177,19 @@ class Thresholds:
     negative_GT: NDArray[np.float32]
 
     @classmethod
-    def of(cls, positive_N: Bool, score_N: Float, units: Units) -> Thresholds:
+    def of(cls, positive_N: Bool, score_N: Float, unit_N: Int, n_units: int) -> Thresholds:
         """Count; where there are very many distinct scores, thresholds evenly spaced in both classes stand for them."""
         # Distinct scores become blocks, best first, blocks become columns, and every unit gets its cumulative count.
         order, starts = tie_blocks(-score_N)
         block_N = np.empty(len(order), np.int64)
         block_N[order] = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(order)]))
-        n_most = int(np.clip(MAX_TABLE // units.n_units, 4 * END_THRESHOLDS, MAX_THRESHOLDS))
+        n_most = int(np.clip(MAX_TABLE // n_units, 4 * END_THRESHOLDS, MAX_THRESHOLDS))
         column_N, n_columns = _thinned(block_N, positive_N, len(starts), n_most)
-        cell_N = units.unit_N * n_columns + column_N
+        cell_N = unit_N * n_columns + column_N
 
         def above(tiles_N: Bool) -> NDArray[np.float32]:
-            table = np.bincount(cell_N[tiles_N], minlength=units.n_units * n_columns)
-            return table.reshape(units.n_units, n_columns).cumsum(axis=1).astype(np.float32)
+            table = np.bincount(cell_N[tiles_N], minlength=n_units * n_columns)
+            return table.reshape(n_units, n_columns).cumsum(axis=1).astype(np.float32)
 
         return cls(above(positive_N), above(~positive_N))
 
@@ -223,15 +223,6 @@ def _thinned(block_N: Int, positive_N: Bool, n_blocks: int, n_most: int) -> tupl
     return np.searchsorted(thresholds, block_N).astype(np.int64), len(thresholds)
 
 
-@dataclass(frozen=True)
-class _Limits:
-    """How limits are made at every place."""
-
-    method: Method
-    units: Units
-    level: float
-
-
 def place_bounds(method: Method, evidence: IntervalEvidence, strata: Strata, level: float) -> tuple[Float, Float]:
     """Return the interval of a sensitivity or a precision at every place."""
     low_M, high_M = method_bounds(method, evidence, strata, Scale(), level)
@@ -242,10 +233,10 @@ def place_bounds(method: Method, evidence: IntervalEvidence, strata: Strata, lev
     return np.where(agree_M, exact[0], low_M), np.where(agree_M, exact[1], high_M)
 
 
-def _class_bands(label: int, table: Thresholds, counts: Sequence[Float], limits: _Limits) -> ClassBands:
+def _class_bands(label: int, table: Thresholds, counts: Sequence[Float], method: Method, units: Units) -> ClassBands:
     places = Places(np.array(FPR_GRID_M), np.array(RECALL_GRID_M))
-    evidence = table.read(places, counts, without_each=limits.method != "percentile")
-    low_M, high_M = place_bounds(limits.method, evidence, limits.units.strata, limits.level)
+    evidence = table.read(places, counts, without_each=method != "percentile")
+    low_M, high_M = place_bounds(method, evidence, units.strata, units.config.level)
     roc, precision = slice(len(FPR_GRID_M)), slice(len(FPR_GRID_M), None)
     return ClassBands(
         label,
@@ -329,10 +320,8 @@ def roc_points(
         raise ValueError("a ROC curve needs both classes")
     # Counts of positive and negative tiles at or above the last tile of each tie, from (0, 0) on; a long curve keeps
     # corners at even steps.
-    order = np.argsort(-score_N, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
-    true_P = np.concatenate([[0], np.cumsum(event_N[order])[last_of_tie]])
-    false_P = np.concatenate([[0], np.cumsum(~event_N[order])[last_of_tie]])
+    true_P, passed_P = _passed(event_N, score_N)
+    true_P, false_P = np.concatenate([[0], true_P]), np.concatenate([[0], passed_P - true_P])
     keep = _corners(false_P, true_P)
     if len(keep) > max_points:
         keep = keep[np.unique(np.linspace(0, len(keep) - 1, max_points).round().astype(np.int64))]
@@ -347,10 +336,8 @@ def precision_points(
         raise ValueError("a precision-recall curve needs positive tiles")
     # Precision at the last tile of each tie where recall rises; the left sixth of a long curve stays whole, the rest is
     # thinned at even steps. Each recall stands twice: where its step ends and where the next begins.
-    order = np.argsort(-score_N, kind="stable")
-    last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
-    true_P = np.cumsum(event_N[order])[last_of_tie]
-    precision_P = true_P / (last_of_tie + 1)
+    true_P, passed_P = _passed(event_N, score_N)
+    precision_P = true_P / passed_P
     rises = np.flatnonzero(np.diff(true_P, prepend=0))  # elsewhere recall stands still: a step without width
     if len(rises) > max_points // 2:
         spaced = np.linspace(0, len(rises) - 1, max_points // 3).round().astype(np.int64)
@@ -358,6 +345,13 @@ def precision_points(
     recall_P = true_P[rises] / true_P[-1]
     edges_P = np.concatenate([[0.0], np.repeat(recall_P, 2)[:-1]])
     return edges_P, np.repeat(precision_P[rises], 2)
+
+
+def _passed(event_N: Bool, score_N: Float) -> tuple[Int, Int]:
+    """Return how many positive tiles, and how many in all, lie at or above the last tile of each tie."""
+    order = np.argsort(-score_N, kind="stable")
+    last_of_tie = np.append(np.flatnonzero(np.diff(score_N[order])), len(order) - 1)
+    return np.cumsum(event_N[order])[last_of_tie], last_of_tie + 1
 
 
 def reliability_bins(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from histotune.statistics.metrics import FIXED_RATE, ratio
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -48,25 +48,42 @@ EXACT_SINGLE = 2**24
 """Whole numbers up to here are exact in single precision."""
 
 
-class Evaluator(Protocol):
-    """A metric as a function of unit weights."""
+class Evaluator:
+    """A metric as a function of unit weights.
+
+    Attributes:
+        n_units: Number of units; only what leaves units out by their weights needs to know it.
+    """
+
+    n_units: int
 
     @property
     def smooth(self) -> bool:
         """Whether :meth:`slope` exists."""
+        return False
 
     def __call__(self, weights_BG: Float) -> Float:
         """Return the metric for every row of weights, (..., B); NaN where undefined."""
+        raise NotImplementedError
 
     def slope(self, weights_BG: Float) -> Float:
         """Return the derivative of every value by each unit's weight, (..., B, G)."""
+        raise ValueError("this metric has kinks")
 
     def without_each(self) -> Float:
-        """Return the metric without each unit in turn, (..., G)."""
+        """Return the metric without each unit in turn, (..., G), here by giving it the weight 0."""
+        chunk = max(1, JACKKNIFE_CHUNK // self.n_units)
+        parts = []
+        for start in range(0, self.n_units, chunk):
+            units = np.arange(start, min(start + chunk, self.n_units))
+            weights_BG = np.ones((len(units), self.n_units))
+            weights_BG[np.arange(len(units)), units] = 0.0
+            parts.append(self(weights_BG))
+        return np.concatenate(parts)
 
 
 @dataclass(frozen=True)
-class SumsEvaluator:
+class SumsEvaluator(Evaluator):
     """A metric that is a function of sums.
 
     Attributes:
@@ -91,7 +108,7 @@ class SumsEvaluator:
     def slope(self, weights_BG: Float) -> Float:
         """Return the derivative by each unit's weight."""
         if self.gradient is None:
-            raise ValueError("this metric has kinks")
+            return super().slope(weights_BG)
         return np.asarray(self.gradient(weights_BG @ self.addend_xGM) @ np.swapaxes(self.addend_xGM, -1, -2))
 
     def without_each(self) -> Float:
@@ -100,40 +117,39 @@ class SumsEvaluator:
 
 
 @dataclass(frozen=True)
-class PairsEvaluator:
-    """AUROC from wins and comparable pairs between units; the mean over rankings.
+class PairsEvaluator(Evaluator):
+    """AUROC from wins and comparable pairs between units.
 
     Attributes:
-        wins_TxGG: Entry (g, h): pairs of a positive tile of g and a negative tile of h where the positive scores
-            higher, ties half; one table per ranking.
-        pairs_TxGG: All such pairs.
+        wins_xGG: Entry (g, h): pairs of a positive tile of g and a negative tile of h where the positive scores
+            higher, ties half.
+        pairs_xGG: All such pairs.
     """
 
-    wins_TxGG: tuple[Float, ...]
-    pairs_TxGG: tuple[Float, ...]
-    smooth: bool = True
+    wins_xGG: Float
+    pairs_xGG: Float
+
+    @property
+    def smooth(self) -> bool:
+        """Whether there is a slope."""
+        return True
 
     def __call__(self, weights_BG: Float) -> Float:
         """Return the values."""
-        values = [
-            ratio(_quadratic(weights_BG, wins_xGG), _quadratic(weights_BG, pairs_xGG))
-            for wins_xGG, pairs_xGG in zip(self.wins_TxGG, self.pairs_TxGG, strict=True)
-        ]
-        return np.asarray(np.mean(values, axis=0))
+        return ratio(_quadratic(weights_BG, self.wins_xGG), _quadratic(weights_BG, self.pairs_xGG))
 
     def slope(self, weights_BG: Float) -> Float:
         """Return the derivative by each unit's weight."""
-        slopes = [np.add(*self.components(weights_BG, task)) for task in range(len(self.wins_TxGG))]
-        return np.asarray(np.mean(slopes, axis=0))
+        return np.asarray(np.add(*self.components(weights_BG)))
 
-    def components(self, weights_BG: Float, task: int = 0) -> tuple[Float, Float]:
+    def components(self, weights_BG: Float) -> tuple[Float, Float]:
         """Return the parts of the slope that a unit's positive and negative tiles make.
 
         These are DeLong's structural components, summed by unit and centred.
         """
         # AUROC = w' A w / w' P w with wins A and pairs P, so its derivative is (A w + A' w - AUROC (P w + P' w)) / w' P
         # w: a unit's rows hold its positive tiles, its columns its negative ones.
-        wins_xGG, pairs_xGG = self.wins_TxGG[task], self.pairs_TxGG[task]
+        wins_xGG, pairs_xGG = self.wins_xGG, self.pairs_xGG
         pairs_xB1 = _quadratic(weights_BG, pairs_xGG)[..., None]
         value_xB1 = ratio(_quadratic(weights_BG, wins_xGG)[..., None], pairs_xB1)
         by_row, by_column = np.swapaxes(wins_xGG, -1, -2), wins_xGG
@@ -144,15 +160,11 @@ class PairsEvaluator:
 
     def without_each(self) -> Float:
         """Return the values without each unit."""
-        values = [
-            ratio(_without_each(wins_xGG), _without_each(pairs_xGG))
-            for wins_xGG, pairs_xGG in zip(self.wins_TxGG, self.pairs_TxGG, strict=True)
-        ]
-        return np.asarray(np.mean(values, axis=0))
+        return ratio(_without_each(self.wins_xGG), _without_each(self.pairs_xGG))
 
 
 @dataclass(frozen=True)
-class ThresholdEvaluator:
+class ThresholdEvaluator(Evaluator):
     """Metrics along the thresholds where positive tiles lie, from cumulative counts per unit.
 
     Counts and sums of counts below 2**24 are exact in single precision, so the tables and, for whole-number weights,
@@ -163,6 +175,7 @@ class ThresholdEvaluator:
         positives_above_GU: Positive tiles at this score or better; float32.
         above_GU: Tiles at this score or better; float32.
         negatives_G: Negative tiles of each unit.
+        n_units: Number of units.
         specificity: None for average precision, else the least specificity of a sensitivity.
     """
 
@@ -170,6 +183,7 @@ class ThresholdEvaluator:
     positives_above_GU: NDArray[np.float32]
     above_GU: NDArray[np.float32]
     negatives_G: Float
+    n_units: int
     specificity: float | None = None
 
     @property
@@ -188,8 +202,8 @@ class ThresholdEvaluator:
 
     def slope(self, weights_BG: Float) -> Float:
         """Return the derivative of the average precision by each unit's weight."""
-        if self.specificity is not None:
-            raise ValueError("this metric has kinks")
+        if not self.smooth:
+            return super().slope(weights_BG)
         # AP = sum_u g p / a / sum_u g: gained g, positives p and tiles a at threshold u or above, linear in weights.
         # The derivative is p / a times a unit's g, g / a times its p and -g p / a^2 times its a, summed over u, less AP
         # times the sum of its g, all over the total of g.
@@ -207,10 +221,6 @@ class ThresholdEvaluator:
             by_unit_BG -= (gained_BU * precision_BU * over_BU) @ above_GU.T
         return ratio(by_unit_BG - value_B1 * self.gained_GU.sum(axis=1), total_B1)
 
-    def without_each(self) -> Float:
-        """Return the values without each unit."""
-        return without_each_by_weights(self, len(self.negatives_G))
-
     def _precise(self, weights_BG: Float) -> Float:
         """Return the weights in single precision where the products with counts are exact in it, else in double."""
         largest = weights_BG.sum(axis=1).max(initial=0.0) * self.above_GU[:, -1].max(initial=0.0)
@@ -220,56 +230,50 @@ class ThresholdEvaluator:
 
 
 @dataclass(frozen=True)
-class MeanEvaluator:
-    """The mean of several evaluators: one-vs-rest over classes."""
+class SumEvaluator(Evaluator):
+    """A weighted sum of evaluators over the same units: a paired difference, or a contrast of more terms.
 
-    parts: tuple[Evaluator, ...]
+    Attributes:
+        terms: Weights and evaluators.
+    """
+
+    terms: tuple[tuple[float, Evaluator], ...]
 
     @property
     def smooth(self) -> bool:
         """Whether there is a slope."""
-        return all(part.smooth for part in self.parts)
+        return all(part.smooth for _, part in self.terms)
 
     def __call__(self, weights_BG: Float) -> Float:
         """Return the values."""
-        return np.asarray(np.mean([part(weights_BG) for part in self.parts], axis=0))
+        return self._combine([part(weights_BG) for _, part in self.terms])
 
     def slope(self, weights_BG: Float) -> Float:
         """Return the derivative by each unit's weight."""
-        return np.asarray(np.mean([part.slope(weights_BG) for part in self.parts], axis=0))
+        return self._combine([part.slope(weights_BG) for _, part in self.terms])
 
     def without_each(self) -> Float:
         """Return the values without each unit."""
-        return np.asarray(np.mean([part.without_each() for part in self.parts], axis=0))
+        return self._combine([part.without_each() for _, part in self.terms])
+
+    def _combine(self, values: list[Float]) -> Float:
+        return np.asarray(sum(weight * value for (weight, _), value in zip(self.terms, values, strict=True)))
+
+
+class MeanEvaluator(SumEvaluator):
+    """The mean of several evaluators: one-vs-rest over classes."""
+
+    @classmethod
+    def of(cls, parts: Sequence[Evaluator]) -> Evaluator:
+        """Return the mean of some evaluators; one alone is its own."""
+        return parts[0] if len(parts) == 1 else cls(tuple((1.0, part) for part in parts))
+
+    def _combine(self, values: list[Float]) -> Float:
+        return np.asarray(np.mean(values, axis=0))
 
 
 @dataclass(frozen=True)
-class DifferenceEvaluator:
-    """One evaluator less another over the same units: a paired difference."""
-
-    first: Evaluator
-    second: Evaluator
-
-    @property
-    def smooth(self) -> bool:
-        """Whether there is a slope."""
-        return self.first.smooth and self.second.smooth
-
-    def __call__(self, weights_BG: Float) -> Float:
-        """Return the differences."""
-        return np.asarray(self.first(weights_BG) - self.second(weights_BG))
-
-    def slope(self, weights_BG: Float) -> Float:
-        """Return the derivative by each unit's weight."""
-        return np.asarray(self.first.slope(weights_BG) - self.second.slope(weights_BG))
-
-    def without_each(self) -> Float:
-        """Return the differences without each unit."""
-        return np.asarray(self.first.without_each() - self.second.without_each())
-
-
-@dataclass(frozen=True)
-class TileEvaluator:
+class TileEvaluator(Evaluator):
     """A ranking metric scored tile by tile, where there are too many units for tables.
 
     Attributes:
@@ -281,33 +285,12 @@ class TileEvaluator:
     unit_N: Int
     n_units: int
     score: Callable[[Float], Float]
-    smooth: bool = False
 
     def __call__(self, weights_BG: Float) -> Float:
         """Return the values, as many rows at a time as fit in memory."""
         rows = max(1, TILE_CHUNK // len(self.unit_N))
         parts = [weights_BG[start : start + rows] for start in range(0, len(weights_BG), rows)]
         return np.concatenate([self.score(part_BG[:, self.unit_N]) for part_BG in parts])
-
-    def slope(self, weights_BG: Float) -> Float:
-        """Refuse: tables of units hold what a slope needs."""
-        raise ValueError("too many units for slopes")
-
-    def without_each(self) -> Float:
-        """Return the values without each unit."""
-        return without_each_by_weights(self, self.n_units)
-
-
-def without_each_by_weights(evaluate: Callable[[Float], Float], n_units: int) -> Float:
-    """Return the metric without each unit in turn by giving it the weight 0."""
-    chunk = max(1, JACKKNIFE_CHUNK // n_units)
-    parts = []
-    for start in range(0, n_units, chunk):
-        units = np.arange(start, min(start + chunk, n_units))
-        weights_BG = np.ones((len(units), n_units))
-        weights_BG[np.arange(len(units)), units] = 0.0
-        parts.append(evaluate(weights_BG))
-    return np.concatenate(parts)
 
 
 def _quadratic(weights_BG: Float, table_xGG: Float) -> Float:
@@ -333,9 +316,8 @@ def make_evaluator(name: MetricName, sample: Sample, unit_N: Int, n_units: int, 
     score_NK = sample.score_NK if sample.n_classes == 2 else sample.probability_NK
     tasks = metrics.ranking_tasks(sample.y_N, score_NK)
     if name == "auprc":
-        parts = tuple(threshold_evaluator(positive_N, score_N, unit_N, n_units) for positive_N, score_N in tasks)
-        return parts[0] if len(parts) == 1 else MeanEvaluator(parts)
-    if name in ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"):
+        return MeanEvaluator.of([threshold_evaluator(*task, unit_N, n_units) for task in tasks])
+    if name in metrics.OPERATING_POINTS:
         if sample.n_classes != 2:
             raise UserError(
                 "this metric is defined for two classes",
@@ -360,19 +342,12 @@ def tile_sums(name: MetricName, sample: Sample) -> metrics.TileSums:
     y_N, predicted_N, p_NK = sample.y_N, sample.predicted_N, sample.probability_NK
     if name == "patient_recognition_rate" and sample.patient_N is not None:
         return metrics.patient_recognition_sums(y_N, predicted_N, sample.patient_N)
-    makers: dict[str, Callable[[], metrics.TileSums]] = {
-        "accuracy": lambda: metrics.accuracy_sums(y_N, predicted_N),
-        "balanced_accuracy": lambda: metrics.balanced_accuracy_sums(y_N, predicted_N, sample.n_classes),
-        "macro_f1": lambda: metrics.macro_f1_sums(y_N, predicted_N, sample.n_classes),
-        "mcc": lambda: metrics.mcc_sums(y_N, predicted_N, sample.n_classes),
-        "log_loss": lambda: metrics.log_loss_sums(y_N, p_NK),
-        "brier": lambda: metrics.brier_sums(y_N, p_NK),
-        "ece": lambda: metrics.ece_sums(y_N, p_NK),
-        "ece_debiased": lambda: metrics.ece_debiased_sums(y_N, p_NK),
-    }
-    if name not in makers:
-        raise UserError("this metric can't be computed from these predictions", value=name, allowed=", ".join(makers))
-    return makers[name]()
+    if name in metrics.OF_DECISIONS:
+        return metrics.OF_DECISIONS[name](y_N, predicted_N, sample.n_classes)
+    if name in metrics.OF_PROBABILITIES:
+        return metrics.OF_PROBABILITIES[name](y_N, p_NK)
+    allowed = ", ".join((*metrics.OF_DECISIONS, *metrics.OF_PROBABILITIES))
+    raise UserError("this metric can't be computed from these predictions", value=name, allowed=allowed)
 
 
 def win_matrix(
@@ -420,12 +395,8 @@ def threshold_evaluator(
 ) -> Evaluator:
     """Return the average precision, or the sensitivity at a specificity, as a function of unit weights."""
     if n_units * len(unit_N) > MAX_DENSE:
-        if specificity is None:
-            return TileEvaluator(
-                unit_N, n_units, lambda weights: metrics.weighted_average_precision(positive_N, score_N, weights)
-            )
         return TileEvaluator(
-            unit_N, n_units, lambda weights: metrics.weighted_sensitivity(positive_N, score_N, weights, specificity)
+            unit_N, n_units, lambda weights_BN: metrics.walk_down(positive_N, score_N, weights_BN, specificity)
         )
     # Cumulative counts per unit at the scores of positive tiles, best first; a negative tile counts from the first of
     # these that is not above it.
@@ -442,6 +413,7 @@ def threshold_evaluator(
         positives_above_GU.astype(np.float32),
         above_GU.astype(np.float32),
         negatives_above_GU[:, -1],
+        n_units,
         specificity,
     )
 
@@ -457,8 +429,7 @@ def _auroc_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | No
         return TileEvaluator(
             unit_N, n_units, lambda weights: metrics.weighted_auroc(sample.y_N, sample.score_NK, weights, fold_N)
         )
-    tables = [win_matrix(positive_N, score_N, unit_N, n_units, fold_N) for positive_N, score_N in tasks]
-    return PairsEvaluator(tuple(wins for wins, _ in tables), tuple(pairs for _, pairs in tables))
+    return MeanEvaluator.of([PairsEvaluator(*win_matrix(*task, unit_N, n_units, fold_N)) for task in tasks])
 
 
 def _pairwise_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int | None) -> Evaluator:
@@ -476,7 +447,7 @@ def _pairwise_evaluator(sample: Sample, unit_N: Int, n_units: int, fold_N: Int |
         )
         fold_R = None if fold_N is None else fold_N[rows]
         parts.append(_auroc_evaluator(two, unit_N[rows], n_units, fold_R, len(pairs)))
-    return MeanEvaluator(tuple(parts))
+    return MeanEvaluator.of(parts)
 
 
 def _counts(unit_N: Int, place_N: Int, n_units: int, n_places: int) -> Float:

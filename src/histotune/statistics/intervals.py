@@ -9,23 +9,24 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from histotune.statistics import bounds
+from histotune.statistics.metrics import MetricName  # noqa: TC001  (a saved record is read by its types)
 from histotune.statistics.predictions import Interval
 from histotune.statistics.sample import class_signatures, draw_counts
 from histotune.tools.devices import map_small, one_blas_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from histotune.statistics.bounds import Method
     from histotune.statistics.evaluators import Evaluator
-    from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig
     from histotune.statistics.sample import Sample
 
@@ -48,12 +49,16 @@ class Units:
     """What is resampled or left out.
 
     Attributes:
+        sample: The scored tiles.
+        config: How intervals are made.
         unit_N: Unit per tile.
         n_units: Number of units.
         strata: Kinds of units by the classes they hold.
         refusal: Why no interval can be given; empty where one can.
     """
 
+    sample: Sample
+    config: IntervalConfig
     unit_N: Int
     n_units: int
     strata: bounds.Strata
@@ -99,61 +104,52 @@ def resampling_units(sample: Sample, config: IntervalConfig) -> Units:
             if count < config.min_groups_per_class
         )
         refusal = f"{short}; an interval needs {config.min_groups_per_class}"
-    return Units(unit_N, n_units, strata, refusal)
+    return Units(sample, config, unit_N, n_units, strata, refusal)
 
 
-def make_intervals(
-    estimates: Sequence[PointEstimate], sample: Sample, units: Units, config: IntervalConfig
-) -> list[tuple[Interval | None, str]]:
+def make_intervals(estimates: Sequence[PointEstimate], units: Units) -> list[tuple[Interval | None, str]]:
     """Return the interval of each value, or None and why there is none; bootstraps share their resamples."""
-    methods = [_method_of(estimate, units, config) for estimate in estimates]
-    with one_blas_thread(len(sample.y_N) <= SMALL_TILES):
-        drawn: dict[int, bounds.Resampled] = {}
-        for needs_error in (False, True):
-            resampled = [
-                number
-                for number, method in enumerate(methods)
-                if method in bounds.BOOTSTRAPS and (method == "resampled-t") == needs_error
-            ]
-            settings = config.model_copy(update={"n_resamples": _n_error(config)}) if needs_error else config
-            found = _draw([(estimates[number], methods[number]) for number in resampled], sample, units, settings)
-            drawn.update(zip(resampled, found, strict=True))
-        return [
-            _interval(estimate, method, drawn.get(number), sample, units, config)
-            for number, (estimate, method) in enumerate(zip(estimates, methods, strict=True))
-        ]
+    wanted = [(estimate, _method_of(estimate, units)) for estimate in estimates]
+    n_resamples = units.config.n_resamples
+    with one_blas_thread(len(units.sample.y_N) <= SMALL_TILES):
+        bootstraps = [one for one in wanted if one[1] in bounds.BOOTSTRAPS and one[1] != "resampled-t"]
+        errors = [one for one in wanted if one[1] == "resampled-t"]
+        drawn = {
+            id(estimate): found
+            for some, n in ((bootstraps, n_resamples), (errors, _n_error(units.config)))
+            for (estimate, _), found in zip(some, _draw(some, units, n), strict=True)
+        }
+        return [_interval(estimate, method, drawn.get(id(estimate)), units) for estimate, method in wanted]
 
 
-def over_resamples(function: Callable[[Float], T], sample: Sample, units: Units, config: IntervalConfig) -> list[T]:
+def over_resamples(function: Callable[[Float], T], units: Units, n_resamples: int) -> list[T]:
     """Apply a function to chunks of resamples, side by side on one BLAS thread each where all counts fit in memory."""
-    counts = draw_counts(units.strata.holds_GK, config.n_resamples, config.seed)
-    if len(sample.y_N) <= SMALL_TILES or config.n_resamples * units.n_units > MAX_COUNTS:
+    counts = draw_counts(units.strata.holds_GK, n_resamples, units.config.seed)
+    if len(units.sample.y_N) <= SMALL_TILES or n_resamples * units.n_units > MAX_COUNTS:
         return [function(counts_BG) for counts_BG in counts]
     return map_small(function, list(counts), small=True)
 
 
-def _method_of(estimate: PointEstimate, units: Units, config: IntervalConfig) -> Method:
+def _method_of(estimate: PointEstimate, units: Units) -> Method:
     """Return the method asked for, or the one that the coverage study gives this metric."""
-    if config.cluster == "tile" and config.method == "auto":
-        return "percentile"  # leaving out one of very many tiles costs more and says no more
-    if estimate.scale.linear and config.method == "auto":
-        return "jackknife-t"  # a paired difference is nearly symmetric: nothing for the study's bootstrap to mend
-    method = default_method(estimate.name, units.n_units) if config.method == "auto" else config.method
-    if method == "studentised" and not estimate.evaluator.smooth:
-        return "jackknife-t"
-    return method
+    method = units.config.method
+    if method == "auto":
+        if units.config.cluster == "tile":
+            return "percentile"  # leaving out one of very many tiles costs more and says no more
+        if estimate.scale.linear:
+            return "jackknife-t"  # a paired difference is nearly symmetric: nothing for the study's bootstrap to mend
+        method = default_method(estimate.name, units.n_units)
+    return "jackknife-t" if method == "studentised" and not estimate.evaluator.smooth else method
 
 
 def _n_error(config: IntervalConfig) -> int:
     return min(config.n_resamples, ERROR_RESAMPLES)
 
 
-def _draw(
-    wanted: Sequence[tuple[PointEstimate, Method]], sample: Sample, units: Units, config: IntervalConfig
-) -> list[bounds.Resampled]:
-    """Return values, and errors where the method needs them, on shared resamples."""
+def _draw(wanted: Sequence[tuple[PointEstimate, Method]], units: Units, n_resamples: int) -> Iterator[bounds.Resampled]:
+    """Yield values, and errors where the method needs them, on shared resamples."""
     if not wanted:
-        return []
+        return
 
     def draw(counts_BG: Float) -> list[tuple[Float, Float]]:
         parts = []
@@ -164,21 +160,14 @@ def _draw(
             parts.append((estimate.evaluator(counts_BG), se_B))
         return parts
 
-    chunks = over_resamples(draw, sample, units, config)
-    return [
-        bounds.Resampled(np.concatenate([values for values, _ in parts]), np.concatenate([se for _, se in parts]))
-        for parts in zip(*chunks, strict=True)
-    ]
+    for parts in zip(*over_resamples(draw, units, n_resamples), strict=True):
+        yield bounds.Resampled(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _interval(
-    estimate: PointEstimate,
-    method: Method,
-    drawn: bounds.Resampled | None,
-    sample: Sample,
-    units: Units,
-    config: IntervalConfig,
+    estimate: PointEstimate, method: Method, drawn: bounds.Resampled | None, units: Units
 ) -> tuple[Interval | None, str]:
+    config = units.config
     n_undefined = 0 if drawn is None else int((~np.isfinite(drawn.values_xB)).sum())
     if drawn is not None and n_undefined > MAX_UNDEFINED_SHARE * len(drawn.values_xB):
         return None, f"undefined on {n_undefined} of {len(drawn.values_xB)} resamples"
@@ -188,44 +177,36 @@ def _interval(
     components = bounds.structural_components(estimate.evaluator, units.n_units) if method == "obuchowski-t" else None
     evidence = bounds.IntervalEvidence(np.asarray(estimate.value), without_G, drawn, components)
     if bool(bounds.all_agree(evidence)):
-        return _agreed(estimate, sample, units, config)
+        return _agreed(estimate, units)
     low, high = bounds.method_bounds(method, evidence, units.strata, estimate.scale, config.level)
     # Equal bounds: a debiased error clipped at zero, or a head that says one class of groups of one size.
     if not high - low > bounds.FLAT:
         return None, SAME
     text = method_text(method if components or method != "obuchowski-t" else "jackknife-t", config, n_undefined)
-    return Interval(float(low), float(high), config.level, text, _coverage(estimate, method, sample, units, config)), ""
+    studied = units.sample.n_classes == 2 and config.cluster == "group" and config.level == 0.95
+    coverage = None
+    if studied and not estimate.scale.linear:
+        coverage = simulated_coverage(estimate.name, method, estimate.value, units.strata.holds_GK)
+    return Interval(float(low), float(high), config.level, text, coverage), ""
 
 
-def _agreed(
-    estimate: PointEstimate, sample: Sample, units: Units, config: IntervalConfig
-) -> tuple[Interval | None, str]:
+def _agreed(estimate: PointEstimate, units: Units) -> tuple[Interval | None, str]:
     """Return the exact bound where all units agree, or why there is none."""
     if estimate.constant:
         return None, "degenerate: every tile gets the same score or decision, so the value holds by construction"
     if np.isinf(estimate.scale.high):
         return None, SAME
+    sample, level, value = units.sample, units.config.level, np.asarray(estimate.value)
     prevalence = np.asarray((sample.y_N == 1).mean() if sample.n_classes == 2 else 1.0 / sample.n_classes)
-    value = np.asarray(estimate.value)
-    low, high = bounds.agreed_bounds(estimate.name, value, units.strata, config.level, prevalence, estimate.scale)
+    low, high = bounds.agreed_bounds(estimate.name, value, units.strata, level, prevalence, estimate.scale)
     n = bounds.independent_units(estimate.name, units.strata)
-    return Interval(float(low), float(high), config.level, exact_words(n, config)), ""
+    return Interval(float(low), float(high), level, exact_words(n, units.config)), ""
 
 
 def exact_words(n_units: int, config: IntervalConfig) -> str:
     """Return the method of an exact bound in words."""
     text = f"exact bound over {n_units} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
     return text + narrow_words(config)
-
-
-def _coverage(
-    estimate: PointEstimate, method: Method, sample: Sample, units: Units, config: IntervalConfig
-) -> float | None:
-    """Return what the study simulated nearest to this case; None outside what it covers."""
-    studied = sample.n_classes == 2 and config.cluster == "group" and config.level == 0.95
-    if not studied or estimate.scale.linear:
-        return None
-    return simulated_coverage(estimate.name, method, estimate.value, units.strata.holds_GK)
 
 
 def method_text(method: Method, config: IntervalConfig, n_undefined: int = 0) -> str:
@@ -299,20 +280,16 @@ class StudiedCell:
 @cache
 def studied_cells() -> tuple[StudiedCell, ...]:
     """Return every cell of the study, in the order of the file."""
-    text = files("histotune.statistics").joinpath("coverage.csv").read_text(encoding="utf-8")
-    fixed = ("metric", "design", "n_groups", "auroc", "icc", "truth")
-    return tuple(
-        StudiedCell(
-            cast("MetricName", row["metric"]),
-            row["design"],
-            int(row["n_groups"]),
-            float(row["auroc"]),
-            float(row["icc"]),
-            float(row["truth"]),
-            {name: float(value) for name, value in row.items() if name not in fixed and value},
-        )
-        for row in csv.DictReader(text.splitlines())
-    )
+    rows = [
+        row | {"coverage": {name: value for name, value in row.items() if name in bounds.METHODS and value}}
+        for row in _studied("coverage.csv")
+    ]
+    return TypeAdapter(tuple[StudiedCell, ...]).validate_python(rows)
+
+
+def _studied(name: str) -> list[dict[str, Any]]:
+    """Read a table of the study: texts by column."""
+    return list(csv.DictReader(files("histotune.statistics").joinpath(name).read_text(encoding="utf-8").splitlines()))
 
 
 def kind_of_groups(holds_GK: NDArray[np.bool_]) -> str:
@@ -360,11 +337,7 @@ class BandCoverage:
 @cache
 def studied_bands() -> tuple[BandCoverage, ...]:
     """Return what was simulated of bands, by kind and number of groups."""
-    text = files("histotune.statistics").joinpath("band_coverage.csv").read_text(encoding="utf-8")
-    return tuple(
-        BandCoverage(row["design"], int(row["n_groups"]), float(row["least"]), float(row["most"]))
-        for row in csv.DictReader(text.splitlines())
-    )
+    return TypeAdapter(tuple[BandCoverage, ...]).validate_python(_studied("band_coverage.csv"))
 
 
 def simulated_band_coverage(holds_GK: NDArray[np.bool_]) -> BandCoverage:

@@ -88,11 +88,10 @@ class MeanOfRatios:
 
 def mean_sums(value_N: NDArray[np.float64] | NDArray[np.bool_]) -> TileSums:
     """Mean of a value over tiles."""
-    addend_N2 = np.stack([value_N.astype(np.float64), np.ones(len(value_N))], axis=1)
-    return MeanOfRatios(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])).of(addend_N2)
+    return _ratio_of_sums(value_N.astype(np.float64), np.ones(len(value_N)))
 
 
-def accuracy_sums(y_N: Int, predicted_N: Int) -> TileSums:
+def accuracy_sums(y_N: Int, predicted_N: Int, _n_classes: int = 2) -> TileSums:
     """Share of correct tiles."""
     return mean_sums(predicted_N == y_N)
 
@@ -215,8 +214,11 @@ def patient_recognition_sums(y_N: Int, predicted_N: Int, patient_N: Int) -> Tile
     rate_P = np.bincount(patient_N, weights=predicted_N == y_N) / np.maximum(total_P, 1)
     first_N = np.zeros(len(y_N))
     first_N[np.unique(patient_N, return_index=True)[1]] = 1.0
-    addend_N2 = np.stack([rate_P[patient_N] * first_N, first_N], axis=1)
-    return MeanOfRatios(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])).of(addend_N2)
+    return _ratio_of_sums(rate_P[patient_N] * first_N, first_N)
+
+
+def _ratio_of_sums(part_N: Float, whole_N: Float) -> TileSums:
+    return MeanOfRatios(np.array([[1.0], [0.0]]), np.array([[0.0], [1.0]])).of(np.stack([part_N, whole_N], axis=1))
 
 
 def _confidence(y_N: Int, probability_NK: Float) -> tuple[Float, Float]:
@@ -230,12 +232,20 @@ def _bins(confidence_N: Float, n_bins: int) -> Float:
     return one_hot(np.minimum((confidence_N * n_bins).astype(np.int64), n_bins - 1), n_bins)
 
 
+OF_DECISIONS: dict[str, Callable[[Int, Int, int], TileSums]] = {
+    "accuracy": accuracy_sums, "balanced_accuracy": balanced_accuracy_sums, "macro_f1": macro_f1_sums, "mcc": mcc_sums,
+}  # fmt: skip
+OF_PROBABILITIES: dict[str, Callable[[Int, Float], TileSums]] = {
+    "log_loss": log_loss_sums, "brier": brier_sums, "ece": ece_sums, "ece_debiased": ece_debiased_sums,
+}  # fmt: skip
+"""Metrics that are sums over tiles, by what they look at."""
 MetricName = Literal[
     "accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "auprc", "sensitivity_at_95_specificity",
     "specificity_at_95_sensitivity", "log_loss", "brier", "ece", "ece_debiased", "patient_recognition_rate",
 ]  # fmt: skip
 METRIC_NAMES: tuple[MetricName, ...] = get_args(MetricName)
 LOWER_IS_BETTER: tuple[MetricName, ...] = ("log_loss", "brier", "ece", "ece_debiased")
+OPERATING_POINTS: tuple[MetricName, ...] = ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
 FIXED_RATE = 0.95
 """The rate held by ``sensitivity_at_95_specificity`` and its reverse."""
 
@@ -257,19 +267,18 @@ class MetricKind:
     binary_only: bool = False
 
 
+KINDS: dict[str, MetricKind] = {
+    **dict.fromkeys(("balanced_accuracy", "macro_f1", "auroc", "auprc"), MetricKind(needs_every_class=True)),
+    **dict.fromkeys(OPERATING_POINTS, MetricKind(needs_every_class=True, binary_only=True)),
+    "mcc": MetricKind(low=-1.0),
+    "log_loss": MetricKind(high=float("inf")),
+}
+"""The kind of every metric that is not a plain one."""
+
+
 def metric_kind(name: MetricName, n_classes: int = 2) -> MetricKind:
     """Return a metric's range and needs."""
-    if name in ("balanced_accuracy", "macro_f1", "auroc", "auprc"):
-        return MetricKind(needs_every_class=True)
-    if name in ("sensitivity_at_95_specificity", "specificity_at_95_sensitivity"):
-        return MetricKind(needs_every_class=True, binary_only=True)
-    if name == "mcc":
-        return MetricKind(low=-1.0)
-    if name == "log_loss":
-        return MetricKind(high=float("inf"))
-    if name == "brier" and n_classes > 2:
-        return MetricKind(high=2.0)
-    return MetricKind()
+    return MetricKind(high=2.0) if name == "brier" and n_classes > 2 else KINDS.get(name, MetricKind())
 
 
 def balanced_accuracy(y_N: Int, predicted_N: Int, n_classes: int) -> float:
@@ -334,16 +343,6 @@ def weighted_auroc(y_N: Int, score_NK: Float, weights_BN: Float, fold_N: Int | N
     return np.asarray(np.mean(values, axis=0))
 
 
-def weighted_average_precision(positive_N: Bool, score_N: Float, weights_BN: Float) -> Float:
-    """Return the average precision for every row of weights (B,); NaN without positive weight."""
-    return _walk(positive_N, score_N, weights_BN, None)
-
-
-def weighted_sensitivity(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float) -> Float:
-    """Return, for every row of weights, the best sensitivity of a threshold whose specificity is at least the given."""
-    return _walk(positive_N, score_N, weights_BN, specificity)
-
-
 class ThresholdWalk:
     """Average precision, or the sensitivity at a specificity, gathered along thresholds from the best score down."""
 
@@ -383,8 +382,11 @@ def fold_rows(fold_N: Int | None, n_tiles: int) -> list[Int]:
     return [np.flatnonzero(fold_N == fold) for fold in np.unique(fold_N)]
 
 
-def _walk(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float | None) -> Float:
-    """Walk down the distinct scores, tile by tile."""
+def walk_down(positive_N: Bool, score_N: Float, weights_BN: Float, specificity: float | None = None) -> Float:
+    """Return, for every row of weights, the average precision; with a specificity, the best sensitivity that keeps it.
+
+    NaN without positive weight.
+    """
     # Weights are summed over each run of equal scores, best first, and cumulated: what lies at a threshold or above.
     order, starts = tie_blocks(-score_N)
     weights_BN = weights_BN[:, order]

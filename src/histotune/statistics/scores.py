@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ import polars as pl
 from histotune.statistics.bounds import metric_scale
 from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
-from histotune.statistics.metrics import METRIC_NAMES, MetricName, fold_rows, metric_kind
+from histotune.statistics.metrics import METRIC_NAMES, OPERATING_POINTS, MetricName, fold_rows, metric_kind
 from histotune.statistics.predictions import Predictions, Score
 from histotune.statistics.sample import read_sample
 from histotune.tools.errors import UserError, closest_name
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from histotune.statistics.sample import Sample
 
 
-RANKING = ("auroc", "auprc", "sensitivity_at_95_specificity", "specificity_at_95_sensitivity")
+RANKING = ("auroc", "auprc", *OPERATING_POINTS)
 CLIPPED = "no more than chance alone adds, so it is cut off at 0, where leaving out groups tells nothing of its error"
 DECIDING = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "patient_recognition_rate")
 
@@ -64,37 +65,26 @@ def score_predictions(
     """
     for name in metrics:
         check_metric(name)
-    sample = read_sample(predictions)
-    units = resampling_units(sample, interval)
-    found = [_estimate_or_reason(name, sample, units, interval, within_folds=within_folds) for name in metrics]
-    estimates, refusals = [estimate for estimate, _ in found], [reason for _, reason in found]
-    wanted = [e for e, reason in zip(estimates, refusals, strict=True) if e is not None and not reason]
-    made = iter(make_intervals(wanted, sample, units, interval))
+    units = resampling_units(read_sample(predictions), interval)
+    found = [_estimate_or_reason(name, units, within_folds=within_folds) for name in metrics]
+    made = iter(make_intervals([estimate for estimate, reason in found if estimate is not None and not reason], units))
     return tuple(
-        _score(name, estimate, *((None, reason) if reason else next(made)), sample)
-        for name, estimate, reason in zip(metrics, estimates, refusals, strict=True)
+        _score(name, estimate, *((None, reason) if reason else next(made)), units.sample)
+        for name, (estimate, reason) in zip(metrics, found, strict=True)
     )
 
 
-def _estimate_or_reason(
-    name: MetricName, sample: Sample, units: Units, interval: IntervalConfig, *, within_folds: bool
-) -> tuple[PointEstimate | None, str]:
+def _estimate_or_reason(name: MetricName, units: Units, *, within_folds: bool) -> tuple[PointEstimate | None, str]:
     """Return a metric's value, and why it or its interval is missing; empty where neither is."""
+    sample = units.sample
     if reason := undefined_reason(name, sample):
         return None, reason
-    estimate = _estimate(name, sample, units, within_folds=within_folds)
-    if np.isnan(estimate.value):
-        return estimate, undefined_value(name)
+    evaluator = make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds)
+    scale, constant = metric_scale(name, sample.n_classes), _is_constant(name, sample, within_folds=within_folds)
+    estimate = PointEstimate(name, evaluator, point_value(evaluator, units), scale, constant)
     if name == "ece_debiased" and estimate.value == 0.0:
         return estimate, CLIPPED
-    return estimate, interval_refusal(name, sample, units, interval)
-
-
-def _estimate(name: MetricName, sample: Sample, units: Units, *, within_folds: bool) -> PointEstimate:
-    evaluator = make_evaluator(name, sample, units.unit_N, units.n_units, within_folds=within_folds)
-    scale = metric_scale(name, sample.n_classes)
-    constant = _is_constant(name, sample, within_folds=within_folds)
-    return PointEstimate(name, evaluator, point_value(evaluator, units), scale, constant)
+    return estimate, refusal(name, estimate.value, units)
 
 
 def _is_constant(name: MetricName, sample: Sample, *, within_folds: bool) -> bool:
@@ -137,19 +127,17 @@ def undefined_reason(name: MetricName, sample: Sample) -> str:
     return ""
 
 
-def undefined_value(name: MetricName) -> str:
-    """Return why a metric came out as NaN although every class it needs is there."""
-    if name == "mcc":
-        return "every tile has the same label, or gets the same decision"
-    return "no positive and negative tile of one fold can be compared"
-
-
-def interval_refusal(name: MetricName, sample: Sample, units: Units, interval: IntervalConfig) -> str:
-    """Return why a metric gets no interval; empty where it gets one."""
+def refusal(name: MetricName, value: float, units: Units) -> str:
+    """Return why a metric has no value although every class it needs is there, or no interval; empty where it has."""
+    sample = units.sample
+    if math.isnan(value):
+        if name == "mcc":
+            return "every tile has the same label, or gets the same decision"
+        return "no positive and negative tile of one fold can be compared"
     if units.refusal:
         return units.refusal
     if name == "patient_recognition_rate" and sample.patient_N is not None:
-        if interval.cluster == "tile":
+        if units.config.cluster == "tile":
             return "a patient's rate can't be resampled tile by tile"
         pairs = np.unique(np.stack([sample.patient_N, units.unit_N]), axis=1)
         if pairs.shape[1] > len(np.unique(sample.patient_N)):
@@ -196,14 +184,12 @@ class PartScores:
 
     Attributes:
         part: The site, scanner or stain; "unknown" where it is not recorded.
-        n_tiles: Its tiles.
-        n_groups: Its groups; 0 where one is unknown.
+        predictions: Its tiles.
         scores: One per metric.
     """
 
     part: str
-    n_tiles: int
-    n_groups: int
+    predictions: Predictions
     scores: tuple[Score, ...]
 
 
@@ -281,8 +267,7 @@ def score_by(
         inside = named.is_null() if name is None else (named == name).fill_null(value=False)
         rows = replace(predictions, table=predictions.table.filter(inside))
         scores = score_predictions(rows, metrics, interval, within_folds=within_folds)
-        n_groups = scores[0].n_groups if scores else 0
-        parts.append(PartScores("unknown" if name is None else name, len(rows), n_groups, scores))
+        parts.append(PartScores("unknown" if name is None else name, rows, scores))
     return tuple(parts)
 
 

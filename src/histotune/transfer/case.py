@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.dataset_spec import known_specs
 from histotune.statistics.predictions import Score  # noqa: TC001  (a saved record is read by its types)
 from histotune.tools.errors import UserError, closest_name
 

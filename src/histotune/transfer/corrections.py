@@ -52,9 +52,9 @@ class Workbench:
     fold_N: Int
 
     @cached_property
-    def coral(self) -> Coral:
-        """Alignment to the source's mean and covariance."""
-        return Coral(moments(self.case.source.x_ND))
+    def source_moments(self) -> Moments:
+        """Mean and covariance of the source."""
+        return moments(self.case.source.x_ND)
 
     @cached_property
     def _covariance_margins(self) -> dict[int, tuple[Float, Float]]:
@@ -91,7 +91,7 @@ class Workbench:
         """Return margins after mean and covariance were aligned, label-free, on tuning groups."""
         kept = self._covariance_margins.get(id(x_ND))
         if kept is None:
-            kept = x_ND, self._aligned(x_ND, lambda x_nD, tune_nD: self.coral(x_nD, moments(tune_nD)))
+            kept = x_ND, self._aligned(x_ND, lambda x_nD, tune_nD: coral(x_nD, moments(tune_nD), self.source_moments))
             self._covariance_margins[id(x_ND)] = kept
         return kept[1]
 
@@ -230,21 +230,12 @@ def moments(x_nD: Float) -> Moments:
     return Moments(mean_D, axes_RD, (1.0 - shrinkage) * variance_R + rest, rest)
 
 
-class Coral:
-    """Correlation alignment (Sun, Feng and Saenko, AAAI 2016) of a target to one source.
-
-    Args:
-        source: Moments of the source.
-    """
-
-    def __init__(self, source: Moments) -> None:
-        self._source = source
-
-    def __call__(self, x_nD: Float, target: Moments) -> Float:
-        """Return the embeddings whitened with the target's covariance and coloured with the source's."""
-        # C_source^1/2 C_target^-1/2 (x - mean_target) + mean_source.
-        white_nD = target.power(x_nD - target.mean_D, -0.5)
-        return np.asarray(self._source.power(white_nD, 0.5) + self._source.mean_D)
+def coral(x_nD: Float, target: Moments, source: Moments) -> Float:
+    """Align embeddings to a source's mean and covariance (Sun, Feng and Saenko, AAAI 2016)."""
+    # Whitened with the target's covariance and coloured with the source's: C_source^1/2 C_target^-1/2 (x - mean_target)
+    # + mean_source.
+    white_nD = target.power(x_nD - target.mean_D, -0.5)
+    return np.asarray(source.power(white_nD, 0.5) + source.mean_D)
 
 
 # ------------------------------------------------------------------------------

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.evaluation.answer import in_words
+from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
 from histotune.transfer.case import ALIGNMENT, NONE, UNTOLD, Diagnosis, Neighbour, NeighbourRow, check_every_class
 from histotune.transfer.corrections import class_shares, make_workbench, side_predictions
-from histotune.transfer.differences import Contrasts, independent_difference, measure_shift
+from histotune.transfer.differences import Contrasts, independent_difference, measure_shift, surely_above
 from histotune.transfer.limits import few_shot_curve, oracle_rows
 from histotune.transfer.remedies import (
     METRICS,
@@ -134,12 +135,11 @@ def _verdicts(evidence: Evidence) -> tuple[Verdict, ...]:
 def _gaps(bench: Workbench, evidence: Evidence, interval: IntervalConfig) -> tuple[Score, ...]:
     source = bench.case.source_predictions
     target = bench.arm(bench.margins(bench.case.target.x_ND)).predictions
+    sides = [(source, evidence.source_folded), (target, False)]
     out = []
     for metric in METRICS:
-        a, b, folds = source, target, (evidence.source_folded, False)
-        if metric == "log_loss":
-            a, b, folds = target, source, (False, evidence.source_folded)
-        out.append(independent_difference(a, b, metric, interval, folds=folds))
+        (a, folded_a), (b, folded_b) = sides[::-1] if metric in LOWER_IS_BETTER else sides
+        out.append(independent_difference(a, b, metric, interval, folds=(folded_a, folded_b)))
     return tuple(out)
 
 
@@ -216,7 +216,7 @@ def _label_free(found: Diagnosis) -> str:
     """Name the best remedy that needs no labels, in the metric that the verdict is about."""
     metric = "auroc" if found.verdict.kind == "ranking" else "log_loss"
     rows = [(row, row.recovery(metric)) for row in found.remedies if not row.uses_labels]
-    gains = [(row, recovery.alone) for row, recovery in rows if recovery is not None and _sure(recovery.alone)]
+    gains = [(row, recovery.alone) for row, recovery in rows if recovery is not None and surely_above(recovery.alone)]
     what = "AUROC" if metric == "auroc" else "log-loss"
     if not gains:
         return f"No remedy without labels improves {what} for sure."
@@ -260,10 +260,6 @@ def _told_once(text: str, reasons: tuple[str, ...], target: str) -> str:
             after = after.replace(again, "no interval")
         text = before + found + after
     return text
-
-
-def _sure(score: Score) -> bool:
-    return score.interval is not None and score.interval.low > 0
 
 
 def _either(names: tuple[str, ...]) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,24 +13,18 @@ import numpy as np
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems
-from histotune.statistics.bounds import FLAT, Scale, jackknife_variance, t_quantile
-from histotune.statistics.evaluators import make_evaluator
-from histotune.statistics.intervals import PointEstimate, make_intervals, resampling_units
-from histotune.statistics.metrics import metric_kind
+from histotune.statistics.bounds import FLAT, jackknife_variance, t_quantile
+from histotune.statistics.comparison import contrast
+from histotune.statistics.evaluators import SumEvaluator, make_evaluator
+from histotune.statistics.intervals import resampling_units
 from histotune.statistics.predictions import Interval, Score
 from histotune.statistics.sample import read_sample
-from histotune.statistics.scores import (
-    interval_refusal,
-    point_value,
-    score_predictions,
-    undefined_reason,
-    undefined_value,
-)
+from histotune.statistics.scores import point_value, refusal, score_predictions, undefined_reason
 from histotune.transfer.case import HeadMap, Shift, Side
 from histotune.transfer.corrections import side_predictions, two_class_margins
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -42,6 +36,7 @@ if TYPE_CHECKING:
     from histotune.transfer.case import RemedyArm, TransferConfig
 
     Float = NDArray[np.float64]
+    Bool = NDArray[np.bool_]
 
 
 N_DIRECT_HALVES = 19
@@ -51,30 +46,6 @@ TILES_PER_COMPONENT = 10
 N_HALVES = 10
 DOMAIN_PENALTY = 0.1
 UNCHANGED = "unchanged: with or without any group the arms give the same"
-
-
-@dataclass(frozen=True)
-class WeightedSum:
-    """A weighted sum of evaluators over the same units."""
-
-    terms: tuple[tuple[float, Evaluator], ...]
-
-    @property
-    def smooth(self) -> bool:
-        """Whether there is a slope."""
-        return all(evaluator.smooth for _, evaluator in self.terms)
-
-    def __call__(self, weights_BG: Float) -> Float:
-        """Return the sums."""
-        return np.asarray(sum(weight * evaluator(weights_BG) for weight, evaluator in self.terms))
-
-    def slope(self, weights_BG: Float) -> Float:
-        """Return the derivative by each unit's weight."""
-        return np.asarray(sum(weight * evaluator.slope(weights_BG) for weight, evaluator in self.terms))
-
-    def without_each(self) -> Float:
-        """Return the sum without each unit."""
-        return np.asarray(sum(weight * evaluator.without_each() for weight, evaluator in self.terms))
 
 
 class Contrasts:
@@ -93,26 +64,17 @@ class Contrasts:
     def score(self, metric: MetricName, terms: Sequence[tuple[float, RemedyArm]], level: float | None = None) -> Score:
         """Return a weighted sum of one metric over arms, with a paired interval over the groups."""
         config = self._interval if level is None else self._interval.model_copy(update={"level": level})
-        samples = [self._sample(arm) for _, arm in terms]
-        first = samples[0]
-        name, n_tiles = f"{metric} difference", len(first.y_N)
+        first = self._sample(terms[0][1])
         units = resampling_units(first, config)
-        reason = undefined_reason(metric, first)
-        if reason:
-            return Score(name, math.nan, None, n_tiles, first.n_groups, reason=reason, chance=0.0)
+        if reason := undefined_reason(metric, first):
+            return contrast(metric, (), units, reason)
         folded = metric == "auroc" and any(arm.fitted for _, arm in terms)
         parts = tuple((weight, self._table(arm, metric, units, folded=folded)) for weight, arm in terms)
-        # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
-        evaluator, kind = WeightedSum(parts), metric_kind(metric, first.n_classes)
-        width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
-        value, found = point_value(evaluator, units), None
-        reason = undefined_value(metric) if math.isnan(value) else interval_refusal(metric, first, units, config)
-        if not reason and np.abs(np.r_[value, evaluator.without_each()]).max() <= FLAT:
-            reason = UNCHANGED
-        if not reason:
-            estimate = PointEstimate(metric, evaluator, value, Scale(-width, width, linear=True))
-            found, reason = make_intervals([estimate], first, units, config)[0]
-        return Score(name, value, found, n_tiles, first.n_groups, "tile", reason, chance=0.0)
+        # Where nothing moves, no interval is asked for.
+        evaluator = SumEvaluator(parts)
+        same = np.abs(np.r_[point_value(evaluator, units), evaluator.without_each()]).max() <= FLAT
+        found = contrast(metric, parts, units)
+        return replace(found, interval=None, reason=UNCHANGED) if same and not units.refusal else found
 
     def _sample(self, arm: RemedyArm) -> Sample:
         if id(arm) not in self._samples:
@@ -132,22 +94,24 @@ def independent_difference(
     a: Predictions, b: Predictions, metric: MetricName, interval: IntervalConfig, *, folds: tuple[bool, bool]
 ) -> Score:
     """Return metric(a) - metric(b) of two data sets that share no group."""
-    sides = [
-        _one_side(predictions, metric, interval, folded=folded)
-        for predictions, folded in zip((a, b), folds, strict=True)
-    ]
-    (value_a, variance_a, df_a, why_a), (value_b, variance_b, df_b, why_b) = sides
+    value_a, variance_a, df_a, why_a = _one_side(a, metric, interval, folded=folds[0])
+    value_b, variance_b, df_b, why_b = _one_side(b, metric, interval, folded=folds[1])
     plain = Score(f"{metric} difference", value_a - value_b, None, len(a) + len(b), 0, chance=0.0)
     if why_a or why_b:
         refused = a if why_a else b
         return replace(plain, reason=f"{refused.table['domain'][0]}: {why_a or why_b}")
-    variance = variance_a + variance_b
-    if variance <= FLAT**2:
+    if variance_a + variance_b <= FLAT**2:
         return replace(plain, reason="degenerate: no group changes either value")
-    df = variance**2 / (variance_a**2 / df_a + variance_b**2 / df_b)  # Welch, Biometrika 1947
-    reach = float(t_quantile(np.asarray(df), (1.0 + interval.level) / 2.0)) * math.sqrt(variance)
+    reach = _welch_reach((variance_a, variance_b), (df_a, df_b), interval.level)
     text = f"Welch t interval from leaving out one {interval.cluster} at a time on each side"
     return replace(plain, interval=Interval(plain.value - reach, plain.value + reach, interval.level, text))
+
+
+def _welch_reach(variances: tuple[float, float], dfs: tuple[float, float], level: float) -> float:
+    """Return half the width of the interval of a difference between two independent values (Welch, Biometrika 1947)."""
+    variance = variances[0] + variances[1]
+    df = variance**2 / (variances[0] ** 2 / dfs[0] + variances[1] ** 2 / dfs[1])
+    return float(t_quantile(np.asarray(df), (1.0 + level) / 2.0)) * math.sqrt(variance)
 
 
 def _one_side(
@@ -161,7 +125,7 @@ def _one_side(
         return math.nan, math.nan, math.nan, reason
     evaluator = make_evaluator(metric, sample, units.unit_N, units.n_units, within_folds=folded)
     value = point_value(evaluator, units)
-    if reason := undefined_value(metric) if math.isnan(value) else interval_refusal(metric, sample, units, interval):
+    if reason := refusal(metric, value, units):
         return value, math.nan, math.nan, reason
     without_G = evaluator.without_each()
     if not np.isfinite(without_G).all():
@@ -172,7 +136,12 @@ def _one_side(
 
 def losing(score: Score, least: float) -> bool:
     """Return whether a loss or recovery is both above 0 for sure and at least so large."""
-    return score.interval is not None and score.interval.low > 0 and score.value >= least
+    return surely_above(score) and score.value >= least
+
+
+def surely_above(score: Score) -> bool:
+    """Return whether a difference lies above 0 for sure."""
+    return score.interval is not None and score.interval.low > 0
 
 
 # ------------------------------------------------------------------------------
@@ -189,11 +158,9 @@ def prevalence_differs(source: Side, target: Side, n_classes: int, level: float)
 
 def _share_differs(source: Side, target: Side, label: int, level: float) -> bool:
     (a, variance_a, n_a), (b, variance_b, n_b) = (_share(side, label) for side in (source, target))
-    variance = variance_a + variance_b
-    if variance <= 0.0:
+    if variance_a + variance_b <= 0.0:
         return False
-    df = variance**2 / (variance_a**2 / (n_a - 1) + variance_b**2 / (n_b - 1))  # Welch, Biometrika 1947
-    return abs(a - b) > float(t_quantile(np.asarray(df), (1.0 + level) / 2.0)) * math.sqrt(variance)
+    return abs(a - b) > _welch_reach((variance_a, variance_b), (n_a - 1, n_b - 1), level)
 
 
 def _share(side: Side, label: int) -> tuple[float, float, int]:
@@ -210,19 +177,24 @@ def _share(side: Side, label: int) -> tuple[float, float, int]:
 
 def changed_shape(source: Side, target: Side, components: int, rng: np.random.Generator) -> bool:
     """Return whether the covariances differ by more than a common factor."""
-    codes = np.unique(np.array(source.groups), return_inverse=True)[1]
-    n_groups = int(codes.max()) + 1
     n_least = min(len(source) // 2, len(target))
     components = min(components, source.x_ND.shape[1], n_least // TILES_PER_COMPONENT)
     if components < 2:
         return False
     source_NR, target_NR = principal_parts(source, target, components)
     between, within = [], []
-    for _ in range(N_DIRECT_HALVES):
-        half_N = np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
+    for half_N in _halves(source.groups, N_DIRECT_HALVES, rng):
         between.append(uneven_spread(source_NR[half_N], target_NR))
         within.append(uneven_spread(source_NR[half_N], source_NR[~half_N]))
     return float(np.median(between)) > max(within)
+
+
+def _halves(groups: tuple[str, ...], n_halvings: int, rng: np.random.Generator) -> Iterator[Bool]:
+    """Yield which tiles lie in one half of the groups, for so many random halvings."""
+    codes = np.unique(np.array(groups), return_inverse=True)[1]
+    n_groups = int(codes.max()) + 1
+    for _ in range(n_halvings):
+        yield np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
 
 
 def principal_parts(source: Side, target: Side, components: int) -> tuple[Float, Float]:
@@ -283,11 +255,8 @@ def _frechet_pair(
     source_NR: Float, groups: tuple[str, ...], target_NR: Float, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Return the distance to the target and within the source, over the same halves and numbers of tiles."""
-    codes = np.unique(np.array(groups), return_inverse=True)[1]
-    n_groups = int(codes.max()) + 1
     between, within = [], []
-    for _ in range(N_HALVES):
-        half_N = np.isin(codes, rng.permutation(n_groups)[: n_groups // 2])
+    for half_N in _halves(groups, N_HALVES, rng):
         n = min(int(half_N.sum()), int((~half_N).sum()), len(target_NR))
         if n < 2:
             continue

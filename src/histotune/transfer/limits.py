@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,10 +24,10 @@ from histotune.transfer.remedies import METRICS, threshold_arm
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
     from histotune.statistics.predictions import IntervalConfig
-    from histotune.statistics.sample import Sample
-    from histotune.transfer.case import RemedyArm, Side, TransferCase, TransferConfig
+    from histotune.transfer.case import RemedyArm, TransferCase, TransferConfig
     from histotune.transfer.corrections import Workbench
 
     Float = NDArray[np.float64]
@@ -79,26 +79,10 @@ def fit_masks(case: TransferCase, mask_FN: Bool) -> Float:
 # What a few labelled groups of the target buy: heads trained on them, scored on all other groups
 
 
-@dataclass(frozen=True)
-class _Draws:
-    """Draws of one size.
-
-    Attributes:
-        size: Labelled groups of each class.
-        mask_FN: Which tiles train.
-        margin_FNK: Margins of every tile by the head of every draw.
-    """
-
-    size: int
-    mask_FN: Bool
-    margin_FNK: Float
-
-
 def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalConfig) -> tuple[FewShotPoint, ...]:
     """Return the AUROC of heads trained on few labelled target groups, on all other groups."""
     target = bench.case.target
-    sample = read_sample(bench.arm(bench.margins(target.x_ND)).predictions)
-    units = resampling_units(sample, interval)
+    units = resampling_units(read_sample(bench.arm(bench.margins(target.x_ND)).predictions), interval)
     codes = np.unique(np.array(target.groups), return_inverse=True)[1]
     n_classes = bench.case.n_classes
     drawn = _draw_groups(codes, target.y_N, n_classes, config)
@@ -106,8 +90,7 @@ def few_shot_curve(bench: Workbench, config: TransferConfig, interval: IntervalC
     for size, mask_FN in drawn.items():
         every_F = [len(np.unique(target.y_N[mask_N])) == n_classes for mask_N in mask_FN]
         if sum(every_F) > 1:
-            draws = _Draws(size, mask_FN[every_F], fit_masks(bench.case, mask_FN[every_F]))
-            points.append(_point(draws, sample, units, target, interval))
+            points.append(_point(bench, size, mask_FN[every_F], units))
     return tuple(points)
 
 
@@ -131,33 +114,31 @@ def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -
     return {size: np.stack([draw(size) for _ in range(config.draws)]) for size in sizes}
 
 
-def _point(draws: _Draws, sample: Sample, units: Units, target: Side, interval: IntervalConfig) -> FewShotPoint:
+def _point(bench: Workbench, size: int, mask_FN: Bool, units: Units) -> FewShotPoint:
     """Average the draws; the interval counts the groups scored and the draws, each draw's heads as they are."""
     # Each draw is scored on the tiles that trained none of its heads, as a function of the weights of all groups, so
     # that the mean over draws can be taken without any one group.
-    parts = []
-    for margin_NK, mask_N in zip(draws.margin_FNK, draws.mask_FN, strict=True):
+    sample, target, parts = units.sample, bench.case.target, []
+    for margin_NK, mask_N in zip(fit_masks(bench.case, mask_FN), mask_FN, strict=True):
         rest_N = ~mask_N[sample.order]
         held = replace(sample, y_N=sample.y_N[rest_N], score_NK=margin_NK[sample.order][rest_N])
         parts.append(make_evaluator("auroc", held, units.unit_N[rest_N], units.n_units, within_folds=False))
     value_F = np.array([part(np.ones((1, units.n_units)))[0] for part in parts])
-    n_rest = round(float((~draws.mask_FN).sum(axis=1).mean()))
-    n_groups = len(set(target.groups)) - sample.n_classes * draws.size if target.has_groups else 0
+    n_rest = round(float((~mask_FN).sum(axis=1).mean()))
+    n_groups = len(set(target.groups)) - sample.n_classes * size if target.has_groups else 0
     plain = Score("auroc", float(value_F.mean()), None, n_rest, n_groups, chance=0.5)
     sd = float(value_F.std(ddof=1))
     if units.refusal:
         found, reason = None, units.refusal
     elif sd <= FLAT and plain.value in (0.0, 1.0):
-        found, reason = _agreed(plain.value, draws.size, units, interval), ""
+        found, reason = _agreed(plain.value, size, units), ""
     else:
         draw_variance = sd**2 / len(parts)
-        found, reason = _interval(MeanEvaluator(tuple(parts)), plain.value, draw_variance, units, interval)
-    return FewShotPoint(draws.size, replace(plain, interval=found, reason=reason), sd, len(parts))
+        found, reason = _interval(MeanEvaluator.of(parts), plain.value, draw_variance, units)
+    return FewShotPoint(size, replace(plain, interval=found, reason=reason), sd, len(parts))
 
 
-def _interval(
-    evaluator: MeanEvaluator, value: float, draw_variance: float, units: Units, interval: IntervalConfig
-) -> tuple[Interval | None, str]:
+def _interval(evaluator: Evaluator, value: float, draw_variance: float, units: Units) -> tuple[Interval | None, str]:
     """Return a t interval of a mean over draws, or why there is none."""
     without_G = evaluator.without_each()
     if not np.isfinite(without_G).all():
@@ -167,14 +148,13 @@ def _interval(
     total = np.asarray(float(variance) + draw_variance)
     if total <= FLAT**2:
         return None, "degenerate: neither groups nor draws change the value"
-    low, high = t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), Scale(), interval.level)
-    return Interval(
-        float(low), float(high), interval.level, METHOD.format(interval.cluster) + narrow_words(interval)
-    ), ""
+    low, high = t_bounds(np.asarray(value), np.sqrt(total), np.maximum(df, 1.0), Scale(), units.config.level)
+    words = METHOD.format(units.config.cluster) + narrow_words(units.config)
+    return Interval(float(low), float(high), units.config.level, words), ""
 
 
-def _agreed(value: float, size: int, units: Units, interval: IntervalConfig) -> Interval:
+def _agreed(value: float, size: int, units: Units) -> Interval:
     """Return the exact bound where every draw ranks perfectly: never zero width."""
     n = int(units.strata.per_class_K.min()) - size
-    low, high = flat_bounds(np.asarray(value), n, Scale(), interval.level)
-    return Interval(float(low), float(high), interval.level, exact_words(n, interval))
+    low, high = flat_bounds(np.asarray(value), n, Scale(), units.config.level)
+    return Interval(float(low), float(high), units.config.level, exact_words(n, units.config))

@@ -6,14 +6,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from histotune.heads.calibrate import BinaryTiles, choose_threshold
 from histotune.heads.head import softmax
 from histotune.statistics.metrics import LOWER_IS_BETTER
-from histotune.transfer.case import ALIGNMENT, PHYSICAL, DecisionPart, Physical, Recovery, RemedyRow
+from histotune.transfer.case import (
+    ALIGNMENT,
+    PHYSICAL,
+    DecisionCause,
+    DecisionPart,
+    Physical,
+    Recovery,
+    RemedyArm,
+    RemedyRow,
+)
 from histotune.transfer.corrections import fit_affine
 
 if TYPE_CHECKING:
@@ -21,7 +30,7 @@ if TYPE_CHECKING:
 
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import Score
-    from histotune.transfer.case import RemedyArm, TransferCase
+    from histotune.transfer.case import TransferCase
     from histotune.transfer.corrections import Workbench
     from histotune.transfer.differences import Contrasts
 
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
 
 
 METRICS: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "log_loss")
+CAUSES: tuple[DecisionCause, ...] = get_args(DecisionCause)
 ASSUMPTIONS = {
     "scale": "the stated um/px of both data sets are right, and tissue looks the same at the same um/px",
     "stain": "colour differs by the laboratory, not by the disease",
@@ -102,12 +112,17 @@ def ranking_arms(bench: Workbench, candidate: str) -> RankingArms:
 
 def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tuple[RemedyRow, ...]:
     """Return every remedy with its recoveries, those without labels first."""
-    rows = [
-        RemedyRow(
-            name, ASSUMPTIONS[name], False, _recoveries(arms, name, contrasts), refinement(contrasts, arms, name, "")
+    rows = []
+    for name, arm in arms.alone.items():
+        recoveries = tuple(
+            Recovery(
+                metric,
+                gain(contrasts, metric, arm, arms.plain),
+                gain(contrasts, metric, arms.full, arms.without[name]),
+            )
+            for metric in METRICS
         )
-        for name in arms.alone
-    ]
+        rows.append(RemedyRow(name, ASSUMPTIONS[name], False, recoveries, refinement(contrasts, arms, name, "")))
     # Remedies outside the stack: they are judged alone.
     plain_NK = arms.margins[""]
     further = {
@@ -121,17 +136,6 @@ def remedy_rows(bench: Workbench, arms: RankingArms, contrasts: Contrasts) -> tu
         alone = tuple(Recovery(metric, gain(contrasts, metric, arm, arms.plain)) for metric in METRICS)
         rows.append(RemedyRow(name, ASSUMPTIONS[name], uses_labels, alone))
     return tuple(rows)
-
-
-def _recoveries(arms: RankingArms, name: str, contrasts: Contrasts) -> tuple[Recovery, ...]:
-    return tuple(
-        Recovery(
-            metric,
-            gain(contrasts, metric, arms.alone[name], arms.plain),
-            gain(contrasts, metric, arms.full, arms.without[name]),
-        )
-        for metric in METRICS
-    )
 
 
 def gain(
@@ -155,54 +159,33 @@ def refinement(contrasts: Contrasts, arms: RankingArms, after: str, before: str,
 # The decision loss split: prevalence, then threshold, then calibration; each one more number learned elsewhere
 
 
-@dataclass(frozen=True)
-class DecisionSteps:
-    """The head's scores and what one more correction makes of them, each learned on other target groups.
+Steps = dict[str, RemedyArm]
+"""The head's scores as they are (``plain``), then with one more correction each, learned on other target groups."""
 
-    Attributes:
-        plain: As they are.
-        prevalence: At the target's prevalence.
-        threshold: With any shift per class: what the prevalence does not explain is a moved cut.
-        calibration: With any shift and scale.
+
+def decision_steps(bench: Workbench, margin_NK: Float, *, fitted: bool = False) -> Steps:
+    """Correct margins step by step.
+
+    At the target's prevalence; with any shift per class: what the prevalence does not explain is a moved cut; with any
+    shift and scale.
     """
-
-    plain: RemedyArm
-    prevalence: RemedyArm
-    threshold: RemedyArm
-    calibration: RemedyArm
-
-
-def decision_steps(bench: Workbench, margin_NK: Float, *, fitted: bool = False) -> DecisionSteps:
-    """Correct margins step by step."""
-    return DecisionSteps(
-        plain=bench.arm(margin_NK, fitted=fitted),
-        prevalence=bench.arm(bench.prior_corrected(margin_NK, labels=True), fitted=True),
-        threshold=bench.arm(bench.recalibrated(margin_NK, scale=False), fitted=True),
-        calibration=bench.arm(bench.recalibrated(margin_NK, scale=True), fitted=True),
-    )
+    return {
+        "plain": bench.arm(margin_NK, fitted=fitted),
+        "prevalence": bench.arm(bench.prior_corrected(margin_NK, labels=True), fitted=True),
+        "threshold": bench.arm(bench.recalibrated(margin_NK, scale=False), fitted=True),
+        "calibration": bench.arm(bench.recalibrated(margin_NK, scale=True), fitted=True),
+    }
 
 
-def decision_parts(steps: DecisionSteps, contrasts: Contrasts, level: float | None = None) -> tuple[DecisionPart, ...]:
+def decision_parts(steps: Steps, contrasts: Contrasts, level: float | None = None) -> tuple[DecisionPart, ...]:
     """Return the log-loss that each step takes away; the three add up to the whole decision loss."""
-
-    def part(before: RemedyArm, after: RemedyArm) -> Score:
-        return contrasts.score("log_loss", ((1.0, before), (-1.0, after)), level)
-
-    return (
-        DecisionPart("prevalence", part(steps.plain, steps.prevalence)),
-        DecisionPart("threshold", part(steps.prevalence, steps.threshold)),
-        DecisionPart("calibration", part(steps.threshold, steps.calibration)),
-    )
+    return tuple(DecisionPart(cause, contrasts.score("log_loss", part_terms(steps, cause), level)) for cause in CAUSES)
 
 
-def part_terms(steps: DecisionSteps, cause: str) -> tuple[tuple[float, RemedyArm], ...]:
-    """Return a part of the decision loss as weights and arms, for contrasts between parts."""
-    before, after = {
-        "prevalence": (steps.plain, steps.prevalence),
-        "threshold": (steps.prevalence, steps.threshold),
-        "calibration": (steps.threshold, steps.calibration),
-    }[cause]
-    return ((1.0, before), (-1.0, after))
+def part_terms(steps: Steps, cause: str) -> tuple[tuple[float, RemedyArm], ...]:
+    """Return a part of the decision loss, what one step takes away, as weights and arms."""
+    names = list(steps)
+    return ((1.0, steps[names[names.index(cause) - 1]]), (-1.0, steps[cause]))
 
 
 def threshold_arm(bench: Workbench, margin_NK: Float) -> RemedyArm:

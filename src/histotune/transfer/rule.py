@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.transfer.case import ALIGNMENT, NONE, PHYSICAL, UNTOLD, Verdict
-from histotune.transfer.differences import changed_shape, independent_difference, losing, prevalence_differs
+from histotune.transfer.differences import (
+    changed_shape,
+    independent_difference,
+    losing,
+    prevalence_differs,
+    surely_above,
+)
 from histotune.transfer.remedies import decision_parts, decision_steps, gain, part_terms, refinement
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ if TYPE_CHECKING:
     from histotune.transfer.case import DecisionPart, TransferConfig
     from histotune.transfer.corrections import Workbench
     from histotune.transfer.differences import Contrasts
-    from histotune.transfer.remedies import DecisionSteps, RankingArms
+    from histotune.transfer.remedies import RankingArms, Steps
 
 N_TESTS = 8
 """The ranking loss, three remedies of the ranking, three parts of the decision loss, and the shares of the classes."""
@@ -96,7 +102,7 @@ def _ranking_cause(evidence: Evidence, arms: RankingArms, helps: list[str], cand
     physical = [name for name in helps if name in PHYSICAL]
     top = physical[0] if physical else helps[0]
     rivals = [name for name in PHYSICAL if name in arms.alone and name != top and _rivals(evidence, arms, name, top)]
-    if ALIGNMENT in helps and top != ALIGNMENT and _beats(_refinement(evidence, arms, ALIGNMENT, top)):
+    if ALIGNMENT in helps and top != ALIGNMENT and surely_above(_refinement(evidence, arms, ALIGNMENT, top)):
         top, rivals = ALIGNMENT, []  # more than any physical remedy explains
     if rivals:
         return Verdict(UNTOLD, "ranking", "the remedies give back alike", "", candidate, (top, *rivals))
@@ -116,7 +122,7 @@ def _helpers(evidence: Evidence, arms: RankingArms, gap: Score) -> list[str]:
     def helps(name: str) -> bool:
         refined = _refinement(evidence, arms, name, "")
         matters = back[name].value >= config.min_auroc or refined.value >= config.min_log_loss
-        sure = _beats(refined) or (lost and _beats(back[name]))
+        sure = surely_above(refined) or (lost and surely_above(back[name]))
         return matters and sure and back[name].value >= config.min_share * gap.value
 
     return sorted(filter(helps, back), key=lambda name: -back[name].value)
@@ -130,7 +136,7 @@ def _rivals(evidence: Evidence, arms: RankingArms, name: str, top: str) -> bool:
     """Whether a remedy may give back as much as the best: not surely less, nor surely less than a fair share of it."""
     own, best = _refinement(evidence, arms, name, ""), _refinement(evidence, arms, top, "")
     little = own.interval is not None and own.interval.high < evidence.config.min_share * best.value
-    return not little and not _beats(_refinement(evidence, arms, top, name))
+    return not little and not surely_above(_refinement(evidence, arms, top, name))
 
 
 def _decision_cause(evidence: Evidence, arms: RankingArms, gap: Score, candidate: str) -> Verdict:
@@ -157,7 +163,7 @@ def _decision_cause(evidence: Evidence, arms: RankingArms, gap: Score, candidate
     return Verdict(top, "decision", "it is the largest part of the decision loss", "", candidate)
 
 
-def _decision_losses(evidence: Evidence, steps: DecisionSteps) -> list[DecisionPart]:
+def _decision_losses(evidence: Evidence, steps: Steps) -> list[DecisionPart]:
     """Return the parts that are sure and large enough to matter, largest first.
 
     Another prevalence is sure also where the shares of the classes show it themselves.
@@ -193,13 +199,9 @@ def _calibrated_by(evidence: Evidence, arms: RankingArms) -> tuple[str, ...]:
     return (ALIGNMENT, *(name for name in PHYSICAL if name in arms.alone and takes_away(name)))
 
 
-def _beats(score: Score) -> bool:
-    return score.interval is not None and score.interval.low > 0
-
-
 def _exceeds(evidence: Evidence, one: tuple, other: tuple) -> bool:  # type: ignore[type-arg]
     terms = (*one, *((-weight, arm) for weight, arm in other))
-    return _beats(evidence.contrasts.score("log_loss", terms, evidence.level))
+    return surely_above(evidence.contrasts.score("log_loss", terms, evidence.level))
 
 
 def _nothing(gap: Score) -> str:

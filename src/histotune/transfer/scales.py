@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.read import known_specs
+from histotune.datasets.dataset_spec import known_specs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

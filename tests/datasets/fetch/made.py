@@ -13,16 +13,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from histotune.datasets.fetch import facts
 from histotune.datasets.fetch.fetch_breakhis import BreakhisHome
 from histotune.datasets.fetch.fetch_pcam import PcamHome
-from histotune.datasets.fetch.source import Checksums, RemoteFile, Unpacked
+from histotune.datasets.fetch.source import FILES, SOURCES, Checksums, RemoteFile, Unpacked
 from histotune.datasets.fetch.unpack import Limits
 
 from ..fakes import png_header, tree_folder
 from .conftest import sums
 from .server import Server
 
+BREAKHIS_ARCHIVE = FILES["breakhis"][0].name
 ROWS = {"train": 6, "valid": 4, "test": 4}
 COUNTS = {("40X", "B"): 2, ("40X", "M"): 3, ("100X", "M"): 1}
 
@@ -60,7 +60,7 @@ def pcam_home(server: Server) -> PcamHome:
         server.files[served] = packed
         inside = None if known is None else Unpacked(name, Checksums(md5=sums(data).md5), len(data) + 1_000)
         files.append(RemoteFile(served, (server.url(served),), len(packed), inside is not None, sums(packed), inside))
-    return PcamHome(facts.PCAM_SOURCES[0], tuple(sorted(files, key=lambda file: file.about_bytes)))
+    return PcamHome(SOURCES["pcam"][0], tuple(sorted(files, key=lambda file: file.about_bytes)))
 
 
 def breakhis_names(counts: dict[tuple[str, str], int] | None = None) -> list[str]:
@@ -90,9 +90,9 @@ def breakhis_archive(counts: dict[tuple[str, str], int] | None = None, padding: 
 def breakhis_home(server: Server, data: bytes | None = None) -> BreakhisHome:
     """Serve a small BreakHis, whose sums nobody published."""
     archive = breakhis_archive() if data is None else data
-    server.files[facts.BREAKHIS_ARCHIVE] = archive
-    file = RemoteFile(facts.BREAKHIS_ARCHIVE, (server.url(facts.BREAKHIS_ARCHIVE),), len(archive), False, Checksums())
-    return BreakhisHome(facts.BREAKHIS_SOURCES[0], file, Limits(100, 1_000_000), COUNTS)
+    server.files[BREAKHIS_ARCHIVE] = archive
+    file = RemoteFile(BREAKHIS_ARCHIVE, (server.url(BREAKHIS_ARCHIVE),), len(archive), False, Checksums())
+    return BreakhisHome(SOURCES["breakhis"][0], file, Limits(100, 1_000_000), COUNTS)
 
 
 def kaggle_breakhis(folder: Path) -> None:

@@ -19,15 +19,14 @@ import pytest
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.fetch import fetch as fetch_module
-from histotune.datasets.fetch.facts import BREAKHIS_ARCHIVE, BREAKHIS_SOURCES
 from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome, render_plan
-from histotune.datasets.fetch.source import read_receipt
+from histotune.datasets.fetch.source import SOURCES, read_receipt
 from histotune.datasets.read import read_dataset
 from histotune.tools.errors import UserError
 from tests.tools.test_files import mounted_tmpfs
 
 from .conftest import IMPATIENT, Heard, sums
-from .made import COUNTS, Tree, breakhis_archive, breakhis_home, pcam_content, pcam_home
+from .made import BREAKHIS_ARCHIVE, COUNTS, Tree, breakhis_archive, breakhis_home, pcam_content, pcam_home
 from .server import Act, Server
 
 X_TEST = "camelyonpatch_level_2_split_test_x.h5"
@@ -237,7 +236,13 @@ def test_a_source_that_is_gone_is_one_message_with_every_way_out(
     with pytest.raises(UserError) as caught:
         fetch("breakhis", tmp_path, None, heard.transfer())
     text = str(caught.value)
-    for words in ("404", "--source kaggle", BREAKHIS_SOURCES[0].manual_url, f"into {tmp_path}", "what arrived is kept"):
+    for words in (
+        "404",
+        "--source kaggle",
+        SOURCES["breakhis"][0].manual_url,
+        f"into {tmp_path}",
+        "what arrived is kept",
+    ):
         assert words in text
 
 

@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import errors
 
 from histotune.datasets.fetch import fetch as fetch_module
-from histotune.datasets.fetch.facts import PCAM_SOURCES
 from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome
 from histotune.datasets.fetch.fetch_pcam import PcamHub
+from histotune.datasets.fetch.source import SOURCES
 from histotune.tools.errors import UserError
 from tests.datasets.fetch.conftest import IMPATIENT, Heard
 from tests.datasets.fetch.made import Tree
@@ -75,7 +75,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
     fake = Hub(files, {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}, [], {})
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", fake.info)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fake.download)
-    source = PCAM_SOURCES[1]
+    source = SOURCES["pcam"][1]
     monkeypatch.setattr(fetch_module, "_pcam", lambda: (PcamHub(source, "1aurent/PatchCamelyon", ROWS),))
     monkeypatch.setattr("histotune.datasets.fetch.source.free_bytes", lambda folder: 1 << 40)
     return fake

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from histotune.heads.config import Choice, LogUniform, SgdConfig, SgdSettings, Stopping, SweepConfig
-from histotune.heads.family import SweepSupport
+from histotune.heads.family import SweepSupport, Trial
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import head_logits as apply_head
 from histotune.heads.head import load_head, save_head
 from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainSplit
-from histotune.heads.sgd.sgd_family import SgdFamily, SgdTrial
+from histotune.heads.sgd.sgd_family import SgdFamily
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.heads.sweep import make_family, sweep
 from tests.heads.samples import make_task
@@ -98,7 +98,8 @@ def test_class_weightings_cross_the_draws() -> None:
     trials = SgdFamily(config).trials([("cls",), ("patch_mean",)])
     assert len(trials) == 24
     assert [t.class_weight for t in trials[:12]] == ["none"] * 6 + ["balanced"] * 6
-    assert trials[0] == SgdTrial(("cls",), trials[0].training) and len(set(trials)) == 24
+    assert trials[0] == Trial(("cls",), "none", trials[0].strength, trials[0].training)
+    assert len(set(trials)) == 24
 
 
 def test_an_interrupted_sweep_goes_on_after_the_last_chunk(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ANN001

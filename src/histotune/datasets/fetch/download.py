@@ -58,47 +58,23 @@ class Unavailable(Exception):
 def download(file: RemoteFile, folder: Path, transfer: Transfer, check: ExtraCheck | None = None) -> Downloaded:
     """Download a file into a folder that this process has locked."""
     partial = Partial(file, folder)
-    brought = _bring(partial, transfer)
-    try:
-        digest = _verify(partial, check)
-    except UserError as error:
-        partial.drop()
-        if not brought.pieced:
-            raise _rejected(error, brought.url) from error
-        # The bytes kept from an earlier connection may be the wrong ones: once more, from the first byte.
-        transfer.say(f"{file.name} was put together from several connections and is wrong ({error.what}); from zero")
-        brought = _bring(partial, transfer)
-        digest = _verify_again(partial, check, brought.url)
-    return Downloaded(partial.finish(), digest, brought.url)
-
-
-@dataclass(frozen=True)
-class _Brought:
-    """Where the bytes of a partial came from.
-
-    Attributes:
-        url: The address.
-        pieced: Whether more than one connection, or an earlier call, brought them.
-    """
-
-    url: str
-    pieced: bool
-
-
-def _verify(partial: Partial, check: ExtraCheck | None) -> Digest:
-    digest = digest_file(partial.path)
-    require_match(digest, partial.file)
-    if check is not None:
-        check(partial.path)
-    return digest
-
-
-def _verify_again(partial: Partial, check: ExtraCheck | None, url: str) -> Digest:
-    try:
-        return _verify(partial, check)
-    except UserError as error:
-        partial.drop()
-        raise _rejected(error, url) from error
+    for is_last in (False, True):
+        url, pieced = _bring(partial, transfer)
+        try:
+            digest = digest_file(partial.path)
+            require_match(digest, file)
+            if check is not None:
+                check(partial.path)
+            break
+        except UserError as error:
+            partial.drop()
+            if is_last or not pieced:
+                raise _rejected(error, url) from error
+            # The bytes kept from an earlier connection may be the wrong ones: once more, from the first byte.
+            transfer.say(
+                f"{file.name} was put together from several connections and is wrong ({error.what}); from zero"
+            )
+    return Downloaded(partial.finish(), digest, url)
 
 
 def _rejected(error: UserError, url: str) -> UserError:
@@ -109,8 +85,12 @@ def _rejected(error: UserError, url: str) -> UserError:
     )
 
 
-def _bring(partial: Partial, transfer: Transfer) -> _Brought:
-    """Fill the partial from the first address that gives the whole file, the one it already comes from first."""
+def _bring(partial: Partial, transfer: Transfer) -> tuple[str, bool]:
+    """Fill the partial from the first address that gives the whole file, the one it already comes from first.
+
+    Returns:
+        The address, and whether several connections brought the bytes.
+    """
     record = partial.read()
     urls = partial.file.urls
     if record is not None:
@@ -119,7 +99,7 @@ def _bring(partial: Partial, transfer: Transfer) -> _Brought:
     fix: str | None = None
     for url in urls:
         try:
-            return _Brought(url, _Attempts(partial, url, transfer).run())
+            return url, _Attempts(partial, url, transfer).run()
         except TransferError as error:
             reasons.append(f"{public_url(url)}: {error.what}")
             fix = error.fix or fix
@@ -242,7 +222,8 @@ class _Attempts:
                 advance(len(data))
                 pace.require(len(data))
         if expected is not None and here_bytes > expected:
-            self._too_long(expected)
+            whose = "it announced" if self.partial.file.size_bytes is None else "that are published"
+            self._drop(f"the server sent more than the {expected:,} bytes {whose}; they were removed", retry=False)
         if expected is None or here_bytes == expected:
             return True
         if here_bytes == reply.total_bytes:
@@ -258,21 +239,17 @@ class _Attempts:
                 return b""
             raise
 
-    def _too_long(self, expected: int) -> NoReturn:
-        self.partial.drop()
-        whose = "it announced" if self.partial.file.size_bytes is None else "that are published"
-        raise TransferError(f"the server sent more than the {expected:,} bytes {whose}; they were removed", retry=False)
-
     def _another_length(self, n_bytes: int) -> NoReturn:
-        self.partial.drop()
         known = f"{self.partial.file.size_bytes:,}"
-        raise TransferError(
-            f"the file there has {n_bytes:,} bytes and the published one {known}; it was removed", retry=False
-        )
+        self._drop(f"the file there has {n_bytes:,} bytes and the published one {known}; it was removed", retry=False)
 
     def _start_over(self, why: str) -> NoReturn:
+        self._drop(f"{why}; from zero", retry=True)
+
+    def _drop(self, why: str, *, retry: bool) -> NoReturn:
+        """Remove what is here, which is of no use."""
         self.partial.drop()
-        raise TransferError(f"{why}; from zero", retry=True)
+        raise TransferError(why, retry=retry)
 
 
 class _Pace:
@@ -451,16 +428,32 @@ def flush_folder(folder: Path) -> None:
 BLOCK_BYTES = 1 << 20
 
 
+class Sums:
+    """Length, MD5 and SHA-256 of bytes as they come."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self.hashes = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+
+    def add(self, block: bytes) -> None:
+        """Count a block."""
+        self.size_bytes += len(block)
+        for one in self.hashes:
+            one.update(block)
+
+    def digest(self) -> Digest:
+        """Return what was counted so far."""
+        return Digest(self.size_bytes, *(one.hexdigest() for one in self.hashes))
+
+
 def digest_file(path: Path) -> Digest:
     """Hash a file in one pass."""
-    md5, sha256, size_bytes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    sums = Sums()
     with path.open("rb") as stream, track_bytes(f"verifying {path.name}", path.stat().st_size) as advance:
         while block := stream.read(BLOCK_BYTES):
-            md5.update(block)
-            sha256.update(block)
-            size_bytes += len(block)
+            sums.add(block)
             advance(len(block))
-    return Digest(size_bytes, md5.hexdigest(), sha256.hexdigest())
+    return sums.digest()
 
 
 def mismatches(digest: Digest, checksums: Checksums, size_bytes: int | None = None) -> list[str]:
@@ -468,17 +461,15 @@ def mismatches(digest: Digest, checksums: Checksums, size_bytes: int | None = No
     found = []
     if size_bytes is not None and digest.size_bytes != size_bytes:
         found.append(f"it has {digest.size_bytes:,} bytes, not {size_bytes:,}")
-    if checksums.md5 is not None and digest.md5 != checksums.md5:
-        found.append(f"its MD5 is {digest.md5}, not {checksums.md5}")
-    if checksums.sha256 is not None and digest.sha256 != checksums.sha256:
-        found.append(f"its SHA-256 is {digest.sha256}, not {checksums.sha256}")
-    return found
+    pairs = (("MD5", digest.md5, checksums.md5), ("SHA-256", digest.sha256, checksums.sha256))
+    return found + [
+        f"its {name} is {is_now}, not {wanted}" for name, is_now, wanted in pairs if wanted not in (None, is_now)
+    ]
 
 
 def require_match(digest: Digest, file: RemoteFile) -> None:
     """Refuse a file that is not the published one."""
-    found = mismatches(digest, file.checksums, file.size_bytes)
-    if found:
+    if found := mismatches(digest, file.checksums, file.size_bytes):
         raise UserError(f"{file.name} is not the published file: {'; '.join(found)}")
 
 

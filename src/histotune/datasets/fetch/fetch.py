@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.datasets.fetch import facts
-from histotune.datasets.fetch.fetch_breakhis import COUNTS_CHECK, BreakhisHome, images_below, missing_images
+from histotune.datasets.fetch.fetch_breakhis import BreakhisHome, images_below, missing_images
 from histotune.datasets.fetch.fetch_pcam import PcamHome, PcamHub
 from histotune.datasets.fetch.kaggle import KaggleCopy, lacking_tiffs
 from histotune.datasets.fetch.source import (
+    BREAKHIS_COUNTS,
+    FACTS,
+    FILES,
+    PCAM_ROWS,
+    SOURCES,
     FetchOutcome,
     FetchPlan,
     Receipt,
@@ -121,8 +125,7 @@ def _receipt(origin: Origin, folder: Path) -> Receipt:
 
 
 SPEC_NAMES = {"breakhis": "breakhis", "pcam": "patch_camelyon"}
-BREAKHIS_LIMITS = Limits(facts.BREAKHIS_LIMIT_MEMBERS, facts.BREAKHIS_LIMIT_BYTES)
-PCAM_LIMITS = Limits(400_000, 20_000_000_000)
+LIMITS = {dataset: Limits(**limits) for dataset, limits in FACTS["limits"].items()}
 
 
 def origins_of(dataset: str) -> tuple[Origin, ...]:
@@ -154,37 +157,21 @@ def find_origin(dataset: str, source: str | None) -> Origin:
 
 
 def _breakhis() -> tuple[Origin, ...]:
-    home, kaggle = facts.BREAKHIS_SOURCES
+    home, kaggle = SOURCES["breakhis"]
     return (
-        BreakhisHome(home, facts.BREAKHIS_FILES[0], BREAKHIS_LIMITS, facts.BREAKHIS_COUNTS),
+        BreakhisHome(home, FILES["breakhis"][0], LIMITS["breakhis"], BREAKHIS_COUNTS),
         KaggleCopy(
-            dataset="breakhis",
-            source=kaggle,
-            handle=facts.BREAKHIS_KAGGLE,
-            competition=False,
-            archive="archive.zip",
-            limits=BREAKHIS_LIMITS,
-            lacking=_lacking_images,
-            check=COUNTS_CHECK,
+            "breakhis", kaggle, **FACTS["kaggle"]["breakhis"], limits=LIMITS["breakhis"], lacking=_lacking_images
         ),
     )
 
 
 def _pcam() -> tuple[Origin, ...]:
-    home, hub, kaggle = facts.PCAM_SOURCES
+    home, hub, kaggle = SOURCES["pcam"]
     return (
-        PcamHome(home, facts.pcam_files()),
-        PcamHub(hub, facts.HUB_REPOSITORY, facts.PCAM_ROWS),
-        KaggleCopy(
-            dataset="pcam",
-            source=kaggle,
-            handle=facts.PCAM_KAGGLE,
-            competition=True,
-            archive=f"{facts.PCAM_KAGGLE}.zip",
-            limits=PCAM_LIMITS,
-            lacking=lacking_tiffs,
-            check="every training label has its image and every training image its label; no checksum is published",
-        ),
+        PcamHome(home, FILES["pcam"]),
+        PcamHub(hub, FACTS["hub"], PCAM_ROWS),
+        KaggleCopy("pcam", kaggle, **FACTS["kaggle"]["pcam"], limits=LIMITS["pcam"], lacking=lacking_tiffs),
     )
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from histotune.datasets.breakhis import NAME_PATTERN
 from histotune.datasets.disk import FETCH_RECORDS
 from histotune.datasets.fetch.download import Partial, Unavailable, digest_file, download
-from histotune.datasets.fetch.facts import BREAKHIS_COUNTS, BREAKHIS_FOLDER
 from histotune.datasets.fetch.source import (
+    BREAKHIS_COUNTS,
+    FACTS,
     Need,
     PlannedFile,
     Result,
@@ -47,8 +48,9 @@ if TYPE_CHECKING:
 # ---- Is it all of BreakHis ----
 
 
+BREAKHIS_FOLDER = "BreaKHis_v1"
 Cell = tuple[str, str]  # magnification and class letter
-COUNTS_CHECK = "number of images per magnification and class as published; no checksum is published"
+COUNTS_CHECK = FACTS["kaggle"]["breakhis"]["check"]  # Kaggle publishes no more than the home does
 
 
 def count_images(names: Iterable[str]) -> Counter[Cell]:

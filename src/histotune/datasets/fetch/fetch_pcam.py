@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.fetch.download import Partial, Unavailable, describe_check, digest_file, download, mismatches
 from histotune.datasets.fetch.source import (
-    STAGING,
+    Checksums,
     FetchedFile,
     Need,
     PlannedFile,
@@ -20,9 +20,10 @@ from histotune.datasets.fetch.source import (
     file_entry,
     here_already,
     need_of,
-    records_folder,
     require_space,
     show_bytes,
+    size_of,
+    staging_folder,
     unchanged,
     write_receipt,
 )
@@ -33,11 +34,11 @@ from histotune.tools.errors import UserError, raise_together
 from histotune.tools.progress import is_watched
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
     from typing import Any
 
-    from histotune.datasets.fetch.source import Checksums, FileState, Receipt, RemoteFile, Source, Transfer
+    from histotune.datasets.fetch.source import FileState, Receipt, RemoteFile, Source, Transfer
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class PcamHub:
     def need(self, folder: Path, receipt: Receipt) -> Need:
         """Return the space for what is missing."""
         here = _all_here(folder, receipt)
-        return need_of(0 if here else self.source.download_bytes, 0, _size_of(_staging(folder)))
+        return need_of(0 if here else self.source.download_bytes, 0, size_of(staging_folder(folder, FINAL)))
 
     def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
         """Fetch all parquet files of the newest commit."""
@@ -207,9 +208,9 @@ class PcamHub:
             raise here_already(folder / FINAL, "this folder is in the way of the copy from the hub")
         with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
             commit, files = self._list()
-        staging = _staging(folder)
+        staging = staging_folder(folder, FINAL)
         staging.mkdir(parents=True, exist_ok=True)
-        missing_bytes = sum(file.size_bytes or 0 for file in files) - _size_of(staging)
+        missing_bytes = sum(file.size_bytes or 0 for file in files) - size_of(staging)
         require_space(folder, missing_bytes + transfer.config.margin_bytes, f"{len(files)} parquet files")
         entries = [self._fetch_one(folder, file, commit, transfer) for file in files]
         self._require_rows(staging, files)
@@ -242,17 +243,12 @@ class PcamHub:
 
         if not is_watched():
             disable_progress_bars()
-        staging = _staging(folder)
+        staging = staging_folder(folder, FINAL)
         with explained_fetch(self, folder, lambda error: _explain(error, self.repository)):
             hf_hub_download(self.repository, file.name, repo_type="dataset", revision=commit, local_dir=staging)
         path = staging / file.name
         digest = digest_file(path)
-        wrong = []
-        if file.size_bytes is not None and digest.size_bytes != file.size_bytes:
-            wrong.append(f"it has {digest.size_bytes:,} bytes, not {file.size_bytes:,}")
-        if file.sha256 is not None and digest.sha256 != file.sha256:
-            wrong.append(f"its SHA-256 is {digest.sha256}, not {file.sha256}")
-        if wrong:
+        if wrong := mismatches(digest, Checksums(sha256=file.sha256), file.size_bytes):
             path.unlink()
             raise UserError(
                 f"{file.name} is not what the hub describes ({'; '.join(wrong)}); it was removed",
@@ -318,18 +314,6 @@ def _hub_file(sibling: Any) -> HubFile | None:  # noqa: ANN401  (huggingface_hub
         return None
     sha256 = getattr(getattr(sibling, "lfs", None), "sha256", None)
     return HubFile(sibling.rfilename, match["part"], getattr(sibling, "size", None), sha256)
-
-
-def _staging(folder: Path) -> Path:
-    return records_folder(folder) / STAGING / FINAL
-
-
-def _size_of(folder: Path) -> int:
-    return sum(path.stat().st_size for path in _files(folder))
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file())
 
 
 def _all_here(folder: Path, receipt: Receipt) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histotune.datasets.fetch.source import (
-    STAGING,
     Need,
     PlannedFile,
     Result,
@@ -19,7 +18,8 @@ from histotune.datasets.fetch.source import (
     explained_fetch,
     here_already,
     need_of,
-    records_folder,
+    size_of,
+    staging_folder,
     tree_entry,
     write_receipt,
 )
@@ -72,7 +72,7 @@ class KaggleCopy:
         state = self._state(folder, receipt)
         if state == "here":
             return Need(0, "everything is here")
-        staged = sum(path.stat().st_size for path in _staging(folder).rglob("*") if path.is_file())
+        staged = size_of(staging_folder(folder, FINAL))
         return need_of(0 if state == "to verify" else self.source.download_bytes, self.source.unpacked_bytes, staged)
 
     def bring(self, folder: Path, receipt: Receipt, transfer: Transfer) -> Result:
@@ -102,7 +102,7 @@ class KaggleCopy:
 
     def _from_kaggle(self, folder: Path, transfer: Transfer) -> None:
         kagglehub = _kagglehub()
-        staging = _staging(folder)
+        staging = staging_folder(folder, FINAL)
         staging.mkdir(parents=True, exist_ok=True)
         transfer.say(f"asking Kaggle for {self.handle}")
         # kagglehub resumes inside its own cache only, so the cache is put onto the disk that the data go to.
@@ -189,10 +189,6 @@ def _refuse_links(folder: Path) -> None:
     links = [path for path in folder.rglob("*") if path.is_symlink()]
     if links:
         raise UserError(f"the copy from Kaggle holds {len(links)} links, which are not followed", value=links[0])
-
-
-def _staging(folder: Path) -> Path:
-    return records_folder(folder) / STAGING / FINAL
 
 
 @contextmanager

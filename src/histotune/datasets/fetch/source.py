@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from importlib import resources
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from histotune import __version__
 from histotune.datasets.disk import FETCH_RECORDS
@@ -155,6 +157,16 @@ class Receipt:
 def records_folder(folder: Path) -> Path:
     """Return the folder of lock, receipt and work in progress below a data folder."""
     return folder / FETCH_RECORDS
+
+
+def staging_folder(folder: Path, name: str) -> Path:
+    """Return where another library puts a copy before it gets its final place."""
+    return records_folder(folder) / STAGING / name
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def read_receipt(folder: Path) -> Receipt | None:
@@ -340,7 +352,7 @@ class RemoteFile:
     urls: tuple[str, ...]
     about_bytes: int
     exact: bool
-    checksums: Checksums
+    checksums: Checksums = Checksums()
     unpacked: Unpacked | None = None
 
     @property
@@ -534,3 +546,17 @@ class NetworkConfig(BaseModel):
     chunk_bytes: int = Field(1 << 17, ge=1)
     lock_wait_s: float = Field(86_400.0, ge=0)
     margin_bytes: int = Field(1 << 30, ge=0)
+
+
+# ---- What is published ----
+
+
+FACTS = tomllib.loads(resources.files(__package__).joinpath("facts.toml").read_text(encoding="utf-8"))
+SOURCES = TypeAdapter(dict[str, tuple[Source, ...]]).validate_python(FACTS["sources"])
+FILES = TypeAdapter(dict[str, tuple[RemoteFile, ...]]).validate_python(FACTS["files"])
+PCAM_ROWS: dict[str, int] = FACTS["pcam_rows"]
+BREAKHIS_COUNTS: dict[tuple[str, str], int] = {
+    (magnification, letter): n
+    for magnification, by_class in FACTS["breakhis_counts"].items()
+    for letter, n in by_class.items()
+}

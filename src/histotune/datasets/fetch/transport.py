@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -31,13 +31,21 @@ if TYPE_CHECKING:
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 COME_BACK = (408, 425, 429, 500, 502, 503, 504)
+KNOWN = {
+    401: "the server asks for a login", 403: "the server refuses access",
+    404: "the file is not at its address any more", 407: "the proxy asks for a login",
+    410: "the file is not at its address any more", 429: "the server asks to slow down",
+    503: "the server is overloaded or in maintenance",
+}  # fmt: skip
+CERTIFICATE = "check this machine's clock; behind a company proxy point SSL_CERT_FILE to its certificate"
 NOT_A_FILE = ("text/html", "application/xhtml+xml")
 
 
+@dataclass(eq=False)
 class TransferError(Exception):
     """A request or a body that failed.
 
-    Args:
+    Attributes:
         what: What happened, for people; no address with a query, no header, nothing a server wrote.
         retry: Whether trying the same address again can help.
         connected: Whether a server had answered.
@@ -45,21 +53,16 @@ class TransferError(Exception):
         fix: What a person can do, where it is known.
     """
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        retry: bool,
-        connected: bool = True,
-        retry_after_s: float | None = None,
-        fix: str | None = None,
-    ) -> None:
-        super().__init__(what)
-        self.what = what
-        self.retry = retry
-        self.connected = connected
-        self.retry_after_s = retry_after_s
-        self.fix = fix
+    what: str
+    _: KW_ONLY
+    retry: bool
+    connected: bool = True
+    retry_after_s: float | None = None
+    fix: str | None = None
+
+    def __str__(self) -> str:
+        """Return what happened."""
+        return self.what
 
 
 @dataclass(frozen=True)
@@ -204,18 +207,9 @@ def _whole_number(text: str | None) -> int | None:
 
 def _refused(error: urllib.error.HTTPError) -> TransferError:
     """Explain a status; the phrase is ours, since a server may write anything into its own."""
-    known = {
-        401: "the server asks for a login",
-        403: "the server refuses access",
-        404: "the file is not at its address any more",
-        407: "the proxy asks for a login",
-        410: "the file is not at its address any more",
-        429: "the server asks to slow down",
-        503: "the server is overloaded or in maintenance",
-    }
     if 300 <= error.code < 400:
         return TransferError("the server redirects too often, or to nowhere", retry=False)
-    what = known.get(error.code, "the server failed" if error.code >= 500 else "the server refuses the request")
+    what = KNOWN.get(error.code, "the server failed" if error.code >= 500 else "the server refuses the request")
     return TransferError(
         f"{what} (status {error.code})",
         retry=error.code in COME_BACK,
@@ -228,24 +222,16 @@ def _unreachable(error: BaseException, *, connected: bool = False) -> TransferEr
     """Explain a connection that could not be made or broke."""
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return TransferError(
-            "the server's certificate can't be verified",
-            retry=False,
-            fix="check this machine's clock; behind a company proxy point SSL_CERT_FILE to its certificate",
-        )
-    if isinstance(cause, ssl.SSLError):
-        return TransferError("the secure connection failed (TLS)", retry=True, connected=connected)
+        return TransferError("the server's certificate can't be verified", retry=False, fix=CERTIFICATE)
     if isinstance(cause, socket.gaierror):
-        return TransferError(
-            "the server's name can't be resolved (DNS)",
-            retry=True,
-            connected=False,
-            fix="check the network connection of this machine",
-        )
-    if isinstance(cause, TimeoutError):
-        return TransferError("the connection stalled", retry=True, connected=connected)
-    if isinstance(cause, ConnectionRefusedError):
-        return TransferError("the server refuses the connection", retry=True, connected=connected)
-    broke = connected or isinstance(cause, http.client.HTTPException | ConnectionError)
-    what = "the connection broke" if broke else "the server can't be reached"
+        what, fix = "the server's name can't be resolved (DNS)", "check the network connection of this machine"
+        return TransferError(what, retry=True, connected=False, fix=fix)
+    reasons: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+        (ssl.SSLError, "the secure connection failed (TLS)"),
+        (TimeoutError, "the connection stalled"),
+        (ConnectionRefusedError, "the server refuses the connection"),
+        (BaseException if connected else (http.client.HTTPException, ConnectionError), "the connection broke"),
+        (BaseException, "the server can't be reached"),
+    )
+    what = next(what for kinds, what in reasons if isinstance(cause, kinds))
     return TransferError(what, retry=True, connected=connected)

@@ -7,7 +7,6 @@ stricter extraction filter do the same, and links, devices and modes of an archi
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import os
 import tarfile
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Protocol
 
-from histotune.datasets.fetch.source import Digest, show_bytes
+from histotune.datasets.fetch.source import show_bytes
 from histotune.tools.atomic import FULL_DISK, atomic_path
 from histotune.tools.errors import UserError
 from histotune.tools.progress import track_bytes
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from histotune.datasets.fetch.source import Unpacked
+    from histotune.datasets.fetch.source import Digest, Unpacked
 
 
 BLOCK_BYTES = 1 << 20
@@ -73,9 +72,9 @@ class Visitor(Protocol):
 
 def unpack_gz(archive: Path, folder: Path, unpacked: Unpacked) -> Digest:
     """Unpack a gzip file; the result appears under its name when it is whole and its published hash is right."""
-    from histotune.datasets.fetch.download import mismatches
+    from histotune.datasets.fetch.download import Sums, mismatches
 
-    md5, sha256, size_bytes = hashlib.md5(usedforsecurity=False), hashlib.sha256(), 0
+    sums = Sums()
     with (
         explained_unpacking(archive),
         atomic_path(folder / unpacked.name) as temporary,
@@ -85,11 +84,9 @@ def unpack_gz(archive: Path, folder: Path, unpacked: Unpacked) -> Digest:
     ):
         while block := stream.read(BLOCK_BYTES):
             target.write(block)
-            md5.update(block)
-            sha256.update(block)
-            size_bytes += len(block)
+            sums.add(block)
         target.flush()
-        digest = Digest(size_bytes, md5.hexdigest(), sha256.hexdigest())
+        digest = sums.digest()
         found = mismatches(digest, unpacked.checksums)
         if found:
             raise UserError(f"{unpacked.name} is not the published file after unpacking: {'; '.join(found)}")
@@ -195,13 +192,13 @@ class _Counted:
         self.limits = limits
         self.n_members = 0
         self.n_bytes = 0
-        self.seen = SeenPaths()
+        self.is_folder: dict[str, bool] = {}
 
     def path(self, name: str, size_bytes: int, *, folder: bool, plain: bool) -> PurePosixPath:
         if not plain:
             raise UnsafeMember(name, "a link, a device or an encrypted file")
         path = safe_member_path(name.rstrip("/") if folder else name)
-        self.seen.add(name, path, folder=folder)
+        self._settle(name, path, folder=folder)
         self.n_members += 1
         self.n_bytes += size_bytes
         if self.n_members > self.limits.n_members:
@@ -210,51 +207,49 @@ class _Counted:
             raise TooLarge(f"more than {show_bytes(self.limits.n_bytes)} unpacked")
         return path
 
+    def _settle(self, name: str, path: PurePosixPath, *, folder: bool) -> None:
+        """Refuse two members that would become one file, here or where case does not count."""
+        for parent in (*path.parents[:-1], *([path] if folder else [])):
+            if not self.is_folder.setdefault(_key(parent), True):
+                raise UnsafeMember(name, "a file and a folder of one name")
+        if not folder:
+            if _key(path) in self.is_folder:
+                raise UnsafeMember(name, "a name that comes twice")
+            self.is_folder[_key(path)] = False
 
-class _Bounded(io.RawIOBase):
-    """A stream that ends in an error beyond a number of bytes, whatever its header says."""
 
-    def __init__(self, stream: IO[bytes], limit_bytes: int) -> None:
+class _Watched(io.RawIOBase):
+    """A stream that reports what was read of it."""
+
+    def __init__(self, stream: IO[bytes], report: Callable[[int], None]) -> None:
         self.stream = stream
-        self.limit_bytes = limit_bytes
-        self.left = limit_bytes
+        self.report = report
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
         data = self.stream.read(min(len(buffer), BLOCK_BYTES))
-        self.left -= len(data)
-        if self.left < 0:
-            raise TooLarge(f"more than {show_bytes(self.limit_bytes)} unpacked")
+        self.report(len(data))
         buffer[: len(data)] = data
         return len(data)
 
 
 @contextmanager
 def _plain_bytes(archive: Path, limit_bytes: int, label: str) -> Iterator[IO[bytes]]:
-    """Open the content of a gzip file, bounded, with a bar over the compressed bytes."""
+    """Open the content of a gzip file, bounded whatever its header says, with a bar over the compressed bytes."""
+    left = limit_bytes
+
+    def bound(n_bytes: int) -> None:
+        nonlocal left
+        left -= n_bytes
+        if left < 0:
+            raise TooLarge(f"more than {show_bytes(limit_bytes)} unpacked")
+
     with archive.open("rb") as packed, track_bytes(label, archive.stat().st_size) as advance:
         watched = io.BufferedReader(_Watched(packed, advance), BLOCK_BYTES)  # gzip asks for 8 KiB at a time
         with gzip.GzipFile(fileobj=watched, mode="rb") as plain:
-            yield io.BufferedReader(_Bounded(plain, limit_bytes), BLOCK_BYTES)  # type: ignore[arg-type]
-
-
-class _Watched(io.RawIOBase):
-    """A file that reports what was read of it."""
-
-    def __init__(self, stream: IO[bytes], advance: Callable[[int], None]) -> None:
-        self.stream = stream
-        self.advance = advance
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        data = self.stream.read(len(buffer))
-        self.advance(len(data))
-        buffer[: len(data)] = data
-        return len(data)
+            yield io.BufferedReader(_Watched(plain, bound), BLOCK_BYTES)  # type: ignore[arg-type]
 
 
 def _copy(member: Member, write: Callable[[bytes], int]) -> None:
@@ -316,23 +311,6 @@ def safe_member_path(name: str) -> PurePosixPath:
     for part in parts:
         _require_plain(name, part)
     return PurePosixPath(*parts)
-
-
-class SeenPaths:
-    """Notices two members that would become one file, here or where case does not count."""
-
-    def __init__(self) -> None:
-        self._is_folder: dict[str, bool] = {}
-
-    def add(self, name: str, path: PurePosixPath, *, folder: bool) -> None:
-        """Count a member."""
-        for parent in (*path.parents[:-1], *([path] if folder else [])):
-            if not self._is_folder.setdefault(_key(parent), True):
-                raise UnsafeMember(name, "a file and a folder of one name")
-        if not folder:
-            if _key(path) in self._is_folder:
-                raise UnsafeMember(name, "a name that comes twice")
-            self._is_folder[_key(path)] = False
 
 
 def _key(path: PurePosixPath) -> str:

@@ -89,10 +89,11 @@ def authors_split(tiles: TileSet, n_folds: int, fold: int | None, path: Path | N
     if len(folds.side_by_fold) != n_folds:
         n = len(folds.side_by_fold)
         raise UserError(f"the fold files hold {n} folds, not {n_folds}", value=folds.source, allowed=f"authors-{n}")
+    kind: Literal["folds", "parts"] = "folds" if fold is None else "parts"
     if fold is None:
-        side_by_key, kind = _all_folds(folds, n_folds), "folds"
+        side_by_key = _all_folds(folds, n_folds)
     elif fold in folds.side_by_fold:
-        side_by_key, kind = dict(folds.side_by_fold[fold]), "parts"
+        side_by_key = dict(folds.side_by_fold[fold])
     else:
         raise UserError("there is no such fold", value=name, allowed=_fold_names(folds))
     known = {tile_id: side_by_key[tile_id] for tile_id in tiles.tile_ids if tile_id in side_by_key}
@@ -102,14 +103,8 @@ def authors_split(tiles: TileSet, n_folds: int, fold: int | None, path: Path | N
             value=folds.source,
             allowed=f"the original file names, such as {next(iter(side_by_key))}",
         )
-    split = Split(
-        name=name,
-        kind="folds" if kind == "folds" else "parts",
-        unit="tile",
-        side_by_key=known,
-        notes=(f"The data set authors' folds, from {folds.source}.", *_absent(known, side_by_key)),
-        partial=True,
-    )
+    notes = (f"The data set authors' folds, from {folds.source}.", *_absent(known, side_by_key))
+    split = Split(name, kind, "tile", known, notes=notes, partial=True)
     return note_outside(mark_leaks(split, tiles), tiles)
 
 
@@ -121,26 +116,22 @@ def find_fold_files(tiles: TileSet, path: Path | None) -> tuple[Path, ...]:
             return _in_folder(place.parent) if TEXT_NAME.fullmatch(place.name) else (place,)
         found = _in_folder(place) if place.is_dir() else ()
         if not found:
-            raise UserError("no fold files here", value=path, allowed=FOLDS_FORMAT)
+            raise _no_folds("no fold files here", path)
         return found
     common = Path(os.path.commonpath([str(path) for path in {Path(path).parent for path in tiles.table["path"]}]))
     for folder in (common, *list(common.parents)[:LEVELS_UP]):
         found = _in_folder(folder)
         if found:
             return found
-    raise UserError(
-        "the authors' fold files were not found beside the images",
-        value=common,
-        allowed=FOLDS_FORMAT,
-        fix="name them: --split authors-5:PATH/TO/Folds.csv",
-    )
+    fix = "name them: --split authors-5:PATH/TO/Folds.csv"
+    raise _no_folds("the authors' fold files were not found beside the images", common, fix)
 
 
 def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
     """Read fold files of either shape."""
     texts = [_read_text(path) for path in paths]
     if not any(text.strip() for text in texts):
-        raise UserError("the fold file is empty", value=paths[0], allowed=FOLDS_FORMAT)
+        raise _no_folds("the fold file is empty", paths[0])
     side_by_fold: dict[int, dict[str, Literal["train", "test"]]] = defaultdict(dict)
     for path, text in zip(paths, texts, strict=True):
         entries = _csv_entries(path, text) if "|" not in text.partition("\n")[0] else _text_entries(text)
@@ -148,18 +139,19 @@ def read_folds(paths: tuple[Path, ...]) -> AuthorsFolds:
             number, side = re.search(r"\d+", entry.fold), entry.side.strip().lower()
             stem = re.split(r"[\\/]", entry.file_name.strip())[-1].rpartition(".")[0]
             if number is None or side not in ("train", "test") or not stem:
-                raise UserError(
-                    f"{path.name} can't be read at line {entry.line}",
-                    value=f"{entry.fold}, {entry.side}, {entry.file_name}",
-                    allowed=FOLDS_FORMAT,
-                )
+                fields = f"{entry.fold}, {entry.side}, {entry.file_name}"
+                raise _no_folds(f"{path.name} can't be read at line {entry.line}", fields)
             first = side_by_fold[int(number[0])].setdefault(stem, "test" if side == "test" else "train")
             if first != side:
                 raise UserError(f"{path.name} puts an image on both sides of fold {number[0]}", value=stem)
     if not side_by_fold:
-        raise UserError("the fold file lists no image", value=paths[0], allowed=FOLDS_FORMAT)
+        raise _no_folds("the fold file lists no image", paths[0])
     names = name_some([path.name for path in paths], 5)
     return AuthorsFolds(f"{names} (hash {hash_bytes(*texts)[:12]})", dict(sorted(side_by_fold.items())))
+
+
+def _no_folds(what: str, value: object, fix: str | None = None) -> UserError:
+    return UserError(what, value=value, allowed=FOLDS_FORMAT, fix=fix)
 
 
 def _in_folder(folder: Path) -> tuple[Path, ...]:
@@ -175,10 +167,10 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
 def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FOLDS_BYTES:
-            raise UserError("this file is too large for a fold file", value=path, allowed=FOLDS_FORMAT)
+            raise _no_folds("this file is too large for a fold file", path)
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError("this fold file can't be read", value=path, allowed=FOLDS_FORMAT) from error
+        raise _no_folds("this fold file can't be read", path) from error
 
 
 def _csv_entries(path: Path, text: str) -> Iterator[FoldEntry]:
@@ -191,9 +183,7 @@ def _csv_entries(path: Path, text: str) -> Iterator[FoldEntry]:
     for column, known in COLUMNS.items():
         found = next((names.index(name) for name in known if name in names), None)
         if found is None:
-            raise UserError(
-                f"{path.name} has no column {column}", value=", ".join(names) or "no columns", allowed=FOLDS_FORMAT
-            )
+            raise _no_folds(f"{path.name} has no column {column}", ", ".join(names) or "no columns")
         places[column] = found
     for number, row in enumerate(rows, 2):
         if not any(field.strip() for field in row):

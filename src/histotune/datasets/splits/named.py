@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -59,8 +59,8 @@ def is_split_name(text: str) -> bool:
 
 
 def _make(name: str, tiles: TileSet, allow_leaky: bool) -> Split:
-    if name in ("eva", "thunder"):
-        return breakhis_published("eva" if name == "eva" else "thunder", tiles)
+    if name in RULES:
+        return breakhis_published(name, tiles)
     if name == "pcam-official":
         return official_parts(tiles)
     if match := SEEDED.fullmatch(name):
@@ -119,10 +119,6 @@ class PublishedPatient:
     eva: str
     thunder: str
 
-    def part(self, name: str) -> str:
-        """Return the part in the split of this name."""
-        return self.eva if name == "eva" else self.thunder
-
 
 def published_patients() -> tuple[PublishedPatient, ...]:
     """Return the patients of eva and THUNDER, in the order of eva's own table."""
@@ -133,11 +129,11 @@ def published_patients() -> tuple[PublishedPatient, ...]:
     )
 
 
-def breakhis_published(name: Literal["eva", "thunder"], tiles: TileSet) -> Split:
+def breakhis_published(name: str, tiles: TileSet) -> Split:
     """Return eva's or THUNDER's split of BreakHis."""
-    _require_breakhis(name, tiles)
+    _require_data_set(tiles, "breakhis", f"{name} is a split of BreakHis", "use pcam-official or grouped-5-seed0")
     patients = published_patients()
-    part_by_patient = {(patient.tumour, patient.number): patient.part(name) for patient in patients}
+    part_by_patient = {(patient.tumour, patient.number): getattr(patient, name) for patient in patients}
     side_by_key: dict[str, str] = {}
     columns = tiles.table.select("tile_id", "source_patient_id", "magnification")
     for tile_id, source_patient_id, magnification in columns.iter_rows():
@@ -159,13 +155,7 @@ def breakhis_published(name: Literal["eva", "thunder"], tiles: TileSet) -> Split
 
 def official_parts(tiles: TileSet) -> Split:
     """Return PatchCamelyon's own parts, as its files are named."""
-    if tiles.name != "patch_camelyon":
-        raise UserError(
-            "pcam-official is a split of PatchCamelyon",
-            value=tiles.name,
-            allowed="patch_camelyon",
-            fix="use grouped-5-seed0",
-        )
+    _require_data_set(tiles, "patch_camelyon", "pcam-official is a split of PatchCamelyon", "use grouped-5-seed0")
     pairs = zip(tiles.tile_ids, tiles.table["split"].to_list(), strict=True)
     side_by_tile = {tile_id: side for tile_id, side in pairs if side in PART_ORDER}
     if not side_by_tile:
@@ -184,14 +174,9 @@ def official_parts(tiles: TileSet) -> Split:
     return note_outside(mark_leaks(split, tiles), tiles)
 
 
-def _require_breakhis(name: str, tiles: TileSet) -> None:
-    if tiles.name != "breakhis":
-        raise UserError(
-            f"{name} is a split of BreakHis",
-            value=tiles.name,
-            allowed="breakhis",
-            fix="use pcam-official or grouped-5-seed0",
-        )
+def _require_data_set(tiles: TileSet, name: str, what: str, fix: str) -> None:
+    if tiles.name != name:
+        raise UserError(what, value=tiles.name, allowed=name, fix=fix)
 
 
 def _differences(split: Split, tiles: TileSet, patients: tuple[PublishedPatient, ...]) -> list[str]:
@@ -200,7 +185,7 @@ def _differences(split: Split, tiles: TileSet, patients: tuple[PublishedPatient,
     found = Counter(split.side_by_key.values())
     wanted: Counter[str] = Counter()
     for patient in patients:
-        wanted[patient.part(split.name)] += patient.n_tiles
+        wanted[getattr(patient, split.name)] += patient.n_tiles
     if found != wanted:
         counts = ", ".join(
             f"{side} {found[side]:,} of {wanted[side]:,}" for side in sorted(wanted, key=PART_ORDER.__getitem__)
@@ -276,17 +261,7 @@ def save_split(split: Split, path: Path) -> None:
     """
     if path.exists() and not _may_replace(path):
         raise UserError("something else than a split lies here", value=path, fix="choose another --out")
-    content: dict[str, object] = {
-        "format": SPLIT_FORMAT,
-        "name": split.name,
-        "kind": split.kind,
-        "unit": split.unit,
-        "leaky": split.leaky,
-        "partial": split.partial,
-        "notes": list(split.notes),
-        "side_by_key": dict(split.side_by_key),
-        "split_hash": split.split_hash,
-    }
+    content = {"format": SPLIT_FORMAT, **asdict(split), "split_hash": split.split_hash}
     write_json(path, {**content, "checksum": hash_json(content)})
 
 
@@ -340,17 +315,10 @@ def _read(path: Path) -> Split:
     try:
         content = SplitFile.model_validate(data)
     except ValidationError as error:
-        fields = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors()}))
-        raise _unusable(f"this split file was changed by hand or by another version ({fields})", path) from error
-    split = Split(
-        content.name,
-        content.kind,
-        content.unit,
-        dict(sorted(content.side_by_key.items())),
-        content.leaky,
-        tuple(content.notes),
-        content.partial,
-    )
+        wrong = ", ".join(sorted({str(detail["loc"][0]) for detail in error.errors()}))
+        raise _unusable(f"this split file was changed by hand or by another version ({wrong})", path) from error
+    fields = content.model_dump(exclude={"format", "split_hash", "checksum"})
+    split = Split(**{**fields, "side_by_key": dict(sorted(content.side_by_key.items())), "notes": tuple(content.notes)})
     del data["checksum"]
     if split.split_hash != content.split_hash or hash_json(data) != content.checksum or not _sides_fit(split):
         raise _unusable("this split file was changed after it was written: its hash does not match its content", path)

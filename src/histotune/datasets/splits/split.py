@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
+
+import polars as pl
 
 from histotune.datasets.disk import name_some
 from histotune.tools.errors import UserError
@@ -146,26 +147,25 @@ class SharedGroups:
 
 def shared_groups(tiles: TileSet, split: Split) -> SharedGroups:
     """Find the known groups that a split puts on several sides."""
-    groups, labels = tiles.table["group_id"].to_list(), tiles.labels_N.tolist()
-    sides = split.side_of_tiles(tiles)
-    sides_by_group: dict[str, set[str]] = defaultdict(set)
-    for group, side in zip(groups, sides, strict=True):
-        if group is not None and side is not None:
-            sides_by_group[group].add(side)
-    torn = {group for group, found in sides_by_group.items() if len(found) > 1}
-    touched: Counter[tuple[str, int]] = Counter()
-    total: Counter[tuple[str, int]] = Counter()
-    for group, side, label in zip(groups, sides, labels, strict=True):
-        if side is not None:
-            total[side, label] += 1
-            touched[side, label] += group in torn
+    names = (*tiles.class_names, "unlabelled")
+    sides = pl.Series(split.side_of_tiles(tiles), dtype=pl.String)
+    table = tiles.table.select("group_id", side=sides, label=tiles.labels_N).drop_nulls("side")
+    sides_by_group = table.drop_nulls("group_id").group_by("group_id").agg(pl.col("side").n_unique())
+    torn = sorted(sides_by_group.filter(pl.col("side") > 1)["group_id"])
+    in_torn = pl.col("group_id").is_in(torn).fill_null(False)
+    touched: dict[str, dict[str, int]] = {side: {} for side in split.sides}
+    total: dict[str, dict[str, int]] = {side: {} for side in split.sides}
+    for side, label, n_touched, n in (
+        table.group_by("side", "label").agg(in_torn.sum().alias("touched"), pl.len()).sort("label").iter_rows()
+    ):
+        touched[side][names[label]], total[side][names[label]] = n_touched, n
     held_out = [side for side in split.sides if split.kind == "parts" and side != "train"]
     return SharedGroups(
-        groups=tuple(sorted(torn)),
-        tiles_by_side={side: _of_side(touched, side) for side in split.sides},
-        tiles_by_class={side: _by_class(touched, side, tiles) for side in held_out if _of_side(touched, side)},
-        total_by_side={side: _of_side(total, side) for side in split.sides},
-        total_by_class={side: _by_class(total, side, tiles) for side in held_out},
+        groups=tuple(torn),
+        tiles_by_side={side: sum(touched[side].values()) for side in split.sides},
+        tiles_by_class={side: touched[side] for side in held_out if any(touched[side].values())},
+        total_by_side={side: sum(total[side].values()) for side in split.sides},
+        total_by_class={side: total[side] for side in held_out},
     )
 
 
@@ -185,12 +185,3 @@ def refuse_leaks(split: Split, tiles: TileSet, *, allow_leaky: bool) -> None:
             allowed="splits that keep every group on one side, such as grouped-5-seed0",
             fix=ALLOW,
         )
-
-
-def _of_side(counts: Counter[tuple[str, int]], side: str) -> int:
-    return sum(n for (found, _), n in counts.items() if found == side)
-
-
-def _by_class(counts: Counter[tuple[str, int]], side: str, tiles: TileSet) -> dict[str, int]:
-    names = (*tiles.class_names, "unlabelled")
-    return {names[label]: counts[side, label] for found, label in sorted(counts) if found == side}

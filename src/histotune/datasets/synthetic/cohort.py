@@ -394,14 +394,17 @@ def _find_patch(tissue: Tissue, tumour: bool, other: bool, rng: np.random.Genera
             return float(best[0]), float(best[1])
 
 
+def _share(inside_P: NDArray[np.bool_], points: Points) -> Floats:
+    """Share of the points in each square that lie inside."""
+    return np.asarray(inside_P.reshape(len(points), -1).mean(axis=1), np.float64)
+
+
 def _epithelium_share(tissue: Tissue, points: Points, side_px: int) -> Floats:
-    depth = depth_P(tissue, *_squares(points, side_px)).reshape(len(points), -1)
-    return np.asarray((depth > 0).mean(axis=1), np.float64)
+    return _share(depth_P(tissue, *_squares(points, side_px)) > 0, points)
 
 
 def _tumour_share(tissue: Tissue, points: Points, side_px: int) -> Floats:
-    inside = tumour_P(tissue, *_squares(points, side_px)).reshape(len(points), -1)
-    return np.asarray(inside.mean(axis=1), np.float64)
+    return _share(tumour_P(tissue, *_squares(points, side_px)), points)
 
 
 def _squares(points: Points, side_px: int) -> tuple[Floats, Floats]:

@@ -9,10 +9,11 @@ import re
 import signal
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,9 +38,10 @@ from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
     from numpy.typing import NDArray
+
+    Drawing = Callable[[Callable[[RenderJob], Any], Sequence[RenderJob]], Iterator[Any]]  # a map over jobs
 
 
 GENERATOR_VERSION = "4"
@@ -91,9 +93,9 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
     _require_replaceable(folder)
     _refuse_starting_child()
     with atomic_folder(folder) as temporary:
-        with Renderer(workers) as renderer:
-            write_breakhis(config, temporary / "breakhis", renderer)
-            patches_by_part = write_pcam(config, temporary / "pcam", renderer)
+        with _drawing(workers) as draw:
+            write_breakhis(config, temporary / "breakhis", draw)
+            patches_by_part = write_pcam(config, temporary / "pcam", draw)
         write_oracle(config, patches_by_part, temporary / ORACLE, mark)
         for part in ("breakhis", "pcam"):
             write_json(temporary / part / MARK, mark)
@@ -198,21 +200,22 @@ def _foreign_file(folder: Path) -> Path | None:
 LEVEL_0_MPP = 0.243  # the scale in whose pixels PatchCamelyon's meta file gives positions
 
 
-def write_breakhis(config: SyntheticConfig, folder: Path, renderer: Renderer) -> None:
+def write_breakhis(config: SyntheticConfig, folder: Path, draw: Drawing) -> None:
     """Write the PNG tree."""
     jobs = [job for _, _, job in breakhis_jobs(config)]
     for parent in sorted({(folder / job.path).parent for job in jobs}):
         parent.mkdir(parents=True, exist_ok=True)
-    renderer.save_all(folder, jobs, "rendering synthetic BreakHis")
+    for _ in track(draw(partial(_save, folder), jobs), "rendering synthetic BreakHis", total=len(jobs)):
+        pass
 
 
-def write_pcam(config: SyntheticConfig, folder: Path, renderer: Renderer) -> dict[str, tuple[Patch, ...]]:
+def write_pcam(config: SyntheticConfig, folder: Path, draw: Drawing) -> dict[str, tuple[Patch, ...]]:
     """Write pixels, labels and slides of train, valid and test."""
     folder.mkdir(parents=True, exist_ok=True)
     patches_by_part = pcam_patches(config)
     patches = [patch for part in patches_by_part.values() for patch in part]
     jobs = [patch_job(config, patch, number) for number, patch in enumerate(patches)]
-    pixels = renderer.draw_all(jobs, "rendering synthetic PatchCamelyon")
+    pixels = np.stack(list(track(draw(_draw, jobs), "rendering synthetic PatchCamelyon", total=len(jobs))))
     start = 0
     for part, part_patches in patches_by_part.items():
         stem = f"camelyonpatch_level_2_split_{part}"
@@ -287,54 +290,29 @@ def _write_h5(path: Path, name: str, values: NDArray[np.uint8]) -> None:
 # ---- Rendering by several processes ----
 
 
-S = TypeVar("S")
-T = TypeVar("T")
 CHUNK = 8
 Z_RLE = 3  # zlib's run-length strategy: three times as fast as its default on noisy images, and no larger
 
 
-class Renderer:
-    """Worker processes that draw tiles, started when first needed and gone with the block.
-
-    Args:
-        workers: Number of processes; None takes one per core, 1 draws in this process.
-    """
-
-    def __init__(self, workers: int | None = None) -> None:
-        self._workers = cpu_count() if workers is None else workers
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Renderer:
-        """Start the processes afresh (spawn), as Windows and macOS do."""
-        if self._workers > 1:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_leave_interrupts_to_parent)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the processes; after an error, without drawing what was still to come."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=kind is not None)
-        if isinstance(error, BrokenProcessPool):
-            raise UserError(
-                "a process that renders synthetic tissue died (out of memory, or a script without a main guard)",
-                fix='call write_cohort(..., workers=1), or put the script below `if __name__ == "__main__":`',
-            ) from error
-
-    def save_all(self, folder: Path, jobs: Sequence[RenderJob], description: str) -> None:
-        """Draw tiles and save each as PNG at its path below a folder."""
-        results = self._map(partial(_save, folder), jobs)
-        for _ in track(results, description, total=len(jobs)):
-            pass
-
-    def draw_all(self, jobs: Sequence[RenderJob], description: str) -> NDArray[np.uint8]:
-        """Draw tiles of one size."""
-        return np.stack(list(track(self._map(_draw, list(jobs)), description, total=len(jobs))))
-
-    def _map(self, work: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
-        return map(work, items) if self._pool is None else self._pool.map(work, items, chunksize=CHUNK)
+@contextmanager
+def _drawing(workers: int | None) -> Iterator[Drawing]:
+    """Give a ``map`` over processes that are gone with the block; None takes one per core, 1 draws in this process."""
+    n_workers = cpu_count() if workers is None else workers
+    if n_workers <= 1:
+        yield map
+        return
+    # Started afresh (spawn), as Windows and macOS do; after an error nothing is drawn that was still to come.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=_leave_interrupts_to_parent)
+    try:
+        yield partial(pool.map, chunksize=CHUNK)
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a process that renders synthetic tissue died (out of memory, or a script without a main guard)",
+            fix='call write_cohort(..., workers=1), or put the script below `if __name__ == "__main__":`',
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _leave_interrupts_to_parent() -> None:

@@ -4,15 +4,14 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from histotune.heads.config import draw_trials
-from histotune.heads.family import OutOfFold, Refit, full_logits, tell, trials_by_pooling
+from histotune.heads.family import Family, Refit, Trial, full_logits
 from histotune.heads.head import HiddenLayer
 from histotune.heads.sgd.jobs import Layer, LearningCurve, TrainData, TrainedHead, TrainJob, TrainOptions, TrainSplit
 from histotune.heads.sgd.train import head_logits, train_heads
@@ -24,47 +23,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.heads.config import ClassWeight, SgdSettings, SweepConfig
-    from histotune.heads.family import SweepData, TrainingSet, Trial
+    from histotune.heads.config import SgdSettings, SweepConfig
+    from histotune.heads.family import Outcomes, SweepData, TrainingSet
     from histotune.heads.fit_cache import FitCache
 
     Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
     Arrays = Mapping[str, NDArray[np.generic]]
 
 
-VARIED = {
-    "optimizer", "lr", "weight_decay", "momentum", "epochs", "batch_size", "label_smoothing", "hidden_units",
-    "activation",
-}  # fmt: skip
-"""Settings of a trial besides its class weighting, in the columns of the trials table."""
 CHUNK_JOBS = 1024
 """Heads trained and kept together: enough to fill a batched step, few enough to lose little."""
 
 
-@dataclass(frozen=True)
-class SgdTrial:
-    """One pooling and one way to train."""
-
-    pooling: tuple[str, ...]
-    training: SgdSettings
-
-    @property
-    def class_weight(self) -> ClassWeight:
-        """How classes weigh in the training loss."""
-        return self.training.class_weight
-
-    @property
-    def strength(self) -> float:
-        """The weight decay."""
-        return self.training.weight_decay
-
-    def settings(self) -> dict[str, float | int | str]:
-        """Return the settings a search may vary; an SGD head has no penalty of the mean loss, so that is 0."""
-        varied = self.training.model_dump(include=VARIED)
-        return {"penalty": 0.0, **varied}
-
-
-class SgdFamily:
+class SgdFamily(Family):
     """Linear heads and small MLPs trained by AdamW, Adam or SGD.
 
     With a monitored metric every fold keeps its own best epoch, chosen on the fold's held-out tiles, so that the
@@ -77,54 +49,37 @@ class SgdFamily:
     name = "sgd"
 
     def __init__(self, config: SweepConfig) -> None:
-        self._config = config
-        self._resumed_epochs: dict[tuple[SgdTrial, bytes], int] = {}
+        super().__init__(config)
+        self._resumed_epochs: dict[tuple[Trial, bytes], int] = {}
 
-    def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[SgdTrial, ...]:
+    def trials(self, poolings: Sequence[tuple[str, ...]]) -> tuple[Trial, ...]:
         """See :class:`~histotune.heads.family.Family`; the class weightings of the sweep cross the search's draws."""
-        drawn = draw_trials(self._config.sgd)
-        if "class_weight" not in self._config.sgd.space:
+        drawn = draw_trials(self.config.sgd)
+        if "class_weight" not in self.config.sgd.space:
             drawn = tuple(
                 each.model_copy(update={"class_weight": weighting})
-                for weighting in self._config.class_weights
+                for weighting in self.config.class_weights
                 for each in drawn
             )
-        return tuple(SgdTrial(pooling, each) for pooling in poolings for each in drawn)
+        return tuple(
+            Trial(pooling, each.class_weight, each.weight_decay, each) for pooling in poolings for each in drawn
+        )
 
-    def out_of_fold(self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial]) -> list[OutOfFold]:
-        """See :class:`~histotune.heads.family.Family`."""
-        found = [OutOfFold.empty(len(trials), part.n_tiles, data.n_classes) for part in parts]
-        own, n_done = [_own(trial) for trial in trials], 0
-        for members in trials_by_pooling(own):
-            self._fill(data, parts, [own[t] for t in members], members, found)
-            n_done += len(members)
-            tell(data, parts, trials, members, found, n_done)
-        return found
-
-    def _fill(
-        self,
-        data: SweepData,
-        parts: Sequence[TrainingSet],
-        trials: Sequence[SgdTrial],
-        members: NDArray[np.int64],
-        found: list[OutOfFold],
+    def fill(
+        self, data: SweepData, parts: Sequence[TrainingSet], trials: Sequence[Trial], members: Int, found: Outcomes
     ) -> None:
-        """Train the trials of one pooling on all folds together, and write their logits."""
+        """See :class:`~histotune.heads.family.Family`; all folds are trained together."""
         # Every (training set, fold) is a split of one batched training, and its jobs are the trials in their order.
-        x_nD = data.matrix(trials[0].pooling)
+        x_nD, settings = data.matrix(trials[0].pooling), [_training(trial) for trial in trials]
         folds = [(number, fold) for number, part in enumerate(parts) for fold in range(part.n_folds)]
         splits = tuple(_fold_split(parts[number], fold) for number, fold in folds)
-        jobs = [
-            TrainJob(trial.training, split, self._config.sgd.training_seed)
-            for split in range(len(splits))
-            for trial in trials
-        ]
+        jobs = [TrainJob(one, split, self.config.sgd.training_seed) for split in range(len(splits)) for one in settings]
         heads = self._train(x_nD, data, splits, jobs)
         kept = np.array([head.kept_epoch for head in heads]).reshape(len(folds), len(trials))
         for split, (number, fold) in enumerate(folds):
             fold_heads = heads[split * len(trials) : (split + 1) * len(trials)]
             held = np.flatnonzero(parts[number].fold_n == fold)
-            logit_TnK = _logits(fold_heads, trials, x_nD[splits[split].held_rows], data.n_classes)
+            logit_TnK = _logits(fold_heads, settings, x_nD[splits[split].held_rows], data.n_classes)
             found[number].logit_TnK[np.ix_(members, held)] = logit_TnK
             found[number].diverged_T[members] |= [head.diverged for head in fold_heads]
         # A trial that diverged in any fold has no logits; a refit trains for the median over folds of the best epochs.
@@ -134,27 +89,19 @@ class SgdFamily:
             for trial, epochs in zip(trials, np.median(of_part, axis=0), strict=True):
                 self._resumed_epochs[trial, part.rows.tobytes()] = max(1, round(float(epochs)))
 
-    def refit(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
-        """See :class:`~histotune.heads.family.Family`; all sets that chose one pooling are trained together."""
-        refitted: dict[int, Refit] = {}
-        own = [(part, _own(trial)) for part, trial in chosen]
-        for pooling in dict.fromkeys(trial.pooling for _, trial in own):
-            members = [index for index, (_, trial) in enumerate(own) if trial.pooling == pooling]
-            splits = tuple(TrainSplit(own[index][0].rows) for index in members)
-            jobs = [
-                TrainJob(own[index][1].training, split, self._config.sgd.training_seed, self._epochs(data, *own[index]))
-                for split, index in enumerate(members)
-            ]
-            heads = self._train(data.matrix(pooling), data, splits, jobs)
-            refitted |= {
-                index: _refit(head, own[index][1].training, data.n_classes)
-                for index, head in zip(members, heads, strict=True)
-            }
-        return [refitted[index] for index in range(len(chosen))]
+    def refit_together(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
+        """See :class:`~histotune.heads.family.Family`."""
+        splits = tuple(TrainSplit(part.rows) for part, _ in chosen)
+        jobs = [
+            TrainJob(_training(trial), split, self.config.sgd.training_seed, self._epochs(data, part, trial))
+            for split, (part, trial) in enumerate(chosen)
+        ]
+        heads = self._train(data.matrix(chosen[0][1].pooling), data, splits, jobs)
+        return [_refit(head, job.settings, data.n_classes) for head, job in zip(heads, jobs, strict=True)]
 
-    def _epochs(self, data: SweepData, part: TrainingSet, trial: SgdTrial) -> int | None:
+    def _epochs(self, data: SweepData, part: TrainingSet, trial: Trial) -> int | None:
         """Return after how many epochs a refit stops: None, or where the folds' best epochs lay."""
-        if self._config.sgd.stopping.monitor is None:
+        if self.config.sgd.stopping.monitor is None:
             return None
         key = trial, part.rows.tobytes()
         if key not in self._resumed_epochs:
@@ -165,7 +112,7 @@ class SgdFamily:
         self, x_nD: NDArray[np.floating], data: SweepData, splits: tuple[TrainSplit, ...], jobs: Sequence[TrainJob]
     ) -> list[TrainedHead]:
         """Train; a refit has no held-out tiles, and so nothing to stop by."""
-        sgd = self._config.sgd
+        sgd = self.config.sgd
         options = TrainOptions(metrics=(), device=find_device(sgd.device).kind)
         if len(splits[0].held_rows):
             options = replace(options, stopping=sgd.stopping)
@@ -173,10 +120,10 @@ class SgdFamily:
         return train_or_resume(train_data, jobs, options, data.support.fits)
 
 
-def _own(trial: Trial) -> SgdTrial:
-    if not isinstance(trial, SgdTrial):
+def _training(trial: Trial) -> SgdSettings:
+    if trial.training is None:
         raise TypeError(f"{trial} is no trial of an SGD head")
-    return trial
+    return trial.training
 
 
 def _fold_split(part: TrainingSet, fold: int) -> TrainSplit:
@@ -187,21 +134,19 @@ def _fold_split(part: TrainingSet, fold: int) -> TrainSplit:
 
 
 def _logits(
-    heads: Sequence[TrainedHead], trials: Sequence[SgdTrial], x_nD: NDArray[np.floating], n_classes: int
+    heads: Sequence[TrainedHead], settings: Sequence[SgdSettings], x_nD: NDArray[np.floating], n_classes: int
 ) -> Float:
     """Return logits (T, n, K); those of linear heads of one shape are one product."""
     # Heads with one hidden layer go one by one; in binary tasks class 0 has logit 0.
     out_TnK = np.full((len(heads), len(x_nD), n_classes), np.nan)
     for one_logit in (False, True):
-        linear = [
-            t for t, head in enumerate(heads) if len(head.layers) == 1 and trials[t].training.one_logit == one_logit
-        ]
+        linear = [t for t, head in enumerate(heads) if len(head.layers) == 1 and settings[t].one_logit == one_logit]
         if linear:
             weight_TKD = np.stack([heads[t].layers[0].weight_OI for t in linear])
             out_TnK[linear] = full_logits(weight_TKD, np.stack([heads[t].layers[0].bias_O for t in linear]), x_nD)
     for t, head in enumerate(heads):
         if len(head.layers) == 2:
-            logit_nO = head_logits(head, x_nD, trials[t].training.activation)
+            logit_nO = head_logits(head, x_nD, settings[t].activation)
             out_TnK[t] = np.pad(logit_nO, ((0, 0), (n_classes - logit_nO.shape[1], 0)))
     return out_TnK - out_TnK[:, :, :1] if n_classes == 2 else out_TnK
 
@@ -303,18 +248,16 @@ def _pack(heads: Sequence[TrainedHead]) -> dict[str, NDArray[np.generic]]:
 
 
 def _unpack(arrays: Arrays, n_heads: int) -> list[TrainedHead]:
-    layers: dict[int, dict[int, dict[str, NDArray[np.generic]]]] = {number: {} for number in range(n_heads)}
-    curves: dict[int, dict[int, LearningCurve]] = {number: {} for number in range(n_heads)}
-    for name, values in arrays.items():
-        if found := re.fullmatch(r"(\d+) (weight|bias) (\d+)", name):
-            layers[int(found[1])].setdefault(int(found[3]), {})[found[2]] = values
-        elif found := re.fullmatch(r"(\d+) curve (\d+) (\w+)", name):
-            curves[int(found[1])][int(found[2])] = LearningCurve(found[3], np.asarray(values, np.float64))
-    heads = []
-    for number, (kept, begun, steps, diverged) in enumerate(np.asarray(arrays["counts"]).tolist()):
-        own_layers = tuple(
-            Layer(np.asarray(one["weight"]), np.asarray(one["bias"])) for _, one in sorted(layers[number].items())
-        )
-        own_curves = tuple(curve for _, curve in sorted(curves[number].items()))
-        heads.append(TrainedHead(own_layers, own_curves, kept, begun, steps, bool(diverged)))
-    return heads
+    layers: list[list[Layer]] = [[] for _ in range(n_heads)]
+    curves: list[dict[int, LearningCurve]] = [{} for _ in range(n_heads)]
+    for name, values in sorted(arrays.items()):
+        number, kind, place, *metric = (*name.split(), "", "")
+        if kind == "weight":  # at most two layers, so that the names sort as the layers do
+            layers[int(number)].append(Layer(np.asarray(values), np.asarray(arrays[f"{number} bias {place}"])))
+        elif kind == "curve":
+            curves[int(number)][int(place)] = LearningCurve(metric[0], np.asarray(values, np.float64))
+    counts = np.asarray(arrays["counts"]).tolist()
+    return [
+        TrainedHead(tuple(own), tuple(curve for _, curve in sorted(named.items())), kept, begun, steps, bool(diverged))
+        for own, named, (kept, begun, steps, diverged) in zip(layers, curves, counts, strict=True)
+    ]

@@ -12,7 +12,7 @@ covariance serves all: it is the preconditioner, so it changes the path and neve
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,34 +33,6 @@ COVARIANCE_ROWS_PER_COLUMN = 4
 NULL_EIGENVALUE = 1e-13
 
 
-class Coordinates(Protocol):
-    """Linear maps between coordinates and logits for all masks.
-
-    Attributes:
-        y_FN: Label per mask and row.
-        weight_FN: Normalised sample weight per mask and row (each row of the array sums to 1).
-        curvature_FR: Weighted variance of each coordinate (exact, or of the pooled rows).
-        small: Whether :meth:`curvature` is cheap.
-    """
-
-    y_FN: Int
-    weight_FN: Float
-    curvature_FR: Float
-    small: bool
-
-    def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
-        """Return logits (A, K, N) of each problem on its mask's rows."""
-
-    def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
-        """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
-
-    def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
-        """Return weights on raw columns (A, K, D) and biases (A, K)."""
-
-    def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
-        """Return sum over rows of weight times the outer product of coordinates (A, K, V, V)."""
-
-
 @dataclass(frozen=True)
 class Standardisation:
     """Weighted mean and standard deviation per column; constant columns have standard deviation 1."""
@@ -78,7 +50,7 @@ def _gram_is_cheap(n_rows: int, n_columns: int, n_masks: int) -> bool:
     return n_rows <= n_columns and n_masks * n_rows**3 <= 3 * n_columns**3
 
 
-def make_coordinates(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> Coordinates:
+def make_coordinates(x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float) -> GramCoordinates | SharedCoordinates:
     """Choose the cheaper coordinates."""
     weight_FN = weight_FN / weight_FN.sum(axis=1, keepdims=True)
     n_masks, n_columns = len(weight_FN), x_ND.shape[1]

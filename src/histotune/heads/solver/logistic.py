@@ -16,20 +16,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.heads.solver.coordinates import is_small, make_coordinates
-from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution, check_problems, keep_problems
+from histotune.heads.solver.problems import (
+    FitProblems,
+    FitSettings,
+    FitSolution,
+    check_problems,
+    keep_problems,
+    log_odds,
+)
+from histotune.heads.solver.stream import ArrayKit, two_loop
 from histotune.tools.devices import SMALL_ROWS, one_blas_thread
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from histotune.heads.solver.coordinates import Coordinates
+    from histotune.heads.solver.coordinates import GramCoordinates, SharedCoordinates
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
     Bool = NDArray[np.bool_]
+    Coordinates = GramCoordinates | SharedCoordinates
 
 
 MEMORY = 10
+HOST = ArrayKit()
 SLOPE_RATIO = 0.25
 """The line search ends when the slope has fallen to this fraction of its start."""
 MAX_LINE_STEPS = 20
@@ -60,7 +70,9 @@ def fit_batch(
     check_problems(y_N, problems, weight_FN)
     n_used, n_columns = int((weight_FN > 0).sum(axis=1).max()), x_ND.shape[1]
     if settings.device != "cpu" or not is_small(n_used, n_columns, len(weight_FN)):
-        return _fit_shared(x_ND, y_N, weight_FN, problems, settings)
+        from histotune.heads.solver.shared import SharedFit
+
+        return SharedFit(x_ND, y_N, weight_FN, problems, settings).solution()
     used_N = (weight_FN > 0).any(axis=0)
     if not np.isfinite(x_ND.sum(axis=0, dtype=np.float64)).all() and not np.isfinite(x_ND[used_N]).all():
         raise ValueError("the embedding matrix holds values that are not finite")
@@ -70,38 +82,12 @@ def fit_batch(
     order_P = np.argsort(problems.mask_index_P, kind="stable")
     with one_blas_thread(n_used <= SMALL_ROWS):
         coordinates = make_coordinates(x_ND, np.asarray(y_N, np.int64), weight_FN)
-        theta_PKV, record = _solve(coordinates, _start(coordinates, problems, order_P), settings)
-        weight, bias = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
-    back_P = np.argsort(order_P)
-    return FitSolution(
-        weight_PKD=weight[back_P],
-        bias_PK=bias[back_P],
-        objective_P=record.objective_P,
-        gradient_norm_P=record.norm_P,
-        iterations_P=record.iterations_P,
-        converged_P=record.converged_P,
-        weight_norm_P=record.size_P,
-        passes=int(record.iterations_P.max()) + 1,
-    )
-
-
-def _fit_shared(
-    x_ND: NDArray[np.floating], y_N: Int, weight_FN: Float, problems: FitProblems, settings: FitSettings
-) -> FitSolution:
-    """Solve large problems, all in the same passes."""
-    from histotune.heads.solver.shared import SharedFit
-
-    fit = SharedFit(x_ND, y_N, weight_FN, problems, settings)
-    return FitSolution(
-        weight_PKD=fit.weight_PKD,
-        bias_PK=fit.bias_PK,
-        objective_P=fit.objective_P,
-        gradient_norm_P=fit.norm_P,
-        iterations_P=fit.evaluations_P,
-        converged_P=fit.converged_P,
-        weight_norm_P=fit.size_P,
-        passes=fit.passes,
-    )
+        batch = _start(coordinates, problems, order_P)
+        out = FitSolution.empty(len(order_P), batch.theta_AKV.shape[1], n_columns)
+        theta_PKV = _solve(coordinates, batch, settings, out)
+        found = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
+    out.weight_PKD[order_P], out.bias_PK[order_P] = found
+    return replace(out, passes=int(out.iterations_P.max()) + 1)
 
 
 def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, settings: FitSettings) -> FitSolution:
@@ -126,16 +112,17 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     return replace(out, passes=passes)
 
 
-def _solve(coordinates: Coordinates, batch: LogisticBatch, settings: FitSettings) -> tuple[Float, _Record]:
-    """Iterate until every problem has converged or the iterations are used up; return coordinates and records."""
+def _solve(coordinates: Coordinates, batch: LogisticBatch, settings: FitSettings, out: FitSolution) -> Float:
+    """Iterate until every problem has converged or the iterations are used up; note how each fit ended."""
     theta_PKV = np.empty_like(batch.theta_AKV)
-    record = _Record(len(theta_PKV))
     for iteration in range(settings.max_iterations + 1):
         last = iteration == settings.max_iterations
         norm_A, converged_A = _finished(batch, settings)
         new_A = (converged_A | last) & ~batch.done_A
         theta_PKV[batch.index_A[new_A]] = batch.theta_AKV[new_A]
-        record.write(batch, new_A, norm_A, converged_A, iteration)
+        if new_A.any():
+            _note(out, batch, new_A, norm_A, iteration)
+            out.converged_P[batch.index_A[new_A]] = converged_A[new_A]
         batch.done_A |= new_A
         if batch.done_A.all():
             break
@@ -145,35 +132,19 @@ def _solve(coordinates: Coordinates, batch: LogisticBatch, settings: FitSettings
         if iteration and iteration % patience == 0:
             refresh(batch, coordinates)
         advance(batch, coordinates)
-    return theta_PKV, record
+    return theta_PKV
 
 
-class _Record:
-    """How each fit ended."""
-
-    def __init__(self, n_problems: int) -> None:
-        self.objective_P = np.empty(n_problems)
-        self.norm_P = np.empty(n_problems)
-        self.size_P = np.empty(n_problems)
-        self.iterations_P = np.zeros(n_problems, np.int64)
-        self.converged_P = np.zeros(n_problems, bool)
-
-    def write(
-        self, batch: LogisticBatch, which_A: NDArray[np.bool_], norm_A: Float, done_A: NDArray[np.bool_], iteration: int
-    ) -> None:
-        """Note the problems ``which_A`` of a batch."""
-        if not which_A.any():
-            return
-        # Objective: sum_i s_i logloss_i + sum_v penalty_v theta_v^2 / 2, the bias's penalty being 0; |w| leaves the
-        # bias out.
-        index = batch.index_A[which_A]
-        loss = loss_terms(batch.z_AKN[which_A], batch.y_AN[which_A])
-        theta = batch.theta_AKV[which_A]
-        penalty = 0.5 * np.einsum("av,akv,akv->a", batch.penalty_AV[which_A], theta, theta)
-        self.objective_P[index] = np.einsum("an,an->a", batch.weight_AN[which_A], loss) + penalty
-        self.norm_P[index], self.converged_P[index] = norm_A[which_A], done_A[which_A]
-        self.iterations_P[index] = iteration
-        self.size_P[index] = np.sqrt(np.einsum("akv,akv->a", theta[:, :, :-1], theta[:, :, :-1]))
+def _note(out: FitSolution, batch: LogisticBatch, which_A: Bool, norm_A: Float, iteration: int) -> None:
+    """Note how the fits ``which_A`` of a batch ended."""
+    # Objective: sum_i s_i logloss_i + sum_v penalty_v theta_v^2 / 2, the bias's penalty being 0; |w| leaves the bias
+    # out.
+    index, theta = batch.index_A[which_A], batch.theta_AKV[which_A]
+    loss = loss_terms(batch.z_AKN[which_A], batch.y_AN[which_A])
+    penalty = 0.5 * np.einsum("av,akv,akv->a", batch.penalty_AV[which_A], theta, theta)
+    out.objective_P[index] = np.einsum("an,an->a", batch.weight_AN[which_A], loss) + penalty
+    out.gradient_norm_P[index], out.iterations_P[index] = norm_A[which_A], iteration
+    out.weight_norm_P[index] = np.sqrt(np.einsum("akv,akv->a", theta[:, :, :-1], theta[:, :, :-1]))
 
 
 def _finished(batch: LogisticBatch, settings: FitSettings) -> tuple[Float, NDArray[np.bool_]]:
@@ -195,10 +166,10 @@ def _start(coordinates: Coordinates, problems: FitProblems, order_P: Int) -> Log
         [(coordinates.weight_FN * (coordinates.y_FN == label)).sum(axis=1) for label in range(problems.n_classes)],
         axis=1,
     )
-    odds_FK = np.log(np.maximum(frequency_FK, 1e-12))
-    binary = problems.n_classes == 2
-    bias_FK = odds_FK[:, 1:] - odds_FK[:, :1] if binary else odds_FK - odds_FK.mean(axis=1, keepdims=True)
-    curvature_F = np.prod(frequency_FK, axis=1) if binary else np.full(len(frequency_FK), 1.0 / problems.n_classes)
+    bias_FK = log_odds(frequency_FK)
+    n_classes = problems.n_classes
+    flat_F = np.full(len(frequency_FK), 1.0 / n_classes)
+    curvature_F = np.prod(frequency_FK, axis=1) if n_classes == 2 else flat_F
     penalty_AV = np.repeat(penalty_A[:, None], n_coordinates + 1, axis=1)
     penalty_AV[:, -1] = 0.0
     variance_FV = np.concatenate([coordinates.curvature_FR, np.ones((len(frequency_FK), 1))], axis=1)
@@ -308,29 +279,6 @@ def set_gradient(batch: LogisticBatch, coordinates: Coordinates) -> None:
     batch.gradient_AKV += batch.penalty_AV[:, None] * batch.theta_AKV
 
 
-def direction(batch: LogisticBatch) -> Float:
-    """Return the quasi-Newton direction (A, K, V) by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
-    # With steps s, gradient changes y and rho = 1 / (s . y): alpha = rho s . q, q -= alpha y from the newest pair back,
-    # then q = gamma H0 q with gamma = (s . y) / (y . H0 y) of the newest pair, then q += (alpha - rho y . q) s from the
-    # oldest.
-    q = batch.gradient_AKV.copy()
-    alphas = []
-    for step, change, rho_A in reversed(batch.history):
-        alpha_A = rho_A * _dot(step, q)
-        q -= alpha_A[:, None, None] * change
-        alphas.append(alpha_A)
-    q = batch.precondition(q)
-    if batch.history:
-        step, change, rho_A = batch.history[-1]
-        scaled = _dot(change, batch.precondition(change))
-        usable = (rho_A > 0) & (scaled > 0)
-        gamma_A = np.where(usable, 1.0 / np.where(usable, rho_A * scaled, 1.0), 1.0)
-        q *= gamma_A[:, None, None]
-    for (step, change, rho_A), alpha_A in zip(batch.history, reversed(alphas), strict=True):
-        q += (alpha_A - rho_A * _dot(change, q))[:, None, None] * step
-    return -q
-
-
 def step_lengths(batch: LogisticBatch, d_AKV: Float, dz_AKN: Float) -> Float:
     """Return near-exact step lengths by a safeguarded Newton iteration on the slope."""
     # Newton's t - phi'(t) / phi''(t) on the slope phi' along the step, the penalty's part being start + t bend. Slopes
@@ -380,7 +328,7 @@ def advance(batch: LogisticBatch, coordinates: Coordinates) -> None:
     """Take one L-BFGS step in every running problem."""
     # Where rounding turns the direction uphill, the preconditioned gradient takes its place; logits follow the step
     # without another product, and a pair without positive curvature counts nothing (rho = 0).
-    d_AKV = direction(batch)
+    d_AKV = two_loop(HOST, batch.gradient_AKV, batch.history, batch.precondition)
     uphill_A = _dot(d_AKV, batch.gradient_AKV) >= 0
     if uphill_A.any():
         d_AKV[uphill_A] = -batch.precondition(batch.gradient_AKV)[uphill_A]

@@ -113,6 +113,15 @@ def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]
     return np.asarray(variance <= n_rows * EPSILON * variance + (n_rows * terms * EPSILON) ** 2)
 
 
+def log_odds(share_FK: Float) -> Float:
+    """Return the biases at which each mask's mean probabilities are its classes' shares."""
+    # log p_k, less that of class 0 with one logit, less their mean with several.
+    odds_FK = np.log(np.maximum(share_FK, 1e-12))
+    if odds_FK.shape[1] == 2:
+        return np.asarray(odds_FK[:, 1:] - odds_FK[:, :1])
+    return np.asarray(odds_FK - odds_FK.mean(axis=1, keepdims=True))
+
+
 def keep_problems(batch: Any, stay_A: NDArray[np.generic]) -> None:  # noqa: ANN401
     """Drop the other problems of a batch: every array whose first axis is A, the running problems, and its history."""
     for part in fields(batch):

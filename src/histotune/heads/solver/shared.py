@@ -10,14 +10,14 @@ on where that is not far enough.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.solver.problems import keep_problems
+from histotune.heads.solver.problems import FitSolution, keep_problems, log_odds
 from histotune.heads.solver.shared_pass import Points, Values, evaluate
-from histotune.heads.solver.stream import ArrayKit, RowStream
+from histotune.heads.solver.stream import ArrayKit, RowStream, column, dot_host, two_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,15 +54,6 @@ class SharedFit:
         problems: What to solve.
         settings: When to stop, and on which device.
 
-    Attributes:
-        weight_PKD: Weights on raw columns, zero outside a problem's set.
-        bias_PK: Biases.
-        objective_P: Mean loss plus penalty; float64.
-        norm_P: Norm of the gradient, by float64 products.
-        evaluations_P: Evaluations of each problem.
-        converged_P: Whether the tolerance was met.
-        size_P: Norm of the weights on standardised columns.
-        passes: Evaluations of the batch: passes with a product forth and one back.
     """
 
     def __init__(
@@ -72,13 +63,12 @@ class SharedFit:
         self._problems, self._settings = problems, settings
         self._stream = RowStream(x_ND, y_N, weight_FN, self._kit)
         self._parked: list[SharedBatch] = []
-        n_problems, binary = len(problems.penalty_P), problems.n_classes == 2
-        n_logits = 1 if binary else problems.n_classes
-        self.weight_PKD = np.zeros((n_problems, n_logits, x_ND.shape[1]))
-        self.bias_PK = np.zeros((n_problems, n_logits))
-        self.objective_P, self.norm_P, self.size_P = (np.zeros(n_problems) for _ in range(3))
-        self.evaluations_P, self.converged_P = np.zeros(n_problems, np.int64), np.zeros(n_problems, bool)
-        batches = self._batches()
+        n_logits = 1 if problems.n_classes == 2 else problems.n_classes
+        self._out = FitSolution.empty(len(problems.penalty_P), n_logits, x_ND.shape[1])
+
+    def solution(self) -> FitSolution:
+        """Solve all problems; the iterations of one are its evaluations."""
+        settings, batches = self._settings, self._batches()
         before = self._stream.passes
         minimise(self._stream, batches, "float32", self._park, settings.max_iterations)
         self._parked += [batch for batch in batches if len(batch.index_A)]  # those that ran out of passes
@@ -87,7 +77,7 @@ class SharedFit:
         minimise(self._stream, batches, "float64", self._finish, left)
         for batch in batches:
             self._note(batch, np.arange(len(batch.index_A)))
-        self.passes = self._stream.passes - before
+        return replace(self._out, passes=self._stream.passes - before)
 
     def _batches(self) -> list[SharedBatch]:
         """Start every problem at zero weights and the log-odds of its classes."""
@@ -95,7 +85,8 @@ class SharedFit:
         sets = problems.columns or (np.arange(stream.n_columns),)
         set_P = problems.columns_index_P if problems.columns else np.zeros(len(problems.penalty_P), np.int64)
         assert set_P is not None
-        bias_FK = self._log_odds()
+        share_FK = [stream.weight_FN @ (stream.y_N == label) for label in range(problems.n_classes)]
+        bias_FK = log_odds(np.stack(share_FK, axis=1))
         correlation_DD = stream.covariance()
         out = []
         for number, columns in enumerate(sets):
@@ -119,16 +110,6 @@ class SharedFit:
                 )
             )
         return out
-
-    def _log_odds(self) -> Float:
-        """Return the biases at which each mask's mean probabilities are its classes' frequencies."""
-        # log p_k, less that of class 0 with one logit, less their mean with several.
-        weight_FN, y_N, n_classes = self._stream.weight_FN, self._stream.y_N, self._problems.n_classes
-        share_FK = np.stack([weight_FN @ (y_N == label) for label in range(n_classes)], axis=1)
-        odds_FK = np.log(np.maximum(share_FK, 1e-12))
-        return np.asarray(
-            odds_FK[:, 1:] - odds_FK[:, :1] if n_classes == 2 else odds_FK - odds_FK.mean(axis=1, keepdims=True)
-        )
 
     def _norms(self, batch: SharedBatch) -> tuple[Float, Float]:
         """Return the norms of each problem's gradient and weights."""
@@ -174,11 +155,10 @@ class SharedFit:
         # Back to raw columns: the stream shows (x - centre) scale, so a weight is v scale with v = w / SD, and the bias
         # loses w . (mean / scale + centre).
         norm_A, size_A = self._norms(batch)
-        index, stream = batch.index_A[which_A], self._stream
-        self.objective_P[index], self.norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
-        self.converged_P[index] = (norm_A <= self._bound(batch, size_A))[which_A]
-        self.size_P[index] = size_A[which_A]
-        self.evaluations_P[index] = batch.evaluations_A[which_A]
+        index, stream, out = batch.index_A[which_A], self._stream, self._out
+        out.objective_P[index], out.gradient_norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
+        out.converged_P[index] = (norm_A <= self._bound(batch, size_A))[which_A]
+        out.weight_norm_P[index], out.iterations_P[index] = size_A[which_A], batch.evaluations_A[which_A]
         columns = np.concatenate([np.arange(run.start, run.stop) for run in batch.runs])
         theta_aKV = self._kit.host(batch.theta_AKV[which_A])
         v_aKC = theta_aKV[:, :, :-1] * stream.inverse_FD[batch.mask_A[which_A]][:, None, columns]
@@ -186,8 +166,8 @@ class SharedFit:
         shift_aC = (
             stream.mean_FD[batch.mask_A[which_A]][:, columns] / stream.scale_D[columns] + stream.centre_D[columns]
         )
-        self.weight_PKD[index[:, None, None], np.arange(weight_aKC.shape[1])[:, None], columns] = weight_aKC
-        self.bias_PK[index] = theta_aKV[:, :, -1] - np.einsum("akc,ac->ak", weight_aKC, shift_aC)
+        out.weight_PKD[index[:, None, None], np.arange(weight_aKC.shape[1])[:, None], columns] = weight_aKC
+        out.bias_PK[index] = theta_aKV[:, :, -1] - np.einsum("akc,ac->ak", weight_aKC, shift_aC)
 
 
 def _runs(columns: Int) -> tuple[slice, ...]:
@@ -294,7 +274,7 @@ class SharedBatch:
         """Return the points to evaluate next."""
         theta_AKV = self.theta_AKV
         if self.values is not None:
-            theta_AKV = theta_AKV + _column(self.length_A, theta_AKV) * self.step_AKV
+            theta_AKV = theta_AKV + column(self.length_A, theta_AKV) * self.step_AKV
         return Points(theta_AKV, self.mask_A, self.penalty_A, self.runs)
 
     def take(self, stay_A: Int) -> SharedBatch:
@@ -357,10 +337,10 @@ def _settle(kit: ArrayKit, batch: SharedBatch, found: Values, precision: Precisi
     length_A = np.where(taken_A, batch.length_A, 0.0)
     bend_A = length_A * (slope_A - batch.slope_A)
     rho_A = np.where(bend_A > 0, 1.0 / np.where(bend_A > 0, bend_A, 1.0), 0.0)
-    turned_step_AKV = _column(length_A, turned_AKV) * batch.turned_step_AKV
+    turned_step_AKV = column(length_A, turned_AKV) * batch.turned_step_AKV
     batch.history.append((turned_step_AKV, turned_AKV - batch.turned_AKV, rho_A))
     del batch.history[:-MEMORY]
-    batch.theta_AKV = batch.theta_AKV + _column(length_A, batch.step_AKV) * batch.step_AKV
+    batch.theta_AKV = batch.theta_AKV + column(length_A, batch.step_AKV) * batch.step_AKV
     batch.values = _merge(kit, taken_A, found, old)
     batch.turned_AKV = _where(kit, taken_A, turned_AKV, batch.turned_AKV)
     # Refused: the length at which the secant of the two slopes crosses zero, within fixed shares of the last one.
@@ -387,8 +367,8 @@ def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
         return
     # Where rounding turns the direction uphill the preconditioned gradient takes its place; problems whose trial was
     # refused keep the direction and only shorten it.
-    turned_AKV = _direction(kit, batch)
-    uphill_A = _dot(kit, turned_AKV, batch.turned_AKV) >= 0
+    turned_AKV = two_loop(kit, batch.turned_AKV, batch.history, lambda q_AKV: _precondition(kit, batch, q_AKV))
+    uphill_A = dot_host(kit, turned_AKV, batch.turned_AKV) >= 0
     if uphill_A.any():
         turned_AKV = _where(kit, uphill_A, -_precondition(kit, batch, batch.turned_AKV), turned_AKV)
     if not moved_A.all():
@@ -398,33 +378,13 @@ def _turn(kit: ArrayKit, batch: SharedBatch) -> None:
     batch.slope_A = kit.host(kit.dot(values.gradient_AKV, batch.step_AKV))
 
 
-def _direction(kit: ArrayKit, batch: SharedBatch) -> Array:
-    """Return the quasi-Newton direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4)."""
-    # As in logistic.py: alpha = rho s . q, q -= alpha y from the newest pair back, q = gamma H0 q with gamma = (s . y)
-    # / (y . H0 y), q += (alpha - rho y . q) s from the oldest.
-    q_AKV = batch.turned_AKV * 1.0
-    alphas = []
-    for step, change, rho_A in reversed(batch.history):
-        alpha_A = rho_A * _dot(kit, step, q_AKV)
-        q_AKV -= _column(alpha_A, q_AKV) * change
-        alphas.append(alpha_A)
-    q_AKV = _precondition(kit, batch, q_AKV)
-    if batch.history:
-        _, change, rho_A = batch.history[-1]
-        scaled_A = rho_A * _dot(kit, change, _precondition(kit, batch, change))
-        q_AKV *= _column(np.where(scaled_A > 0, 1.0 / np.where(scaled_A > 0, scaled_A, 1.0), 1.0), q_AKV)
-    for (step, change, rho_A), alpha_A in zip(batch.history, reversed(alphas), strict=True):
-        q_AKV += _column(alpha_A - rho_A * _dot(kit, change, q_AKV), q_AKV) * step
-    return -q_AKV
-
-
 def _precondition(kit: ArrayKit, batch: SharedBatch, q_AKV: Array) -> Array:
     """Divide by the model's diagonal, c e + lambda, and the bias by c."""
     assert batch.values is not None
     curvature_A = np.maximum(batch.values.curvature_A, LEAST_CURVATURE)
     c_A11 = kit.array(curvature_A, "float32")[:, None, None]
     out = q_AKV / c_A11
-    out[:, :, :-1] = q_AKV[:, :, :-1] / (c_A11 * batch.basis.eigen_C + _column(batch.penalty_A, q_AKV))
+    out[:, :, :-1] = q_AKV[:, :, :-1] / (c_A11 * batch.basis.eigen_C + column(batch.penalty_A, q_AKV))
     return out
 
 
@@ -440,16 +400,3 @@ def _product(values_AKV: Array, matrix_CC: Array) -> Array:
 def _where(kit: ArrayKit, which_A: Bool, yes_AKV: Array, no_AKV: Array) -> Array:
     """Choose per problem."""
     return yes_AKV if which_A.all() else kit.xp.where(kit.array(which_A)[:, None, None], yes_AKV, no_AKV)
-
-
-def _column(values_A: Float, like_AKV: Array) -> Array:
-    """Return one value per problem, to multiply an array with."""
-    shaped = values_A[:, None, None]
-    if isinstance(like_AKV, np.ndarray):
-        return shaped.astype(like_AKV.dtype)
-    return like_AKV.new_tensor(shaped)
-
-
-def _dot(kit: ArrayKit, a_AKV: Array, b_AKV: Array) -> Float:
-    """Return the inner product per problem."""
-    return kit.host(kit.dot(a_AKV, b_AKV)).astype(np.float64)

@@ -18,7 +18,7 @@ from histotune.heads.solver.problems import is_constant
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -349,3 +349,42 @@ class ArrayKit:
             return eigen, np.ascontiguousarray(vectors)
         eigen, vectors = self.xp.linalg.eigh(symmetric)
         return eigen, vectors
+
+
+def column(values_A: Float, like_AKV: Array) -> Array:
+    """Return one value per problem, to multiply an array with."""
+    shaped = values_A[:, None, None]
+    return shaped.astype(like_AKV.dtype) if isinstance(like_AKV, np.ndarray) else like_AKV.new_tensor(shaped)
+
+
+def dot_host(kit: ArrayKit, a_AKV: Array, b_AKV: Array) -> Float:
+    """Return the inner product per problem, on the host."""
+    return kit.host(kit.dot(a_AKV, b_AKV)).astype(np.float64)
+
+
+def two_loop(
+    kit: ArrayKit,
+    gradient_AKV: Array,
+    history: list[tuple[Array, Array, Float]],
+    precondition: Callable[[Array], Array],
+) -> Array:
+    """Return the quasi-Newton direction by the two-loop recursion (Nocedal & Wright, algorithm 7.4).
+
+    The history holds steps s, gradient changes y and rho = 1 / (s . y), oldest first.
+    """
+    # alpha = rho s . q, q -= alpha y from the newest pair back, then q = gamma H0 q with gamma = (s . y) / (y . H0 y)
+    # of the newest pair, then q += (alpha - rho y . q) s from the oldest.
+    q_AKV = gradient_AKV * 1.0
+    alphas = []
+    for step, change, rho_A in reversed(history):
+        alpha_A = rho_A * dot_host(kit, step, q_AKV)
+        q_AKV -= column(alpha_A, q_AKV) * change
+        alphas.append(alpha_A)
+    q_AKV = precondition(q_AKV)
+    if history:
+        _, change, rho_A = history[-1]
+        scaled_A = rho_A * dot_host(kit, change, precondition(change))
+        q_AKV *= column(np.where(scaled_A > 0, 1.0 / np.where(scaled_A > 0, scaled_A, 1.0), 1.0), q_AKV)
+    for (step, change, rho_A), alpha_A in zip(history, reversed(alphas), strict=True):
+        q_AKV += column(alpha_A - rho_A * dot_host(kit, change, q_AKV), q_AKV) * step
+    return -q_AKV

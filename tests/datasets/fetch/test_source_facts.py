@@ -4,9 +4,9 @@ import string
 
 import pytest
 
-from histotune.datasets.fetch import facts
 from histotune.datasets.fetch.fetch import SPEC_NAMES, origins_of
 from histotune.datasets.fetch.fetch_breakhis import count_images, missing_images
+from histotune.datasets.fetch.source import BREAKHIS_COUNTS, FILES, PCAM_ROWS
 from histotune.datasets.pcam_files import HDF5_PATTERN
 from histotune.datasets.read import dataset_spec
 
@@ -14,7 +14,7 @@ from ..fakes import full_size_names
 
 
 def test_every_published_sum_has_its_form_and_none_comes_twice() -> None:
-    files = facts.pcam_files()
+    files = FILES["pcam"]
     assert len(files) == 9
     sums = [file.checksums.md5 for file in files] + [file.unpacked.checksums.md5 for file in files if file.unpacked]
     sums += [file.checksums.sha256 for file in files if file.checksums.sha256]
@@ -27,23 +27,23 @@ def test_every_published_sum_has_its_form_and_none_comes_twice() -> None:
 
 
 def test_the_names_are_those_that_the_reader_knows() -> None:
-    for file in facts.pcam_files():
+    for file in FILES["pcam"]:
         assert HDF5_PATTERN.fullmatch(file.name)
         assert HDF5_PATTERN.fullmatch(file.final_name)
         assert not file.final_name.endswith(".gz")
 
 
 def test_an_unpacked_file_fits_its_limit() -> None:
-    for file in facts.pcam_files():
+    for file in FILES["pcam"]:
         if file.unpacked is not None:
-            part = next(part for part in facts.PCAM_ROWS if f"_{part}_" in file.name)
-            per_row = facts.TILE_BYTES if file.name.endswith("_x.h5.gz") else 8
-            assert facts.PCAM_ROWS[part] * per_row < file.unpacked.limit_bytes
+            part = next(part for part in PCAM_ROWS if f"_{part}_" in file.name)
+            per_row = 96 * 96 * 3 if file.name.endswith("_x.h5.gz") else 8
+            assert PCAM_ROWS[part] * per_row < file.unpacked.limit_bytes
             assert file.about_bytes < file.unpacked.limit_bytes
 
 
 def test_counts_of_breakhis_add_up_and_the_full_list_of_names_meets_them() -> None:
-    assert sum(facts.BREAKHIS_COUNTS.values()) == 7_909
+    assert sum(BREAKHIS_COUNTS.values()) == 7_909
     names = full_size_names()
     assert missing_images(count_images(names)) == ""
     assert missing_images(count_images(names + names)) == "", "a copy counts once"
@@ -61,5 +61,5 @@ def test_every_source_is_https_and_has_a_way_by_hand(dataset: str) -> None:
         assert origin.dataset == dataset
         assert origin.source.manual_url.startswith("https://")
         assert origin.source.manual_put
-    for file in (*facts.pcam_files(), *facts.BREAKHIS_FILES):
+    for file in (*FILES["pcam"], *FILES["breakhis"]):
         assert all(url.startswith("https://") and "?" not in url for url in file.urls)
