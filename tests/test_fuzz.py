@@ -25,7 +25,8 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.named import load_split, named_split, save_split
 from histotune.datasets.tileset import TileSet
 from histotune.embeddings.exchange import read_foreign
-from histotune.heads.head import Calibration, Decision, Head, HiddenLayer, load_head, save_head
+from histotune.heads.head import Calibration, Decision, Head, HiddenLayer
+from histotune.heads.saved_head import load_head, save_head
 from histotune.images.decode import PixelReader, PixelSource, decode_image
 from histotune.tools.errors import UserError
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +19,7 @@ from histotune.cli.options import (
     SetField,
 )
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import user_dir
+from histotune.tools.files import parse_json, user_dir
 from histotune.tools.marks import PROBE, arm_words
 from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, console, rows_of
 
@@ -328,7 +327,7 @@ def recorded_table(trained_on: str, trials: pl.DataFrame) -> Table:
 
 
 def _settings(text: str) -> str:
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = parse_json(text)
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items()
     )

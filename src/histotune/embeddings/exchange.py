@@ -16,7 +16,7 @@ from histotune.datasets.disk import own_dataset
 from histotune.embeddings.gather import gather, missing_content
 from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, hash_file
+from histotune.tools.files import canonical_json, hash_file, parse_json
 from histotune.tools.progress import track
 from histotune.tools.tabular import TableError, read_csv, read_parquet
 
@@ -439,7 +439,7 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if (values := _dataset(file, name)) is not None
         }
         attributes = dict(file["features"].attrs) if "features" in columns else {}
-    facts = json.loads(attributes["histotune"]) if "histotune" in attributes else {}
+    facts = parse_json(attributes["histotune"]) if "histotune" in attributes else {}
     return columns, {"encoder": str(attributes.get("encoder", "")), **facts}
 
 
@@ -456,7 +456,7 @@ def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with np.load(path, allow_pickle=False) as file:
         columns = {name: file[name] for name in (*FEATURES, "coords", "tile_id", "content") if name in file}
-        facts = json.loads(str(file["facts"])) if "facts" in file else {}
+        facts = parse_json(str(file["facts"])) if "facts" in file else {}
     return columns, facts
 
 
@@ -483,7 +483,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if "x" in columns and "y" in columns:
         columns["coords"] = np.stack([columns.pop("x"), columns.pop("y")], axis=1)
     metadata = file.schema_arrow.metadata or {}
-    return columns, json.loads(metadata[b"histotune"]) if b"histotune" in metadata else {}
+    return columns, parse_json(metadata[b"histotune"]) if b"histotune" in metadata else {}
 
 
 def _checked(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> ForeignRows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from histotune.embeddings.store import RunFacts, Store
 from histotune.images.loader import Views
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, json_or_none, write_json
+from histotune.tools.files import canonical_json, json_or_none, parse_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -326,10 +325,10 @@ def chosen_space(
 
 def compiled_space(plain: EmbeddingSpace) -> EmbeddingSpace:
     """Return the space of the same settings with a compiled network."""
-    signature = {**json.loads(plain.signature), COMPILER: "inductor"}
+    signature = {**parse_json(plain.signature), COMPILER: "inductor"}
     return with_key(replace(plain, signature=canonical_json(signature)))
 
 
 def is_compiled(space: EmbeddingSpace) -> bool:
     """Return whether a space's rows come from a compiled network."""
-    return COMPILER in json.loads(space.signature)
+    return COMPILER in parse_json(space.signature)

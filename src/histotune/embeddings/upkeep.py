@@ -5,7 +5,6 @@ Nothing that a running process holds is touched, nothing that histotune did not 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -20,7 +19,7 @@ from histotune.embeddings.store import Damage, Store
 from histotune.images.content_index import is_content_index, n_entries
 from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
-from histotune.tools.files import is_locked, is_regular_file, json_or_none, lock, remove_empty_folders
+from histotune.tools.files import is_locked, is_regular_file, json_or_none, lock, parse_json, remove_empty_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -417,7 +416,7 @@ def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
 def space_facts(store: Store) -> SpaceFacts:
     """Look at one space."""
     found, space = store.inspect(), store.space
-    signature = json.loads(space.signature)
+    signature = parse_json(space.signature)
     held = held_content(found.sound)
     planned = {one for plan in store.read_plan() for one in plan.content}
     return SpaceFacts(
@@ -471,7 +470,7 @@ def _last_used(folder: Path) -> float:
 
 def _view_words(view: str) -> str:
     """Return a view's name and settings; those that say nothing are left out."""
-    settings = json.loads(view)
+    settings = parse_json(view)
     name, size = settings.pop("name", "unknown"), settings.pop("size_px", None)
     words = [f"{name} {size} px" if size else str(name)]
     words += [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from histotune.published.protocols import WORDS, EvaConfig, ThunderConfig, eva_p
 from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.errors import UserError
+from histotune.tools.files import read_json
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def _read(folder: Path) -> _Study:
             fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one",
         )
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = read_json(path)
         if isinstance(data, dict) and "conditions" not in data:
             raise UserError(
                 "this run was made before protocols kept their conditions",

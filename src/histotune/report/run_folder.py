@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import polars as pl
 
 from histotune.evaluation.findings import Artifacts, LedgerCount, findings_from_dict, nan_for_null
 from histotune.tools.errors import UserError
-from histotune.tools.files import write_json, write_text
+from histotune.tools.files import read_json, write_json, write_text
 from histotune.tools.progress import StageTime
 from histotune.tools.tabular import read_parquet
 
@@ -142,8 +141,8 @@ def _rebuild(kind: type[Any], data: dict[str, Any], path: Path) -> Any:  # noqa:
 def read_object(path: Path, fix: str) -> dict[str, Any]:
     """Read a JSON file that holds an object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError("this file is not readable JSON", value=path, fix=fix) from error
     if not isinstance(data, dict):
         raise UserError("this file holds no JSON object", value=path, fix=fix)
@@ -285,7 +284,7 @@ def _save_thumbnails(thumbnails: tuple[Thumbnail, ...], folder: Path) -> None:
 
 
 def _load_thumbnails(folder: Path) -> tuple[Thumbnail, ...]:
-    index = json.loads((folder / "thumbnails.json").read_text(encoding="utf-8"))
+    index = read_json(folder / "thumbnails.json")
     return tuple(
         Thumbnail(
             **{key: value for key, value in facts.items() if key != "file"},

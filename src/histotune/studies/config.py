@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -20,7 +19,7 @@ from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError, closest_name, raise_together
-from histotune.tools.files import user_dir
+from histotune.tools.files import parse_json, read_json, user_dir
 from histotune.transfer.case import TransferConfig
 
 if TYPE_CHECKING:
@@ -142,8 +141,8 @@ def load_config(run: Path) -> ExperimentConfig:
     if not path.is_file():
         raise UserError("this folder holds no config.json, so it is no run", value=run, fix="histotune run --help")
     try:
-        return parse_config(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_config(read_json(path))
+    except ValueError as error:
         raise UserError("config.json is not readable JSON", value=path, fix="repeat the run from its recipe") from error
 
 
@@ -214,8 +213,8 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
 def _parse(text: str) -> object:
     """JSON where it is JSON, plain text otherwise."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 
