@@ -161,7 +161,7 @@ def _read_object(path: Path, fix: str) -> dict[str, Any]:
     try:
         found = read_json(path)
         if not isinstance(found, dict):
-            raise ValueError("no JSON object")  # noqa: TRY004, TRY301  (told below, as all damage)
+            raise ValueError("no JSON object")
         return found
     except ValueError as error:
         raise UserError(f"{path.name} is not readable JSON", value=path, fix=fix) from error

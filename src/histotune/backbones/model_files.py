@@ -190,7 +190,7 @@ def read_config(path: Path) -> Json:
     try:
         found = read_json(path)
         if not isinstance(found, dict):
-            raise ValueError("no JSON object")  # noqa: TRY004, TRY301  (told below, as all damage)
+            raise ValueError("no JSON object")
         return found
     except FileNotFoundError as error:
         raise UserError(

@@ -165,7 +165,7 @@ def _hub_weights(repository: str, revision: str, weights_file: str) -> tuple[Pat
 def _shard_names(index: Path) -> list[str]:
     """Return the file names of a sharded checkpoint; names that leave the folder are refused."""
     try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
+        names = sorted({str(name) for name in read_json(index)["weight_map"].values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             "the list of this model's weight files is damaged", value=index, fix="save or download the model again"

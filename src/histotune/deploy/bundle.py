@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from histotune.backbones.entries import BackboneConfig
 from histotune.heads.head import Head  # noqa: TC001  (part of a record that others introspect)
-from histotune.heads.saved_head import CHECKSUM, read_head, save_head
+from histotune.heads.saved_head import read_head, save_head
 from histotune.images.config import ViewConfig
 from histotune.tools.devices import Precision
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_json, read_json, write_json
+from histotune.tools.files import CHECKSUM, hash_json, read_json, write_sealed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,7 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
         "precision": bundle.precision,
         HEAD_CHECKSUM: saved.checksum,
     }
-    write_json(folder / BUNDLE_FILE, facts | {CHECKSUM: hash_json(facts)})
+    write_sealed(folder / BUNDLE_FILE, facts)
 
 
 def load_bundle(folder: Path) -> Bundle:

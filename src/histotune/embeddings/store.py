@@ -18,7 +18,7 @@ from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, o
 from histotune.embeddings.space import EmbeddingSpace, with_key
 from histotune.tools.atomic import NO_WRITE, atomic_path, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, hash_file, is_locked, read_json, write_json
+from histotune.tools.files import CHECKSUM, hash_bytes, hash_file, is_locked, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -296,7 +296,6 @@ def _read_space(path: Path) -> EmbeddingSpace | None:
 
 
 StorageType = Literal["float32", "float16"]
-CHECKSUM = "checksum"
 
 
 @dataclass(frozen=True)

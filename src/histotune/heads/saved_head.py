@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from histotune.heads.head import Activation, Calibration, Decision, Head, HiddenLayer, Selection
 from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, hash_file, hash_json, read_json, write_json
+from histotune.tools.files import CHECKSUM, hash_bytes, hash_file, hash_json, read_json, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,6 @@ WITHOUT_CHECKSUM = (2, 3)
 """Version 2 held a temperature and a threshold and nothing about them; 3 had no checksum and no training tiles."""
 WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
-CHECKSUM = "checksum"
 NEW_IN_4 = (CHECKSUM, "class_mapping")
 LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
 TRAIN, FLOOR = "train_sha256_N32", "scale_floor_D"
@@ -110,9 +109,8 @@ def save_head(head: Head, folder: Path) -> SavedHead:
         "head_id": head.head_id,
         "weights_sha256": hash_file(folder / WEIGHTS_FILE),
     }
-    checksum = hash_json(facts)
-    write_json(folder / FACTS_FILE, facts | {CHECKSUM: checksum})
-    return SavedHead(head, checksum)
+    write_sealed(folder / FACTS_FILE, facts)
+    return SavedHead(head, hash_json(facts))
 
 
 def load_head(folder: Path) -> Head:
@@ -218,7 +216,7 @@ def _head(facts: HeadFacts, tensors: Tensors, folder: Path) -> Head:
     """Put a head together."""
     own = {field.name for field in fields(Head)}
     plain = {name: getattr(facts, name) for name in HeadFacts.model_fields if name in own}
-    optional = {name: tensors[name] for name in (TRAIN, FLOOR) if name in tensors}
+    optional: dict[str, Any] = {name: tensors[name] for name in (TRAIN, FLOOR) if name in tensors}
     try:
         hidden = None
         if facts.activation:

@@ -14,6 +14,7 @@ from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.errors import UserError
 from histotune.tools.files import read_json
+from histotune.tools.manifest import verify_folder
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ def _read(folder: Path) -> _Study:
             value=folder,
             fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one",
         )
+    verify_folder(folder, f"histotune run --from {folder} --out NEW repeats it")
     try:
         data: Any = read_json(path)
         if isinstance(data, dict) and "conditions" not in data:

@@ -17,6 +17,7 @@ from histotune.report.study_figures import (
 from histotune.report.study_tables import plain_table, score_text
 from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.files import write_json, write_text
+from histotune.tools.manifest import CLAIM, write_manifest
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
 from histotune.tools.table import Column, Table, rows_of, table_of
@@ -217,7 +218,7 @@ def _methods(study: MatrixStudy) -> set[str]:
 def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], folder: Path) -> None:
     """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots."""
     config, command, ledger = how
-    write_json(folder / "matrix.json", study.as_dict())
+    write_json(folder / "matrix.json", {**study.as_dict(), **CLAIM})
     write_json(folder / "config.json", config)
     write_text(folder / "matrix.csv", cells_table(study).as_csv())
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
@@ -228,6 +229,7 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
         differences = difference_panel(matrix, synthetic)
         if differences is not None:
             write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
+    write_manifest(folder)
 
 
 def cells_table(study: MatrixStudy) -> Table:

@@ -16,6 +16,7 @@ from histotune.statistics.metrics import METRIC_NAMES, MetricName
 from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfig, IntervalConfig, Predictions
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import read_json, write_json
+from histotune.tools.manifest import verify_folder
 from histotune.tools.marks import PROBE
 from histotune.tools.table import ShownAsTables, Table
 from histotune.tools.tabular import read_parquet
@@ -142,6 +143,7 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
 def _contenders(folder: Path, name: str) -> tuple[str, tuple[Contender, ...]]:
     """Return a run's backbone and its arms; no backbone where a folder holds several arms of one."""
     if (folder / "protocol.json").is_file():
+        verify_folder(folder, f"histotune run --from {folder} --out NEW repeats the protocol")
         return "", tuple(_protocol_arms(folder, name))
     run = load_run(folder)
     return run.findings.backbone, tuple(_probes(run.findings, run.artifacts.predictions, name))
@@ -165,7 +167,9 @@ def _protocol_arms(folder: Path, name: str) -> Iterator[Contender]:
     try:
         marks = tuple(read_json(folder / "protocol.json").get("marks", ()))
         table = read_parquet(folder / "predictions.parquet")
-    except (OSError, ValueError) as error:
+        if missing := {"row", "pooling", "domain", *PREDICTION_COLUMNS} - set(table.columns):
+            raise ValueError(f"predictions.parquet lacks {', '.join(sorted(missing))}")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"this run folder is damaged: {error}", value=folder, fix="run the protocol again") from error
     for (row, pooling, domain), part in table.group_by("row", "pooling", "domain", maintain_order=True):
         names = tuple(str(label) for label in range(len(part["probability"][0])))

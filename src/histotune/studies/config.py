@@ -20,6 +20,7 @@ from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.files import parse_json, read_json, user_dir
+from histotune.tools.manifest import verify_folder
 from histotune.transfer.case import TransferConfig
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+AGAIN = "repeat the run from its recipe: histotune run RECIPE --data DIR --out NEW"
 WandbMode = Literal["off", "offline", "online"]
 
 
@@ -135,15 +137,31 @@ def parse_config(data: dict[str, Any], errors: Sequence[UserError] = ()) -> Expe
     return config
 
 
-def load_config(run: Path) -> ExperimentConfig:
-    """Read the resolved config of a run folder."""
+def load_config(run: Path, *, checked: bool = False) -> ExperimentConfig:
+    """Read the resolved config of a run folder.
+
+    Args:
+        run: The folder, or its ``config.json``.
+        checked: The folder has been compared with its manifest already.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: No config there, or one that has changed since it was written.
+    """
     path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
         raise UserError("this folder holds no config.json, so it is no run", value=run, fix="histotune run --help")
+    if not checked and path.name == "config.json":
+        verify_folder(path.parent, AGAIN, path.name)
     try:
-        return parse_config(read_json(path))
-    except ValueError as error:
-        raise UserError("config.json is not readable JSON", value=path, fix="repeat the run from its recipe") from error
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError("config.json is not readable JSON", value=path, fix=AGAIN) from error
+    if not isinstance(data, dict):
+        raise UserError("config.json holds no config", value=path, fix=AGAIN)
+    return parse_config(data)
 
 
 def _assign(data: dict[str, Any], assignment: str) -> UserError | None:

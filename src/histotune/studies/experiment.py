@@ -246,11 +246,11 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
                     probe, precision = sweeps[0].result.head, config.embedding.precision
                     save_bundle(Bundle(probe, config.backbone, setup.view, precision), folder / name)
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
-        inputs = replace(inputs, stages=tuple(watch.stages))
-        save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
         save_plots(figure, "training-groups", folder)
+        inputs = replace(inputs, stages=tuple(watch.stages))
+        save_run(inputs, folder)
     n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
     tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)

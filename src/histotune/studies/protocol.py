@@ -12,6 +12,7 @@ from histotune.studies.setup import is_documented_view, read_with_parts, refuse_
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json, write_json
+from histotune.tools.manifest import CLAIM, write_manifest
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
 
@@ -75,9 +76,10 @@ def run_protocol(config: ExperimentConfig, command: str) -> ProtocolOutcome:
     study = study_protocol(setup.embed(), task)
     choice = hash_json([config.choices(), [row.chosen for row in study.rows]])
     ledger = record_scoring(config.ledger, Scoring(study.split_hash, study.scored, choice))
-    facts = {"command": command, "ledger": str(ledger), "provenance": collect_provenance().as_dict()}
+    facts = {"command": command, "ledger": str(ledger), "provenance": {**collect_provenance().as_dict(), **CLAIM}}
     with atomic_folder(config.out) as folder:
         write_json(folder / "protocol.json", {**study.as_dict(), **facts})
         study.predictions.write_parquet(folder / "predictions.parquet")
         write_json(folder / "config.json", config.model_dump(mode="json"))
+        write_manifest(folder)
     return ProtocolOutcome(study, ledger, config.out)

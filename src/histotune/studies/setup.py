@@ -319,6 +319,7 @@ RUN_NAMES = {
     "head.safetensors",
     "matrix.csv",
     "matrix.html",
+    "manifest.json",
     "matrix.json",
     "plots",
     "protocol.json",

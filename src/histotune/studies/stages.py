@@ -35,6 +35,7 @@ from histotune.studies.tracking import (
 )
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.files import hash_bytes
+from histotune.tools.manifest import write_manifest
 from histotune.tools.marks import LEAKY, PROBE
 from histotune.tools.table import ShownAsTables, Table
 
@@ -155,6 +156,7 @@ def sweep_tiles(
         head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)
         save_bundle(head, folder)
         save_sweep(with_origin(result, domain, PROBE), efficiency, tiles, folder)
+        write_manifest(folder)
     swept = SweptSet(
         new_run_id(),
         tiles.name,

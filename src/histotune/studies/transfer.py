@@ -25,6 +25,7 @@ from histotune.studies.config import load_config
 from histotune.studies.setup import config_of_head, read_with_parts, set_up
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
+from histotune.tools.manifest import CLAIM, verify_folder, write_manifest
 from histotune.tools.marks import LABEL_MOVED, LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
@@ -128,6 +129,7 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     from histotune.report.study_pages import write_transfer_page
 
     run = _run_folder(head_folder)
+    verify_folder(run, f"histotune run --from {run} --out NEW repeats the run")
     bundle = load_bundle(run)
     config = config_of_head(config, bundle)
     target = _read_target(config, bundle.head.class_names)
@@ -138,11 +140,12 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
         "command": command,
         "ledger": str(ledger),
         "settings": config.transfer.model_dump(mode="json"),
-        "provenance": collect_provenance().as_dict(),
+        "provenance": {**collect_provenance().as_dict(), **CLAIM},
     }
     write_json(config.out / "transfer.json", {**found.as_dict(), **facts})
     gallery = cross_gallery(found, source.material.tiles, target.material.tiles, config.loader) if images else None
     write_transfer_page(found, command, str(ledger), config.out / "transfer.html", gallery)
+    write_manifest(config.out, "transfer.json")
     return TransferOutcome(found, ledger, config.out)
 
 
@@ -219,7 +222,7 @@ def _scored_tiles(tiles: TileSet, part: str) -> tuple[TileSet, str]:
 
 def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source:
     """Read the run's training tiles, their embeddings from the cache, and their held-out predictions."""
-    made = load_config(run)
+    made = load_config(run, checked=True)
     dataset = made.source
     if dataset is None:
         raise UserError(

@@ -6,7 +6,7 @@ Arguments have the command line's names and defaults; every other field of the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -551,15 +551,15 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
         'page.html'
     """
     from histotune.report.page import write_report
-    from histotune.report.run_folder import add_study, load_run
+    from histotune.report.run_folder import add_study, load_added, load_run
     from histotune.report.study_tables import write_latex
 
     folder = Path(run)
-    findings = load_run(folder).findings
-    for study in add:
-        add_study(folder, findings, Path(study))
-    page = Path(out) if out is not None else folder / "report.html"
     inputs = load_run(folder)
+    for study in add:
+        add_study(folder, inputs.findings, Path(study))
+    inputs = replace(inputs, added=load_added(folder))
+    page = Path(out) if out is not None else folder / "report.html"
     write_report(inputs, page)
     if latex is not None:
         write_latex(inputs, Path(latex))

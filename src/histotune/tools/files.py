@@ -15,9 +15,11 @@ from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 MAX_JSON_BYTES = 256 * 2**20
+MAX_JSON_DEPTH = 100
+CHECKSUM = "checksum"
 
 
 def is_regular_file(path: Path) -> bool:
@@ -72,9 +74,49 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN4
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  (whatever JSON holds)
     """Return what JSON text holds; whatever is wrong with it is a ValueError, endless nesting included."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _inside(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def write_sealed(path: Path, facts: Mapping[str, object]) -> None:
+    """Write a JSON object atomically, with a checksum over what it says.
+
+    Args:
+        path: Target file.
+        facts: What it says, without a key ``checksum``.
+    """
+    write_json(path, {**facts, CHECKSUM: hash_json(dict(facts))})
+
+
+def unsealed(data: object, known: Collection[str]) -> dict[str, Any]:
+    """Return what a JSON object says once its checksum has been compared; files of earlier versions have none.
+
+    Args:
+        data: What was read.
+        known: The keys that it may have; with another one it is damaged, for that may have been the checksum.
+
+    Raises:
+        ValueError: It is no object, has other keys, or has changed since it was written.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("no JSON object")
+    facts = {name: value for name, value in data.items() if name != CHECKSUM}
+    if not facts.keys() <= set(known):
+        raise ValueError(f"unknown entries: {', '.join(sorted(facts.keys() - set(known)))}")
+    if CHECKSUM in data and data[CHECKSUM] != hash_json(facts):
+        raise ValueError("it has changed since it was written")
+    return facts
 
 
 def canonical_json(value: object) -> str:

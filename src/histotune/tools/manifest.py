@@ -5,27 +5,33 @@ It guards against accidents: a torn copy, a bad disk, an edit by hand. Who forge
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_file, hash_json, read_json, write_json
+from histotune.tools.files import hash_file, hash_json, json_or_none, read_json, write_json
 
+LOG = logging.getLogger(__name__)
 MANIFEST_FILE = "manifest.json"
+CLAIM = {"manifest": MANIFEST_FILE}
+"""What one of a folder's own files says, so that a lost manifest is told from a folder of an earlier version."""
+CLAIMING = ("provenance.json", "protocol.json", "matrix.json", "transfer.json")
 FORMAT = "histotune manifest 1"
 DRAWN = (".html", ".tex")  # drawn again from the other files, whenever somebody asks
 DIGEST = re.compile(r"[0-9a-f]{64}")
 NAMED = 10  # files that a message names
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, *names: str) -> None:
     """Write down the hash of every file in a folder, but for pages that are drawn from the others.
 
     Args:
         folder: Holds everything that the manifest should speak of.
+        names: Only these files; the folder may hold other people's.
     """
-    _write(folder, {name: hash_file(folder / name) for name in _names(folder)})
+    _write(folder, {name: hash_file(folder / name) for name in names or _names(folder)})
 
 
 def renew_manifest(folder: Path, *names: str) -> None:
@@ -40,12 +46,52 @@ def renew_manifest(folder: Path, *names: str) -> None:
         _write(folder, {**files, **{name: hash_file(folder / name) for name in names}})
 
 
-def check_manifest(folder: Path, fix: str) -> bool:
+def unlist(folder: Path, name: str) -> None:
+    """Take a file out of a folder's manifest, before it is replaced: a killed process leaves no wrong hash."""
+    if (folder / MANIFEST_FILE).is_file():
+        files = read_manifest(folder, "repeat the command that wrote it")
+        _write(folder, {one: digest for one, digest in files.items() if one != name})
+
+
+def is_listed(folder: Path, name: str) -> bool:
+    """Whether a manifest speaks of a file; where there is none, every file is as good as listed."""
+    if not (folder / MANIFEST_FILE).is_file():
+        return True
+    return name in read_manifest(folder, "repeat the command that wrote it")
+
+
+def verify_folder(folder: Path, fix: str, *names: str) -> None:
+    """Compare a folder with its manifest before anything in it is believed.
+
+    Args:
+        folder: The folder; one of an earlier version has no manifest, and that is said.
+        fix: What a person can do about damage.
+        names: Only these files are read, so only they are compared.
+
+    Raises:
+        UserError: Files are missing or changed, the manifest is damaged, or it is gone.
+    """
+    if check_manifest(folder, fix, *names):
+        return
+    if any(_claims_manifest(folder / name) for name in CLAIMING):
+        raise UserError(
+            f"this folder was written with a {MANIFEST_FILE}, which is gone",
+            value=folder,
+            allowed="the folder as it was written, with all its files",
+            fix=fix,
+        )
+    LOG.warning(
+        "%s has no %s: whether its files have changed since they were written can't be told", folder, MANIFEST_FILE
+    )
+
+
+def check_manifest(folder: Path, fix: str, *names: str) -> bool:
     """Compare a folder's files with its manifest.
 
     Args:
         folder: The folder.
         fix: What a person can do about damage.
+        names: Only these files; all without any.
 
     Returns:
         Whether there is a manifest; folders of earlier versions have none.
@@ -56,7 +102,8 @@ def check_manifest(folder: Path, fix: str) -> bool:
     if not (folder / MANIFEST_FILE).is_file():
         return False
     files = read_manifest(folder, fix)
-    bad = [_state(folder, name, digest) for name, digest in sorted(files.items())]
+    wanted = {name: files.get(name, "") for name in names} if names else files
+    bad = [_state(folder, name, digest) for name, digest in sorted(wanted.items())]
     bad = [one for one in bad if one]
     if bad:
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
@@ -107,4 +154,16 @@ def _state(folder: Path, name: str, digest: str) -> str:
     path = folder / Path(name)
     if not path.is_file():
         return f"{name} (missing)"
-    return "" if hash_file(path) == digest else f"{name} (changed)"
+    try:
+        return "" if hash_file(path) == digest else f"{name} (changed)"
+    except OSError:
+        return f"{name} (can't be read)"
+
+
+def _claims_manifest(path: Path) -> bool:
+    """Whether a file says that its folder has a manifest: it does so itself, or in its provenance."""
+    data = json_or_none(path)
+    if not isinstance(data, dict):
+        return False
+    provenance = data.get("provenance")
+    return any(isinstance(one, dict) and one.get("manifest") is not None for one in (data, provenance))
