@@ -188,7 +188,7 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
             LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(keys):,}")
         gathered = gather(job.store, job.store.manifests(), keys)
         if gathered is not None:
-            job.store.mark_used()
+            job.store.mark_used(gathered.blocks)
             return replace(gathered, n_computed=n_computed)
     raise UserError(
         "the cache gives back other bytes than were written",

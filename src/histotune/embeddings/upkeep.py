@@ -19,7 +19,15 @@ from histotune.embeddings.store import Damage, Store
 from histotune.images.content_index import is_content_index, n_entries
 from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
-from histotune.tools.files import is_locked, is_regular_file, json_or_none, lock, parse_json, remove_empty_folders
+from histotune.tools.files import (
+    CHECKSUM,
+    is_locked,
+    is_regular_file,
+    json_or_none,
+    lock,
+    parse_json,
+    remove_empty_folders,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -251,7 +259,7 @@ def _empty(store: Store) -> None:
 def _is_timm_names(path: Path) -> bool:
     """Whether these are answers of timm about names, each with the name and the kind of a backbone."""
     data = json_or_none(path)
-    specs = data.values() if isinstance(data, dict) else (None,)
+    specs = [one for name, one in data.items() if name != CHECKSUM] if isinstance(data, dict) else [None]
     return all(isinstance(spec, dict) and {"name", "kind"} <= set(spec) for spec in specs)
 
 

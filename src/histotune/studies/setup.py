@@ -27,6 +27,7 @@ from histotune.report.run_folder import FILES
 from histotune.tools.atomic import explained_os_errors, make_folder
 from histotune.tools.errors import UserError, collect, raise_together
 from histotune.tools.files import json_or_none, lock
+from histotune.tools.manifest import is_manifest
 from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.tools.ranks import process_rank
 
@@ -298,7 +299,8 @@ def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:
 def _foreign_names(folder: Path) -> tuple[str, ...]:
     """Return what lies in a folder and is no part of a run, matrix, protocol or head."""
     names = sorted(path.name for path in folder.iterdir())
-    is_own = any((folder / name).is_file() for name in ("bundle.json", "protocol.json")) or _is_run_config(folder)
+    named = any((folder / name).is_file() for name in ("bundle.json", "protocol.json"))
+    is_own = named or _is_run_config(folder) or is_manifest(folder)
     return tuple(name for name in names if not (is_own and name in RUN_NAMES))
 
 

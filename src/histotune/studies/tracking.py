@@ -6,7 +6,9 @@ crash loses nothing that was finished. The folder is one table: ``polars.scan_pa
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import math
 import uuid
 from contextlib import suppress
@@ -139,15 +141,17 @@ def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> pl.DataFrame:
 
 
 def record_trials(state: Path, rows: pl.DataFrame) -> Path:
-    """Add the trials of one run to the table: one new file, whole or not at all."""
+    """Add the trials of one run to the table: one new file, whole or not at all, named by the run and by its hash."""
     run_ids = rows["run_id"].unique().to_list()
     if len(run_ids) != 1:
         raise ValueError(f"one file holds the trials of one run, not of {len(run_ids)}")
     if rows.filter(pl.col("diverged"))["score"].is_not_null().any():
         raise ValueError("a trial that diverged has no score")
-    path = trials_folder(state) / f"{run_ids[0]}.parquet"
+    data = io.BytesIO()
+    rows.rechunk().write_parquet(data)
+    path = trials_folder(state) / f"{run_ids[0]}.{_digest(data.getvalue())}.parquet"
     with atomic_path(path) as temporary:
-        rows.rechunk().write_parquet(temporary)
+        temporary.write_bytes(data.getvalue())
     return path
 
 
@@ -157,7 +161,7 @@ def read_trials(state: Path) -> pl.DataFrame:
     if not any(folder.glob("*.parquet")):
         return pl.DataFrame(schema=SCHEMA)
     try:
-        table = pl.concat(read_parquet(path) for path in sorted(folder.glob("*.parquet")))
+        table = pl.concat(_read_run(path) for path in sorted(folder.glob("*.parquet")))
     except (pl.exceptions.PolarsError, TableError) as error:
         damaged = [path for path in sorted(folder.glob("*.parquet")) if not _is_readable(path)]
         raise UserError(
@@ -304,9 +308,22 @@ def _without_secrets(value: object) -> Any:  # noqa: ANN401  (nested JSON)
     return value
 
 
+def _read_run(path: Path) -> pl.DataFrame:
+    """Read the trials of one run; files of earlier versions have no hash in their name."""
+    digest = path.stem.partition(".")[2]
+    table = read_parquet(path)
+    if digest and digest != _digest(path.read_bytes()):
+        raise TableError("it has changed since it was written")
+    return table
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def _is_readable(path: Path) -> bool:
     with suppress(TableError):
-        return read_parquet(path).schema == pl.Schema(SCHEMA)
+        return _read_run(path).schema == pl.Schema(SCHEMA)
     return False
 
 

@@ -130,6 +130,12 @@ def read_manifest(folder: Path, fix: str) -> dict[str, str]:
     return dict(files)
 
 
+def is_manifest(folder: Path) -> bool:
+    """Whether a folder has a manifest of histotune's, damaged or not in what it says of the files."""
+    data = json_or_none(folder / MANIFEST_FILE)
+    return isinstance(data, dict) and data.get("format") == FORMAT
+
+
 def _write(folder: Path, files: dict[str, str]) -> None:
     write_json(folder / MANIFEST_FILE, {"format": FORMAT, "files": files, "sha256": hash_json(files)})
 

@@ -6,14 +6,14 @@ import hashlib
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, NoReturn
 
 from histotune.datasets.fetch.source import Digest, show_bytes
 from histotune.datasets.fetch.transport import Reply, TransferError, public_url, read_some, request
 from histotune.tools.atomic import FULL_DISK, NO_WRITE
 from histotune.tools.errors import UserError
-from histotune.tools.files import read_json, write_json
+from histotune.tools.files import read_json, unsealed, write_sealed
 from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:
@@ -336,7 +336,8 @@ class Partial:
     def read(self) -> PartialRecord | None:
         """Return what the bytes belong to; None where that is unknown or was another file."""
         try:
-            record = PartialRecord(**read_json(self.record_path))
+            facts = unsealed(read_json(self.record_path), {field.name for field in fields(PartialRecord)})
+            record = PartialRecord(**facts)
         except (OSError, ValueError, TypeError):
             return None
         same = (record.md5, record.sha256) == self._hashes and record.url in self.file.urls
@@ -348,7 +349,7 @@ class Partial:
         with explained_writes(self):
             self.path.write_bytes(b"")
         record = PartialRecord(url, reply.etag, reply.last_modified, reply.total_bytes, *self._hashes)
-        write_json(self.record_path, asdict(record))
+        write_sealed(self.record_path, asdict(record))
         return record
 
     @contextmanager

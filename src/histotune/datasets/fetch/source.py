@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tomllib
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -15,13 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from histotune import __version__
 from histotune.datasets.disk import FETCH_RECORDS
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, lock, read_json, write_json
+from histotune.tools.files import hash_bytes, lock, read_json, unsealed, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -170,18 +173,22 @@ def size_of(folder: Path) -> int:
 
 def read_receipt(folder: Path) -> Receipt | None:
     """Return a folder's receipt; None where there is none or it can't be read."""
+    path = records_folder(folder) / "receipt.json"
     try:
-        data = read_json(records_folder(folder) / "receipt.json")
+        data = unsealed(read_json(path), {field.name for field in fields(Receipt)})
         files = tuple(FetchedFile(**file) for file in data.pop("files"))
         return Receipt(**{**data, "files": files, "notes": tuple(data["notes"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        LOG.warning("the receipt of this folder is damaged (%s), so its files are verified again: %s", error, path)
         return None
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
     """Save a receipt with the time of now."""
     saved = replace(receipt, updated_at=datetime.now(UTC).isoformat(timespec="seconds"), histotune=__version__)
-    write_json(records_folder(folder) / "receipt.json", asdict(saved))
+    write_sealed(records_folder(folder) / "receipt.json", asdict(saved))
     return saved
 
 

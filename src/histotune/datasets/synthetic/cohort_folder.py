@@ -103,12 +103,13 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
 
 def cohort_files(folder: Path) -> tuple[Path, ...]:
     """Return the files of a rendered cohort, told by their names; no link is followed."""
-    marked = {part for part in ("breakhis", "pcam") if _is_mark(folder / part / MARK)}
-    if not marked or folder.is_symlink():
+    places = {"breakhis": folder / "breakhis" / MARK, "pcam": folder / "pcam" / MARK, ORACLE: folder / ORACLE}
+    marked = {part for part, path in places.items() if _is_mark(path)}
+    if not marked - {ORACLE} or folder.is_symlink():
         return ()
+    if len(marked) == len(places) - 1:  # the third was damaged: the other two say what it was
+        marked |= {part for part, path in places.items() if path.is_file() and not path.parent.is_symlink()}
     found = (Path(place) / name for place, _, names in os.walk(folder) for name in sorted(names))
-    if _is_mark(folder / ORACLE):
-        marked.add(ORACLE)
     own = [path for path in found if not path.is_symlink() and _is_cohort_name(path.relative_to(folder), marked)]
     return tuple(own)
 
