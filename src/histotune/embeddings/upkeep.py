@@ -159,7 +159,7 @@ def remove_spaces(found: Sequence[Store]) -> Removal:
     return Removal(n_removed, tuple(foreign))
 
 
-def remove_rest(cache: Path, *, with_index: bool) -> tuple[str, ...]:
+def remove_rest(cache: Path, *, with_index: bool = False) -> tuple[str, ...]:
     """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports.
 
     Args:
