@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
 from histotune.tools.marks import EXTERNAL
+from histotune.tools.settings import name_setting
 from histotune.tools.table import Layout, Table, columns_of, console, rows_of
 
 if TYPE_CHECKING:
@@ -202,21 +204,19 @@ def export(
             fix="name one by its key",
             allowed=", ".join(store.short_name for store in stores),
         )
-    if dataset is not None:
-        table = _dataset_table(
-            stores[0] if stores else None,
-            coords,
-            build_config(dataset, data=data, backbone=backbone, settings=settings, cache=cache),
-        )
-    elif stores:
-        table = space_table(stores[0])
-    else:
+    if dataset is None and not stores:
         raise UserError(
             "what to export?",
             allowed="a SPACE, or --dataset NAME --data DIR",
             fix="histotune cache ls lists the spaces",
         )
-    n_files = write_out(table, out)
+    with claimed(out):
+        if dataset is not None:
+            config = build_config(dataset, data=data, backbone=backbone, settings=settings, cache=cache)
+            table = _dataset_table(stores[0] if stores else None, coords, config)
+        else:
+            table = space_table(stores[0])
+        n_files = write_out(table, out)
     files = "" if n_files == 1 else f" in {n_files:,} files"
     print(
         f"{len(table.content):,} rows of {table.features_ND.shape[1]:,} columns ({table.space.backbone}){files}: {out}"
@@ -378,4 +378,6 @@ def _cache_option(cache: Path | None) -> str:
 
 
 def _root(cache: Path | None) -> Path:
-    return (cache or user_dir("cache")).expanduser()
+    root = (cache or user_dir("cache")).expanduser()
+    name_setting(root, "--cache FOLDER")
+    return root

@@ -15,6 +15,7 @@ from histotune.heads.head import (
     save_head,
 )
 from histotune.images.config import ViewConfig
+from histotune.tools.atomic import bring_back
 from histotune.tools.devices import Precision  # noqa: TC001  (part of a record that others introspect)
 from histotune.tools.errors import UserError
 from histotune.tools.files import write_json
@@ -63,6 +64,7 @@ def load_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: No head there, or a damaged one.
     """
+    bring_back(folder)
     for place in (folder, folder / "head", folder / "head-direct"):
         if (place / "bundle.json").is_file():
             folder = place

@@ -14,6 +14,7 @@ from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
 from histotune.tools.atomic import atomic_path
+from histotune.tools.tabular import write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,4 @@ def write_predictions(table: pl.DataFrame, out: Path) -> None:
         out: ``.parquet``, or anything else for CSV.
     """
     with atomic_path(out) as temporary:
-        if out.suffix == ".parquet":
-            table.write_parquet(temporary)
-        else:
-            table.write_csv(temporary)
+        (write_parquet if out.suffix == ".parquet" else write_csv)(table, temporary)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+LEDGER_FILE = "ledger.jsonl"
+
+
 @dataclass(frozen=True)
 class Scoring:
     """One scoring of one split.
@@ -43,7 +46,7 @@ def record_scoring(folder: Path, scoring: Scoring) -> LedgerCount:
     Raises:
         UserError: The ledger can't be written.
     """
-    path = folder / "ledger.jsonl"
+    path = folder / LEDGER_FILE
     with lock(folder / "ledger.lock"), explained_os_errors(path):
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **asdict(scoring)}
         with path.open("a", encoding="utf-8", newline="\n") as stream:

@@ -272,13 +272,13 @@ def save_head(head: Head, folder: Path) -> None:
     Raises:
         UserError: The folder can't be written or the disk is full.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {"weight_KD": head.weight_KD, "bias_K": head.bias_K}
     if head.hidden is not None:
         tensors |= {"weight_HD": head.hidden.weight_HD, "bias_H": head.hidden.bias_H}
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
+        temporary.write_bytes(save({name: np.ascontiguousarray(values) for name, values in tensors.items()}))
     plain = asdict(head)
     written = {
         "format": FORMAT,

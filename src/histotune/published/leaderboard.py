@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from histotune.published.protocols import WORDS, EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
@@ -267,6 +268,7 @@ def read_own_scores(folders: Sequence[Path], published: Sequence[Protocol]) -> O
 
 
 def _read(folder: Path) -> _Study:
+    bring_back(folder)
     path = folder / PROTOCOL_FILE
     if not path.is_file():
         raise UserError(

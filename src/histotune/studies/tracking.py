@@ -22,7 +22,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json
 from histotune.tools.marks import PROBE
 from histotune.tools.provenance import redact
-from histotune.tools.tabular import TableError, read_parquet
+from histotune.tools.tabular import TableError, read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -147,7 +147,7 @@ def record_trials(state: Path, rows: pl.DataFrame) -> Path:
         raise ValueError("a trial that diverged has no score")
     path = trials_folder(state) / f"{run_ids[0]}.parquet"
     with atomic_path(path) as temporary:
-        rows.rechunk().write_parquet(temporary)
+        write_parquet(rows.rechunk(), temporary)
     return path
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
+from histotune.tools.settings import setting_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +105,7 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
             raise UserError(
                 f"another process has been using this folder for {timeout_s:.0f} s",
                 value=path.parent,
-                fix="wait for it to finish, or pass another --cache",
+                fix=f"wait for it to finish, or choose another folder: {setting_of(path)}",
             ) from error
     try:
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import stat
 from typing import TYPE_CHECKING, Any, cast
 
@@ -59,6 +60,18 @@ def read_parquet(path: Path) -> pl.DataFrame:
             return frame_of(file.read())
     except (Exception, pl.exceptions.PanicException) as error:  # pyarrow raises OSError, ValueError and its own types
         raise TableError(_first_line(error)) from error
+
+
+def write_parquet(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as parquet: in memory first, since polars tells of a full disk without the system's error."""
+    stream = io.BytesIO()
+    table.write_parquet(stream)
+    path.write_bytes(stream.getbuffer())
+
+
+def write_csv(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as CSV, in memory first as :func:`write_parquet` does."""
+    path.write_bytes(table.write_csv().encode())
 
 
 def frame_of(table: Any) -> pl.DataFrame:  # noqa: ANN401  (pyarrow has no types)
