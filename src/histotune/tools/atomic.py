@@ -152,7 +152,10 @@ def require_writable(path: Path) -> None:
 def _write_something(path: Path) -> None:
     """Write a few bytes beside a path and remove them: a folder without rights or room shows at once."""
     with explained_os_errors(path):
-        temporary, handle = _make_held(path, _make_file)
+        try:
+            temporary, handle = _make_held(path, _make_file)
+        except FileNotFoundError as error:  # the folder is there, and the system makes no files in it, as in /proc
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path.parent)) from error
         try:
             temporary.write_bytes(bytes(ROOM_BYTES))
             _flush_to_disk(temporary)
