@@ -38,7 +38,9 @@ READING = [one for one in PLACES if one[0] != "demo"]  # the demo needs no data,
 every_reading = pytest.mark.parametrize(
     ("words", "folder"), [one[1:] for one in READING], ids=[one[0] for one in READING]
 )
-every_command = pytest.mark.parametrize(("words", "folder"), [one[1:] for one in PLACES], ids=[one[0] for one in PLACES])
+every_command = pytest.mark.parametrize(
+    ("words", "folder"), [one[1:] for one in PLACES], ids=[one[0] for one in PLACES]
+)
 
 
 @pytest.fixture(autouse=True)
