@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from histotune.backbones.weights import cached_file, commit_of, hub_file, weight
 from histotune.images.hashes import HashIndex
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, hash_bytes, write_json
+from histotune.tools.files import canonical_json, hash_bytes, read_json, write_json
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
@@ -160,8 +159,8 @@ def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
 
 def _read_object(path: Path, fix: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path.name} is not readable JSON", value=path, fix=fix) from error
 
 

@@ -16,7 +16,7 @@ from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import resolve_revision
 from histotune.images.config import ViewConfig
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import hash_bytes, is_regular_file, json_or_none, write_json
+from histotune.tools.files import hash_bytes, is_regular_file, json_or_none, read_json, write_json
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
@@ -169,8 +169,8 @@ def _read_names(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None or not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
         LOG.warning("%s is damaged (%s); timm is asked again", path, error)
         return {}
 
@@ -254,7 +254,7 @@ def read_external(name: str, cache: Path | None) -> ExternalRecord:
             fix="histotune cache import FILES --as NAME, with the same --cache",
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         files = tuple(ExternalFile(**file) for file in data["files"])
         return ExternalRecord(data["name"], data["claimed"], files, tuple(data["blocks"]))
     except (OSError, ValueError, KeyError, TypeError) as error:

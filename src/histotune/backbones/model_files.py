@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import INDEX, ONE_FILE, cached_file, commit_of, hub_file
 from histotune.tools.errors import UserError, closest_name
+from histotune.tools.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -187,14 +187,14 @@ def _interpolation(name: str, source: str) -> Literal["bilinear", "bicubic"]:
 
 def _read_json(path: Path) -> Json:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(read_json(path))
     except FileNotFoundError as error:
         raise UserError(
             "this folder holds no config.json, so it is no backbone",
             value=path.parent,
             fix="pass the folder that save_pretrained wrote",
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError("config.json is not readable JSON", value=path, fix="save the model again") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from histotune.backbones.model_files import has_class_token, timm_arguments, tim
 from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock
 from histotune.backbones.weights import locate_weights, read_lite0
 from histotune.tools.errors import UserError
+from histotune.tools.files import read_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,7 +67,7 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
     import timm
 
     found = locate_weights(spec)
-    config = {} if found.config is None else json.loads(found.config.read_text(encoding="utf-8"))
+    config = {} if found.config is None else read_json(found.config)
     arguments = timm_arguments(spec, config.get("model_args") or {})
     architecture = spec.source.split(".")[0]
     if not timm.is_model(architecture):
@@ -144,7 +144,7 @@ def _transformers_network(spec: BackboneSpec) -> Network:
     found = locate_weights(spec)
     settings = dict(spec.model_args)
     if found.config is not None:
-        settings = json.loads(found.config.read_text(encoding="utf-8"))
+        settings = read_json(found.config)
     _refuse_own_code(str(settings.get("model_type", "")), spec.source)
     if spec.weights == "random":
         module = _random_transformers(transformers_config(spec, found.config), spec.seed)

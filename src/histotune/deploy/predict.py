@@ -62,6 +62,8 @@ def predict(bundle: Bundle, backbone: BackboneSpec, images: Sequence[Path], sett
         skipped as unreadable.
     """
     tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
+    for note in tiles.notes:
+        LOG.warning(note)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
     request = EmbedRequest(backbone, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)

@@ -17,7 +17,7 @@ from histotune.datasets.disk import own_dataset
 from histotune.embeddings.gather import gather, missing_content
 from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, hash_file
+from histotune.tools.files import canonical_json, hash_file, require_regular
 from histotune.tools.progress import track
 from histotune.tools.tabular import TableError, read_csv, read_parquet
 
@@ -403,6 +403,7 @@ def read_foreign(path: Path) -> ForeignRows:
             fix="save them as npz with arrays `features` and `tile_id`",
         )
     try:
+        require_regular(path)
         columns, facts = readers[path.suffix](path)
     except UserError:
         raise

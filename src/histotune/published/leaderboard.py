@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError
+from histotune.tools.files import read_json
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ def _read(folder: Path) -> _Study:
             fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one",
         )
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = read_json(path)
         if isinstance(data, dict) and "conditions" not in data:
             raise UserError(
                 "this run was made before protocols kept their conditions",
@@ -285,7 +285,7 @@ def _read(folder: Path) -> _Study:
                 fix=f"histotune run --from {folder} --out NEW repeats it",
             )
         return _Study.model_validate(data)
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError) as error:
         raise UserError(
             "protocol.json is damaged", value=path, fix=f"histotune run --from {folder} --out NEW repeats it"
         ) from error

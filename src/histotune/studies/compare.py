@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from histotune.statistics.metrics import METRIC_NAMES, MetricName
 from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfig, IntervalConfig, Predictions
 from histotune.tools.atomic import bring_back, claimed
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import write_json
+from histotune.tools.files import read_json, write_json
 from histotune.tools.marks import PROBE
 from histotune.tools.table import ShownAsTables, Table
 from histotune.tools.tabular import read_parquet
@@ -171,7 +170,7 @@ def _probes(findings: Findings, table: pl.DataFrame, name: str) -> Iterator[Cont
 
 def _protocol_arms(folder: Path, name: str) -> Iterator[Contender]:
     try:
-        marks = tuple(json.loads((folder / "protocol.json").read_text(encoding="utf-8")).get("marks", ()))
+        marks = tuple(read_json(folder / "protocol.json").get("marks", ()))
         table = read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError) as error:
         raise UserError(f"this run folder is damaged: {error}", value=folder, fix="run the protocol again") from error

@@ -21,7 +21,7 @@ from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError, closest_name, raise_together
-from histotune.tools.files import user_dir
+from histotune.tools.files import read_json, user_dir
 from histotune.tools.settings import name_setting
 from histotune.transfer.case import TransferConfig
 
@@ -150,8 +150,8 @@ def load_config(run: Path) -> ExperimentConfig:
     if not path.is_file():
         raise UserError("this folder holds no config.json, so it is no run", value=run, fix="histotune run --help")
     try:
-        return parse_config(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_config(read_json(path))
+    except (OSError, ValueError) as error:
         raise UserError("config.json is not readable JSON", value=path, fix="repeat the run from its recipe") from error
 
 

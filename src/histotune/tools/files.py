@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +26,16 @@ MAX_JSON_BYTES = 256 * 2**20
 def is_regular_file(path: Path) -> bool:
     """Return whether a path is a file itself and no link to one."""
     return path.is_file() and not path.is_symlink()
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a folder, a device or a pipe where a file is needed; opening a pipe would wait for ever.
+
+    Raises:
+        OSError: It is none, or it can't be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "this is a folder, a device or a pipe", str(path))
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -63,6 +75,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN4
         ValueError: It is no JSON, no UTF-8, too long, or nested deeper than any file of histotune's.
         OSError: It can't be read.
     """
+    require_regular(path)
     with path.open("rb") as stream:
         data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-import stat
 from typing import TYPE_CHECKING, Any, cast
+
+from histotune.tools.files import require_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,13 +100,10 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _require_regular(path: Path) -> None:
-    """Refuse a folder, a device, or a pipe, which would block whoever opens it."""
     try:
-        mode = path.stat().st_mode
+        require_regular(path)
     except OSError as error:
         raise TableError(error.strerror or str(error)) from error
-    if not stat.S_ISREG(mode):
-        raise TableError("this is a folder, a device or a pipe")
 
 
 def _first_line(error: BaseException) -> str:
