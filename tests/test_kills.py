@@ -14,16 +14,19 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from tests.datasets.fetch.server import serving as serving_files
 from tests.faults import Action, Change, Server, Watched, serving
+from tests.faults.homes import fill
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 SMALL = (
     "--backbone", "colour-histogram", "--set", "sweep.folds=2", "--set", "evaluation.outer_folds=2",
     "--set", "evaluation.floors=[]", "--set", "interval.n_resamples=200", "--set", "evaluation.permutations=99",
-    "--set", "evaluation.leak_price=false", "--set", "evaluation.repeats=0", "--cache", "cache",
+    "--set", "evaluation.leak_price=false", "--set", "evaluation.repeats=0", "--set", "ledger=state",
+    "--cache", "cache",
 )  # fmt: skip
 LEFT_OVER = re.compile(r"\.partial$|\.old$|\.lock$|\.probe$|\.tmp$|-journal$|-wal$|-shm$")
-MAY_STAY = re.compile(r"cache/embeddings/[0-9a-f]+/lock$")
+MAY_STAY = re.compile(r"cache/embeddings/[0-9a-f]+/lock$|state/ledger\.lock$")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,11 @@ COMMANDS = {
         (EMBED,),
         ("embeddings.npz",),
     ),
+    "fetch-pcam": Killed(("data", "fetch", "pcam", "--to", "pcam"), (), ("pcam/*.h5", "pcam/*.csv")),
+    "fetch-breakhis": Killed(("data", "fetch", "breakhis", "--to", "home"), (), ("home/BreaKHis_v1/**/*",)),
 }  # fmt: skip
+SAME_KIND = 6
+"""Of changes of one kind (the same call on the same kind of file) so many are tried, evenly spread."""
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +83,10 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
     """Yield a server and the folder whose changes count."""
     root = tmp_path_factory.mktemp("world")
-    with serving(root, tmp_path_factory.mktemp("notes")) as server:
-        yield server, root
+    with serving_files() as homes:
+        fill(homes)
+        with serving(root, tmp_path_factory.mktemp("notes"), homes.port) as server:
+            yield server, root
 
 
 def fresh(root: Path, start: Path) -> Path:
@@ -132,7 +141,7 @@ def test_a_command_stopped_at_any_change_loses_nothing_and_leaves_nothing(
     whole = succeed(server, command.arguments, work)
     expected = results(work, command.results)
     assert not left_over(work)
-    changes = [one for one in whole.changes if action == "kill" or is_write(one)]
+    changes = thinned([one for one in whole.changes if action == "kill" or is_write(one)])
     bad: list[str] = []
     for change in changes:
         work = fresh(root, start)
@@ -149,6 +158,25 @@ def test_a_command_stopped_at_any_change_loses_nothing_and_leaves_nothing(
             bad.append(f"{change}: left {left}")
     assert changes
     assert not bad, f"{len(bad)} faults at {len(changes)} changes\n" + "\n".join(bad)
+
+
+def thinned(changes: list[Change]) -> list[Change]:
+    """Return the changes to try: of each kind the first, the last, and some between."""
+    by_kind: dict[tuple[str, str], list[Change]] = {}
+    for change in changes:
+        by_kind.setdefault((change.call, kind_of(change.path)), []).append(change)
+    tried = [one for same in by_kind.values() for one in spread(same)]
+    return sorted(tried, key=lambda change: change.number)
+
+
+def kind_of(path: str) -> str:
+    """Return a path with what differs between files of one kind left out: random letters, hashes and numbers."""
+    return re.sub(r"\.[a-z0-9_]{8}\.(partial|old)", r".\1", re.sub(r"[0-9a-f]{12,}|\d+", "#", path))
+
+
+def spread(same: list[Change]) -> list[Change]:
+    places = np.unique(np.linspace(0, len(same) - 1, SAME_KIND).round().astype(int))
+    return [same[place] for place in places]
 
 
 def is_write(change: Change) -> bool:

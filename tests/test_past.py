@@ -249,18 +249,24 @@ def test_kept_rows_are_exported_with_the_same_values(histotune: Command, bring: 
             assert np.array_equal(now[name], then[name]), name
 
 
-def test_the_index_of_content_hashes_is_read(histotune: Command, bring: Bring, no_forward: None) -> None:
+def test_an_index_of_content_hashes_without_checksums_is_given_up_and_made_anew(
+    histotune: Command, bring: Bring, no_forward: None
+) -> None:
     past = bring("cache", "data")
     restore_index(past)
     tile = next((past / "data/breakhis").rglob("*.png"))
     other = next(path for path in (past / "data/breakhis").rglob("*.png")
                  if path != tile and path.stat().st_size == tile.stat().st_size)  # fmt: skip
-    was, time_ns = hashlib.sha256(tile.read_bytes()).hexdigest(), tile.stat().st_mtime_ns
+    time_ns = tile.stat().st_mtime_ns
     tile.write_bytes(other.read_bytes())
     os.utime(tile, ns=(time_ns, time_ns))
-    assert content_of(tile, histotune, past) == was, "its length and time say that it is the file that was hashed"
-    (past / "cache/hashes.sqlite").unlink()
-    assert content_of(tile, histotune, past) == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert found(histotune, "cache", "verify", "--cache", "cache")
+    now = hashlib.sha256(other.read_bytes()).hexdigest()
+    assert content_of(tile, histotune, past) == now, "its entries are not believed: nothing tells that they are sound"
+    with closing(sqlite3.connect(past / "cache/hashes.sqlite")) as database:
+        names = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert names == {"content_2"}
+    assert content_of(tile, histotune, past) == now
 
 
 def content_of(tile: Path, histotune: Command, past: Path) -> str:

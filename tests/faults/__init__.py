@@ -71,9 +71,10 @@ class Server:
     Args:
         root: Folder whose changes count.
         notes: Folder for what is noted; it must lie outside of ``root``.
+        port: Of a server of small copies of data sets, to fetch from.
     """
 
-    def __init__(self, root: Path, notes: Path) -> None:
+    def __init__(self, root: Path, notes: Path, port: int | None = None) -> None:
         notes.mkdir(parents=True, exist_ok=True)
         self.control, self.log, self.notes = notes / "control", notes / "changes.tsv", notes
         self.control.write_bytes(bytes(24))
@@ -83,6 +84,7 @@ class Server:
             "FAULTS_ROOT": str(root),
             "FAULTS_CONTROL": str(self.control),
             "FAULTS_LOG": str(self.log),
+            **({} if port is None else {"FAULTS_PORT": str(port)}),
         }
         self.process = subprocess.Popen(
             [sys.executable, str(FOLDER / "server.py")],
@@ -122,9 +124,9 @@ class Server:
 
 
 @contextmanager
-def serving(root: Path, notes: Path) -> Iterator[Server]:
+def serving(root: Path, notes: Path, port: int | None = None) -> Iterator[Server]:
     """Yield a server, and stop it."""
-    server = Server(root, notes)
+    server = Server(root, notes, port)
     try:
         yield server
     finally:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 
 TIMEOUT_S = 300
 
@@ -19,6 +20,15 @@ def warm_up() -> None:
     import torch  # noqa: F401
 
     import histotune.cli.main  # noqa: F401
+
+
+def use_local_homes() -> None:
+    """Fetch data sets from the small copies of a test's server, where it names its port."""
+    if port := os.environ.get("FAULTS_PORT"):
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        from tests.faults.homes import use_small_homes
+
+        use_small_homes(int(port))
 
 
 def child(asked: dict[str, str]) -> None:
@@ -49,6 +59,7 @@ def child(asked: dict[str, str]) -> None:
 def serve() -> None:
     """Answer every line with the exit code of its command; a child that a signal ended gives its negative number."""
     warm_up()
+    use_local_homes()
     for line in sys.stdin:
         asked = json.loads(line)
         pid = os.fork()

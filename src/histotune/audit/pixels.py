@@ -19,6 +19,7 @@ import polars as pl
 from histotune.audit.verdicts import AuditFinding, AuditTable, Verdict, count, frame_table, passed, some
 from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.tools.errors import UserError
+from histotune.tools.files import require_regular
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -128,6 +129,7 @@ def header_problem(path: str) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        require_regular(Path(path))
         with Image.open(path, formats=FORMATS):
             return ""
     except UnidentifiedImageError:

@@ -163,7 +163,7 @@ def _read_object(path: Path, fix: str) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("no JSON object")
         return found
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path.name} is not readable JSON", value=path, fix=fix) from error
 
 

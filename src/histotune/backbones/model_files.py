@@ -198,7 +198,7 @@ def read_config(path: Path) -> Json:
             value=path.parent,
             fix="pass the folder that save_pretrained wrote",
         ) from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path.name} is not readable JSON", value=path, fix="save the model again") from error
 
 

@@ -151,14 +151,14 @@ def main() -> None:
 def _refuse_other_encodings(words: Sequence[str]) -> None:
     """Refuse names that are not UTF-8: tables and JSON, which keep them, can't hold them."""
     from histotune.tools.errors import UserError
-    from histotune.tools.streams import is_text
+    from histotune.tools.streams import escaped, is_text, move_command
 
     odd = next((word for word in words if not is_text(word)), None)
     if odd is not None:
         raise UserError(
             "this name is not UTF-8, and tables and reports can't hold it",
-            value=os.fsencode(odd).decode("utf-8", "backslashreplace"),
-            fix="rename it: convmv -f latin1 -t utf8 --notest PATH",
+            value=escaped(odd),
+            fix=f"rename it: {move_command(odd)}",
         )
 
 

@@ -18,6 +18,7 @@ from histotune.cli.options import (
     Out,
     SetField,
 )
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import parse_json, user_dir
 from histotune.tools.marks import PROBE, arm_words
@@ -193,13 +194,14 @@ def leaderboard(
 def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
     """Print or save the boards that a query asks for; an overview where nothing is asked."""
     style = _style(style, out)
-    boards, refused = _boards(query, runs)
-    if out is not None:
-        _save(boards, style, out)
-    elif style == "table":
-        _print_leaderboard(boards, overview=not runs and not any(vars(query).values()))
-    else:
-        sys.stdout.write(_text(boards, style))
+    with claimed(out, folder=False):
+        boards, refused = _boards(query, runs)
+        if out is not None:
+            _save(boards, style, out)
+        elif style == "table":
+            _print_leaderboard(boards, overview=not runs and not any(vars(query).values()))
+        else:
+            sys.stdout.write(_text(boards, style))
     for one in refused:  # a table that is read by a program stays a table
         print(f"\n{one}", file=sys.stdout if style == "table" or out is not None else sys.stderr)
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from histotune.datasets.disk import own_dataset, read_text_table
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.datasets.tileset import patch_camelyon_group_id, tile_table
 from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.files import require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -244,6 +246,7 @@ def opened_hdf5(path: str) -> Iterator[Any]:
     import h5py
 
     try:
+        require_regular(Path(path))
         with h5py.File(path, "r") as file:
             yield file
     except UserError:

@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import re
+import stat
 import sys
 import traceback
 import zlib
@@ -20,6 +21,7 @@ import polars as pl
 from histotune.datasets.dataset_spec import DatasetSpec, known_specs
 from histotune.datasets.disk import (
     IMAGE_SUFFIXES,
+    is_hidden,
     list_files,
     name_some,
     read_text_table,
@@ -27,8 +29,8 @@ from histotune.datasets.disk import (
 )
 from histotune.datasets.rows import PART_BY_NAME, Tile, tile_set
 from histotune.datasets.tileset import TileSet, tile_table
-from histotune.tools.errors import UserError, raise_together
-from histotune.tools.files import hash_bytes
+from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.files import hash_bytes, require_regular
 from histotune.tools.tabular import TableError, read_parquet
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ def _read(path: Path) -> pl.DataFrame:
 def _separator(path: Path) -> str:
     """Return what separates the cells, going by the header; a table without ``path`` is taken to use commas."""
     try:
+        require_regular(path)
         with (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rb") as stream:
             header = stream.readline(65536).decode("utf-8-sig", errors="replace").strip().lower()
     except (OSError, EOFError, zlib.error):  # read_text_table says what is wrong
@@ -224,9 +227,9 @@ def _images(listing: Listing) -> tuple[list[tuple[str, ...]], list[str]]:
     images: list[tuple[str, ...]] = []
     others: list[tuple[str, ...]] = []
     for path in listing.paths:
-        parts = Path(listing.relative(path)).parts
-        hidden = any(part.startswith(".") for part in parts)
-        (others if hidden or not path.lower().endswith(IMAGE_SUFFIXES) else images).append(parts)
+        name = listing.relative(path)
+        other = is_hidden(name) or not name.lower().endswith(IMAGE_SUFFIXES)
+        (others if other else images).append(Path(name).parts)
     if not images:
         found = "/".join(others[0])
         raise UserError(
@@ -331,6 +334,7 @@ def _code(config: DatasetConfig) -> Path:
 
 def _source(path: Path) -> bytes:
     try:
+        require_regular(path)
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"this Python file can't be read ({error.strerror})", value=path, fix=EXAMPLES) from error
@@ -397,20 +401,24 @@ def _line(error: Any, path: Path) -> int | str:  # noqa: ANN401  (a SyntaxError 
 
 def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:
     """List image files and folders of images as unlabelled tiles."""
-    errors, files = [], []
+    errors, files, skipped = [], [], []
     if mpp is not None and not 0 < mpp < math.inf:
         errors.append(UserError("--mpp takes a positive number of um/px", value=mpp, fix="--mpp 0.25"))
     for path in paths:
-        found = _images_in(path)
-        if found:
+        with collect(errors):
+            found, others = _images_in(path)
             files += found
-        else:
-            what = "no such file or folder" if not path.exists() else "no image here"
-            errors.append(UserError(what, value=path, allowed=", ".join(IMAGE_SUFFIXES)))
+            skipped += others
+            if not found:
+                what = "no such file or folder" if not os.path.lexists(path) else "no image here"
+                about = f"{path} (skipped: {name_some(others, 20)})" if others else path
+                raise UserError(what, value=about, allowed=", ".join(IMAGE_SUFFIXES), fix="check the path")
     raise_together(errors)
-    names = sorted({str(file) for file in files})
+    names = sorted(set(files))
+    count = "1 file" if len(skipped) == 1 else f"{len(skipped):,} files"
+    notes = (f"Skipped {count}: {name_some(sorted(skipped), 20)}.",) if skipped else ()
     table = tile_table({"tile_id": names, "path": names, **({} if mpp is None else _scale(names, mpp))})
-    return TileSet("images", table, class_names, licence="the user's own", citation="")
+    return TileSet("images", table, class_names, licence="the user's own", citation="", notes=notes)
 
 
 def _scale(names: list[str], mpp: float) -> dict[str, object]:
@@ -425,7 +433,30 @@ def _scale(names: list[str], mpp: float) -> dict[str, object]:
     }
 
 
-def _images_in(path: Path) -> list[Path]:
-    if path.is_dir():
-        return [file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-    return [path] if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES else []
+def _images_in(path: Path) -> tuple[list[str], list[str]]:
+    """Return the images that are named or lie below a folder, and every other file there with why it is skipped."""
+    if not path.is_dir():
+        return ([str(path)] if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES else []), []
+    images, skipped = [], []
+    listing = list_files(path)
+    for place in listing.paths:
+        name = listing.relative(place)
+        reason = _why_skipped(place, name)
+        if reason:
+            skipped.append(f"{name} ({reason})")
+        else:
+            images.append(os.path.join(path, name))  # noqa: PTH118  (as it was typed)
+    return images, skipped
+
+
+def _why_skipped(path: str, name: str) -> str:
+    """Return why a file of a folder is not predicted; empty for an image, a damaged one among them."""
+    if is_hidden(name):
+        return "hidden"
+    if not name.lower().endswith(IMAGE_SUFFIXES):
+        return "no image by name"
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116
+    except OSError:
+        return "a broken link" if os.path.islink(path) else "gone"  # noqa: PTH114
+    return "" if stat.S_ISREG(mode) else "a device or pipe"

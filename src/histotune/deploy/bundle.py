@@ -11,6 +11,7 @@ from histotune.backbones.entries import BackboneConfig
 from histotune.heads.head import Head  # noqa: TC001  (part of a record that others introspect)
 from histotune.heads.saved_head import read_head, save_head
 from histotune.images.config import ViewConfig
+from histotune.tools.atomic import bring_back
 from histotune.tools.devices import Precision
 from histotune.tools.errors import UserError
 from histotune.tools.files import CHECKSUM, hash_json, read_json, write_sealed
@@ -71,6 +72,7 @@ def load_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: No head there, or a damaged one.
     """
+    bring_back(folder)
     for place in (folder, folder / "head", folder / "head-direct"):
         if (place / BUNDLE_FILE).is_file():
             folder = place

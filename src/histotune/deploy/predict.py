@@ -14,6 +14,7 @@ from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
 from histotune.tools.atomic import atomic_path
+from histotune.tools.tabular import write_csv, write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +62,8 @@ def predict(bundle: Bundle, backbone: BackboneSpec, images: Sequence[Path], sett
         skipped as unreadable.
     """
     tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
+    for note in tiles.notes:
+        LOG.warning(note)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
     request = EmbedRequest(backbone, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)
@@ -90,7 +93,4 @@ def write_predictions(table: pl.DataFrame, out: Path) -> None:
         out: ``.parquet``, or anything else for CSV.
     """
     with atomic_path(out) as temporary:
-        if out.suffix == ".parquet":
-            table.write_parquet(temporary)
-        else:
-            table.write_csv(temporary)
+        (write_parquet if out.suffix == ".parquet" else write_csv)(table, temporary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -16,7 +17,7 @@ from histotune.datasets.disk import own_dataset
 from histotune.embeddings.gather import gather, missing_content
 from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, hash_file, parse_json
+from histotune.tools.files import canonical_json, hash_file, parse_json, require_regular
 from histotune.tools.progress import track
 from histotune.tools.tabular import TableError, read_csv, read_parquet
 
@@ -252,7 +253,7 @@ def _write_parquet(table: ExportTable, path: Path) -> None:
     facts = pa.table(columns)
     field = pa.field("embedding", pa.list_(pa.float32(), dim))
     schema = pa.schema([*facts.schema, field], metadata={"histotune": canonical_json(table.facts)})
-    with pq.ParquetWriter(path, schema) as writer:
+    with path.open("wb") as stream, pq.ParquetWriter(stream, schema) as writer:
         for start in range(0, len(table.content), ROWS_PER_GROUP):
             rows_ND = np.ascontiguousarray(table.features_ND[start : start + ROWS_PER_GROUP], dtype=np.float32)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), dim)
@@ -302,7 +303,8 @@ def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) ->
     tiles = table.tiles.take(np.asarray(rows))
     places_N2 = np.full((len(rows), 2), -1, np.int64) if table.places_N2 is None else table.places_N2[rows]
     features_ND = np.ascontiguousarray(table.features_ND[rows], dtype=np.float32)
-    with h5py.File(path, "w") as file:
+    written = io.BytesIO()  # the library would tell of a full disk in words of its own
+    with h5py.File(written, "w") as file:
         features = _growing(file, "features", features_ND)
         features.attrs.update({"name": slide, "encoder": table.space.backbone, "histotune": json.dumps(table.facts)})
         coords = _growing(file, "coords", places_N2)
@@ -312,6 +314,7 @@ def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) ->
         file.create_dataset("tile_id", data=list(tiles.tile_ids), dtype=text)
         file.create_dataset("content", data=np.array([table.content[row] for row in rows], dtype="S64"))
         file.create_dataset("label", data=tiles.labels_N)
+    path.write_bytes(written.getbuffer())
 
 
 def _growing(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
@@ -400,6 +403,7 @@ def read_foreign(path: Path) -> ForeignRows:
             fix="save them as npz with arrays `features` and `tile_id`",
         )
     try:
+        require_regular(path)
         columns, facts = readers[path.suffix](path)
     except UserError:
         raise

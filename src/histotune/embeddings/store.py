@@ -165,8 +165,9 @@ class Store:
         path = self.folder / "shards" / f"{plan.name}.npy"
         dtype: StorageType = "float16" if matrix_ND.dtype == np.float16 else "float32"
         with atomic_path(path) as temporary:
-            with temporary.open("wb") as stream:
-                np.save(stream, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
+            written = io.BytesIO()  # np.save to a file on disk loses the system's error where there is no room
+            np.save(written, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
+            temporary.write_bytes(written.getbuffer())
             n_bytes, sha256 = temporary.stat().st_size, hash_file(temporary)
         manifest = Manifest(
             plan.content,

@@ -16,7 +16,13 @@ from histotune.backbones.catalog import is_record
 from histotune.embeddings.gather import MappedFile, held_content, read_seal
 from histotune.embeddings.owned import NAMES_BY_PLACE, entries, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
-from histotune.images.content_index import is_content_index, n_entries
+from histotune.images.content_index import (
+    index_damage,
+    is_content_index,
+    looks_like_index,
+    n_entries,
+    remove_index,
+)
 from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
 from histotune.tools.files import (
@@ -160,16 +166,26 @@ def remove_spaces(found: Sequence[Store]) -> Removal:
     return Removal(n_removed, tuple(foreign))
 
 
-def remove_rest(cache: Path) -> tuple[str, ...]:
-    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports."""
+def remove_rest(cache: Path, *, with_index: bool = False) -> tuple[str, ...]:
+    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports.
+
+    Args:
+        cache: Its root folder.
+        with_index: Whether ``hashes.sqlite`` is histotune's, from :func:`is_own_index` before the spaces went.
+
+    Returns:
+        What was removed.
+    """
     from histotune.datasets.synthetic.cohort_folder import cohort_files
 
     removed = []
-    with explained_os_errors(cache / "hashes.sqlite"):
-        for name, is_own in (("hashes.sqlite", is_content_index), ("timm_names.json", _is_timm_names)):
-            if is_regular_file(cache / name) and is_own(cache / name):
-                (cache / name).unlink()
-                removed.append(name)
+    with explained_os_errors(cache / HASHES):
+        if with_index:
+            remove_index(cache / HASHES)
+            removed.append(HASHES)
+        if is_regular_file(cache / "timm_names.json") and _is_timm_names(cache / "timm_names.json"):
+            (cache / "timm_names.json").unlink()
+            removed.append("timm_names.json")
         records = [path for path in entries(cache / "external") if is_record(path)]
         for name, files in (("synthetic", cohort_files(cache / "synthetic")), ("external", records)):
             for path in files:
@@ -179,6 +195,34 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
                 removed.append(name)
     removed += [FITS_FOLDER] if remove_fits(unused_fits(cache)) else []
     return tuple(removed)
+
+
+def is_own_index(cache: Path) -> bool:
+    """Return whether a cache's ``hashes.sqlite`` is histotune's: it reads as one, or did before it was damaged."""
+    path = cache / HASHES
+    if not is_regular_file(path):
+        return False
+    return is_content_index(path) or (
+        index_damage(path) is not None and (looks_like_index(path) or bool(stores(cache)))
+    )
+
+
+def damage_of_index(cache: Path) -> str | None:
+    """Return what is wrong with a cache's index of content hashes, every entry read; None where nothing is."""
+    return index_damage(cache / HASHES) if is_own_index(cache) else None
+
+
+def repair_index(cache: Path) -> str | None:
+    """Remove an index of content hashes that is damaged; the next run starts it anew.
+
+    Returns:
+        What was wrong with it; None where nothing was, and nothing was removed.
+    """
+    damage = damage_of_index(cache)
+    if damage is not None:
+        with explained_os_errors(cache / HASHES):
+            remove_index(cache / HASHES)
+    return damage
 
 
 def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
@@ -303,6 +347,7 @@ def _held(store: Store) -> Iterator[None]:
 
 
 MIN_DIGITS = 4  # of a space's key, to name it
+HASHES = "hashes.sqlite"
 FITS_FOLDER = "fits"  # what the heads room keeps in a cache
 
 
@@ -490,9 +535,11 @@ def _view_words(view: str) -> str:
 
 
 def _others(cache: Path) -> Iterator[FolderFacts]:
-    index, names = cache / "hashes.sqlite", cache / "timm_names.json"
+    index, names = cache / HASHES, cache / "timm_names.json"
     if index.is_file():
-        yield FolderFacts(index.name, "content hashes of tiles and weights", n_entries(index), index.stat().st_size)
+        n_hashes = n_entries(index)
+        what = "content hashes of tiles and weights" if n_hashes is not None else "damaged; see histotune cache verify"
+        yield FolderFacts(index.name, what, n_hashes or 0, index.stat().st_size)
     for name, what, pattern in (
         ("synthetic", "rendered cohort", "**/*"),
         (FITS_FOLDER, "solved fits of sweeps", "*.safetensors"),

@@ -28,6 +28,9 @@ PREVIOUS = "previous"
 ENTRY = ("split_hash", "target", "choice_hash")
 
 
+LEDGER_FILE = "ledger.jsonl"
+
+
 @dataclass(frozen=True)
 class Scoring:
     """One scoring of one split.

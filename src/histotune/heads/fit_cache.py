@@ -18,6 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,14 +149,15 @@ class FitCache:
         n_bytes = sum(values.nbytes for values in arrays.values())
         if n_bytes > self.max_bytes:
             return
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         try:
             _make_room(path.parent, self.max_bytes - n_bytes)
             with atomic_path(path) as temporary:
-                save_file(arrays, temporary, {"format": FORMAT, "key": key, "sha256": _content_hash(arrays)})
-        except (UserError, OSError) as error:
-            LOG.warning("solved fits are not kept, so an interrupted sweep starts anew: %s", error)
+                temporary.write_bytes(save(arrays, {"format": FORMAT, "key": key, "sha256": _content_hash(arrays)}))
+        except Exception as error:  # whatever it is, the fits are here
+            what = error.what if isinstance(error, UserError) else str(error)
+            _say_once(path.parent, f"solved fits are not kept, so an interrupted sweep starts anew ({what})")
 
 
 def fit_key(inputs: Mapping[str, NDArray[np.generic]], facts: Mapping[str, object]) -> str:
@@ -193,7 +195,7 @@ def _read(path: Path, key: str) -> dict[str, NDArray[np.generic]] | None:
     """Read a result after checking every byte; None where there is none or it is damaged."""
     if not path.is_file():
         return None
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -203,10 +205,16 @@ def _read(path: Path, key: str) -> dict[str, NDArray[np.generic]] | None:
             with suppress(OSError):
                 os.utime(path)  # the least recently used go first
             return arrays
-    except (SafetensorError, OSError, ValueError):
-        pass
+    except Exception as error:  # whatever it is, they can be solved again
+        LOG.debug("%s: %s", path, error)
     LOG.warning("kept fits are damaged and are solved again: %s", path)
     return None
+
+
+@cache
+def _say_once(folder: Path, what: str) -> None:
+    """Warn once, although each of a thousand fits may fail in the same way."""
+    LOG.warning("%s: %s", what, folder)
 
 
 def _make_room(folder: Path, max_bytes: int) -> None:

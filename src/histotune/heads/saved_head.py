@@ -96,11 +96,11 @@ def save_head(head: Head, folder: Path) -> SavedHead:
     Raises:
         UserError: The folder can't be written or the disk is full.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     head = replace(head, saved_id="")  # in format 4 an id says what is in the files
     with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in head.tensors.items()}, temporary)
+        temporary.write_bytes(save({name: np.ascontiguousarray(values) for name, values in head.tensors.items()}))
     plain = asdict(head) | {"meaning_key": head.compatibility_key}
     facts = {name: plain[name] for name in HeadFacts.model_fields if name not in OF_THE_FILE} | {
         "format": FORMAT,

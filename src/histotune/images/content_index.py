@@ -26,6 +26,8 @@ INSERT = f"INSERT OR REPLACE INTO {TABLE} VALUES (?, ?, ?, ?, ?, ?, ?, ?)"  # no
 COLUMNS = "path, row, size, mtime_ns, ctime_ns, inode, sha256, checksum"
 WHOLE_FILE = -1  # the row of an entry that speaks about a whole file
 PATHS_PER_QUERY = 500
+SQLITE_START = b"SQLite format 3\0"
+BEGINNING_BYTES = 2**16
 JOURNALS = ("-journal", "-wal", "-shm")
 NOT_DAMAGE = {
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM,
@@ -167,12 +169,24 @@ def is_content_index(path: Path) -> bool:
     return bool(names) and names <= {TABLE, "content"}
 
 
-def n_entries(path: Path) -> int:
-    """Return the number of hashes that an index remembers; 0 where it can't be read."""
+def looks_like_index(path: Path) -> bool:
+    """Return whether a file was an index before it was damaged: its first words, or those of its table, are there."""
     try:
-        return int(_ask(path, f"SELECT count(*) FROM {TABLE}")[0][0])  # noqa: S608  (a name of ours)
+        with path.open("rb") as stream:
+            beginning = stream.read(BEGINNING_BYTES)
+    except OSError:
+        return False
+    return beginning.startswith(SQLITE_START) or b"TABLE content" in beginning
+
+
+def n_entries(path: Path) -> int | None:
+    """Return the number of hashes that an index remembers; None where it can't be read."""
+    try:
+        if not _ask(path, f"SELECT 1 FROM sqlite_master WHERE name = '{TABLE}'"):  # noqa: S608  (a name of ours)
+            return 0
+        return int(_ask(path, f"SELECT count(*) FROM {TABLE}")[0][0])  # noqa: S608
     except (sqlite3.Error, ValueError):
-        return 0
+        return None
 
 
 def remove_index(path: Path) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet, own_dataset
 from histotune.images.config import LoaderConfig
 from histotune.tools.errors import UserError
+from histotune.tools.files import require_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -243,6 +244,7 @@ def _open_hdf5(path: Path) -> h5py.File:
     import h5py
 
     try:
+        require_regular(path)
         file = h5py.File(path, "r")
         data = own_dataset(file, PIXELS)
         names = ", ".join(file) or "none"

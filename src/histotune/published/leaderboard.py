@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from histotune.published.protocols import WORDS, EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError
 from histotune.tools.files import read_json
 from histotune.tools.manifest import verify_folder
@@ -268,6 +269,7 @@ def read_own_scores(folders: Sequence[Path], published: Sequence[Protocol]) -> O
 
 
 def _read(folder: Path) -> _Study:
+    bring_back(folder)
     path = folder / PROTOCOL_FILE
     if not path.is_file():
         raise UserError(
@@ -285,7 +287,7 @@ def _read(folder: Path) -> _Study:
                 fix=f"histotune run --from {folder} --out NEW repeats it",
             )
         return _Study.model_validate(data)
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError) as error:
         raise UserError(
             "protocol.json is damaged", value=path, fix=f"histotune run --from {folder} --out NEW repeats it"
         ) from error

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from histotune.evaluation.findings import Artifacts, LedgerCount, findings_from_dict, nan_for_null
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError
 from histotune.tools.files import read_json, write_json, write_text
 from histotune.tools.manifest import CLAIM, is_listed, renew_manifest, unlist, verify_folder, write_manifest
 from histotune.tools.progress import StageTime
-from histotune.tools.tabular import read_parquet
+from histotune.tools.tabular import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -70,6 +71,7 @@ def add_study(run: Path, findings: Findings, study: Path) -> None:
     Raises:
         UserError: No study there, a damaged one, or one of another head or backbone.
     """
+    bring_back(study)
     kind = next((kind for kind in KINDS if (study / f"{kind}.json").is_file()), None)
     if kind is None:
         raise UserError(
@@ -234,7 +236,7 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
     write_json(folder / "scores.json", inputs.findings.as_dict())
     for name, table in vars(inputs.artifacts).items():
         if table is not None:
-            table.write_parquet(folder / f"{name}.parquet")
+            write_parquet(table, folder / f"{name}.parquet")
     write_json(folder / "config.json", inputs.config)
     write_json(
         folder / "provenance.json",
@@ -262,6 +264,7 @@ def load_run(folder: Path) -> ReportInputs:
     Raises:
         UserError: Files are missing, or one of them has changed since it was written.
     """
+    bring_back(folder)
     again = REPEAT.format(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:

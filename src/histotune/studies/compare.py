@@ -14,6 +14,7 @@ from histotune.report.run_folder import load_run
 from histotune.report.study_pages import write_comparison_page
 from histotune.statistics.metrics import METRIC_NAMES, MetricName
 from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfig, IntervalConfig, Predictions
+from histotune.tools.atomic import bring_back, claimed
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import read_json, write_json
 from histotune.tools.manifest import verify_folder
@@ -69,6 +70,11 @@ class ComparisonOutcome(ShownAsTables):
 
 def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> ComparisonOutcome:
     """Compare runs on the same tiles and groups, paired, and rank them over data sets; write the page where asked."""
+    with claimed(out, folder=True):
+        return _compare(asked, out, command)
+
+
+def _compare(asked: CompareRequest, out: Path | None, command: str) -> ComparisonOutcome:
     metrics = _metrics(asked.metrics)
     contenders = read_contenders(asked.runs)
     config = ComparisonConfig(
@@ -142,6 +148,7 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
 
 def _contenders(folder: Path, name: str) -> tuple[str, tuple[Contender, ...]]:
     """Return a run's backbone and its arms; no backbone where a folder holds several arms of one."""
+    bring_back(folder)
     if (folder / "protocol.json").is_file():
         verify_folder(folder, f"histotune run --from {folder} --out NEW repeats the protocol")
         return "", tuple(_protocol_arms(folder, name))

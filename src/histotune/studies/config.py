@@ -18,9 +18,11 @@ from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.files import parse_json, read_json, user_dir
 from histotune.tools.manifest import verify_folder
+from histotune.tools.settings import name_setting
 from histotune.transfer.case import TransferConfig
 
 if TYPE_CHECKING:
@@ -95,6 +97,11 @@ class ExperimentConfig(BaseModel):
     cache: Path = Field(default_factory=lambda: user_dir("cache"))
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
 
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's)
+        """Let messages about these folders name the settings that they come from."""
+        name_setting(self.cache, "--cache FOLDER")
+        name_setting(self.ledger, "--set ledger=FOLDER")
+
     def choices(self) -> dict[str, object]:
         """Return what a result depends on: everything but folders, ways of computing, and the split.
 
@@ -150,6 +157,7 @@ def load_config(run: Path, *, checked: bool = False) -> ExperimentConfig:
     Raises:
         UserError: No config there, or one that has changed since it was written.
     """
+    bring_back(run)
     path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
         raise UserError("this folder holds no config.json, so it is no run", value=run, fix="histotune run --help")

@@ -24,7 +24,7 @@ from histotune.report.pictures import largest_errors
 from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
-from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
+from histotune.studies.setup import claimed_folder, embed_arms, set_up_experiment
 from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
@@ -101,17 +101,17 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     Raises:
         UserError: Anything the user can mend; nothing is left half-written.
     """
-    refuse_foreign_folder(config.out)
-    require_wandb(config.tracking)
-    require_device(config.sweep)
-    watch = Stopwatch()
-    setup = set_up_experiment(config, watch)
-    embedded = embed_experiment(setup, watch)
-    studies = _study(setup, embedded, watch)
-    findings = _findings(setup.config, studies, embedded)
-    ledger = _count_scorings(setup.config, studies, findings)
-    inputs = _report_inputs(setup.config, studies, findings, embedded, command)
-    return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
+    with claimed_folder(config):
+        require_wandb(config.tracking)
+        require_device(config.sweep)
+        watch = Stopwatch()
+        setup = set_up_experiment(config, watch)
+        embedded = embed_experiment(setup, watch)
+        studies = _study(setup, embedded, watch)
+        findings = _findings(setup.config, studies, embedded)
+        ledger = _count_scorings(setup.config, studies, findings)
+        inputs = _report_inputs(setup.config, studies, findings, embedded, command)
+        return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
 
 
 def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:

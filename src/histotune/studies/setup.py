@@ -6,6 +6,7 @@ view are looked up here and nowhere else.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -18,13 +19,14 @@ from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
 from histotune.evaluation.findings import Artifacts
 from histotune.evaluation.held_out import ArmMaterial
+from histotune.evaluation.ledger import LEDGER_FILE
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.report.run_folder import FILES
-from histotune.tools.atomic import explained_os_errors, make_folder
+from histotune.tools.atomic import claimed, require_writable
 from histotune.tools.errors import UserError, collect, raise_together
 from histotune.tools.files import json_or_none, lock
 from histotune.tools.manifest import is_manifest
@@ -32,6 +34,7 @@ from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIG
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -220,10 +223,26 @@ def single_dataset(config: ExperimentConfig) -> DatasetConfig:
     return dataset
 
 
-def refuse_foreign_folder(out: Path) -> None:
-    """Refuse to replace a folder that is no run, and find out early whether it can be written."""
-    if out.exists() and not out.is_dir():
-        raise UserError("a file lies where the run folder should go", value=out, fix="choose another --out")
+@contextmanager
+def claimed_folder(config: ExperimentConfig, out: Path | None = None) -> Iterator[None]:
+    """Hold a study's folder from its start to its end, after a look for all that would stop its results at the end.
+
+    Args:
+        config: Names the folder, and the one of the ledger.
+        out: The folder, where it is not the config's.
+
+    Raises:
+        UserError: Another process writes there, the folder holds other files, or one of the two can't be written.
+    """
+    place = config.out if out is None else out
+    with claimed(place, folder=True):
+        _refuse_foreign_folder(place)
+        require_writable(config.ledger / LEDGER_FILE)
+        yield
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    """Refuse to replace a folder that is no run."""
     foreign = _foreign_names(out) if out.is_dir() else ()
     if foreign:
         raise UserError(
@@ -231,11 +250,6 @@ def refuse_foreign_folder(out: Path) -> None:
             value=f"{out}: {', '.join(foreign[:10])}{', ...' if len(foreign) > 10 else ''}",
             fix="choose another --out, or move them away",
         )
-    with explained_os_errors(out):
-        make_folder(out.parent)
-        probe = out.parent / f".{out.name}.probe"
-        probe.mkdir(exist_ok=True)
-        probe.rmdir()
 
 
 def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:

@@ -13,7 +13,7 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.findings import Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
-from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
@@ -25,7 +25,14 @@ from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
 from histotune.report.result_tables import tables_of
-from histotune.studies.setup import config_of_head, read_with_parts, rows_that_train, set_up, single_dataset
+from histotune.studies.setup import (
+    claimed_folder,
+    config_of_head,
+    read_with_parts,
+    rows_that_train,
+    set_up,
+    single_dataset,
+)
 from histotune.studies.tracking import (
     SweptSet,
     new_run_id,
@@ -33,7 +40,7 @@ from histotune.studies.tracking import (
     track_sweep,
     with_origin,
 )
-from histotune.tools.atomic import atomic_folder
+from histotune.tools.atomic import atomic_folder, require_writable
 from histotune.tools.files import hash_bytes
 from histotune.tools.manifest import write_manifest
 from histotune.tools.marks import LEAKY, PROBE
@@ -134,8 +141,15 @@ def sweep_tiles(
     Returns:
         What was tried and chosen. The selected score is optimistic: it was the criterion.
     """
-    require_wandb(config.tracking)
-    require_device(config.sweep)
+    with claimed_folder(config):
+        require_wandb(config.tracking)
+        require_device(config.sweep)
+        return _sweep_and_save(config, read, watch)
+
+
+def _sweep_and_save(
+    config: ExperimentConfig, read: TileSet | None, watch: Callable[[Tried], None] | None
+) -> SweepOutcome:
     tiles, split = read_with_parts(config, read)
     rows_that_train(tiles, config)  # a mistake shows before anything is embedded
     setup = set_up(config, tiles, split)
@@ -199,6 +213,7 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     Raises:
         UserError: The scored part is missing.
     """
+    require_writable(config.ledger / LEDGER_FILE)
     config = config_of_head(config, bundle)
     tiles, split = read_with_parts(config, read)
     part = scored_part(config.evaluation)

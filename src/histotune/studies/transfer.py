@@ -14,7 +14,7 @@ import polars as pl
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import load_bundle
-from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows
 from histotune.heads.head import calibrated_logits, column_logits
 from histotune.images.stain import INSTALL, has_torchstain, mean_density, restain
@@ -23,6 +23,7 @@ from histotune.report.result_tables import tables_of
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.studies.config import load_config
 from histotune.studies.setup import config_of_head, read_with_parts, set_up
+from histotune.tools.atomic import bring_back, claimed, require_writable
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
 from histotune.tools.manifest import CLAIM, verify_folder, write_manifest
@@ -125,6 +126,12 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     Raises:
         UserError: No finished run there, a target without labels, or one of other classes than the head's.
     """
+    with claimed(config.out, folder=True):
+        require_writable(config.ledger / LEDGER_FILE)
+        return _diagnose_and_save(head_folder, config, command, images=images)
+
+
+def _diagnose_and_save(head_folder: Path, config: ExperimentConfig, command: str, *, images: bool) -> TransferOutcome:
     from histotune.report.pictures import cross_gallery
     from histotune.report.study_pages import write_transfer_page
 
@@ -201,6 +208,7 @@ def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Tar
 
 def _run_folder(folder: Path) -> Path:
     """Return the run folder of a head: the diagnosis compares with the source's held-out scores."""
+    bring_back(folder)
     for place in (folder, folder.parent):
         if (place / "predictions.parquet").is_file() and (place / "config.json").is_file():
             return place

@@ -23,7 +23,9 @@ from histotune.studies.arguments import (
     tiles_of,
 )
 from histotune.studies.config import ExperimentConfig, override
+from histotune.tools.atomic import bring_back, claimed
 from histotune.tools.errors import UserError, closest_name
+from histotune.tools.settings import name_setting
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
@@ -162,7 +164,6 @@ def sweep(
         >>> found.head.head.class_names
         ('benign', 'malignant')
     """
-    from histotune.studies.setup import refuse_foreign_folder
     from histotune.studies.stages import sweep_tiles
 
     typed = {"train_magnification": train_magnification, "split": split, "cache": cache}
@@ -171,7 +172,6 @@ def sweep(
     else:
         config = config_of(tiles, data, backbone=backbone, set=set, **typed)
     config = config.model_copy(update={"out": Path(out) if out is not None else Path("heads") / config.recipe})
-    refuse_foreign_folder(config.out)
     return sweep_tiles(config, None if isinstance(tiles, str | ExperimentConfig) else _plain(tiles), watch)
 
 
@@ -304,12 +304,15 @@ def predict(
 
     config = override(ExperimentConfig(recipe="predict"), assignments(set))
     folder = Path(cache) if cache is not None else config.cache
+    name_setting(folder, "--cache FOLDER")
     settings = PredictSettings(config.embedding, config.loader, folder, check_on_bad_image(on_bad_image or "fail"), mpp)
-    bundle = bundle_of(head)
     given = [Path(images)] if isinstance(images, str | Path) else [Path(image) for image in images]
-    table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
-    if out is not None:
-        write_predictions(table, Path(out))
+    place = path_of(out)
+    with claimed(place, folder=False):
+        bundle = bundle_of(head)
+        table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
+        if place is not None:
+            write_predictions(table, place)
     return table
 
 
@@ -555,14 +558,19 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
     from histotune.report.study_tables import write_latex
 
     folder = Path(run)
-    inputs = load_run(folder)
-    for study in add:
-        add_study(folder, inputs.findings, Path(study))
-    inputs = replace(inputs, added=load_added(folder))
-    page = Path(out) if out is not None else folder / "report.html"
-    write_report(inputs, page)
-    if latex is not None:
-        write_latex(inputs, Path(latex))
+    page, tables = Path(out) if out is not None else folder / "report.html", path_of(latex)
+    bring_back(folder)
+    if not folder.is_dir():
+        load_run(folder)  # which says what is missing
+    changed = folder.resolve() if add or out is None else None
+    with claimed(changed, folder=True), claimed(page, tables, folder=False):
+        inputs = load_run(folder)
+        for study in add:
+            add_study(folder, inputs.findings, Path(study))
+        inputs = replace(inputs, added=load_added(folder))
+        write_report(inputs, page)
+        if tables is not None:
+            write_latex(inputs, tables)
     return page
 
 

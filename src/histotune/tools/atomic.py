@@ -10,11 +10,12 @@ import shutil
 import stat
 import sys
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.tools.errors import UserError
+from histotune.tools.settings import setting_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial", re.DOTALL)  # the
 SET_ASIDE = re.compile(
     r"\.(?P<name>.+)\.[a-z0-9_]{8}\.old", re.DOTALL
 )  # an earlier folder, while another takes its place
+FULL_WORDS = re.compile(r"os error (28|122)\b|errno = (28|122)\b|No space left on device|[Dd]isk quota exceeded")
+ROOM_BYTES = 4096
+SHORT_NAME = 200
 TRIES = 100  # at a temporary file that others remove before it is locked
 SWAP = 2  # RENAME_EXCHANGE of renameat2
 HERE = -100  # AT_FDCWD
@@ -59,7 +63,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Where the system can exchange two folders in one step (Linux), ``path`` is never missing. Elsewhere the older folder
     is set aside for a moment; :func:`restore_folder` brings it back if the process is killed just then.
     """
-    path = Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow the links that are to be refused)
+    path = _absolute(path)
     with explained_os_errors(path):
         make_folder(path.parent)
         refuse_odd_target(path, folder=True)
@@ -76,38 +80,100 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Hold a place for a result from the start of the work to its end; a second process is refused at once.
+def claimed(*places: Path | None, folder: bool | None = None) -> Iterator[None]:
+    """Hold places for results from the start of the work to its end; a second process is refused at once.
+
+    What killed processes left of the same results is removed, and an earlier result that was set aside comes back.
 
     Args:
-        path: File or folder that will be written.
+        places: Files or folders that will be written; None is no place.
+        folder: Whether they are folders; None takes what lies there for what is meant.
 
     Raises:
         UserError: Another process works on the same place, a link or device lies there, or nothing can be written.
     """
+    with ExitStack() as stack:
+        for path in dict.fromkeys(_absolute(place) for place in places if place is not None):
+            stack.enter_context(_claimed(path, path.is_dir() if folder is None else folder))
+        yield
+
+
+@contextmanager
+def _claimed(path: Path, folder: bool) -> Iterator[None]:
     import filelock
 
-    path = Path(os.path.abspath(path))  # noqa: PTH100  (as in atomic_folder)
+    missing = [parent for parent in path.parents if not parent.exists()]
+    try:
+        with explained_os_errors(path):
+            make_folder(path.parent)
+            refuse_odd_target(path, folder=folder)
+            guard = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+            try:
+                guard.acquire(timeout=0)
+            except filelock.Timeout as error:
+                raise UserError(
+                    "another process is writing there already",
+                    value=path,
+                    fix="wait for it to finish, or choose another --out",
+                ) from error
+        try:
+            restore_folder(path)
+            remove_abandoned(path)
+            _write_something(path)
+            yield
+        finally:
+            with suppress(OSError):
+                Path(guard.lock_file).unlink()  # while it is held: whoever waits opens it anew
+            guard.release()
+    finally:
+        for parent in missing:
+            with suppress(OSError):  # where nothing was written, no empty folder stays
+                parent.rmdir()
+
+
+def require_writable(path: Path) -> None:
+    """Find out before anything is computed whether a file can be written, or added to, when its time comes.
+
+    Args:
+        path: A file that need not exist yet; its folder is made.
+
+    Raises:
+        UserError: Its folder can't be written or has no room, or something else lies in its place.
+    """
     with explained_os_errors(path):
         make_folder(path.parent)
-        refuse_odd_target(path, folder=path.is_dir())
-        guard = filelock.FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            guard.acquire(timeout=0)
-        except filelock.Timeout as error:
-            raise UserError(
-                "another process is writing there already",
-                value=path,
-                fix="wait for it to finish, or choose another --out",
-            ) from error
-    try:
-        restore_folder(path)
+        refuse_odd_target(path.resolve(), folder=False)
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         remove_abandoned(path)
-        yield
-    finally:
-        with suppress(OSError):
-            Path(guard.lock_file).unlink()  # while it is held: whoever waits opens it anew
-        guard.release()
+        _write_something(path)
+
+
+def _write_something(path: Path) -> None:
+    """Write a few bytes beside a path and remove them: a folder without rights or room shows at once."""
+    with explained_os_errors(path):
+        try:
+            temporary, handle = _make_held(path, _make_file)
+        except FileNotFoundError as error:  # the folder is there, and the system makes no files in it, as in /proc
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path.parent)) from error
+        try:
+            temporary.write_bytes(bytes(ROOM_BYTES))
+            _flush_to_disk(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+            _close(handle)
+
+
+def bring_back(path: Path) -> None:
+    """Look for an earlier result that a killed process had set aside, before a folder, or one in it, is read.
+
+    Args:
+        path: Folder of a result; nothing happens while a process writes there.
+    """
+    for place in (_absolute(path), _absolute(path).parent):
+        if _siblings(place, SET_ASIDE):
+            with suppress(OSError, UserError), claimed(place, folder=True):
+                pass
 
 
 def refuse_odd_target(path: Path, *, folder: bool) -> None:
@@ -135,7 +201,7 @@ def refuse_odd_target(path: Path, *, folder: bool) -> None:
     raise UserError(
         f"{found} lies where the {wanted} should go, and it is not replaced",
         value=path,
-        fix=f"name a {wanted} that does not exist yet, or one that histotune wrote",
+        fix=f"name a {wanted} that does not exist yet, or one that histotune wrote: {setting_of(path)}",
     )
 
 
@@ -187,7 +253,7 @@ def remove_if_abandoned(path: Path) -> bool:
 def restore_folder(path: Path) -> None:
     """Bring a folder back that a killed process had set aside; where its successor is in place, it goes."""
     for found in _siblings(path, SET_ASIDE):
-        if path.exists():
+        if path.exists() or not any(found.iterdir()):
             remove_tree(found)
         else:
             found.replace(path)
@@ -221,23 +287,49 @@ def _named_after(name: str, pattern: re.Pattern[str], sibling: str) -> bool:
 
 @contextmanager
 def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without write permission into a UserError naming ``path``."""
+    """Turn a full disk, a folder without write permission or too long a name into a UserError naming ``path``.
+
+    Libraries that write files themselves lose the system's error number on the way; then their words tell.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise UserError(
-                "the disk is full; nothing was left half-written",
-                value=path,
-                fix=f"free space on {path.parent} or choose another folder (--out, --cache)",
-            ) from error
-        if error.errno in NO_WRITE:
-            raise UserError(
-                "this folder can't be written",
-                value=path.parent,
-                fix="choose a folder you own (--out, --cache) or change its permissions",
-            ) from error
+    except UserError:
         raise
+    except Exception as error:
+        explained = _explained(error, path)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Return whether an error, of whatever library, says that there is no room left on the disk."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in FULL_DISK or (number is None and FULL_WORDS.search(str(error)) is not None)
+
+
+def _explained(error: Exception, path: Path) -> UserError | None:
+    number = error.errno if isinstance(error, OSError) else None
+    setting = setting_of(path)
+    if is_full_disk(error):
+        return UserError(
+            "the disk is full; nothing was left half-written",
+            value=path,
+            fix=f"free space on {path.parent} or choose another folder: {setting}",
+        )
+    if number in NO_WRITE:
+        return UserError(
+            "this folder can't be written",
+            value=path.parent,
+            fix=f"choose a folder that you own, with {setting}, or change the permissions of this one",
+        )
+    if number == errno.ENAMETOOLONG:
+        return UserError(
+            "this name is longer than the file system allows",
+            value=path.name if len(path.name) > SHORT_NAME else path,
+            fix=f"choose a shorter one: {setting}",
+        )
+    return None
 
 
 def make_folder(folder: Path) -> None:
@@ -247,7 +339,7 @@ def make_folder(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
         found = next((part for part in (folder, *folder.parents) if part.exists()), folder)
         what = "a file stands where a folder should be" if found.is_file() else "no folder can be made here"
-        raise UserError(what, value=found, fix="choose another folder (--out, --cache)") from error
+        raise UserError(what, value=found, fix=f"choose another folder: {setting_of(folder)}") from error
 
 
 # ------------------------------------------------------------------------------
@@ -333,6 +425,10 @@ def _exchange(first: Path, second: Path) -> bool:
 def _flush_to_disk(path: Path) -> None:
     with path.open("rb+") as stream:
         os.fsync(stream.fileno())
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100  (resolve() would follow the links that are to be refused)
 
 
 def _umask() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
+import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
+from histotune.tools.settings import setting_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,6 +28,16 @@ CHECKSUM = "checksum"
 def is_regular_file(path: Path) -> bool:
     """Return whether a path is a file itself and no link to one."""
     return path.is_file() and not path.is_symlink()
+
+
+def require_regular(path: Path) -> None:
+    """Refuse a folder, a device or a pipe where a file is needed; opening a pipe would wait for ever.
+
+    Raises:
+        OSError: It is none, or it can't be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "this is a folder, a device or a pipe", str(path))
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -64,6 +77,7 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN4
         ValueError: It is no JSON, no UTF-8, too long, or nested deeper than any file of histotune's.
         OSError: It can't be read.
     """
+    require_regular(path)
     with path.open("rb") as stream:
         data = stream.read(max_bytes + 1)
     if len(data) > max_bytes:
@@ -146,7 +160,7 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
             raise UserError(
                 f"another process has been using this folder for {timeout_s:.0f} s",
                 value=path.parent,
-                fix="wait for it to finish, or pass another --cache",
+                fix=f"wait for it to finish, or choose another folder: {setting_of(path)}",
             ) from error
     try:
         yield

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import sys
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from histotune.tools.errors import UserError
@@ -72,6 +74,35 @@ def shown(text: str) -> str:
 def is_text(name: str) -> bool:
     """Return whether a name is UTF-8; bytes of other encodings are lone surrogates in it."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def escaped(name: str) -> str:
+    r"""Return a name with the bytes that are no UTF-8 as escapes, for a person to recognise it.
+
+    Example:
+        >>> print(escaped("caf\udce9.png"))
+        caf\xe9.png
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if not is_text(name) else name
+
+
+def move_command(path: str) -> str:
+    """Return a command that gives a file or folder, or the first folder above it that needs one, a name in UTF-8."""
+    parts = Path(path).parts
+    until = next((end for end in range(1, len(parts) + 1) if not is_text(parts[end - 1])), len(parts))
+    odd = str(Path(*parts[:until]))
+    quoted = escaped(odd.replace("'", "\\'"))
+    return f"mv $'{quoted}' {shlex.quote(os.fsencode(odd).decode('latin-1'))}"
+
+
+def rename_command(folder: str) -> str:
+    """Return a command that renames all below a folder whose names are Latin-1 in place of UTF-8."""
+    script = (
+        "import os, sys; [os.rename(os.path.join(d, n), os.path.join(d, n.decode('latin-1').encode())) "
+        "for d, s, f in os.walk(os.fsencode(sys.argv[1]), topdown=False) for n in s + f "
+        "if n.decode('utf-8', 'ignore').encode() != n]"
+    )
+    return f'python3 -c "{script}" {shlex.quote(folder)}'
 
 
 def prepare_streams() -> None:

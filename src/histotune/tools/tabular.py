@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import stat
+import io
 from typing import TYPE_CHECKING, Any, cast
+
+from histotune.tools.files import require_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +63,18 @@ def read_parquet(path: Path) -> pl.DataFrame:
         raise TableError(_first_line(error)) from error
 
 
+def write_parquet(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as parquet: in memory first, since polars tells of a full disk without the system's error."""
+    stream = io.BytesIO()
+    table.write_parquet(stream)
+    path.write_bytes(stream.getbuffer())
+
+
+def write_csv(table: pl.DataFrame, path: Path) -> None:
+    """Write a table as CSV, in memory first as :func:`write_parquet` does."""
+    path.write_bytes(table.write_csv().encode())
+
+
 def frame_of(table: Any) -> pl.DataFrame:  # noqa: ANN401  (pyarrow has no types)
     """Return a table of pyarrow's as one of polars, after a look at every value: polars would trust a bad one.
 
@@ -86,13 +100,10 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _require_regular(path: Path) -> None:
-    """Refuse a folder, a device, or a pipe, which would block whoever opens it."""
     try:
-        mode = path.stat().st_mode
+        require_regular(path)
     except OSError as error:
         raise TableError(error.strerror or str(error)) from error
-    if not stat.S_ISREG(mode):
-        raise TableError("this is a folder, a device or a pipe")
 
 
 def _first_line(error: BaseException) -> str:

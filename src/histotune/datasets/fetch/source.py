@@ -522,7 +522,8 @@ class NetworkConfig(BaseModel):
     """How patient a download is.
 
     Attributes:
-        stall_s: A connection that brings nothing for this long is given up and resumed on a new one, in seconds.
+        stall_s: A connection that brings nothing for this long is given up and resumed on a new one, in seconds; the
+            head of an answer must be whole within it.
         slowest_bytes_per_s: So is one that stays slower than this over ``slow_window_s``, in bytes per second.
         slow_window_s: Length of that window, in seconds.
         attempts: Attempts in a row that may bring less than ``progress_bytes`` each before the address is given up.
@@ -535,6 +536,7 @@ class NetworkConfig(BaseModel):
         chunk_bytes: Most bytes read at once.
         lock_wait_s: How long to wait for another process that fetches into the same folder, in seconds.
         margin_bytes: Free space to leave on the disk.
+        most_bytes: A file whose exact length is not published may grow to this, and no further than the disk has room.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -552,6 +554,7 @@ class NetworkConfig(BaseModel):
     chunk_bytes: int = Field(1 << 17, ge=1)
     lock_wait_s: float = Field(86_400.0, ge=0)
     margin_bytes: int = Field(1 << 30, ge=0)
+    most_bytes: int = Field(50_000_000_000, ge=1)
 
 
 # ---- What is published ----

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import re
@@ -283,8 +284,10 @@ def _meta_csv(patches: tuple[Patch, ...]) -> str:
 def _write_h5(path: Path, name: str, values: NDArray[np.uint8]) -> None:
     import h5py
 
-    with h5py.File(path, "w") as file:
+    written = io.BytesIO()  # the library would tell of a full disk in words of its own
+    with h5py.File(written, "w") as file:
         file.create_dataset(name, data=values)
+    path.write_bytes(written.getbuffer())
 
 
 # ---- Rendering by several processes ----

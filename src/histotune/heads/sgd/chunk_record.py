@@ -214,10 +214,10 @@ def _unpack_record(tensors: dict[str, Tensor]) -> ChunkRecord:
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
 
 
 def _load(path: Path) -> dict[str, Tensor]:
