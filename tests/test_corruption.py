@@ -34,15 +34,18 @@ from histotune.datasets.splits.named import load_split, named_split, save_split
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.datasets.synthetic.cohort_folder import MARK, WARNING, cohort_files, cohort_mark
 from histotune.embeddings.precision import PrecisionCheck, PrecisionChoice, read_choice, write_choice
-from histotune.embeddings.space import external_space
+from histotune.embeddings.runner import remembered_batch_size
+from histotune.embeddings.space import EmbeddingConfig, EmbedRequest, external_space
 from histotune.embeddings.store import ShardPlan, Store, read_manifest
 from histotune.heads.fit_cache import FitCache
+from histotune.images.config import LoaderConfig, ViewConfig
 from histotune.report.run_folder import load_run
 from histotune.studies.config import load_config
 from histotune.studies.setup import refuse_foreign_folder
 from histotune.studies.tracking import read_trials
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, parse_json, write_json, write_sealed
+from tests.damage import changed_bytes
 
 TRIES, QUICK = 5_000, 40
 HOW_MANY = [QUICK, pytest.param(TRIES, marks=pytest.mark.slow)]
@@ -220,6 +223,14 @@ def kept_split(world: Path, folder: Path) -> Kept:
     return Kept(folder / "split.json", lambda: load_split(folder / "split.json", tiles))
 
 
+def kept_batch_size(_: Path, folder: Path) -> Kept:
+    space = external_space("made", "0" * 64)
+    request = EmbedRequest(colour_histogram(), ViewConfig(size_px=32), EmbeddingConfig(), LoaderConfig(), folder)
+    path = folder / "batches" / f"{space.key[:32]}.json"
+    write_sealed(path, {"batch_size": 64, "rates": [{"batch_size": 64, "images_per_s": 100.5}]})
+    return Kept(path, lambda: remembered_batch_size(request, space))
+
+
 def kept_plan(_: Path, folder: Path) -> Kept:
     store = Store(folder, external_space("made", "0" * 64))
     plans = (ShardPlan(("a" * 64, "b" * 64), 32), ShardPlan(("c" * 64,), 16))
@@ -237,6 +248,7 @@ KINDS = {
     "timm_names.json": kept_timm_names,
     "record of an import": kept_external,
     "receipt of a fetch": kept_receipt,
+    "batch size of a space": kept_batch_size,
     "split": kept_split,
     "plan of an interrupted run": kept_plan,
 }
@@ -248,6 +260,13 @@ def test_every_other_kind_of_file(world: Path, tmp_path: Path, heard: Heard, kin
     counts = damage_found(KINDS[kind](world, tmp_path), heard, n_tries)
     assert counts["silent"] == 0, counts
     assert counts["refused"] + counts["told"] > 0.5 * n_tries, counts
+
+
+def test_every_byte_of_a_split(world: Path, tmp_path: Path) -> None:
+    kept = kept_split(world, tmp_path)
+    sound = kept.read()
+    n_tries, silent = changed_bytes(kept.path, lambda: kept.read() == sound)
+    assert n_tries > 1000 and silent == []
 
 
 @pytest.mark.parametrize("n_tries", HOW_MANY)

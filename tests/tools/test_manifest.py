@@ -11,7 +11,17 @@ import pytest
 
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
-from histotune.tools.manifest import MANIFEST_FILE, check_manifest, read_manifest, renew_manifest, write_manifest
+from histotune.tools.manifest import (
+    CLAIM,
+    MANIFEST_FILE,
+    check_manifest,
+    is_listed,
+    read_manifest,
+    renew_manifest,
+    unlist,
+    verify_folder,
+    write_manifest,
+)
 
 FIX = "run it again"
 
@@ -110,3 +120,39 @@ def test_many_changed_files_are_counted(folder: Path) -> None:
 def test_a_moved_folder_is_still_itself(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "elsewhere")
     assert check_manifest(tmp_path / "elsewhere", FIX)
+
+
+def test_only_the_named_files_are_written_down_or_compared(folder: Path) -> None:
+    write_manifest(folder, "scores.json")
+    assert sorted(read_manifest(folder, FIX)) == ["scores.json"]
+    write_manifest(folder)
+    (folder / "head" / "weights").write_bytes(b"other")
+    assert check_manifest(folder, FIX, "scores.json")
+    with pytest.raises(UserError, match=r"weights \(changed\)"):
+        check_manifest(folder, FIX)
+    with pytest.raises(UserError, match=r"notes\.txt"):
+        check_manifest(folder, FIX, "notes.txt")
+
+
+def test_a_file_that_is_taken_out_is_listed_no_more(folder: Path) -> None:
+    assert is_listed(folder, "scores.json")
+    unlist(folder, "scores.json")
+    assert not is_listed(folder, "scores.json") and is_listed(folder, "empty")
+    renew_manifest(folder, "scores.json")
+    assert is_listed(folder, "scores.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [("provenance.json", CLAIM), ("matrix.json", CLAIM), ("transfer.json", {"provenance": CLAIM})],
+)
+def test_a_folder_that_says_it_has_a_manifest_is_refused_without(
+    folder: Path, caplog: pytest.LogCaptureFixture, name: str, facts: dict[str, object]
+) -> None:
+    (folder / name).write_text(json.dumps({"n": 1}), encoding="utf-8")
+    (folder / MANIFEST_FILE).unlink()
+    verify_folder(folder, FIX)
+    assert "can't be told" in caplog.text
+    (folder / name).write_text(json.dumps(facts), encoding="utf-8")
+    with pytest.raises(UserError, match=r"which is gone(.|\n)*run it again"):
+        verify_folder(folder, FIX)

@@ -184,7 +184,7 @@ class Embeddings:
     n_equivalent: int = 0
     precision_reason: str = ""
     n_kept_fp32: int = 0
-    sha256_N32: NDArray[np.uint8] | None = None
+    sha256_N32: NDArray[np.uint8] | None = field(default=None, compare=False)  # the fingerprint says the same
 
     def __len__(self) -> int:
         """Return the number of tiles."""
