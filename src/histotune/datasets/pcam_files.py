@@ -17,6 +17,7 @@ from histotune.datasets.disk import own_dataset, read_text_table
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.datasets.tileset import patch_camelyon_group_id, tile_table
 from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.stand_ins import refuse_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -251,6 +252,7 @@ def opened_hdf5(path: str) -> Iterator[Any]:
     except (PermissionError, FileNotFoundError) as error:
         raise UserError("this file can't be opened", value=path, fix=f"ls -l {path}, then chmod u+r {path}") from error
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
+        refuse_stand_in(path, "this HDF5 file")
         raise UserError(
             f"this HDF5 file is truncated or damaged ({str(error).rstrip('.')})",
             value=path,

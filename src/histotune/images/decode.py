@@ -21,6 +21,7 @@ import numpy as np
 from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet, own_dataset
 from histotune.images.config import LoaderConfig
 from histotune.tools.errors import UserError
+from histotune.tools.stand_ins import START_BYTES, refuse_stand_in, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -249,6 +250,7 @@ def _open_hdf5(path: Path) -> h5py.File:
     except UserError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
+        refuse_stand_in(path, "this HDF5 file")
         what = "the HDF5 file is damaged or incomplete" if path.is_file() else "the HDF5 file is missing"
         raise UserError(f"{what} ({str(error).rstrip('.')})", value=path, fix="download or unpack it again") from error
     if data is None or data.ndim < 1:
@@ -314,6 +316,9 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
     except UserError:
         raise
     except UnidentifiedImageError as error:
+        found = stand_in(data[:START_BYTES])
+        if found is not None:
+            raise UserError(f"this image is {found.words}", value=place, fix=found.fix) from error
         raise UserError(
             "this file is no image that can be read",
             value=place,

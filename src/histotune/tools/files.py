@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
+from histotune.tools.stand_ins import START_BYTES, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,9 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  (whatever JSON holds)
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        found = stand_in(text[:START_BYTES].encode() if isinstance(text, str) else text[:START_BYTES])
+        raise (error if found is None else ValueError(f"it is {found.words}")) from error
 
 
 def canonical_json(value: object) -> str:
