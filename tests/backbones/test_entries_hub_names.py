@@ -14,7 +14,8 @@ from histotune.backbones.entries import BackboneConfig, hub_name
 @pytest.mark.parametrize(
     "typed",
     [
-        "hf-hub:kaiko-ai/midnight", "hf_hub:kaiko-ai/midnight", "hf://kaiko-ai/midnight", "timm/hf-hub:kaiko-ai/midnight",
+        "hf-hub:kaiko-ai/midnight", "hf_hub:kaiko-ai/midnight", "hf://kaiko-ai/midnight",
+        "timm/hf-hub:kaiko-ai/midnight",
         "https://huggingface.co/kaiko-ai/midnight", "https://huggingface.co/kaiko-ai/midnight/",
         "http://www.huggingface.co/kaiko-ai/midnight/tree/main", "huggingface.co/kaiko-ai/midnight",
         "https://hf.co/kaiko-ai/midnight/blob/main/README.md", "https://huggingface.co/kaiko-ai/midnight?library=timm",
@@ -47,4 +48,4 @@ def test_access_is_asked_for_by_the_bare_name() -> None:
     asked: list[str] = []
     api = SimpleNamespace(model_info=lambda name, **_: asked.append(name) or SimpleNamespace(gated=False, siblings=()))
     (report,) = check_access(["https://huggingface.co/a/b"], api)
-    assert (report.name, asked) == ("a/b", ["a/b"])
+    assert (len(report.findings), asked) == (3, ["a/b"])

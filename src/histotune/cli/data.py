@@ -167,7 +167,7 @@ def audit(
     from histotune.report.tables import AUDIT_LAYOUT, audit_table
     from histotune.studies import data_verbs
 
-    out = out or Path("audits") / dataset
+    out = out or Path("audits") / Path(dataset).stem  # of a data set read by a Python file, the file's name
     result = data_verbs.audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
     ).audit
