@@ -173,6 +173,9 @@ def audit(
     ).audit
     console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    for finding in result.findings:
+        if finding.file:
+            print(f"all {finding.n_tiles:,} tiles of {finding.title.lower()}: {out / finding.file}")
     raise typer.Exit(1 if result.verdict == "error" else 0)
 
 
