@@ -20,7 +20,14 @@ from histotune.embeddings.store import Damage, Store
 from histotune.images.content_index import is_content_index, n_entries
 from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
-from histotune.tools.files import is_locked, is_regular_file, json_or_none, lock, remove_empty_folders
+from histotune.tools.files import (
+    is_locked,
+    is_regular_file,
+    json_or_none,
+    lock,
+    readable_bytes,
+    remove_empty_folders,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -297,6 +304,7 @@ def _held(store: Store) -> Iterator[None]:
 
 MIN_DIGITS = 4  # of a space's key, to name it
 FITS_FOLDER = "fits"  # what the heads room keeps in a cache
+LEAST_FIT_BYTES, MOST_FIT_BYTES = 64 * 2**20, 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -383,6 +391,14 @@ def take_inventory(cache: Path) -> Inventory:
     found = stores(cache)
     spaces = sorted((space_facts(store) for store in found), key=lambda space: -space.last_used_s)
     return Inventory(cache, tuple(spaces), tuple(_others(cache)), _foreign(cache, found))
+
+
+def fits_room(cache: Path) -> int:
+    """Return how many bytes of solved fits a cache keeps: as many as of embeddings, which cost more to make again.
+
+    No less than what an interrupted study of a few thousand tiles needs to go on, and no more than 2 GiB.
+    """
+    return min(MOST_FIT_BYTES, max(LEAST_FIT_BYTES, folder_bytes(cache / "embeddings")))
 
 
 def stores(cache: Path) -> tuple[Store, ...]:
@@ -488,7 +504,7 @@ def _others(cache: Path) -> Iterator[FolderFacts]:
         yield FolderFacts(index.name, "content hashes of tiles and weights", n_entries(index), index.stat().st_size)
     for name, what, pattern in (
         ("synthetic", "rendered cohort", "**/*"),
-        (FITS_FOLDER, "solved fits of sweeps", "*.safetensors"),
+        (FITS_FOLDER, f"solved fits of sweeps, {readable_bytes(fits_room(cache))} at most", "*.safetensors"),
         ("external", "names of imported embeddings", "*.json"),
     ):
         if (cache / name).is_dir():
