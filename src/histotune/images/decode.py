@@ -138,8 +138,9 @@ class PixelReader:
             source: Where the tile is.
 
         Returns:
-            The pixels as stored: EXIF orientation and colour profiles are not applied, as in the pipelines that
-            published figures come from.
+            The pixels as stored: colour profiles are not applied, nor is the EXIF orientation of PNG, JPEG and WebP, as
+            in the pipelines that published figures come from. A TIFF lies as its tag Orientation says: Pillow turns it
+            whenever it reads one, in those pipelines, too.
 
         Raises:
             UserError: Missing, damaged or too large, or not 8-bit RGB, grey or opaque RGBA.
