@@ -386,13 +386,15 @@ def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfi
         sentence = f"None of {count(int(seen_N.sum()), 'tile')} lies {config.tile_z:g} robust deviations out."
         return passed("stain-tiles", sentence)
     ordered = rows[np.lexsort((rows, -worst_N[rows]))]
-    listed = ordered[: config.max_listed]
-    table = facts.table[listed].select("tile_id", "group_id", "class").with_columns(*_z_columns(z_NF[listed]))
+    every = facts.table[ordered].select("tile_id", "group_id", "class").with_columns(*_z_columns(z_NF[ordered]))
+    table = every.head(config.max_listed)
     sentence = (
         f"{count(len(rows), 'tile')} of {int(seen_N.sum()):,} {'lies' if len(rows) == 1 else 'lie'} "
         f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain."
     )
-    return facts.finding("stain-tiles", "note", sentence, facts.table[ordered], frame_table("Robust z of stain", table))
+    listed = frame_table("Robust z of stain", table)
+    found = facts.finding("stain-tiles", "note", sentence, facts.table[ordered], listed)
+    return found if found.every is None else replace(found, every=every)
 
 
 def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:

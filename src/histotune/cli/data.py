@@ -170,12 +170,15 @@ def audit(
     from histotune.report.tables import AUDIT_LAYOUT, audit_table
     from histotune.studies import data_verbs
 
-    out = out or Path("audits") / dataset
+    out = out or Path("audits") / Path(dataset).stem  # of a data set read by a Python file, the file's name
     result = data_verbs.audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
     ).audit
     console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    for finding in result.findings:
+        if finding.file:
+            print(f"all {finding.n_tiles:,} tiles of {finding.title.lower()}: {out / finding.file}")
     raise typer.Exit(1 if result.verdict == "error" else 0)
 
 

@@ -282,7 +282,7 @@ def predict(
     head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Table to write: .csv or .parquet. Default: print CSV.")
+        Path | None, typer.Option("--out", help="Table to write: .csv, .tsv, .parquet, .xlsx. Default: print CSV.")
     ] = None,
     cache: Cache = None,
     settings: SetField = None,

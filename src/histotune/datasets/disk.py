@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from histotune.tools.errors import UserError
+from histotune.tools.stand_ins import START_BYTES, fix_of, refuse_stand_in, stand_in
 from histotune.tools.streams import escaped, is_text, move_command, rename_command
 from histotune.tools.tabular import TableError, read_csv
 
@@ -181,10 +182,11 @@ def png_size_px(path: str) -> tuple[int, int]:
     _require_file(path)
     with open(path, "rb") as stream:  # noqa: PTH123  (thousands of files)
         header = stream.read(PNG_HEADER_BYTES)
-    if not header:
-        raise ValueError("empty file")
-    if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
-        raise ValueError("not a PNG")
+        if not header:
+            raise ValueError("empty file")
+        if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
+            found = stand_in(header + stream.read(START_BYTES))
+            raise ValueError(found.words if found else "not a PNG")
     return _png_size_px(header)
 
 
@@ -240,7 +242,9 @@ def _pillow_size_px(stream: BinaryIO) -> tuple[int, int]:
         with Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP")) as image:
             size = image.size
     except UnidentifiedImageError as error:
-        raise ValueError("not an image") from error
+        stream.seek(0)
+        found = stand_in(stream.read(START_BYTES))
+        raise ValueError(found.words if found else "not an image") from error
     except Image.DecompressionBombError as error:
         raise ValueError("more pixels than a tile can have") from error
     except Exception as error:  # Pillow's plugins raise many types on damaged headers
@@ -285,6 +289,7 @@ def explained_parquet_errors(path: str) -> Iterator[None]:
             "the parquet file can't be read (permission denied)", value=path, fix=f"chmod u+r {path}"
         ) from error
     except Exception as error:  # pyarrow raises OSError, ValueError, MemoryError and types of its own
+        refuse_stand_in(path, "this parquet file")
         raise UserError(
             f"the parquet file is truncated or damaged ({_first_line(error)})", value=path, fix="download it again"
         ) from error
@@ -338,7 +343,7 @@ def read_text_table(path: str, fix: str, separator: str = ",", header: bool = Tr
     try:
         return read_csv(Path(path), separator=separator, has_header=header)
     except TableError as error:
-        raise UserError(f"this table can't be read ({error})", value=path, fix=fix) from error
+        raise UserError(f"this table can't be read ({error})", value=path, fix=fix_of([str(error)], fix)) from error
 
 
 # ---- HDF5 files ----

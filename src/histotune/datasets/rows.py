@@ -15,6 +15,7 @@ from histotune.datasets.disk import marked_synthetic, name_some, size_or_reason
 from histotune.datasets.tileset import tile_table
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.progress import track
+from histotune.tools.stand_ins import fix_of
 from histotune.tools.streams import escaped, is_text
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def _check_places(given: pl.DataFrame, config: DatasetConfig) -> list[tuple[int,
         errors.append(UserError("these parts are unknown", value=name_some(unknown, 10), allowed=allowed, fix=fix))
     if bad and config.on_bad_image == "fail":
         what = f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read"
-        fix = "copy these files again, remove them, or leave them out with --on-bad-image skip"
+        fix = fix_of(bad, "copy these files again, remove them, or leave them out with --on-bad-image skip")
         errors.append(UserError(what, value=name_some(bad, 100), fix=fix))
     raise_together(errors)
     return sizes

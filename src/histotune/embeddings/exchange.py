@@ -19,7 +19,8 @@ from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, hash_file, parse_json, require_regular
 from histotune.tools.progress import track
-from histotune.tools.tabular import TableError, read_csv, read_parquet
+from histotune.tools.stand_ins import fix_of, refuse_stand_in
+from histotune.tools.tabular import TableError, named_twice, read_csv, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -408,6 +409,7 @@ def read_foreign(path: Path) -> ForeignRows:
     except UserError:
         raise
     except Exception as error:  # h5py, numpy and pyarrow raise many types on damaged files
+        refuse_stand_in(path, "this file of embeddings")
         raise UserError(
             f"this file of embeddings can't be read ({error})",
             value=path,
@@ -416,19 +418,26 @@ def read_foreign(path: Path) -> ForeignRows:
     return _checked(path, columns, facts)
 
 
+PLACES = ("tile_id", "x", "y")
+
+
 def read_places(path: Path) -> dict[str, tuple[int, int]]:
     """Read where tiles lie on their slides."""
     import polars as pl
 
     try:
         table = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        twice = named_twice(table.columns, PLACES)
+        if twice:
+            raise TableError(f"two columns are named {twice[0]}")
+        table = table.rename({name: name.strip() for name in table.columns if name.strip() in PLACES})
         rows = table.select(pl.col("tile_id").cast(pl.String), pl.col("x", "y").cast(pl.Float64).cast(pl.Int64))
     except (TableError, pl.exceptions.PolarsError) as error:
         raise UserError(
-            "this table of coordinates can't be read",
+            f"this table of coordinates can't be read ({str(error).splitlines()[0]})",
             value=path,
-            allowed="columns tile_id, x, y",
-            fix="write it as CSV with these three columns",
+            allowed=f"columns {', '.join(PLACES)}",
+            fix=fix_of([str(error)], "write it as CSV with these three columns"),
         ) from error
     return {tile_id: (x, y) for tile_id, x, y in rows.drop_nulls().iter_rows()}
 

@@ -32,6 +32,7 @@ from histotune.tools.files import (
     json_or_none,
     lock,
     parse_json,
+    readable_bytes,
     remove_empty_folders,
 )
 
@@ -349,6 +350,7 @@ def _held(store: Store) -> Iterator[None]:
 MIN_DIGITS = 4  # of a space's key, to name it
 HASHES = "hashes.sqlite"
 FITS_FOLDER = "fits"  # what the heads room keeps in a cache
+LEAST_FIT_BYTES, MOST_FIT_BYTES = 64 * 2**20, 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -435,6 +437,14 @@ def take_inventory(cache: Path) -> Inventory:
     found = stores(cache)
     spaces = sorted((space_facts(store) for store in found), key=lambda space: -space.last_used_s)
     return Inventory(cache, tuple(spaces), tuple(_others(cache)), _foreign(cache, found))
+
+
+def fits_room(cache: Path) -> int:
+    """Return how many bytes of solved fits a cache keeps: as many as of embeddings, which cost more to make again.
+
+    No less than what an interrupted study of a few thousand tiles needs to go on, and no more than 2 GiB.
+    """
+    return min(MOST_FIT_BYTES, max(LEAST_FIT_BYTES, folder_bytes(cache / "embeddings")))
 
 
 def stores(cache: Path) -> tuple[Store, ...]:
@@ -542,7 +552,7 @@ def _others(cache: Path) -> Iterator[FolderFacts]:
         yield FolderFacts(index.name, what, n_hashes or 0, index.stat().st_size)
     for name, what, pattern in (
         ("synthetic", "rendered cohort", "**/*"),
-        (FITS_FOLDER, "solved fits of sweeps", "*.safetensors"),
+        (FITS_FOLDER, f"solved fits of sweeps, {readable_bytes(fits_room(cache))} at most", "*.safetensors"),
         ("external", "names of imported embeddings", "*.json"),
     ):
         if (cache / name).is_dir():

@@ -19,7 +19,17 @@ from histotune.heads.calibrate import (
     group_chunks,
     group_interval,
 )
-from histotune.heads.family import Family, FoldPlan, SweepData, SweepSupport, SweepTask, Trial, check_task, training_set
+from histotune.heads.family import (
+    Family,
+    FoldPlan,
+    SweepData,
+    SweepSupport,
+    SweepTask,
+    Trial,
+    check_task,
+    parts_without_folds,
+    training_set,
+)
 from histotune.heads.head import (
     NO_HASHES,
     Decision,
@@ -370,13 +380,7 @@ def _bootstrap_score(name: str, values_B: Float) -> NestedEstimate:
 
 def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: Procedure) -> list[TrainingSet]:
     """Return the training set without each of its folds, inner folds dealt anew among the groups that stay."""
-    parts = []
-    for fold in range(part.n_folds):
-        tiles = data.used[part.fold_train_rows(fold)]
-        n_groups = len({task.groups[tile] for tile in tiles})
-        plan = FoldPlan(min(part.n_folds, n_groups), procedure.config.seed, task.fold_labels)
-        parts.append(training_set(data.embeddings.tile_ids, task, tiles, data.used, plan))
-    return parts
+    return parts_without_folds(part, (data.embeddings.tile_ids, task, data.used), procedure.config.seed)
 
 
 def nested(

@@ -22,6 +22,7 @@ from histotune.datasets.disk import explained_parquet_errors, image_batches, ima
 from histotune.images.config import LoaderConfig
 from histotune.tools.errors import UserError
 from histotune.tools.files import require_regular
+from histotune.tools.stand_ins import START_BYTES, refuse_stand_in, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -138,8 +139,9 @@ class PixelReader:
             source: Where the tile is.
 
         Returns:
-            The pixels as stored: EXIF orientation and colour profiles are not applied, as in the pipelines that
-            published figures come from.
+            The pixels as stored: colour profiles are not applied, nor is the EXIF orientation of PNG, JPEG and WebP, as
+            in the pipelines that published figures come from. A TIFF lies as its tag Orientation says: Pillow turns it
+            whenever it reads one, in those pipelines, too.
 
         Raises:
             UserError: Missing, damaged or too large, or not 8-bit RGB, grey or opaque RGBA.
@@ -251,6 +253,7 @@ def _open_hdf5(path: Path) -> h5py.File:
     except UserError:
         raise
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
+        refuse_stand_in(path, "this HDF5 file")
         what = "the HDF5 file is damaged or incomplete" if path.is_file() else "the HDF5 file is missing"
         raise UserError(f"{what} ({str(error).rstrip('.')})", value=path, fix="download or unpack it again") from error
     if data is None or data.ndim < 1:
@@ -316,6 +319,9 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
     except UserError:
         raise
     except UnidentifiedImageError as error:
+        found = stand_in(data[:START_BYTES])
+        if found is not None:
+            raise UserError(f"this image is {found.words}", value=place, fix=found.fix) from error
         raise UserError(
             "this file is no image that can be read",
             value=place,

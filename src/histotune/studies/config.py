@@ -116,8 +116,10 @@ class ExperimentConfig(BaseModel):
             data.pop("protocol")
         for name in ("source", "target"):
             if data[name] is not None:
-                for place in ("path", "slides_from", "code"):
+                for place in ("path", "slides_from", "code", "images_from"):
                     data[name].pop(place)
+                if data[name]["class_level"] == 1:  # a choice only where it is one, so that older ones keep their hash
+                    data[name].pop("class_level")
         return data
 
 

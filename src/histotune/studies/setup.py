@@ -17,11 +17,15 @@ from histotune.datasets.read import read_dataset
 from histotune.datasets.tileset import require_classes
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
+from histotune.evaluation.crossfit import cross_fit_task
+from histotune.evaluation.external import check_direct_training
 from histotune.evaluation.findings import Artifacts
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.ledger import LEDGER_FILE
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
+from histotune.heads.family import check_inner_folds
+from histotune.heads.label_efficiency import check_label_efficiency
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
@@ -284,10 +288,14 @@ def _checked_entries(config: ExperimentConfig, source: TileSet | None, target: T
     entries: tuple[Entry, ...] = ()
     if source is not None:
         with collect(errors):
-            plan_source(source, config.evaluation)
+            plan = plan_source(source, config.evaluation)
+            task = cross_fit_task(source, plan.fit)
+            check_inner_folds(source.tile_ids, task, config.sweep)
+            check_label_efficiency(source.tile_ids, task, config.sweep)
     if target is not None:
         with collect(errors):
             part_rows(target, scored_part(config.evaluation))
+            check_direct_training(target, config.sweep)
     with collect(errors):
         _check_labels_match(source, target)
     with collect(errors):

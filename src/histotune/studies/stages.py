@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,10 @@ from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts
-from histotune.heads.family import SweepSupport, SweepTask
+from histotune.heads.family import SweepSupport, SweepTask, check_inner_folds
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note
-from histotune.heads.label_efficiency import label_efficiency
+from histotune.heads.label_efficiency import check_label_efficiency, label_efficiency
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
 from histotune.report.result_tables import tables_of
@@ -151,13 +151,15 @@ def _sweep_and_save(
     config: ExperimentConfig, read: TileSet | None, watch: Callable[[Tried], None] | None
 ) -> SweepOutcome:
     tiles, split = read_with_parts(config, read)
-    rows_that_train(tiles, config)  # a mistake shows before anything is embedded
+    task = _task(tiles, rows_that_train(tiles, config))  # a mistake shows before anything is embedded
+    check_inner_folds(tiles.tile_ids, task, config.sweep)
+    check_label_efficiency(tiles.tile_ids, task, config.sweep)
     setup = set_up(config, tiles, split)
     material = setup.embed()
     tiles = material.tiles  # without those that can't be read
     train_N = rows_that_train(tiles, config)
     has_parts = tiles.table["split"].null_count() == 0
-    task = _task(material, train_N)
+    task = replace(_task(tiles, train_N), default_pooling=material.default_pooling)
     support = SweepSupport(FitCache.at(config.cache), watch)
     start = time.perf_counter()
     result = sweep(material.embeddings, task, config.sweep, support)[0]
@@ -184,17 +186,9 @@ def _sweep_and_save(
     return SweepOutcome(head, result, choice, config.out, track_sweep(swept, scores, config))
 
 
-def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
+def _task(tiles: TileSet, train_N: NDArray[np.bool_]) -> SweepTask:
     """Return the task of choosing a head on one training set."""
-    tiles = material.tiles
-    return SweepTask(
-        labels_N=tiles.labels_N,
-        groups=tuple(tile_groups(tiles)),
-        class_names=tiles.class_names,
-        train_sets_SN=train_N[None, :],
-        fold_labels="grouped",
-        default_pooling=material.default_pooling,
-    )
+    return SweepTask(tiles.labels_N, tuple(tile_groups(tiles)), tiles.class_names, train_N[None, :])
 
 
 def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:

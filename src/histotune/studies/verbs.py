@@ -278,14 +278,14 @@ def predict(
     Args:
         head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
         images: Image files, or folders of them.
-        out: Table to write, ``.csv`` or ``.parquet``; None writes none.
+        out: Table to write: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``; None writes none.
         cache: Folder for embeddings.
         on_bad_image: ``fail`` (default) or ``skip``.
         mpp: Scale of the images, um/px; heads of a view with a target scale need it.
         set: Further fields, such as ``{"embedding.device": "cpu"}``.
 
     Returns:
-        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class.
+        A row per image: ``path``, ``predicted``, ``probability_<class>`` per class, ``threshold`` and ``decision``.
 
     Raises:
         UserError: No head there, or images that can't be read.
@@ -295,13 +295,15 @@ def predict(
         >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "colour-histogram")
         >>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
         >>> ht.predict(head, "BreaKHis_v1").columns
-        ['path', 'predicted', 'probability_benign', 'probability_malignant']
+        ['path', 'predicted', 'probability_benign', 'probability_malignant', 'threshold', 'decision']
     """
     from histotune.datasets.config import check_on_bad_image
-    from histotune.deploy.predict import PredictSettings, write_predictions
+    from histotune.deploy.predict import PredictSettings, check_table_name, write_predictions
     from histotune.deploy.predict import predict as apply
     from histotune.studies.setup import backbone_of_head
 
+    if out is not None:
+        check_table_name(Path(out))
     config = override(ExperimentConfig(recipe="predict"), assignments(set))
     folder = Path(cache) if cache is not None else config.cache
     name_setting(folder, "--cache FOLDER")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
 from histotune.tools.settings import setting_of
+from histotune.tools.stand_ins import START_BYTES, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -91,6 +92,9 @@ def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  (whatever JSON holds)
         value = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        found = stand_in(text[:START_BYTES].encode() if isinstance(text, str) else text[:START_BYTES])
+        raise (error if found is None else ValueError(f"it is {found.words}")) from error
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
         level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import io
+import re
+from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
 
 from histotune.tools.files import require_regular
+from histotune.tools.stand_ins import START_BYTES, stand_in, stand_in_at
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     import polars as pl
+
+
+SECOND = re.compile(r"_duplicated_\d+$")
 
 
 class TableError(ValueError):
@@ -34,6 +41,9 @@ def read_csv(path: Path, *, separator: str = ",", has_header: bool = True) -> pl
     import polars as pl
 
     data = _bytes_of(path)
+    found = stand_in(data[:START_BYTES])
+    if found is not None:
+        raise TableError(f"it is {found.words}")
     try:
         return pl.read_csv(data, infer_schema=False, separator=separator, has_header=has_header)
     except (Exception, pl.exceptions.PanicException) as error:  # a damaged gzip file ends in a panic of polars
@@ -60,6 +70,9 @@ def read_parquet(path: Path) -> pl.DataFrame:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return frame_of(file.read())
     except (Exception, pl.exceptions.PanicException) as error:  # pyarrow raises OSError, ValueError and its own types
+        found = stand_in_at(path)
+        if found is not None:
+            raise TableError(f"it is {found.words}") from error
         raise TableError(_first_line(error)) from error
 
 
@@ -73,6 +86,18 @@ def write_parquet(table: pl.DataFrame, path: Path) -> None:
 def write_csv(table: pl.DataFrame, path: Path) -> None:
     """Write a table as CSV, in memory first as :func:`write_parquet` does."""
     path.write_bytes(table.write_csv().encode())
+
+
+def named_twice(names: Iterable[str], used: Sequence[str]) -> list[str]:
+    """Return which of the columns that are used a table has more than once; spaces around a name do not count.
+
+    Example:
+        >>> named_twice(["path", "label", " label", "note", "note"], ("path", "label"))
+        ['label']
+    """
+    # polars writes "label_duplicated_0" for the second of two columns of the very same name
+    counts = Counter(SECOND.sub("", name.strip()).strip() for name in names)
+    return [name for name in used if counts[name] > 1]
 
 
 def frame_of(table: Any) -> pl.DataFrame:  # noqa: ANN401  (pyarrow has no types)

@@ -26,6 +26,7 @@ from histotune.datasets.splits.split import (
 )
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import hash_json, read_json, write_json
+from histotune.tools.stand_ins import refuse_stand_in
 
 if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
@@ -330,6 +331,7 @@ def _json(path: Path) -> object:
             raise _unusable("this file is too large for a split", path)
         return read_json(path)
     except ValueError as error:
+        refuse_stand_in(path, "this split file")
         raise _unusable("this split file is truncated or no JSON", path) from error
     except OSError as error:
         raise UserError("this split file can't be read", value=path, fix=f"chmod u+r {path}") from error
