@@ -168,7 +168,7 @@ class _TimedStream(io.RawIOBase):
             if left_s <= 0:
                 raise TimeoutError
             self.sock.settimeout(left_s)
-        return self.stream.readinto(buffer)  # type: ignore[attr-defined]
+        return self.stream.readinto(buffer)
 
     def close(self) -> None:
         self.stream.close()
