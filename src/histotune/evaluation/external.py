@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.datasets.splits.split import tile_groups
+from histotune.datasets.splits.split import require_groups, tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
 from histotune.evaluation.crossfit import sweep_task
 from histotune.evaluation.findings import Finding, FindingId, Scored, SweepChoice
@@ -134,6 +134,7 @@ def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple
     if not train_N.any():
         return ()
     require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
+    require_groups(tiles.take(np.flatnonzero(train_N)))
     small = int(train_N.sum()) <= SMALL_ROWS
     return tuple(map_small(lambda arm: _sweep_once(arm, train_N, settings), arms, small))
 

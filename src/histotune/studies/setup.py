@@ -14,6 +14,7 @@ import numpy as np
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, pinned_config, random_twin
 from histotune.datasets.read import read_dataset
+from histotune.datasets.splits.split import require_groups
 from histotune.datasets.tileset import require_classes
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
@@ -138,7 +139,9 @@ def rows_that_train(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool
         in_part_N = np.zeros(len(tiles), dtype=np.bool_)
         in_part_N[part_rows(tiles, "train")] = True
         train_N &= in_part_N
-    require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
+    trains = tiles.take(np.flatnonzero(train_N))
+    require_classes(trains, "a sweep")
+    require_groups(trains)
     return train_N
 
 

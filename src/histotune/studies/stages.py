@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.disk import name_some
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
@@ -41,6 +42,7 @@ from histotune.studies.tracking import (
     with_origin,
 )
 from histotune.tools.atomic import atomic_folder, require_writable
+from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
 from histotune.tools.manifest import write_manifest
 from histotune.tools.marks import LEAKY, PROBE
@@ -191,6 +193,18 @@ def _task(tiles: TileSet, train_N: NDArray[np.bool_]) -> SweepTask:
     return SweepTask(tiles.labels_N, tuple(tile_groups(tiles)), tiles.class_names, train_N[None, :])
 
 
+def _require_same_number(bundle: Bundle, tiles: TileSet) -> None:
+    """Refuse a data set whose classes can't be the head's, before anything is embedded."""
+    names = bundle.head.class_names
+    if len(tiles.class_names) != len(names):
+        raise UserError(
+            f"this head tells {len(names):,} classes apart, and {tiles.name} has {len(tiles.class_names):,}",
+            value=name_some(list(tiles.class_names), 10),
+            allowed=name_some(list(names), 10),
+            fix="label the tiles with the head's classes, or train a head on theirs: histotune sweep",
+        )
+
+
 def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:
     """Score a saved head on a data set.
 
@@ -210,6 +224,7 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     require_writable(config.ledger / LEDGER_FILE)
     config = config_of_head(config, bundle)
     tiles, split = read_with_parts(config, read)
+    _require_same_number(bundle, tiles)
     part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0
     if has_parts:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from histotune.report.tables import line_names, setting_names
-from histotune.tools.atomic import atomic_path
+from histotune.tools.atomic import atomic_path, remove_if_abandoned, unfinished_name
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json
 from histotune.tools.marks import PROBE
@@ -150,6 +150,9 @@ def record_trials(state: Path, rows: pl.DataFrame) -> Path:
     data = io.BytesIO()
     rows.rechunk().write_parquet(data)
     path = trials_folder(state) / f"{run_ids[0]}.{_digest(data.getvalue())}.parquet"
+    for left in path.parent.glob(".*.partial"):  # of killed runs, whose names never come again
+        if unfinished_name(left):
+            remove_if_abandoned(left)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.getvalue())
     return path
