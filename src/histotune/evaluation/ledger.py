@@ -115,7 +115,7 @@ def read_ledger(path: Path) -> LedgerLines:
         if entry is not None:
             entries.append(entry)
         chain, trusted = hash_bytes(chain, line), entry is not None and not _has_changed(entry)
-    if fault := _fault_at_the_end(path.with_name(LAST_FILE), raw):
+    if fault := _fault_at_the_end(path.with_name(LAST_FILE), raw, told=bool(faults)):
         faults.append(fault)
     return LedgerLines(raw, tuple(entries), tuple(faults), chain)
 
@@ -144,7 +144,7 @@ def _has_changed(entry: dict[str, str]) -> bool:
     return CHECKSUM in entry and entry[CHECKSUM] != hash_json(facts)
 
 
-def _fault_at_the_end(path: Path, raw: tuple[bytes, ...]) -> str:
+def _fault_at_the_end(path: Path, raw: tuple[bytes, ...], *, told: bool) -> str:
     """Return what is wrong behind the last line that is known; empty where nothing is.
 
     A process that is killed after its line and before the note of it leaves one line more than the note knows.
@@ -158,7 +158,7 @@ def _fault_at_the_end(path: Path, raw: tuple[bytes, ...]) -> str:
         return f"{path.name} can't be read, so lines lost at the end can't be told"
     if len(raw) < known:
         return f"{known - len(raw)} of its {known} lines are missing"
-    if hash_bytes(raw[known - 1]) != data["last"]:
+    if not told and hash_bytes(raw[known - 1]) != data["last"]:
         return f"line {known} is not the one that {path.name} knows"
     return ""
 

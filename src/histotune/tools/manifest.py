@@ -21,6 +21,7 @@ CLAIMING = ("provenance.json", "protocol.json", "matrix.json", "transfer.json")
 FORMAT = "histotune manifest 1"
 DRAWN = (".html", ".tex")  # drawn again from the other files, whenever somebody asks
 DIGEST = re.compile(r"[0-9a-f]{64}")
+COPY_AGAIN = "copy the folder again from where it was made, or make it again as it was made first"
 NAMED = 10  # files that a message names
 
 
@@ -42,14 +43,14 @@ def renew_manifest(folder: Path, *names: str) -> None:
         names: Paths below it, with slashes.
     """
     if (folder / MANIFEST_FILE).is_file():
-        files = read_manifest(folder, "repeat the command that wrote it")
+        files = read_manifest(folder)
         _write(folder, {**files, **{name: hash_file(folder / name) for name in names}})
 
 
 def unlist(folder: Path, name: str) -> None:
     """Take a file out of a folder's manifest, before it is replaced: a killed process leaves no wrong hash."""
     if (folder / MANIFEST_FILE).is_file():
-        files = read_manifest(folder, "repeat the command that wrote it")
+        files = read_manifest(folder)
         _write(folder, {one: digest for one, digest in files.items() if one != name})
 
 
@@ -57,7 +58,7 @@ def is_listed(folder: Path, name: str) -> bool:
     """Whether a manifest speaks of a file; where there is none, every file is as good as listed."""
     if not (folder / MANIFEST_FILE).is_file():
         return True
-    return name in read_manifest(folder, "repeat the command that wrote it")
+    return name in read_manifest(folder)
 
 
 def verify_folder(folder: Path, fix: str, *names: str) -> None:
@@ -78,7 +79,7 @@ def verify_folder(folder: Path, fix: str, *names: str) -> None:
             f"this folder was written with a {MANIFEST_FILE}, which is gone",
             value=folder,
             allowed="the folder as it was written, with all its files",
-            fix=fix,
+            fix=COPY_AGAIN,
         )
     LOG.warning(
         "%s has no %s: whether its files have changed since they were written can't be told", folder, MANIFEST_FILE
@@ -101,7 +102,7 @@ def check_manifest(folder: Path, fix: str, *names: str) -> bool:
     """
     if not (folder / MANIFEST_FILE).is_file():
         return False
-    files = read_manifest(folder, fix)
+    files = read_manifest(folder)
     wanted = {name: files.get(name, "") for name in names} if names else files
     bad = [_state(folder, name, digest) for name, digest in sorted(wanted.items())]
     bad = [one for one in bad if one]
@@ -116,7 +117,7 @@ def check_manifest(folder: Path, fix: str, *names: str) -> bool:
     return True
 
 
-def read_manifest(folder: Path, fix: str) -> dict[str, str]:
+def read_manifest(folder: Path) -> dict[str, str]:
     """Return the hash of each file, after the manifest's own has been checked."""
     path = folder / MANIFEST_FILE
     try:
@@ -126,7 +127,7 @@ def read_manifest(folder: Path, fix: str) -> dict[str, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound, files = False, {}
     if not sound:
-        raise UserError("this manifest is damaged, or was written by another version", value=path, fix=fix)
+        raise UserError("this manifest is damaged, or was written by another version", value=path, fix=COPY_AGAIN)
     return dict(files)
 
 
