@@ -6,11 +6,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from histotune.tools.errors import UserError
 
 NOBODY = 65534
 
@@ -20,6 +22,37 @@ def flip(data: bytes, place: int, bit: int) -> bytes:
     changed = bytearray(data)
     changed[place] ^= 1 << bit
     return bytes(changed)
+
+
+def one_byte_changes(data: bytes, *, places: Iterable[int] | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yield the place and the bytes of every change of one byte: two bits in turn, and the next digit for digits."""
+    for place in range(len(data)) if places is None else places:
+        byte = data[place]
+        others = [byte ^ 1, byte ^ 0x20]
+        if byte in b"0123456789":
+            others.append(ord("0") + (byte - ord("0") + 1) % 10)
+        for other in dict.fromkeys(others):
+            yield place, data[:place] + bytes([other]) + data[place + 1 :]
+
+
+def changed_bytes(path: Path, is_same: Callable[[], bool]) -> tuple[int, list[int]]:
+    """Change every byte of a file once and read it; return the tries, and the places of changes that nobody told.
+
+    Args:
+        path: The file; it is as it was afterwards.
+        is_same: Reads it. A UserError tells of the change; False says that it was believed.
+    """
+    whole, silent, n_tries = path.read_bytes(), [], 0
+    for place, changed in one_byte_changes(whole):
+        path.write_bytes(changed)
+        n_tries += 1
+        try:
+            if not is_same():
+                silent.append(place)
+        except UserError:
+            continue
+    path.write_bytes(whole)
+    return n_tries, silent
 
 
 @contextmanager

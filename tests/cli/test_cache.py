@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,41 @@ def test_verify_fails_on_a_flipped_byte_and_names_the_command_that_mends_it(
     assert histotune("cache", "verify", "--cache", embedded).code == 0
     again = histotune("embed", "breakhis", "--data", breakhis, *HISTOGRAM, "--cache", embedded)
     assert f"{n_rows} computed, {72 - n_rows} from the cache" in again.out
+
+
+@pytest.mark.parametrize("place", ["first byte", "table's name", "an entry", "cut off"])
+def test_a_damaged_index_of_content_hashes_is_found_and_repaired(
+    histotune: Command, embedded: Path, breakhis: Path, place: str
+) -> None:
+    index = embedded / "hashes.sqlite"
+    data = bytearray(index.read_bytes())
+    at = {"first byte": 0, "table's name": data.find(b"TABLE content") + 7, "an entry": data.find(b".png")}
+    if place == "cut off":
+        del data[len(data) // 2 :]
+    else:
+        data[at[place]] ^= 1
+    index.write_bytes(bytes(data))
+    found = histotune("cache", "verify", "--cache", embedded)
+    assert found.code == 1
+    assert "hashes.sqlite, the index of content hashes, is damaged: " in found.out
+    (advice,) = [line for line in found.out.splitlines() if line.startswith("repair with: histotune ")]
+    (embedded / "hashes.sqlite-journal").write_bytes(b"")
+    mended = histotune(*shlex.split(advice.partition("histotune ")[2]))
+    assert mended.code == 0
+    assert "hashes.sqlite: damaged" in mended.out
+    assert not list(embedded.glob("hashes.sqlite*"))
+    assert histotune("cache", "verify", "--cache", embedded).code == 0
+    again = histotune("embed", "breakhis", "--data", breakhis, *HISTOGRAM, "--cache", embedded)
+    assert "0 computed" in again.out
+    assert index.is_file()
+
+
+def test_a_damaged_index_is_shown_and_goes_with_the_whole_cache(histotune: Command, embedded: Path) -> None:
+    (embedded / "hashes.sqlite").write_bytes(b"\0" * 5000)
+    (embedded / "hashes.sqlite-wal").write_bytes(b"")
+    assert "hashes.sqlite: 0 (damaged" in histotune("cache", "ls", "--cache", embedded).out
+    assert "hashes.sqlite" in histotune("cache", "rm", "--all", "--yes", "--cache", embedded).out
+    assert not list(embedded.glob("hashes.sqlite*"))
 
 
 def test_remove_asks_keeps_what_is_held_and_knows_age(histotune: Command, embedded: Path) -> None:
@@ -158,7 +194,7 @@ def test_solved_fits_are_listed_and_removed(histotune: Command, embedded: Path, 
     swept = histotune("sweep", "breakhis", "--data", breakhis, *HISTOGRAM, "--cache", embedded, "--out",
                       tmp_path / "head", "--set", "sweep.folds=3", "--set", "sweep.penalties=[0.1,1]")  # fmt: skip
     assert swept.code == 0, swept.err
-    assert "fits: 2 (solved fits of sweeps)" in histotune("cache", "ls", "--cache", embedded).out
+    assert "fits: 2 (solved fits of sweeps, 67.1 MB at most)" in histotune("cache", "ls", "--cache", embedded).out
     assert "nothing to remove" in histotune("cache", "rm", "--older-than", "1h", "--yes", "--cache", embedded).out
     nobody = histotune("cache", "rm", "fits", "--cache", embedded)
     assert nobody.code == 2 and "2 solved fits" in nobody.out

@@ -178,8 +178,10 @@ def test_a_truncated_file(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_hdf5(tmp_path: Path) -> None:
     write_part(tmp_path, "test", LABELS)
-    (tmp_path / f"{STEM}_y.h5").write_bytes(b"<html>404</html>")
+    (tmp_path / f"{STEM}_y.h5").write_bytes(b"no HDF5 at all")
     assert message(tmp_path).startswith("this HDF5 file is truncated or damaged")
+    (tmp_path / f"{STEM}_y.h5").write_bytes(b"<html>404</html>")
+    assert message(tmp_path).startswith("this HDF5 file is a web page")
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,6 @@ def test_a_record_that_cannot_be_kept_is_no_obstacle(
     def refused(*_: object) -> None:
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(precision_module, "write_json", refused)
+    monkeypatch.setattr(precision_module, "write_sealed", refused)
     assert embed(write_tiles(tmp_path / "tiles", 20), request_auto).n_computed == 20
     assert "can't be kept (the disk is full)" in caplog.text

@@ -43,7 +43,7 @@ def subsets_of() -> tuple[list[module.Subset], SweepData, object]:
     rows = np.arange(len(embeddings))
     data = SweepData(embeddings, rows, task.labels_N, 2)
     part = training_set(embeddings.tile_ids, task, rows, rows, FoldPlan(4, 0))
-    return module._subsets(part, data, CONFIG), data, part
+    return module._subsets(part, data.y_n, data.n_classes, CONFIG), data, part
 
 
 def test_subsets_are_nested_hold_every_class_and_never_the_scored_groups() -> None:

@@ -15,8 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
 from histotune.heads.family import FoldPlan, SweepSupport, training_set
 from histotune.heads.fit_cache import FitCache
-from histotune.heads.head import head_logits, load_head, save_head, softmax
+from histotune.heads.head import head_logits, softmax
 from histotune.heads.label_efficiency import label_efficiency
+from histotune.heads.saved_head import load_head, save_head
 from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import IntervalConfig
 from tests.heads.samples import make_task

@@ -15,6 +15,7 @@ from histotune.statistics.predictions import Interval, IntervalConfig, Score
 from histotune.studies import verbs
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json
+from histotune.tools.manifest import unlist, write_manifest
 from histotune.transfer.case import Diagnosis, TransferConfig
 from histotune.transfer.diagnose import diagnose
 from tests.report.made_up import made_inputs
@@ -106,3 +107,30 @@ def test_a_damaged_study_says_so(run: Path, tmp_path: Path, text: str) -> None:
     (tmp_path / "x" / "transfer.json").write_text(text)
     with pytest.raises(UserError, match=r"not readable JSON|no JSON object|damaged"):
         add_study(run, load_run(run).findings, tmp_path / "x")
+
+
+def test_an_added_study_is_in_the_manifest_and_one_that_was_not_added_to_the_end_is_left_out(
+    found: Diagnosis, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    transfer = save_transfer(found, tmp_path / "to-pcam")
+    verbs.report(run, add=[transfer])
+    added = run / "added" / "to-pcam.transfer.json"
+    whole = added.read_bytes()
+    added.write_bytes(whole.replace(b"scored once", b"scored 0nce"))
+    with pytest.raises(UserError, match=r"to-pcam\.transfer\.json \(changed\)"):
+        verbs.report(run)
+    added.write_bytes(whole)
+    unlist(run, "added/to-pcam.transfer.json")  # as a process leaves it that is killed before it renews the manifest
+    assert load_added(run).transfers == ()
+    assert "add it again" in caplog.text
+    verbs.report(run, add=[transfer])
+    assert len(load_added(run).transfers) == 1
+
+
+def test_a_study_that_changed_since_it_was_written_is_not_added(found: Diagnosis, run: Path, tmp_path: Path) -> None:
+    transfer = save_transfer(found, tmp_path / "to-pcam")
+    write_manifest(transfer, "transfer.json")
+    (transfer / "transfer.json").write_bytes((transfer / "transfer.json").read_bytes().replace(b"0.", b"1.", 1))
+    with pytest.raises(UserError, match=r"transfer\.json \(changed\)"):
+        verbs.report(run, add=[transfer])
+    assert not (run / "added").exists()

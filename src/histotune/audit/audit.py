@@ -98,7 +98,9 @@ def finest_labels(config: DatasetConfig) -> TileSet | None:
 
 
 def unread_files(root: Path, tiles: TileSet) -> tuple[BadTile, ...]:
-    """Find image files below a folder that are no tiles and whose header can't be read."""
+    """Find image files below a folder that are no tiles and whose header can't be read; a table names its own."""
+    if root.is_file():
+        return ()
     listing = list_files(root)
     known = set(tiles.table["path"].unique().to_list())
     others = (path for path in listing.paths if path not in known and path.lower().endswith(IMAGE_SUFFIXES))

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from histotune.audit.pixels import THUMB
-from histotune.audit.verdicts import UNLABELLED, AuditFinding, Cluster, Verdict, count
+from histotune.audit.verdicts import IN_FILES, UNLABELLED, AuditFinding, Cluster, Verdict, count
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
@@ -183,7 +183,19 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind) -> AuditFind
             .select("ids", "tiles", "sides", "groups", "turned")
             .iter_rows()
         ),
+        every=_every_copy(facts, copies, clusters),
     )
+
+
+def _every_copy(facts: Facts, copies: Copies, clusters: pl.DataFrame) -> pl.DataFrame | None:
+    """Return all copies, a row each with the number of its cluster, where the lists hold only some of them."""
+    most = facts.max_listed
+    if max(len(clusters), int(clusters["tiles"].sum())) <= most and (clusters["tiles"] <= SHOWN_PER_CLUSTER).all():
+        return None
+    order = clusters.select("cluster", place=pl.int_range(1, pl.len() + 1))
+    rows = facts.table.select(one for one in IN_FILES if one in facts.table.columns)
+    found = rows.with_columns(pl.Series("cluster", copies.cluster_N)).join(order, on="cluster", how="inner")
+    return found.sort("place", "tile_id").select("place", *rows.columns).rename({"place": "cluster"})
 
 
 def _verdict(clusters: pl.DataFrame, kind: CopyKind) -> Verdict:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ import polars as pl
 from histotune.audit.duplicates import Copies, Pairs, connected
 from histotune.audit.verdicts import count
 from histotune.embeddings.gather import gather
-from histotune.embeddings.space import EmbeddingSpace
-from histotune.embeddings.store import Store
+from histotune.embeddings.store import Store, read_space
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
 from histotune.tools.progress import track
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from histotune.audit.pixels import Fingerprints
     from histotune.audit.verdicts import Facts
     from histotune.datasets.tileset import TileSet
+    from histotune.embeddings.space import EmbeddingSpace
     from histotune.embeddings.store import Manifest
     from histotune.images.config import LoaderConfig
 
@@ -256,13 +255,9 @@ def _spaces(cache: Path) -> list[EmbeddingSpace]:
     """Embedding spaces of networks in the cache, by key; unreadable descriptions are passed over with a warning."""
     spaces = []
     for path in sorted((cache / "embeddings").glob("*/space.json")):
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            facts.pop("blocks", None)
-            space = EmbeddingSpace(**facts)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            LOG.warning("an embedding space can't be read and is passed over (%s): %s", error, path)
-            continue
-        if not space.backbone.startswith(NOT_NEIGHBOURS):
+        space = read_space(path)
+        if space is None:
+            LOG.warning("an embedding space can't be read and is passed over: %s", path)
+        elif not space.backbone.startswith(NOT_NEIGHBOURS):
             spaces.append(space)
     return spaces

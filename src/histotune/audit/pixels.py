@@ -19,6 +19,7 @@ import polars as pl
 from histotune.audit.verdicts import AuditFinding, AuditTable, Verdict, count, frame_table, passed, some
 from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.tools.errors import UserError
+from histotune.tools.files import require_regular
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -128,6 +129,7 @@ def header_problem(path: str) -> str:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        require_regular(Path(path))
         with Image.open(path, formats=FORMATS):
             return ""
     except UnidentifiedImageError:
@@ -384,13 +386,15 @@ def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfi
         sentence = f"None of {count(int(seen_N.sum()), 'tile')} lies {config.tile_z:g} robust deviations out."
         return passed("stain-tiles", sentence)
     ordered = rows[np.lexsort((rows, -worst_N[rows]))]
-    listed = ordered[: config.max_listed]
-    table = facts.table[listed].select("tile_id", "group_id", "class").with_columns(*_z_columns(z_NF[listed]))
+    every = facts.table[ordered].select("tile_id", "group_id", "class").with_columns(*_z_columns(z_NF[ordered]))
+    table = every.head(config.max_listed)
     sentence = (
         f"{count(len(rows), 'tile')} of {int(seen_N.sum()):,} {'lies' if len(rows) == 1 else 'lie'} "
         f"{config.tile_z:g} or more robust deviations from the data set's median in amount or hue of stain."
     )
-    return facts.finding("stain-tiles", "note", sentence, facts.table[ordered], frame_table("Robust z of stain", table))
+    listed = frame_table("Robust z of stain", table)
+    found = facts.finding("stain-tiles", "note", sentence, facts.table[ordered], listed)
+    return found if found.every is None else replace(found, every=every)
 
 
 def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Iterator[AuditFinding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Literal
 
@@ -71,6 +71,7 @@ class AuditFinding:
         advice: What to do; empty where nothing needs doing.
         clusters: Tiles that belong together, the weightiest first; some of them.
         tables: Details.
+        every: All tiles concerned, a row each, where ``tile_ids`` or ``clusters`` hold only some of them; else None.
     """
 
     id: str
@@ -83,6 +84,18 @@ class AuditFinding:
     advice: str = ""
     clusters: tuple[Cluster, ...] = ()
     tables: tuple[AuditTable, ...] = ()
+    every: pl.DataFrame | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def file(self) -> str:
+        """Name of the CSV file with all tiles, beside the page; empty where the lists are whole."""
+        return "" if self.every is None else f"{self.id}.csv"
+
+    def as_dict(self) -> dict[str, object]:
+        """Return a JSON-ready dict, with the name of the file of all tiles where there is one."""
+        facts = asdict(replace(self, every=None))
+        del facts["every"]
+        return {**facts, "file": self.file} if self.file else facts
 
 
 def passed(check: str, sentence: str, n: int = 0) -> AuditFinding:
@@ -165,7 +178,8 @@ class Audit:
 
     def as_dict(self) -> dict[str, object]:
         """Return a JSON-ready dict with the overall verdict; no times, paths or versions in it."""
-        return {"verdict": self.verdict, **asdict(self)}
+        findings = tuple(finding.as_dict() for finding in self.findings)
+        return {"verdict": self.verdict, **asdict(replace(self, findings=())), "findings": findings}
 
 
 # ------------------------------------------------------------------------------
@@ -211,6 +225,10 @@ KEPT = (
 )  # fmt: skip
 
 
+IN_FILES = ("tile_id", "group_id", "slide_id", "class", "side", "width_px", "height_px")
+"""Columns of the files that hold all tiles of a finding."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """A tile set as the audit sees it.
@@ -254,7 +272,8 @@ class Facts:
         title, advice = CHECKS[check]["title"], CHECKS[check]["advice"]
         listed = tuple(hit["tile_id"].head(self.max_listed).to_list())
         n = len(hit) if n is None else n
-        return AuditFinding(check, title, verdict, sentence, n, len(hit), listed, advice, tables=tables)
+        every = hit.select(one for one in IN_FILES if one in hit.columns) if len(hit) > self.max_listed else None
+        return AuditFinding(check, title, verdict, sentence, n, len(hit), listed, advice, tables=tables, every=every)
 
 
 def audit_facts(tiles: TileSet, split: Split | None, finest: TileSet | None, max_listed: int) -> Facts:

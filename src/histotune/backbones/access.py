@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.backbones.catalog import HUB_ID, find_entry, unknown_backbone
-from histotune.backbones.entries import FIGURES, CatalogEntry
+from histotune.backbones.entries import FIGURES, CatalogEntry, hub_name
 from histotune.backbones.weights import INDEX, ONE_FILE, TORCH_FILE, cached_file
 from histotune.tools.provenance import redact
+from histotune.tools.stand_ins import WEB_PAGE
 from histotune.tools.table import Row, Table, columns_of, table_of
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def check_access(names: Sequence[str], api: Any = None) -> tuple[AccessReport, .
     Raises:
         UserError: A name that is neither in the catalog nor a hub id.
     """
-    return tuple(AccessReport(name, tuple(_findings(name, api))) for name in names)
+    return tuple(AccessReport(name, tuple(_findings(hub_name(name).name, api))) for name in names)
 
 
 def _findings(name: str, api: Any) -> Iterator[AccessFinding]:  # noqa: ANN401
@@ -161,6 +162,7 @@ def _hub_failure(repository: str, revision: str, error: Exception) -> AccessFind
         "status": (f"answers with an error ({_status(error)})", "try again later"),
         "slow": (f"did not answer within {TIMEOUT_S:.0f} s", "try again, or check the proxy"),
         "network": ("can't be reached from here", "check the connection or HTTPS_PROXY"),
+        "page": (f"its answer is no data: perhaps it is {WEB_PAGE.words}", WEB_PAGE.fix),
         "other": (f"could not be asked: {redact(f'{error}').splitlines()[0][:120]}", "report this"),
     }
     state: State = "problem" if problem in ("gated", "revision", "absent", "token") else "unknown"
@@ -180,6 +182,7 @@ def _problem(error: Exception) -> str:
         ("requests", status == 429),
         ("status", status is not None),
         ("slow", isinstance(error, TimeoutError) or "timeout" in kind),
+        ("page", isinstance(error, json.JSONDecodeError)),
         ("network", isinstance(error, OSError) or "connect" in kind),
     )
     return next((name for name, holds in known if holds), "other")

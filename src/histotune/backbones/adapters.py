@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histotune.backbones.weights import cached_file, commit_of, hub_file, weights_hash
+from histotune.backbones.weights import cached_file, commit_of, hub_file, model_json, weights_hash
 from histotune.images.hashes import HashIndex
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, canonical_json, hash_bytes, write_json
+from histotune.tools.files import canonical_json, hash_bytes, write_json
 from histotune.tools.provenance import library_version
+from histotune.tools.stand_ins import refuse_stand_in
 
 if TYPE_CHECKING:
     from histotune.backbones.spec import BackboneSpec
@@ -119,7 +120,7 @@ def adapter_hash(spec: BackboneSpec, index: HashIndex | None = None) -> str:
 
 def read_adapter_config(files: AdapterFiles) -> dict[str, Any]:
     """Return an adapter's settings."""
-    settings = _read_object(files.config, "save the adapter again")
+    settings = model_json(files.config)
     if "peft_type" not in settings:
         raise UserError(f"{CONFIG} names no peft_type", value=files.config, fix="save the adapter again with peft")
     return settings
@@ -154,14 +155,7 @@ def check_base(spec: BackboneSpec, files: AdapterFiles) -> None:
 
 def read_sidecar(files: AdapterFiles) -> dict[str, Any]:
     """Return what histotune wrote beside an adapter; empty where it did not write it."""
-    return {} if files.sidecar is None else _read_object(files.sidecar, "save the adapter again, or delete this file")
-
-
-def _read_object(path: Path, fix: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path.name} is not readable JSON", value=path, fix=fix) from error
+    return {} if files.sidecar is None else model_json(files.sidecar)
 
 
 def _check_base_weights(spec: BackboneSpec, files: AdapterFiles, index: HashIndex | None) -> None:
@@ -196,6 +190,7 @@ def _local_files(folder: Path) -> AdapterFiles:
         )
     if not (folder / WEIGHTS).is_file():
         raise _pickled(str(folder), folder / PICKLED if (folder / PICKLED).is_file() else None)
+    refuse_stand_in(folder / WEIGHTS, "this adapter's file of weights")
     sidecar = folder / SIDECAR
     return AdapterFiles(folder / CONFIG, folder / WEIGHTS, sidecar if sidecar.is_file() else None)
 

@@ -16,7 +16,7 @@ from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.weights import resolve_revision
 from histotune.images.config import ViewConfig
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import hash_bytes, is_regular_file, read_json, write_json
+from histotune.tools.files import hash_bytes, is_regular_file, json_or_none, read_json, unsealed, write_sealed
 from histotune.tools.provenance import library_version
 
 if TYPE_CHECKING:
@@ -153,11 +153,11 @@ def _remembered_timm(config: BackboneConfig, cache: Path | None) -> BackboneSpec
     """Ask timm about a name once per timm version; importing it takes seconds."""
     path = None if cache is None else cache / "timm_names.json"
     key = json.dumps([library_version("timm"), config.name, config.revision, config.weights])
-    known = _read_names(path)
+    known = read_timm_names(path)
     if key not in known:
         spec = describe_timm(config)
         if path is not None:
-            write_json(path, {**_read_names(path), key: asdict(spec)})
+            write_sealed(path, {**read_timm_names(path), key: asdict(spec)})
         return spec
     facts: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in known[key].items()
@@ -165,12 +165,18 @@ def _remembered_timm(config: BackboneConfig, cache: Path | None) -> BackboneSpec
     return BackboneSpec(**facts)
 
 
-def _read_names(path: Path | None) -> dict[str, dict[str, Any]]:
+def read_timm_names(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Return what timm has said about names; nothing where it was not asked yet, or the file is damaged."""
     if path is None or not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
+        data = read_json(path)
+        names = unsealed(data, data)
+        wanted = {field.name for field in fields(BackboneSpec)}
+        if not all(isinstance(one, dict) and one.keys() <= wanted for one in names.values()):
+            raise ValueError("an entry is no backbone")
+        return names
+    except (OSError, ValueError, TypeError) as error:
         LOG.warning("%s is damaged (%s); timm is asked again", path, error)
         return {}
 
@@ -254,7 +260,7 @@ def read_external(name: str, cache: Path | None) -> ExternalRecord:
             fix="histotune cache import FILES --as NAME, with the same --cache",
         )
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = unsealed(read_json(path), {field.name for field in fields(ExternalRecord)})
         files = tuple(ExternalFile(**file) for file in data["files"])
         return ExternalRecord(data["name"], data["claimed"], files, tuple(data["blocks"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -267,7 +273,7 @@ def read_external(name: str, cache: Path | None) -> ExternalRecord:
 
 def write_external(record: ExternalRecord, cache: Path) -> None:
     """Write a record; its embeddings can then be used as ``--backbone external:NAME``."""
-    write_json(record_path(record.name, cache), asdict(record))
+    write_sealed(record_path(record.name, cache), asdict(record))
 
 
 def external_names(cache: Path) -> list[str]:
@@ -279,7 +285,7 @@ def is_record(path: Path) -> bool:
     """Return whether a file is the record of an import, whatever else lies beside it."""
     if path.suffix != ".json" or not NAME.fullmatch(path.stem) or not is_regular_file(path):
         return False
-    data = read_json(path)
+    data = json_or_none(path)
     return isinstance(data, dict) and data.keys() >= {field.name for field in fields(ExternalRecord)}
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from histotune.backbones.spec import BackboneSpec, ColumnBlock
 
@@ -208,6 +209,49 @@ def _refuse_unknown(place: str, given: Facts, known: set[str]) -> None:
         raise ValueError(f"{place} holds {', '.join(odd)}, which is none of {', '.join(sorted(known))}")
 
 
+# ---- Names of the hub ----
+
+
+HUB_SCHEMES = ("hf-hub:", "hf_hub:", "hf://")  # timm's and huggingface_hub's own
+HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:models/)?(?P<rest>.+)")
+PAGE = re.compile(r"(?P<name>[^/]+/[^/]+)(?:/(?:tree|blob|resolve|commits?|discussions)(?:/(?P<revision>[^/]+).*)?)?")
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A repository as it was named, and the revision that came with its name; empty for none."""
+
+    name: str
+    revision: str = ""
+
+
+def hub_name(typed: str) -> HubName:
+    """Return a hub repository by its bare name, however it was written; other names stay as they are.
+
+    Example:
+        >>> hub_name("https://huggingface.co/MahmoodLab/UNI/tree/main")
+        HubName(name='MahmoodLab/UNI', revision='')
+        >>> hub_name("hf-hub:MahmoodLab/UNI@v1")
+        HubName(name='MahmoodLab/UNI', revision='v1')
+    """
+    first = "random/" if typed.startswith("random/") else ""
+    text = typed.removeprefix("random/").strip()
+    text = text.removeprefix("timm/") if text.startswith(tuple(f"timm/{scheme}" for scheme in HUB_SCHEMES)) else text
+    scheme = next((scheme for scheme in HUB_SCHEMES if text.startswith(scheme)), None)
+    address = HUB_ADDRESS.fullmatch(text)
+    if scheme is not None:
+        name, _, revision = text.removeprefix(scheme).removeprefix("//").strip("/").partition("@")
+        return HubName(first + name, revision)
+    if address is None:
+        return HubName(typed)
+    rest = re.split(r"[?#]", address["rest"])[0].strip("/")
+    page = PAGE.fullmatch(rest)
+    if page is None:
+        return HubName(first + rest)
+    revision = page["revision"] or ""
+    return HubName(first + page["name"], "" if revision in ("main", "resolve") else revision)
+
+
 # ---- Settings ----
 class BackboneConfig(BaseModel):
     """Which backbone embeds the tiles.
@@ -228,3 +272,18 @@ class BackboneConfig(BaseModel):
     weights: str = ""
     adapter: str = ""
     adapter_revision: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_bare_names(cls, given: Any) -> Any:  # noqa: ANN401  (whatever was typed)
+        """Take the hub's addresses, and the prefixes that libraries put before its names, as the names themselves."""
+        if not isinstance(given, dict):
+            return given
+        found = dict(given)
+        for field, its_revision in (("name", "revision"), ("adapter", "adapter_revision")):
+            if isinstance(found.get(field), str):
+                named = hub_name(found[field])
+                found[field] = named.name
+                if named.revision and not found.get(its_revision):
+                    found[its_revision] = named.revision
+        return found

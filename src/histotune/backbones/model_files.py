@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.backbones.spec import BackboneSpec
-from histotune.backbones.weights import INDEX, ONE_FILE, cached_file, commit_of, hub_file
+from histotune.backbones.weights import INDEX, ONE_FILE, cached_file, commit_of, hub_file, model_json
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
@@ -43,25 +42,25 @@ PILLOW_FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "
 
 def describe_folder(folder: Path) -> BackboneSpec:
     """Return the facts about a backbone saved in a local folder."""
-    config = _read_json(folder / "config.json")
+    config = model_json(folder / "config.json")
     if "architecture" in config:
         return _timm_format(str(folder), config, BackboneSpec(str(folder), "timm", "", checkpoint=str(folder)))
     processor = folder / PROCESSOR
-    return _transformers_format(str(folder), "", config, _read_json(processor) if processor.is_file() else None)
+    return _transformers_format(str(folder), "", config, model_json(processor) if processor.is_file() else None)
 
 
 def describe_hub(repository: str, revision: str) -> BackboneSpec:
     """Return the facts about a backbone on the hub, from its small files."""
     path = hub_file(repository, "config.json", revision)
     assert path is not None
-    config, commit = _read_json(path), commit_of(path)
+    config, commit = model_json(path), commit_of(path)
     if "architecture" in config:
         blank = BackboneSpec(repository, "timm", "", revision=commit, hub_id=repository)
         return _timm_format(repository, config, blank)
     processor = cached_file(repository, PROCESSOR, commit)
     if processor is None and not any(cached_file(repository, name, commit) for name in (ONE_FILE, INDEX)):
         processor = hub_file(repository, PROCESSOR, commit, optional=True)  # a snapshot with weights is complete
-    return _transformers_format(repository, commit, config, None if processor is None else _read_json(processor))
+    return _transformers_format(repository, commit, config, None if processor is None else model_json(processor))
 
 
 def describe_timm(config: BackboneConfig) -> BackboneSpec:
@@ -183,19 +182,6 @@ def _interpolation(name: str, source: str) -> Literal["bilinear", "bicubic"]:
     if name != "bicubic":
         LOG.warning("%s documents %s interpolation; bicubic is used", source, name)
     return "bicubic"
-
-
-def _read_json(path: Path) -> Json:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
-        raise UserError(
-            "this folder holds no config.json, so it is no backbone",
-            value=path.parent,
-            fix="pass the folder that save_pretrained wrote",
-        ) from error
-    except ValueError as error:
-        raise UserError("config.json is not readable JSON", value=path, fix="save the model again") from error
 
 
 def has_class_token(module: torch.nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from histotune.backbones.checkpoint import DEPTH, read_tensors, unreadable_weights, without_prefix
 from histotune.backbones.model_files import has_class_token, timm_arguments, timm_names, transformers_config
 from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock
-from histotune.backbones.weights import locate_weights, read_lite0
+from histotune.backbones.weights import locate_weights, model_json, read_lite0
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
     import timm
 
     found = locate_weights(spec)
-    config = {} if found.config is None else json.loads(found.config.read_text(encoding="utf-8"))
+    config = {} if found.config is None else model_json(found.config)
     arguments = timm_arguments(spec, config.get("model_args") or {})
     architecture = spec.source.split(".")[0]
     if not timm.is_model(architecture):
@@ -82,7 +82,7 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
     if spec.kind == "lite0" and spec.weights == "pretrained":
         _load_strictly(module, read_lite0(found.weights[0]), found.weights[0])
     elif spec.weights == "pretrained":
-        tensors = read_tensors(found.weights)
+        tensors = without_prefix(read_tensors(found.weights), module.state_dict(), found.weights[0])
         tensors = tensors if spec.layout == "timm" else timm_names(tensors, module, found.weights[0])
         _load_strictly(module, tensors, found.weights[0])
     return module
@@ -94,31 +94,6 @@ def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Modul
     from histotune.backbones.merge import merge_adapter
 
     return merge_adapter(module, spec)
-
-
-def read_tensors(paths: tuple[Path, ...]) -> Outputs:
-    """Read a checkpoint of safetensors files, or one torch file with ``weights_only=True``."""
-    import pickle  # for its error class only: torch raises it where a file holds more than tensors
-
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    tensors: Outputs = {}
-    for path in paths:
-        try:
-            if path.suffix == ".safetensors":
-                tensors.update(load_file(path))
-            else:
-                loaded = torch.load(path, map_location="cpu", weights_only=True)
-                tensors.update(loaded.get("state_dict", loaded.get("model", loaded)))
-        except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:
-            raise UserError(
-                "the weights can't be read",
-                value=path,
-                allowed="safetensors, or a plain state dict",
-                fix="copy the file again; convert other formats to safetensors",
-            ) from error
-    return tensors
 
 
 def _load_strictly(module: torch.nn.Module, tensors: Outputs, path: Path) -> None:
@@ -144,12 +119,12 @@ def _transformers_network(spec: BackboneSpec) -> Network:
     found = locate_weights(spec)
     settings = dict(spec.model_args)
     if found.config is not None:
-        settings = json.loads(found.config.read_text(encoding="utf-8"))
+        settings = model_json(found.config)
     _refuse_own_code(str(settings.get("model_type", "")), spec.source)
     if spec.weights == "random":
         module = _random_transformers(transformers_config(spec, found.config), spec.seed)
     else:
-        module = _pretrained(found.weights[0].parent, safetensors=found.weights[0].suffix == ".safetensors")
+        module = _pretrained(found.weights)
     return transformers_network(_with_adapter(getattr(module, "vision_model", module).float(), spec).eval())
 
 
@@ -208,14 +183,15 @@ def _refuse_own_code(kind: str, source: str) -> None:
         )
 
 
-def _pretrained(folder: Path, *, safetensors: bool) -> torch.nn.Module:
+def _pretrained(files: tuple[Path, ...]) -> torch.nn.Module:
     import pickle  # for its error class only
 
     from safetensors import SafetensorError
     from transformers import AutoModel
 
+    folder, safetensors = files[0].parent, files[0].suffix == ".safetensors"
     try:
-        with _no_bars():
+        with _quiet():
             module, report = AutoModel.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -225,21 +201,39 @@ def _pretrained(folder: Path, *, safetensors: bool) -> torch.nn.Module:
                 **({} if safetensors else {"weights_only": True}),
             )
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            "the weights can't be read",
-            value=folder,
-            allowed="safetensors, or a plain state dict",
-            fix="copy the folder again; convert other formats to safetensors",
-        ) from error
-    lost = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if lost or report["mismatched_keys"]:
+        raise unreadable_weights(files[0], error) from error
+    for tensors in _stripped(files) if _lost(report) else ():  # names under a prefix that transformers does not know
+        if not _lost(report):
+            break
+        with _quiet():
+            module, report = type(module).from_pretrained(
+                None, config=module.config, state_dict=tensors, output_loading_info=True
+            )
+    if _lost(report) or report["mismatched_keys"]:
         raise UserError(
             "the checkpoint does not hold all weights of its model",
             value=folder,
-            allowed=f"missing {', '.join(lost[:3]) or 'none'}; {len(report['mismatched_keys'])} odd shapes",
+            allowed=f"missing {', '.join(_lost(report)[:3]) or 'none'}; {len(report['mismatched_keys'])} odd shapes",
             fix="download or save the model again",
         )
     return module  # type: ignore[no-any-return]  # transformers has no types
+
+
+def _lost(report: dict[str, Any]) -> list[str]:
+    """Return which weights a loaded model has not found; no one needs those of a pooler."""
+    return sorted(name for name in report["missing_keys"] if "pooler" not in name)
+
+
+def _stripped(files: tuple[Path, ...]) -> Iterator[Outputs]:
+    """Yield a checkpoint with one leading part of its names less each time, as long as all of them share it."""
+    tensors = read_tensors(files)
+    tensors = {name: value for name, value in tensors.items() if name.startswith("teacher.")} or tensors
+    for _ in range(DEPTH):
+        first = next(iter(tensors)).partition(".")[0] + "."
+        if not all(name.startswith(first) for name in tensors):
+            return
+        tensors = {name.removeprefix(first): value for name, value in tensors.items()}
+        yield tensors
 
 
 def _random_transformers(config: object, seed: int) -> torch.nn.Module:
@@ -259,15 +253,17 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep transformers from drawing a bar per weight file over ours."""
+def _quiet() -> Iterator[None]:
+    """Keep transformers from drawing a bar per weight file, and from a screen about a classifier that is left out."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

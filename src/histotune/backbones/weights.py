@@ -6,10 +6,11 @@ import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, hash_file, hash_json
+from histotune.tools.files import hash_bytes, hash_file, hash_json, read_json
+from histotune.tools.stand_ins import WEB_PAGE, fix_of, refuse_stand_in, stand_in_at
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,9 @@ LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
 ONE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TORCH_FILE = "pytorch_model.bin"  # read with weights_only=True
+TORCH_INDEX = "pytorch_model.bin.index.json"
+TOO_MANY = 429  # status of a hub that was asked too often
+CAUSES = 8  # of an error, that are looked through
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,13 @@ class WeightFiles:
 
 def locate_weights(spec: BackboneSpec) -> WeightFiles:
     """Return the files of a backbone, downloading them where the local hub cache lacks them."""
+    found = _located(spec)
+    for path in found.weights:
+        refuse_stand_in(path, "this file of weights")
+    return found
+
+
+def _located(spec: BackboneSpec) -> WeightFiles:
     if spec.kind == "colour-histogram":
         return WeightFiles(None, ())
     if spec.kind == "lite0":
@@ -70,7 +81,7 @@ def weights_are_here(spec: BackboneSpec) -> bool:
     if spec.kind == "transformers" and Path(spec.source).is_dir():
         return True
     repository = spec.hub_id if spec.kind == "timm" else spec.source
-    names = (ONE_FILE, TORCH_FILE) if spec.kind == "timm" else (ONE_FILE,)
+    names = (ONE_FILE, TORCH_FILE)
     if not repository:
         return False
     index = cached_file(repository, INDEX, spec.revision)
@@ -92,17 +103,20 @@ def lite0_file() -> Path:
 
 
 def folder_weights(folder: Path) -> tuple[Path, ...]:
-    """Return the safetensors files of a folder that ``save_pretrained`` wrote, sharded or not."""
-    if (folder / ONE_FILE).is_file():
-        return (folder / ONE_FILE,)
-    if not (folder / INDEX).is_file():
+    """Return the files of a folder that ``save_pretrained`` wrote, sharded or not: safetensors before torch's own."""
+    found = next(
+        (folder / name for name in (ONE_FILE, INDEX, TORCH_FILE, TORCH_INDEX) if (folder / name).is_file()), None
+    )
+    if found is None:
         raise UserError(
-            "this folder holds no safetensors weights",
+            "this folder holds no weights",
             value=folder,
-            allowed=f"{ONE_FILE}, or {INDEX} with its shards",
+            allowed=f"{ONE_FILE}, {TORCH_FILE}, or {INDEX} or {TORCH_INDEX} with its shards",
             fix="save the model again with save_pretrained(folder)",
         )
-    shards = tuple(folder / name for name in _shard_names(folder / INDEX))
+    if found.suffix != ".json":
+        return (found,)
+    shards = tuple(folder / name for name in _shard_names(found))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise UserError(
@@ -112,6 +126,31 @@ def folder_weights(folder: Path) -> tuple[Path, ...]:
             fix="copy the whole folder again",
         )
     return shards
+
+
+def model_json(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of a model holds: of the hub, of a folder, or what a proxy gave in its place.
+
+    Raises:
+        UserError: It is missing, no JSON object, a pointer of Git LFS or a web page.
+    """
+    try:
+        found = read_json(path)
+        if not isinstance(found, dict):
+            raise ValueError("it holds no object")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"this folder holds no {path.name}, so it is no backbone",
+            value=path.parent,
+            fix="pass the folder that save_pretrained wrote",
+        ) from error
+    except ValueError as error:
+        words = str(error) if stand_in_at(path) is not None else ""
+        what = f"{path.name} is not readable JSON" + (f": {words}" if words else "")
+        raise UserError(what, value=path, fix=fix_of([words], "save or download the model again")) from error
+    except OSError as error:
+        raise UserError(f"{path.name} can't be read ({error.strerror})", value=path, fix=f"chmod u+r {path}") from error
+    return found
 
 
 def _locate_timm(spec: BackboneSpec) -> WeightFiles:
@@ -138,26 +177,25 @@ def _local_timm(path: Path, weights_file: str, *, random: bool) -> WeightFiles:
     config = path / "config.json" if (path / "config.json").is_file() else None
     if random:
         return WeightFiles(config, ())
-    for name in (weights_file, TORCH_FILE):
-        if name and (path / name).is_file() and not (path / ONE_FILE).is_file():
-            return WeightFiles(config, (path / name,))
+    if weights_file and (path / weights_file).is_file() and not (path / ONE_FILE).is_file():
+        return WeightFiles(config, (path / weights_file,))
     return WeightFiles(config, folder_weights(path))
 
 
 def _hub_weights(repository: str, revision: str, weights_file: str) -> tuple[Path, ...]:
     """Find or download one file, sharded files, or a torch checkpoint, in this order."""
-    names = (weights_file,) if weights_file else (ONE_FILE, INDEX, TORCH_FILE)
+    names = (weights_file,) if weights_file else (ONE_FILE, INDEX, TORCH_FILE, TORCH_INDEX)
     found = next((path for name in names if (path := cached_file(repository, name, revision))), None)
     for name in names:
         found = found or hub_file(repository, name, revision, optional=True)
     if found is None:
         raise UserError(
-            "this hub repository holds no safetensors weights",
+            "this hub repository holds no weights",
             value=repository,
             allowed=", ".join(names),
             fix="choose another repository or revision",
         )
-    if found.name != INDEX:
+    if found.name not in (INDEX, TORCH_INDEX):
         return (found,)
     shards = (hub_file(repository, name, revision) for name in _shard_names(found))
     return tuple(shard for shard in shards if shard is not None)
@@ -165,8 +203,12 @@ def _hub_weights(repository: str, revision: str, weights_file: str) -> tuple[Pat
 
 def _shard_names(index: Path) -> list[str]:
     """Return the file names of a sharded checkpoint; names that leave the folder are refused."""
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+    shards = model_json(index).get("weight_map")
+    names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+    if not names:
+        raise UserError("the weight index names no files", value=index, fix="save or download the model again")
+    suffix = ".safetensors" if index.name == INDEX else ".bin"
+    if any(Path(name).name != name or not name.endswith(suffix) for name in names):
         raise UserError("the weight index names files outside its folder", value=index, fix="do not use this model")
     return names
 
@@ -179,7 +221,8 @@ def cached_file(repository: str, name: str, revision: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(repository, name, revision=revision or "main")
-    return Path(found) if isinstance(found, str) else None
+    # what a proxy gave in the file's place is not the file: it is asked for again
+    return Path(found) if isinstance(found, str) and stand_in_at(found) is None else None
 
 
 def hub_file(repository: str, name: str, revision: str, *, optional: bool = False) -> Path | None:
@@ -187,7 +230,6 @@ def hub_file(repository: str, name: str, revision: str, *, optional: bool = Fals
     found = cached_file(repository, name, revision)
     if found is not None:
         return found
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -198,7 +240,7 @@ def hub_file(repository: str, name: str, revision: str, *, optional: bool = Fals
     )
 
     try:
-        return Path(hf_hub_download(repository, name, revision=revision or "main"))
+        return _downloaded(repository, name, revision)
     except GatedRepoError as error:
         raise _gated(repository) from error
     except RepositoryNotFoundError as error:
@@ -210,7 +252,7 @@ def hub_file(repository: str, name: str, revision: str, *, optional: bool = Fals
             fix=f"see https://huggingface.co/{repository}/commits/main",
         ) from error
     except LocalEntryNotFoundError as error:
-        raise _offline(repository, name, revision) from error
+        raise _unanswered(repository, name, revision, error) from error
     except EntryNotFoundError as error:
         if optional:
             return None
@@ -218,13 +260,24 @@ def hub_file(repository: str, name: str, revision: str, *, optional: bool = Fals
             f"{repository} has no such file", value=name, fix="choose a repository that holds weights as safetensors"
         ) from error
     except HfHubHTTPError as error:
-        raise UserError(
-            "the hub refused the download",
-            value=f"{repository}/{name}",
-            fix="`hf auth whoami` shows the token in use; try again later",
-        ) from error
+        raise _unanswered(repository, name, revision, error) from error
+    except json.JSONDecodeError as error:
+        raise _page(repository, name) from error
     except OSError as error:
         raise _offline(repository, name, revision) from error
+
+
+def _downloaded(repository: str, name: str, revision: str) -> Path:
+    """Download a file; what comes in its place is removed from the cache again, and refused."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    kept = try_to_load_from_cache(repository, name, revision=revision or "main")
+    path = Path(hf_hub_download(repository, name, revision=revision or "main", force_download=isinstance(kept, str)))
+    if stand_in_at(path) is not None:
+        path.resolve().unlink()  # the cache keeps the bytes apart from the name, which is a link
+        path.unlink(missing_ok=True)
+        raise _page(repository, name)
+    return path
 
 
 def commit_of(path: Path) -> str:
@@ -246,6 +299,32 @@ def _absent(repository: str) -> UserError:
         value=repository,
         fix="check the name on https://huggingface.co; for a private one run `hf auth login`",
     )
+
+
+def _page(repository: str, name: str) -> UserError:
+    return UserError(
+        f"the hub's answer for {name} is {WEB_PAGE.words}",
+        value=repository,
+        fix=f"open https://huggingface.co/{repository} in a browser, log in there or ask whoever runs the network, "
+        "then run the command again",
+    )
+
+
+def _unanswered(repository: str, name: str, revision: str, error: BaseException) -> UserError:
+    """Return the message for a hub that answers with an error, or does not answer: the cause tells which."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__) is not None and len(causes) < CAUSES:
+        causes.append(cause)
+    answers = (getattr(getattr(cause, "response", None), "status_code", None) for cause in causes)
+    status = next((answer for answer in answers if isinstance(answer, int)), None)
+    if any(isinstance(cause, json.JSONDecodeError) for cause in causes):
+        return _page(repository, name)
+    if status is None:
+        return _offline(repository, name, revision)
+    fix = "`hf auth whoami` shows the token in use; try again later"
+    if status == TOO_MANY:
+        fix = "wait some minutes and run the command again; a token (`hf auth login`) raises the limit"
+    return UserError(f"the hub refused the download with status {status}", value=f"{repository}/{name}", fix=fix)
 
 
 def _offline(repository: str, name: str, revision: str) -> UserError:

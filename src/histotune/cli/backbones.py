@@ -51,8 +51,9 @@ def show_backbone(name: str) -> None:
     """Print everything known about a backbone."""
     from histotune.backbones.access import entry_text
     from histotune.backbones.catalog import find_entry, unknown_backbone
+    from histotune.backbones.entries import hub_name
 
-    entry = find_entry(name)
+    entry = find_entry(hub_name(name).name)
     if entry is None:
         raise unknown_backbone(name)
     print(entry_text(entry))

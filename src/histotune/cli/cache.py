@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError
 from histotune.tools.files import readable_bytes, user_dir
 from histotune.tools.marks import EXTERNAL
+from histotune.tools.settings import name_setting
 from histotune.tools.table import Layout, Table, columns_of, console, rows_of
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ def ls(cache: Cache = None) -> None:
         if space.damaged:
             print(
                 f"{space.short_name}: {len(space.damaged):,} damaged shards; histotune cache repair {space.short_name}"
+                f"{_cache_option(cache)}"
             )
         if space.n_pending and not space.in_use:
             print(f"{space.short_name}: {space.n_pending:,} tiles left by an interrupted run; its command resumes it")
@@ -73,10 +77,11 @@ def ls(cache: Cache = None) -> None:
 @cache_app.command("verify")
 def verify(spaces: Spaces = None, cache: Cache = None) -> None:
     """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged."""
-    from histotune.embeddings.upkeep import check_space, find_stores
+    from histotune.embeddings.upkeep import check_space, damage_of_index, find_stores
 
     broken = []
     found = find_stores(_root(cache), spaces or [])
+    damage_of_hashes = None if spaces else damage_of_index(_root(cache))
     if not found:
         print(f"no embedding space of histotune's in {_root(cache)}")
     for store in found:
@@ -92,19 +97,25 @@ def verify(spaces: Spaces = None, cache: Cache = None) -> None:
         broken += [check.short_name] if check.damaged else []
         _print_foreign(check.foreign)
         if check.debris and not check.damaged:
-            print(f"  histotune cache repair {check.short_name} sweeps it up")
-    if broken:
-        print(f"repair with: histotune cache repair {' '.join(broken)}")
+            print(f"  histotune cache repair {check.short_name}{_cache_option(cache)} sweeps it up")
+    if damage_of_hashes is not None:
+        print(f"hashes.sqlite, the index of content hashes, is damaged: {damage_of_hashes}")
+    if broken or damage_of_hashes is not None:
+        names = "" if damage_of_hashes is not None else f" {' '.join(broken)}"
+        print(f"repair with: histotune cache repair{names}{_cache_option(cache)}")
         raise typer.Exit(1)
 
 
 @cache_app.command("repair")
 def repair(spaces: Spaces = None, cache: Cache = None) -> None:
     """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again."""
-    from histotune.embeddings.upkeep import find_stores, repair_space
+    from histotune.embeddings.upkeep import find_stores, repair_index, repair_space
 
     found = find_stores(_root(cache), spaces or [])
-    if not found:
+    damage_of_hashes = None if spaces else repair_index(_root(cache))
+    if damage_of_hashes is not None:
+        print(f"hashes.sqlite: damaged ({damage_of_hashes}) and removed; the next run computes content hashes again")
+    elif not found:
         print(f"no embedding space of histotune's in {_root(cache)}; nothing was touched")
     for store in found:
         repair = repair_space(store)
@@ -136,7 +147,14 @@ def rm(
     cache: Cache = None,
 ) -> None:
     """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
-    from histotune.embeddings.upkeep import parse_age, remove_fits, remove_rest, remove_spaces, unused_fits
+    from histotune.embeddings.upkeep import (
+        is_own_index,
+        parse_age,
+        remove_fits,
+        remove_rest,
+        remove_spaces,
+        unused_fits,
+    )
 
     root, names = _root(cache), spaces or []
     found = _chosen(root, names, older_than, everything=everything)
@@ -148,10 +166,11 @@ def rm(
     if fits:
         print(f"{len(fits):,} solved fits of sweeps; solved again when needed")
     _ask(found, everything=everything, yes=yes)
+    with_index = everything and is_own_index(root)  # the spaces beside it tell whose a damaged one is
     removal = remove_spaces(found)
     removed = [f"{removal.n_removed:,} spaces"]
     removed += [f"{remove_fits(fits):,} solved fits"] if fits else []
-    removed += remove_rest(root) if everything else ()
+    removed += remove_rest(root, with_index=with_index) if everything else ()
     print(f"removed {' and '.join(removed)}")
     _print_foreign(removal.foreign)
 
@@ -185,21 +204,19 @@ def export(
             fix="name one by its key",
             allowed=", ".join(store.short_name for store in stores),
         )
-    if dataset is not None:
-        table = _dataset_table(
-            stores[0] if stores else None,
-            coords,
-            build_config(dataset, data=data, backbone=backbone, settings=settings, cache=cache),
-        )
-    elif stores:
-        table = space_table(stores[0])
-    else:
+    if dataset is None and not stores:
         raise UserError(
             "what to export?",
             allowed="a SPACE, or --dataset NAME --data DIR",
             fix="histotune cache ls lists the spaces",
         )
-    n_files = write_out(table, out)
+    with claimed(out):
+        if dataset is not None:
+            config = build_config(dataset, data=data, backbone=backbone, settings=settings, cache=cache)
+            table = _dataset_table(stores[0] if stores else None, coords, config)
+        else:
+            table = space_table(stores[0])
+        n_files = write_out(table, out)
     files = "" if n_files == 1 else f" in {n_files:,} files"
     print(
         f"{len(table.content):,} rows of {table.features_ND.shape[1]:,} columns ({table.space.backbone}){files}: {out}"
@@ -355,5 +372,12 @@ def _when(moment_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment_s))
 
 
+def _cache_option(cache: Path | None) -> str:
+    """Return the option that names a cache in a command, for a person to copy; empty for the user's own."""
+    return "" if cache is None else f" --cache {shlex.quote(str(cache))}"
+
+
 def _root(cache: Path | None) -> Path:
-    return (cache or user_dir("cache")).expanduser()
+    root = (cache or user_dir("cache")).expanduser()
+    name_setting(root, "--cache FOLDER")
+    return root

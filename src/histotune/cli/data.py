@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histotune.cli.options import Data, DatasetArgument, SetField
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.table import console
 
@@ -78,12 +79,13 @@ def estimate_mpp(
 
     config = build_config(dataset, data=data, settings=settings)
     scale = _scale_config(tissue=tissue, nucleus_um=nucleus_um, max_tiles=max_tiles)
-    estimate = estimate_scale(read(dataset, data, set=settings), scale, config.loader)
     part = "source" if config.source is not None else "target"
-    print(render_scale(estimate, part))
-    if out is not None:
-        write_json(out, {**estimate.as_dict(), "settings": list(estimate.settings(part))})
-        print(f"\nwritten: {out}")
+    with claimed(out, folder=False):
+        estimate = estimate_scale(read(dataset, data, set=settings), scale, config.loader)
+        print(render_scale(estimate, part))
+        if out is not None:
+            write_json(out, {**estimate.as_dict(), "settings": list(estimate.settings(part))})
+            print(f"\nwritten: {out}")
 
 
 def _scale_config(**typed: object) -> ScaleConfig:
@@ -135,12 +137,13 @@ def split_command(
     from histotune.datasets.splits.named import save_split
     from histotune.studies import data_verbs
 
-    tiles = data_verbs.read(dataset, data, set=settings)
-    found = data_verbs.split(tiles, split=split, allow_leaky=allow_leaky)
-    print(render_split(found, tiles))  # before it is written: a folder that can't be written costs no look at the split
-    if out is not None:
-        save_split(found, out)
-        print(f"split: {out}")
+    with claimed(out, folder=False):
+        tiles = data_verbs.read(dataset, data, set=settings)
+        found = data_verbs.split(tiles, split=split, allow_leaky=allow_leaky)
+        print(render_split(found, tiles))  # before it is written: a disk that fills up costs no look at the split
+        if out is not None:
+            save_split(found, out)
+            print(f"split: {out}")
 
 
 @data_app.command("audit")
@@ -167,12 +170,15 @@ def audit(
     from histotune.report.tables import AUDIT_LAYOUT, audit_table
     from histotune.studies import data_verbs
 
-    out = out or Path("audits") / dataset
+    out = out or Path("audits") / Path(dataset).stem  # of a data set read by a Python file, the file's name
     result = data_verbs.audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
     ).audit
     console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
     print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    for finding in result.findings:
+        if finding.file:
+            print(f"all {finding.n_tiles:,} tiles of {finding.title.lower()}: {out / finding.file}")
     raise typer.Exit(1 if result.verdict == "error" else 0)
 
 
@@ -208,7 +214,8 @@ def croissant(
     from histotune.studies.setup import single_dataset
 
     config = single_dataset(build_config(dataset, data=data, settings=settings))
-    files = write_croissant(read_dataset(config), config.path, out)
+    with claimed(out, folder=False):
+        files = write_croissant(read_dataset(config), config.path, out)
     print(f"{files.n_tiles:,} tiles: {files.metadata} and {files.table}")
 
 

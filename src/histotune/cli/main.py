@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
@@ -18,9 +20,30 @@ from histotune.cli.run import demo, embed, evaluate, predict, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
 from histotune.tools.table import console
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
+
+
+class Interruptible(TyperGroup):
+    """Commands that say, when they are stopped by hand, what is kept and which command goes on."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (Typer's context, whose class lies elsewhere from version to version)
+        """Run a command; Ctrl-C ends it with one message, since Typer would end it without a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            again = shlex.join(["histotune", *sys.argv[1:]])
+            sys.stderr.write(
+                f"\nstopped; finished embeddings and solved fits are kept. The same command resumes:\n  {again}\n"
+            )
+            raise SystemExit(130) from None
+
+
 app = typer.Typer(
     name="histotune",
+    cls=Interruptible,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -106,19 +129,37 @@ def _join_ranks(command: str) -> bool:
 def main() -> None:
     """Entry point: run a command; a mistake the user can mend is one message and exit code 2."""
     from histotune.tools.errors import UserError
+    from histotune.tools.streams import explained_memory, finish_streams, prepare_streams
 
+    prepare_streams()
     sys.argv = with_wandb_mode(sys.argv)
     try:
-        app()
+        with explained_memory():
+            _refuse_other_encodings(sys.argv)
+            try:
+                app()
+            finally:
+                finish_streams()
     except UserError as error:
         if "--debug" in sys.argv:
             raise
         several = os.environ.get("WORLD_SIZE", "1") != "1"
         sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: error: {error}\n" if several else f"error: {error}\n")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; finished embeddings are kept, the same command resumes\n")
-        raise SystemExit(130) from None
+
+
+def _refuse_other_encodings(words: Sequence[str]) -> None:
+    """Refuse names that are not UTF-8: tables and JSON, which keep them, can't hold them."""
+    from histotune.tools.errors import UserError
+    from histotune.tools.streams import escaped, is_text, move_command
+
+    odd = next((word for word in words if not is_text(word)), None)
+    if odd is not None:
+        raise UserError(
+            "this name is not UTF-8, and tables and reports can't hold it",
+            value=escaped(odd),
+            fix=f"rename it: {move_command(odd)}",
+        )
 
 
 if __name__ == "__main__":

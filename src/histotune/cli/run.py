@@ -28,6 +28,7 @@ from histotune.cli.options import (
     View,
     Wandb,
 )
+from histotune.tools.atomic import bring_back
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
@@ -281,7 +282,7 @@ def predict(
     head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Table to write: .csv or .parquet. Default: print CSV.")
+        Path | None, typer.Option("--out", help="Table to write: .csv, .tsv, .parquet, .xlsx. Default: print CSV.")
     ] = None,
     cache: Cache = None,
     settings: SetField = None,
@@ -310,6 +311,7 @@ def show(
     from histotune.tools.files import canonical_json
 
     placeholder = Path("DATA")
+    bring_back(Path(recipe))
     if recipe in recipe_names() or recipe.endswith(".py") or not Path(recipe).exists():
         config = find_recipe(recipe)(RecipeData(placeholder, None))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,8 +18,9 @@ from histotune.cli.options import (
     Out,
     SetField,
 )
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import user_dir
+from histotune.tools.files import parse_json, user_dir
 from histotune.tools.marks import PROBE, arm_words
 from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, console, rows_of
 
@@ -194,13 +194,14 @@ def leaderboard(
 def show_leaderboard(query: Query, style: str, out: Path | None, runs: Sequence[Path] = ()) -> None:
     """Print or save the boards that a query asks for; an overview where nothing is asked."""
     style = _style(style, out)
-    boards, refused = _boards(query, runs)
-    if out is not None:
-        _save(boards, style, out)
-    elif style == "table":
-        _print_leaderboard(boards, overview=not runs and not any(vars(query).values()))
-    else:
-        sys.stdout.write(_text(boards, style))
+    with claimed(out, folder=False):
+        boards, refused = _boards(query, runs)
+        if out is not None:
+            _save(boards, style, out)
+        elif style == "table":
+            _print_leaderboard(boards, overview=not runs and not any(vars(query).values()))
+        else:
+            sys.stdout.write(_text(boards, style))
     for one in refused:  # a table that is read by a program stays a table
         print(f"\n{one}", file=sys.stdout if style == "table" or out is not None else sys.stderr)
 
@@ -328,7 +329,7 @@ def recorded_table(trained_on: str, trials: pl.DataFrame) -> Table:
 
 
 def _settings(text: str) -> str:
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = parse_json(text)
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in found.items()
     )

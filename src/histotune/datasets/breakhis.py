@@ -8,14 +8,15 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from histotune.datasets.dataset_spec import choose_scale, known_specs, tiles_of
-from histotune.datasets.disk import Listing, list_files, name_some, png_size_px
-from histotune.datasets.tileset import breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
+from histotune.datasets.disk import Listing, image_size_px, list_files, name_some, png_size_px
+from histotune.datasets.tileset import LEVEL, breakhis_group_id, breakhis_source_patient_id, skipped_note, tile_table
 from histotune.tools.errors import UserError
+from histotune.tools.stand_ins import fix_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 EXAMPLE_NAME = "SOB_M_DC-14-5694-400-005.png"
 NAME_PATTERN = re.compile(
     r"SOB_(?:(?P<b>B)_(?P<benign>A|F|PT|TA)|(?P<m>M)_(?P<malignant>DC|LC|MC|PC))"
-    r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)\.[Pp][Nn][Gg]"
+    r"-(?P<year>\d{2})-(?P<slide>\d+[A-Z]*)-(?P<magnification>40|100|200|400)-(?P<image>\d+)"
+    r"\.(?i:png|jpe?g|tiff?|bmp|webp)"
 )
+WIDTH_PX, HEIGHT_PX = 700, 460  # of the images as they were published
 
 IMAGE_SCHEMA = dict.fromkeys(
     ("path", "tile_id", "letter", "tumour", "year", "slide", "magnification"), pl.String
@@ -57,7 +60,11 @@ def read_breakhis(config: DatasetConfig) -> TileSet:
             fix="--set source.labels=binary",
         )
     scale = choose_scale(SPEC, config)
-    table = tile_table(_columns(labelled, scheme, scale))
+    columns = _columns(labelled, scheme, scale)
+    if config.mpp is None and config.mpp_by_magnification is None:
+        notes += _copies_of_another_size(columns)
+    notes += _other_level(listing, labelled)
+    table = tile_table(columns)
     tiles = tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
     return replace(tiles, n_skipped=len(bad))
 
@@ -99,14 +106,24 @@ def _refuse_strangers(listing: Listing, paths: list[str], clashes: list[str]) ->
             value=listing.root,
             allowed=f"names such as {EXAMPLE_NAME} in any arrangement of folders "
             f"(found {_count(listing.paths, 'other file')}, such as {listing.relative(listing.paths[0])})",
-            fix=f"point --data to the unpacked BreaKHis_v1 folder; the data set is at {SPEC.url}",
+            fix=next(
+                (f"pass --data {one}" for one in Path(listing.root).parents if one.name.lower() == "breakhis_v1"),
+                f"point --data to the unpacked BreaKHis_v1 folder; the data set is at {SPEC.url}",
+            ),
         )
     if clashes:
         raise UserError(
             "one image name stands for two different images",
             value=name_some(clashes, 20),
-            fix="point --data to one copy of the data set",
+            fix=f"point --data to one copy, such as --data {_one_copy(listing)}",
         )
+
+
+def _one_copy(listing: Listing) -> Path:
+    """Return the folder, right below the one that was named, that holds the first image; itself where it lies there."""
+    named = (path for path in listing.paths if NAME_PATTERN.fullmatch(os.path.basename(path)))  # noqa: PTH119
+    parts = Path(listing.relative(next(named))).parts
+    return Path(listing.root, *parts[:-1][:1])
 
 
 def _listing_notes(listing: Listing, others: list[str], copies: list[str]) -> list[str]:
@@ -128,7 +145,7 @@ def _read_headers(listing: Listing, paths: list[str]) -> tuple[pl.DataFrame, dic
     rows, bad = [], {}
     for path in paths:
         try:
-            width_px, height_px = png_size_px(path)
+            width_px, height_px = (png_size_px if path.lower().endswith(".png") else image_size_px)(path)
         except (ValueError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             bad[listing.relative(path)] = str(reason)
@@ -156,7 +173,9 @@ def _refuse_or_note(bad: dict[str, str], config: DatasetConfig) -> list[str]:
     raise UserError(
         f"{_count(list(bad), 'image')} can't be read",
         value=name_some([f"{name} ({reason})" for name, reason in bad.items()], 100),
-        fix="download these files again, remove them, or leave them out with --on-bad-image skip",
+        fix=fix_of(
+            list(bad.values()), "download these files again, remove them, or leave them out with --on-bad-image skip"
+        ),
     )
 
 
@@ -189,6 +208,41 @@ def _columns(images: pl.DataFrame, scheme: ClassScheme, scale: ChosenScale) -> d
         "mpp_source": [scale.source] * n,
         "mpp_factor": [scale.factor] * n,
     }
+
+
+def _copies_of_another_size(columns: dict[str, Any]) -> list[str]:
+    """Say which images are converted copies, and take the scale away from those whose pixels have another size."""
+    paths, widths, heights = (list(columns[name]) for name in ("path", "width_px", "height_px"))
+    copies = [row for row, path in enumerate(paths) if not path.lower().endswith(".png")]
+    if not copies:
+        return []
+    resized = {row for row in copies if (widths[row], heights[row]) != (WIDTH_PX, HEIGHT_PX)}
+    for name in ("mpp", "mpp_source", "mpp_factor"):
+        columns[name] = [None if row in resized else value for row, value in enumerate(columns[name])]
+    notes = [
+        f"{len(copies):,} images are no PNG, such as {os.path.basename(paths[copies[0]])}: BreakHis was published as "  # noqa: PTH119
+        "PNG, so these are copies that somebody converted."
+    ]
+    if resized:
+        row = min(resized)
+        notes.append(
+            f"{len(resized):,} of them have other sizes than {WIDTH_PX} x {HEIGHT_PX} pixels, such as {widths[row]} x "
+            f"{heights[row]}: they were resized, and their scale is unknown (one for all: --set source.mpp=0.5)."
+        )
+    return notes
+
+
+def _other_level(listing: Listing, images: pl.DataFrame) -> list[str]:
+    """Say where the other class lies, where the folder that was named holds one of them only."""
+    letters, sides = set(images["letter"]), ("benign", "malignant")
+    if len(letters) > 1:
+        return []
+    root = Path(listing.root)
+    own, other = sides if "B" in letters else sides[::-1]
+    for folder in (root, *root.parents):
+        if folder.name.lower() == own and (beside := folder.with_name(other)).is_dir():
+            return [f"{LEVEL}all images are {own}, and {beside} lies beside; pass --data {folder.parent} for both."]
+    return []
 
 
 def _count(items: Sequence[str], one: str, many: str = "") -> str:

@@ -15,6 +15,7 @@ OnBadImage = Literal["fail", "skip"]
 OWNERS = {
     "slides_from": ("patch_camelyon",),
     "group_pattern": ("tiles",),
+    "images_from": ("tiles",),
     "positive_class": ("tiles", "python"),
     "code": ("python",),
     "code_sha256": ("python",),
@@ -88,6 +89,9 @@ class DatasetConfig(BaseModel):
             taken over where the pixels of all tiles are found there.
         group_pattern: Regular expression with one named group ``group``, searched for in each file's path below its
             class folder, such as ``^(?P<group>[^_]+)_``; for class folders only.
+        class_level: Which level of folders names the classes: 1 for those right below the data folder (or below its
+            parts), 2 for those within these, and then ``group_pattern`` sees the outer folders, too.
+        images_from: Folder below which the paths of a table are looked for; None takes the table's own folder.
         positive_class: Which of two classes becomes class 1.
         code: Python file with ``SPEC`` and ``read`` (``python`` only); naming it on the command line runs it.
         code_sha256: SHA-256 of that file; another content is not run. Empty takes any.
@@ -108,6 +112,8 @@ class DatasetConfig(BaseModel):
     subset: SubsetConfig = Field(default_factory=SubsetConfig)
     slides_from: Path | None = None
     group_pattern: str | None = None
+    class_level: int = Field(1, ge=1, le=9)
+    images_from: Path | None = None
     positive_class: str | None = None
     code: Path | None = None
     code_sha256: str = ""
@@ -137,6 +143,8 @@ class DatasetConfig(BaseModel):
         for field, owners in OWNERS.items():
             if getattr(self, field) not in (None, "") and self.name not in owners:
                 raise ValueError(f"{field} does nothing for {self.name}; it is for {' and '.join(owners)}")
+        if self.class_level != 1 and self.name != "tiles":
+            raise ValueError(f"class_level does nothing for {self.name}; it is for tiles")
         return self
 
     @model_validator(mode="after")

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from histotune.datasets.dataset_spec import known_specs
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_file, write_json
+from histotune.tools.files import hash_file, write_json
+from histotune.tools.tabular import write_csv
 
 if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
@@ -60,7 +62,7 @@ def write_croissant(tiles: TileSet, folder: Path, out: Path) -> CroissantFiles:
     table = _table(tiles, folder)
     path = out.with_name(f"{out.stem}-tiles.csv")
     with atomic_path(path) as temporary:
-        table.write_csv(temporary)
+        write_csv(table, temporary)
     write_json(out, _metadata(tiles, table, path))
     return CroissantFiles(out, path, table.height)
 

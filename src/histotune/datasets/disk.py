@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from histotune.tools.errors import UserError
+from histotune.tools.stand_ins import START_BYTES, fix_of, refuse_stand_in, stand_in
+from histotune.tools.streams import escaped, is_text, move_command, rename_command
+from histotune.tools.tabular import TableError, read_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,16 +43,21 @@ class Listing:
     synthetic: bool
 
     def relative(self, path: str) -> str:
-        """Return a path as a person reads it, below the root."""
-        return os.path.relpath(path, self.root)
+        """Return a path as a person reads it, below the root; bytes that are no UTF-8 are escapes."""
+        return escaped(os.path.relpath(path, self.root))
 
 
 def list_files(root: Path) -> Listing:
-    """List all files below a folder, following links to folders once."""
+    """List all files below a folder, following links to folders once.
+
+    Raises:
+        UserError: The folder is missing, empty or can't be read, or names of files to be read are not UTF-8.
+    """
     folder = Path(os.path.abspath(root.expanduser()))  # noqa: PTH100  (resolve() would lose the user's own path)
     _require_folder(folder)
     paths = sorted(_walk(folder))
     files = tuple(path for path in paths if os.path.basename(path) != SYNTHETIC_MARK)  # noqa: PTH119  (thousands)
+    _require_text(str(folder), files)
     if not files:
         raise UserError("this folder holds no files", value=folder, fix="check --data: the download may have failed")
     return Listing(str(folder), files, len(files) < len(paths) or _marked_above(folder))
@@ -59,6 +67,11 @@ def name_some(names: list[str], limit: int) -> str:
     """Return the names joined by commas, cut after ``limit`` with a count of the rest."""
     rest = len(names) - limit
     return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file below a folder, or a folder on the way to it, is hidden, as macOS's ``._`` files are."""
+    return any(part.startswith(".") for part in Path(name).parts)
 
 
 def marked_synthetic(folder: Path) -> bool:
@@ -86,8 +99,31 @@ def _walk(folder: Path) -> Iterator[str]:
         for entry in entries:
             if _is_folder(entry):
                 pending.append(entry.path)
-            elif entry.is_symlink() or entry.is_file():  # a broken link is reported by whoever opens it
+            else:  # a broken link, a pipe or a device is reported by whoever would read it
                 yield entry.path
+
+
+def _require_text(folder: str, paths: Sequence[str]) -> None:
+    """Refuse names that are not UTF-8 where files are read under them; other files are only counted."""
+    if not is_text(folder):
+        raise UserError(
+            "the path of this folder is not UTF-8, and tables and reports can't hold it",
+            value=escaped(folder),
+            fix=f"rename it: {move_command(folder)}",
+        )
+    odd = [name for path in paths if not is_text(path) and _is_read(name := os.path.relpath(path, folder))]
+    if odd:
+        count = "a name is" if len(odd) == 1 else f"{len(odd):,} names are"
+        raise UserError(
+            f"{count} not UTF-8, and tables and reports can't hold such names",
+            value=f"{folder}: {name_some([escaped(name) for name in odd], 20)}",
+            fix=f"where they are Latin-1, rename them: {rename_command(folder)}",
+        )
+
+
+def _is_read(name: str) -> bool:
+    """Whether a file is read for its name: an image or a table, in no hidden folder."""
+    return name.lower().endswith(READ_SUFFIXES) and not is_hidden(name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -138,24 +174,25 @@ def _marked_above(folder: Path) -> bool:
 PNG_HEADER_BYTES = 24
 PNG_START = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+READ_SUFFIXES = (*IMAGE_SUFFIXES, ".h5", ".hdf5", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def png_size_px(path: str) -> tuple[int, int]:
     """Return (width, height) of a PNG from its first 24 bytes."""
+    _require_file(path)
     with open(path, "rb") as stream:  # noqa: PTH123  (thousands of files)
         header = stream.read(PNG_HEADER_BYTES)
-    if not header:
-        raise ValueError("empty file")
-    if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
-        raise ValueError("not a PNG")
+        if not header:
+            raise ValueError("empty file")
+        if len(header) < PNG_HEADER_BYTES or not header.startswith(PNG_START):
+            found = stand_in(header + stream.read(START_BYTES))
+            raise ValueError(found.words if found else "not a PNG")
     return _png_size_px(header)
 
 
 def image_size_px(path: str) -> tuple[int, int]:
     """Return (width, height) of an image file of any format that histotune reads."""
-    status = os.stat(path)  # noqa: PTH116  (a pipe would block when opened)
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "a device or pipe")
+    _require_file(path)
     with open(path, "rb") as stream:  # noqa: PTH123
         header = stream.read(PNG_HEADER_BYTES)
         if not header:
@@ -164,6 +201,13 @@ def image_size_px(path: str) -> tuple[int, int]:
             return _png_size_px(header)
         stream.seek(0)
         return _pillow_size_px(stream)
+
+
+def _require_file(path: str) -> None:
+    """Refuse what is no file: a pipe would block whoever opens it."""
+    mode = os.stat(path).st_mode  # noqa: PTH116  (thousands of files)
+    if not stat.S_ISREG(mode):
+        raise ValueError("a folder" if stat.S_ISDIR(mode) else "a device or pipe")
 
 
 def encoded_size_px(data: bytes) -> tuple[int, int]:
@@ -198,7 +242,9 @@ def _pillow_size_px(stream: BinaryIO) -> tuple[int, int]:
         with Image.open(stream, formats=("PNG", "JPEG", "TIFF", "BMP", "WEBP")) as image:
             size = image.size
     except UnidentifiedImageError as error:
-        raise ValueError("not an image") from error
+        stream.seek(0)
+        found = stand_in(stream.read(START_BYTES))
+        raise ValueError(found.words if found else "not an image") from error
     except Image.DecompressionBombError as error:
         raise ValueError("more pixels than a tile can have") from error
     except Exception as error:  # Pillow's plugins raise many types on damaged headers
@@ -243,6 +289,7 @@ def explained_parquet_errors(path: str) -> Iterator[None]:
             "the parquet file can't be read (permission denied)", value=path, fix=f"chmod u+r {path}"
         ) from error
     except Exception as error:  # pyarrow raises OSError, ValueError, MemoryError and types of its own
+        refuse_stand_in(path, "this parquet file")
         raise UserError(
             f"the parquet file is truncated or damaged ({_first_line(error)})", value=path, fix="download it again"
         ) from error
@@ -293,16 +340,48 @@ def _first_line(error: BaseException) -> str:
 
 def read_text_table(path: str, fix: str, separator: str = ",", header: bool = True) -> pl.DataFrame:
     """Read a CSV file, plain or gzipped, as columns of text."""
-    import polars as pl
-
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            raise UserError("this is a folder or a device, not a table", value=path, fix=fix)
-        return pl.read_csv(path, infer_schema=False, separator=separator, has_header=header)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"this table can't be read ({error.strerror or error})", value=path, fix=fix) from error
-    except (Exception, pl.exceptions.PanicException) as error:  # a damaged gzip file ends in a panic of polars
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"this table can't be read ({reason[0].rstrip('.')})", value=path, fix=fix) from error
+        return read_csv(Path(path), separator=separator, has_header=header)
+    except TableError as error:
+        raise UserError(f"this table can't be read ({error})", value=path, fix=fix_of([str(error)], fix)) from error
+
+
+# ---- HDF5 files ----
+
+
+MOST_COMPRESSION = 1100  # deflate, which packs best among the filters of HDF5, reaches 1032
+
+
+def own_dataset(file: Any, name: str) -> Any:  # noqa: ANN401  (h5py has no types)
+    """Return a data set of an open HDF5 file, None where there is none; one whose values lie in other files is refused.
+
+    External links, virtual data sets and external storage would read files that nobody named.
+    """
+    import h5py
+
+    link = file.get(name, getlink=True)
+    if link is None:
+        return None
+    if isinstance(link, h5py.HardLink):
+        found = file[name]
+        if not isinstance(found, h5py.Dataset):
+            return None
+        if not found.is_virtual and not found.external:
+            _require_room(file, found)
+            return found
+    raise UserError(
+        f'"{name}" in this file is a link to elsewhere',
+        value=file.filename,
+        fix="write the values themselves into the file",
+    )
+
+
+def _require_room(file: Any, found: Any) -> None:  # noqa: ANN401  (h5py has no types)
+    """Refuse a data set that claims more values than its file can hold; reading it would take for ever."""
+    size = os.stat(file.filename).st_size  # noqa: PTH116
+    if found.size is not None and found.size * found.dtype.itemsize > MOST_COMPRESSION * size:
+        raise UserError(
+            f'"{found.name.lstrip("/")}" in this HDF5 file claims {found.size:,} values, more than the file can hold',
+            value=file.filename,
+            fix="copy or download the file again",
+        )

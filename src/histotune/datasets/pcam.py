@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import time
@@ -23,7 +22,7 @@ from histotune.datasets.dataset_spec import choose_scale, tiles_of
 from histotune.datasets.disk import Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, Copy, keep_rows, opened_hdf5, part_table
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_json, user_dir, write_json
+from histotune.tools.files import hash_json, read_json, unsealed, user_dir, write_sealed
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -230,7 +229,7 @@ def _file_states(parts: Sequence[Part]) -> list[list[object]]:
 
 def _recall(path: Path) -> list[_Answer] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = unsealed(read_json(path), ("answers",))
         return [_Answer(answer["slides"], answer["notes"]) for answer in data["answers"]]
     except FileNotFoundError:
         return None
@@ -245,7 +244,7 @@ def _remember(path: Path, states: list[list[object]], answers: Sequence[_Answer]
     if time.time_ns() - newest < FRESH_NS:
         return
     try:
-        write_json(path, {"answers": [{"slides": answer.slides, "notes": answer.notes} for answer in answers]})
+        write_sealed(path, {"answers": [{"slides": answer.slides, "notes": answer.notes} for answer in answers]})
     except UserError as error:
         LOG.warning("the join of slides can't be kept: %s", error)
 

@@ -24,6 +24,7 @@ from histotune.datasets.disk import (
 )
 from histotune.datasets.pcam_files import PARTS, SIDE_PX, Copy, Part, found_twice, numbered_ids
 from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.stand_ins import fix_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -254,7 +255,7 @@ def _check_kaggle_files(listing: Listing, paths: list[str], on_bad_image: OnBadI
         bad = [f"{listing.relative(paths[0])} ({size})"]
     if bad:
         what = f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read"
-        raise _damaged(name_some(bad, 100), what, fix=f"{KAGGLE_AGAIN}, or pass --on-bad-image skip")
+        raise _damaged(name_some(bad, 100), what, fix=fix_of(bad, f"{KAGGLE_AGAIN}, or pass --on-bad-image skip"))
     if size != (SIDE_PX, SIDE_PX):
         what = f"this is no patch of PatchCamelyon ({size[0]} x {size[1]} pixels)"
         raise _damaged(paths[0], what, f"{SIDE_PX} x {SIDE_PX} pixels", KAGGLE_AGAIN)

@@ -7,16 +7,19 @@ import re
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 from histotune.datasets.dataset_spec import known_specs
-from histotune.datasets.disk import read_text_table
+from histotune.datasets.disk import own_dataset, read_text_table
 from histotune.datasets.splits.folds import keyed_hash
 from histotune.datasets.tileset import patch_camelyon_group_id, tile_table
 from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.files import require_regular
+from histotune.tools.stand_ins import refuse_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -124,13 +127,26 @@ def part_table(part: Part, rows_N: NDArray[np.int64], scale: ChosenScale) -> pl.
 HDF5_PATTERN = re.compile(
     r"camelyonpatch_level_2_split_(?P<part>train|valid|test)_(?P<kind>x\.h5|y\.h5|meta\.csv)(?P<gz>\.gz)?"
 )
+KAGGLE_PATTERN_X = re.compile(r"(?P<part>training|validation|test)_split\.h5(?P<gz>\.gz)?")
+"""Pixels as Kaggle's data set metastatic-tissue-classification-patchcamelyon names them; the rest has its own names."""
+PART_OF_KAGGLE = {"training": "train", "validation": "valid", "test": "test"}
 EXAMPLE_NAME = "camelyonpatch_level_2_split_test_x.h5"
 
 
 def claim_hdf5(listing: Listing) -> str | None:
     """Return a file that shows the HDF5 copy, packed or not; None where there is none."""
-    names = ((path, HDF5_PATTERN.fullmatch(os.path.basename(path))) for path in listing.paths)  # noqa: PTH119
-    return next((path for path, match in names if match is not None and match["kind"] != "meta.csv"), None)
+    named = ((path, _part_and_kind(path)) for path in listing.paths)
+    return next((path for path, found in named if found is not None and not found[1].startswith("meta")), None)
+
+
+def _part_and_kind(path: str) -> tuple[str, str] | None:
+    """Return the part of a file and what it holds, such as "x.h5"; None for other files."""
+    name = os.path.basename(path)  # noqa: PTH119
+    if match := HDF5_PATTERN.fullmatch(name):
+        return match["part"], match["kind"] + (match["gz"] or "")
+    if match := KAGGLE_PATTERN_X.fullmatch(name):
+        return PART_OF_KAGGLE[match["part"]], "x.h5" + (match["gz"] or "")
+    return None
 
 
 def read_hdf5(listing: Listing) -> Copy:
@@ -138,12 +154,13 @@ def read_hdf5(listing: Listing) -> Copy:
     found = _named_files(listing)
     whole, packed, errors = [], dict[str, list[str]](), list[UserError]()
     for part in PARTS:
-        present = [found[part, kind] for kind in ("x.h5", "y.h5") if (part, kind) in found]
+        present = [kind for kind in ("x.h5", "y.h5") if (part, kind) in found]
         gz = [found[part, kind] for kind in ("x.h5.gz", "y.h5.gz") if (part, kind) in found]
         if len(present) == 2:
             whole.append(part)
         elif present:
-            errors.append(_missing_counterpart(listing, part, present[0], gz))
+            other = "y.h5" if present[0] == "x.h5" else "x.h5"
+            errors.append(_missing_counterpart(listing, part, other, found[part, present[0]], gz))
         elif gz:
             packed[part] = gz
     raise_together(errors)
@@ -162,18 +179,18 @@ def read_hdf5(listing: Listing) -> Copy:
 def _named_files(listing: Listing) -> dict[tuple[str, str], str]:
     found: dict[tuple[str, str], str] = {}
     for path in listing.paths:
-        match = HDF5_PATTERN.fullmatch(os.path.basename(path))  # noqa: PTH119
-        if match is None:
+        named = _part_and_kind(path)
+        if named is None:
             continue
-        first = found.setdefault((match["part"], match["kind"] + (match["gz"] or "")), path)
+        first = found.setdefault(named, path)
         if first != path:
             places = f"{listing.relative(first)} and {listing.relative(path)}"
             raise found_twice("the same part of PatchCamelyon was found twice", places)
     return found
 
 
-def _missing_counterpart(listing: Listing, part: str, present: str, gz: list[str]) -> UserError:
-    other = f"camelyonpatch_level_2_split_{part}_{'y' if present.endswith('_x.h5') else 'x'}.h5"
+def _missing_counterpart(listing: Listing, part: str, kind: str, present: str, gz: list[str]) -> UserError:
+    other = f"camelyonpatch_level_2_split_{part}_{kind}"
     return UserError(
         f"part {part} is incomplete: {other} is missing beside",
         value=listing.relative(present),
@@ -244,6 +261,7 @@ def opened_hdf5(path: str) -> Iterator[Any]:
     import h5py
 
     try:
+        require_regular(Path(path))
         with h5py.File(path, "r") as file:
             yield file
     except UserError:
@@ -251,6 +269,7 @@ def opened_hdf5(path: str) -> Iterator[Any]:
     except (PermissionError, FileNotFoundError) as error:
         raise UserError("this file can't be opened", value=path, fix=f"ls -l {path}, then chmod u+r {path}") from error
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
+        refuse_stand_in(path, "this HDF5 file")
         raise UserError(
             f"this HDF5 file is truncated or damaged ({str(error).rstrip('.')})",
             value=path,
@@ -259,9 +278,10 @@ def opened_hdf5(path: str) -> Iterator[Any]:
 
 
 def _dataset(file: Any, name: str, path: str) -> Any:  # noqa: ANN401  (h5py has no types)
-    if name not in file or not hasattr(file[name], "dtype"):
+    found = own_dataset(file, name)
+    if found is None:
         raise _another_file(path, f'this HDF5 file has no data set "{name}" (it holds: {", ".join(file) or "nothing"})')
-    return file[name]
+    return found
 
 
 def _read_slides(path: str, n_tiles: int) -> list[str | None]:

@@ -15,6 +15,8 @@ from histotune.datasets.disk import marked_synthetic, name_some, size_or_reason
 from histotune.datasets.tileset import tile_table
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.progress import track
+from histotune.tools.stand_ins import fix_of
+from histotune.tools.streams import escaped, is_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -93,6 +95,7 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
     if not rows:
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
     root = config.path if config.path.is_dir() else config.path.parent
+    _require_text(rows, root)
     given = _given(rows, spec, root)
     sizes = _check_places(given, config)
     classes, labels = _classes(given["label"].to_list(), spec, config)
@@ -108,6 +111,17 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
     known = (*([classes.note] if classes.note else []), *_unknown_notes(given), *_part_notes(given))
     said = (scale.note, *notes, *known)
     return tiles_of(spec, tile_table(columns), classes.names, said, synthetic=marked_synthetic(root))
+
+
+def _require_text(rows: Sequence[Tile], root: Path) -> None:
+    """Refuse places whose names are not UTF-8, whoever names them: a table can't hold them."""
+    odd = [path for row in rows if not is_text(path := _absolute(row.path, root))]
+    if odd:
+        raise UserError(
+            f"{len(odd):,} tiles lie at paths that are not UTF-8, and tables and reports can't hold them",
+            value=name_some([escaped(path) for path in odd], 20),
+            fix="rename the files, or the folders above them, in UTF-8",
+        )
 
 
 def _given(rows: Sequence[Tile], spec: DatasetSpec, root: Path) -> pl.DataFrame:
@@ -148,7 +162,7 @@ def _check_places(given: pl.DataFrame, config: DatasetConfig) -> list[tuple[int,
         errors.append(UserError("these parts are unknown", value=name_some(unknown, 10), allowed=allowed, fix=fix))
     if bad and config.on_bad_image == "fail":
         what = f"{len(bad):,} {'image' if len(bad) == 1 else 'images'} can't be read"
-        fix = "copy these files again, remove them, or leave them out with --on-bad-image skip"
+        fix = fix_of(bad, "copy these files again, remove them, or leave them out with --on-bad-image skip")
         errors.append(UserError(what, value=name_some(bad, 100), fix=fix))
     raise_together(errors)
     return sizes

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from histotune.datasets.config import DatasetConfig
 
 
+LEVEL = "Perhaps another level of folders: "  # how notes begin that doubt that --data is the right folder
 MppSource = Literal["nominal", "estimated", "user"]
 
 TILE_SCHEMA = pl.Schema(
@@ -206,7 +207,10 @@ def require_classes(tiles: TileSet, purpose: str) -> None:
             f"{purpose} needs tiles of at least two classes and found {len(present)}",
             value=", ".join(present) or "none labelled",
             allowed=", ".join(tiles.class_names),
-            fix="check --data and --train-magnification; `histotune data describe` lists what is there",
+            fix=next(
+                (note for note in tiles.notes if note.startswith(LEVEL)),
+                "check --data and --train-magnification; `histotune data describe` lists what is there",
+            ),
         )
 
 

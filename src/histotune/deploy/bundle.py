@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from histotune.backbones.entries import BackboneConfig
-from histotune.heads.head import (
-    Head,
-    load_head,
-    save_head,
-)
+from histotune.heads.head import Head  # noqa: TC001  (part of a record that others introspect)
+from histotune.heads.saved_head import read_head, save_head
 from histotune.images.config import ViewConfig
-from histotune.tools.devices import Precision  # noqa: TC001  (part of a record that others introspect)
+from histotune.tools.atomic import bring_back
+from histotune.tools.devices import Precision
 from histotune.tools.errors import UserError
-from histotune.tools.files import write_json
+from histotune.tools.files import CHECKSUM, hash_json, read_json, write_sealed
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+BUNDLE_FILE = "bundle.json"
+HEAD_CHECKSUM = "head_checksum"
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,31 @@ class Bundle:
     precision: Precision
 
 
+class Surroundings(BaseModel):
+    """What ``bundle.json`` says beside its checksums."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backbone: BackboneConfig
+    view: ViewConfig
+    precision: Precision
+
+
 def save_bundle(bundle: Bundle, folder: Path) -> None:
-    """Write a head and its surroundings.
+    """Write a head and its surroundings, which name the head's checksum and carry one of their own.
 
     Args:
         bundle: What to save.
         folder: Made when missing.
     """
-    save_head(bundle.head, folder)
-    write_json(
-        folder / "bundle.json",
-        {
-            "backbone": bundle.backbone.model_dump(mode="json"),
-            "view": bundle.view.model_dump(mode="json"),
-            "precision": bundle.precision,
-        },
-    )
+    saved = save_head(bundle.head, folder)
+    facts = {
+        "backbone": bundle.backbone.model_dump(mode="json"),
+        "view": bundle.view.model_dump(mode="json"),
+        "precision": bundle.precision,
+        HEAD_CHECKSUM: saved.checksum,
+    }
+    write_sealed(folder / BUNDLE_FILE, facts)
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -63,8 +72,9 @@ def load_bundle(folder: Path) -> Bundle:
     Raises:
         UserError: No head there, or a damaged one.
     """
+    bring_back(folder)
     for place in (folder, folder / "head", folder / "head-direct"):
-        if (place / "bundle.json").is_file():
+        if (place / BUNDLE_FILE).is_file():
             folder = place
             break
     else:
@@ -75,9 +85,25 @@ def load_bundle(folder: Path) -> Bundle:
             fix="histotune run RECIPE --out DIR, then pass DIR",
         )
     try:
-        data = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
-        backbone, view = BackboneConfig(**data["backbone"]), ViewConfig(**data["view"])
-        precision = data["precision"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
-        raise UserError("bundle.json is damaged", value=folder, fix="repeat the run that wrote this head") from error
-    return Bundle(load_head(folder), backbone, view, precision)
+        facts = _object(folder)
+        sums = [str(facts.pop(name, "")) for name in (HEAD_CHECKSUM, CHECKSUM)]
+        around = Surroundings.model_validate(facts)
+    except (ValueError, ValidationError) as error:
+        raise _damaged("bundle.json is damaged", folder) from error
+    saved = read_head(folder)
+    if sums[1] != (hash_json(facts | {HEAD_CHECKSUM: sums[0]}) if saved.checksum else ""):
+        raise _damaged("bundle.json has changed since it was written", folder)
+    if sums[0] != saved.checksum:
+        raise _damaged("bundle.json belongs to another head than the one beside it", folder)
+    return Bundle(saved.head, around.backbone, around.view, around.precision)
+
+
+def _object(folder: Path) -> dict[str, Any]:
+    facts = read_json(folder / BUNDLE_FILE)
+    if not isinstance(facts, dict):
+        raise ValueError("no JSON object")
+    return facts
+
+
+def _damaged(what: str, folder: Path) -> UserError:
+    return UserError(what, value=folder, fix="copy the folder again, or repeat the run that wrote this head")

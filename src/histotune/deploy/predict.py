@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -13,7 +15,9 @@ from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
 from histotune.images.view_checks import view_notes
-from histotune.tools.files import atomic_path
+from histotune.tools.atomic import atomic_path
+from histotune.tools.errors import UserError
+from histotune.tools.tabular import write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from histotune.datasets.config import OnBadImage
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.space import EmbeddingConfig
+    from histotune.heads.head import Head
     from histotune.images.config import LoaderConfig
 
 LOG = logging.getLogger(__name__)
@@ -57,10 +62,12 @@ def predict(bundle: Bundle, backbone: BackboneSpec, images: Sequence[Path], sett
         settings: Device, batch size, cache.
 
     Returns:
-        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class; nulls for images that were
-        skipped as unreadable.
+        A row per image: ``path``, ``predicted``, ``probability_<class>`` per class, and how these decide: the head's
+        ``threshold`` and the ``decision`` in words; nulls for images that were skipped as unreadable.
     """
     tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
+    for note in tiles.notes:
+        LOG.warning(note)
     embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
     request = EmbedRequest(backbone, bundle.view, embedding, settings.loader, settings.cache, settings.on_bad_image)
     embeddings = embed(tiles, request)
@@ -78,19 +85,77 @@ def predict(bundle: Bundle, backbone: BackboneSpec, images: Sequence[Path], sett
             "predicted": [names[index] for index in predicted],
             **{f"probability_{name}": probability_NK[:, index] for index, name in enumerate(names)},
         }
-    )
+    ).with_columns(*_decision(bundle.head))
     return pl.DataFrame({"path": tiles.tile_ids}).join(found, on="path", how="left", maintain_order="left")
 
 
+def _decision(head: Head) -> tuple[pl.Expr, pl.Expr]:
+    """Return the head's threshold, and in words how the probabilities decide."""
+    if len(head.class_names) != 2:
+        return pl.lit(None, pl.Float64).alias("threshold"), pl.lit("the most probable class").alias("decision")
+    other, positive = head.class_names
+    words = f"{positive} where probability_{positive} is at least the threshold, else {other}"
+    return pl.lit(float(head.threshold)).alias("threshold"), pl.lit(words).alias("decision")
+
+
+# ---- The table as a file ----
+
+
+TEXT = {"": ",", ".csv": ",", ".txt": ",", ".tsv": "\t"}  # what parts the cells, by the suffix of the file
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
+MAX_EXCEL_ROWS = 2**20 - 1  # of one sheet, below its header
+
+
+def check_table_name(out: Path) -> None:
+    """Find out before anything is computed whether a table of this name can be written.
+
+    Raises:
+        UserError: The suffix stands for another kind of file, or for one that needs a package that is missing.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in TEXT and suffix not in TABLE_SUFFIXES:
+        raise UserError(
+            "tables of predictions are not written in this format",
+            value=out,
+            allowed=", ".join(TABLE_SUFFIXES),
+            fix=f"--out {out.with_suffix('.csv')}",
+        )
+    if suffix == ".xlsx" and find_spec("xlsxwriter") is None:
+        raise UserError(
+            "writing .xlsx needs the package xlsxwriter, which is not installed",
+            value=out,
+            allowed=".csv, .tsv, .parquet",
+            fix=f"pip install 'histotune[excel]', or --out {out.with_suffix('.csv')}",
+        )
+
+
 def write_predictions(table: pl.DataFrame, out: Path) -> None:
-    """Write a table of predictions as CSV or Parquet, by its suffix, atomically.
+    """Write a table of predictions by the suffix of its file, atomically.
 
     Args:
         table: From :func:`predict`.
-        out: ``.parquet``, or anything else for CSV.
+        out: ``.parquet``, ``.xlsx``, ``.tsv``, or CSV.
     """
+    check_table_name(out)
+    suffix = out.suffix.lower()
+    if suffix == ".xlsx" and table.height > MAX_EXCEL_ROWS:
+        what = f"a sheet of .xlsx has room for {MAX_EXCEL_ROWS:,} rows, and these are {table.height:,}"
+        raise UserError(what, value=out, fix=f"--out {out.with_suffix('.csv')}")
     with atomic_path(out) as temporary:
-        if out.suffix == ".parquet":
-            table.write_parquet(temporary)
+        if suffix == ".parquet":
+            write_parquet(table, temporary)
+        elif suffix == ".xlsx":
+            temporary.write_bytes(_excel(table))
         else:
-            table.write_csv(temporary)
+            temporary.write_bytes(table.write_csv(separator=TEXT[suffix]).encode())
+
+
+def _excel(table: pl.DataFrame) -> bytes:
+    """Return a table as the bytes of an Excel file; text that begins like a formula or an address stays text."""
+    import xlsxwriter
+
+    held = io.BytesIO()
+    as_text = {"in_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
+    with xlsxwriter.Workbook(held, as_text) as book:
+        table.write_excel(book, worksheet="predictions", float_precision=6)
+    return held.getvalue()

@@ -167,7 +167,13 @@ def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> 
         job = _Job(request, device, choice.precision, space, Store(request.cache, space), index, reader, rows, workers)
         found = _read_or_compute(job, rows.keys)
     pixels = hash_bytes(*(one for _, one in sorted(zip(tiles.tile_ids, content, strict=True))))  # whatever their order
-    return replace(found, tile_ids=tiles.tile_ids, pixel_fingerprint=pixels, precision_reason=choice.reason)
+    return replace(
+        found,
+        tile_ids=tiles.tile_ids,
+        pixel_fingerprint=pixels,
+        precision_reason=choice.reason,
+        sha256_N32=np.frombuffer(bytes.fromhex("".join(content)), dtype=np.uint8).reshape(-1, 32),
+    )
 
 
 def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
@@ -182,7 +188,7 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
             LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(keys):,}")
         gathered = gather(job.store, job.store.manifests(), keys)
         if gathered is not None:
-            job.store.mark_used()
+            job.store.mark_used(gathered.blocks)
             return replace(gathered, n_computed=n_computed)
     raise UserError(
         "the cache gives back other bytes than were written",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import zipfile
@@ -12,10 +13,14 @@ import numpy as np
 
 from histotune.backbones.catalog import ExternalFile
 from histotune.backbones.spec import ColumnBlock
+from histotune.datasets.disk import own_dataset
 from histotune.embeddings.gather import gather, missing_content
+from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, atomic_path, canonical_json, hash_file
+from histotune.tools.files import canonical_json, hash_file, parse_json, require_regular
 from histotune.tools.progress import track
+from histotune.tools.stand_ins import fix_of, refuse_stand_in
+from histotune.tools.tabular import TableError, named_twice, read_csv, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -249,7 +254,7 @@ def _write_parquet(table: ExportTable, path: Path) -> None:
     facts = pa.table(columns)
     field = pa.field("embedding", pa.list_(pa.float32(), dim))
     schema = pa.schema([*facts.schema, field], metadata={"histotune": canonical_json(table.facts)})
-    with pq.ParquetWriter(path, schema) as writer:
+    with path.open("wb") as stream, pq.ParquetWriter(stream, schema) as writer:
         for start in range(0, len(table.content), ROWS_PER_GROUP):
             rows_ND = np.ascontiguousarray(table.features_ND[start : start + ROWS_PER_GROUP], dtype=np.float32)
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows_ND.reshape(-1)), dim)
@@ -299,7 +304,8 @@ def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) ->
     tiles = table.tiles.take(np.asarray(rows))
     places_N2 = np.full((len(rows), 2), -1, np.int64) if table.places_N2 is None else table.places_N2[rows]
     features_ND = np.ascontiguousarray(table.features_ND[rows], dtype=np.float32)
-    with h5py.File(path, "w") as file:
+    written = io.BytesIO()  # the library would tell of a full disk in words of its own
+    with h5py.File(written, "w") as file:
         features = _growing(file, "features", features_ND)
         features.attrs.update({"name": slide, "encoder": table.space.backbone, "histotune": json.dumps(table.facts)})
         coords = _growing(file, "coords", places_N2)
@@ -309,6 +315,7 @@ def _write_slide(table: ExportTable, slide: str, rows: list[int], path: Path) ->
         file.create_dataset("tile_id", data=list(tiles.tile_ids), dtype=text)
         file.create_dataset("content", data=np.array([table.content[row] for row in rows], dtype="S64"))
         file.create_dataset("label", data=tiles.labels_N)
+    path.write_bytes(written.getbuffer())
 
 
 def _growing(file: h5py.File, name: str, values: NDArray[Any]) -> h5py.Dataset:
@@ -397,10 +404,12 @@ def read_foreign(path: Path) -> ForeignRows:
             fix="save them as npz with arrays `features` and `tile_id`",
         )
     try:
+        require_regular(path)
         columns, facts = readers[path.suffix](path)
     except UserError:
         raise
     except Exception as error:  # h5py, numpy and pyarrow raise many types on damaged files
+        refuse_stand_in(path, "this file of embeddings")
         raise UserError(
             f"this file of embeddings can't be read ({error})",
             value=path,
@@ -409,19 +418,26 @@ def read_foreign(path: Path) -> ForeignRows:
     return _checked(path, columns, facts)
 
 
+PLACES = ("tile_id", "x", "y")
+
+
 def read_places(path: Path) -> dict[str, tuple[int, int]]:
     """Read where tiles lie on their slides."""
     import polars as pl
 
     try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        table = read_parquet(path) if path.suffix == ".parquet" else read_csv(path)
+        twice = named_twice(table.columns, PLACES)
+        if twice:
+            raise TableError(f"two columns are named {twice[0]}")
+        table = table.rename({name: name.strip() for name in table.columns if name.strip() in PLACES})
         rows = table.select(pl.col("tile_id").cast(pl.String), pl.col("x", "y").cast(pl.Float64).cast(pl.Int64))
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (TableError, pl.exceptions.PolarsError) as error:
         raise UserError(
-            "this table of coordinates can't be read",
+            f"this table of coordinates can't be read ({str(error).splitlines()[0]})",
             value=path,
-            allowed="columns tile_id, x, y",
-            fix="write it as CSV with these three columns",
+            allowed=f"columns {', '.join(PLACES)}",
+            fix=fix_of([str(error)], "write it as CSV with these three columns"),
         ) from error
     return {tile_id: (x, y) for tile_id, x, y in rows.drop_nulls().iter_rows()}
 
@@ -436,30 +452,24 @@ def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if (values := _dataset(file, name)) is not None
         }
         attributes = dict(file["features"].attrs) if "features" in columns else {}
-    facts = json.loads(attributes["histotune"]) if "histotune" in attributes else {}
+    facts = parse_json(attributes["histotune"]) if "histotune" in attributes else {}
     return columns, {"encoder": str(attributes.get("encoder", "")), **facts}
 
 
 def _dataset(file: h5py.File, name: str) -> NDArray[Any] | None:
-    """Read a data set of this very file; links would read files that nobody named."""
+    """Return the values of a data set; None where there is none."""
     import h5py
 
-    if name not in file:
+    values = own_dataset(file, name)
+    if values is None:
         return None
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink) or file[name].is_virtual or file[name].external:
-        raise UserError(
-            f'"{name}" in this file is a link to elsewhere',
-            value=file.filename,
-            fix="write the values themselves into the file",
-        )
-    values = file[name]
     return np.asarray(values.asstr()[()] if h5py.check_string_dtype(values.dtype) else values[()])
 
 
 def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     with np.load(path, allow_pickle=False) as file:
         columns = {name: file[name] for name in (*FEATURES, "coords", "tile_id", "content") if name in file}
-        facts = json.loads(str(file["facts"])) if "facts" in file else {}
+        facts = parse_json(str(file["facts"])) if "facts" in file else {}
     return columns, facts
 
 
@@ -486,7 +496,7 @@ def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if "x" in columns and "y" in columns:
         columns["coords"] = np.stack([columns.pop("x"), columns.pop("y")], axis=1)
     metadata = file.schema_arrow.metadata or {}
-    return columns, json.loads(metadata[b"histotune"]) if b"histotune" in metadata else {}
+    return columns, parse_json(metadata[b"histotune"]) if b"histotune" in metadata else {}
 
 
 def _checked(path: Path, columns: Mapping[str, Any], facts: Mapping[str, Any]) -> ForeignRows:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histotune.embeddings.space import Embeddings
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_bytes, lock, read_json, write_json
+from histotune.tools.files import hash_bytes, json_or_none, lock, write_json
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class MappedFile:
 
 def read_seal(path: Path) -> dict[str, object]:
     """Return what is written beside a gathered matrix; empty where it can't be read."""
-    data = read_json(path)
+    data = json_or_none(path)
     return data if isinstance(data, dict) else {}
 
 

@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.tools.files import is_regular_file, unfinished_name
+from histotune.tools.atomic import unfinished_name
+from histotune.tools.files import is_regular_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ spread between tiles.
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 
 from histotune.tools.devices import Computed, choose_precision
 from histotune.tools.errors import UserError
-from histotune.tools.files import lock, write_json
+from histotune.tools.files import lock, read_json, unsealed, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -150,6 +149,7 @@ def spread_rows(n_rows: int, n_wanted: int = CHECK_TILES) -> NDArray[np.int64]:
 
 
 LOG = logging.getLogger(__name__)
+CHOICE_FACTS = ("precision", "checks", "reason")
 WAIT_S = 24 * 3600.0  # another process may be checking a large network on a CPU
 
 
@@ -158,11 +158,21 @@ def remembered_choice(request: EmbedRequest, device: ComputeDevice, index: HashI
     tried = _tried(request, device)
     if len(tried) == 1:
         return PrecisionChoice("fp32", (), "nothing faster than fp32 was asked for, or is there")
+    return read_choice(_record(request, device, index), tried)
+
+
+def read_choice(path: Path, tried: Sequence[Computed]) -> PrecisionChoice | None:
+    """Return the answer of an earlier check; None where there is none, or its record is damaged."""
     try:
-        data = json.loads(_record(request, device, index).read_text(encoding="utf-8"))
+        data = unsealed(read_json(path), CHOICE_FACTS)
         checks = tuple(PrecisionCheck(**check) for check in data["checks"])
-        return PrecisionChoice(data["precision"], checks, data["reason"])
-    except (OSError, ValueError, KeyError, TypeError):  # never checked, or the record is damaged: check (again)
+        if data["precision"] not in tried:
+            raise ValueError(data["precision"])
+        return PrecisionChoice(data["precision"], checks, str(data["reason"]))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        LOG.warning("the record of a precision check is damaged (%s), and it is checked again: %s", error, path)
         return None
 
 
@@ -193,7 +203,7 @@ def _check(
     elif choice.checks:
         LOG.info(choice.reason)
     if choice.checks:
-        _remember(choice, _record(request, device, index))
+        write_choice(choice, _record(request, device, index))
     return choice
 
 
@@ -225,9 +235,10 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
         yield
 
 
-def _remember(choice: PrecisionChoice, path: Path) -> None:
+def write_choice(choice: PrecisionChoice, path: Path) -> None:
+    """Keep the answer of a check, where the cache can be written."""
     try:
-        write_json(path, asdict(choice))
+        write_sealed(path, asdict(choice))
     except UserError as error:
         LOG.warning("the answer of the precision check can't be kept (%s): %s", error.what, path)
 

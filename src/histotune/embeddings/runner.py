@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import deque
@@ -20,7 +19,7 @@ from histotune.embeddings.store import RunFacts, Store
 from histotune.images.loader import Views
 from histotune.tools.devices import halve_on_out_of_memory, out_of_memory
 from histotune.tools.errors import UserError
-from histotune.tools.files import canonical_json, read_json, write_json
+from histotune.tools.files import canonical_json, parse_json, read_json, unsealed, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -212,8 +211,14 @@ def with_batch_size(
 
 def remembered_batch_size(request: EmbedRequest, space: EmbeddingSpace) -> int | None:
     """Return the batch size found earlier for a space."""
-    found = read_json(_record(request, space))
-    size = found.get("batch_size") if isinstance(found, dict) else None
+    path = _record(request, space)
+    try:
+        size = unsealed(read_json(path), ("batch_size", "rates")).get("batch_size")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        LOG.warning("the batch size found earlier can't be read (%s) and is searched again: %s", error, path)
+        return None
     return size if isinstance(size, int) and 1 <= size <= max(request.embedding.shard_tiles, FIRST_BATCH) else None
 
 
@@ -271,7 +276,7 @@ def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, s
     )
     try:
         found = {"batch_size": rates[-1].batch_size, "rates": [asdict(one) for one in rates]}
-        write_json(_record(request, space), found)
+        write_sealed(_record(request, space), found)
     except UserError as error:
         LOG.warning("the batch size found can't be kept (%s)", error.what)
     return rates[-1].batch_size
@@ -326,10 +331,10 @@ def chosen_space(
 
 def compiled_space(plain: EmbeddingSpace) -> EmbeddingSpace:
     """Return the space of the same settings with a compiled network."""
-    signature = {**json.loads(plain.signature), COMPILER: "inductor"}
+    signature = {**parse_json(plain.signature), COMPILER: "inductor"}
     return with_key(replace(plain, signature=canonical_json(signature)))
 
 
 def is_compiled(space: EmbeddingSpace) -> bool:
     """Return whether a space's rows come from a compiled network."""
-    return COMPILER in json.loads(space.signature)
+    return COMPILER in parse_json(space.signature)

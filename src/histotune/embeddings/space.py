@@ -171,6 +171,7 @@ class Embeddings:
             what the plan would have given in fp32, not equal to the last bit.
         precision_reason: Why they were computed in this precision: the check's figures.
         n_kept_fp32: Rows kept in float32 although the space stores float16.
+        sha256_N32: uint8; content hash of each row's tile. None where rows are known by no tile's bytes.
     """
 
     matrix_ND: NDArray[np.float32] | NDArray[np.float16]
@@ -183,6 +184,7 @@ class Embeddings:
     n_equivalent: int = 0
     precision_reason: str = ""
     n_kept_fp32: int = 0
+    sha256_N32: NDArray[np.uint8] | None = field(default=None, compare=False)  # the fingerprint says the same
 
     def __len__(self) -> int:
         """Return the number of tiles."""
@@ -239,7 +241,8 @@ class Embeddings:
     def take(self, rows: NDArray[np.int64]) -> Embeddings:
         """Return the rows at the given numbers, in that order."""
         tile_ids = tuple(self.tile_ids[row] for row in rows)
-        return replace(self, matrix_ND=self.matrix_ND[rows], tile_ids=tile_ids)
+        sha256_N32 = None if self.sha256_N32 is None else self.sha256_N32[rows]
+        return replace(self, matrix_ND=self.matrix_ND[rows], tile_ids=tile_ids, sha256_N32=sha256_N32)
 
 
 # ---- Settings ----

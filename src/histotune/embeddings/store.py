@@ -8,7 +8,7 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -16,8 +16,18 @@ import numpy as np
 from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, owned_in
 from histotune.embeddings.space import EmbeddingSpace, with_key
+from histotune.tools.atomic import NO_WRITE, atomic_path, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import NO_WRITE, atomic_path, hash_bytes, hash_file, is_locked, unfinished_name, write_json
+from histotune.tools.files import (
+    CHECKSUM,
+    hash_bytes,
+    hash_file,
+    is_locked,
+    read_json,
+    unsealed,
+    write_json,
+    write_sealed,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger(__name__)
+SPACE_FACTS = (*(field.name for field in fields(EmbeddingSpace)), "blocks")
 FOLDER_DIGITS = 32  # of the space's key, in its folder's name
 
 
@@ -76,7 +87,10 @@ class Store:
         Returns:
             The store; its space is named "unknown" where the description is missing or speaks of another space.
         """
-        space = _read_space(folder / "space.json")
+        path = folder / "space.json"
+        space = read_space(path)
+        if space is None and path.exists():
+            LOG.warning("the description of an embedding space can't be read; its next use writes it anew: %s", path)
         if space is None or space.key[:FOLDER_DIGITS] != folder.name:
             space = EmbeddingSpace(folder.name, "unknown", "", "", "{}", "", "{}", "{}")
         return cls(folder.parent.parent, space)
@@ -91,7 +105,7 @@ class Store:
         """Whether histotune wrote this folder: no link, and its description or one of its manifests names its key."""
         if SPACE_NAME.fullmatch(self.folder.name) is None or not is_real_folder(self.folder):
             return False
-        described = _read_space(self.folder / "space.json")
+        described = read_space(self.folder / "space.json")
         if described is not None and described.key[:FOLDER_DIGITS] == self.folder.name:
             return True
         manifests = (read_manifest(path) for path in self._manifest_paths())
@@ -120,12 +134,20 @@ class Store:
     def describe(self, blocks: Iterable[ColumnBlock]) -> None:
         """Write what the space is, for people who look into the folder."""
         facts = {**asdict(self.space), "blocks": [asdict(block) for block in blocks]}
-        write_json(self.folder / "space.json", facts)
+        write_sealed(self.folder / "space.json", facts)
 
-    def mark_used(self) -> None:
-        """Remember that the space was read now, where the cache can be written; `cache ls` shows it."""
-        with suppress(OSError):
-            os.utime(self.folder / "space.json")
+    def mark_used(self, blocks: Iterable[ColumnBlock]) -> None:
+        """Remember that the space was read now, where the cache can be written; `cache ls` shows it.
+
+        Args:
+            blocks: Its column blocks: a description that is damaged or gone is written anew.
+        """
+        path = self.folder / "space.json"
+        with suppress(OSError, UserError):
+            if read_space(path) is None:
+                self.describe(blocks)
+                LOG.warning("the description of an embedding space was damaged and is written anew: %s", path)
+            os.utime(path)
 
     def write_shard(
         self, plan: ShardPlan, matrix_ND: NDArray[np.float32] | NDArray[np.float16], facts: RunFacts
@@ -143,8 +165,9 @@ class Store:
         path = self.folder / "shards" / f"{plan.name}.npy"
         dtype: StorageType = "float16" if matrix_ND.dtype == np.float16 else "float32"
         with atomic_path(path) as temporary:
-            with temporary.open("wb") as stream:
-                np.save(stream, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
+            written = io.BytesIO()  # np.save to a file on disk loses the system's error where there is no room
+            np.save(written, np.ascontiguousarray(matrix_ND, dtype=dtype), allow_pickle=False)
+            temporary.write_bytes(written.getbuffer())
             n_bytes, sha256 = temporary.stat().st_size, hash_file(temporary)
         manifest = Manifest(
             plan.content,
@@ -236,7 +259,7 @@ class Store:
 
     def write_plan(self, plans: Sequence[ShardPlan]) -> None:
         """Write the planned shards before the first of them is computed, so that a resumed run keeps its batches."""
-        write_json(self.folder / "pending.json", [asdict(plan) for plan in plans])
+        write_sealed(self.folder / "pending.json", {PLANS: [asdict(plan) for plan in plans]})
 
     @property
     def ranks_at_work(self) -> bool:
@@ -280,10 +303,10 @@ class Store:
         return ""
 
 
-def _read_space(path: Path) -> EmbeddingSpace | None:
-    """Read a space's description; None where it is missing, damaged, or not what its key says."""
+def read_space(path: Path) -> EmbeddingSpace | None:
+    """Return what a space's description says; None where it is missing, damaged, or not what its key says."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = unsealed(read_json(path), SPACE_FACTS)
         data.pop("blocks")
         space = EmbeddingSpace(**data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -295,7 +318,7 @@ def _read_space(path: Path) -> EmbeddingSpace | None:
 
 
 StorageType = Literal["float32", "float16"]
-CHECKSUM = "checksum"
+PLANS = "plans"
 
 
 @dataclass(frozen=True)
@@ -376,7 +399,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest | None:
     """Read a manifest; None where it is no manifest, or a damaged one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         checksum = data.pop(CHECKSUM, None)
         if checksum is not None and checksum != _checksum(data):
             return None
@@ -392,7 +415,8 @@ def read_manifest(path: Path) -> Manifest | None:
 def read_plans(path: Path) -> tuple[ShardPlan, ...]:
     """Read the shards that an interrupted run had planned."""
     try:
-        plans = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
+        plans = data if isinstance(data, list) else unsealed(data, (PLANS,))[PLANS]  # earlier versions: the list alone
         return tuple(ShardPlan(tuple(plan["content"]), int(plan["batch_size"])) for plan in plans)
     except (KeyError, TypeError) as error:
         raise ValueError(str(error)) from error

@@ -5,10 +5,8 @@ Nothing that a running process holds is touched, nothing that histotune did not 
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sqlite3
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,16 +16,24 @@ from histotune.backbones.catalog import is_record
 from histotune.embeddings.gather import MappedFile, held_content, read_seal
 from histotune.embeddings.owned import NAMES_BY_PLACE, entries, is_real_folder, linked_place, owned_in, survey
 from histotune.embeddings.store import Damage, Store
-from histotune.images.hashes import query_index
+from histotune.images.content_index import (
+    index_damage,
+    is_content_index,
+    looks_like_index,
+    n_entries,
+    remove_index,
+)
+from histotune.tools.atomic import explained_os_errors, unfinished_name
 from histotune.tools.errors import UserError, closest_name, collect, raise_together
 from histotune.tools.files import (
-    explained_os_errors,
+    CHECKSUM,
     is_locked,
     is_regular_file,
+    json_or_none,
     lock,
-    read_json,
+    parse_json,
+    readable_bytes,
     remove_empty_folders,
-    unfinished_name,
 )
 
 if TYPE_CHECKING:
@@ -161,16 +167,26 @@ def remove_spaces(found: Sequence[Store]) -> Removal:
     return Removal(n_removed, tuple(foreign))
 
 
-def remove_rest(cache: Path) -> tuple[str, ...]:
-    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports."""
+def remove_rest(cache: Path, *, with_index: bool = False) -> tuple[str, ...]:
+    """Remove what the cache holds besides spaces: content hashes, the rendered cohort, names of imports.
+
+    Args:
+        cache: Its root folder.
+        with_index: Whether ``hashes.sqlite`` is histotune's, from :func:`is_own_index` before the spaces went.
+
+    Returns:
+        What was removed.
+    """
     from histotune.datasets.synthetic.cohort_folder import cohort_files
 
     removed = []
-    with explained_os_errors(cache / "hashes.sqlite"):
-        for name, is_own in (("hashes.sqlite", _is_hash_index), ("timm_names.json", _is_timm_names)):
-            if is_regular_file(cache / name) and is_own(cache / name):
-                (cache / name).unlink()
-                removed.append(name)
+    with explained_os_errors(cache / HASHES):
+        if with_index:
+            remove_index(cache / HASHES)
+            removed.append(HASHES)
+        if is_regular_file(cache / "timm_names.json") and _is_timm_names(cache / "timm_names.json"):
+            (cache / "timm_names.json").unlink()
+            removed.append("timm_names.json")
         records = [path for path in entries(cache / "external") if is_record(path)]
         for name, files in (("synthetic", cohort_files(cache / "synthetic")), ("external", records)):
             for path in files:
@@ -180,6 +196,34 @@ def remove_rest(cache: Path) -> tuple[str, ...]:
                 removed.append(name)
     removed += [FITS_FOLDER] if remove_fits(unused_fits(cache)) else []
     return tuple(removed)
+
+
+def is_own_index(cache: Path) -> bool:
+    """Return whether a cache's ``hashes.sqlite`` is histotune's: it reads as one, or did before it was damaged."""
+    path = cache / HASHES
+    if not is_regular_file(path):
+        return False
+    return is_content_index(path) or (
+        index_damage(path) is not None and (looks_like_index(path) or bool(stores(cache)))
+    )
+
+
+def damage_of_index(cache: Path) -> str | None:
+    """Return what is wrong with a cache's index of content hashes, every entry read; None where nothing is."""
+    return index_damage(cache / HASHES) if is_own_index(cache) else None
+
+
+def repair_index(cache: Path) -> str | None:
+    """Remove an index of content hashes that is damaged; the next run starts it anew.
+
+    Returns:
+        What was wrong with it; None where nothing was, and nothing was removed.
+    """
+    damage = damage_of_index(cache)
+    if damage is not None:
+        with explained_os_errors(cache / HASHES):
+            remove_index(cache / HASHES)
+    return damage
 
 
 def unused_fits(cache: Path, older_than_s: float = 0.0) -> tuple[Path, ...]:
@@ -257,19 +301,10 @@ def _empty(store: Store) -> None:
             store.folder.rmdir()
 
 
-def _is_hash_index(path: Path) -> bool:
-    """Whether this is the database of content hashes; one that can't be opened may be anybody's."""
-    try:
-        columns = [row[1] for row in query_index(path, "PRAGMA table_info(content)")]
-    except sqlite3.Error:
-        return False
-    return {"path", "row", "size", "mtime_ns", "sha256"} <= set(columns)
-
-
 def _is_timm_names(path: Path) -> bool:
     """Whether these are answers of timm about names, each with the name and the kind of a backbone."""
-    data = read_json(path)
-    specs = data.values() if isinstance(data, dict) else (None,)
+    data = json_or_none(path)
+    specs = [one for name, one in data.items() if name != CHECKSUM] if isinstance(data, dict) else [None]
     return all(isinstance(spec, dict) and {"name", "kind"} <= set(spec) for spec in specs)
 
 
@@ -313,7 +348,9 @@ def _held(store: Store) -> Iterator[None]:
 
 
 MIN_DIGITS = 4  # of a space's key, to name it
+HASHES = "hashes.sqlite"
 FITS_FOLDER = "fits"  # what the heads room keeps in a cache
+LEAST_FIT_BYTES, MOST_FIT_BYTES = 64 * 2**20, 2 * 2**30
 
 
 @dataclass(frozen=True)
@@ -402,6 +439,14 @@ def take_inventory(cache: Path) -> Inventory:
     return Inventory(cache, tuple(spaces), tuple(_others(cache)), _foreign(cache, found))
 
 
+def fits_room(cache: Path) -> int:
+    """Return how many bytes of solved fits a cache keeps: as many as of embeddings, which cost more to make again.
+
+    No less than what an interrupted study of a few thousand tiles needs to go on, and no more than 2 GiB.
+    """
+    return min(MOST_FIT_BYTES, max(LEAST_FIT_BYTES, folder_bytes(cache / "embeddings")))
+
+
 def stores(cache: Path) -> tuple[Store, ...]:
     """Return the store of every space in a cache, by key; folders that histotune did not write are no spaces."""
     found = (Store.at(path) for path in sorted((cache / "embeddings").glob("*")) if path.is_dir())
@@ -434,7 +479,7 @@ def find_stores(cache: Path, names: Sequence[str]) -> tuple[Store, ...]:
 def space_facts(store: Store) -> SpaceFacts:
     """Look at one space."""
     found, space = store.inspect(), store.space
-    signature = json.loads(space.signature)
+    signature = parse_json(space.signature)
     held = held_content(found.sound)
     planned = {one for plan in store.read_plan() for one in plan.content}
     return SpaceFacts(
@@ -488,7 +533,7 @@ def _last_used(folder: Path) -> float:
 
 def _view_words(view: str) -> str:
     """Return a view's name and settings; those that say nothing are left out."""
-    settings = json.loads(view)
+    settings = parse_json(view)
     name, size = settings.pop("name", "unknown"), settings.pop("size_px", None)
     words = [f"{name} {size} px" if size else str(name)]
     words += [
@@ -500,12 +545,14 @@ def _view_words(view: str) -> str:
 
 
 def _others(cache: Path) -> Iterator[FolderFacts]:
-    index, names = cache / "hashes.sqlite", cache / "timm_names.json"
+    index, names = cache / HASHES, cache / "timm_names.json"
     if index.is_file():
-        yield FolderFacts(index.name, "content hashes of tiles and weights", _n_hashes(index), index.stat().st_size)
+        n_hashes = n_entries(index)
+        what = "content hashes of tiles and weights" if n_hashes is not None else "damaged; see histotune cache verify"
+        yield FolderFacts(index.name, what, n_hashes or 0, index.stat().st_size)
     for name, what, pattern in (
         ("synthetic", "rendered cohort", "**/*"),
-        (FITS_FOLDER, "solved fits of sweeps", "*.safetensors"),
+        (FITS_FOLDER, f"solved fits of sweeps, {readable_bytes(fits_room(cache))} at most", "*.safetensors"),
         ("external", "names of imported embeddings", "*.json"),
     ):
         if (cache / name).is_dir():
@@ -513,10 +560,3 @@ def _others(cache: Path) -> Iterator[FolderFacts]:
             yield FolderFacts(name, what, n_files, folder_bytes(cache / name))
     if names.is_file():
         yield FolderFacts(names.name, "what timm said about names", 1, names.stat().st_size)
-
-
-def _n_hashes(index: Path) -> int:
-    try:
-        return int(query_index(index, "SELECT count(*) FROM content")[0][0])
-    except sqlite3.Error:
-        return 0

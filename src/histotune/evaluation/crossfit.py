@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.datasets.tileset import TileSet
     from histotune.evaluation.config import EvaluationConfig
     from histotune.evaluation.findings import ScoredArm
     from histotune.evaluation.material import Material
@@ -61,14 +62,8 @@ def cross_fit(
     material: Material, plan: CrossFitPlan, config: SweepConfig, support: SweepSupport | None = None
 ) -> CrossFit:
     """Sweep once per outer fold and once on all training tiles, all in one batch, and score every tile."""
-    labelled_N = material.tiles.labels_N >= 0
-    train_N = plan.train_N & labelled_N
-    folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
-    train_sets = [train_N & (plan.fold_N != fold) for fold in folds]
-    if len(folds) > 1 or not np.array_equal(train_sets[0], train_N):
-        train_sets.append(train_N)
-    estimated = (len(train_sets) - 1,)  # the heads of the folds are scored on tiles held out
-    task = sweep_task(material, train_sets, estimated, plan.fold_labels)
+    labelled_N, folds = material.tiles.labels_N >= 0, _folds(plan)
+    task = replace(cross_fit_task(material.tiles, plan), default_pooling=material.default_pooling)
     start = time.perf_counter()
     results = sweep(material.embeddings, task, config, support)
     sweep_s = time.perf_counter() - start
@@ -76,6 +71,23 @@ def cross_fit(
     rows_by_fold = [np.flatnonzero((plan.fold_N == fold) & labelled_N) for fold in folds]
     predictions = score_folds(material, plan, fold_results, rows_by_fold)
     return CrossFit(predictions, final, tuple(fold_results), sweep_s, task)
+
+
+def _folds(plan: CrossFitPlan) -> list[int]:
+    return sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
+
+
+def cross_fit_task(tiles: TileSet, plan: CrossFitPlan) -> SweepTask:
+    """Return what a cross-fit learns from: all training tiles without each outer fold, and all of them last."""
+    train_N = plan.train_N & (tiles.labels_N >= 0)
+    train_sets = [train_N & (plan.fold_N != fold) for fold in _folds(plan)]
+    if len(train_sets) > 1 or not np.array_equal(train_sets[0], train_N):
+        train_sets.append(train_N)
+    estimated = (len(train_sets) - 1,)  # the heads of the folds are scored on tiles held out
+    groups, sets_SN = tuple(tile_groups(tiles)), np.stack(train_sets)
+    return SweepTask(
+        tiles.labels_N, groups, tiles.class_names, sets_SN, plan.fold_labels, nested_estimate_sets=estimated
+    )
 
 
 def sweep_task(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from histotune.datasets.splits.split import require_groups, tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
 from histotune.evaluation.crossfit import sweep_task
 from histotune.evaluation.findings import Finding, FindingId, Scored, SweepChoice
@@ -25,6 +26,7 @@ from histotune.evaluation.held_out import (
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
+from histotune.heads.family import SweepTask, check_inner_folds
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
@@ -33,6 +35,7 @@ from histotune.tools.marks import LEAKY, MAJORITY
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.heads.config import SweepConfig
     from histotune.heads.head import Head
     from histotune.statistics.predictions import Predictions
 
@@ -115,6 +118,15 @@ def _train_rows(tiles: TileSet) -> NDArray[np.bool_]:
     return (tiles.table["split"].fill_null("") == "train").to_numpy() & (tiles.labels_N >= 0)
 
 
+def check_direct_training(tiles: TileSet, config: SweepConfig) -> None:
+    """Refuse a training part that the sweep could not learn from, before anything is embedded."""
+    train_N = _train_rows(tiles)
+    if train_N.any():
+        require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
+        task = SweepTask(tiles.labels_N, tuple(tile_groups(tiles)), tiles.class_names, train_N[None, :])
+        check_inner_folds(tiles.tile_ids, task, config)
+
+
 def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple[ArmSweep, ...]:
     """Sweep each arm on the target's training part; nothing where it has none."""
     tiles = arms[0].material.tiles
@@ -122,6 +134,7 @@ def _train_here(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> tuple
     if not train_N.any():
         return ()
     require_classes(tiles.take(np.flatnonzero(train_N)), "direct training")
+    require_groups(tiles.take(np.flatnonzero(train_N)))
     small = int(train_N.sum()) <= SMALL_ROWS
     return tuple(map_small(lambda arm: _sweep_once(arm, train_N, settings), arms, small))
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.datasets.splits.named import find_split
+from histotune.datasets.splits.split import require_groups
 from histotune.datasets.tileset import TileSet, require_classes
 from histotune.evaluation.findings import domain_order
 from histotune.evaluation.material import domains_of
@@ -91,6 +92,8 @@ def plan_source(tiles: TileSet, evaluation: EvaluationConfig) -> SourcePlan:
     train_N &= fold_N >= 0
     _require_training(tiles, train_N, split, evaluation)
     inner: FoldLabels = "image" if RANDOM_IMAGES in split.name else "grouped"
+    if inner == "grouped":
+        require_groups(tiles.take(np.flatnonzero(train_N)))
     return SourcePlan(split, "", CrossFitPlan(train_N, fold_N, split.split_hash, inner, evaluation.seed))
 
 
@@ -164,6 +167,7 @@ def _plan_parts(tiles: TileSet, evaluation: EvaluationConfig, split: Split, trai
     side_N = np.array([side or "" for side in split.side_of_tiles(tiles)])
     train_N = train_N & (side_N == "train")
     _require_training(tiles, train_N, split, evaluation)
+    require_groups(tiles.take(np.flatnonzero(train_N)))
     fold_N = np.where((side_N == part) & (tiles.labels_N >= 0), 0, -1).astype(np.int64)
     if not (fold_N >= 0).any():
         has_other = ("test" if part == "valid" else "valid") in split.sides

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from histotune.heads.fit_cache import FitCache as FitCache
     from histotune.heads.head import Head as Head
     from histotune.heads.head import SweepResult as SweepResult
-    from histotune.heads.head import load_head as load_head
-    from histotune.heads.head import save_head as save_head
     from histotune.heads.neighbours import nearest_neighbours as nearest_neighbours
+    from histotune.heads.saved_head import load_head as load_head
+    from histotune.heads.saved_head import save_head as save_head
 
 FILES = {
     "FitCache": "fit_cache",
@@ -25,9 +25,9 @@ FILES = {
     "SweepResult": "head",
     "SweepSupport": "family",
     "SweepTask": "family",
-    "load_head": "head",
+    "load_head": "saved_head",
     "nearest_neighbours": "neighbours",
-    "save_head": "head",
+    "save_head": "saved_head",
 }
 __all__ = list(FILES)
 

@@ -341,6 +341,53 @@ def check_task(n_embedded: int, task: SweepTask) -> None:
             )
 
 
+MANY_GROUPS = 50  # of a class: dealt evenly, they never lie in one fold
+
+
+def check_inner_folds(tile_ids: Sequence[str], task: SweepTask, config: SweepConfig) -> None:
+    """Refuse training sets that can't be dealt into the folds asked for; no embedding is needed to tell.
+
+    Args:
+        tile_ids: Id per tile.
+        task: Labels, groups and training sets.
+        config: How many folds, and whether the procedure is itself estimated by leaving folds out.
+
+    Raises:
+        UserError: As :func:`~histotune.heads.sweep.sweep` would raise it after the embedding.
+    """
+    check_task(len(tile_ids), task)
+    plan = FoldPlan(config.folds, config.seed, task.fold_labels)
+    nested = task.nested_estimate_sets if config.honesty == "nested" and task.fold_labels == "grouped" else ()
+    for number, train_N in enumerate(task.train_sets_SN):
+        rows = np.flatnonzero(train_N)
+        units = [task.groups[row] if task.fold_labels == "grouped" else str(row) for row in rows]
+        kinds = set(zip(task.labels_N[rows].tolist(), units, strict=True))
+        fewest = min(sum(label == one for one, _ in kinds) for label in {label for label, _ in kinds})
+        if fewest >= MANY_GROUPS:
+            continue
+        part = training_set(tile_ids, task, rows, rows, plan)
+        if nested is None or number in nested:
+            parts_without_folds(part, (tile_ids, task, rows), config.seed)
+
+
+def parts_without_folds(part: TrainingSet, of: tuple[Sequence[str], SweepTask, Int], seed: int) -> list[TrainingSet]:
+    """Return a training set without each of its folds, inner folds dealt anew among the groups that stay.
+
+    Args:
+        part: The training set.
+        of: Ids of all tiles, the task, and the tiles that any training set uses.
+        seed: Seed of the deal.
+    """
+    tile_ids, task, used = of
+    parts = []
+    for fold in range(part.n_folds):
+        tiles = used[part.fold_train_rows(fold)]
+        n_groups = len({task.groups[tile] for tile in tiles})
+        plan = FoldPlan(min(part.n_folds, n_groups), seed, task.fold_labels)
+        parts.append(training_set(tile_ids, task, tiles, used, plan))
+    return parts
+
+
 def training_set(tile_ids: Sequence[str], task: SweepTask, tiles: Int, used: Int, plan: FoldPlan) -> TrainingSet:
     """Deal the groups of one training set into inner folds; ``used`` are the tiles that any training set uses."""
     labels_n = task.labels_N[tiles]

@@ -18,17 +18,19 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.embeddings.upkeep import FITS_FOLDER
+from histotune.embeddings.upkeep import FITS_FOLDER, MOST_FIT_BYTES, fits_room
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitSettings, FitSolution
 from histotune.heads.solver.ridge import fit_ridge
+from histotune.tools.atomic import atomic_path, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_bytes, hash_json, is_regular_file, unfinished_name
+from histotune.tools.files import hash_bytes, hash_json, is_regular_file
 from histotune.tools.provenance import cpu_count, library_version
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ LOG = logging.getLogger(__name__)
 FORMAT = "histotune-fits-1"
 OWN_NAME = re.compile(r"[0-9a-f]{40}\.safetensors")
 BLOCK_BYTES = 16 * 2**20
-DEFAULT_MAX_BYTES = 2 * 2**30
+DEFAULT_MAX_BYTES = MOST_FIT_BYTES
 ABANDONED_S = 3600.0
 """Half-written files older than this were left by a killed process."""
 
@@ -61,8 +63,8 @@ class FitCache:
 
     @classmethod
     def at(cls, cache: Path) -> FitCache:
-        """Return the fits of a cache's root folder."""
-        return cls(cache / FITS_FOLDER)
+        """Return the fits of a cache's root folder, with room for as much as its embeddings, within bounds."""
+        return cls(cache / FITS_FOLDER, fits_room(cache))
 
     def fit_batch(
         self, x_ND: NDArray[np.floating], y_N: NDArray[np.int64], problems: FitProblems, settings: FitSettings
@@ -103,17 +105,7 @@ class FitCache:
         facts: Mapping[str, object],
         solve: Callable[[], FitSolution],
     ) -> FitSolution:
-        inputs = {
-            "x_ND": x_ND,
-            "y_N": np.asarray(y_N, np.int64),
-            "mask_FN": np.asarray(problems.mask_FN),
-            "mask_index_P": np.asarray(problems.mask_index_P, np.int64),
-            "penalty_P": np.asarray(problems.penalty_P, np.float64),
-        }
-        if problems.columns_index_P is not None:
-            inputs["columns_index_P"] = np.asarray(problems.columns_index_P, np.int64)
-        inputs |= {f"columns {number}": np.asarray(one, np.int64) for number, one in enumerate(problems.columns)}
-        found: dict[str, Any] = self.recall(inputs, facts, lambda: vars(solve()))
+        found: dict[str, Any] = self.recall(inputs_of(x_ND, y_N, problems), facts, lambda: vars(solve()))
         return FitSolution(**{**found, "passes": int(np.asarray(found["passes"]).item())})
 
     def recall(
@@ -147,14 +139,31 @@ class FitCache:
         n_bytes = sum(values.nbytes for values in arrays.values())
         if n_bytes > self.max_bytes:
             return
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         try:
             _make_room(path.parent, self.max_bytes - n_bytes)
             with atomic_path(path) as temporary:
-                save_file(arrays, temporary, {"format": FORMAT, "key": key, "sha256": _content_hash(arrays)})
-        except (UserError, OSError) as error:
-            LOG.warning("solved fits are not kept, so an interrupted sweep starts anew: %s", error)
+                temporary.write_bytes(save(arrays, {"format": FORMAT, "key": key, "sha256": _content_hash(arrays)}))
+        except Exception as error:  # whatever it is, the fits are here
+            what = error.what if isinstance(error, UserError) else str(error)
+            _say_once(path.parent, f"solved fits are not kept, so an interrupted sweep starts anew ({what})")
+
+
+def inputs_of(
+    x_ND: NDArray[np.floating], y_N: NDArray[np.int64], problems: FitProblems
+) -> dict[str, NDArray[np.generic]]:
+    """Return every array that decides the solution of problems, by name."""
+    inputs: dict[str, NDArray[np.generic]] = {
+        "x_ND": x_ND,
+        "y_N": np.asarray(y_N, np.int64),
+        "mask_FN": np.asarray(problems.mask_FN),
+        "mask_index_P": np.asarray(problems.mask_index_P, np.int64),
+        "penalty_P": np.asarray(problems.penalty_P, np.float64),
+    }
+    if problems.columns_index_P is not None:
+        inputs["columns_index_P"] = np.asarray(problems.columns_index_P, np.int64)
+    return inputs | {f"columns {number}": np.asarray(one, np.int64) for number, one in enumerate(problems.columns)}
 
 
 def fit_key(inputs: Mapping[str, NDArray[np.generic]], facts: Mapping[str, object]) -> str:
@@ -192,7 +201,7 @@ def _read(path: Path, key: str) -> dict[str, NDArray[np.generic]] | None:
     """Read a result after checking every byte; None where there is none or it is damaged."""
     if not path.is_file():
         return None
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -202,10 +211,16 @@ def _read(path: Path, key: str) -> dict[str, NDArray[np.generic]] | None:
             with suppress(OSError):
                 os.utime(path)  # the least recently used go first
             return arrays
-    except (SafetensorError, OSError, ValueError):
-        pass
+    except Exception as error:  # whatever it is, they can be solved again
+        LOG.debug("%s: %s", path, error)
     LOG.warning("kept fits are damaged and are solved again: %s", path)
     return None
+
+
+@cache
+def _say_once(folder: Path, what: str) -> None:
+    """Warn once, although each of a thousand fits may fail in the same way."""
+    LOG.warning("%s: %s", what, folder)
 
 
 def _make_room(folder: Path, max_bytes: int) -> None:

@@ -1,43 +1,31 @@
-"""A trained head, and the sweep that chose it."""
+"""A trained head, the sweep that chose it, and what it says of embeddings; ``saved_head.py`` keeps it on disk."""
 
 # K classes, D columns of the pooling, H hidden units, N tiles, n tiles of a block, M draws, J = M x logits
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule  # noqa: TC001  (a saved record is read by its types)
 from histotune.statistics.predictions import Interval  # noqa: TC001  (a saved record is read by its types)
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_file, write_json
+from histotune.tools.files import hash_bytes, hash_json, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import polars as pl
     from numpy.typing import NDArray
 
     from histotune.embeddings.space import Embeddings
 
-    Tensors = Mapping[str, NDArray[np.float64]]
-
 
 Activation = Literal["relu", "gelu"]
-FORMAT = "histotune-head"
-FORMAT_VERSION = 3
-OLD_VERSION = 2
-"""Version 2 held a temperature and a threshold and nothing about them; it is read as version 3."""
-WEIGHTS_FILE = "head.safetensors"
-FACTS_FILE = "head.json"
-LISTS = ("pooling", "columns", "class_names", "train_groups")
-LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
 BLOCK_ROWS = 8192
+NO_HASHES = np.empty((0, 32), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -178,6 +166,11 @@ class Head:
         decision: Probabilities to class names, in binary tasks.
         family: Kind of head.
         selection: How it was chosen; None for heads that no sweep chose.
+        train_sha256_N32: uint8; content hashes of its training tiles, sorted, each once. Empty where they are unknown:
+            in heads of format 3 and earlier.
+        class_mapping: Names that labels had -> names of classes; empty where they are the same.
+        scale_floor_D: float64; the least standard deviation that each column was divided by; None without one.
+        saved_id: The id of a head of format 3 or earlier, which results of that time name; empty for all others.
     """
 
     weight_KD: NDArray[np.float64]
@@ -197,6 +190,10 @@ class Head:
     decision: Decision = field(default_factory=Decision)
     family: str = "logistic"
     selection: Selection | None = None
+    train_sha256_N32: NDArray[np.uint8] = field(default_factory=NO_HASHES.copy)
+    class_mapping: Mapping[str, str] = field(default_factory=dict)
+    scale_floor_D: NDArray[np.float64] | None = None
+    saved_id: str = ""
 
     @property
     def temperature(self) -> float:
@@ -209,22 +206,41 @@ class Head:
         return self.decision.threshold
 
     @property
-    def head_id(self) -> str:
-        """First 16 hexadecimal digits of a hash over everything that makes its predictions."""
-        from histotune.tools.files import hash_bytes
-
-        parts: list[bytes | str] = [
-            self.weight_KD.tobytes(),
-            self.bias_K.tobytes(),
-            "\n".join(self.pooling),
-            self.space_key,
-            repr((self.temperature, self.threshold)),
-        ]
+    def tensors(self) -> dict[str, NDArray[np.float64] | NDArray[np.uint8]]:
+        """Its arrays by name, without those that it does not have."""
+        found: dict[str, NDArray[np.float64] | NDArray[np.uint8]] = {
+            "weight_KD": self.weight_KD,
+            "bias_K": self.bias_K,
+            "train_sha256_N32": self.train_sha256_N32,
+        }
         if self.hidden is not None:
-            parts += [self.hidden.weight_HD.tobytes(), self.hidden.bias_H.tobytes(), self.hidden.activation]
-        if self.calibration.scale_K:
-            parts.append(repr((self.calibration.scale_K, self.calibration.shift_K)))
-        return hash_bytes(*parts)[:16]
+            found |= {"weight_HD": self.hidden.weight_HD, "bias_H": self.hidden.bias_H}
+        return found if self.scale_floor_D is None else found | {"scale_floor_D": self.scale_floor_D}
+
+    @property
+    def head_id(self) -> str:
+        """First 16 hexadecimal digits of a hash over everything that decides what it says, and of whom."""
+        return self.saved_id or hash_bytes(hash_json(self._deciding()), *self._array_bytes())[:16]
+
+    def _deciding(self) -> dict[str, object]:
+        calibration, decision = self.calibration, self.decision
+        return {
+            "activation": None if self.hidden is None else self.hidden.activation,
+            "calibration": (calibration.temperature, calibration.scale_K, calibration.shift_K),
+            "class_mapping": dict(self.class_mapping),
+            "class_names": self.class_names,
+            "columns": self.columns,
+            "compatibility_key": self.compatibility_key,
+            "decision": (decision.threshold, decision.rule),
+            "pooling": self.pooling,
+            "space_key": self.space_key,
+            "train_groups": self.train_groups,
+        }
+
+    def _array_bytes(self) -> list[bytes | str]:
+        """Return name, shape and bytes of every tensor, in the order of their names."""
+        named = sorted(self.tensors.items())
+        return [part for name, values in named for part in (name, str(values.shape), values.tobytes())]
 
 
 @dataclass(frozen=True)
@@ -247,159 +263,6 @@ class SweepResult:
     out_of_fold_logit_NK: NDArray[np.float64]
     n_fits: int
     refit_loss_E: NDArray[np.float64] | None = None
-
-
-# ------------------------------------------------------------------------------
-# A head on disk: safetensors for the numbers, JSON for what they mean
-
-
-NESTED: dict[str, Any] = {"calibration": Calibration, "decision": Decision, "selection": Selection | None}
-PLAIN = ("backbone", "space_key", "compatibility_key", "penalty", "n_tiles", "n_groups", "family")
-KEYS = {name: name for name in (*LISTS, *PLAIN, *NESTED)} | {"compatibility_key": "meaning_key"}
-"""Fields of a head and the keys that its file keeps them under."""
-
-
-def save_head(head: Head, folder: Path) -> None:
-    """Write a head; other files of the folder stay as they are.
-
-    The facts are written last and name the hash of the weights, so a half-written head is never read as whole.
-
-    Args:
-        head: The head.
-        folder: Where ``head.safetensors`` and ``head.json`` belong; made when missing.
-
-    Raises:
-        UserError: The folder can't be written or the disk is full.
-    """
-    from safetensors.numpy import save_file
-
-    tensors = {"weight_KD": head.weight_KD, "bias_K": head.bias_K}
-    if head.hidden is not None:
-        tensors |= {"weight_HD": head.hidden.weight_HD, "bias_H": head.hidden.bias_H}
-    with atomic_path(folder / WEIGHTS_FILE) as temporary:
-        save_file({name: np.ascontiguousarray(values) for name, values in tensors.items()}, temporary)
-    plain = asdict(head)
-    written = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "activation": None if head.hidden is None else head.hidden.activation,
-        "head_id": head.head_id,
-        "weights_sha256": hash_file(folder / WEIGHTS_FILE),
-    }
-    write_json(folder / FACTS_FILE, written | {key: plain[name] for name, key in KEYS.items()})
-
-
-def load_head(folder: Path) -> Head:
-    """Read a head that :func:`save_head` wrote, or one of format version 2.
-
-    Args:
-        folder: The head's folder.
-
-    Returns:
-        The same head, with the same ``head_id``.
-
-    Raises:
-        UserError: The folder holds no head, one of another format version, or a damaged one.
-    """
-    facts = _read_facts(folder)
-    tensors = _read_weights(folder, facts)
-    try:
-        hidden = None
-        if facts["activation"]:
-            hidden = HiddenLayer(tensors["weight_HD"], tensors["bias_H"], facts["activation"])
-        head = Head(tensors["weight_KD"], tensors["bias_K"], hidden=hidden, **_typed(facts))
-    except (KeyError, TypeError, ValidationError) as error:
-        raise _damaged(folder, f"{FACTS_FILE} is incomplete: {error}") from error
-    _check_shapes(head, folder)
-    if head.head_id != facts["head_id"]:
-        raise _damaged(folder, "its identity does not match its content")
-    return head
-
-
-def _typed(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts as the fields of a head."""
-    lists = {name: tuple(facts[name]) for name in LISTS}
-    nested: dict[str, Any] = {name: TypeAdapter(kind).validate_python(facts[name]) for name, kind in NESTED.items()}
-    return {name: facts[key] for name, key in KEYS.items()} | lists | nested
-
-
-def _check_shapes(head: Head, folder: Path) -> None:
-    """Refuse tensors that don't fit each other or the facts."""
-    n_classes, n_inputs = len(head.class_names), len(head.columns)
-    if head.hidden is not None:
-        n_hidden = len(head.hidden.bias_H)
-        if head.hidden.weight_HD.shape != (n_hidden, n_inputs):
-            raise _damaged(folder, f"hidden weights {head.hidden.weight_HD.shape} do not fit {n_inputs} columns")
-        n_inputs = n_hidden
-    if head.weight_KD.shape != (n_classes, n_inputs) or head.bias_K.shape != (n_classes,):
-        raise _damaged(folder, f"weights {head.weight_KD.shape} do not fit {n_classes} classes and {n_inputs} inputs")
-    if len(head.calibration.scale_K) not in {0, n_classes} or len(head.calibration.shift_K) != len(
-        head.calibration.scale_K
-    ):
-        raise _damaged(folder, f"its calibration does not fit {n_classes} classes")
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    """Read and check head.json."""
-    path = folder / FACTS_FILE
-    if not path.is_file():
-        raise UserError(
-            "this folder holds no head",
-            value=folder,
-            allowed=f"a folder with {FACTS_FILE} and {WEIGHTS_FILE}",
-            fix="pass the folder that `histotune sweep` or `histotune run` wrote",
-        )
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(folder, f"{FACTS_FILE} is not JSON") from error
-    facts: dict[str, Any] = read if isinstance(read, dict) else {}
-    if facts.get("format") != FORMAT:
-        raise UserError(f"{FACTS_FILE} does not describe a histotune head", value=folder)
-    if facts.get("format_version") == OLD_VERSION:
-        facts = _from_version_2(facts)
-    if facts.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            "this head was saved in another format version",
-            value=facts.get("format_version"),
-            allowed=f"{OLD_VERSION}, {FORMAT_VERSION}",
-            fix="install the histotune version that saved it, or train it anew",
-        )
-    wanted = (*KEYS.values(), "activation", "head_id", "weights_sha256")
-    missing = [name for name in wanted if name not in facts]
-    if missing:
-        raise _damaged(folder, f"{FACTS_FILE} lacks {', '.join(missing)}")
-    return facts
-
-
-def _from_version_2(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return version 2's facts in today's form; its heads were linear logistic regressions."""
-    told = dict(facts)
-    if "temperature" in told:
-        told["calibration"] = {"temperature": told.pop("temperature")}
-    if "threshold" in told:
-        told["decision"] = {"threshold": told.pop("threshold")}
-    return {**told, "family": "logistic", "activation": None, "selection": None, "format_version": FORMAT_VERSION}
-
-
-def _read_weights(folder: Path, facts: dict[str, Any]) -> Tensors:
-    """Read the tensors, after their hash has been checked."""
-    from safetensors.numpy import load_file
-
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise _damaged(folder, f"{WEIGHTS_FILE} is missing")
-    if hash_file(path) != str(facts["weights_sha256"]):
-        raise _damaged(folder, f"{WEIGHTS_FILE} is not the file that {FACTS_FILE} describes")
-    tensors: Tensors = load_file(path)
-    expected = LINEAR | HIDDEN if facts["activation"] else LINEAR
-    if set(tensors) != expected or any(values.dtype != np.float64 for values in tensors.values()):
-        raise _damaged(folder, f"{WEIGHTS_FILE} holds other tensors: {', '.join(sorted(tensors))}")
-    return tensors
-
-
-def _damaged(folder: Path, detail: str) -> UserError:
-    return UserError(f"this head is damaged ({detail})", value=folder, fix="copy it again, or train it anew")
 
 
 # ------------------------------------------------------------------------------
@@ -451,7 +314,7 @@ def space_note(head: Head, embeddings: Embeddings) -> str:
     space = embeddings.space
     return (
         f"The head was trained on embeddings computed elsewhere or otherwise (space {head.space_key[:12]}); these come "
-        f"from {space.precision} on {json.loads(space.signature).get('device', 'another device')}: the same up to "
+        f"from {space.precision} on {parse_json(space.signature).get('device', 'another device')}: the same up to "
         "rounding."
     )
 

@@ -93,7 +93,7 @@ def label_efficiency(
     part = training_set(embeddings.tile_ids, task, rows, rows, FoldPlan(config.folds, config.seed))
     family = make_family(config)
     trials = [trial for trial in family.trials((head.pooling,)) if trial.pooling == head.pooling]
-    subsets = _subsets(part, data, config)
+    subsets = _subsets(part, data.y_n, data.n_classes, config)
     logit_by_size = _out_of_fold(data, part, family, trials, subsets)
     by_metric = _metrics(data, part)
     records = []
@@ -122,7 +122,15 @@ def nested_orders(holds_GK: NDArray[np.bool_], n_draws: int, rng: np.random.Gene
     return np.stack(orders)
 
 
-def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Subset]:
+def check_label_efficiency(tile_ids: Sequence[str], task: SweepTask, config: SweepConfig) -> None:
+    """Find out before anything is embedded whether there are groups enough for a score against their number."""
+    if config.label_efficiency.draws and task.fold_labels == "grouped":
+        rows = np.flatnonzero(task.train_sets_SN[-1])
+        part = training_set(tile_ids, task, rows, rows, FoldPlan(config.folds, config.seed))
+        _subsets(part, task.labels_N[rows], len(task.class_names), config)
+
+
+def _subsets(part: TrainingSet, label_n: Int, n_classes: int, config: SweepConfig) -> list[Subset]:
     """Draw the nested subsets of every fold; sizes at which one lacks a class are left out."""
     settings = config.label_efficiency
     rng = np.random.Generator(np.random.PCG64([settings.seed, settings.draws]))
@@ -130,8 +138,7 @@ def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Su
     # holds, its fold, and the random nested orders.
     by_name = np.argsort(np.array(part.groups))
     rank_G = np.argsort(by_name)
-    y_n = data.y_n[part.rows]
-    holds_GK = class_signatures(y_n, rank_G[part.group_n], part.n_groups, data.n_classes)
+    holds_GK = class_signatures(label_n[part.rows], rank_G[part.group_n], part.n_groups, n_classes)
     fold_G = np.empty(part.n_groups, np.int64)
     fold_G[rank_G[part.group_n]] = part.fold_n
     orders = nested_orders(holds_GK, settings.draws, rng)
@@ -144,7 +151,7 @@ def _subsets(part: TrainingSet, data: SweepData, config: SweepConfig) -> list[Su
             for draw, order_G in enumerate(orders)
             for fold in range(part.n_folds)
         ]
-        if all(holds_GK[groups].any(axis=0).sum() == data.n_classes for _, _, groups in here):
+        if all(holds_GK[groups].any(axis=0).sum() == n_classes for _, _, groups in here):
             found += [
                 Subset(draw, size, fold, _take(part, np.isin(rank_G[part.group_n], groups)))
                 for draw, fold, groups in here

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import product
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.calibrate import CrossFitted, fit_temperatures
 from histotune.heads.family import Family, Refit, Trial, full_logits, sample_weights, with_zero_class
+from histotune.heads.fit_cache import FitCache, inputs_of
 from histotune.heads.solver.coordinates import is_small
 from histotune.heads.solver.problems import FitProblems, FitSettings
 from histotune.tools.devices import find_device
@@ -59,14 +60,46 @@ class LogisticFamily(Family):
         of_trial_T = np.array([weightings.index(trial.class_weight) for trial in trials])
         mask_P = (np.arange(len(folds))[:, None] * len(weightings) + of_trial_T).ravel()
         penalty_P = np.tile([trial.strength for trial in trials], len(folds))
-        solution = self._solve(x_nD, data, FitProblems(np.stack(masks), mask_P, penalty_P, data.n_classes))
-        fits, of_part = slice(0, 0), {id(part): out for part, out in zip(parts, found, strict=True)}
-        for part, fold in folds:
-            fits = slice(fits.stop, fits.stop + len(trials))
-            out, held = of_part[id(part)], np.flatnonzero(part.fold_n == fold)
-            logit_TnK = full_logits(solution.weight_PKD[fits], solution.bias_PK[fits], x_nD[part.rows[held]])
-            out.logit_TnK[np.ix_(members, held)] = logit_TnK
-            out.converged_T[members] &= solution.converged_P[fits]
+        problems = FitProblems(np.stack(masks), mask_P, penalty_P, data.n_classes)
+        held = [np.flatnonzero(part.fold_n == fold) for part, fold in folds]
+        rows = [part.rows[held_n] for (part, _), held_n in zip(folds, held, strict=True)]
+        logits, converged_FT = self._held_out(x_nD, data, problems, rows)
+        of_part = {id(part): out for part, out in zip(parts, found, strict=True)}
+        for number, (part, _) in enumerate(folds):
+            out = of_part[id(part)]
+            out.logit_TnK[np.ix_(members, held[number])] = logits[number]
+            out.converged_T[members] &= converged_FT[number]
+
+    def _held_out(
+        self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems, rows: Sequence[Int]
+    ) -> tuple[list[Float], NDArray[np.bool_]]:
+        """Solve the trials of every fold; return their logits (T, n, K) on its held-out rows, and which converged.
+
+        Kept is whichever takes less room: the logits, of which the weights are not needed any more, or the weights.
+        """
+        n_folds, n_trials = len(rows), len(problems.penalty_P) // len(rows)
+        n_held = [len(one) for one in rows]
+
+        def solved(fits: FitCache) -> dict[str, NDArray[np.generic]]:
+            found = self._solve(x_nD, data, problems, fits)
+            ranges = [slice(number * n_trials, (number + 1) * n_trials) for number in range(n_folds)]
+            logits = [
+                full_logits(found.weight_PKD[one], found.bias_PK[one], x_nD[held])
+                for one, held in zip(ranges, rows, strict=True)
+            ]
+            own = slice(1, None) if data.n_classes == 2 else slice(None)  # zeros of class 0 need not be kept
+            return {"logit_TnK": np.concatenate(logits, axis=1)[:, :, own], "converged_P": found.converged_P}
+
+        if sum(n_held) * n_trials < len(problems.penalty_P) * x_nD.shape[1]:
+            inputs = inputs_of(x_nD, data.y_n, problems) | {"held": np.concatenate(rows), "n_held": np.array(n_held)}
+            kept = data.support.fits.recall(inputs, self._facts(x_nD, problems), lambda: solved(FitCache()))
+        else:
+            kept = solved(data.support.fits)
+        logit_TnK = np.asarray(kept["logit_TnK"], np.float64)
+        if data.n_classes == 2:
+            logit_TnK = np.concatenate([np.zeros_like(logit_TnK), logit_TnK], axis=2)
+        converged_FT = np.asarray(kept["converged_P"], np.bool_).reshape(n_folds, n_trials)
+        return np.split(logit_TnK, np.cumsum(n_held)[:-1], axis=1), converged_FT
 
     def refit_together(self, data: SweepData, chosen: Sequence[tuple[TrainingSet, Trial]]) -> list[Refit]:
         """See :class:`~histotune.heads.family.Family`."""
@@ -77,7 +110,8 @@ class LogisticFamily(Family):
         mask_Fn = np.stack([sample_weights(part.rows, data.y_n, trial.class_weight) for part, trial in first])
         mask_P, penalty_P = np.array([place[key] for key in keys]), np.array([trial.strength for _, trial in chosen])
         x_nD = data.matrix(chosen[0][1].pooling)
-        solution = self._solve(x_nD, data, FitProblems(mask_Fn, mask_P, penalty_P, data.n_classes))
+        problems = FitProblems(mask_Fn, mask_P, penalty_P, data.n_classes)
+        solution = self._solve(x_nD, data, problems, data.support.fits)
         return [
             Refit(*with_zero_class(weight_KD, bias_K), bool(converged))
             for weight_KD, bias_K, converged in zip(
@@ -85,10 +119,17 @@ class LogisticFamily(Family):
             )
         ]
 
-    def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems) -> FitSolution:
+    def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems, fits: FitCache) -> FitSolution:
+        return fits.fit_batch(x_nD, data.y_n, problems, self._settings(x_nD, problems))
+
+    def _facts(self, x_nD: NDArray[np.floating], problems: FitProblems) -> dict[str, object]:
+        """Return what decides the held-out logits besides the arrays."""
+        settings = asdict(self._settings(x_nD, problems)) if self.name == "logistic" else {}
+        return {"solver": f"{self.name}, held-out logits", "n_classes": problems.n_classes, **settings}
+
+    def _settings(self, x_nD: NDArray[np.floating], problems: FitProblems) -> FitSettings:
         device = solver_device(self.config.device, x_nD.shape, problems)
-        settings = FitSettings(max_iterations=self.config.max_iterations, device=device)
-        return data.support.fits.fit_batch(x_nD, data.y_n, problems, settings)
+        return FitSettings(max_iterations=self.config.max_iterations, device=device)
 
 
 def solver_device(choice: Literal["auto", "cpu", "cuda"], shape: tuple[int, ...], problems: FitProblems) -> str:
@@ -171,8 +212,8 @@ class RidgeFamily(LogisticFamily):
                 one.logit_TnK[t] *= factor_B[part.fold_n, None]
                 self._factors[trial, _key(part)] = float(factor_B[-1])
 
-    def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems) -> FitSolution:
-        return data.support.fits.fit_ridge(x_nD, data.y_n, problems)
+    def _solve(self, x_nD: NDArray[np.floating], data: SweepData, problems: FitProblems, fits: FitCache) -> FitSolution:
+        return fits.fit_ridge(x_nD, data.y_n, problems)
 
 
 def score_factors(found: CrossFitted) -> Float:

@@ -19,8 +19,27 @@ from histotune.heads.calibrate import (
     group_chunks,
     group_interval,
 )
-from histotune.heads.family import Family, FoldPlan, SweepData, SweepSupport, SweepTask, Trial, check_task, training_set
-from histotune.heads.head import Decision, Head, NestedEstimate, SweepResult, calibrated_logits, hidden_units, softmax
+from histotune.heads.family import (
+    Family,
+    FoldPlan,
+    SweepData,
+    SweepSupport,
+    SweepTask,
+    Trial,
+    check_task,
+    parts_without_folds,
+    training_set,
+)
+from histotune.heads.head import (
+    NO_HASHES,
+    Decision,
+    Head,
+    NestedEstimate,
+    SweepResult,
+    calibrated_logits,
+    hidden_units,
+    softmax,
+)
 from histotune.heads.select import (
     choose_trial,
     describe_selection,
@@ -136,17 +155,18 @@ def _result(
     part = solved.part
     logit_NK = np.full((len(task.labels_N), data.n_classes), np.nan)
     logit_NK[data.used[part.rows]] = solved.found.logit_TnK[solved.choice]
-    head = _head(data.embeddings, task.class_names, procedure, solved, selection)
+    head = _head(data, task.class_names, procedure, solved, selection)
     auroc_T = ranking_scores(solved.found, data.y_n[part.rows], part)
     trials = _trials_table(procedure.trials, solved, auroc_T)
     return SweepResult(head, trials, logit_NK, n_fits, solved.refit.loss_E)
 
 
 def _head(
-    embeddings: Embeddings, class_names: tuple[str, ...], procedure: Procedure, solved: Solved, selection: Selection
+    data: SweepData, class_names: tuple[str, ...], procedure: Procedure, solved: Solved, selection: Selection
 ) -> Head:
     """Build the record of a refitted head."""
     trial, refit, part = procedure.trials[solved.choice], solved.refit, solved.part
+    embeddings, sha256_N32 = data.embeddings, data.embeddings.sha256_N32
     return Head(
         weight_KD=refit.weight_KD,
         bias_K=refit.bias_K,
@@ -165,7 +185,17 @@ def _head(
         decision=solved.decision,
         family=procedure.family.name,
         selection=selection,
+        train_sha256_N32=NO_HASHES if sha256_N32 is None else distinct_rows(sha256_N32[data.used[part.rows]]),
     )
+
+
+def distinct_rows(sha256_N32: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return content hashes sorted, each once."""
+    words_N4 = np.ascontiguousarray(sha256_N32).view(">u8").astype(np.uint64)  # numbers in the order of the bytes
+    order = np.lexsort(words_N4.T[::-1])
+    is_new = np.ones(len(order), dtype=np.bool_)
+    is_new[1:] = (np.diff(words_N4[order].view(np.int64), axis=0) != 0).any(axis=1)
+    return np.asarray(sha256_N32[order[is_new]])
 
 
 def _trials_table(trials: Sequence[Trial], solved: Solved, auroc_T: NDArray[np.float64]) -> pl.DataFrame:
@@ -350,13 +380,7 @@ def _bootstrap_score(name: str, values_B: Float) -> NestedEstimate:
 
 def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: Procedure) -> list[TrainingSet]:
     """Return the training set without each of its folds, inner folds dealt anew among the groups that stay."""
-    parts = []
-    for fold in range(part.n_folds):
-        tiles = data.used[part.fold_train_rows(fold)]
-        n_groups = len({task.groups[tile] for tile in tiles})
-        plan = FoldPlan(min(part.n_folds, n_groups), procedure.config.seed, task.fold_labels)
-        parts.append(training_set(data.embeddings.tile_ids, task, tiles, data.used, plan))
-    return parts
+    return parts_without_folds(part, (data.embeddings.tile_ids, task, data.used), procedure.config.seed)
 
 
 def nested(

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet
+from histotune.datasets.disk import explained_parquet_errors, image_batches, image_leaf, open_parquet, own_dataset
 from histotune.images.config import LoaderConfig
 from histotune.tools.errors import UserError
+from histotune.tools.files import require_regular
+from histotune.tools.stand_ins import START_BYTES, refuse_stand_in, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,8 +139,9 @@ class PixelReader:
             source: Where the tile is.
 
         Returns:
-            The pixels as stored: EXIF orientation and colour profiles are not applied, as in the pipelines that
-            published figures come from.
+            The pixels as stored: colour profiles are not applied, nor is the EXIF orientation of PNG, JPEG and WebP, as
+            in the pipelines that published figures come from. A TIFF lies as its tag Orientation says: Pillow turns it
+            whenever it reads one, in those pipelines, too.
 
         Raises:
             UserError: Missing, damaged or too large, or not 8-bit RGB, grey or opaque RGBA.
@@ -243,13 +246,17 @@ def _open_hdf5(path: Path) -> h5py.File:
     import h5py
 
     try:
+        require_regular(path)
         file = h5py.File(path, "r")
-        data = file.get(PIXELS)
+        data = own_dataset(file, PIXELS)
         names = ", ".join(file) or "none"
+    except UserError:
+        raise
     except Exception as error:  # h5py raises OSError, RuntimeError, ValueError and KeyError on damaged files
+        refuse_stand_in(path, "this HDF5 file")
         what = "the HDF5 file is damaged or incomplete" if path.is_file() else "the HDF5 file is missing"
         raise UserError(f"{what} ({str(error).rstrip('.')})", value=path, fix="download or unpack it again") from error
-    if not isinstance(data, h5py.Dataset) or data.ndim < 1:
+    if data is None or data.ndim < 1:
         file.close()
         raise UserError(
             f'the HDF5 file has no data set "{PIXELS}" of rows',
@@ -265,6 +272,7 @@ def _open_hdf5(path: Path) -> h5py.File:
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_ASIDE = (b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf")
 BYTES_PER_PIXEL = 8  # no 8-bit image needs more; a longer file is none, and is not loaded into memory
 SMALL_FILE_BYTES = 16 * 2**20
 
@@ -304,14 +312,16 @@ def decode_image(data: bytes, place: object, max_pixels: int) -> NDArray[np.uint
     from PIL import Image, UnidentifiedImageError
 
     try:
-        _check_png(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(_checked(data)), formats=FORMATS) as image:
             _refuse_odd(image, place, max_pixels)
             image.load()
             return _as_rgb(image, place)
     except UserError:
         raise
     except UnidentifiedImageError as error:
+        found = stand_in(data[:START_BYTES])
+        if found is not None:
+            raise UserError(f"this image is {found.words}", value=place, fix=found.fix) from error
         raise UserError(
             "this file is no image that can be read",
             value=place,
@@ -342,12 +352,16 @@ def damaged(place: object, error: BaseException) -> UserError:
     )
 
 
-def _check_png(data: bytes) -> None:
-    """Check every chunk of a PNG against its CRC (PNG specification, section 5.3) up to the closing chunk."""
+def _checked(data: bytes) -> bytes:
+    """Check every chunk of a PNG against its CRC (PNG specification, section 5.3) up to the closing chunk.
+
+    Colour profiles and texts are left out of what is returned: no pixel depends on them, and Pillow refuses large ones.
+    """
     if not data.startswith(PNG_SIGNATURE):
-        return
+        return data
     view = memoryview(data)
     start, kind = len(PNG_SIGNATURE), b""
+    kept = [view[:start]]
     while kind != b"IEND":
         if start + 12 > len(data):
             raise ValueError("the PNG ends before its closing chunk")
@@ -357,7 +371,10 @@ def _check_png(data: bytes) -> None:
             raise ValueError("the PNG ends within a chunk")
         if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
             raise ValueError(f"a checksum of the PNG is wrong, in chunk {kind.decode('latin-1')}")
+        if kind not in PNG_ASIDE:
+            kept.append(view[start : end + 4])
         start = end + 4
+    return data if sum(map(len, kept)) == start else b"".join(kept)
 
 
 def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> None:
@@ -371,8 +388,8 @@ def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> N
             allowed="one image per file",
             fix="save the page to use as a file of its own",
         )
-    # Pillow opens 16-bit colour as mode RGB and drops the low byte; only the raw mode tells.
-    if image.mode.startswith(("I", "F")) or any("16" in str(tile[3]) for tile in image.tile):
+    # Pillow opens 16-bit colour as mode RGB and drops the low byte; only the raw mode tells, "RGB;16B".
+    if image.mode.startswith(("I", "F")) or any("16" in _raw_mode(tile[3]) for tile in image.tile):
         raise UserError(
             "this image has more than 8 bits per channel",
             value=place,
@@ -386,6 +403,11 @@ def _refuse_odd(image: ImageFile.ImageFile, place: object, max_pixels: int) -> N
             allowed="8-bit RGB, grey, opaque RGBA",
             fix="convert it to RGB",
         )
+
+
+def _raw_mode(arguments: object) -> str:
+    """Return the raw mode among the arguments of a decoder: they are the mode, or begin with it."""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
 
 
 def _as_rgb(image: Image.Image, place: object) -> NDArray[np.uint8]:

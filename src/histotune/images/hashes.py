@@ -1,18 +1,15 @@
-"""Content hashes, remembered by (path, size, mtime_ns), so that a second run reads no pixels to know them."""
+"""Content hashes, remembered by a file's path and state, so that a second run reads no pixels to know them."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import sqlite3
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.images.content_index import WHOLE_FILE, ContentIndex, FileState
 from histotune.images.decode import PixelSource, UnreadableTile, UnreadableTilesError, content_hash
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_file
@@ -24,24 +21,8 @@ if TYPE_CHECKING:
 
     from histotune.images.decode import PixelReader
 
-LOG = logging.getLogger(__name__)
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS content (
-    path TEXT, row INTEGER, size INTEGER, mtime_ns INTEGER, sha256 BLOB, PRIMARY KEY (path, row)
-) WITHOUT ROWID
-"""
-WHOLE_FILE = -1  # the row of an entry that speaks about a whole file
 FRESH_NS = 2_000_000_000  # a file this new may change again within the clock tick that its mtime shows
 ROWS_PER_READ = 256
-
-
-@dataclass(frozen=True)
-class FileState:
-    """What tells whether a file is still the one that was hashed."""
-
-    path: str
-    size: int
-    mtime_ns: int
 
 
 class HashIndex:
@@ -60,8 +41,7 @@ class HashIndex:
     """
 
     def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
-        self._path = path
-        self._read_only = read_only
+        self._index = ContentIndex(path, read_only=read_only)
 
     def files(self, paths: Sequence[Path], workers: int = 0) -> tuple[str, ...]:
         """Return the SHA-256 of each file's bytes.
@@ -77,7 +57,7 @@ class HashIndex:
             UnreadableTilesError: Files that are missing or can't be read.
         """
         states = _file_states(paths)
-        known = self._recall_files(states)
+        known = self._index.recall_files(states)
         new = {state: path for state, path in zip(states, paths, strict=True) if state.path not in known}
         with ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="hash") as pool:
             answers = dict(zip(new, pool.map(_hash_or_error, new.values()), strict=True))
@@ -129,8 +109,12 @@ class HashIndex:
         """
         paths = list(dict.fromkeys(source.path for source in sources))
         states = dict(zip(paths, _file_states(paths), strict=True))
-        files = self._recall_files([states[path] for path in {source.path for source in sources if source.row is None}])
-        rows = {path: self._recall_rows(states[path]) for path in {one.path for one in sources if one.row is not None}}
+        files = self._index.recall_files(
+            [states[path] for path in {source.path for source in sources if source.row is None}]
+        )
+        rows = {
+            path: self._index.recall_rows(states[path]) for path in {one.path for one in sources if one.row is not None}
+        }
         known = {}
         for source in sources:
             row = source.row
@@ -141,81 +125,23 @@ class HashIndex:
 
     def forget(self, path: Path) -> None:
         """Drop what is remembered about a file, because it turned out to be wrong."""
-        if self._path is not None and self._path.is_file():
-            with closing(sqlite3.connect(self._path, timeout=60)) as database, database:
-                database.execute("DELETE FROM content WHERE path = ?", (str(path.absolute()),))
+        self._index.forget(path)
 
     def _rows(self, path: Path, rows: list[int], reader: PixelReader) -> dict[int, str]:
         """Return the content hashes of some rows of an HDF5 or parquet file, read in runs of neighbours."""
         state = _file_states([path])[0]
-        known = self._recall_rows(state)
+        known = self._index.recall_rows(state)
         missing = [row for row in rows if row not in known]
         for start, stop in _runs(missing):
             known.update(enumerate(map(content_hash, _raw_rows(reader, path, start, stop)), start=start))
         self._remember((state, row, known[row]) for row in missing)
         return {row: known[row] for row in rows}
 
-    def _recall_files(self, states: Sequence[FileState]) -> dict[str, str]:
-        wanted = {state.path: state for state in states}
-        paths = list(wanted)
-        found = {}
-        for first in range(0, len(paths), 500):
-            part = paths[first : first + 500]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT path, size, mtime_ns, hex(sha256) FROM content WHERE row = -1 AND path IN ({marks})"  # noqa: S608
-            for path, size, mtime_ns, digest in self._query(query, part):
-                if FileState(str(path), int(size), int(mtime_ns)) == wanted[str(path)]:
-                    found[str(path)] = str(digest).lower()
-        return found
-
-    def _recall_rows(self, state: FileState) -> dict[int, str]:
-        query = "SELECT row, hex(sha256) FROM content WHERE path = ? AND row >= 0 AND size = ? AND mtime_ns = ?"
-        answer = self._query(query, [state.path, state.size, state.mtime_ns])
-        return {int(row): str(digest).lower() for row, digest in answer}
-
-    def _query(self, query: str, values: Sequence[str | int]) -> list[tuple[str | int, ...]]:
-        if self._path is None or not self._path.is_file():
-            return []
-        try:
-            return query_index(self._path, query, values)
-        except sqlite3.Error as error:
-            LOG.warning("the index of content hashes can't be read (%s); hashing again: %s", error, self._path)
-            return []
-
     def _remember(self, entries: Iterable[tuple[FileState, int, str]]) -> None:
-        """Store hashes of files that are as they were before hashing and old enough for their mtime to be trusted."""
-        if self._path is None or self._read_only:
-            return
+        """Store hashes of files that are as they were before hashing and old enough for their times to be trusted."""
         found = list(entries)
         trusted = {state for state in {state for state, _, _ in found} if _is_settled(state)}
-        rows = [
-            (state.path, row, state.size, state.mtime_ns, bytes.fromhex(digest))
-            for state, row, digest in found
-            if state in trusted
-        ]
-        if rows:
-            self._insert(rows)
-
-    def _insert(self, rows: list[tuple[str, int, int, int, bytes]]) -> None:
-        assert self._path is not None
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=60)) as database, database:
-                database.execute(SCHEMA)
-                database.executemany("INSERT OR REPLACE INTO content VALUES (?, ?, ?, ?, ?)", rows)
-        except sqlite3.OperationalError as error:  # locked, read-only, full
-            LOG.warning("content hashes can't be remembered (%s): %s", error, self._path)
-        except sqlite3.DatabaseError as error:  # not a database, malformed
-            LOG.warning("the index of content hashes is damaged (%s) and starts anew: %s", error, self._path)
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            LOG.warning("content hashes can't be remembered (%s): %s", error.strerror, self._path)
-
-
-def query_index(path: Path, query: str, values: Sequence[str | int] = ()) -> list[tuple[str | int, ...]]:
-    """Ask the database of content hashes, which is only read."""
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
-        return database.execute(query, values).fetchall()
+        self._index.remember(entry for entry in found if entry[0] in trusted)
 
 
 def _file_states(paths: Sequence[Path]) -> list[FileState]:
@@ -225,7 +151,7 @@ def _file_states(paths: Sequence[Path]) -> list[FileState]:
             status = os.stat(path)  # noqa: PTH116  (a quarter of the time of Path.stat, over 300,000 files)
             if not stat.S_ISREG(status.st_mode):  # a pipe would block whoever opens it
                 raise OSError(errno.EINVAL, "not a regular file")
-            states.append(FileState(os.path.abspath(path), status.st_size, status.st_mtime_ns))  # noqa: PTH100
+            states.append(FileState.of(os.path.abspath(path), status))  # noqa: PTH100
         except OSError as error:
             bad.append((path, _unreadable(path, error)))
     _raise_bad(bad)
@@ -274,8 +200,7 @@ def _is_settled(state: FileState) -> bool:
         status = os.stat(state.path)  # noqa: PTH116
     except OSError:
         return False
-    same = (status.st_size, status.st_mtime_ns) == (state.size, state.mtime_ns)
-    return same and time.time_ns() - status.st_mtime_ns > FRESH_NS
+    return FileState.of(state.path, status) == state and time.time_ns() - status.st_mtime_ns > FRESH_NS
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -13,8 +13,9 @@ import numpy as np
 import polars as pl
 
 from histotune.images.decode import PixelReader, tile_sources
+from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, hash_bytes
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

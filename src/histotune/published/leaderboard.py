@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -13,7 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from histotune.published.protocols import WORDS, EvaConfig, ThunderConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.published.published_numbers import Protocol
 from histotune.statistics.metrics import LOWER_IS_BETTER
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError
+from histotune.tools.files import read_json
+from histotune.tools.manifest import verify_folder
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
@@ -267,6 +269,7 @@ def read_own_scores(folders: Sequence[Path], published: Sequence[Protocol]) -> O
 
 
 def _read(folder: Path) -> _Study:
+    bring_back(folder)
     path = folder / PROTOCOL_FILE
     if not path.is_file():
         raise UserError(
@@ -274,8 +277,9 @@ def _read(folder: Path) -> _Study:
             value=folder,
             fix="histotune run eva-breakhis, thunder-breakhis, eva-pcam, ... makes one",
         )
+    verify_folder(folder, f"histotune run --from {folder} --out NEW repeats it")
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
+        data: Any = read_json(path)
         if isinstance(data, dict) and "conditions" not in data:
             raise UserError(
                 "this run was made before protocols kept their conditions",
@@ -283,7 +287,7 @@ def _read(folder: Path) -> _Study:
                 fix=f"histotune run --from {folder} --out NEW repeats it",
             )
         return _Study.model_validate(data)
-    except (ValueError, ValidationError) as error:
+    except (OSError, ValueError, ValidationError) as error:
         raise UserError(
             "protocol.json is damaged", value=path, fix=f"histotune run --from {folder} --out NEW repeats it"
         ) from error

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +20,7 @@ from histotune.published.protocols import WORDS, ProtocolData
 from histotune.statistics.scores import score_predictions
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes
+from histotune.tools.files import hash_bytes, parse_json
 from histotune.tools.marks import LEAKY, TOO_NARROW
 
 if TYPE_CHECKING:
@@ -205,7 +204,7 @@ def _conditions(material: Material, task: ProtocolTask, part: str) -> RunConditi
         n_scored=len(part_rows(tiles, part)),
         backbone=f"{space.backbone} + adapter" if space.adapter_hash else space.backbone,
         default_pooling="+".join(material.default_pooling),
-        view=json.loads(space.view),
+        view=parse_json(space.view),
         view_documented=task.view_documented,
         settings=task.protocol.model_dump(mode="json"),
     )

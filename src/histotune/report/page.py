@@ -42,6 +42,7 @@ from histotune.report.words import (
 from histotune.tools.files import canonical_json, write_text
 from histotune.tools.marks import LEAKY, SYNTHETIC
 from histotune.tools.provenance import redact
+from histotune.tools.tabular import write_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,11 +250,11 @@ FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, 
 
 def save_sweep(trials: pl.DataFrame, label_efficiency: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
     """Write a sweep's trials and plots."""
-    trials.write_parquet(folder / "trials.parquet")
+    write_parquet(trials, folder / "trials.parquet")
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
     save_plots(trials_figure(trials, known), plot_name(trials), folder)
     if label_efficiency is not None:
-        label_efficiency.write_parquet(folder / "label_efficiency.parquet")
+        write_parquet(label_efficiency, folder / "label_efficiency.parquet")
     save_plots(label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic), "training-groups", folder)
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from histotune.evaluation.findings import Artifacts, LedgerCount, findings_from_dict, nan_for_null
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError
-from histotune.tools.files import write_json, write_text
+from histotune.tools.files import read_json, write_json, write_text
+from histotune.tools.manifest import CLAIM, is_listed, renew_manifest, unlist, verify_folder, write_manifest
 from histotune.tools.progress import StageTime
+from histotune.tools.tabular import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +31,10 @@ if TYPE_CHECKING:
 # drawn again without the study's own folder.
 
 
+LOG = logging.getLogger(__name__)
 FOLDER, KINDS = "added", ("transfer", "matrix")
 AGAIN = "run the command that wrote it again"
+ADDED_FILES = ("*.transfer.json", "*.matrix.json")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def add_study(run: Path, findings: Findings, study: Path) -> None:
     Raises:
         UserError: No study there, a damaged one, or one of another head or backbone.
     """
+    bring_back(study)
     kind = next((kind for kind in KINDS if (study / f"{kind}.json").is_file()), None)
     if kind is None:
         raise UserError(
@@ -75,20 +81,27 @@ def add_study(run: Path, findings: Findings, study: Path) -> None:
             fix="histotune transfer RUN DATASET --data DIR --out FOLDER",
         )
     path = study / f"{kind}.json"
+    verify_folder(study, AGAIN, path.name)
     _check_same(findings, _read_transfer(path) if kind == "transfer" else _read_matrix(path), study)
     (run / FOLDER).mkdir(exist_ok=True)
-    write_text(run / FOLDER / f"{study.resolve().name}.{kind}.json", path.read_text(encoding="utf-8"))
+    name = f"{FOLDER}/{study.resolve().name}.{kind}.json"
+    unlist(run, name)
+    write_text(run / name, path.read_text(encoding="utf-8"))
+    renew_manifest(run, name)
 
 
 def load_added(run: Path) -> Added:
     """Read the studies that were added to a run."""
-    folder = run / FOLDER
-    if not folder.is_dir():
-        return Added()
-    return Added(
-        tuple(_read_transfer(path) for path in sorted(folder.glob("*.transfer.json"))),
-        tuple(_read_matrix(path) for path in sorted(folder.glob("*.matrix.json"))),
-    )
+    found = [[path for path in sorted((run / FOLDER).glob(pattern)) if _is_whole(run, path)] for pattern in ADDED_FILES]
+    return Added(tuple(map(_read_transfer, found[0])), tuple(map(_read_matrix, found[1])))
+
+
+def _is_whole(run: Path, path: Path) -> bool:
+    """Whether an added study was written to the end: its hash comes last."""
+    if is_listed(run, f"{FOLDER}/{path.name}"):
+        return True
+    LOG.warning("a study was not added to the end and is left out; add it again with report --add: %s", path)
+    return False
 
 
 def _check_same(findings: Findings, study: AddedTransfer | MatrixStudy, folder: Path) -> None:
@@ -141,8 +154,8 @@ def _rebuild(kind: type[Any], data: dict[str, Any], path: Path) -> Any:  # noqa:
 def read_object(path: Path, fix: str) -> dict[str, Any]:
     """Read a JSON file that holds an object."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = read_json(path)
+    except (OSError, ValueError) as error:
         raise UserError("this file is not readable JSON", value=path, fix=fix) from error
     if not isinstance(data, dict):
         raise UserError("this file holds no JSON object", value=path, fix=fix)
@@ -207,7 +220,7 @@ class ReportInputs:
 
 FILES = ("scores.json", "predictions.parquet", "trials.parquet", "provenance.json", "config.json", "thumbnails.json")
 
-REPEAT = "histotune run --from DIR repeats a run"
+REPEAT = "histotune run --from {} --out NEW repeats the run"
 
 
 def save_run(inputs: ReportInputs, folder: Path) -> None:
@@ -218,23 +231,25 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
 
     Args:
         inputs: The finished run.
-        folder: An existing folder.
+        folder: An existing folder; what lies in it already is in the manifest, which is written last.
     """
     write_json(folder / "scores.json", inputs.findings.as_dict())
     for name, table in vars(inputs.artifacts).items():
         if table is not None:
-            table.write_parquet(folder / f"{name}.parquet")
+            write_parquet(table, folder / f"{name}.parquet")
     write_json(folder / "config.json", inputs.config)
     write_json(
         folder / "provenance.json",
         {
             **inputs.provenance,
+            **CLAIM,
             "command": inputs.command,
             "stages": [{"name": stage.name, "seconds_s": round(stage.seconds_s, 3)} for stage in inputs.stages],
             "ledger": [{"target": c.target, "times": c.times, "choices": c.choices} for c in inputs.ledger],
         },
     )
     _save_thumbnails(inputs.thumbnails, folder)
+    write_manifest(folder)
 
 
 def load_run(folder: Path) -> ReportInputs:
@@ -247,29 +262,34 @@ def load_run(folder: Path) -> ReportInputs:
         What its report is made from.
 
     Raises:
-        UserError: Files are missing, or one of them is damaged.
+        UserError: Files are missing, or one of them has changed since it was written.
     """
+    bring_back(folder)
+    again = REPEAT.format(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(
             f"this is no finished run: {', '.join(missing)} missing", value=folder, fix="histotune run RECIPE --out DIR"
         )
-    provenance = read_object(folder / "provenance.json", REPEAT)
+    verify_folder(folder, again)
+    provenance = read_object(folder / "provenance.json", again)
+    for name in CLAIM:
+        provenance.pop(name, None)
     tables = [folder / f"{table.name}.parquet" for table in fields(Artifacts)]
     try:
         return ReportInputs(
-            findings=findings_from_dict(read_object(folder / "scores.json", REPEAT)),
-            artifacts=Artifacts(**{path.stem: pl.read_parquet(path) for path in tables if path.is_file()}),
+            findings=findings_from_dict(read_object(folder / "scores.json", again)),
+            artifacts=Artifacts(**{path.stem: read_parquet(path) for path in tables if path.is_file()}),
             stages=tuple(StageTime(**stage) for stage in provenance.pop("stages")),
             ledger=tuple(LedgerCount(**count) for count in provenance.pop("ledger")),
-            config=read_object(folder / "config.json", REPEAT),
+            config=read_object(folder / "config.json", again),
             thumbnails=_load_thumbnails(folder),
             command=provenance.pop("command"),
             added=load_added(folder),
             provenance=provenance,
         )
     except (ValueError, KeyError, TypeError, OSError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"this run folder is damaged: {error}", value=folder, fix=REPEAT) from error
+        raise UserError(f"this run folder is damaged: {error}", value=folder, fix=again) from error
 
 
 def _save_thumbnails(thumbnails: tuple[Thumbnail, ...], folder: Path) -> None:
@@ -284,7 +304,7 @@ def _save_thumbnails(thumbnails: tuple[Thumbnail, ...], folder: Path) -> None:
 
 
 def _load_thumbnails(folder: Path) -> tuple[Thumbnail, ...]:
-    index = json.loads((folder / "thumbnails.json").read_text(encoding="utf-8"))
+    index = read_json(folder / "thumbnails.json")
     return tuple(
         Thumbnail(
             **{key: value for key, value in facts.items() if key != "file"},

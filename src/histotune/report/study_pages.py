@@ -16,7 +16,9 @@ from histotune.report.study_figures import (
 )
 from histotune.report.study_tables import plain_table, score_text
 from histotune.report.words import covered_score, format_score, metric_label, number
+from histotune.tools.atomic import atomic_path
 from histotune.tools.files import write_json, write_text
+from histotune.tools.manifest import CLAIM, write_manifest
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
 from histotune.tools.table import Column, Table, rows_of, table_of
@@ -71,7 +73,7 @@ def cell_text(value: Cell) -> str:
 
 
 def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) -> None:
-    """Write ``audit.json`` and ``audit.html``, each whole or not at all.
+    """Write ``audit.json``, ``audit.html`` and the tiles of long lists, each file whole or not at all.
 
     Args:
         audit: What was found.
@@ -81,6 +83,13 @@ def write_audit(audit: Audit, pictures: Sequence[AuditPicture], folder: Path) ->
     Raises:
         UserError: The disk is full or the folder can't be written.
     """
+    for finding in audit.findings:
+        path = folder / f"{finding.id}.csv"
+        if finding.every is None:
+            path.unlink(missing_ok=True)  # of an earlier audit
+        else:
+            with atomic_path(path) as temporary:
+                finding.every.write_csv(temporary)
     write_json(folder / "audit.json", audit.as_dict())
     command = redact(" ".join(["histotune", *sys.argv[1:]]))
     write_text(folder / "audit.html", render_audit_page(audit, pictures, command))
@@ -217,7 +226,7 @@ def _methods(study: MatrixStudy) -> set[str]:
 def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], folder: Path) -> None:
     """Write ``matrix.json``, ``matrix.csv``, ``matrix.html`` and the plots."""
     config, command, ledger = how
-    write_json(folder / "matrix.json", study.as_dict())
+    write_json(folder / "matrix.json", {**study.as_dict(), **CLAIM})
     write_json(folder / "config.json", config)
     write_text(folder / "matrix.csv", cells_table(study).as_csv())
     write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
@@ -228,6 +237,7 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
         differences = difference_panel(matrix, synthetic)
         if differences is not None:
             write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
+    write_manifest(folder)
 
 
 def cells_table(study: MatrixStudy) -> Table:

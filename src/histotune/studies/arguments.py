@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.deploy.bundle import Bundle
 
+LOG = logging.getLogger(__name__)
 Fields = Mapping[str, object] | Sequence[str] | None
 """Fields of the config by dotted names, as ``{"sweep.folds": 3}``, or as the command line takes them."""
 Place = str | Path
@@ -32,7 +34,7 @@ RECIPE_BY_DATASET = {"patch_camelyon": "pcam", "breakhis": "breakhis", "tiles": 
 def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa: ANN401  (command-line options)
     """Return a recipe's config with the command line's options and --set fields applied."""
     if typed.get("from_run") is not None:
-        config = load_config(typed["from_run"])
+        config = _own_places(load_config(typed["from_run"]))
         _check_repeat(config, recipe)
     elif recipe is None:
         raise UserError(
@@ -42,6 +44,34 @@ def build_config(recipe: str | None, **typed: Any) -> ExperimentConfig:  # noqa:
         config = find_recipe(recipe)(RecipeData(_folder(typed.get("data")), _folder(typed.get("pcam"))))
     config = _with_options(config, typed)
     return override(config, typed.get("settings") or [])
+
+
+def _own_places(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the config of somebody's run folder with your own ledger and cache, and no upload; what differs is said.
+
+    The folder may be a stranger's: where a run writes and what it uploads is for whoever repeats it to say.
+    """
+    own = ExperimentConfig(recipe=config.recipe)
+    new: dict[str, object] = {"tracking": own.tracking, "ledger": own.ledger, "cache": own.cache}
+    if config.cohort is not None:
+        new |= _cohort_below(config, own.cache)
+    words = {"tracking": "W&B", "ledger": f"ledger {config.ledger}", "cache": f"cache {config.cache}"}
+    left = [said for name, said in words.items() if getattr(config, name) != getattr(own, name)]
+    if left:
+        LOG.warning("not taken over from the folder: %s; --set and options ask for them", ", ".join(left))
+    return config.model_copy(update=new)
+
+
+def _cohort_below(config: ExperimentConfig, cache: Path) -> dict[str, object]:
+    """Return the places of the synthetic cohort below a cache."""
+    cohort = cache / "synthetic"
+    parts = (("source", config.source, "breakhis"), ("target", config.target, "pcam"))
+    moved = {
+        name: dataset.model_copy(update={"path": cohort / folder})
+        for name, dataset, folder in parts
+        if dataset is not None
+    }
+    return {"cohort_path": cohort, **moved}
 
 
 def _folder(path: Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,10 +14,13 @@ from histotune.report.run_folder import load_run
 from histotune.report.study_pages import write_comparison_page
 from histotune.statistics.metrics import METRIC_NAMES, MetricName
 from histotune.statistics.predictions import PREDICTION_COLUMNS, ComparisonConfig, IntervalConfig, Predictions
+from histotune.tools.atomic import bring_back, claimed
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import write_json
+from histotune.tools.files import read_json, write_json
+from histotune.tools.manifest import verify_folder
 from histotune.tools.marks import PROBE
 from histotune.tools.table import ShownAsTables, Table
+from histotune.tools.tabular import read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,6 +70,11 @@ class ComparisonOutcome(ShownAsTables):
 
 def compare_folders(asked: CompareRequest, out: Path | None, command: str) -> ComparisonOutcome:
     """Compare runs on the same tiles and groups, paired, and rank them over data sets; write the page where asked."""
+    with claimed(out, folder=True):
+        return _compare(asked, out, command)
+
+
+def _compare(asked: CompareRequest, out: Path | None, command: str) -> ComparisonOutcome:
     metrics = _metrics(asked.metrics)
     contenders = read_contenders(asked.runs)
     config = ComparisonConfig(
@@ -141,7 +148,9 @@ def _folder_names(folders: Sequence[Path]) -> list[str]:
 
 def _contenders(folder: Path, name: str) -> tuple[str, tuple[Contender, ...]]:
     """Return a run's backbone and its arms; no backbone where a folder holds several arms of one."""
+    bring_back(folder)
     if (folder / "protocol.json").is_file():
+        verify_folder(folder, f"histotune run --from {folder} --out NEW repeats the protocol")
         return "", tuple(_protocol_arms(folder, name))
     run = load_run(folder)
     return run.findings.backbone, tuple(_probes(run.findings, run.artifacts.predictions, name))
@@ -163,9 +172,11 @@ def _probes(findings: Findings, table: pl.DataFrame, name: str) -> Iterator[Cont
 
 def _protocol_arms(folder: Path, name: str) -> Iterator[Contender]:
     try:
-        marks = tuple(json.loads((folder / "protocol.json").read_text(encoding="utf-8")).get("marks", ()))
-        table = pl.read_parquet(folder / "predictions.parquet")
-    except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+        marks = tuple(read_json(folder / "protocol.json").get("marks", ()))
+        table = read_parquet(folder / "predictions.parquet")
+        if missing := {"row", "pooling", "domain", *PREDICTION_COLUMNS} - set(table.columns):
+            raise ValueError(f"predictions.parquet lacks {', '.join(sorted(missing))}")
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"this run folder is damaged: {error}", value=folder, fix="run the protocol again") from error
     for (row, pooling, domain), part in table.group_by("row", "pooling", "domain", maintain_order=True):
         names = tuple(str(label) for label in range(len(part["probability"][0])))

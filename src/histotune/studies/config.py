@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -19,8 +18,11 @@ from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
+from histotune.tools.atomic import bring_back
 from histotune.tools.errors import UserError, closest_name, raise_together
-from histotune.tools.files import user_dir
+from histotune.tools.files import parse_json, read_json, user_dir
+from histotune.tools.manifest import verify_folder
+from histotune.tools.settings import name_setting
 from histotune.transfer.case import TransferConfig
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+AGAIN = "repeat the run from its recipe: histotune run RECIPE --data DIR --out NEW"
 WandbMode = Literal["off", "offline", "online"]
 
 
@@ -94,6 +97,11 @@ class ExperimentConfig(BaseModel):
     cache: Path = Field(default_factory=lambda: user_dir("cache"))
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
 
+    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401  (pydantic's)
+        """Let messages about these folders name the settings that they come from."""
+        name_setting(self.cache, "--cache FOLDER")
+        name_setting(self.ledger, "--set ledger=FOLDER")
+
     def choices(self) -> dict[str, object]:
         """Return what a result depends on: everything but folders, ways of computing, and the split.
 
@@ -108,8 +116,10 @@ class ExperimentConfig(BaseModel):
             data.pop("protocol")
         for name in ("source", "target"):
             if data[name] is not None:
-                for place in ("path", "slides_from", "code"):
+                for place in ("path", "slides_from", "code", "images_from"):
                     data[name].pop(place)
+                if data[name]["class_level"] == 1:  # a choice only where it is one, so that older ones keep their hash
+                    data[name].pop("class_level")
         return data
 
 
@@ -136,15 +146,32 @@ def parse_config(data: dict[str, Any], errors: Sequence[UserError] = ()) -> Expe
     return config
 
 
-def load_config(run: Path) -> ExperimentConfig:
-    """Read the resolved config of a run folder."""
+def load_config(run: Path, *, checked: bool = False) -> ExperimentConfig:
+    """Read the resolved config of a run folder.
+
+    Args:
+        run: The folder, or its ``config.json``.
+        checked: The folder has been compared with its manifest already.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: No config there, or one that has changed since it was written.
+    """
+    bring_back(run)
     path = run if run.suffix == ".json" else run / "config.json"
     if not path.is_file():
         raise UserError("this folder holds no config.json, so it is no run", value=run, fix="histotune run --help")
+    if not checked and path.name == "config.json":
+        verify_folder(path.parent, AGAIN, path.name)
     try:
-        return parse_config(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError("config.json is not readable JSON", value=path, fix="repeat the run from its recipe") from error
+        data = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError("config.json is not readable JSON", value=path, fix=AGAIN) from error
+    if not isinstance(data, dict):
+        raise UserError("config.json holds no config", value=path, fix=AGAIN)
+    return parse_config(data)
 
 
 def _assign(data: dict[str, Any], assignment: str) -> UserError | None:
@@ -214,8 +241,8 @@ def _models_in(annotation: object) -> list[type[BaseModel]]:
 def _parse(text: str) -> object:
     """JSON where it is JSON, plain text otherwise."""
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except ValueError:
         return text
 
 

@@ -16,7 +16,9 @@ from histotune.studies.arguments import (
     path_of,
     tiles_of,
 )
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError
+from histotune.tools.settings import name_setting
 from histotune.tools.table import ShownAsTables
 
 if TYPE_CHECKING:
@@ -108,6 +110,7 @@ def fetch(
     from histotune.datasets.fetch.source import NetworkConfig, Transfer
 
     folder = room.default_folder(dataset) if to is None else Path(to).expanduser()
+    name_setting(folder, "--to FOLDER")
     config = NetworkConfig()
     if dry_run:
         return room.plan_fetch(dataset, folder, source, config)
@@ -162,11 +165,13 @@ def audit(
             fix='ht.audit("tiles", "tiles.csv")',
         )
     config = config_of(tiles, data, cache=cache, set=set)
-    request = _audit_request(config, split, quick=quick, embeddings=embeddings)
-    result = look(request)
-    if out is not None:
-        write_audit(result, audit_pictures(result, request.tiles, request.split, config.loader), Path(out))
-    return AuditOutcome(result, None if out is None else Path(out))
+    folder = path_of(out)
+    with claimed(folder, folder=True):
+        request = _audit_request(config, split, quick=quick, embeddings=embeddings)
+        result = look(request)
+        if folder is not None:
+            write_audit(result, audit_pictures(result, request.tiles, request.split, config.loader), folder)
+    return AuditOutcome(result, folder)
 
 
 def _audit_request(config: ExperimentConfig, split: str | None, *, quick: bool, embeddings: bool) -> AuditRequest:
@@ -226,9 +231,11 @@ def split(
     """
     from histotune.datasets.splits.named import find_split, save_split
 
-    found = find_split(split, tiles_of(tiles, config_of(tiles, data, set=set)), allow_leaky=allow_leaky)
-    if out is not None:
-        save_split(found, Path(out))
+    place = path_of(out)
+    with claimed(place, folder=False):
+        found = find_split(split, tiles_of(tiles, config_of(tiles, data, set=set)), allow_leaky=allow_leaky)
+        if place is not None:
+            save_split(found, place)
     return found
 
 

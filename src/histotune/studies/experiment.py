@@ -24,10 +24,11 @@ from histotune.report.pictures import largest_errors
 from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
-from histotune.studies.setup import embed_arms, refuse_foreign_folder, set_up_experiment
+from histotune.studies.setup import claimed_folder, embed_arms, set_up_experiment
 from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.files import hash_json
 from histotune.tools.progress import Stopwatch
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
@@ -100,17 +101,17 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     Raises:
         UserError: Anything the user can mend; nothing is left half-written.
     """
-    refuse_foreign_folder(config.out)
-    require_wandb(config.tracking)
-    require_device(config.sweep)
-    watch = Stopwatch()
-    setup = set_up_experiment(config, watch)
-    embedded = embed_experiment(setup, watch)
-    studies = _study(setup, embedded, watch)
-    findings = _findings(setup.config, studies, embedded)
-    ledger = _count_scorings(setup.config, studies, findings)
-    inputs = _report_inputs(setup.config, studies, findings, embedded, command)
-    return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
+    with claimed_folder(config):
+        require_wandb(config.tracking)
+        require_device(config.sweep)
+        watch = Stopwatch()
+        setup = set_up_experiment(config, watch)
+        embedded = embed_experiment(setup, watch)
+        studies = _study(setup, embedded, watch)
+        findings = _findings(setup.config, studies, embedded)
+        ledger = _count_scorings(setup.config, studies, findings)
+        inputs = _report_inputs(setup.config, studies, findings, embedded, command)
+        return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
 
 
 def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:
@@ -245,11 +246,11 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
                     probe, precision = sweeps[0].result.head, config.embedding.precision
                     save_bundle(Bundle(probe, config.backbone, setup.view, precision), folder / name)
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
-        inputs = replace(inputs, stages=tuple(watch.stages))
-        save_run(inputs, folder)
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
         save_plots(figure, "training-groups", folder)
+        inputs = replace(inputs, stages=tuple(watch.stages))
+        save_run(inputs, folder)
     n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
     tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)

@@ -26,9 +26,10 @@ from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view
 from histotune.report.result_tables import tables_of
 from histotune.report.study_pages import save_matrices
-from histotune.studies.setup import refuse_foreign_folder, set_up, single_dataset
+from histotune.studies.setup import claimed_folder, set_up, single_dataset
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json
+from histotune.tools.files import hash_json
 from histotune.tools.marks import TOO_NARROW
 from histotune.tools.table import ShownAsTables, Table
 
@@ -73,22 +74,22 @@ def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> Matr
     Raises:
         UserError: The data set has fewer than two magnifications, or anything else the user can mend.
     """
-    refuse_foreign_folder(config.out)
-    tiles = read_dataset(single_dataset(config))
-    magnifications_of(tiles)
-    split = _folds(tiles, config)
-    setup = set_up(config, tiles, split)
-    config = setup.config
-    experiments = (RAW, *MATCHED) if matched else (RAW,)
-    for experiment in experiments:  # a mistake shows before anything is embedded
-        check_view(tiles, matched_view(tiles, setup.view, experiment))
-    matrices = [matrix for experiment in experiments for matrix in _matrices(setup, split, experiment)]
-    study = _study(setup, split, matrices)
-    choice_hash = hash_json([config.choices(), "matrix"])
-    ledger = record_scoring(config.ledger, Scoring(split.split_hash, f"{tiles.name} cross-fit", choice_hash))
-    with atomic_folder(config.out) as folder:
-        save_matrices(study, (config.model_dump(mode="json"), command, str(ledger)), folder)
-    return MatrixOutcome(study, ledger, config.out)
+    with claimed_folder(config):
+        tiles = read_dataset(single_dataset(config))
+        magnifications_of(tiles)
+        split = _folds(tiles, config)
+        setup = set_up(config, tiles, split)
+        config = setup.config
+        experiments = (RAW, *MATCHED) if matched else (RAW,)
+        for experiment in experiments:  # a mistake shows before anything is embedded
+            check_view(tiles, matched_view(tiles, setup.view, experiment))
+        matrices = [matrix for experiment in experiments for matrix in _matrices(setup, split, experiment)]
+        study = _study(setup, split, matrices)
+        choice_hash = hash_json([config.choices(), "matrix"])
+        ledger = record_scoring(config.ledger, Scoring(split.split_hash, f"{tiles.name} cross-fit", choice_hash))
+        with atomic_folder(config.out) as folder:
+            save_matrices(study, (config.model_dump(mode="json"), command, str(ledger)), folder)
+        return MatrixOutcome(study, ledger, config.out)
 
 
 def _folds(tiles: TileSet, config: ExperimentConfig) -> Split:

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.published.study import ProtocolTask, protocol_part, study_protocol
 from histotune.report.result_tables import tables_of
-from histotune.studies.setup import is_documented_view, read_with_parts, refuse_foreign_folder, set_up
+from histotune.studies.setup import claimed_folder, is_documented_view, read_with_parts, set_up
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json, write_json
+from histotune.tools.files import hash_json, write_json
+from histotune.tools.manifest import CLAIM, write_manifest
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
+from histotune.tools.tabular import write_parquet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,19 +67,20 @@ def run_protocol(config: ExperimentConfig, command: str) -> ProtocolOutcome:
     Raises:
         UserError: Anything the user can mend.
     """
-    refuse_foreign_folder(config.out)
-    setup = set_up_protocol(config)
-    config = setup.config
-    assert config.protocol is not None  # set_up_protocol refuses a config without one
-    documented = is_documented_view(setup)
-    poolings = config.sweep.poolings
-    task = ProtocolTask(config.protocol, config.evaluation, config.interval, poolings, setup.split, documented)
-    study = study_protocol(setup.embed(), task)
-    choice = hash_json([config.choices(), [row.chosen for row in study.rows]])
-    ledger = record_scoring(config.ledger, Scoring(study.split_hash, study.scored, choice))
-    facts = {"command": command, "ledger": str(ledger), "provenance": collect_provenance().as_dict()}
-    with atomic_folder(config.out) as folder:
-        write_json(folder / "protocol.json", {**study.as_dict(), **facts})
-        study.predictions.write_parquet(folder / "predictions.parquet")
-        write_json(folder / "config.json", config.model_dump(mode="json"))
-    return ProtocolOutcome(study, ledger, config.out)
+    with claimed_folder(config):
+        setup = set_up_protocol(config)
+        config = setup.config
+        assert config.protocol is not None  # set_up_protocol refuses a config without one
+        documented = is_documented_view(setup)
+        poolings = config.sweep.poolings
+        task = ProtocolTask(config.protocol, config.evaluation, config.interval, poolings, setup.split, documented)
+        study = study_protocol(setup.embed(), task)
+        choice = hash_json([config.choices(), [row.chosen for row in study.rows]])
+        ledger = record_scoring(config.ledger, Scoring(study.split_hash, study.scored, choice))
+        facts = {"command": command, "ledger": str(ledger), "provenance": {**collect_provenance().as_dict(), **CLAIM}}
+        with atomic_folder(config.out) as folder:
+            write_json(folder / "protocol.json", {**study.as_dict(), **facts})
+            write_parquet(study.predictions, folder / "predictions.parquet")
+            write_json(folder / "config.json", config.model_dump(mode="json"))
+            write_manifest(folder)
+        return ProtocolOutcome(study, ledger, config.out)

@@ -6,6 +6,7 @@ view are looked up here and nowhere else.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -13,23 +14,32 @@ import numpy as np
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, pinned_config, random_twin
 from histotune.datasets.read import read_dataset
+from histotune.datasets.splits.split import require_groups
 from histotune.datasets.tileset import require_classes
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_notes
+from histotune.evaluation.crossfit import cross_fit_task
+from histotune.evaluation.external import check_direct_training
 from histotune.evaluation.findings import Artifacts
 from histotune.evaluation.held_out import ArmMaterial
+from histotune.evaluation.ledger import LEDGER_FILE
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
+from histotune.heads.family import check_inner_folds
+from histotune.heads.label_efficiency import check_label_efficiency
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
 from histotune.report.run_folder import FILES
+from histotune.tools.atomic import claimed, require_writable
 from histotune.tools.errors import UserError, collect, raise_together
-from histotune.tools.files import explained_os_errors, lock, make_folder, read_json
+from histotune.tools.files import json_or_none, lock
+from histotune.tools.manifest import is_manifest
 from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIGHTS
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -129,7 +139,9 @@ def rows_that_train(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool
         in_part_N = np.zeros(len(tiles), dtype=np.bool_)
         in_part_N[part_rows(tiles, "train")] = True
         train_N &= in_part_N
-    require_classes(tiles.take(np.flatnonzero(train_N)), "a sweep")
+    trains = tiles.take(np.flatnonzero(train_N))
+    require_classes(trains, "a sweep")
+    require_groups(trains)
     return train_N
 
 
@@ -218,10 +230,26 @@ def single_dataset(config: ExperimentConfig) -> DatasetConfig:
     return dataset
 
 
-def refuse_foreign_folder(out: Path) -> None:
-    """Refuse to replace a folder that is no run, and find out early whether it can be written."""
-    if out.exists() and not out.is_dir():
-        raise UserError("a file lies where the run folder should go", value=out, fix="choose another --out")
+@contextmanager
+def claimed_folder(config: ExperimentConfig, out: Path | None = None) -> Iterator[None]:
+    """Hold a study's folder from its start to its end, after a look for all that would stop its results at the end.
+
+    Args:
+        config: Names the folder, and the one of the ledger.
+        out: The folder, where it is not the config's.
+
+    Raises:
+        UserError: Another process writes there, the folder holds other files, or one of the two can't be written.
+    """
+    place = config.out if out is None else out
+    with claimed(place, folder=True):
+        _refuse_foreign_folder(place)
+        require_writable(config.ledger / LEDGER_FILE)
+        yield
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    """Refuse to replace a folder that is no run."""
     foreign = _foreign_names(out) if out.is_dir() else ()
     if foreign:
         raise UserError(
@@ -229,11 +257,6 @@ def refuse_foreign_folder(out: Path) -> None:
             value=f"{out}: {', '.join(foreign[:10])}{', ...' if len(foreign) > 10 else ''}",
             fix="choose another --out, or move them away",
         )
-    with explained_os_errors(out):
-        make_folder(out.parent)
-        probe = out.parent / f".{out.name}.probe"
-        probe.mkdir(exist_ok=True)
-        probe.rmdir()
 
 
 def write_cohort_first(config: ExperimentConfig, watch: Stopwatch) -> None:
@@ -268,10 +291,14 @@ def _checked_entries(config: ExperimentConfig, source: TileSet | None, target: T
     entries: tuple[Entry, ...] = ()
     if source is not None:
         with collect(errors):
-            plan_source(source, config.evaluation)
+            plan = plan_source(source, config.evaluation)
+            task = cross_fit_task(source, plan.fit)
+            check_inner_folds(source.tile_ids, task, config.sweep)
+            check_label_efficiency(source.tile_ids, task, config.sweep)
     if target is not None:
         with collect(errors):
             part_rows(target, scored_part(config.evaluation))
+            check_direct_training(target, config.sweep)
     with collect(errors):
         _check_labels_match(source, target)
     with collect(errors):
@@ -297,13 +324,14 @@ def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:
 def _foreign_names(folder: Path) -> tuple[str, ...]:
     """Return what lies in a folder and is no part of a run, matrix, protocol or head."""
     names = sorted(path.name for path in folder.iterdir())
-    is_own = any((folder / name).is_file() for name in ("bundle.json", "protocol.json")) or _is_run_config(folder)
+    named = any((folder / name).is_file() for name in ("bundle.json", "protocol.json"))
+    is_own = named or _is_run_config(folder) or is_manifest(folder)
     return tuple(name for name in names if not (is_own and name in RUN_NAMES))
 
 
 def _is_run_config(folder: Path) -> bool:
     """Whether ``config.json`` is histotune's: a model saved for transformers has one, too."""
-    data = read_json(folder / "config.json")
+    data = json_or_none(folder / "config.json")
     return isinstance(data, dict) and {"recipe", "backbone", "evaluation"} <= data.keys()
 
 
@@ -318,6 +346,7 @@ RUN_NAMES = {
     "head.safetensors",
     "matrix.csv",
     "matrix.html",
+    "manifest.json",
     "matrix.json",
     "plots",
     "protocol.json",

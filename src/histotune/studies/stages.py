@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.disk import name_some
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.findings import Finding
 from histotune.evaluation.held_out import ArmSweep, describe_choice
-from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts
-from histotune.heads.family import SweepSupport, SweepTask
+from histotune.heads.family import SweepSupport, SweepTask, check_inner_folds
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note
-from histotune.heads.label_efficiency import label_efficiency
+from histotune.heads.label_efficiency import check_label_efficiency, label_efficiency
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
 from histotune.report.result_tables import tables_of
-from histotune.studies.setup import config_of_head, read_with_parts, rows_that_train, set_up, single_dataset
+from histotune.studies.setup import (
+    claimed_folder,
+    config_of_head,
+    read_with_parts,
+    rows_that_train,
+    set_up,
+    single_dataset,
+)
 from histotune.studies.tracking import (
     SweptSet,
     new_run_id,
@@ -33,7 +41,10 @@ from histotune.studies.tracking import (
     track_sweep,
     with_origin,
 )
-from histotune.tools.files import atomic_folder, hash_bytes
+from histotune.tools.atomic import atomic_folder, require_writable
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes
+from histotune.tools.manifest import write_manifest
 from histotune.tools.marks import LEAKY, PROBE
 from histotune.tools.table import ShownAsTables, Table
 
@@ -132,16 +143,25 @@ def sweep_tiles(
     Returns:
         What was tried and chosen. The selected score is optimistic: it was the criterion.
     """
-    require_wandb(config.tracking)
-    require_device(config.sweep)
+    with claimed_folder(config):
+        require_wandb(config.tracking)
+        require_device(config.sweep)
+        return _sweep_and_save(config, read, watch)
+
+
+def _sweep_and_save(
+    config: ExperimentConfig, read: TileSet | None, watch: Callable[[Tried], None] | None
+) -> SweepOutcome:
     tiles, split = read_with_parts(config, read)
-    rows_that_train(tiles, config)  # a mistake shows before anything is embedded
+    task = _task(tiles, rows_that_train(tiles, config))  # a mistake shows before anything is embedded
+    check_inner_folds(tiles.tile_ids, task, config.sweep)
+    check_label_efficiency(tiles.tile_ids, task, config.sweep)
     setup = set_up(config, tiles, split)
     material = setup.embed()
     tiles = material.tiles  # without those that can't be read
     train_N = rows_that_train(tiles, config)
     has_parts = tiles.table["split"].null_count() == 0
-    task = _task(material, train_N)
+    task = replace(_task(tiles, train_N), default_pooling=material.default_pooling)
     support = SweepSupport(FitCache.at(config.cache), watch)
     start = time.perf_counter()
     result = sweep(material.embeddings, task, config.sweep, support)[0]
@@ -154,6 +174,7 @@ def sweep_tiles(
         head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)
         save_bundle(head, folder)
         save_sweep(with_origin(result, domain, PROBE), efficiency, tiles, folder)
+        write_manifest(folder)
     swept = SweptSet(
         new_run_id(),
         tiles.name,
@@ -167,17 +188,21 @@ def sweep_tiles(
     return SweepOutcome(head, result, choice, config.out, track_sweep(swept, scores, config))
 
 
-def _task(material: Material, train_N: NDArray[np.bool_]) -> SweepTask:
+def _task(tiles: TileSet, train_N: NDArray[np.bool_]) -> SweepTask:
     """Return the task of choosing a head on one training set."""
-    tiles = material.tiles
-    return SweepTask(
-        labels_N=tiles.labels_N,
-        groups=tuple(tile_groups(tiles)),
-        class_names=tiles.class_names,
-        train_sets_SN=train_N[None, :],
-        fold_labels="grouped",
-        default_pooling=material.default_pooling,
-    )
+    return SweepTask(tiles.labels_N, tuple(tile_groups(tiles)), tiles.class_names, train_N[None, :])
+
+
+def _require_same_number(bundle: Bundle, tiles: TileSet) -> None:
+    """Refuse a data set whose classes can't be the head's, before anything is embedded."""
+    names = bundle.head.class_names
+    if len(tiles.class_names) != len(names):
+        raise UserError(
+            f"this head tells {len(names):,} classes apart, and {tiles.name} has {len(tiles.class_names):,}",
+            value=name_some(list(tiles.class_names), 10),
+            allowed=name_some(list(names), 10),
+            fix="label the tiles with the head's classes, or train a head on theirs: histotune sweep",
+        )
 
 
 def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:
@@ -196,8 +221,10 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     Raises:
         UserError: The scored part is missing.
     """
+    require_writable(config.ledger / LEDGER_FILE)
     config = config_of_head(config, bundle)
     tiles, split = read_with_parts(config, read)
+    _require_same_number(bundle, tiles)
     part = scored_part(config.evaluation)
     has_parts = tiles.table["split"].null_count() == 0
     if has_parts:

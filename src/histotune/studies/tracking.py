@@ -6,7 +6,9 @@ crash loses nothing that was finished. The folder is one table: ``polars.scan_pa
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import math
 import uuid
 from contextlib import suppress
@@ -17,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from histotune.report.tables import line_names, setting_names
+from histotune.tools.atomic import atomic_path, remove_if_abandoned, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_path, canonical_json
+from histotune.tools.files import canonical_json
 from histotune.tools.marks import PROBE
 from histotune.tools.provenance import redact
+from histotune.tools.tabular import TableError, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -137,15 +141,20 @@ def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> pl.DataFrame:
 
 
 def record_trials(state: Path, rows: pl.DataFrame) -> Path:
-    """Add the trials of one run to the table: one new file, whole or not at all."""
+    """Add the trials of one run to the table: one new file, whole or not at all, named by the run and by its hash."""
     run_ids = rows["run_id"].unique().to_list()
     if len(run_ids) != 1:
         raise ValueError(f"one file holds the trials of one run, not of {len(run_ids)}")
     if rows.filter(pl.col("diverged"))["score"].is_not_null().any():
         raise ValueError("a trial that diverged has no score")
-    path = trials_folder(state) / f"{run_ids[0]}.parquet"
+    data = io.BytesIO()
+    rows.rechunk().write_parquet(data)
+    path = trials_folder(state) / f"{run_ids[0]}.{_digest(data.getvalue())}.parquet"
+    for left in path.parent.glob(".*.partial"):  # of killed runs, whose names never come again
+        if unfinished_name(left):
+            remove_if_abandoned(left)
     with atomic_path(path) as temporary:
-        rows.rechunk().write_parquet(temporary)
+        temporary.write_bytes(data.getvalue())
     return path
 
 
@@ -155,8 +164,8 @@ def read_trials(state: Path) -> pl.DataFrame:
     if not any(folder.glob("*.parquet")):
         return pl.DataFrame(schema=SCHEMA)
     try:
-        table = pl.scan_parquet(folder / "*.parquet").collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+        table = pl.concat(_read_run(path) for path in sorted(folder.glob("*.parquet")))
+    except (pl.exceptions.PolarsError, TableError) as error:
         damaged = [path for path in sorted(folder.glob("*.parquet")) if not _is_readable(path)]
         raise UserError(
             "the table of trials can't be read",
@@ -302,9 +311,22 @@ def _without_secrets(value: object) -> Any:  # noqa: ANN401  (nested JSON)
     return value
 
 
+def _read_run(path: Path) -> pl.DataFrame:
+    """Read the trials of one run; files of earlier versions have no hash in their name."""
+    digest = path.stem.partition(".")[2]
+    table = read_parquet(path)
+    if digest and digest != _digest(path.read_bytes()):
+        raise TableError("it has changed since it was written")
+    return table
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def _is_readable(path: Path) -> bool:
-    with suppress(pl.exceptions.PolarsError, OSError):
-        return pl.read_parquet(path).schema == pl.Schema(SCHEMA)
+    with suppress(TableError):
+        return _read_run(path).schema == pl.Schema(SCHEMA)
     return False
 
 

@@ -14,7 +14,7 @@ import polars as pl
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import load_bundle
-from histotune.evaluation.ledger import Scoring, record_scoring
+from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows
 from histotune.heads.head import calibrated_logits, column_logits
 from histotune.images.stain import INSTALL, has_torchstain, mean_density, restain
@@ -23,11 +23,14 @@ from histotune.report.result_tables import tables_of
 from histotune.statistics.predictions import PREDICTION_COLUMNS, Predictions
 from histotune.studies.config import load_config
 from histotune.studies.setup import config_of_head, read_with_parts, set_up
+from histotune.tools.atomic import bring_back, claimed, require_writable
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, write_json
+from histotune.tools.manifest import CLAIM, verify_folder, write_manifest
 from histotune.tools.marks import LABEL_MOVED, LEAKY, PROBE, SYNTHETIC, TOO_NARROW
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
+from histotune.tools.tabular import read_parquet
 from histotune.transfer.case import (
     HeadMap,
     RemedyPlan,
@@ -123,10 +126,17 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
     Raises:
         UserError: No finished run there, a target without labels, or one of other classes than the head's.
     """
+    with claimed(config.out, folder=True):
+        require_writable(config.ledger / LEDGER_FILE)
+        return _diagnose_and_save(head_folder, config, command, images=images)
+
+
+def _diagnose_and_save(head_folder: Path, config: ExperimentConfig, command: str, *, images: bool) -> TransferOutcome:
     from histotune.report.pictures import cross_gallery
     from histotune.report.study_pages import write_transfer_page
 
     run = _run_folder(head_folder)
+    verify_folder(run, f"histotune run --from {run} --out NEW repeats the run")
     bundle = load_bundle(run)
     config = config_of_head(config, bundle)
     target = _read_target(config, bundle.head.class_names)
@@ -137,11 +147,12 @@ def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, i
         "command": command,
         "ledger": str(ledger),
         "settings": config.transfer.model_dump(mode="json"),
-        "provenance": collect_provenance().as_dict(),
+        "provenance": {**collect_provenance().as_dict(), **CLAIM},
     }
     write_json(config.out / "transfer.json", {**found.as_dict(), **facts})
     gallery = cross_gallery(found, source.material.tiles, target.material.tiles, config.loader) if images else None
     write_transfer_page(found, command, str(ledger), config.out / "transfer.html", gallery)
+    write_manifest(config.out, "transfer.json")
     return TransferOutcome(found, ledger, config.out)
 
 
@@ -197,6 +208,7 @@ def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Tar
 
 def _run_folder(folder: Path) -> Path:
     """Return the run folder of a head: the diagnosis compares with the source's held-out scores."""
+    bring_back(folder)
     for place in (folder, folder.parent):
         if (place / "predictions.parquet").is_file() and (place / "config.json").is_file():
             return place
@@ -218,7 +230,7 @@ def _scored_tiles(tiles: TileSet, part: str) -> tuple[TileSet, str]:
 
 def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source:
     """Read the run's training tiles, their embeddings from the cache, and their held-out predictions."""
-    made = load_config(run)
+    made = load_config(run, checked=True)
     dataset = made.source
     if dataset is None:
         raise UserError(
@@ -252,7 +264,7 @@ def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source
 
 def _held_out(run: Path, tiles: TileSet) -> Predictions:
     """Return the probe's cross-fitted or held-out predictions on the domain that trained it."""
-    table = pl.read_parquet(run / "predictions.parquet").filter(
+    table = read_parquet(run / "predictions.parquet").filter(
         (pl.col("finding") == "cross-magnification") & (pl.col("arm") == PROBE)
     )
     own = table.filter(pl.col("tile_id").is_in(list(tiles.tile_ids)))

@@ -6,7 +6,7 @@ Arguments have the command line's names and defaults; every other field of the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,9 @@ from histotune.studies.arguments import (
     tiles_of,
 )
 from histotune.studies.config import ExperimentConfig, override
+from histotune.tools.atomic import bring_back, claimed
 from histotune.tools.errors import UserError, closest_name
+from histotune.tools.settings import name_setting
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
@@ -162,7 +164,6 @@ def sweep(
         >>> found.head.head.class_names
         ('benign', 'malignant')
     """
-    from histotune.studies.setup import refuse_foreign_folder
     from histotune.studies.stages import sweep_tiles
 
     typed = {"train_magnification": train_magnification, "split": split, "cache": cache}
@@ -171,7 +172,6 @@ def sweep(
     else:
         config = config_of(tiles, data, backbone=backbone, set=set, **typed)
     config = config.model_copy(update={"out": Path(out) if out is not None else Path("heads") / config.recipe})
-    refuse_foreign_folder(config.out)
     return sweep_tiles(config, None if isinstance(tiles, str | ExperimentConfig) else _plain(tiles), watch)
 
 
@@ -278,14 +278,14 @@ def predict(
     Args:
         head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
         images: Image files, or folders of them.
-        out: Table to write, ``.csv`` or ``.parquet``; None writes none.
+        out: Table to write: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``; None writes none.
         cache: Folder for embeddings.
         on_bad_image: ``fail`` (default) or ``skip``.
         mpp: Scale of the images, um/px; heads of a view with a target scale need it.
         set: Further fields, such as ``{"embedding.device": "cpu"}``.
 
     Returns:
-        A row per image: ``path``, ``predicted``, and ``probability_<class>`` per class.
+        A row per image: ``path``, ``predicted``, ``probability_<class>`` per class, ``threshold`` and ``decision``.
 
     Raises:
         UserError: No head there, or images that can't be read.
@@ -295,21 +295,26 @@ def predict(
         >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "colour-histogram")
         >>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
         >>> ht.predict(head, "BreaKHis_v1").columns
-        ['path', 'predicted', 'probability_benign', 'probability_malignant']
+        ['path', 'predicted', 'probability_benign', 'probability_malignant', 'threshold', 'decision']
     """
     from histotune.datasets.config import check_on_bad_image
-    from histotune.deploy.predict import PredictSettings, write_predictions
+    from histotune.deploy.predict import PredictSettings, check_table_name, write_predictions
     from histotune.deploy.predict import predict as apply
     from histotune.studies.setup import backbone_of_head
 
+    if out is not None:
+        check_table_name(Path(out))
     config = override(ExperimentConfig(recipe="predict"), assignments(set))
     folder = Path(cache) if cache is not None else config.cache
+    name_setting(folder, "--cache FOLDER")
     settings = PredictSettings(config.embedding, config.loader, folder, check_on_bad_image(on_bad_image or "fail"), mpp)
-    bundle = bundle_of(head)
     given = [Path(images)] if isinstance(images, str | Path) else [Path(image) for image in images]
-    table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
-    if out is not None:
-        write_predictions(table, Path(out))
+    place = path_of(out)
+    with claimed(place, folder=False):
+        bundle = bundle_of(head)
+        table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
+        if place is not None:
+            write_predictions(table, place)
     return table
 
 
@@ -551,18 +556,23 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
         'page.html'
     """
     from histotune.report.page import write_report
-    from histotune.report.run_folder import add_study, load_run
+    from histotune.report.run_folder import add_study, load_added, load_run
     from histotune.report.study_tables import write_latex
 
     folder = Path(run)
-    findings = load_run(folder).findings
-    for study in add:
-        add_study(folder, findings, Path(study))
-    page = Path(out) if out is not None else folder / "report.html"
-    inputs = load_run(folder)
-    write_report(inputs, page)
-    if latex is not None:
-        write_latex(inputs, Path(latex))
+    page, tables = Path(out) if out is not None else folder / "report.html", path_of(latex)
+    bring_back(folder)
+    if not folder.is_dir():
+        load_run(folder)  # which says what is missing
+    changed = folder.resolve() if add or out is None else None
+    with claimed(changed, folder=True), claimed(page, tables, folder=False):
+        inputs = load_run(folder)
+        for study in add:
+            add_study(folder, inputs.findings, Path(study))
+        inputs = replace(inputs, added=load_added(folder))
+        write_report(inputs, page)
+        if tables is not None:
+            write_latex(inputs, tables)
     return page
 
 

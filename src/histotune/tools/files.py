@@ -7,54 +7,23 @@ import hashlib
 import json
 import math
 import os
-import re
-import shutil
+import stat
 import sys
-import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
 from histotune.tools.errors import UserError
+from histotune.tools.settings import setting_of
+from histotune.tools.stand_ins import START_BYTES, stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-NO_WRITE = (errno.EROFS, errno.EACCES, errno.EPERM)
-PARTIAL = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.partial")  # the names that atomic_path makes
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of ``path`` that replaces it only when the block succeeds.
-
-    The content is flushed to disk before the rename, so a reader sees the old file or the whole new one.
-    """
-    with explained_os_errors(path):
-        make_folder(path.parent)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            with temporary.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            temporary.chmod(0o666 & ~_umask())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def unfinished_name(path: Path) -> str | None:
-    """Return the name that a half-written file of :func:`atomic_path` was to get; None for any other file.
-
-    Example:
-        >>> unfinished_name(Path(".space.json.ab12cd34.partial"))
-        'space.json'
-    """
-    found = PARTIAL.fullmatch(path.name)
-    return None if found is None else found["name"]
+MAX_JSON_BYTES = 256 * 2**20
+MAX_JSON_DEPTH = 100
+CHECKSUM = "checksum"
 
 
 def is_regular_file(path: Path) -> bool:
@@ -62,49 +31,14 @@ def is_regular_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()
 
 
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path`` only when the block succeeds, replacing an older one."""
-    with explained_os_errors(path):
-        make_folder(path.parent)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial"))
-        try:
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            _replace_folder(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+def require_regular(path: Path) -> None:
+    """Refuse a folder, a device or a pipe where a file is needed; opening a pipe would wait for ever.
 
-
-@contextmanager
-def explained_os_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder without write permission into a UserError naming ``path``."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            raise UserError(
-                "the disk is full; nothing was left half-written",
-                value=path,
-                fix=f"free space on {path.parent} or choose another folder (--out, --cache)",
-            ) from error
-        if error.errno in NO_WRITE:
-            raise UserError(
-                "this folder can't be written",
-                value=path.parent,
-                fix="choose a folder you own (--out, --cache) or change its permissions",
-            ) from error
-        raise
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder with its parents, if it isn't there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, FileNotFoundError) as error:
-        found = next((part for part in (folder, *folder.parents) if part.exists()), folder)
-        what = "a file stands where a folder should be" if found.is_file() else "no folder can be made here"
-        raise UserError(what, value=found, fix="choose another folder (--out, --cache)") from error
+    Raises:
+        OSError: It is none, or it can't be looked at.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "this is a folder, a device or a pipe", str(path))
 
 
 def remove_empty_folders(folder: Path) -> None:
@@ -130,15 +64,88 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, canonical_json(value) + "\n")
 
 
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN401  (whatever JSON holds)
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        max_bytes: A longer file is refused unread.
+
+    Returns:
+        Whatever it holds.
+
+    Raises:
+        ValueError: It is no JSON, no UTF-8, too long, or nested deeper than any file of histotune's.
+        OSError: It can't be read.
+    """
+    require_regular(path)
+    with path.open("rb") as stream:
+        data = stream.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise ValueError(f"more than {readable_bytes(max_bytes)}")
+    return parse_json(data)
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  (whatever JSON holds)
+    """Return what JSON text holds; whatever is wrong with it is a ValueError, endless nesting included."""
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        found = stand_in(text[:START_BYTES].encode() if isinstance(text, str) else text[:START_BYTES])
+        raise (error if found is None else ValueError(f"it is {found.words}")) from error
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        level = [inner for one in level if isinstance(one, dict | list) for inner in _inside(one)]
+        if not level:
+            return value
+    raise ValueError("nested too deeply")
+
+
+def _inside(container: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def write_sealed(path: Path, facts: Mapping[str, object]) -> None:
+    """Write a JSON object atomically, with a checksum over what it says.
+
+    Args:
+        path: Target file.
+        facts: What it says, without a key ``checksum``.
+    """
+    write_json(path, {**facts, CHECKSUM: hash_json(dict(facts))})
+
+
+def unsealed(data: object, known: Collection[str]) -> dict[str, Any]:
+    """Return what a JSON object says once its checksum has been compared; files of earlier versions have none.
+
+    Args:
+        data: What was read.
+        known: The keys that it may have; with another one it is damaged, for that may have been the checksum.
+
+    Raises:
+        ValueError: It is no object, has other keys, or has changed since it was written.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("no JSON object")
+    facts = {name: value for name, value in data.items() if name != CHECKSUM}
+    if not facts.keys() <= set(known):
+        raise ValueError(f"unknown entries: {', '.join(sorted(facts.keys() - set(known)))}")
+    if CHECKSUM in data and data[CHECKSUM] != hash_json(facts):
+        raise ValueError("it has changed since it was written")
+    return facts
+
+
 def canonical_json(value: object) -> str:
     """Return JSON with sorted keys and strict numbers (NaN and infinities become null)."""
     return json.dumps(_strict(value), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401  (whatever the file holds)
+def json_or_none(path: Path) -> Any:  # noqa: ANN401  (whatever the file holds)
     """Return what a JSON file holds; None where it can't be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return None
 
@@ -157,7 +164,7 @@ def lock(path: Path, timeout_s: float = 600.0) -> Iterator[None]:
             raise UserError(
                 f"another process has been using this folder for {timeout_s:.0f} s",
                 value=path.parent,
-                fix="wait for it to finish, or pass another --cache",
+                fix=f"wait for it to finish, or choose another folder: {setting_of(path)}",
             ) from error
     try:
         yield
@@ -223,18 +230,37 @@ def readable_bytes(n_bytes: int) -> str:
 
 
 def user_dir(kind: Literal["cache", "state"]) -> Path:
-    """Return histotune's folder for re-creatable files (cache) or for records to keep (state)."""
-    home = Path.home()
+    """Return histotune's folder for re-creatable files (cache) or for records to keep (state).
+
+    Args:
+        kind: Which of the two.
+
+    Returns:
+        The folder, which need not exist yet.
+
+    Raises:
+        UserError: The user has no home folder, and no variable names another place.
+    """
     if sys.platform == "darwin":
-        base = home / "Library" / ("Caches" if kind == "cache" else "Application Support")
+        base = _home() / "Library" / ("Caches" if kind == "cache" else "Application Support")
     elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", home / "AppData" / "Local")) / kind
+        base = Path(os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local") / kind
     else:
-        variable, default = (
-            ("XDG_CACHE_HOME", home / ".cache") if kind == "cache" else ("XDG_STATE_HOME", home / ".local" / "state")
-        )
-        base = Path(os.environ.get(variable) or default)
+        variable, default = ("XDG_CACHE_HOME", ".cache") if kind == "cache" else ("XDG_STATE_HOME", ".local/state")
+        base = Path(os.environ.get(variable) or _home() / default)
     return base / "histotune"
+
+
+def _home() -> Path:
+    """Return the user's home folder; containers and batch systems run users without one."""
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home folder, so there is no place for the cache and the ledger",
+            value=f"user {os.getuid()}" if hasattr(os, "getuid") else None,
+            fix="export HOME=/a/folder/of/yours (or XDG_CACHE_HOME and XDG_STATE_HOME), then run the command again",
+        ) from error
 
 
 def _strict(value: object) -> object:
@@ -246,24 +272,3 @@ def _strict(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_strict(item) for item in value]
     return value
-
-
-def _replace_folder(temporary: Path, path: Path) -> None:
-    """Move a finished folder into place; an older one steps aside first, since folders can't be overwritten."""
-    if not path.exists():
-        temporary.replace(path)
-        return
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    path.replace(old)
-    try:
-        temporary.replace(path)
-    except OSError:
-        old.replace(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from histotune.tools.streams import shown, terminal_stream
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -36,9 +38,9 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total=total, description=description)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=terminal_stream(sys.stderr)), transient=True) as bar:
+        yield from bar.track(items, total=total, description=shown(description))
 
 
 @contextmanager
@@ -53,14 +55,14 @@ def track_bytes(
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(description, total=total_bytes, completed=done_bytes)
+    with Progress(*columns, console=Console(file=terminal_stream(sys.stderr)), transient=True) as bar:
+        task = bar.add_task(shown(description), total=total_bytes, completed=done_bytes)
         yield lambda n_bytes: bar.advance(task, n_bytes)
 
 
@@ -73,8 +75,8 @@ def live_line() -> Iterator[Callable[[str], None]]:
     from rich.console import Console
     from rich.text import Text
 
-    with Console(stderr=True).status("sweeping") as status:
-        yield lambda text: status.update(Text(text))
+    with Console(file=terminal_stream(sys.stderr)).status("sweeping") as status:
+        yield lambda text: status.update(Text(shown(text)))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
+from histotune.tools.streams import shown, terminal_stream
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -153,7 +155,7 @@ class Table:
         from rich import box
         from rich.table import Table as RichTable
 
-        shown = RichTable(
+        drawn = RichTable(
             title=_rich_title(self, layout) if self.title else None,
             title_justify=layout.title,
             box=box.HEAVY_HEAD if layout.lines else None,
@@ -162,7 +164,7 @@ class Table:
             show_header=layout.has_header,
         )
         for column in self.columns:
-            shown.add_column(
+            drawn.add_column(
                 _rich_text(column.name),
                 justify=column.align,
                 overflow="fold" if column.fit == "fold" else "ellipsis",
@@ -172,11 +174,11 @@ class Table:
             )
         for row in self.rows:
             cells = (_rich_text(cell) for cell in self.cells_of(row))
-            shown.add_row(*cells, style=STYLES[row.tone], end_section=row.ends_section)
+            drawn.add_row(*cells, style=STYLES[row.tone], end_section=row.ends_section)
         if layout.has_notes and self.notes:
-            shown.caption = _rich_text("\n".join(self.notes), "table.caption")
-            shown.caption_justify = layout.title
-        return shown
+            drawn.caption = _rich_text("\n".join(self.notes), "table.caption")
+            drawn.caption_justify = layout.title
+        return drawn
 
     def as_html(self) -> Markup:
         """Return it as an element that scrolls by itself."""
@@ -277,11 +279,11 @@ def _rich_text(cell: Cell, style: str = "") -> Text:
     from rich.text import Text
 
     if isinstance(cell, str):
-        return Text(cell, style)
+        return Text(shown(cell), style)
     if len(cell) == 1:
-        return Text(cell[0].text, STYLES[cell[0].tone])
+        return Text(shown(cell[0].text), STYLES[cell[0].tone])
     by_tone = groupby(cell, key=lambda span: span.tone)
-    return Text.assemble(*(("".join(span.text for span in spans), STYLES[tone]) for tone, spans in by_tone))
+    return Text.assemble(*((shown("".join(span.text for span in spans)), STYLES[tone]) for tone, spans in by_tone))
 
 
 def _rich_title(table: Table, layout: Layout) -> Text:
@@ -388,4 +390,4 @@ def console(columns: int = 120) -> Console:
     """Return where tables are printed: as wide as the terminal, and so many columns wide in a file."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else columns)
+    return Console(file=terminal_stream(sys.stdout), width=None if sys.stdout.isatty() else columns)

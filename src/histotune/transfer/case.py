@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
 from histotune.datasets.dataset_spec import known_specs
+from histotune.datasets.disk import name_some
 from histotune.statistics.predictions import Score  # noqa: TC001  (a saved record is read by its types)
 from histotune.tools.errors import UserError, closest_name
 
@@ -414,7 +415,7 @@ def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
         if len(tiles.class_names) != 2:
             raise UserError(
                 "a head of two classes needs a target of two classes",
-                value=", ".join(tiles.class_names),
+                value=name_some(list(tiles.class_names), 20),
                 allowed=" and ".join(class_names),
                 fix=_scheme(tiles.name, class_names)
                 or "label the target with two classes, or train a head on its classes",
@@ -427,7 +428,7 @@ def match_classes(tiles: TileSet, class_names: tuple[str, ...]) -> TileSet:
         raise UserError(
             f"a head of {len(class_names)} classes needs a target of the same classes, matched by name, and "
             f"{tiles.name} {' and '.join(told)}",
-            value=", ".join(tiles.class_names),
+            value=name_some(list(tiles.class_names), 20),
             allowed=", ".join(class_names),
             fix=_scheme(tiles.name, class_names)
             or "give the target's classes the head's names and leave out the others, or train a head on the classes "

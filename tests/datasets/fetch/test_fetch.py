@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import gzip
 import io
-import json
 import multiprocessing
 import os
 import shutil
@@ -20,7 +19,7 @@ import pytest
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.fetch import fetch as fetch_module
 from histotune.datasets.fetch.fetch import fetch, plan_fetch, render_outcome, render_plan
-from histotune.datasets.fetch.source import SOURCES, read_receipt
+from histotune.datasets.fetch.source import SOURCES, read_receipt, write_receipt
 from histotune.datasets.read import read_dataset
 from histotune.tools.errors import UserError
 from tests.tools.test_files import mounted_tmpfs
@@ -378,8 +377,9 @@ def test_waiting_for_another_process_is_said_and_bounded(home: Server, heard: He
 
 def test_the_copies_of_two_sources_are_not_mixed(home: Server, heard: Heard, tmp_path: Path) -> None:
     fetch("breakhis", tmp_path, None, heard.transfer())
-    path = tmp_path / ".fetch" / "receipt.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "source": "kaggle"}))
+    receipt = read_receipt(tmp_path)
+    assert receipt is not None
+    write_receipt(tmp_path, replace(receipt, source="kaggle"))
     with pytest.raises(UserError, match="holds breakhis from --source kaggle; two copies are not mixed"):
         fetch("breakhis", tmp_path, None, heard.transfer())
     with pytest.raises(UserError, match="two copies are not mixed"):

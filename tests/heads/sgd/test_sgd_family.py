@@ -9,7 +9,7 @@ from histotune.heads.config import Choice, LogUniform, SgdConfig, SgdSettings, S
 from histotune.heads.family import SweepSupport, Trial
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import head_logits as apply_head
-from histotune.heads.head import load_head, save_head
+from histotune.heads.saved_head import load_head, save_head
 from histotune.heads.sgd.jobs import TrainData, TrainJob, TrainSplit
 from histotune.heads.sgd.sgd_family import SgdFamily
 from histotune.heads.sgd.train import head_logits, train_heads

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, NoReturn
 
-from histotune.datasets.fetch.source import Digest, show_bytes
+from histotune.datasets.fetch.source import Digest, free_bytes, show_bytes
 from histotune.datasets.fetch.transport import Reply, TransferError, public_url, read_some, request
+from histotune.tools.atomic import FULL_DISK, NO_WRITE
 from histotune.tools.errors import UserError
-from histotune.tools.files import FULL_DISK, NO_WRITE, write_json
+from histotune.tools.files import read_json, unsealed, write_sealed
 from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:
@@ -208,6 +208,9 @@ class _Attempts:
         """Write what arrives; return whether it is the whole file."""
         start_bytes, config = self.partial.size_bytes, self.transfer.config
         expected = self.partial.file.size_bytes or reply.total_bytes or record.total_bytes
+        if self.partial.file.size_bytes is None and expected is not None and expected > config.most_bytes:
+            self._drop(f"the server announces {expected:,} bytes, and {self._bound(config.most_bytes)}", retry=False)
+        most_bytes = self._most_bytes() if expected is None else expected
         ends = None if reply.announced_bytes is None else start_bytes + reply.announced_bytes
         pace = _Pace(config)
         label = f"downloading {self.partial.file.name}"
@@ -215,7 +218,7 @@ class _Attempts:
             here_bytes = start_bytes
             while data := self._next_bytes(reply, here_bytes == (ends if ends is not None else expected)):
                 here_bytes += len(data)
-                if expected is not None and here_bytes > expected:
+                if here_bytes > most_bytes:
                     break
                 write(data)
                 advance(len(data))
@@ -223,11 +226,24 @@ class _Attempts:
         if expected is not None and here_bytes > expected:
             whose = "it announced" if self.partial.file.size_bytes is None else "that are published"
             self._drop(f"the server sent more than the {expected:,} bytes {whose}; they were removed", retry=False)
+        if expected is None and here_bytes > most_bytes:
+            self._drop(f"the server never says how long the file is, and {self._bound(most_bytes)}", retry=False)
         if expected is None or here_bytes == expected:
             return True
         if here_bytes == reply.total_bytes:
             self._another_length(here_bytes)
         raise TransferError(f"the connection ended at {here_bytes:,} of {expected:,} bytes", retry=True)
+
+    def _most_bytes(self) -> int:
+        """Return what a file of unknown length may grow to: a limit that also leaves room on the disk."""
+        config = self.transfer.config
+        room_bytes = self.partial.size_bytes + free_bytes(self.partial.folder) - config.margin_bytes
+        return min(config.most_bytes, max(0, room_bytes))
+
+    def _bound(self, most_bytes: int) -> str:
+        limited = most_bytes == self.transfer.config.most_bytes
+        why = "are the most that is taken" if limited else "are all the room there is"
+        return f"{show_bytes(most_bytes)} {why}; what came was removed"
 
     def _next_bytes(self, reply: Reply, may_end: bool) -> bytes:
         try:
@@ -336,7 +352,8 @@ class Partial:
     def read(self) -> PartialRecord | None:
         """Return what the bytes belong to; None where that is unknown or was another file."""
         try:
-            record = PartialRecord(**json.loads(self.record_path.read_text(encoding="utf-8")))
+            facts = unsealed(read_json(self.record_path), {field.name for field in fields(PartialRecord)})
+            record = PartialRecord(**facts)
         except (OSError, ValueError, TypeError):
             return None
         same = (record.md5, record.sha256) == self._hashes and record.url in self.file.urls
@@ -348,7 +365,7 @@ class Partial:
         with explained_writes(self):
             self.path.write_bytes(b"")
         record = PartialRecord(url, reply.etag, reply.last_modified, reply.total_bytes, *self._hashes)
-        write_json(self.record_path, asdict(record))
+        write_sealed(self.record_path, asdict(record))
         return record
 
     @contextmanager

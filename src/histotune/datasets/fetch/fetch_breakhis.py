@@ -34,8 +34,8 @@ from histotune.datasets.fetch.unpack import (
     read_through,
     visit_tar_gz,
 )
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,7 +58,7 @@ def count_images(names: Iterable[str]) -> Counter[Cell]:
     counts: Counter[Cell] = Counter()
     for name in set(names):
         match = NAME_PATTERN.fullmatch(name)
-        if match is not None:
+        if match is not None and name.lower().endswith(".png"):  # as published
             counts[f"{match['magnification']}X", match["b"] or match["m"]] += 1
     return counts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import dataclass, replace
@@ -29,9 +30,10 @@ from histotune.datasets.fetch.source import (
 )
 from histotune.datasets.fetch.transport import public_url
 from histotune.datasets.fetch.unpack import UnsafeMember, flush_all, safe_member_path, unpack_gz
+from histotune.tools.atomic import FULL_DISK
 from histotune.tools.errors import UserError, raise_together
-from histotune.tools.files import FULL_DISK
 from histotune.tools.progress import is_watched
+from histotune.tools.stand_ins import WEB_PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -299,6 +301,8 @@ def _explain(error: Exception, repository: str) -> tuple[str, str] | None:
             return what, fix
     if isinstance(error, OSError) and error.errno in FULL_DISK:
         return "the disk is full", "free space there"
+    if isinstance(error, json.JSONDecodeError):
+        return f"the hub's answer is no data: perhaps it is {WEB_PAGE.words}", WEB_PAGE.fix
     # The library's HTTP client has its own errors for a missing connection, and it changed between versions.
     network = type(error).__module__.partition(".")[0] in HTTP_CLIENTS
     return (UNREACHABLE, CHECK_NETWORK) if network or isinstance(error, OSError) else None

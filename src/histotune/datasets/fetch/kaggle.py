@@ -25,8 +25,9 @@ from histotune.datasets.fetch.source import (
 )
 from histotune.datasets.fetch.source import unpacked_folder as unpacked_in
 from histotune.datasets.fetch.unpack import Limits, explained_unpacking, flush_all, member_writer, visit_zip
+from histotune.tools.atomic import FULL_DISK, atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import FULL_DISK, atomic_folder
+from histotune.tools.tabular import TableError, read_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,9 +148,9 @@ def lacking_tiffs(folder: Path) -> str:
     if len(tables) != 1:
         return f"{len(tables)} tables named train_labels.csv"
     try:
-        labelled = set(pl.read_csv(tables[0], infer_schema=False)["id"])
-    except (pl.exceptions.PolarsError, OSError) as error:
-        return f"train_labels.csv can't be read: {type(error).__name__}"
+        labelled = set(read_csv(tables[0])["id"])
+    except (pl.exceptions.PolarsError, TableError) as error:
+        return f"train_labels.csv can't be read: {error}"
     images = {path.stem for path in (tables[0].parent / "train").glob("*.tif")}
     if labelled != images or not images:
         return f"{len(labelled - images):,} labels without an image, {len(images - labelled):,} images without a label"

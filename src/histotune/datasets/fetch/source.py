@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import shutil
 import tomllib
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import resources
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -16,13 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from histotune import __version__
 from histotune.datasets.disk import FETCH_RECORDS
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, lock, write_json
+from histotune.tools.files import hash_bytes, lock, read_json, unsealed, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,18 +173,22 @@ def size_of(folder: Path) -> int:
 
 def read_receipt(folder: Path) -> Receipt | None:
     """Return a folder's receipt; None where there is none or it can't be read."""
+    path = records_folder(folder) / "receipt.json"
     try:
-        data = json.loads((records_folder(folder) / "receipt.json").read_text(encoding="utf-8"))
+        data = unsealed(read_json(path), {field.name for field in fields(Receipt)})
         files = tuple(FetchedFile(**file) for file in data.pop("files"))
         return Receipt(**{**data, "files": files, "notes": tuple(data["notes"])})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        LOG.warning("the receipt of this folder is damaged (%s), so its files are verified again: %s", error, path)
         return None
 
 
 def write_receipt(folder: Path, receipt: Receipt) -> Receipt:
     """Save a receipt with the time of now."""
     saved = replace(receipt, updated_at=datetime.now(UTC).isoformat(timespec="seconds"), histotune=__version__)
-    write_json(records_folder(folder) / "receipt.json", asdict(saved))
+    write_sealed(records_folder(folder) / "receipt.json", asdict(saved))
     return saved
 
 
@@ -516,7 +522,8 @@ class NetworkConfig(BaseModel):
     """How patient a download is.
 
     Attributes:
-        stall_s: A connection that brings nothing for this long is given up and resumed on a new one, in seconds.
+        stall_s: A connection that brings nothing for this long is given up and resumed on a new one, in seconds; the
+            head of an answer must be whole within it.
         slowest_bytes_per_s: So is one that stays slower than this over ``slow_window_s``, in bytes per second.
         slow_window_s: Length of that window, in seconds.
         attempts: Attempts in a row that may bring less than ``progress_bytes`` each before the address is given up.
@@ -529,6 +536,7 @@ class NetworkConfig(BaseModel):
         chunk_bytes: Most bytes read at once.
         lock_wait_s: How long to wait for another process that fetches into the same folder, in seconds.
         margin_bytes: Free space to leave on the disk.
+        most_bytes: A file whose exact length is not published may grow to this, and no further than the disk has room.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -546,6 +554,7 @@ class NetworkConfig(BaseModel):
     chunk_bytes: int = Field(1 << 17, ge=1)
     lock_wait_s: float = Field(86_400.0, ge=0)
     margin_bytes: int = Field(1 << 30, ge=0)
+    most_bytes: int = Field(50_000_000_000, ge=1)
 
 
 # ---- What is published ----

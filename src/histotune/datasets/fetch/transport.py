@@ -7,6 +7,7 @@ only files of the hub, and httpx comes and goes with it. ``urllib`` honours prox
 from __future__ import annotations
 
 import http.client
+import io
 import socket
 import ssl
 import time
@@ -15,7 +16,7 @@ import urllib.request
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from histotune import __version__
@@ -93,7 +94,7 @@ def request(url: str, headers: Mapping[str, str], config: NetworkConfig) -> Iter
     """Send a GET request."""
     _require_https(url)
     full = {"Accept-Encoding": "identity", "User-Agent": f"histotune/{__version__}", **headers}
-    opener = urllib.request.build_opener(_Redirects(config.redirects))
+    opener = urllib.request.build_opener(_Redirects(config.redirects), _TimedHttp, _TimedHttps)
     try:
         response = opener.open(urllib.request.Request(url, headers=full), timeout=config.stall_s)  # noqa: S310
     except urllib.error.HTTPError as error:
@@ -116,6 +117,8 @@ def request(url: str, headers: Mapping[str, str], config: NetworkConfig) -> Iter
 def read_some(reply: Reply, limit_bytes: int) -> bytes:
     """Return the next bytes of a body as soon as some have arrived; empty at its end."""
     try:
+        if isinstance(reply.body, _TimedResponse):
+            reply.body.start_clock()
         return b"" if reply.body is None else reply.body.read1(limit_bytes)
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _unreachable(error, connected=True) from error
@@ -138,6 +141,70 @@ def seconds_asked(value: str | None, now_s: float) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
     except (TypeError, ValueError, OverflowError):
         return None
+
+
+class _TimedStream(io.RawIOBase):
+    """The bytes of a socket, which must be there within one limit for several of them: a drip is a stall.
+
+    Args:
+        sock: Its timeout is the limit.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock, self.limit_s = sock, sock.gettimeout()
+        self.stream = sock.makefile("rb", buffering=0)
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Give what comes from now on the whole limit."""
+        self.since_s = time.monotonic()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
+        if self.limit_s is not None:
+            left_s = self.limit_s - (time.monotonic() - self.since_s)
+            if left_s <= 0:
+                raise TimeoutError
+            self.sock.settimeout(left_s)
+        return self.stream.readinto(buffer)
+
+    def close(self) -> None:
+        self.stream.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """An answer whose head must arrive within the socket's timeout as a whole, not byte by byte."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+        super().__init__(sock, *arguments, **options)
+        self.fp.close()
+        self.timed = _TimedStream(sock)
+        self.fp = io.BufferedReader(self.timed)
+
+    def start_clock(self) -> None:
+        """Give the next bytes of the body the whole limit."""
+        self.timed.start_clock()
+
+
+class _HttpConnection(http.client.HTTPConnection):
+    response_class = _TimedResponse
+
+
+class _HttpsConnection(http.client.HTTPSConnection):
+    response_class = _TimedResponse
+
+
+class _TimedHttp(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_HttpConnection, req)
+
+
+class _TimedHttps(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_HttpsConnection, req, context=self._context)  # type: ignore[attr-defined]
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

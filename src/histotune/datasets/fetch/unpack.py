@@ -19,8 +19,8 @@ from pathlib import PurePosixPath
 from typing import IO, TYPE_CHECKING, Protocol
 
 from histotune.datasets.fetch.source import show_bytes
+from histotune.tools.atomic import FULL_DISK, atomic_path
 from histotune.tools.errors import UserError
-from histotune.tools.files import FULL_DISK, atomic_path
 from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from histotune.datasets.disk import name_some
 from histotune.datasets.splits.split import Split, mark_leaks, note_outside
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
+from histotune.tools.stand_ins import refuse_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,6 +169,7 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_FOLDS_BYTES:
             raise _no_folds("this file is too large for a fold file", path)
+        refuse_stand_in(path, "this fold file")
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise _no_folds("this fold file can't be read", path) from error

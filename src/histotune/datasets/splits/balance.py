@@ -162,6 +162,9 @@ def balance_table(tiles: TileSet, split: Split) -> pl.DataFrame:
     return joined.select("side", "class", pl.col("tiles", "groups").fill_null(0).cast(pl.Int64))
 
 
+MOST_NOTES = 20  # on single classes, of which there may be thousands
+
+
 def few_group_notes(tiles: TileSet, split: Split) -> tuple[str, ...]:
     """Say which class has too few groups to be on every side, and where its groups went."""
     table = balance_table(tiles, split)
@@ -179,7 +182,8 @@ def few_group_notes(tiles: TileSet, split: Split) -> tuple[str, ...]:
         if len(holding) == 1 and (split.kind == "folds" or holding != ["train"]):
             note += f"; all its tiles lie in {what} {holding[0]}, so the head that scores them never learned the class"
         notes.append(f"{note}.")
-    return tuple(notes)
+    more = len(notes) - MOST_NOTES
+    return (*notes[:MOST_NOTES], *((f"{more:,} more classes have too few groups.",) if more > 0 else ()))
 
 
 @dataclass(frozen=True)

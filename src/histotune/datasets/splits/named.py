@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +25,8 @@ from histotune.datasets.splits.split import (
     tile_groups,
 )
 from histotune.tools.errors import UserError, closest_name
-from histotune.tools.files import hash_json, write_json
+from histotune.tools.files import hash_json, read_json, write_json
+from histotune.tools.stand_ins import refuse_stand_in
 
 if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
@@ -329,8 +329,9 @@ def _json(path: Path) -> object:
     try:
         if path.stat().st_size > MAX_SPLIT_BYTES:
             raise _unusable("this file is too large for a split", path)
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        return read_json(path)
+    except ValueError as error:
+        refuse_stand_in(path, "this split file")
         raise _unusable("this split file is truncated or no JSON", path) from error
     except OSError as error:
         raise UserError("this split file can't be read", value=path, fix=f"chmod u+r {path}") from error

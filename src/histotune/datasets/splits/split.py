@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 PART_ORDER = {"train": 0, "valid": 1, "test": 2}
+CLASSES_TO_LEARN = 2
 NO_PART = "no part in this split."
 
 
@@ -92,6 +94,28 @@ def tile_groups(tiles: TileSet) -> tuple[str, ...]:
     """Return the group key of every tile: what may never lie on two sides of a split."""
     pairs = zip(tiles.table["group_id"].to_list(), tiles.table["tile_id"].to_list(), strict=True)
     return tuple(f"tile:{tile_id}" if group is None else group for group, tile_id in pairs)
+
+
+def require_groups(tiles: TileSet) -> None:
+    """Refuse tiles of which grouped cross-validation can learn nothing: what a head is tested on, it never saw.
+
+    Args:
+        tiles: All that train.
+
+    Raises:
+        UserError: Fewer than two classes have tiles of two groups or more.
+    """
+    labels = tiles.labels_N.tolist()
+    pairs = set(zip(labels, tile_groups(tiles), strict=True))
+    n_groups = Counter(label for label, _ in pairs if label >= 0)
+    if sum(count > 1 for count in n_groups.values()) >= CLASSES_TO_LEARN:
+        return
+    alone = sorted(tiles.class_names[label] for label, count in n_groups.items() if count == 1)
+    raise UserError(
+        "grouped cross-validation needs every class in at least two groups; here all tiles of a class lie in one",
+        value=name_some(alone, 10),
+        fix="train on more cases of that class" if len(alone) == 1 else "train on more cases of these classes",
+    )
 
 
 def note_outside(split: Split, tiles: TileSet) -> Split:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import multiprocessing
 import os
 import re
@@ -30,8 +30,9 @@ from histotune.datasets.synthetic.cohort import (
     pcam_patches,
 )
 from histotune.datasets.synthetic.render import render
+from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import atomic_folder, hash_json, write_json
+from histotune.tools.files import hash_json, read_json, write_json
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -103,12 +104,13 @@ def write_cohort(config: SyntheticConfig, folder: Path, workers: int | None = No
 
 def cohort_files(folder: Path) -> tuple[Path, ...]:
     """Return the files of a rendered cohort, told by their names; no link is followed."""
-    marked = {part for part in ("breakhis", "pcam") if _is_mark(folder / part / MARK)}
-    if not marked or folder.is_symlink():
+    places = {"breakhis": folder / "breakhis" / MARK, "pcam": folder / "pcam" / MARK, ORACLE: folder / ORACLE}
+    marked = {part for part, path in places.items() if _is_mark(path)}
+    if not marked - {ORACLE} or folder.is_symlink():
         return ()
+    if len(marked) == len(places) - 1:  # the third was damaged: the other two say what it was
+        marked |= {part for part, path in places.items() if path.is_file() and not path.parent.is_symlink()}
     found = (Path(place) / name for place, _, names in os.walk(folder) for name in sorted(names))
-    if _is_mark(folder / ORACLE):
-        marked.add(ORACLE)
     own = [path for path in found if not path.is_symlink() and _is_cohort_name(path.relative_to(folder), marked)]
     return tuple(own)
 
@@ -120,7 +122,7 @@ def _is_cohort_name(path: Path, marked: set[str]) -> bool:
 
 def _is_mark(path: Path) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(data, dict) and data.get("what") == WARNING and not path.parent.is_symlink()
@@ -139,7 +141,7 @@ def cohort_mark(config: SyntheticConfig) -> dict[str, object]:
 def _holds(paths: CohortPaths, mark: dict[str, object], n_png: int) -> bool:
     """Whether a cohort with this mark is there and no file of it was taken away."""
     try:
-        marks = [json.loads((part / MARK).read_text(encoding="utf-8")) for part in (paths.breakhis, paths.pcam)]
+        marks = [read_json(part / MARK) for part in (paths.breakhis, paths.pcam)]
     except (OSError, ValueError):
         return False
     if not paths.oracle.is_file() or any(found != mark for found in marks):
@@ -282,8 +284,10 @@ def _meta_csv(patches: tuple[Patch, ...]) -> str:
 def _write_h5(path: Path, name: str, values: NDArray[np.uint8]) -> None:
     import h5py
 
-    with h5py.File(path, "w") as file:
+    written = io.BytesIO()  # the library would tell of a full disk in words of its own
+    with h5py.File(written, "w") as file:
         file.create_dataset(name, data=values)
+    path.write_bytes(written.getbuffer())
 
 
 # ---- Rendering by several processes ----

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histotune.tools.files import atomic_path, hash_bytes, hash_json
+from histotune.tools.atomic import atomic_path
+from histotune.tools.files import hash_bytes, hash_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -213,10 +214,10 @@ def _unpack_record(tensors: dict[str, Tensor]) -> ChunkRecord:
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))
 
 
 def _load(path: Path) -> dict[str, Tensor]:
