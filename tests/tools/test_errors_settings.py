@@ -10,8 +10,7 @@ import pytest
 
 from histotune.studies.config import ExperimentConfig
 from histotune.tools.atomic import atomic_path, explained_os_errors, require_writable
-from histotune.tools.errors import UserError
-from histotune.tools.settings import name_setting, setting_of
+from histotune.tools.errors import UserError, name_setting, setting_of
 
 
 def test_the_nearest_folder_above_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
