@@ -93,4 +93,7 @@ def write_predictions(table: pl.DataFrame, out: Path) -> None:
         out: ``.parquet``, or anything else for CSV.
     """
     with atomic_path(out) as temporary:
-        (write_parquet if out.suffix == ".parquet" else write_csv)(table, temporary)
+        if out.suffix == ".parquet":
+            write_parquet(table, temporary)
+        else:
+            write_csv(table, temporary)
