@@ -207,3 +207,26 @@ def test_a_sweep_killed_between_poolings_resumes_to_the_same_bytes(tmp_path: Pat
     assert resumed == whole
     assert n_resumed == n_whole - 2
     assert sweep_three(tmp_path, 0) == (0, whole)  # nothing is left to solve
+
+
+@pytest.mark.parametrize("error", ["safetensors", "memory"])
+def test_whatever_fails_while_fits_are_kept_or_read_only_costs_time(
+    tmp_path: Path, calls: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    import safetensors
+    import safetensors.numpy
+
+    def fail(*_: object, **__: object) -> None:
+        raise safetensors.SafetensorError("I/O error") if error == "safetensors" else MemoryError("no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.numpy, "save", fail)
+        expected = FitCache(tmp_path).fit_batch(X, Y, PROBLEMS, SETTINGS)
+        assert same(FitCache(tmp_path).fit_batch(X, Y, PROBLEMS, SETTINGS), expected)
+    assert [record.message.count("solved fits are not kept") for record in caplog.records] == [1], "said once"
+    assert not list(tmp_path.iterdir())
+    FitCache(tmp_path).fit_batch(X, Y, PROBLEMS, SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors, "safe_open", fail)
+        assert same(FitCache(tmp_path).fit_batch(X, Y, PROBLEMS, SETTINGS), expected)
+    assert len(calls) == 4

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from histotune.cli.studies import with_wandb_mode
-from histotune.studies.tracking import read_trials
+from histotune.studies.tracking import read_trials, record_trials, trials_folder
 from tests.cli.test_run import assert_clear, run_breakhis
 from tests.conftest import CommandResult
 
@@ -112,3 +112,12 @@ def test_curves_follow_what_a_family_varies() -> None:
     (loss,) = refit_curves("breakhis 100X", chosen)  # type: ignore[arg-type]
     assert loss.points == ((1.0, 0.9), (2.0, 0.4))
     assert refit_curves("breakhis 100X", SimpleNamespace(refit_loss_E=None)) == ()  # type: ignore[arg-type]
+
+
+def test_what_killed_runs_left_in_the_table_goes_with_the_next_run(tmp_path: Path) -> None:
+    folder = trials_folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / ".20261130T114058-c31d9dfe.parquet.t3__myxn.partial").write_bytes(b"half")
+    (folder / ".mine.partial").write_bytes(b"kept")
+    record_trials(tmp_path, pl.DataFrame({"run_id": ["later"], "diverged": [False], "score": [0.5]}))
+    assert sorted(path.name for path in folder.iterdir()) == [".mine.partial", "later.parquet"]

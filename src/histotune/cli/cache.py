@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from histotune.tools.atomic import claimed
-from histotune.tools.errors import UserError
+from histotune.tools.errors import UserError, name_setting
 from histotune.tools.files import readable_bytes, user_dir
 from histotune.tools.marks import EXTERNAL
-from histotune.tools.settings import name_setting
 from histotune.tools.table import Layout, Table, columns_of, console, rows_of
 
 if TYPE_CHECKING:

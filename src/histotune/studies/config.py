@@ -19,10 +19,9 @@ from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.published.protocols import ProtocolConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.atomic import bring_back
-from histotune.tools.errors import UserError, closest_name, raise_together
+from histotune.tools.errors import UserError, closest_name, name_setting, raise_together
 from histotune.tools.files import parse_json, read_json, user_dir
 from histotune.tools.manifest import verify_folder
-from histotune.tools.settings import name_setting
 from histotune.transfer.case import TransferConfig
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from histotune.studies.arguments import (
     tiles_of,
 )
 from histotune.tools.atomic import claimed
-from histotune.tools.errors import UserError
-from histotune.tools.settings import name_setting
+from histotune.tools.errors import UserError, name_setting
 from histotune.tools.table import ShownAsTables
 
 if TYPE_CHECKING:

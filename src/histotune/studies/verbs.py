@@ -24,8 +24,7 @@ from histotune.studies.arguments import (
 )
 from histotune.studies.config import ExperimentConfig, override
 from histotune.tools.atomic import bring_back, claimed
-from histotune.tools.errors import UserError, closest_name
-from histotune.tools.settings import name_setting
+from histotune.tools.errors import UserError, closest_name, name_setting
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histotune.tools.errors import UserError
-from histotune.tools.settings import setting_of
+from histotune.tools.errors import UserError, setting_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -99,3 +101,36 @@ def raise_together(errors: Sequence[UserError]) -> None:
         raise errors[0]
     if errors:
         raise UserErrors(errors)
+
+
+# ---- Which setting a folder comes from, for messages that name the setting to change ----
+
+
+DEFAULT_SETTING = "--out FOLDER"
+SETTING_BY_FOLDER: dict[Path, str] = {}
+
+
+def name_setting(folder: Path, setting: str) -> None:
+    """Remember that a folder, and all below it, was chosen by a setting.
+
+    Args:
+        folder: The folder; it need not exist.
+        setting: As a person types it, such as ``--cache FOLDER``.
+    """
+    SETTING_BY_FOLDER[_absolute(folder)] = setting
+
+
+def setting_of(path: Path) -> str:
+    """Return the setting that decides where a path lies; that of the nearest folder above it.
+
+    Example:
+        >>> name_setting(Path("/kept"), "--set ledger=FOLDER")
+        >>> setting_of(Path("/kept/ledger.jsonl")), setting_of(Path("/else/run"))
+        ('--set ledger=FOLDER', '--out FOLDER')
+    """
+    path = _absolute(path)
+    return next((SETTING_BY_FOLDER[one] for one in (path, *path.parents) if one in SETTING_BY_FOLDER), DEFAULT_SETTING)
+
+
+def _absolute(path: Path) -> Path:
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (resolve() would follow links)

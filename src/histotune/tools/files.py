@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from histotune.tools.atomic import atomic_path, explained_os_errors, make_folder
-from histotune.tools.errors import UserError
-from histotune.tools.settings import setting_of
+from histotune.tools.errors import UserError, setting_of
 from histotune.tools.stand_ins import START_BYTES, stand_in
 
 if TYPE_CHECKING:
