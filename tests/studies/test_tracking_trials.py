@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -120,4 +121,6 @@ def test_what_killed_runs_left_in_the_table_goes_with_the_next_run(tmp_path: Pat
     (folder / ".20261130T114058-c31d9dfe.parquet.t3__myxn.partial").write_bytes(b"half")
     (folder / ".mine.partial").write_bytes(b"kept")
     record_trials(tmp_path, pl.DataFrame({"run_id": ["later"], "diverged": [False], "score": [0.5]}))
-    assert sorted(path.name for path in folder.iterdir()) == [".mine.partial", "later.parquet"]
+    hidden, kept = sorted(path.name for path in folder.iterdir())
+    assert hidden == ".mine.partial"
+    assert re.fullmatch(r"later\.[0-9a-f]{16}\.parquet", kept)

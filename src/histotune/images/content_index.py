@@ -201,7 +201,7 @@ def is_damage(error: Exception, path: Path) -> bool:
         return not isinstance(error, OSError)
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):  # a format that only newer versions write, or rights
-        return path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        return path.is_file() and _may_write(path) and _may_write(path.parent)
     return code not in NOT_DAMAGE
 
 
@@ -209,6 +209,11 @@ def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
     """Ask an index, which is only read."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
         return database.execute(query).fetchall()
+
+
+def _may_write(path: Path) -> bool:
+    """Whether this process may write there, by the rights that it has just now."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _as_row(state: FileState, row: int, digest: str) -> tuple[int | bytes, ...]:
