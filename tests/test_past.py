@@ -519,7 +519,7 @@ def test_a_kept_config_means_the_same_choice(histotune: Command, bring: Bring, r
 
 def test_a_kept_run_is_repeated_with_the_same_scores(histotune: Command, bring: Bring, no_forward: None) -> None:
     past = bring("runs", "cache", "state")
-    out = found(histotune, "run", "--from", "runs/lean", "--out", "again")
+    out = found(histotune, "run", "--from", "runs/lean", "--out", "again", "--cache", "cache")
     assert "all embeddings came from the cache: no forward pass" in out
     now, then = (read_json(past / name / "scores.json") for name in ("again", "runs/lean"))
     assert_close(now, then, without=("choice_hash", "head_id"))

@@ -55,8 +55,9 @@ def _own_places(config: ExperimentConfig) -> ExperimentConfig:
     new: dict[str, object] = {"tracking": own.tracking, "ledger": own.ledger, "cache": own.cache}
     if config.cohort is not None:
         new |= _cohort_below(config, own.cache)
-    words = {"tracking": "W&B", "ledger": f"ledger {config.ledger}", "cache": f"cache {config.cache}"}
-    left = [said for name, said in words.items() if getattr(config, name) != getattr(own, name)]
+    places = (("ledger", config.ledger, own.ledger), ("cache", config.cache, own.cache))
+    left = ["W&B"] if config.tracking != own.tracking else []
+    left += [f"{name} {theirs}" for name, theirs, mine in places if theirs.resolve() != mine.resolve()]
     if left:
         LOG.warning("not taken over from the folder: %s; --set and options ask for them", ", ".join(left))
     return config.model_copy(update=new)
