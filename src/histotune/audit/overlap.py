@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from histotune.embeddings.space import EmbeddingSpace
 from histotune.embeddings.store import Store
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.hashes import HashIndex
+from histotune.tools.files import read_json
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -257,7 +257,7 @@ def _spaces(cache: Path) -> list[EmbeddingSpace]:
     spaces = []
     for path in sorted((cache / "embeddings").glob("*/space.json")):
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
+            facts = read_json(path)
             facts.pop("blocks", None)
             space = EmbeddingSpace(**facts)
         except (OSError, ValueError, TypeError, AttributeError) as error:

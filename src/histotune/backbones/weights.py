@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, hash_file, hash_json
+from histotune.tools.files import hash_bytes, hash_file, hash_json, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +164,7 @@ def _hub_weights(repository: str, revision: str, weights_file: str) -> tuple[Pat
 
 def _shard_names(index: Path) -> list[str]:
     """Return the file names of a sharded checkpoint; names that leave the folder are refused."""
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    names = sorted(set(read_json(index)["weight_map"].values()))
     if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
         raise UserError("the weight index names files outside its folder", value=index, fix="do not use this model")
     return names

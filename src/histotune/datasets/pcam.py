@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import os
 import time
@@ -23,7 +22,7 @@ from histotune.datasets.dataset_spec import choose_scale, tiles_of
 from histotune.datasets.disk import Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, Copy, keep_rows, opened_hdf5, part_table
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_json, user_dir, write_json
+from histotune.tools.files import hash_json, read_json, user_dir, write_json
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -230,7 +229,7 @@ def _file_states(parts: Sequence[Part]) -> list[list[object]]:
 
 def _recall(path: Path) -> list[_Answer] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         return [_Answer(answer["slides"], answer["notes"]) for answer in data["answers"]]
     except FileNotFoundError:
         return None

@@ -7,7 +7,6 @@ spread between tiles.
 
 from __future__ import annotations
 
-import json
 import logging
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 
 from histotune.tools.devices import Computed, choose_precision
 from histotune.tools.errors import UserError
-from histotune.tools.files import lock, write_json
+from histotune.tools.files import lock, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -159,7 +158,7 @@ def remembered_choice(request: EmbedRequest, device: ComputeDevice, index: HashI
     if len(tried) == 1:
         return PrecisionChoice("fp32", (), "nothing faster than fp32 was asked for, or is there")
     try:
-        data = json.loads(_record(request, device, index).read_text(encoding="utf-8"))
+        data = read_json(_record(request, device, index))
         checks = tuple(PrecisionCheck(**check) for check in data["checks"])
         return PrecisionChoice(data["precision"], checks, data["reason"])
     except (OSError, ValueError, KeyError, TypeError):  # never checked, or the record is damaged: check (again)

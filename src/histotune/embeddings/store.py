@@ -18,7 +18,7 @@ from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, o
 from histotune.embeddings.space import EmbeddingSpace, with_key
 from histotune.tools.atomic import NO_WRITE, atomic_path, unfinished_name
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, hash_file, is_locked, write_json
+from histotune.tools.files import hash_bytes, hash_file, is_locked, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -285,7 +285,7 @@ class Store:
 def _read_space(path: Path) -> EmbeddingSpace | None:
     """Read a space's description; None where it is missing, damaged, or not what its key says."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         data.pop("blocks")
         space = EmbeddingSpace(**data)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -378,7 +378,7 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
 def read_manifest(path: Path) -> Manifest | None:
     """Read a manifest; None where it is no manifest, or a damaged one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         checksum = data.pop(CHECKSUM, None)
         if checksum is not None and checksum != _checksum(data):
             return None
@@ -394,7 +394,7 @@ def read_manifest(path: Path) -> Manifest | None:
 def read_plans(path: Path) -> tuple[ShardPlan, ...]:
     """Read the shards that an interrupted run had planned."""
     try:
-        plans = json.loads(path.read_text(encoding="utf-8"))
+        plans = read_json(path)
         return tuple(ShardPlan(tuple(plan["content"]), int(plan["batch_size"])) for plan in plans)
     except (KeyError, TypeError) as error:
         raise ValueError(str(error)) from error

@@ -8,7 +8,6 @@ shards are shards, and whoever has served it goes on looking.
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from histotune.embeddings.owned import owned_in
 from histotune.images.decode import PixelSource, UnreadableTile, UnreadableTilesError, tile_sources
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, is_locked, lock, write_json
+from histotune.tools.files import hash_bytes, is_locked, lock, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -225,7 +224,7 @@ def _is_alive(path: Path) -> bool:
 def _read(path: Path) -> Round | None:
     """Read an announcement; None where there is none."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         return Round(**{**data, "shards": tuple(data["shards"]), "unreadable": dict(data["unreadable"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -247,7 +246,7 @@ def _facts(error: UserError) -> dict[str, object]:
 
 def _raise_note(path: Path, rank: int) -> None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return
     if data["tiles"]:

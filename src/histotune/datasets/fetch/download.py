@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import time
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from histotune.datasets.fetch.source import Digest, free_bytes, show_bytes
 from histotune.datasets.fetch.transport import Reply, TransferError, public_url, read_some, request
 from histotune.tools.atomic import FULL_DISK, NO_WRITE
 from histotune.tools.errors import UserError
-from histotune.tools.files import write_json
+from histotune.tools.files import read_json, write_json
 from histotune.tools.progress import track_bytes
 
 if TYPE_CHECKING:
@@ -353,7 +352,7 @@ class Partial:
     def read(self) -> PartialRecord | None:
         """Return what the bytes belong to; None where that is unknown or was another file."""
         try:
-            record = PartialRecord(**json.loads(self.record_path.read_text(encoding="utf-8")))
+            record = PartialRecord(**read_json(self.record_path))
         except (OSError, ValueError, TypeError):
             return None
         same = (record.md5, record.sha256) == self._hashes and record.url in self.file.urls

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tomllib
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from histotune import __version__
 from histotune.datasets.disk import FETCH_RECORDS
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_bytes, lock, write_json
+from histotune.tools.files import hash_bytes, lock, read_json, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -172,7 +171,7 @@ def size_of(folder: Path) -> int:
 def read_receipt(folder: Path) -> Receipt | None:
     """Return a folder's receipt; None where there is none or it can't be read."""
     try:
-        data = json.loads((records_folder(folder) / "receipt.json").read_text(encoding="utf-8"))
+        data = read_json(records_folder(folder) / "receipt.json")
         files = tuple(FetchedFile(**file) for file in data.pop("files"))
         return Receipt(**{**data, "files": files, "notes": tuple(data["notes"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

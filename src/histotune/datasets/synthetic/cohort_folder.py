@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import multiprocessing
 import os
 import re
@@ -33,7 +32,7 @@ from histotune.datasets.synthetic.cohort import (
 from histotune.datasets.synthetic.render import render
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
-from histotune.tools.files import hash_json, write_json
+from histotune.tools.files import hash_json, read_json, write_json
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
 
@@ -122,7 +121,7 @@ def _is_cohort_name(path: Path, marked: set[str]) -> bool:
 
 def _is_mark(path: Path) -> bool:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(data, dict) and data.get("what") == WARNING and not path.parent.is_symlink()
@@ -141,7 +140,7 @@ def cohort_mark(config: SyntheticConfig) -> dict[str, object]:
 def _holds(paths: CohortPaths, mark: dict[str, object], n_png: int) -> bool:
     """Whether a cohort with this mark is there and no file of it was taken away."""
     try:
-        marks = [json.loads((part / MARK).read_text(encoding="utf-8")) for part in (paths.breakhis, paths.pcam)]
+        marks = [read_json(part / MARK) for part in (paths.breakhis, paths.pcam)]
     except (OSError, ValueError):
         return False
     if not paths.oracle.is_file() or any(found != mark for found in marks):
