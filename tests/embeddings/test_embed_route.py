@@ -33,7 +33,6 @@ MODULES = (
 BESIDE_THE_ROUTE = {
     "_Stream": "a parquet file that is being read",
     "UnreadableTile": "why an image leaves the route",
-    "FileState": "whether a file has changed since it was hashed",
     "Placement": "arithmetic of a view, the same for all images of one size",
     "ViewGeometry": "arithmetic of a view, for a whole tile set",
     "DeviceVerdict": "whether a device may resize",
