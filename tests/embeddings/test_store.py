@@ -228,6 +228,8 @@ def test_a_read_only_cache_that_holds_everything_is_read(
     caplog.set_level("WARNING", logger="histotune")
     request = lockable.request
     tiles = write_tiles(lockable.home / "tiles", 9)
+    for path in (lockable.home / "tiles").iterdir():
+        os.utime(path, (1e9, 1e9))  # settled, so that content hashes are remembered
     cold = embed(tiles, request)
     lockable.lock_up()
     with not_root():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histotune.tools import files
-from histotune.tools.files import canonical_json, hash_bytes, hash_file, hash_json, user_dir, write_json
+from histotune.tools.files import canonical_json, hash_bytes, hash_file, hash_json, read_json, user_dir, write_json
 
 # canonical JSON
 
@@ -117,3 +118,24 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(files.sys, "platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     assert user_dir("cache") == Path.home() / ".cache" / "histotune"
+
+
+@pytest.mark.parametrize("text", [
+    b'{"a": "\xed\xa0\x80"}', b'{"a": "\\ud800"}', b'{"\\uDFFF": 1}', b"\xff", b"[" * 200_000, b"{", b"nul",
+])  # fmt: skip
+def test_what_is_no_json_is_a_value_error(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(ValueError):
+        read_json(tmp_path / "a.json")
+
+
+def test_whole_characters_are_read_however_they_are_spelled(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": "\\ud83d\\ude00 \xc3\xa9"}')
+    assert read_json(tmp_path / "a.json") == {"a": "\U0001f600 é"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(OSError, match="a device or a pipe"):
+        read_json(tmp_path / "a.json")

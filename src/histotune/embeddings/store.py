@@ -17,7 +17,7 @@ from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.owned import SHARD_NAME, SPACE_NAME, is_real_folder, owned_in
 from histotune.embeddings.space import EmbeddingSpace, with_key
 from histotune.tools.atomic import NO_WRITE, atomic_path, unfinished_name
-from histotune.tools.errors import UserError
+from histotune.tools.errors import UserError, name_setting
 from histotune.tools.files import (
     CHECKSUM,
     hash_bytes,
@@ -73,6 +73,7 @@ class Store:
     """
 
     def __init__(self, cache: Path, space: EmbeddingSpace) -> None:
+        name_setting(cache, "--cache FOLDER")
         self.folder = cache / "embeddings" / space.key[:FOLDER_DIGITS]
         self.lock_path = self.folder / "lock"
         self.space = space

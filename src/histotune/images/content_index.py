@@ -130,8 +130,12 @@ class ContentIndex:
         if self._read_only or not is_damage(error, path):
             LOG.warning("%s (%s): %s", what, error, path)
             return False
+        try:
+            remove_index(path)
+        except OSError as refusal:
+            LOG.warning("%s (%s, and it can't be removed: %s): %s", what, error, refusal.strerror, path)
+            return False
         LOG.warning("the index of content hashes is damaged (%s) and starts anew: %s", error, path)
-        remove_index(path)
         return True
 
 
@@ -201,19 +205,19 @@ def is_damage(error: Exception, path: Path) -> bool:
         return not isinstance(error, OSError)
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN):  # a format that only newer versions write, or rights
-        return path.is_file() and _may_write(path) and _may_write(path.parent)
+        return path.is_file() and _is_writable(path) and _is_writable(path.parent)
     return code not in NOT_DAMAGE
+
+
+def _is_writable(path: Path) -> bool:
+    """Return whether this process, under the rights that it has now, may write a file or into a folder."""
+    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _ask(path: Path, query: str) -> list[tuple[Any, ...]]:
     """Ask an index, which is only read."""
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True)) as database:
         return database.execute(query).fetchall()
-
-
-def _may_write(path: Path) -> bool:
-    """Whether this process may write there, by the rights that it has just now."""
-    return os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _as_row(state: FileState, row: int, digest: str) -> tuple[int | bytes, ...]:

@@ -142,8 +142,8 @@ def require_writable(path: Path) -> None:
     with explained_os_errors(path):
         make_folder(path.parent)
         refuse_odd_target(path.resolve(), folder=False)
-        if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
         remove_abandoned(path)
         _write_something(path)
 

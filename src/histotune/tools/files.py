@@ -20,6 +20,7 @@ from histotune.tools.stand_ins import START_BYTES, stand_in
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+HALF_CHARACTER = "\\ud"  # how JSON begins to spell one
 MAX_JSON_BYTES = 256 * 2**20
 MAX_JSON_DEPTH = 100
 CHECKSUM = "checksum"
@@ -86,9 +87,15 @@ def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:  # noqa: ANN4
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401  (whatever JSON holds)
-    """Return what JSON text holds; whatever is wrong with it is a ValueError, endless nesting included."""
+    """Return what JSON text holds; whatever is wrong with it is a ValueError, endless nesting included.
+
+    Halves of a character, which JSON can spell by their number, are wrong, too: nothing could be written with them.
+    """
+    text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
     try:
         value = json.loads(text)
+        if HALF_CHARACTER in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # a ValueError where there is half a character alone
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except ValueError as error:
