@@ -41,7 +41,7 @@ from histotune.heads.fit_cache import FitCache
 from histotune.images.config import LoaderConfig, ViewConfig
 from histotune.report.run_folder import load_run
 from histotune.studies.config import load_config
-from histotune.studies.setup import refuse_foreign_folder
+from histotune.studies.setup import claimed_folder
 from histotune.studies.tracking import read_trials
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, parse_json, write_json, write_sealed
@@ -363,12 +363,14 @@ def test_a_lost_manifest_is_refused_and_a_folder_of_an_earlier_version_read_with
 
 
 def test_a_damaged_run_is_replaced_by_the_next(run: Path) -> None:
+    config = load_config(run).model_copy(update={"out": run})
     whole = (run / "config.json").read_bytes()
     (run / "config.json").write_bytes(b"{")
-    refuse_foreign_folder(run)
-    (run / "config.json").write_bytes(whole)
+    with claimed_folder(config):
+        (run / "config.json").write_bytes(whole)
     (run / "manifest.json").write_bytes(b"{")
-    refuse_foreign_folder(run)
+    with claimed_folder(config):
+        assert run.is_dir()
 
 
 def test_every_reader_of_json_is_the_one_that_knows_endless_nesting() -> None:

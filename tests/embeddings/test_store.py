@@ -205,7 +205,9 @@ class Lockable:
 
     def lock_up(self) -> None:
         for path in sorted(self.home.rglob("*")):
-            path.chmod(0o555 if path.is_dir() else 0o444)
+            mode = 0o555 if path.is_dir() else 0o444
+            if path.stat().st_mode & 0o777 != mode:  # a change of rights counts as a change of the file
+                path.chmod(mode)
         self.home.chmod(0o555)
 
 
@@ -230,6 +232,7 @@ def test_a_read_only_cache_that_holds_everything_is_read(
     tiles = write_tiles(lockable.home / "tiles", 9)
     for path in (lockable.home / "tiles").iterdir():
         os.utime(path, (1e9, 1e9))  # settled, so that content hashes are remembered
+        path.chmod(0o444)
     cold = embed(tiles, request)
     lockable.lock_up()
     with not_root():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from histotune.datasets.disk import explained_parquet_errors, image_leaf, name_s
 from histotune.datasets.rows import PART_BY_NAME, Tile
 from histotune.datasets.user_table import COLUMNS, as_text, check_columns, check_mpp, whole_number_labels
 from histotune.tools.errors import UserError
+from histotune.tools.files import parse_json
 from histotune.tools.tabular import TableError, frame_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _named_labels(table: pl.DataFrame, file: Any) -> pl.DataFrame:  # noqa: ANN4
     """Put the names of classes in the place of their numbers, where the file's own metadata give them."""
     kept = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
     try:
-        names = json.loads(kept)["info"]["features"]["label"]["names"]
+        names = parse_json(kept)["info"]["features"]["label"]["names"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return table
     if "label" not in table.columns or not isinstance(names, list) or len(set(map(str, names))) < len(names):

@@ -564,7 +564,7 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
     if not folder.is_dir():
         load_run(folder)  # which says what is missing
     changed = folder.resolve() if add or out is None else None
-    with claimed(changed, folder=True), claimed(page, tables, folder=False):
+    with claimed(changed, folder=True, is_replaced=False), claimed(page, tables, folder=False):
         inputs = load_run(folder)
         for study in add:
             add_study(folder, inputs.findings, Path(study))

@@ -79,7 +79,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(*places: Path | None, folder: bool | None = None) -> Iterator[None]:
+def claimed(*places: Path | None, folder: bool | None = None, is_replaced: bool = True) -> Iterator[None]:
     """Hold places for results from the start of the work to its end; a second process is refused at once.
 
     What killed processes left of the same results is removed, and an earlier result that was set aside comes back.
@@ -87,25 +87,28 @@ def claimed(*places: Path | None, folder: bool | None = None) -> Iterator[None]:
     Args:
         places: Files or folders that will be written; None is no place.
         folder: Whether they are folders; None takes what lies there for what is meant.
+        is_replaced: Whether what lies there will make room; a folder that only gets further files may be the one that
+            one is in.
 
     Raises:
         UserError: Another process works on the same place, a link or device lies there, or nothing can be written.
     """
     with ExitStack() as stack:
         for path in dict.fromkeys(_absolute(place) for place in places if place is not None):
-            stack.enter_context(_claimed(path, path.is_dir() if folder is None else folder))
+            stack.enter_context(_claimed(path, path.is_dir() if folder is None else folder, is_replaced))
         yield
 
 
 @contextmanager
-def _claimed(path: Path, folder: bool) -> Iterator[None]:
+def _claimed(path: Path, folder: bool, is_replaced: bool) -> Iterator[None]:
     import filelock
 
     missing = [parent for parent in path.parents if not parent.exists()]
     try:
         with explained_os_errors(path):
             make_folder(path.parent)
-            refuse_odd_target(path, folder=folder)
+            if is_replaced:
+                refuse_odd_target(path, folder=folder)
             guard = filelock.FileLock(path.with_name(f".{path.name}.lock"))
             try:
                 guard.acquire(timeout=0)
