@@ -204,8 +204,9 @@ class Lockable:
     home: Path
 
     def lock_up(self) -> None:
-        for path in sorted(self.home.rglob("*")):
+        for path in sorted((self.home / "cache").rglob("*")):  # not the tiles: a changed mode is a changed file
             path.chmod(0o555 if path.is_dir() else 0o444)
+        (self.home / "cache").chmod(0o555)
         self.home.chmod(0o555)
 
 
