@@ -192,6 +192,10 @@ def assert_close(
         assert now == then, place
 
 
+VIEW_OF_THEN = {"random/timm/test_vit": ("--set", "view.resize_px=160")}
+"""timm documents a crop of 0.95 of the short side for this network, which was not honoured then."""
+
+
 # What is kept
 
 
@@ -220,15 +224,14 @@ def test_every_kept_space_is_read_without_a_forward_pass(
     past = bring("cache")
     names = (past / "cache/timm_names.json").read_bytes()
     spaces = {path.name for path in (past / "cache/embeddings").iterdir()}
-    out = found(histotune, *words)
+    out = found(histotune, *words, *VIEW_OF_THEN.get(option(words, "--backbone"), ()))
     assert re.search(r"breakhis: (\d+) tiles, 0 computed, \1 from the cache", out), out
     assert "no forward pass was needed" in out
     key = re.search(r"space ([0-9a-f]{16})", out)
     assert key is not None
     assert any(space.startswith(key[1]) for space in spaces)
     assert {path.name for path in (past / "cache/embeddings").iterdir()} == spaces
-    if f'"{version("timm")}"' in names.decode().replace("\\", ""):
-        assert (past / "cache/timm_names.json").read_bytes() == names, "timm was asked again"
+    assert json.loads(names).items() <= json.loads((past / "cache/timm_names.json").read_bytes()).items()
 
 
 def test_the_forward_pass_that_these_tests_forbid_is_the_one_that_embeds(

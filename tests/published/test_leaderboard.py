@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,11 +26,23 @@ def published(protocol: Protocol, **values: float) -> list[PublishedScore]:
 
 def test_every_published_score_is_whole() -> None:
     scores = published_scores()
-    assert len(scores) == 421
+    assert len(scores) == 413
     for one in scores:
         assert 0 <= one.value <= 1 and one.model and one.source and one.protocol.dataset and one.protocol.metric
         assert one.protocol.protocol.startswith(("eva", "thunder", "other"))
     assert len({(one.model, one.protocol, one.source) for one in scores}) > 390
+
+
+NAMES_ITS_PLACE = re.compile(
+    r"https://|arXiv \d{4}\.\d{5}|10\.\d{4,}/\S|\b[\w-]+/[\w-]+|THUNDER official|et al\. \d{4}|Front\w* .*20\d\d"
+)
+
+
+def test_every_published_score_names_a_source_that_can_be_found() -> None:
+    for one in published_scores():
+        assert NAMES_ITS_PLACE.search(one.source), one
+        for opening, closing in ("()", "[]"):
+            assert one.source.count(opening) == one.source.count(closing), one
 
 
 def test_a_query_is_met_in_every_part() -> None:
@@ -50,7 +63,7 @@ def test_unknown_names_are_told_together_with_the_closest() -> None:
 
 def test_scores_of_two_protocols_never_share_a_table() -> None:
     boards = make_boards(published_scores())
-    assert sum(len(board.rows) for board in boards) == 421
+    assert sum(len(board.rows) for board in boards) == 413
     assert len({board.protocol for board in boards}) == len(boards)
 
 
@@ -73,7 +86,7 @@ def test_the_lower_calibration_error_is_the_better() -> None:
 def test_exports_hold_every_score_and_its_caveat() -> None:
     boards = make_boards(select(published_scores(), Query(dataset="BreakHis")), [OwnScore("mine | x", 0.5, EVA)])
     rows = list(csv.DictReader(io.StringIO(boards_csv(boards))))
-    assert len(rows) == 128 and sum(row["own"] == "yes" for row in rows) == 1
+    assert len(rows) == 121 and sum(row["own"] == "yes" for row in rows) == 1
     assert any("4 accession numbers" in row["caveat"] for row in rows)
     text = boards_markdown(boards)
     assert "mine \\| x (yours)" in text and text.count("### ") == len(boards)

@@ -146,13 +146,21 @@ def colour_histogram() -> BackboneSpec:
 
 def documented_view(spec: BackboneSpec) -> ViewConfig:
     """Return the view that a backbone's documentation asks for."""
-    return ViewConfig(size_px=spec.size_px, interpolation=spec.interpolation)
+    pad_rgb = (0, 0, 0)  # where a crop is larger than the image, transformers and torchvision fill with black
+    cropped = {} if spec.resize_px is None or spec.resize_px >= spec.size_px else {"pad_rgb": pad_rgb}
+    return ViewConfig(
+        name=spec.view_name,
+        size_px=spec.size_px,
+        resize_px=spec.resize_px,
+        interpolation=spec.interpolation,
+        **cropped,
+    )
 
 
 def _remembered_timm(config: BackboneConfig, cache: Path | None) -> BackboneSpec:
     """Ask timm about a name once per timm version; importing it takes seconds."""
     path = None if cache is None else cache / "timm_names.json"
-    key = json.dumps([library_version("timm"), config.name, config.revision, config.weights])
+    key = json.dumps([library_version("timm"), config.name, config.revision, config.weights, "crop_pct"])
     known = read_timm_names(path)
     if key not in known:
         spec = describe_timm(config)

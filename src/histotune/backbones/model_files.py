@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.spec import BackboneSpec
+from histotune.backbones.transforms import processor_transform, timm_transform
 from histotune.backbones.weights import INDEX, ONE_FILE, cached_file, commit_of, hub_file, model_json
 from histotune.tools.errors import UserError, closest_name
 
@@ -37,7 +38,6 @@ TOKEN_MODELS = frozenset(
     }
 )  # transformers model types with a class token
 TOKEN_ARCHITECTURES = ("vit_", "deit_", "deit3_", "beit_", "beitv2_", "eva02_", "flexivit_")  # timm name prefixes
-PILLOW_FILTERS: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}  # of Pillow's Resampling
 
 
 def describe_folder(folder: Path) -> BackboneSpec:
@@ -89,10 +89,7 @@ def describe_timm(config: BackboneConfig) -> BackboneSpec:
         kind="timm",
         source=architecture if checkpoint else full_name,
         revision=config.revision,
-        size_px=facts.input_size[-1],
-        mean=facts.mean,
-        std=facts.std,
-        interpolation=_interpolation(facts.interpolation, config.name),
+        **asdict(timm_transform(facts.to_dict(), config.name)),
         licence=facts.license or "",
         citation=facts.paper_name or facts.origin_url or "",
         hub_id="" if checkpoint else facts.hf_hub_id or "",
@@ -107,10 +104,7 @@ def _timm_format(name: str, config: Json, blank: BackboneSpec) -> BackboneSpec:
     return replace(
         blank,
         source=config["architecture"],
-        size_px=facts.get("input_size", (3, 224, 224))[-1],
-        mean=_triple(facts.get("mean"), name),
-        std=_triple(facts.get("std"), name),
-        interpolation=_interpolation(facts.get("interpolation", "bicubic"), name),
+        **asdict(timm_transform(facts, name)),
         licence=facts.get("license") or "",
         default_pooling=_pooling_by_name(config["architecture"], config.get("model_args") or {}),
     )
@@ -125,16 +119,13 @@ def _transformers_format(source: str, revision: str, config: Json, processor: Js
         )
     if processor is None:
         LOG.warning("%s has no %s; assuming 224 px, mean 0.5, std 0.5, bicubic", source, PROCESSOR)
-        processor = {"size": 224, "resample": 3}
+        processor = {"size": 224, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     return BackboneSpec(
         name=source,
         kind="transformers",
         source=source,
         revision=revision,
-        size_px=_size_px(processor),
-        mean=_triple(processor.get("image_mean"), source),
-        std=_triple(processor.get("image_std"), source),
-        interpolation=PILLOW_FILTERS.get(processor.get("resample", 3), "bicubic"),
+        **asdict(processor_transform(processor, source)),
         default_pooling=TOKENS if config["model_type"] in TOKEN_MODELS else ("pooled",),
     )
 
@@ -152,36 +143,6 @@ def _pooling_by_name(architecture: str, model_args: Json) -> tuple[str, ...]:
     no_token = ("_gap_", "siglip", "relpos", "_rpn_")
     named = architecture.startswith(TOKEN_ARCHITECTURES) and not any(part in architecture for part in no_token)
     return TOKENS if named and model_args.get("class_token", True) else ("pooled",)
-
-
-def _size_px(processor: Json) -> int:
-    """Return the side of the square that reaches the network: the crop where there is one, the size otherwise."""
-    cropped = processor.get("do_center_crop", False) and "crop_size" in processor
-    size = processor["crop_size"] if cropped else processor.get("size", 224)
-    if isinstance(size, dict):
-        return int(size.get("height") or size.get("shortest_edge") or 224)
-    return int(size)
-
-
-def _triple(values: object, source: str) -> tuple[float, float, float]:
-    if isinstance(values, list | tuple) and len(values) == 3:
-        return float(values[0]), float(values[1]), float(values[2])
-    if values is not None:
-        raise UserError(
-            "the normalisation is not one value per RGB channel",
-            value=values,
-            allowed="three numbers",
-            fix=f"use an RGB model instead of {source}",
-        )
-    return 0.5, 0.5, 0.5
-
-
-def _interpolation(name: str, source: str) -> Literal["bilinear", "bicubic"]:
-    if name == "bilinear":
-        return "bilinear"
-    if name != "bicubic":
-        LOG.warning("%s documents %s interpolation; bicubic is used", source, name)
-    return "bicubic"
 
 
 def has_class_token(module: torch.nn.Module) -> bool:

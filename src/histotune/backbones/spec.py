@@ -39,7 +39,12 @@ class BackboneSpec:
         weights: ``pretrained``, or ``random`` (the floor: same architecture, seeded random weights).
         seed: Seed of random weights.
         size_px: Side of the input the view must produce.
-        mean: Normalisation mean per RGB channel, in [0, 1].
+        view_name: How the documented transform makes a square: by cropping the centre beside a resized short side, or
+            by resizing both sides.
+        resize_px: What the documented transform resizes to before it crops ``size_px``; None: ``size_px`` itself, 0:
+            it crops the stored pixels.
+        mean: Normalisation mean per RGB channel, of values in [0, 1]. A transform that does not normalise has mean 0
+            and std 1; one that does not rescale, or by another factor, has both divided accordingly.
         std: Normalisation standard deviation per RGB channel.
         interpolation: Resampling filter of the documented transform.
         licence: Licence of the weights.
@@ -66,6 +71,8 @@ class BackboneSpec:
     weights: Literal["pretrained", "random"] = "pretrained"
     seed: int = 0
     size_px: int = 224
+    view_name: Literal["short-side-crop", "square"] = "short-side-crop"
+    resize_px: int | None = None
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"

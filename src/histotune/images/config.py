@@ -11,6 +11,7 @@ from histotune.tools.errors import UserError, closest_name
 ViewName = Literal["short-side-crop", "square", "letterbox", "tiles"]
 Interpolation = Literal["bilinear", "bicubic"]
 SizePx = Annotated[int, Field(ge=14, le=2048)]
+ResizePx = Annotated[int, Field(ge=0, le=8192)]
 TargetMpp = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 GreyLevel = Annotated[int, Field(ge=0, le=255)]
 Rgb = tuple[GreyLevel, GreyLevel, GreyLevel]
@@ -40,6 +41,10 @@ class ViewConfig(BaseModel):
             changes. ``letterbox`` resizes the long side and pads the short one. ``tiles`` keeps the scale of
             ``short-side-crop``, covers the whole image with crops and averages their embeddings.
         size_px: Side of the network's input.
+        resize_px: What the short side becomes before the centre is cropped (in ``square`` both sides; in ``tiles`` the
+            scale of all crops): 256 with ``size_px`` 224 is the transform that many ImageNet networks document. None
+            takes ``size_px``; 0 leaves the stored pixels as they are. ``letterbox`` and ``target_mpp`` have their
+            own scale.
         interpolation: Resampling filter, always antialiased as Pillow does it.
         target_mpp: Scale of the network's input, um/px: the image is resized to it first, then cropped, padded or
             covered. ``square`` keeps the area of a pixel at its square. None takes the scale that ``size_px`` gives.
@@ -52,16 +57,29 @@ class ViewConfig(BaseModel):
 
     name: ViewName = "short-side-crop"
     size_px: SizePx = 224
+    resize_px: ResizePx | None = None
     interpolation: Interpolation = "bicubic"
     target_mpp: TargetMpp | None = None
     pad_rgb: Rgb = WHITE
     allow_moved_label: bool = False
 
     @property
+    def scaled_px(self) -> int:
+        """What the short side (in ``square`` both sides) becomes before the crop; 0: it stays as it is stored."""
+        return self.size_px if self.resize_px is None or self._has_own_scale else self.resize_px
+
+    @property
+    def _has_own_scale(self) -> bool:
+        return self.target_mpp is not None or self.name == "letterbox"
+
+    @property
     def words(self) -> str:
         """The view as reports name it, such as "tiles 224 px, bicubic, 0.5 um/px"."""
         scale = "" if self.target_mpp is None else f", {self.target_mpp:g} um/px"
-        return f"{self.name} {self.size_px} px, {self.interpolation}{scale}"
+        size = f"{self.size_px} px"
+        if self.scaled_px != self.size_px:
+            size += f" of {self.scaled_px} px" if self.scaled_px else " of the stored pixels"
+        return f"{self.name} {size}, {self.interpolation}{scale}"
 
     def identity(self) -> dict[str, object]:
         """Return what decides the pixels that the network sees; settings without effect are left out.
@@ -70,9 +88,11 @@ class ViewConfig(BaseModel):
             JSON-ready fields; equal views give equal fields, and a setting that came later changes no earlier key.
         """
         facts: dict[str, object] = {"name": self.name, "size_px": self.size_px, "interpolation": self.interpolation}
+        if self.scaled_px != self.size_px:
+            facts["resize_px"] = self.scaled_px
         if self.target_mpp is not None:
             facts["target_mpp"] = self.target_mpp
-        if self.target_mpp is not None or self.name == "letterbox":
+        if self._has_own_scale or self.scaled_px < self.size_px:
             facts["pad_rgb"] = list(self.pad_rgb)
         return facts
 
@@ -82,7 +102,8 @@ class ViewChoice(BaseModel):
 
     Attributes:
         name: See :class:`ViewConfig`, as for all fields.
-        size_px: Side of the network's input.
+        size_px: Side of the network's input; a documented ``resize_px`` keeps its ratio to it.
+        resize_px: Short side before the crop.
         interpolation: Resampling filter.
         target_mpp: Scale of the network's input, um/px.
         pad_rgb: Colour of the padding.
@@ -93,6 +114,7 @@ class ViewChoice(BaseModel):
 
     name: ViewName | None = None
     size_px: SizePx | None = None
+    resize_px: ResizePx | None = None
     interpolation: Interpolation | None = None
     target_mpp: TargetMpp | None = None
     pad_rgb: Rgb | None = None
@@ -105,7 +127,10 @@ class ViewChoice(BaseModel):
             >>> ViewChoice(name="tiles").on(ViewConfig(size_px=518, interpolation="bilinear")).words
             'tiles 518 px, bilinear'
         """
-        return documented.model_copy(update=self.model_dump(exclude_none=True))
+        chosen = self.model_dump(exclude_none=True)
+        if self.size_px is not None and self.resize_px is None and documented.resize_px:
+            chosen["resize_px"] = round(documented.resize_px * self.size_px / documented.size_px)
+        return documented.model_copy(update=chosen)
 
 
 class LoaderConfig(BaseModel):

@@ -299,24 +299,27 @@ def resized_sizes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return width and height after resizing, for one image or many.
 
-    Without ``target_mpp`` the short side (``short-side-crop``, ``tiles``), the long side (``letterbox``) or both
-    (``square``) become ``size_px``; beside a short side the long one is truncated, as torchvision does it.
+    Without ``target_mpp`` the short side (``short-side-crop``, ``tiles``) or both (``square``) become ``resize_px``, or
+    ``size_px`` where that is None, and the long side (``letterbox``) ``size_px``; beside a short side the long one is
+    truncated, as torchvision does it.
     """
     width, height = np.asarray(width_px, np.int64), np.asarray(height_px, np.int64)
-    size = view.size_px
     if view.target_mpp is not None:
         factor = np.asarray(mpp, np.float64) / view.target_mpp
         if view.name == "square":
             side = _nearest(factor * np.sqrt(width * height))
             return side, side
         return _nearest(factor * width), _nearest(factor * height)
-    if view.name == "square":
-        return np.full_like(width, size), np.full_like(height, size)
     if view.name == "letterbox":
-        factor = size / np.maximum(width, height)
+        factor = view.size_px / np.maximum(width, height)
         return _nearest(factor * width), _nearest(factor * height)
+    scaled = view.scaled_px
+    if not scaled:  # the stored pixels
+        return width, height
+    if view.name == "square":
+        return np.full_like(width, scaled), np.full_like(height, scaled)
     short = np.minimum(width, height)
-    return size * width // short, size * height // short
+    return scaled * width // short, scaled * height // short
 
 
 def inputs_along(resized_px: NDArray[np.int64], view: ViewConfig) -> NDArray[np.int64]:
