@@ -48,7 +48,7 @@ from histotune.tools.files import canonical_json, parse_json, write_json, write_
 from tests.damage import changed_bytes
 
 TRIES, QUICK = 5_000, 40
-HOW_MANY = [QUICK, pytest.param(TRIES, marks=pytest.mark.slow)]
+HOW_MANY = [QUICK, pytest.param(TRIES, marks=[pytest.mark.slow, pytest.mark.long])]
 SMALL = {
     "sweep.folds": 2, "evaluation.outer_folds": 2, "evaluation.floors": [], "interval.n_resamples": 200,
     "evaluation.permutations": 99, "evaluation.leak_price": False, "evaluation.repeats": 0,
