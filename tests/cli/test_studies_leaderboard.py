@@ -18,6 +18,8 @@ from histotune.published.leaderboard import OwnScores, read_own_scores
 from histotune.published.protocols import EvaConfig, ThunderConfig, eva_pcam_settings
 from histotune.published.published_numbers import published_scores
 from histotune.tools.errors import UserError
+from histotune.tools.files import write_json
+from histotune.tools.manifest import CLAIM, write_manifest
 from tests.cli.test_studies_protocols import COLOURS, KINDS
 from tests.conftest import CommandResult
 
@@ -59,6 +61,24 @@ def write_run(folder: Path, conditions: dict[str, Any], pooling: str = "cls", **
     study = {"rows": [first | row], "weaknesses": ["It is weak."], "marks": ["LEAKY"], "conditions": conditions}
     (folder / "protocol.json").write_text(json.dumps(study), encoding="utf-8")
     return folder
+
+
+def test_a_changed_score_is_refused_and_so_is_a_lost_manifest(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", PCAM)
+    study = json.loads((run / "protocol.json").read_text(encoding="utf-8"))
+    write_json(run / "protocol.json", study | {"provenance": CLAIM, "marks": []})
+    write_manifest(run)
+    assert read(run).scores
+    whole = (run / "protocol.json").read_bytes()
+    assert b"0.88" in whole
+    (run / "protocol.json").write_bytes(whole.replace(b"0.88", b"0.98"))
+    with pytest.raises(UserError, match=r"protocol\.json \(changed\)") as caught:
+        read(run)
+    assert f"histotune run --from {run} --out NEW" in str(caught.value)
+    (run / "protocol.json").write_bytes(whole)
+    (run / "manifest.json").unlink()
+    with pytest.raises(UserError, match="which is gone"):
+        read(run)
 
 
 def read(*folders: Path) -> OwnScores:

@@ -7,6 +7,7 @@ so that hundreds of kills take minutes.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -53,7 +54,9 @@ def library() -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if sys.platform != "linux" or compiler is None:
         pytest.skip("stopping a process at its n-th change needs Linux and a C compiler")
-    built = Path(mkdtemp(prefix="histotune-faults-")) / "faults.so"
+    folder = mkdtemp(prefix="histotune-faults-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    built = Path(folder) / "faults.so"
     made = subprocess.run(
         [compiler, "-shared", "-fPIC", "-O1", "-o", str(built), str(FOLDER / "faults.c"), "-ldl"],
         capture_output=True,

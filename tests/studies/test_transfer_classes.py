@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histotune.tools.manifest import MANIFEST_FILE, verify_folder
 from tests.conftest import CommandResult
 
 Command = Callable[..., CommandResult]
@@ -78,6 +79,8 @@ def test_from_images_to_the_page(histotune: Command, run: Path, tmp_path: Path) 
     result = transfer(histotune, run, "abroad", "tiles", "--data", write_tissues(tmp_path / "abroad-data", 2))
     assert result.code == 0, result.err
     told = found(tmp_path / "abroad")
+    verify_folder(tmp_path / "abroad", "", "transfer.json")
+    assert told["provenance"]["manifest"] == MANIFEST_FILE
     assert told["class_names"] == list(TISSUES)
     assert told["prevalence"] == [pytest.approx([1 / 3] * 3)] * 2
     assert 0.5 < told["target_scores"][0]["value"] <= told["source_scores"][0]["value"] + 0.2

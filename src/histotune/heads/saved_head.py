@@ -21,6 +21,7 @@ from histotune.heads.head import Activation, Calibration, Decision, Head, Hidden
 from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
 from histotune.tools.files import CHECKSUM, hash_bytes, hash_file, hash_json, read_json, write_sealed
+from histotune.tools.stand_ins import fix_of, stand_in_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -261,7 +262,10 @@ def _read_weights(folder: Path, facts: HeadFacts) -> Tensors:
     if not path.is_file():
         raise _damaged(folder, f"{WEIGHTS_FILE} is missing")
     if hash_file(path) != facts.weights_sha256:
-        raise _damaged(folder, f"{WEIGHTS_FILE} is not the file that {FACTS_FILE} describes")
+        instead = stand_in_at(path)
+        raise _damaged(
+            folder, f"{WEIGHTS_FILE} is {instead.words if instead else f'not the file that {FACTS_FILE} describes'}"
+        )
     try:
         tensors: Tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -302,4 +306,6 @@ def _first(error: ValidationError | ValueError) -> str:
 
 
 def _damaged(folder: Path, detail: str) -> UserError:
-    return UserError(f"this head is damaged ({detail})", value=folder, fix="copy it again, or train it anew")
+    return UserError(
+        f"this head is damaged ({detail})", value=folder, fix=fix_of([detail], "copy it again, or train it anew")
+    )

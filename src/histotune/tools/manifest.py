@@ -12,6 +12,7 @@ from typing import Any
 
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_file, hash_json, json_or_none, read_json, write_json
+from histotune.tools.stand_ins import fix_of, stand_in_at
 
 LOG = logging.getLogger(__name__)
 MANIFEST_FILE = "manifest.json"
@@ -112,7 +113,7 @@ def check_manifest(folder: Path, fix: str, *names: str) -> bool:
             "files of this folder are not as they were written",
             value=f"{folder}: {', '.join(bad[:NAMED])}{more}",
             allowed="the folder as it was written; a report can be drawn again, results can't be edited",
-            fix=fix,
+            fix=fix_of(bad, fix),
         )
     return True
 
@@ -162,7 +163,10 @@ def _state(folder: Path, name: str, digest: str) -> str:
     if not path.is_file():
         return f"{name} (missing)"
     try:
-        return "" if hash_file(path) == digest else f"{name} (changed)"
+        if hash_file(path) == digest:
+            return ""
+        instead = stand_in_at(path)
+        return f"{name} ({instead.words if instead else 'changed'})"
     except OSError:
         return f"{name} (can't be read)"
 
