@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
 
 from histotune.audit.audit import AuditRequest, audit, finest_labels
-from histotune.audit.verdicts import Audit, AuditConfig
+from histotune.audit.verdicts import VERDICTS, Audit, AuditConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import Split
@@ -129,7 +131,38 @@ def test_tiles_outside_the_split_count_for_nothing() -> None:
 
 def test_without_a_split_the_audit_says_so() -> None:
     finding = quick(many(2, 2)).finding("split-groups")
-    assert (finding.verdict, finding.advice != "") == ("note", True)
+    assert (finding.verdict, finding.advice != "") == ("not checked", True)
+
+
+CHECKS = ("split-groups", "group-labels", "class-groups")
+
+
+def test_what_could_not_be_checked_is_not_ok() -> None:
+    """Without a known group nothing is known of cases; ``ok`` would say that something was looked at."""
+    sides = ["train", "train", "test", "test"]
+    found = quick(tile_set(4, ["x"] * 4, group_id=[None] * 4, split=sides))
+    assert {found.finding(name).verdict for name in CHECKS} == {"not checked"}
+    assert all(found.finding(name).sentence.startswith("Not checked, because ") for name in CHECKS)
+    alone = quick(tile_set(4, ["x"] * 4, group_id=["a", "b", "c", "d"], split=sides))
+    assert alone.finding("group-labels").verdict == "not checked"  # one tile each: no group could contradict itself
+    assert alone.finding("split-groups").verdict == "ok"
+
+
+def test_what_is_known_on_one_side_only_is_not_checked_and_what_is_unknown_is_counted() -> None:
+    sides = ["train", "train", "test", "test"]
+    one = quick(tile_set(4, ["x"] * 4, group_id=["a", "b", None, None], split=sides)).finding("split-groups")
+    assert (one.verdict, "groups are known on train only" in one.sentence) == ("not checked", True)
+    some = quick(tile_set(4, ["x"] * 4, group_id=["a", "b", "c", None], split=sides)).finding("split-groups")
+    assert (some.verdict, "1 tile of unknown group could not be checked" in some.sentence) == ("ok", True)
+
+
+def test_the_worst_verdict_is_ok_only_where_everything_was_checked() -> None:
+    assert VERDICTS.index("ok") < VERDICTS.index("not checked") < VERDICTS.index("note")
+
+
+def test_files_that_the_reader_left_out_are_an_error_of_a_quick_audit_too() -> None:
+    found = quick(replace(many(4, 2), n_skipped=3)).finding("unreadable")
+    assert (found.verdict, found.n) == ("error", 3)
 
 
 def test_unknown_groups_are_a_warning() -> None:

@@ -9,7 +9,7 @@ from histotune.audit.duplicates import EXACT, FIELDS, NEAR, duplicate_finding, e
 from histotune.audit.leaks import balance_tables, name_findings
 from histotune.audit.overlap import cached_embeddings, overlapping_fields
 from histotune.audit.pixels import BadTile, header_problem, pixel_findings, scan, unreadable
-from histotune.audit.verdicts import Audit, AuditConfig, AuditFinding, audit_facts
+from histotune.audit.verdicts import Audit, AuditConfig, AuditFinding, audit_facts, count
 from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.disk import IMAGE_SUFFIXES, list_files
 from histotune.datasets.read import read_dataset
@@ -66,8 +66,7 @@ def audit(request: AuditRequest) -> Audit:
     # From what costs nothing to what reads every pixel: names and tables first.
     facts = audit_facts(request.tiles, request.split, request.finest, request.config.max_listed)
     findings = list(name_findings(facts, request.config.few_groups))
-    if not request.config.quick:
-        findings += _pixel_findings(facts, request)
+    findings += _unread_by_name(facts) if request.config.quick else _pixel_findings(facts, request)
     tiles = facts.tiles
     spec = known_specs().get(tiles.name)
     return Audit(
@@ -108,6 +107,14 @@ def unread_files(root: Path, tiles: TileSet) -> tuple[BadTile, ...]:
     return tuple(BadTile(-1, listing.relative(path), reason) for path, reason in reasons if reason)
 
 
+def _unread_by_name(facts: Facts) -> Iterator[AuditFinding]:
+    """Say what the reader itself could not read; whether the others can be read, names alone don't tell."""
+    n_skipped = facts.tiles.n_skipped
+    if n_skipped:
+        sentence = f"{count(n_skipped, 'file')} could not be read and {'is' if n_skipped == 1 else 'are'} no tile here."
+        yield facts.finding("unreadable", "error", sentence, facts.table.clear(), n=n_skipped)
+
+
 def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFinding]:
     config = request.config
     found = scan(facts.tiles, request.loader)
@@ -124,8 +131,8 @@ def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFindin
 def _fields(facts: Facts, fingerprints: Fingerprints, request: AuditRequest, cache: Path) -> AuditFinding:
     embeddings = cached_embeddings(facts.tiles, fingerprints.read_N, cache)
     if embeddings is None:
-        sentence = "No network's embeddings of these tiles are in the cache, so overlapping fields were not looked for."
-        return AuditFinding(FIELDS.id, FIELDS.title, "note", sentence, advice="Run `histotune embed` first.")
+        sentence = "Not checked, because no network's embeddings of these tiles are in the cache."
+        return AuditFinding(FIELDS.id, FIELDS.title, "not checked", sentence, advice="Run `histotune embed` first.")
     fields = overlapping_fields(facts, fingerprints, embeddings, request.loader)
     return duplicate_finding(facts, fields, FIELDS)
 

@@ -73,17 +73,24 @@ class CopyKind:
         title: Finding title.
         what: Such as "tiles with equal pixels".
         whole: Whether a cluster is one picture, so that all but one of its tiles add nothing.
+        limit: What a search for this kind can't find, a sentence; may be empty.
     """
 
     id: str
     title: str
     what: str
     whole: bool = True
+    limit: str = ""
 
 
 FIELDS = CopyKind("overlapping-fields", "Overlapping fields", "tiles that show a piece of the same tissue", whole=False)
 EXACT = CopyKind("exact-duplicates", "Exact duplicates", "tiles with equal pixels")
-NEAR = CopyKind("near-duplicates", "Near duplicates", "tiles that show the same picture")
+NEAR = CopyKind(
+    "near-duplicates",
+    "Near duplicates",
+    "tiles that show the same picture",
+    limit="Copies that were zoomed, cropped, or turned by other than quarter turns are not found by this search.",
+)
 
 
 def exact_copies(fingerprints: Fingerprints) -> Copies:
@@ -155,8 +162,7 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind) -> AuditFind
     # One finding for all clusters of a kind, its verdict that of the gravest.
     clusters = _judged(facts, copies)
     if clusters.is_empty():
-        sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark}".strip()
-        return AuditFinding(kind.id, kind.title, "ok", sentence)
+        return _none_found(copies, kind)
     n, n_tiles = len(facts.table), int(clusters["tiles"].sum())
     verdict = _verdict(clusters, kind)
     sentences = (
@@ -185,6 +191,15 @@ def duplicate_finding(facts: Facts, copies: Copies, kind: CopyKind) -> AuditFind
         ),
         every=_every_copy(facts, copies, clusters),
     )
+
+
+def _none_found(copies: Copies, kind: CopyKind) -> AuditFinding:
+    """Say that no copies were found, and what such a search can't find; of one tile there is nothing to compare."""
+    if copies.n_looked_at < 2:
+        sentence = f"Not checked, because fewer than two tiles could be compared. {copies.remark}".strip()
+        return AuditFinding(kind.id, kind.title, "not checked", sentence)
+    sentence = f"None among {count(copies.n_looked_at, 'tile')}. {copies.remark} {kind.limit}"
+    return AuditFinding(kind.id, kind.title, "ok", " ".join(sentence.split()))
 
 
 def _every_copy(facts: Facts, copies: Copies, clusters: pl.DataFrame) -> pl.DataFrame | None:

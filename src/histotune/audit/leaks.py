@@ -17,6 +17,7 @@ from histotune.audit.verdicts import (
     count,
     frame_table,
     natural,
+    not_checked,
     passed,
     some,
 )
@@ -46,14 +47,10 @@ UNITS = {check: _Unit(**facts["unit"]) for check, facts in CHECKS.items() if "un
 def name_findings(facts: Facts, few_groups: int) -> Iterator[AuditFinding]:
     """Yield what can be found without reading a pixel."""
     if facts.split is None:
-        sentence, advice = (
-            "No split was given, so nothing was checked across sides.",
-            "Repeat with --split NAME or a split file.",
-        )
-        yield AuditFinding("split-groups", CHECKS["split-groups"]["title"], "note", sentence, advice=advice)
+        yield not_checked("split-groups", "no split was given", "Repeat with --split NAME or a split file.")
     else:
         for check, unit in UNITS.items():
-            if facts.table[unit.column].null_count() < len(facts.table):
+            if check == "split-groups" or facts.table[unit.column].null_count() < len(facts.table):
                 yield _across_sides(facts, check, unit, facts.split.name)
     yield _unknown_groups(facts)
     if facts.table["source_patient_id"].null_count() < len(facts.table):
@@ -65,10 +62,15 @@ def name_findings(facts: Facts, few_groups: int) -> Iterator[AuditFinding]:
 
 def _across_sides(facts: Facts, check: str, unit: _Unit, split: str) -> AuditFinding:
     table = facts.table.filter(pl.col("side").is_not_null() & pl.col(unit.column).is_not_null())
+    n_unknown = facts.table.filter(pl.col("side").is_not_null() & pl.col(unit.column).is_null()).height
+    if table["side"].n_unique() < 2:
+        known = f"{unit.many} are known on {some(sorted(set(table['side'])))} only" if len(table) else ""
+        return not_checked(check, known or f"the {unit.one} of every tile on a side is unknown")
     sides = table.group_by(unit.column).agg(pl.col("side").unique().sort().alias("sides"), pl.len().alias("tiles"))
     shared = sides.filter(pl.col("sides").list.len() > 1).sort(unit.column)
     if shared.is_empty():
-        return passed(check, f"No {unit.one} lies on two sides ({split}: {some(facts.sides, 8)}).")
+        rest = f" {count(n_unknown, 'tile')} of unknown {unit.one} could not be checked." if n_unknown else ""
+        return passed(check, f"No known {unit.one} lies on two sides ({split}: {some(facts.sides, 8)}).{rest}")
     hit = table.filter(pl.col(unit.column).is_in(shared[unit.column].to_list()))
     judged = [side for side in facts.sides if side != "train"]
     lie = "lies" if len(shared) == 1 else "lie"
@@ -116,6 +118,8 @@ def _unknown_groups(facts: Facts) -> AuditFinding:
 
 
 def _several_patients(facts: Facts) -> AuditFinding:
+    if facts.table.select(pl.any_horizontal(pl.col("group_id", "source_patient_id").is_null()).all()).item():
+        return not_checked("group-patients", "no tile has both a group and a patient id of the authors")
     groups = groups_with_several(facts.table, "source_patient_id")
     if groups.is_empty():
         return passed("group-patients", "No group holds several of the authors' patient ids.")
@@ -132,7 +136,10 @@ def _several_patients(facts: Facts) -> AuditFinding:
 def _several_diagnoses(facts: Facts) -> AuditFinding:
     labelled = facts.table.filter(pl.col("class") != UNLABELLED)
     groups = groups_with_several(labelled, "class")
-    n_groups = labelled["group_id"].drop_nulls().n_unique()
+    sizes = labelled.filter(pl.col("group_id").is_not_null()).group_by("group_id").len()
+    n_groups, n_several = len(sizes), int((sizes["len"] > 1).sum())
+    if not n_several:
+        return not_checked("group-labels", "no group is known to hold two labelled tiles")
     if groups.is_empty():
         return passed("group-labels", "No group holds several classes.")
     if facts.tiles.label_region is not None or len(groups) > MIXED_SHARE * n_groups:
@@ -148,8 +155,7 @@ def _several_diagnoses(facts: Facts) -> AuditFinding:
 def _few_groups(facts: Facts, limit: int) -> AuditFinding:
     table = facts.table.filter((pl.col("label") != UNLABELLED) & pl.col("group_id").is_not_null())
     if table.is_empty():
-        sentence = "Groups per class can't be counted: no labelled tile has one."
-        return replace(passed("class-groups", sentence), verdict="note")
+        return not_checked("class-groups", "no labelled tile has a group")
     parts = facts.split is not None and "train" in facts.sides
     places = ["side", "magnification"] if parts else ["magnification"]
     counted = table.filter(pl.col("side").is_not_null()) if parts else table
@@ -173,7 +179,7 @@ def _few_groups(facts: Facts, limit: int) -> AuditFinding:
 def _odd_sizes(facts: Facts) -> AuditFinding:
     known = facts.table.filter(pl.col("width_px").is_not_null() & pl.col("height_px").is_not_null())
     if known.is_empty():
-        return passed("sizes", "Sizes are not known before tiles are read.")
+        return not_checked("sizes", "sizes are not known before tiles are read")
     sizes = known.group_by("width_px", "height_px").agg(tiles=pl.len())
     sizes = sizes.sort("tiles", "width_px", "height_px", descending=[True, False, False])
     width_px, height_px, n_usual = sizes.row(0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from histotune.audit.verdicts import AuditFinding, AuditTable, Verdict, count, frame_table, passed, some
+from histotune.audit.verdicts import AuditFinding, AuditTable, Verdict, count, frame_table, not_checked, passed, some
 from histotune.images.decode import FORMATS, PixelReader, PixelSource
 from histotune.tools.errors import UserError
 from histotune.tools.files import require_regular
@@ -43,6 +43,7 @@ GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 MAD_TO_SIGMA = 0.6745  # of a normal distribution
 ENOUGH_TISSUE = 0.05  # below this share of stained pixels a tile's stain is hardly measured
 ENOUGH_GROUPS = 8
+ENOUGH_TILES = 3  # the median of fewer is one of them
 LEAST_MAD = 0.005  # of optical density, and of the shares of red and blue in it
 TILES_PER_GROUP = 3  # a median of fewer tiles says more about the tiles than about the group
 STAIN_WORDS = {"density": "density", "red_share": "red share", "blue_share": "blue share"}
@@ -354,6 +355,8 @@ def _blank(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> Aud
     free_N = fingerprints.read_N & ~fingerprints.constant_N & (fingerprints.tissue_N < config.tissue_free)
     constant_N = fingerprints.read_N & fingerprints.constant_N
     n_constant, n_free = int(constant_N.sum()), int(free_N.sum())
+    if not fingerprints.read_N.any():
+        return not_checked("blank", "no tile could be read")
     if not n_constant + n_free:
         return passed("blank", f"Every tile has tissue on at least {config.tissue_free:.1%} of its pixels.")
     found = [f"{count(n_constant, 'tile')} of one single colour"] if n_constant else []
@@ -378,6 +381,8 @@ def _per_group(facts: Facts, hit_N: NDArray[np.bool_]) -> AuditTable:
 
 def _stain_of_tiles(facts: Facts, fingerprints: Fingerprints, config: AuditConfig) -> AuditFinding:
     seen_N = fingerprints.read_N & (fingerprints.tissue_N >= ENOUGH_TISSUE)
+    if int(seen_N.sum()) < ENOUGH_TILES:
+        return not_checked("stain-tiles", f"fewer than {ENOUGH_TILES} tiles hold enough stained tissue to be measured")
     # A tile's worst feature counts; tiles with hardly any tissue are neither judged nor part of the median.
     z_NF = robust_z(fingerprints.stain_NF, seen_N, LEAST_MAD)
     worst_N = np.nan_to_num(np.abs(z_NF)).max(axis=1) * seen_N
@@ -405,6 +410,8 @@ def _stain_of_groups(facts: Facts, fingerprints: Fingerprints, config: AuditConf
     groups = known.group_by("group_id").agg(*(pl.col(name).median() for name in STAIN), tiles=pl.len())
     groups = groups.filter(pl.col("tiles") >= TILES_PER_GROUP).sort("group_id")
     if len(groups) < ENOUGH_GROUPS:
+        few = f"fewer than {ENOUGH_GROUPS} groups have {TILES_PER_GROUP} tiles with enough stained tissue"
+        yield not_checked("stain-groups", few)
         return
     z_GF = robust_z(groups.select(STAIN).to_numpy(), np.ones(len(groups), np.bool_), LEAST_MAD)
     worst_G = np.nan_to_num(np.abs(z_GF)).max(axis=1)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
 
 
-Verdict = Literal["ok", "note", "warning", "error"]
-VERDICTS: tuple[Verdict, ...] = ("ok", "note", "warning", "error")  # rising
+Verdict = Literal["ok", "not checked", "note", "warning", "error"]
+VERDICTS: tuple[Verdict, ...] = ("ok", "not checked", "note", "warning", "error")  # rising
 Cell = str | int | float | None
 OFFICIAL = "official parts"
 UNLABELLED = "unlabelled"
@@ -63,7 +63,8 @@ class AuditFinding:
     Attributes:
         id: Such as "exact-duplicates".
         title: For people.
-        verdict: ``ok``, ``note`` (know it), ``warning`` (mind it) or ``error`` (results would be wrong).
+        verdict: ``ok``, ``not checked`` (nothing could be looked at), ``note`` (know it), ``warning`` (mind it) or
+            ``error`` (results would be wrong).
         sentence: What was found.
         n: How many: clusters, groups or tiles, as the sentence says.
         n_tiles: Tiles concerned.
@@ -101,6 +102,11 @@ class AuditFinding:
 def passed(check: str, sentence: str, n: int = 0) -> AuditFinding:
     """Return a finding that nothing is wrong."""
     return AuditFinding(check, CHECKS[check]["title"], "ok", sentence, n=n)
+
+
+def not_checked(check: str, because: str, advice: str = "") -> AuditFinding:
+    """Return a finding that nothing could be looked at, which is no sign that nothing is wrong."""
+    return AuditFinding(check, CHECKS[check]["title"], "not checked", f"Not checked, because {because}.", advice=advice)
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    from histotune.audit.verdicts import Audit, AuditFinding
+    from histotune.audit.verdicts import Audit, AuditFinding, Verdict
     from histotune.evaluation.findings import Finding, FindingId, Findings, PartTable, RobustnessTable, ScoredArm
     from histotune.heads.family import Tried
     from histotune.published.study import ProtocolRow, ProtocolStudy
@@ -485,6 +485,9 @@ def _three(value: float | None) -> str:
 # An audit's findings for the terminal, printed by rich.
 
 
+AUDIT_TONES: dict[Verdict, Tone] = {
+    "ok": "ok", "not checked": "strong", "note": "note", "warning": "warning", "error": "error",
+}  # fmt: skip
 AUDIT_LAYOUT = Layout(lines=False, title="center", is_padded=True, gap=2)
 
 
@@ -494,7 +497,8 @@ def audit_table(audit: Audit) -> Table:
     title += f"{audit.n_groups:,} groups" + (f", split {audit.split.name}" if audit.split else "")
     columns = (Column("", fit="whole"), Column("Looked at", fit="cut", max_chars=24), Column("Found", fit="cut"))
     rows = tuple(
-        Row(((Span(finding.verdict, finding.verdict),), finding.title, _found(finding))) for finding in audit.findings
+        Row(((Span(finding.verdict, AUDIT_TONES[finding.verdict]),), finding.title, _found(finding)))
+        for finding in audit.findings
     )
     return Table(title, columns, rows, marks=(LEAKY,) if audit.split and audit.split.leaky else ())
 

@@ -150,7 +150,7 @@ def audit(
     Example:
         >>> import histotune as ht
         >>> found = ht.audit(ht.read("breakhis", "BreaKHis_v1"), quick=True)
-        >>> found.verdict in ("ok", "note", "warning", "error")
+        >>> found.verdict in ("ok", "not checked", "note", "warning", "error")
         True
     """
     from histotune.audit.audit import audit as look
