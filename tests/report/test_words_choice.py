@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.findings import SweepChoice
-from histotune.evaluation.held_out import describe_choice
 from histotune.heads.sweep import sweep
 from histotune.report.words import choice_lines, nested_estimates, temperature, threshold
 from tests.heads.samples import make_task

@@ -11,6 +11,7 @@ import polars as pl
 
 from histotune.datasets.splits.split import require_groups, tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
+from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.crossfit import sweep_task
 from histotune.evaluation.findings import Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.floors import majority_predictions
@@ -19,7 +20,6 @@ from histotune.evaluation.held_out import (
     ArmSweep,
     SourceStudy,
     StudySettings,
-    describe_choice,
     score_arms,
     with_details,
 )
@@ -110,7 +110,7 @@ def study_target(
     if direct:
         findings[-1], shown = _look_at_embeddings(arms, direct, (findings[-1], tables[-1]), settings, source is None)
     kept = [Scored(table.finding, arm, predictions) for table in tables for arm, predictions in table.scored]
-    choice = describe_choice(direct[0].result, f"{tiles.name} train") if direct else None
+    choice = describe_choice(direct[0].result, f"{tiles.name} train", tiles) if direct else None
     return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part, shown)
 
 

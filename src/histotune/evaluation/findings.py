@@ -167,6 +167,7 @@ class SweepChoice:
         decision: The head's threshold.
         selection: Rule, runners-up and the honest estimate of the procedure; None where unknown.
         is_binary: Whether the threshold counts.
+        warnings: Signs that the sweep stopped short or that the head learned nothing, one sentence each.
     """
 
     trained_on: str
@@ -182,6 +183,7 @@ class SweepChoice:
     decision: Decision = field(default_factory=Decision)
     selection: Selection | None = None
     is_binary: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets.splits.folds import random_image_folds_like
+from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.crossfit import CrossFit, cross_fit, repeat_plans, repeated_arm
-from histotune.evaluation.findings import Finding, Scored, ScoredArm, SweepChoice
+from histotune.evaluation.findings import Finding, Scored, ScoredArm
 from histotune.evaluation.floors import NullPlan, compare_first, majority_predictions, null_arms, untuned_arms
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.config import EvaluationConfig
+    from histotune.evaluation.findings import SweepChoice
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import SourcePlan
     from histotune.heads.config import SweepConfig
@@ -149,34 +151,13 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
         findings=tuple(findings),
         scored=tuple(kept),
         finals=tuple(_arm_sweep(arm.arm, fit) for arm, fit in zip(arms, fits, strict=True)),
-        choice=describe_choice(fits[0].final, training_domain(tiles, train_N)),
+        choice=describe_choice(fits[0].final, training_domain(tiles, train_N), tiles),
         split_hash=plan.split.split_hash,
         scored_words=f"{plan.split.name} {plan.part}" if plan.part else "cross-fit",
         train_labels=tiles.labels_N[train_N],
         leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
         label_efficiency=_label_efficiency(arms[0].material, fits[0], settings),
         embedding_map=map_embeddings(read[0], scored[0][1], probes, evaluation),
-    )
-
-
-def describe_choice(result: SweepResult, trained_on: str) -> SweepChoice:
-    """Return what a sweep chose, for people."""
-    chosen = result.trials.filter(pl.col("chosen")).row(0, named=True)
-    head = result.head
-    return SweepChoice(
-        trained_on=trained_on,
-        head_id=head.head_id,
-        pooling=head.pooling,
-        penalty=head.penalty,
-        log_loss=float(chosen["log_loss"]),
-        log_loss_se=float(chosen["log_loss_se"]),
-        n_fits=result.n_fits,
-        n_tiles=head.n_tiles,
-        n_groups=head.n_groups,
-        calibration=head.calibration,
-        decision=head.decision,
-        selection=head.selection,
-        is_binary=len(head.class_names) == 2,
     )
 
 
@@ -315,7 +296,8 @@ def _leak_price(
     if settings.evaluation.leak_null_draws:
         rows += null_arms(material, _null_plan(material, plan, settings), (rows[0], rows[1]))
     protocol = (
-        "Both arms: the same tiles, the same fold sizes and class counts, the same sweep and selection rule; only in "
+        "AUROC of each arm counts pairs of tiles that one head scored, which are those within a fold of that arm. Both "
+        "arms: the same tiles, the same fold sizes and class counts, the same sweep and selection rule; only in "
         "the random arm tiles of one case stand on both sides. Differences are paired by tile, intervals are over "
         "cases. Null control: the same two arms with labels permuted among cases, so that only the case can be learned."
     )

@@ -46,19 +46,21 @@ def matrix_answer(matrices: Sequence[MagnificationMatrix]) -> str:
     diagonal = [cell for cell in first.cells if cell.on_diagonal and not math.isnan(cell.scores[0].value)]
     if not diagonal:
         return "No magnification can be scored by heads trained at it: not estimable."
-    values = [cell.scores[0].value for cell in diagonal]
+    reached = ", ".join(f"{cell.magnification} {in_words(cell.scores[0])}" for cell in diagonal)
     sentences = [
         f"With {'equal training sizes' if first.training_size == 'equal' else 'all data'}, heads scored at the"
-        f" magnification they were trained at reach AUROC {min(values):.3f} to {max(values):.3f}."
+        f" magnification they were trained at reach AUROC {reached}."
     ]
     worst = _worst(first)
     if worst is None:
         return sentences[0]
-    sentences.append(
-        f"The largest loss is that of heads trained at {worst.trained_on} on {worst.magnification}: AUROC"
-        f" {in_words(worst.scores[0])}, a difference of {in_words(worst.differences[0])} to heads trained there,"
-        " on the same tiles."
+    told = (
+        f"heads trained at {worst.trained_on} on {worst.magnification}: AUROC {in_words(worst.scores[0])}, a difference"
+        f" of {in_words(worst.differences[0])} to heads trained there, on the same tiles"
     )
+    if not _is_shown(worst):
+        return " ".join((*sentences, f"No loss at another magnification is shown; the lowest difference is of {told}."))
+    sentences.append(f"The largest loss that is shown is that of {told}.")
     sentences += [
         _matched(worst, other)
         for other in matrices
@@ -81,7 +83,14 @@ def _single(matrix: MagnificationMatrix) -> list[MatrixCell]:
 
 
 def _worst(matrix: MagnificationMatrix) -> MatrixCell | None:
-    return min(_single(matrix), key=lambda cell: cell.differences[0].value, default=None)
+    """Return the cell that loses most, one whose loss is shown before any other."""
+    return min(_single(matrix), key=lambda cell: (not _is_shown(cell), cell.differences[0].value), default=None)
+
+
+def _is_shown(cell: MatrixCell) -> bool:
+    """Whether the whole interval of a cell's difference lies below 0."""
+    interval = cell.differences[0].interval
+    return interval is not None and interval.high < 0
 
 
 def _matched(worst: MatrixCell, other: MagnificationMatrix) -> str:

@@ -145,7 +145,7 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
     caption = (
         "What a random image split would have claimed: the same tiles, the same training size and the same selection "
         "rule, once with whole groups held out and once with single images held out. Last panel: the paired "
-        "difference; what lies above zero is leakage."
+        "difference; only an interval that lies above zero as a whole shows leakage."
     )
     return Figure(tuple(panels), (), caption)
 

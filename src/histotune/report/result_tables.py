@@ -37,6 +37,7 @@ from histotune.report.words import (
     selected_score,
     temperature,
     threshold,
+    weighting_words,
 )
 from histotune.tools.marks import SYNTHETIC, short_words
 from histotune.tools.table import Column, Row, Span, Table, columns_of, rows_of, table_of
@@ -164,11 +165,10 @@ def _of_finding(result: Finding) -> tuple[Table, ...]:
 def _scores(finding: Finding, table: ScoreTable) -> Table:
     names = ("arm", "scored", "scale", "trained on", "n tiles", "n groups", *table.metrics)
     rows = tuple(_score_row(group, row, table) for group in table.groups for row in group.rows)
-    weighted = f"Each group counts once in: {', '.join(table.group_weighted)}; each tile counts once elsewhere."
     notes = (
         finding.protocol,
         f"{table.intervals}." if table.intervals else "",
-        weighted if table.group_weighted else "",
+        weighting_words(table.patient_weighted),
         *(f"{letter}: {text}" for letter, text in table.footnotes),
         *finding.notes,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.published.published_numbers import Protocol
 from histotune.report.tables import part_finding, score_tables
-from histotune.report.words import number
+from histotune.report.words import number, weighting_words
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.files import write_text
 from histotune.tools.marks import SYNTHETIC
@@ -281,8 +281,8 @@ def _score_table(title: str, table: ScoreTable, mark: str, note: str = "") -> st
     title = f"{title}: {table.title.lower()}" if table.title else title
     trained = f"Trained on {table.trained_on}" + (", unless stated." if table.exceptions else ".")
     notes = [f"{table.intervals}."] if table.intervals else []
-    if table.group_weighted:
-        notes.append(f"Each group counts once in: {', '.join(table.group_weighted)}; each tile counts once elsewhere.")
+    if table.patient_weighted:
+        notes.append(weighting_words(table.patient_weighted))
     lines = [latex_text(text) for text in (*notes, *([note] if note else []))]
     lines += [rf"\textsuperscript{{{letter}}} {latex_text(text)}" for letter, text in table.footnotes]
     return latex_float(mark + latex_text(f"{title}. {trained}"), "lrr" + "r" * len(table.metrics), body, lines)

@@ -211,7 +211,7 @@ class ScoreTable:
         exceptions: Whether some arm was trained otherwise.
         intervals: How most intervals were made; empty where there are none.
         footnotes: Letter and text: reasons for what is missing, and intervals made differently.
-        group_weighted: Labels of metrics in which each group counts once.
+        patient_weighted: Labels of metrics in which each of the authors' patients counts once.
         title: What it shows; empty for the finding's main table.
     """
 
@@ -221,7 +221,7 @@ class ScoreTable:
     exceptions: bool
     intervals: str
     footnotes: tuple[tuple[str, str], ...]
-    group_weighted: tuple[str, ...]
+    patient_weighted: tuple[str, ...]
     title: str = ""
 
 
@@ -271,7 +271,7 @@ def _score_table(finding: Finding) -> ScoreTable:
         exceptions=any(group.trained_on for group in groups),
         intervals=f"{common[0] * 100:g} % intervals: {common[1]}; conditional on the trained heads" if common else "",
         footnotes=notes.items(),
-        group_weighted=tuple(metric_label(name) for name in names if name in weighted),
+        patient_weighted=tuple(metric_label(name) for name in names if name in weighted),
     )
 
 

@@ -10,7 +10,7 @@ from histotune.statistics.predictions import FULL_COVERAGE
 from histotune.tools.marks import DIFFERENCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from histotune.evaluation.findings import ScoredArm, SweepChoice
     from histotune.heads.head import TrialRecord
@@ -119,6 +119,13 @@ def group_count(n_groups: int) -> str:
 def sample_words(n_tiles: int, n_groups: int) -> str:
     """Return what something was measured on."""
     return f"{count(n_tiles)} tiles, {group_count(n_groups)} groups"
+
+
+def weighting_words(labels: Sequence[str]) -> str:
+    """Return in which metrics the authors' patients count instead of tiles; empty where there are none."""
+    if not labels:
+        return ""
+    return f"Each of the authors' patients counts once in: {', '.join(labels)}; each tile counts once elsewhere."
 
 
 def metric_of(score: Score) -> str:
@@ -266,7 +273,7 @@ def choice_lines(choice: SweepChoice) -> tuple[str, ...]:
     ]
     if choice.is_binary:
         lines.append(f"threshold: {threshold(choice)}; {choice.decision.reason}")
-    return (*lines, runners_up(choice))
+    return (*lines, runners_up(choice), *(f"look again: {warning}" for warning in choice.warnings))
 
 
 def _interval_beside(interval: Interval | None) -> str:

@@ -147,7 +147,7 @@ def _findings(config: ExperimentConfig, studies: Studies, embedded: Embedded) ->
     backbone, names = materials[0].embeddings.space.backbone, (material.tiles.name for material in materials)
     return Findings(
         title=f"{backbone} on {' and '.join(names)}",
-        answer=write_answer(tables),
+        answer=write_answer(tables, choices),
         backbone=backbone,
         view=materials[0].view,
         datasets=tuple(_facts(material.tiles) for material in materials),

@@ -12,8 +12,9 @@ from histotune.datasets.disk import name_some
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
+from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.findings import Finding
-from histotune.evaluation.held_out import ArmSweep, describe_choice
+from histotune.evaluation.held_out import ArmSweep
 from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain
@@ -183,7 +184,7 @@ def _sweep_and_save(
         config.out,
         (ArmSweep(PROBE, result, sweep_s=sweep_s),),
     )
-    choice = describe_choice(result, domain)
+    choice = describe_choice(result, domain, tiles)
     scores = {"log_loss": choice.log_loss, "log_loss_se": choice.log_loss_se}
     return SweepOutcome(head, result, choice, config.out, track_sweep(swept, scores, config))
 

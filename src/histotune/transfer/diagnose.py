@@ -47,7 +47,7 @@ CAUSE_WORDS = {
     "scale": "another scale: tissue reaches the network at another um/px than in training",
     "stain": "another stain: normalised colours rank better",
     ALIGNMENT: "a shift of the embeddings' mean and covariance that undoing scale or stain does not explain",
-    "other": "something that no remedy tried here undoes: other tissue, other labels, a harder task",
+    "other": "something that no remedy tried here undoes, such as other tissue or other labels",
     "prevalence": "other shares of the classes than in training",
     "threshold": "a moved cut: the scores rank as before, but lie elsewhere",
     "calibration": "probabilities that are too sure or not sure enough",
@@ -181,7 +181,11 @@ def conclusion(verdict: Verdict) -> str:
 def _loss(found: Diagnosis) -> str:
     source, target = found.source_scores[0], found.target_scores[0]
     gap = found.gaps[0]
-    lost = "no loss: the difference is" if gap.value <= 0 else "a ranking loss of"
+    lost = "a ranking loss is not shown, the difference being"
+    if gap.interval is not None and gap.interval.low > 0:
+        lost = "a ranking loss of"
+    elif gap.interval is not None and gap.interval.high < 0:
+        lost = "no loss but a gain there, the difference being"
     chance = ""
     if source.interval is not None and source.interval.low <= source.chance:
         chance = " On the source itself it is not shown to rank better than chance, so that there is little to lose."
@@ -245,10 +249,15 @@ def _shift(found: Diagnosis) -> str:
     if not math.isnan(shift.frechet):
         within = f"against {shift.frechet_within:.3g} between halves of the source"
         words = f" Their Frechet distance is {shift.frechet:.3g}, {within}."
-    return (
-        f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}.{words}"
-        f"{scale if known else ''} A shift says that they differ, not that the difference matters."
-    )
+    interval = shift.domain_auroc.interval
+    if interval is not None and interval.low > shift.domain_auroc.chance:
+        told = f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}"
+    else:
+        told = (
+            "A classifier is not shown to tell the two data sets apart better than chance: its AUROC is "
+            f"{in_words(shift.domain_auroc)}"
+        )
+    return f"{told}.{words}{scale if known else ''} A shift says that they differ, not that the difference matters."
 
 
 def _told_once(text: str, reasons: tuple[str, ...], target: str) -> str:

@@ -29,7 +29,7 @@ from histotune.transfer.remedies import decision_parts, decision_steps, gain, pa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.statistics.predictions import IntervalConfig, Score
+    from histotune.statistics.predictions import Interval, IntervalConfig, Score
     from histotune.transfer.case import DecisionPart, TransferConfig
     from histotune.transfer.corrections import Workbench
     from histotune.transfer.differences import Contrasts
@@ -78,7 +78,7 @@ def first_cause(evidence: Evidence, arms: RankingArms, candidate: str = "") -> V
     if losing(gap, evidence.config.min_auroc) or helps:
         return _ranking_cause(evidence, arms, helps, candidate)
     if gap.interval.high >= evidence.config.open_auroc:
-        reason = f"a ranking loss is not shown, but one of {gap.interval.high:.3f} AUROC can't be excluded"
+        reason = f"a ranking loss is not shown, but one of {_at_most(gap.interval)} can't be excluded"
         return Verdict(UNTOLD, "", reason, candidate=candidate)
     return _decision_cause(evidence, arms, gap, candidate)
 
@@ -205,5 +205,10 @@ def _exceeds(evidence: Evidence, one: tuple, other: tuple) -> bool:  # type: ign
 
 
 def _nothing(gap: Score) -> str:
-    high = gap.interval.high if gap.interval else float("nan")
-    return f"neither ranking nor decision loses for sure; an AUROC loss up to {max(high, 0.0):.3f} can't be excluded"
+    most = _at_most(gap.interval) if gap.interval else "any size"
+    return f"neither ranking nor decision loses for sure; a loss up to {most} can't be excluded"
+
+
+def _at_most(interval: Interval) -> str:
+    """Return the largest loss that an interval holds, with its level: the rule's tests share one error."""
+    return f"{max(interval.high, 0.0):.3f} AUROC (the end of a {100 * interval.level:.4g} % interval)"
