@@ -19,6 +19,7 @@ from histotune.evaluation.crossfit import cross_fit
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.magnifications import (
     MagnificationMatrix,
+    MatrixCell,
     Seen,
     magnification_matrix,
     magnifications_of,
@@ -31,7 +32,7 @@ from histotune.evaluation.material import Material
 from histotune.evaluation.plan import CrossFitPlan
 from histotune.heads.config import SweepConfig
 from histotune.images.config import ViewConfig
-from histotune.statistics.predictions import IntervalConfig
+from histotune.statistics.predictions import Interval, IntervalConfig, Score
 from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
 from tests.evaluation.conftest import Cohort, make_material
@@ -218,3 +219,22 @@ def test_the_answer_names_the_largest_loss(material: MakeMaterial) -> None:
     answer = matrix_answer([matrix])
     assert f"heads trained at {worst.trained_on} on {worst.magnification}" in answer
     assert "caused" not in answer
+
+
+def cell(trained_on: str, magnification: str, difference: float, half: float) -> MatrixCell:
+    """Return a cell with a made-up score and a difference of so wide an interval; none on the diagonal."""
+    score = Score("auroc", 0.8, Interval(0.7, 0.9, 0.95, "made up"), 40, 20)
+    gap = Score("auroc difference", difference, Interval(difference - half, difference + half, 0.95, "made up"), 40, 20)
+    return MatrixCell(trained_on, magnification, (score,), () if trained_on == magnification else (gap,), 40, 20)
+
+
+def test_a_loss_is_named_only_where_its_interval_shows_one() -> None:
+    """A wide interval may have the lowest value of all cells; the largest loss that is shown is another one."""
+    diagonal = (cell("40X", "40X", 0, 0), cell("100X", "100X", 0, 0))
+    unsure, sure = cell("40X", "100X", -0.3, 0.5), cell("100X", "40X", -0.1, 0.05)
+    shown = MagnificationMatrix("as it is", "equal", "view", (*diagonal, unsure, sure), ())  # type: ignore[arg-type]
+    assert "The largest loss that is shown is that of heads trained at 100X on 40X" in matrix_answer([shown])
+    nothing = replace(shown, cells=(*diagonal, unsure, cell("100X", "40X", -0.1, 0.2)))
+    answer = matrix_answer([nothing])
+    assert "No loss at another magnification is shown" in answer and "largest loss" not in answer
+    assert "40X 0.800 (95% interval 0.700 to 0.900), 100X 0.800 (95% interval" in answer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histotune.statistics.predictions import IntervalConfig
+from histotune.statistics.predictions import Interval, IntervalConfig
 from histotune.tools.errors import UserError
 from histotune.transfer.case import RemedyView, TransferCase, TransferConfig, Verdict
 from histotune.transfer.diagnose import diagnose, verdict_only, write_paragraph
@@ -182,3 +182,34 @@ def test_unknown_groups_refuse_intervals_and_name_no_cause(transfer: Transfers) 
     found = verdict_only(replace(case, target=replace(case.target, has_groups=False)), CONFIG, INTERVAL)
     assert found.first == "can't be told"
     assert "group ids are missing" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.05, 0.2, "a ranking loss of"),
+        (-0.1, 0.2, "a ranking loss is not shown, the difference being"),
+        (-0.2, -0.05, "no loss but a gain there, the difference being"),
+    ],
+)
+def test_a_loss_is_said_only_where_its_interval_shows_one(
+    transfer: Transfers, low: float, high: float, words: str
+) -> None:
+    found = diagnose(transfer(), CONFIG, INTERVAL)
+    gap = replace(found.gaps[0], value=(low + high) / 2, interval=Interval(low, high, 0.95, "made up"))
+    assert words in write_paragraph(replace(found, gaps=(gap, *found.gaps[1:])))
+
+
+@pytest.mark.parametrize(("value", "told"), [(0.8, True), (0.447, False), (0.52, False)])
+def test_a_classifier_tells_data_sets_apart_only_above_chance(transfer: Transfers, value: float, told: bool) -> None:
+    found = diagnose(transfer(), CONFIG, INTERVAL)
+    auroc = replace(found.shift.domain_auroc, value=value, interval=Interval(value - 0.05, value + 0.05, 0.95, "x"))
+    text = write_paragraph(replace(found, shift=replace(found.shift, domain_auroc=auroc)))
+    assert ("A classifier tells the two data sets apart" in text) is told
+    assert ("is not shown to tell the two data sets apart" in text) is not told
+
+
+def test_what_cant_be_excluded_is_said_with_its_level(transfer: Transfers) -> None:
+    found = diagnose(transfer(), CONFIG, INTERVAL)
+    assert found.verdict.first == "none"
+    assert "% interval) can't be excluded" in found.paragraph

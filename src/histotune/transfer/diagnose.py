@@ -250,7 +250,9 @@ def _shift(found: Diagnosis) -> str:
         within = f"against {shift.frechet_within:.3g} between halves of the source"
         words = f" Their Frechet distance is {shift.frechet:.3g}, {within}."
     interval = shift.domain_auroc.interval
-    if interval is not None and interval.low > shift.domain_auroc.chance:
+    if interval is None:
+        told = f"A classifier of the two data sets reaches AUROC {in_words(shift.domain_auroc)}"
+    elif interval.low > shift.domain_auroc.chance:
         told = f"A classifier tells the two data sets apart with AUROC {in_words(shift.domain_auroc)}"
     else:
         told = (
