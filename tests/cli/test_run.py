@@ -17,6 +17,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
+from histotune.images import hashes
+from histotune.images.content_index import FileState
 from tests.conftest import CommandResult, write_breakhis
 
 Histotune = Callable[..., CommandResult]
@@ -318,3 +320,17 @@ def test_sweep_and_evaluate_leave_bad_images_out(histotune: Histotune, breakhis:
     scored = histotune("evaluate", tmp_path / "head", "breakhis", "--data", breakhis, "--on-bad-image", "skip")
     assert scored.code == 0, scored.err
     assert "1 SKIPPED" in scored.out
+
+
+def test_a_file_changed_without_a_trace_is_embedded_again_with_rehash(
+    histotune: Histotune, breakhis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FileState, "of", classmethod(lambda cls, path, status: cls(path, 1, 1, 1, 1)))
+    monkeypatch.setattr(hashes, "FRESH_NS", 0)  # files of this test are old enough
+    embed = ("embed", "breakhis", "--data", breakhis, "--backbone", "colour-histogram", "--cache", tmp_path / "cache")
+    assert "72 computed" in histotune(*embed).out
+    first, second = sorted(breakhis.rglob("*.png"))[:2]
+    first.write_bytes(second.read_bytes())
+    assert "no forward pass was needed" in histotune(*embed).out
+    Image.new("RGB", Image.open(second).size, (200, 90, 160)).save(first)
+    assert "1 computed" in histotune(*embed, "--rehash").out

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from histotune.images import hashes
+from histotune.images.content_index import FileState
 from histotune.images.decode import PixelReader, PixelSource, content_hash
 from histotune.images.hashes import HashIndex
 from histotune.tools.errors import UserError
@@ -53,6 +54,37 @@ def test_a_changed_file_is_hashed_again(tmp_path: Path, change: str) -> None:
     index.files([path])
     write_old(path, b"other", OLD_NS) if change == "size" else write_old(path, b"two", OLD_NS + 1)
     assert index.files([path]) == (hashlib.sha256(path.read_bytes()).hexdigest(),)
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand for storage that changes files without a trace: a file's state is its path alone."""
+    monkeypatch.setattr(FileState, "of", classmethod(lambda cls, path, status: cls(path, 3, OLD_NS, OLD_NS, 1)))
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_change_without_a_trace_is_found_by_hashing_again_and_then_remembered(tmp_path: Path) -> None:
+    path, place = write_old(tmp_path / "a", b"one"), tmp_path / "hashes.sqlite"
+    first = HashIndex(place).files([path])
+    write_old(path, b"two")
+    assert HashIndex(place).files([path]) == first  # nothing tells of the change
+    again = HashIndex(place, rehash=True)
+    assert again.known_tiles([PixelSource(path)]) == {}
+    assert again.files([path]) == (hashlib.sha256(b"two").hexdigest(),)
+    assert HashIndex(place).files([path]) == (hashlib.sha256(b"two").hexdigest(),)
+
+
+@pytest.mark.usefixtures("untold")
+def test_rows_are_hashed_again_too(tmp_path: Path) -> None:
+    path, place = tmp_path / "x.h5", tmp_path / "hashes.sqlite"
+    found = []
+    for value in (1, 2):
+        with h5py.File(path, "w") as file:
+            file["x"] = np.full((2, 4, 4, 3), value, np.uint8)
+        os.utime(path, ns=(OLD_NS, OLD_NS))
+        with PixelReader() as reader:
+            found.append(HashIndex(place, rehash=True).tiles([PixelSource(path, 0)], reader))
+    assert found[0] != found[1]
 
 
 def test_a_file_written_just_now_is_not_trusted_yet(tmp_path: Path, counted: list[Path]) -> None:

@@ -129,7 +129,7 @@ def _pixel_findings(facts: Facts, request: AuditRequest) -> Iterator[AuditFindin
 
 
 def _fields(facts: Facts, fingerprints: Fingerprints, request: AuditRequest, cache: Path) -> AuditFinding:
-    embeddings = cached_embeddings(facts.tiles, fingerprints.read_N, cache)
+    embeddings = cached_embeddings(facts.tiles, fingerprints.read_N, cache, rehash=request.loader.rehash)
     if embeddings is None:
         sentence = "Not checked, because no network's embeddings of these tiles are in the cache."
         return AuditFinding(FIELDS.id, FIELDS.title, "not checked", sentence, advice="Run `histotune embed` first.")

@@ -139,7 +139,9 @@ class _Held:
     held_N: NDArray[np.bool_]
 
 
-def cached_embeddings(tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path) -> CachedEmbeddings | None:
+def cached_embeddings(
+    tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path, *, rehash: bool = False
+) -> CachedEmbeddings | None:
     """Find the embedding space of the cache that holds most of the tiles; nothing is computed."""
     spaces = _spaces(cache)
     rows = np.flatnonzero(readable_N)
@@ -147,7 +149,7 @@ def cached_embeddings(tiles: TileSet, readable_N: NDArray[np.bool_], cache: Path
         return None
     sources = tile_sources(tiles.take(rows))
     with PixelReader() as reader:
-        content = HashIndex(cache / "hashes.sqlite").tiles(sources, reader)
+        content = HashIndex(cache / "hashes.sqlite", rehash=rehash).tiles(sources, reader)
     best = max(
         (_held(Store(cache, space), space, content) for space in spaces),
         key=lambda held: held.held_N.sum(),

@@ -122,6 +122,9 @@ def embed(
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only time a few batches: hours and GB.")] = False,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Read every image again, even where path, size and times are known.")
+    ] = False,
 ) -> None:
     """Embed every tile once with a frozen backbone; the second time nothing is computed."""
     from histotune.studies.arguments import build_config
@@ -133,7 +136,7 @@ def embed(
         adapter=adapter,
         view=view,
         cache=cache,
-        settings=settings,
+        settings=[*(settings or ()), *(["loader.rehash=true"] if rehash else [])],
         on_bad_image=on_bad_image,
     )
     from histotune.studies import verbs

@@ -153,7 +153,7 @@ def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
 def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> Embeddings:
     """Embed tiles of which none may be unreadable."""
     device = find_device(request.embedding.device)
-    index = HashIndex(request.cache / "hashes.sqlite")
+    index = HashIndex(request.cache / "hashes.sqlite", rehash=request.loader.rehash)
     choice = remembered_choice(request, device, index)
     sources = tile_sources(tiles)
     with PixelReader(request.loader) as reader:

@@ -182,7 +182,7 @@ def _missing(
     wanted: tuple[Wanted, ...], request: EmbedRequest, device: ComputeDevice, precision: Computed
 ) -> tuple[tuple[Wanted, ...], int]:
     """Return the tiles without an embedding, and how many of them were never hashed."""
-    index = HashIndex(request.cache / INDEX, read_only=True)
+    index = HashIndex(request.cache / INDEX, read_only=True, rehash=request.loader.rehash)
     sources = [one.source for one in wanted]
     content = index.known_tiles(sources)
     key_of = {one: row_key(content[one.source], one.resized_px) for one in wanted if one.source in content}
@@ -369,4 +369,4 @@ def request_space(request: EmbedRequest, keys: Sequence[str] = ()) -> EmbeddingS
 def tile_contents(tiles: TileSet, cache: Path, loader: LoaderConfig) -> tuple[str, ...]:
     """Return the content hash of every tile; bytes are read only where they were never hashed."""
     with PixelReader(loader) as reader:
-        return HashIndex(cache / INDEX).tiles(tile_sources(tiles), reader, loader.workers)
+        return HashIndex(cache / INDEX, rehash=loader.rehash).tiles(tile_sources(tiles), reader, loader.workers)

@@ -139,12 +139,15 @@ class LoaderConfig(BaseModel):
     Attributes:
         workers: Decoding threads; 0 means one per core.
         max_pixels: Images with more pixels are refused (decompression bombs).
+        rehash: Read every image and hash it again, whatever is remembered of its path, size and times. For storage that
+            puts another file in place of one without a trace of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workers: int = Field(0, ge=0)
     max_pixels: int = Field(64_000_000, ge=1)
+    rehash: bool = False
 
 
 class ScaleConfig(BaseModel):

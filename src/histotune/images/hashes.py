@@ -33,6 +33,7 @@ class HashIndex:
     Args:
         path: The SQLite file; made when first needed. None remembers nothing.
         read_only: Recall what is known and write nothing down.
+        rehash: Recall nothing; what is found is remembered in place of what was.
 
     Example:
         >>> from pathlib import Path
@@ -40,8 +41,9 @@ class HashIndex:
         64
     """
 
-    def __init__(self, path: Path | None, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, *, read_only: bool = False, rehash: bool = False) -> None:
         self._index = ContentIndex(path, read_only=read_only)
+        self._rehash = rehash
 
     def files(self, paths: Sequence[Path], workers: int = 0) -> tuple[str, ...]:
         """Return the SHA-256 of each file's bytes.
@@ -57,7 +59,7 @@ class HashIndex:
             UnreadableTilesError: Files that are missing or can't be read.
         """
         states = _file_states(paths)
-        known = self._index.recall_files(states)
+        known = {} if self._rehash else self._index.recall_files(states)
         new = {state: path for state, path in zip(states, paths, strict=True) if state.path not in known}
         with ThreadPoolExecutor(workers or cpu_count(), thread_name_prefix="hash") as pool:
             answers = dict(zip(new, pool.map(_hash_or_error, new.values()), strict=True))
@@ -107,6 +109,8 @@ class HashIndex:
         Raises:
             UnreadableTilesError: Files that are missing.
         """
+        if self._rehash:
+            return {}
         paths = list(dict.fromkeys(source.path for source in sources))
         states = dict(zip(paths, _file_states(paths), strict=True))
         files = self._index.recall_files(
@@ -130,7 +134,7 @@ class HashIndex:
     def _rows(self, path: Path, rows: list[int], reader: PixelReader) -> dict[int, str]:
         """Return the content hashes of some rows of an HDF5 or parquet file, read in runs of neighbours."""
         state = _file_states([path])[0]
-        known = self._index.recall_rows(state)
+        known = {} if self._rehash else self._index.recall_rows(state)
         missing = [row for row in rows if row not in known]
         for start, stop in _runs(missing):
             known.update(enumerate(map(content_hash, _raw_rows(reader, path, start, stop)), start=start))
