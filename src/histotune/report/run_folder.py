@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, fields
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 FOLDER, KINDS = "added", ("transfer", "matrix")
 AGAIN = "run the command that wrote it again"
+RECOMPUTE_FILE = "recompute.py"
 ADDED_FILES = ("*.transfer.json", "*.matrix.json")
 
 
@@ -249,6 +251,8 @@ def save_run(inputs: ReportInputs, folder: Path) -> None:
         },
     )
     _save_thumbnails(inputs.thumbnails, folder)
+    again = resources.files(__package__).joinpath(RECOMPUTE_FILE).read_text(encoding="utf-8")
+    write_text(folder / RECOMPUTE_FILE, again)  # a second implementation, for who doubts the first
     write_manifest(folder)
 
 

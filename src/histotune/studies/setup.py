@@ -6,6 +6,7 @@ view are looked up here and nowhere else.
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from histotune.images.config import ViewConfig
     from histotune.studies.config import ExperimentConfig
     from histotune.tools.progress import Stopwatch
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -277,10 +280,13 @@ def _pinned(config: ExperimentConfig, backbone: BackboneSpec) -> ExperimentConfi
 def _entries(config: ExperimentConfig) -> tuple[Entry, ...]:
     """Return the arms: the probe's, then those of the floors with a probe of their own."""
     backbone = find_backbone(config.backbone, config.cache)
-    arms = [(PROBE, backbone)]
-    if "random-weights" in config.evaluation.floors and backbone.kind != "external":  # a note says so
+    arms, floors = [(PROBE, backbone)], set(config.evaluation.floors)
+    if backbone.kind == "colour-histogram" and floors & {"random-weights", "colour-histogram"}:
+        LOG.warning("a colour histogram has no weights and is itself a floor, so that these two floors are left out")
+        floors -= {"random-weights", "colour-histogram"}
+    if "random-weights" in floors and backbone.kind != "external":  # a note says so
         arms.append((RANDOM_WEIGHTS, random_twin(backbone, config.evaluation.seed)))
-    if "colour-histogram" in config.evaluation.floors:
+    if "colour-histogram" in floors:
         arms.append((COLOUR_HISTOGRAM, colour_histogram()))
     return tuple(Entry(arm, spec, chosen_view(config.view, spec)) for arm, spec in arms)
 
