@@ -18,6 +18,7 @@ from histotune.images.stain import find_dyes, haematoxylin_light, optical_densit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from scipy.sparse import csr_array
 
     Floats = NDArray[np.float32]
     Doubles = NDArray[np.float64]
@@ -89,10 +90,10 @@ def nuclear_diameter(image_HWC: NDArray[np.uint8]) -> TileNuclei:
 def nuclear_darkness(image_HWC: NDArray[np.uint8]) -> Floats | str:
     """Return how much of each pixel is nucleus, by darkness in haematoxylin alone."""
     density_HWC = optical_density(image_HWC)
-    tissue_HW = (density_HWC > GLASS_DENSITY).any(axis=2)
+    tissue_HW = np.maximum(np.maximum(density_HWC[..., 0], density_HWC[..., 1]), density_HWC[..., 2]) > GLASS_DENSITY
     if tissue_HW.mean() < MIN_COVER:
         return "no tissue"
-    dyes = find_dyes(density_HWC[tissue_HW])
+    dyes = find_dyes(density_HWC.reshape(-1, 3))  # which looks at stained pixels alone, and all of these are tissue
     if dyes is None:
         return "nothing is stained like haematoxylin"
     light_HW = haematoxylin_light(density_HWC, dyes)
@@ -113,8 +114,8 @@ def _look(image_HWC: NDArray[np.uint8]) -> TileNuclei:
     largest_px = LARGEST_SHARE * min(darkness_HW.shape)
     if largest_px <= SMALLEST_PX:
         return TileNuclei(math.nan, 0, "the tile is too small")
-    blobs = find_blobs(darkness_HW, SMALLEST_PX, largest_px)
-    blobs = without_overlaps(blobs.take((blobs.response >= MIN_RESPONSE) & (blobs.roundness >= MIN_ROUNDNESS)))
+    blobs = find_blobs(darkness_HW, SMALLEST_PX, largest_px, MIN_RESPONSE)
+    blobs = without_overlaps(blobs.take(blobs.roundness >= MIN_ROUNDNESS))
     cover = float((np.pi / 4 * blobs.diameter_px**2).sum()) / darkness_HW.size
     if len(blobs) < MIN_NUCLEI or cover < MIN_COVER:
         return TileNuclei(math.nan, len(blobs), "too few nuclei")
@@ -146,17 +147,20 @@ def _shrink(image_HWC: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
     """Average light over areas, as a lower magnification does; equal for a flipped or turned tile."""
     height, width = (max(1, round(side * share)) for side in image_HWC.shape[:2])
     down_OH, along_OW = _areas(image_HWC.shape[0], height), _areas(image_HWC.shape[1], width)
-    light_HWC = np.einsum("oh,hwc->owc", down_OH, image_HWC.astype(np.float64), optimize=True)
-    light_HWC = np.einsum("ow,hwc->hoc", along_OW, light_HWC, optimize=True)
-    return np.asarray(np.rint(light_HWC), np.uint8)
+    light_OWC = (down_OH @ image_HWC.reshape(len(image_HWC), -1).astype(np.float64)).reshape(height, -1, 3)
+    turned_WOC = np.ascontiguousarray(light_OWC.transpose(1, 0, 2))
+    light_OOC = (along_OW @ turned_WOC.reshape(len(turned_WOC), -1)).reshape(width, height, 3)
+    return np.asarray(np.rint(light_OOC.transpose(1, 0, 2)), np.uint8, order="C")
 
 
-def _areas(in_px: int, out_px: int) -> NDArray[np.float64]:
+def _areas(in_px: int, out_px: int) -> csr_array:
     """Return the share of each new pixel (rows) that each old one covers; Pillow's box filter counts whole pixels."""
+    from scipy.sparse import csr_array
+
     edges_O, starts_I = np.linspace(0, in_px, out_px + 1), np.arange(in_px)
     upper_OI = np.minimum(edges_O[1:, None], starts_I[None] + 1)
     covered_OI = upper_OI - np.maximum(edges_O[:-1, None], starts_I[None])
-    return np.asarray(np.maximum(covered_OI, 0) * (out_px / in_px))
+    return csr_array(np.maximum(covered_OI, 0) * (out_px / in_px))
 
 
 # ---- Blobs: maxima of the scale-normalised Laplacian of Gaussian ----
@@ -198,8 +202,8 @@ class Blobs:
         return Blobs(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
 
-def find_blobs(plane_HW: Floats, smallest_px: float, largest_px: float) -> Blobs:
-    """Return the maxima of the scale-normalised Laplacian over place and scale."""
+def find_blobs(plane_HW: Floats, smallest_px: float, largest_px: float, faintest: float = FAINTEST) -> Blobs:
+    """Return the maxima of the scale-normalised Laplacian over place and scale that answer at least so much."""
     from scipy import fft
 
     coefficients_HW = fft.dctn(np.asarray(plane_HW, np.float32), type=2, norm="ortho")
@@ -211,7 +215,7 @@ def find_blobs(plane_HW: Floats, smallest_px: float, largest_px: float) -> Blobs
         answers_LHW = _octave(coefficients_HW, first_sigma, octave)
         if min(answers_LHW.shape[1:]) < 3:
             break
-        found.append(_maxima(answers_LHW, first_sigma * 2**octave, plane_HW.shape))
+        found.append(_maxima(answers_LHW, first_sigma * 2**octave, plane_HW.shape, faintest))
     empty = tuple(np.zeros(0) for _ in Blobs.__dataclass_fields__)
     blobs = Blobs(*(np.concatenate(columns) for columns in zip(empty, *found, strict=True)))
     return blobs.take((blobs.diameter_px >= smallest_px) & (blobs.diameter_px <= largest_px))
@@ -248,26 +252,22 @@ def _octave(coefficients_HW: Floats, first_sigma: float, octave: int) -> Floats:
     kept_HW = coefficients_HW[:height, :width] * np.float32(math.sqrt(height * width / (full_height * full_width)))
     down_H = np.pi * np.arange(height, dtype=np.float32) / full_height
     along_W = np.pi * np.arange(width, dtype=np.float32) / full_width
-    squared_HW = down_H[:, None] ** 2 + along_W[None, :] ** 2
-    answers = []
+    bent_HW = kept_HW * (down_H[:, None] ** 2 + along_W[None, :] ** 2)
+    answers_LHW = np.empty((PER_OCTAVE + 2, height, width), np.float32)
     for step in range(PER_OCTAVE + 2):
         sigma = first_sigma * 2 ** (octave + step / PER_OCTAVE)
-        scaled_HW = np.float32(sigma**2) * squared_HW
-        # minus sigma^2 times the Laplacian of the Gaussian (Lindeberg 1998, section 4), in frequencies
-        answers.append(fft.idctn(kept_HW * (scaled_HW * np.exp(-scaled_HW / 2)), type=2, norm="ortho"))
-    return np.stack(answers)
+        # minus sigma^2 times the Laplacian of the Gaussian (Lindeberg 1998, section 4), in frequencies: the Gaussian
+        # exp(-sigma^2 (u^2 + v^2) / 2) is a product of its two axes
+        blur_H, blur_W = (np.exp(-(sigma**2) * axis**2 / 2).astype(np.float32) for axis in (down_H, along_W))
+        product_HW = bent_HW * (np.float32(sigma**2) * blur_H)[:, None] * blur_W[None, :]
+        answers_LHW[step] = fft.idctn(product_HW, type=2, norm="ortho", overwrite_x=True)
+    return answers_LHW
 
 
-def _maxima(answers_LHW: Floats, first_sigma: float, shape: tuple[int, ...]) -> tuple[Doubles, ...]:
+def _maxima(answers_LHW: Floats, first_sigma: float, shape: tuple[int, ...], faintest: float) -> tuple[Doubles, ...]:
     """Return the columns of :class:`Blobs` for the maxima of one octave."""
-    from scipy import ndimage
-
     _, height, width = answers_LHW.shape
-    # A peak is the highest of 3 x 3 x 3 answers in scale and place, off every border, where some of them are missing.
-    highest_LHW = ndimage.maximum_filter(answers_LHW, 3, mode="nearest")
-    peak_LHW = (answers_LHW == highest_LHW) & (answers_LHW > FAINTEST)
-    peak_LHW[[0, -1]] = peak_LHW[:, [0, -1]] = peak_LHW[:, :, [0, -1]] = False
-    step, y, x = np.nonzero(peak_LHW)
+    step, y, x = np.unravel_index(_peaks(answers_LHW, faintest), answers_LHW.shape)
     here = answers_LHW[step, y, x].astype(np.float64)
     below, above = (answers_LHW[step + shift, y, x].astype(np.float64) for shift in (-1, 1))
     # A parabola through the three scales puts the maximum at (below - above) / (2 (below - 2 here + above)) steps.
@@ -281,6 +281,20 @@ def _maxima(answers_LHW: Floats, first_sigma: float, shape: tuple[int, ...]) -> 
         here,
         _roundness(answers_LHW, step, y, x),
     )
+
+
+def _peaks(answers_LHW: Floats, faintest: float) -> NDArray[np.int64]:
+    """Return the places of the highest of 3 x 3 x 3 answers, off every border, where some of them are missing."""
+    # Only what answers enough is compared with its 26 neighbours, one neighbour at a time: each leaves fewer.
+    steps_L, down, along = answers_LHW.shape[0], answers_LHW.shape[1] * answers_LHW.shape[2], answers_LHW.shape[2]
+    enough_LHW = answers_LHW >= np.float32(faintest)
+    enough_LHW[[0, steps_L - 1]] = enough_LHW[:, [0, -1]] = enough_LHW[:, :, [0, -1]] = False
+    flat, places = answers_LHW.reshape(-1), np.flatnonzero(enough_LHW)
+    near = [(layer, row, column) for row in (0, -1, 1) for column in (-1, 1, 0) for layer in (0, -1, 1)]
+    for layer, row, column in near:
+        if (layer, row, column) != (0, 0, 0):
+            places = places[flat[places] >= flat[places + layer * down + row * along + column]]
+    return places
 
 
 def _roundness(answers_LHW: Floats, step: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64]) -> Doubles:

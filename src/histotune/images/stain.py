@@ -59,14 +59,15 @@ def optical_density(image_HWC: NDArray[np.uint8]) -> Floats:
 
 def find_dyes(density_PC: Floats) -> Dyes | None:
     """Estimate the dyes of an image from the extreme hues of its pixels (Macenko et al., ISBI 2009)."""
-    stained_PC = density_PC[np.linalg.norm(density_PC, axis=1) > STAINED_DENSITY].astype(np.float64)
-    if len(stained_PC) < MIN_PIXELS:
+    stained_P = np.flatnonzero(np.einsum("pc,pc->p", density_PC, density_PC) > STAINED_DENSITY**2)
+    if len(stained_P) < MIN_PIXELS:
         return None
+    stained_CP = np.stack([density_PC[:, place][stained_P].astype(np.float64) for place in range(3)])
     # Macenko: all densities lie in the plane of the two largest eigenvectors, between the two dyes; extreme angles in
     # that plane are the dyes, and haematoxylin is the one that absorbs more red.
-    _, vectors = np.linalg.eigh(stained_PC.T @ stained_PC)
+    _, vectors = np.linalg.eigh(stained_CP @ stained_CP.T)
     plane_C2 = np.stack([vectors[:, 2] * np.where(vectors[:, 2].sum() < 0, -1, 1), vectors[:, 1]], axis=1)
-    along_P, across_P = (stained_PC @ plane_C2).T
+    along_P, across_P = (sum(stained_CP[place] * axis_C[place] for place in range(3)) for axis_C in plane_C2.T)
     low, high = np.percentile(np.arctan2(across_P, along_P), EXTREMES)
     first_C, second_C = (_unit(np.maximum(plane_C2 @ [np.cos(angle), np.sin(angle)], 0)) for angle in (low, high))
     haematoxylin_C, eosin_C = (first_C, second_C) if first_C[0] > second_C[0] else (second_C, first_C)
