@@ -48,11 +48,13 @@ class TileNuclei:
         diameter_px: Typical diameter, NaN where not estimable.
         n_nuclei: Blobs that passed for nuclei.
         reason: Why it is not estimable; empty where it is.
+        enlarged: Whether the tile looks as if it had been enlarged, so that its pixels show no detail of their own.
     """
 
     diameter_px: float
     n_nuclei: int
     reason: str = ""
+    enlarged: bool = False
 
     @property
     def estimable(self) -> bool:
@@ -70,6 +72,11 @@ def nuclear_diameter(image_HWC: NDArray[np.uint8]) -> TileNuclei:
         >>> nuclear_diameter(np.full((96, 96, 3), 255, np.uint8)).reason
         'no tissue'
     """
+    return replace(_diameter(image_HWC), enlarged=missing_detail(image_HWC))
+
+
+def _diameter(image_HWC: NDArray[np.uint8]) -> TileNuclei:
+    """Look at full resolution, then at the one at which nuclei measure about six pixels."""
     look = _look(image_HWC)
     shrunk = 1.0
     for _ in range(MAX_LOOKS - 1):
@@ -161,6 +168,52 @@ def _areas(in_px: int, out_px: int) -> csr_array:
     upper_OI = np.minimum(edges_O[1:, None], starts_I[None] + 1)
     covered_OI = upper_OI - np.maximum(edges_O[:-1, None], starts_I[None])
     return csr_array(np.maximum(covered_OI, 0) * (out_px / in_px))
+
+
+# ---- Detail: what the finest pixels still show ----
+#
+# An image that was enlarged has pixels without detail of their own: its spectrum falls off before the finest waves.
+
+
+DETAIL_PX = 256  # side of the middle that is looked at
+FINEST = (0.4, 0.5)  # waves per pixel
+# Decades by which the finest waves must lie below longer ones. Medians of five real sets are -0.4 to -1.0 for the first
+# band and -1.1 to -2.1 for the second; enlarged twice by interpolation -1.7 to -2.3, and thrice below -3.
+FALLS = (((0.2, 0.3), -1.6), ((0.1, 0.2), -2.8))
+REPEATS, ONLY_THERE = (2, 3, 4), 0.95  # share of all changes between neighbours that lie at every k-th place
+
+
+def missing_detail(image_HWC: NDArray[np.uint8]) -> bool:
+    """Whether an image looks as if it had been enlarged: the finest waves are missing, or every pixel is repeated.
+
+    Example:
+        >>> noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        >>> missing_detail(noise), missing_detail(noise.repeat(2, axis=0).repeat(2, axis=1))
+        (False, True)
+    """
+    top, left = (max(0, (side - DETAIL_PX) // 2) for side in image_HWC.shape[:2])
+    middle_HWC = image_HWC[top : top + DETAIL_PX, left : left + DETAIL_PX]
+    if min(middle_HWC.shape[:2]) < 16 or not np.ptp(middle_HWC):
+        return False
+    changed = ((np.diff(middle_HWC, axis=axis) != 0).any(axis=2).sum(axis=1 - axis) for axis in (0, 1))
+    if all(_is_repeated(changes_L) for changes_L in changed):
+        return True
+    # the mean power of the finest waves over that of longer ones, in decades
+    grey_HW = middle_HWC.astype(np.float32).mean(axis=2)
+    window_HW = np.hanning(grey_HW.shape[0])[:, None] * np.hanning(grey_HW.shape[1])[None, :]
+    power_HW = np.abs(np.fft.rfft2((grey_HW - grey_HW.mean()) * window_HW)) ** 2
+    down_H1, along_1W = np.fft.fftfreq(grey_HW.shape[0])[:, None], np.fft.rfftfreq(grey_HW.shape[1])[None, :]
+    wave_HW = np.hypot(down_H1, along_1W)
+    bands = (FINEST, *(band for band, _ in FALLS))
+    fine, *longer = (float(power_HW[(wave_HW >= low) & (wave_HW < high)].mean()) for low, high in bands)
+    return any(power > 0 and fine < 10**fall * power for power, (_, fall) in zip(longer, FALLS, strict=True))
+
+
+def _is_repeated(changes_L: NDArray[np.integer]) -> bool:
+    """Whether neighbours change at every second, third or fourth place alone, as where each pixel was repeated."""
+    total = changes_L.sum()
+    shares = (changes_L[start::step].sum() / total for step in REPEATS for start in range(step) if total)
+    return any(share > ONLY_THERE for share in shares)
 
 
 # ---- Blobs: maxima of the scale-normalised Laplacian of Gaussian ----

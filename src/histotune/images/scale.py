@@ -16,6 +16,15 @@ from histotune.datasets.splits.folds import keyed_hash
 from histotune.images.config import LoaderConfig, ScaleConfig
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.nuclei import TOO_SMALL, TileNuclei, nuclear_diameter
+from histotune.images.scale_doubts import (
+    CLASSES_APART,
+    MOST,
+    NO_RULER,
+    TOO_UNSURE,
+    classes_apart,
+    doubts_of,
+    looks_enlarged,
+)
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
@@ -109,13 +118,18 @@ def measure_tiles(sources: Sequence[PixelSource], loader: LoaderConfig) -> tuple
 
 
 def _tile_table(chosen: TileSet, nuclei: tuple[TileNuclei, ...]) -> pl.DataFrame:
+    names = dict(enumerate(chosen.class_names))
     columns = chosen.table.select(
-        "tile_id", pl.col("magnification").fill_null(""), pl.col("group_id").fill_null(NO_GROUP)
+        "tile_id",
+        pl.col("magnification").fill_null(""),
+        pl.col("group_id").fill_null(NO_GROUP),
+        pl.col("label").replace_strict(names, default=None, return_dtype=pl.String),
     )
     return columns.with_columns(
         pl.Series("diameter_px", [item.diameter_px for item in nuclei], dtype=pl.Float64),
         pl.Series("n_nuclei", [item.n_nuclei for item in nuclei], dtype=pl.Int64),
         pl.Series("reason", [item.reason for item in nuclei], dtype=pl.String),
+        pl.Series("enlarged", [item.enlarged for item in nuclei], dtype=pl.Boolean),
     )
 
 
@@ -162,6 +176,11 @@ def _magnification(
     elif alone:
         how, mpp, error = "measured", alone_mpp, float(fit.error_M[column])
     sampling = math.exp(Z95 * error) if math.isfinite(error) else math.nan
+    doubts = doubts_of(here, math.exp(log) if alone and how == "measured" else math.nan)
+    factor = combined_factor(prior.factor, METHOD_FACTOR, sampling, *(doubt.factor for doubt in doubts))
+    refused = NO_RULER if classes_apart(here) > CLASSES_APART else TOO_UNSURE if factor > MOST else ""
+    if how == "measured" and refused:
+        how, mpp = "not estimable", math.nan
     return MagnificationScale(
         magnification=name,
         n_tiles=len(here),
@@ -172,9 +191,10 @@ def _magnification(
         high_px=math.exp(high),
         mpp_alone=alone_mpp,
         mpp=mpp,
-        mpp_factor=combined_factor(prior.factor, METHOD_FACTOR, sampling) if how != "not estimable" else math.nan,
+        mpp_factor=factor if how != "not estimable" else math.nan,
         how=how,
-        reason=_reason(here, alone, trusted=not joint or bool(fit.used_M[column])),
+        reason=(not joint and alone and refused) or _reason(here, alone, trusted=not joint or bool(fit.used_M[column])),
+        doubts=tuple(doubt.words for doubt in doubts),
     )
 
 
@@ -236,6 +256,15 @@ def _notes(
         then = "its value follows from the others by the known ratios" if scale.how == "joint fit" else "no value"
         what = "is left out of the fit" if scale.reason == CONTRADICTS else "is not estimable alone"
         yield f"{scale.magnification or 'The scale'} {what} ({scale.reason}): {then}."
+    for scale in scales:
+        if scale.doubts and scale.how == "measured":
+            where = f" of {scale.magnification}" if scale.magnification else ""
+            yield f"The uncertainty{where} is larger because {'; because '.join(scale.doubts)}."
+    if looks_enlarged(measured):
+        yield (
+            "Most images look as if they had been enlarged: their pixels show less than their size says. The scale is "
+            "that of the pixels as they are; the detail is that of a coarser one."
+        )
     if (measured["group_id"] == NO_GROUP).any():
         yield "Groups are unknown for some tiles; these count as one group, so sampling says little."
 
@@ -392,6 +421,7 @@ class MagnificationScale:
         mpp_factor: Multiplicative uncertainty of ``mpp``: prior, method and sampling.
         how: Where ``mpp`` comes from.
         reason: Why the magnification is not estimable alone, or not trusted; empty where it is.
+        doubts: What made the uncertainty larger, each to follow "because".
     """
 
     magnification: str
@@ -406,6 +436,7 @@ class MagnificationScale:
     mpp_factor: float
     how: How
     reason: str = ""
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -527,6 +558,11 @@ PRIORS = {
         "part of the tiles pull up.",
     ),
 }
+OTHER_DATA_FACTOR = 1.5
+OTHER_DATA = (
+    "Whether the nuclei of other data are those of this ruler is not known: organs, grades and mixtures of cells "
+    "differ, from 6 um (lymphocytes) to 12 um (tumour epithelium), so that its range is wider here."
+)
 TISSUE_BY_DATASET = {"breakhis": "breast", "patch_camelyon": "lymph-node"}
 # BreakHis was photographed by one camera through four objectives, so its pixels are inverse to the label.
 RATIO_DATASETS = ("breakhis",)
@@ -536,7 +572,8 @@ def find_prior(dataset: str, config: ScaleConfig) -> NuclearPrior:
     """Return the nuclear diameter that a data set is measured with."""
     if config.nucleus_um is not None:
         return NuclearPrior("the user's own", config.nucleus_um, config.nucleus_factor, "given by the user")
-    tissue = config.tissue or TISSUE_BY_DATASET.get(dataset)
+    own = TISSUE_BY_DATASET.get(dataset)
+    tissue = config.tissue or own
     if tissue is None:
         raise UserError(
             "nothing says how large nuclei are in this data set",
@@ -544,7 +581,8 @@ def find_prior(dataset: str, config: ScaleConfig) -> NuclearPrior:
             allowed=f"--tissue {' or '.join(PRIORS)}, or --nucleus-um with your own typical diameter",
             fix="add --tissue or --nucleus-um",
         )
-    return PRIORS[tissue]
+    prior = PRIORS[tissue]
+    return prior if tissue == own else replace(prior, factor=OTHER_DATA_FACTOR, source=f"{prior.source} {OTHER_DATA}")
 
 
 def known_ratios(dataset: str, magnifications: tuple[str, ...]) -> Mapping[str, float]:
