@@ -124,10 +124,10 @@ def read_ids(column: pl.Series, name: str, rules: CellRules) -> Cells:
 
 
 def clean(cell: str) -> str:
-    """Return a cell in Unicode's composed form, without spaces and invisible characters around it.
+    r"""Return a cell in Unicode's composed form, without spaces and invisible characters around it.
 
     Example:
-        >>> clean("  Mu\\u0308ller\\u00a0") == "M\\u00fcller"
+        >>> clean("  Mu\u0308ller\u00a0") == "M\u00fcller"
         True
     """
     text, before = unicodedata.normalize("NFC", cell), None

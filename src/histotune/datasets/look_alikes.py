@@ -25,7 +25,7 @@ ENDS = " .,;:'\"`)]}*_"
 INNER_MARK = re.compile(r"(?<=[^\W\d_])[-.](?=[^\W_])|(?<=\d)[-.](?=[^\W\d_])")  # not between two numbers
 LEADING_ZEROS = re.compile(r"(?<![\d.,])0+(?=\d)")
 WHOLE_DECIMAL = re.compile(r"(?<![\d.,])(\d+)[.,](?!000(?!\d))0+(?![\d.,])")  # 1,000 may be a thousand
-THOUSANDS = re.compile(r"(?<![\d.,'])(\d{1,3})(?:([.,' -])\d{3})(?:\2\d{3})*(?![\d.,'])")
+THOUSANDS = re.compile(r"(?<![\d.,'])(\d{1,3})(?:([.,'_ ])\d{3})(?:\2\d{3})*(?![\d.,'])")
 SCIENTIFIC = re.compile(r"(\d)(?:[.,](\d+)e\+?|e\+)0*(\d{1,2})")
 MONTHS = {
     name: month
@@ -123,16 +123,17 @@ def _root(parent: dict[str, str], key: str) -> str:
 def _may_have_been(name: str, by_key: dict[str, list[str]]) -> list[str]:
     """Return the looks among those there that a spreadsheet may have turned into this name."""
     folded = _folded(name)
-    tried = {*_without_thousands(folded), *_dates(folded), *_month_numbers(folded)}
+    tried = {*_without_thousands(name), *_dates(folded), *_month_numbers(folded)}
     found = [key for key in tried if key in by_key]
     match = SCIENTIFIC.fullmatch(folded)
     return found + (_rounded_to(match, by_key) if match else [])
 
 
-def _without_thousands(folded: str) -> list[str]:
-    plain = THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), folded)
-    tried = [plain, folded.removesuffix(".000")]
-    return [look(text) for text in tried if text and text != folded]
+def _without_thousands(name: str) -> list[str]:
+    """Return the looks of 1,234, 1.234, 1'234 and 1 234 without the mark, and of 7.000 without its zeros."""
+    text = unicodedata.normalize("NFKC", name).replace("\u2019", "'")  # narrow and wide spaces are spaces there
+    plain = THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
+    return [look(one) for one in (plain, text.removesuffix(".000")) if one and one != text]
 
 
 def _rounded_to(match: re.Match[str], by_key: dict[str, list[str]]) -> list[str]:

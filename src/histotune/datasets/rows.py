@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.cells import CellRules, clean, read_ids, read_labels
+from histotune.datasets.cells import NUMBER, CellRules, clean, read_ids, read_labels
 from histotune.datasets.dataset_spec import choose_scale, scale_in_words, tiles_of
 from histotune.datasets.disk import marked_synthetic, name_some, size_or_reason
 from histotune.datasets.look_alikes import closest_alike
@@ -408,6 +408,7 @@ def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Cla
 
 MOST_CLASSES = 50
 MOST_MEASURED = 10  # numbers with decimals, from more of which on they are taken for a measurement
+MOST_NUMBERS = 20
 MOST_UNIQUE = 7  # labels of which more than half of the tiles have one of their own
 
 
@@ -423,10 +424,11 @@ def check_class_count(labels: pl.Series, most: int | None) -> None:
     """
     found = labels.drop_nulls().unique()
     n, n_tiles = len(found), labels.count()
-    measured = [label for label in found if MEASURED.fullmatch(label)]
+    measured = sum(MEASURED.fullmatch(label) is not None for label in found)
+    numbers = sum(NUMBER.fullmatch(label) is not None for label in found)
     if most is not None:
         why = f"and at most {most:,} are allowed (max_classes)" if n > most else ""
-    elif len(measured) > MOST_MEASURED:
+    elif measured > MOST_MEASURED or numbers > MOST_NUMBERS:
         why = "and they look like a measurement"
     elif n > MOST_UNIQUE and n > n_tiles / 2:
         why = "nearly one for each"
@@ -437,7 +439,7 @@ def check_class_count(labels: pl.Series, most: int | None) -> None:
             f"{n_tiles:,} labelled tiles have {n:,} different labels, {why}",
             value=name_some([repr(label) for label in sorted(found)], 5),
             allowed="a few classes that many tiles share",
-            fix="write classes into the label column, such as low and high around a bound that was fixed beforehand; or "
+            fix="write classes into the label column, such as low and high around a bound fixed beforehand; or "
             "rename the column, to go without labels; or, if these are classes after all, add "
             f"--set source.max_classes={n}",
         )
