@@ -13,7 +13,25 @@ from histotune.datasets.cells import CellRules, Cells, clean, is_missing, read_i
 from histotune.datasets.look_alikes import alike_groups
 
 ASK, JOIN, EXACT = CellRules(), CellRules("join"), CellRules("exact")
-MISSING = ["nan", "NaN", "NA", "N/A", "n/a", "None", "none", "null", "NULL", "", "  ", "<NA>", "NaT", "#N/A", "-", "?", " nan "]
+MISSING = [
+    "nan",
+    "NaN",
+    "NA",
+    "N/A",
+    "n/a",
+    "None",
+    "none",
+    "null",
+    "NULL",
+    "",
+    "  ",
+    "<NA>",
+    "NaT",
+    "#N/A",
+    "-",
+    "?",
+    " nan ",
+]
 CELL = st.text("aAbB17.0- \u00e4\u0308", max_size=4) | st.sampled_from(MISSING) | st.text(max_size=5)
 COLUMN = st.lists(st.none() | CELL, max_size=15)
 

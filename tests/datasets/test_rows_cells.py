@@ -44,7 +44,9 @@ def as_parquet_table(folder: Path, rows: Rows) -> DatasetConfig:
 
 
 def as_image_parquet(folder: Path, rows: Rows) -> DatasetConfig:
-    pl.DataFrame({"image": [{"bytes": png(), "path": None}] * len(rows), **_text(rows)}).write_parquet(folder / "a.parquet")
+    pl.DataFrame({"image": [{"bytes": png(), "path": None}] * len(rows), **_text(rows)}).write_parquet(
+        folder / "a.parquet"
+    )
     return DatasetConfig(name="tiles", path=folder / "a.parquet")
 
 
@@ -54,7 +56,8 @@ def as_python(folder: Path, rows: Rows) -> DatasetConfig:
     tiles = ", ".join(f"Tile('{number}.png', label={row[0]!r}, group={row[1]!r})" for number, row in enumerate(rows))
     (folder / "mine.py").write_text(
         "from histotune.datasets import DatasetSpec, Tile\nnan = float('nan')\n"
-        f"SPEC = DatasetSpec(name='mine', title='M', licence='CC0', citation='me')\ndef read(config):\n    return [{tiles}]\n",
+        "SPEC = DatasetSpec(name='mine', title='M', licence='CC0', citation='me')\n"
+        f"def read(config):\n    return [{tiles}]\n",
         encoding="utf-8",
     )
     return DatasetConfig(name="python", path=folder, code=folder / "mine.py")
@@ -115,7 +118,7 @@ def test_forms_of_unicode_and_spaces_are_one(tmp_path: Path, kind: object) -> No
     rows: Rows = [(composed, composed), (apart, apart), ("b", f"{composed} "), ("b", "\u00a0q")]
     tiles = read(kind(tmp_path, rows))  # type: ignore[operator]
     assert set(tiles.table["group_id"]) == {composed, "q"}
-    assert tiles.class_names == (composed, "b") or tiles.class_names == ("b", composed)
+    assert set(tiles.class_names) == {composed, "b"}
     assert tiles.asked == ()
 
 
@@ -147,7 +150,11 @@ def test_numbers_of_every_type_are_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [[1.0, 0.0, None, float("nan")], [True, False, None, None], [1, 0, None, None]])
 def test_parquet_columns_of_numbers(tmp_path: Path, values: list[object]) -> None:
     config = as_parquet_table(tmp_path, [("x", "p")] * 4)
-    columns = {"path": [f"{number}.png" for number in range(4)], "label": values, "group": [7.0, float("nan"), None, 12.0]}
+    columns = {
+        "path": [f"{number}.png" for number in range(4)],
+        "label": values,
+        "group": [7.0, float("nan"), None, 12.0],
+    }
     pl.DataFrame(columns, strict=False).write_parquet(config.path)
     tiles = read(config)
     assert tiles.class_names in (("0", "1"), ("false", "true"))
@@ -161,7 +168,9 @@ def test_a_scale_that_is_missing_is_no_error(tmp_path: Path) -> None:
     assert read(config).table["mpp"].to_list() == [None, 0.5]
 
 
-@pytest.mark.parametrize("header", ["Patient", "patient_id", "PatientID", "Case ID", "case_submitter_id", "subject", "MRN"])
+@pytest.mark.parametrize(
+    "header", ["Patient", "patient_id", "PatientID", "Case ID", "case_submitter_id", "subject", "MRN"]
+)
 def test_a_column_that_may_be_the_group_is_asked_about(
     tmp_path: Path, header: str, caplog: pytest.LogCaptureFixture
 ) -> None:
