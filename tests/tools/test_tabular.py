@@ -9,7 +9,15 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from histotune.tools.tabular import TableError, parquet_file, read_csv, read_parquet, write_csv, write_parquet
+from histotune.tools.tabular import (
+    TableError,
+    as_pattern,
+    parquet_file,
+    read_csv,
+    read_parquet,
+    write_csv,
+    write_parquet,
+)
 
 PACKAGE = Path(__file__).parents[2] / "src" / "histotune"
 READER = PACKAGE / "tools" / "tabular.py"
@@ -63,6 +71,13 @@ def test_a_parquet_file_is_itself_and_no_neighbour(places: tuple[Path, list[Path
     assert read_parquet(named / f"{stem}.parquet").columns == ["a"]  # a folder k=v adds no column
     with parquet_file(named / f"{stem}.parquet") as file:
         assert file.read()["a"].to_pylist() == ["itself"]
+
+
+def test_a_pattern_made_of_a_path_matches_it_alone(places: tuple[Path, list[Path]]) -> None:
+    for folder in (places[0], *places[1]):
+        write_parquet(pl.DataFrame({"a": [folder.name]}), folder / "t.parquet")
+    found = pl.scan_parquet(f"{as_pattern(places[0])}/*.parquet").collect()
+    assert found["a"].to_list() == [places[0].name]
 
 
 def test_a_table_is_written_where_it_is_named(places: tuple[Path, list[Path]]) -> None:

@@ -33,12 +33,12 @@ Part = Literal["source", "target"]
 # N tiles
 
 
-def read_dataset(config: DatasetConfig, part: Part = "source") -> TileSet:
+def read_dataset(config: DatasetConfig, part: Part | None = None) -> TileSet:
     """Read a data set's files into a table of tiles; no pixel is decoded.
 
     Args:
         config: Which data set, where it lies, how it is labelled.
-        part: What it is in a study; messages name the settings of this part.
+        part: What it is in a study, whose settings messages name; None leaves them as the reader writes them.
 
     Returns:
         One row per labelled tile of the subset that was asked for, with notes on everything skipped or assumed.
@@ -63,18 +63,16 @@ def read_dataset(config: DatasetConfig, part: Part = "source") -> TileSet:
     return replace(found, notes=notes, asked=asked, read_from=config)
 
 
-def _about(error: UserError, part: Part) -> UserError:
+def _about(error: UserError, part: Part | None) -> UserError:
     """Return a mistake in the words of a part of a study: its settings have other names in the target."""
-    if part == "source":
-        return error
     if isinstance(error, UserErrors):
         return UserErrors([_about(one, part) for one in error.errors])
     allowed, fix = (None if text is None else _of_part(text, part) for text in (error.allowed, error.fix))
     return UserError(error.what, value=error.value, allowed=allowed, closest=error.closest, fix=fix)
 
 
-def _of_part(text: str, part: Part) -> str:
-    return re.sub(r"(--set '?)source\.", rf"\1{part}.", text)
+def _of_part(text: str, part: Part | None) -> str:
+    return text if part is None else re.sub(r"(--set '?)(?:source|target)\.", rf"\1{part}.", text)
 
 
 def spec_of(config: DatasetConfig) -> DatasetSpec:

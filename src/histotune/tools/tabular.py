@@ -91,6 +91,17 @@ def parquet_file(path: Path | str, **options: object) -> Any:  # noqa: ANN401  (
     return pq.ParquetFile(os.path.abspath(path), **options)  # noqa: PTH100  (a bare "s3://a" would be an address)
 
 
+def as_pattern(path: Path) -> str:
+    """Return a path for a program that reads patterns, such as polars by itself, so that it matches itself alone.
+
+    Example:
+        >>> from pathlib import Path
+        >>> as_pattern(Path("runs[1]"))
+        'runs[[]1]'
+    """
+    return re.sub(r"([*?[])", r"[\1]", str(path))
+
+
 def write_parquet(table: pl.DataFrame, path: Path) -> None:
     """Write a table as parquet: in memory first, since polars tells of a full disk without the system's error."""
     stream = io.BytesIO()
