@@ -34,8 +34,10 @@ def test_patients_above_classes_are_refused_and_the_fix_reads_them(tmp_path: Pat
     write_images(tmp_path, "p1/0/a.png", "p1/1/b.png", "p2/0/a.png", "p3/1/c.png")
     text = message(tmp_path)
     assert "these folders are no classes, but the folders in them are" in text
-    assert "--set source.class_level=2" in text and "'source.group_pattern=^(?P<group>[^/]+)/'" in text
-    tiles = read(tmp_path, class_level=2, group_pattern="^(?P<group>[^/]+)/")
+    assert "--set source.layout=group/class" in text and "--set source.layout=class " in text
+    as_before = read(tmp_path, class_level=2, group_pattern="^(?P<group>[^/]+)/")
+    tiles = read(tmp_path, layout="group/class")
+    assert tiles.table.equals(as_before.table)
     assert tiles.class_names == ("0", "1")
     assert tiles.table["group_id"].to_list() == ["p1", "p1", "p2", "p3"]
     assert tiles.labels_N.tolist() == [0, 1, 0, 1]
@@ -60,7 +62,7 @@ def test_one_folder_too_high_with_names_that_may_be_anything(tmp_path: Path) -> 
 def test_classes_within_sets_are_doubted(tmp_path: Path) -> None:
     write_images(tmp_path, "colon_sets/aca/a.png", "colon_sets/n/b.png", "lung_sets/aca/c.png", "lung_sets/scc/d.png")
     tiles = read(tmp_path)
-    assert any("--set source.class_level=2" in note for note in tiles.notes)
+    assert any("--set source.layout=group/class" in note for note in tiles.asked)
     assert read(tmp_path, class_level=2).class_names == ("aca", "n", "scc")
 
 

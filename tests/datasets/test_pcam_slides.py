@@ -191,3 +191,17 @@ def test_memory_holds_digests_not_pixels(tmp_path: Path) -> None:
     assert digests.shape == (3000, 2)
     assert len(pl.DataFrame(digests).unique()) == 1
     assert peak < 25e6
+
+
+def test_a_slide_in_two_spellings_is_asked_about_over_all_parts(tmp_path: Path) -> None:
+    write_hdf5(tmp_path / "hdf5", "train", X_NHWC[:6], Y[:6], ["Slide_1"] * 3 + ["s2 "] * 3)
+    folder = write_hdf5(tmp_path / "hdf5", "test", X_NHWC[6:], Y[6:], ["slide_1"] * 3 + ["nan"] * 3)
+    config = DatasetConfig(name="patch_camelyon", path=folder)
+    with pytest.raises(UserError) as caught:
+        read_dataset(config, "target")
+    assert "'Slide_1' and 'slide_1'" in str(caught.value) and "--set target.ids=join" in str(caught.value)
+    tiles = read_dataset(config.model_copy(update={"ids": "join"}), "target")
+    assert set(tiles.table["group_id"]) == {"Slide_1", "s2", None}
+    assert tiles.table["slide_id"].null_count() == 3
+    assert any("is written 'nan', which is read as missing" in note for note in tiles.asked)
+    assert any("1 slides lie in more than one official part" in note for note in tiles.notes)

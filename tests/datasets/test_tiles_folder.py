@@ -76,7 +76,7 @@ def test_a_pattern_sees_folders_below_the_class(tmp_path: Path) -> None:
         (("1.png", "a/2.png"), "1 images lie in no class folder: '1.png'"),
         (("train/1.png", "train/a/2.png"), "1 images lie in no class folder: 'train/1.png'"),
         (("train/a/1.png", "tumour/2.png"), "folders of parts and of classes lie side by side"),
-        (("A/1.png", "a/2.png"), "differ only in upper and lower case"),
+        (("A/1.png", "a/2.png"), "labels that look alike would be different classes"),
     ],
 )
 def test_other_layouts(tmp_path: Path, names: tuple[str, ...], said: str) -> None:

@@ -155,7 +155,7 @@ def test_other_columns_are_named_with_a_hint(table: Path) -> None:
         ("path,label\nimg/a.png,0\nimg/a.png,1\n", "1 tiles are named more than once: 'img/a.png'"),
         ("path,label\nimg/a.png,0\n./img/a.png,1\n", "1 files are named in several ways: 'img/a.png and ./img/a.png'"),
         ("path,label\nimg/none.png,0\nimg,1\n", "2 images can't be read: 'img/none.png (missing), img (a folder)'"),
-        ("path,label\nimg/a.png,Tumor\nimg/b.jpg,tumor\n", "differ only in upper and lower case"),
+        ("path,label\nimg/a.png,Tumor\nimg/b.jpg,tumor\n", "labels that look alike would be different classes"),
         ("path,mpp\nimg/a.png,0.5\nimg/b.jpg,half\nimg/c.tif,-1\n", "2 rows have an mpp that is no positive number"),
         ("path,split\nimg/a.png,train\nimg/b.jpg,fold1\n", "these parts are unknown: 'fold1'"),
         ("path,label\nimg/a.png,0,7\n", "can't be read"),

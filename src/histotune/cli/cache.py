@@ -253,7 +253,9 @@ def import_(
     known = []
     if dataset is not None:
         config = build_config(dataset, data=data, pcam=pcam, settings=settings, cache=cache)
-        tile_sets = [read_dataset(one) for one in (config.source, config.target) if one is not None]
+        source = () if config.source is None else (read_dataset(config.source, "source"),)
+        target = () if config.target is None else (read_dataset(config.target, "target"),)
+        tile_sets = (*source, *target)
         known = [KnownTiles(tiles, tile_contents(tiles, root, config.loader)) for tiles in tile_sets]
     places = {} if coords is None else read_places(coords)
     _print_import(import_embeddings(ImportRequest(tuple(files), name, root, backbone or "", places, replace), known))
@@ -284,13 +286,12 @@ def _print_import(report: ImportReport) -> None:
 
 def _dataset_table(store: Store | None, coords: Path | None, config: ExperimentConfig) -> ExportTable:
     """Find the rows of a data set, in a space that was named or in that of its backbone."""
-    from histotune.datasets.read import read_dataset
     from histotune.embeddings.estimate import request_space, tile_contents
     from histotune.embeddings.exchange import read_places, tile_table_of
     from histotune.embeddings.store import Store
-    from histotune.studies.setup import set_up, single_dataset
+    from histotune.studies.setup import read_single, set_up
 
-    tiles = read_dataset(single_dataset(config))
+    tiles = read_single(config)
     contents = tile_contents(tiles, config.cache, config.loader)
     if store is None:
         store = Store(config.cache, request_space(set_up(config, tiles).request(), contents))

@@ -209,13 +209,12 @@ def croissant(
 ) -> None:
     """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
     from histotune.datasets.croissant import write_croissant
-    from histotune.datasets.read import read_dataset
     from histotune.studies.arguments import build_config
-    from histotune.studies.setup import single_dataset
+    from histotune.studies.setup import read_single, single_dataset
 
-    config = single_dataset(build_config(dataset, data=data, settings=settings))
+    config = build_config(dataset, data=data, settings=settings)
     with claimed(out, folder=False):
-        files = write_croissant(read_dataset(config), config.path, out)
+        files = write_croissant(read_single(config), single_dataset(config).path, out)
     print(f"{files.n_tiles:,} tiles: {files.metadata} and {files.table}")
 
 

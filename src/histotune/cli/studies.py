@@ -23,6 +23,7 @@ from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import parse_json, user_dir
 from histotune.tools.marks import PROBE, arm_words
 from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, console, rows_of
+from histotune.tools.tabular import as_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -276,7 +277,7 @@ def trials(
         console(160).print(recorded_table(str(trained_on), best).as_rich(CENTRED), highlight=False, markup=False)
     print(
         f"{len(table):,} trials of {table['run_id'].n_unique():,} runs; all of them: polars.scan_parquet("
-        f"'{trials_folder(state)}/*.parquet')"
+        f"'{as_pattern(trials_folder(state))}/*.parquet')"
     )
 
 

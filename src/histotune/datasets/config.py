@@ -12,11 +12,17 @@ from histotune.tools.errors import UserError, closest_name
 
 DatasetName = Literal["breakhis", "patch_camelyon", "tiles", "python"]
 OnBadImage = Literal["fail", "skip"]
+Layout = Literal["class", "class/group", "group/class"]
 OWNERS = {
     "slides_from": ("patch_camelyon",),
     "group_pattern": ("tiles",),
     "images_from": ("tiles",),
     "positive_class": ("tiles", "python"),
+    "layout": ("tiles",),
+    "ids": ("tiles", "python", "patch_camelyon"),
+    "also_missing": ("tiles", "python", "patch_camelyon"),
+    "not_missing": ("tiles", "python", "patch_camelyon"),
+    "max_classes": ("tiles", "python"),
     "code": ("python",),
     "code_sha256": ("python",),
 }
@@ -91,8 +97,16 @@ class DatasetConfig(BaseModel):
             class folder, such as ``^(?P<group>[^_]+)_``; for class folders only.
         class_level: Which level of folders names the classes: 1 for those right below the data folder (or below its
             parts), 2 for those within these, and then ``group_pattern`` sees the outer folders, too.
+        layout: What the folders mean: ``class/group``, ``group/class``, or ``class`` where those within a class folder
+            mean nothing; the parts, where there are some, lie above. None reads class folders, and asks where they may
+            be something else.
         images_from: Folder below which the paths of a table are looked for; None takes the table's own folder.
         positive_class: Which of two classes becomes class 1.
+        ids: What becomes of ids and labels that look alike, such as Pat1 and pat1, or 7 and 007: ``join`` makes one of
+            each, ``exact`` keeps them apart; None refuses them.
+        also_missing: Words in the cells that stand for a missing value, beside nan, NA, None and the like.
+        not_missing: Words that are names here, though they often stand for a missing value.
+        max_classes: Most classes to take as such; None takes 50 of names, and fewer of numbers that look measured.
         code: Python file with ``SPEC`` and ``read`` (``python`` only); naming it on the command line runs it.
         code_sha256: SHA-256 of that file; another content is not run. Empty takes any.
     """
@@ -114,7 +128,12 @@ class DatasetConfig(BaseModel):
     group_pattern: str | None = None
     class_level: int = Field(1, ge=1, le=9)
     images_from: Path | None = None
+    layout: Layout | None = None
     positive_class: str | None = None
+    ids: Literal["join", "exact"] | None = None
+    also_missing: tuple[str, ...] = ()
+    not_missing: tuple[str, ...] = ()
+    max_classes: int | None = Field(None, ge=2)
     code: Path | None = None
     code_sha256: str = ""
 
@@ -141,10 +160,14 @@ class DatasetConfig(BaseModel):
     def _only_where_they_mean_something(self) -> DatasetConfig:
         """Refuse a setting that this data set would ignore."""
         for field, owners in OWNERS.items():
-            if getattr(self, field) not in (None, "") and self.name not in owners:
+            if getattr(self, field) not in (None, "", ()) and self.name not in owners:
                 raise ValueError(f"{field} does nothing for {self.name}; it is for {' and '.join(owners)}")
         if self.class_level != 1 and self.name != "tiles":
             raise ValueError(f"class_level does nothing for {self.name}; it is for tiles")
+        if self.layout is not None and self.class_level != 1:
+            raise ValueError("layout and class_level both say which folders are the classes; keep one of them")
+        if self.layout not in (None, "class") and self.group_pattern is not None:
+            raise ValueError("layout and group_pattern both say what the groups are; keep one of them")
         return self
 
     @model_validator(mode="after")

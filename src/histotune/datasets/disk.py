@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from histotune.tools.errors import UserError
 from histotune.tools.stand_ins import START_BYTES, fix_of, refuse_stand_in, stand_in
 from histotune.tools.streams import escaped, is_text, move_command, rename_command
-from histotune.tools.tabular import TableError, read_csv
+from histotune.tools.tabular import TableError, parquet_file, read_csv
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -265,12 +265,10 @@ MAX_BATCH_ROWS = 64
 
 def open_parquet(path: str) -> Any:  # noqa: ANN401  (pyarrow has no types)
     """Open a parquet file; only its footer is read, and pages that carry a checksum are checked against it."""
-    import pyarrow.parquet as pq
-
     with explained_parquet_errors(path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
             raise UserError("this is a folder or a device, not a parquet file", value=path, fix="check --data")
-        return pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+        return parquet_file(path, buffer_size=BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from histotune.datasets.cells import is_missing, whole_numbers
 from histotune.datasets.disk import explained_parquet_errors, image_leaf, name_some, open_parquet
-from histotune.datasets.rows import PART_BY_NAME, Tile
-from histotune.datasets.user_table import COLUMNS, as_text, check_columns, check_mpp, whole_number_labels
+from histotune.datasets.rows import PART_BY_NAME, Notes, Tile
+from histotune.datasets.user_table import COLUMNS, as_text, check_columns, check_mpp
 from histotune.tools.errors import UserError
 from histotune.tools.files import parse_json
 from histotune.tools.tabular import TableError, frame_of
@@ -37,28 +38,30 @@ def holds_images(path: Path) -> bool:
     return "path" not in file.schema_arrow.names
 
 
-def read_image_parquet(paths: Sequence[Path], config: DatasetConfig) -> tuple[list[Tile], list[str]]:
+def read_image_parquet(paths: Sequence[Path], config: DatasetConfig) -> tuple[list[Tile], Notes]:
     """Read parquet files of images: a tile per row, known by its file and row.
 
     Beside ``image`` they may have the columns of a table of tiles. Files of several parts are told apart by their
     names, or by those of their folders: train-00000-of-00002.parquet, data/valid/0000.parquet.
     """
-    for name in ("group_pattern", "images_from"):
+    for name in ("group_pattern", "images_from", "layout"):
         if getattr(config, name) is not None:
             what = f"{name} does nothing for parquet files of images"
             raise UserError(what, value=getattr(config, name), fix=f"leave out --set source.{name}=...")
     _check_complete(paths)
     root = config.path if config.path.is_dir() else config.path.parent
     tiles: list[Tile] = []
-    notes: list[str] = []
+    notes: list[Notes] = []
     for path in paths:
-        rows, said = _read_one(path, root, with_parts=len(paths) > 1)
+        rows, found = _read_one(path, root, with_parts=len(paths) > 1)
         tiles += rows
-        notes += said
-    return tiles, [f"Images lie in {len(paths):,} parquet files, a row each.", *dict.fromkeys(notes)]
+        notes.append(found)
+    said = dict.fromkeys(note for one in notes for note in one.said)
+    asked = [note for one in notes for note in one.asked]
+    return tiles, Notes([f"Images lie in {len(paths):,} parquet files, a row each.", *said], asked[:2])
 
 
-def _read_one(path: Path, root: Path, *, with_parts: bool) -> tuple[list[Tile], list[str]]:
+def _read_one(path: Path, root: Path, *, with_parts: bool) -> tuple[list[Tile], Notes]:
     file = open_parquet(str(path))
     names = file.schema_arrow.names
     notes = check_columns(names, path, IMAGE_COLUMNS)
@@ -69,7 +72,7 @@ def _read_one(path: Path, root: Path, *, with_parts: bool) -> tuple[list[Tile], 
     except TableError as error:
         raise UserError(f"this table can't be read ({error})", value=path, fix=AGAIN) from error
     n_rows = file.metadata.num_rows
-    table = whole_number_labels(_named_labels(as_text(read, path), file))
+    table = _named_labels(as_text(read, path), file)
     check_mpp(table, path)
     part = _part(path) if with_parts and "split" not in table.columns else None
     place = os.path.relpath(path.with_suffix(""), root).replace(os.sep, "/")
@@ -91,6 +94,8 @@ def _named_labels(table: pl.DataFrame, file: Any) -> pl.DataFrame:  # noqa: ANN4
     if "label" not in table.columns or not isinstance(names, list) or len(set(map(str, names))) < len(names):
         return table
     by_number = {str(number): str(name) for number, name in enumerate(names)} | {"-1": None}  # -1 is "no label" there
+    gone = [cell for cell in table["label"].drop_nulls().unique() if is_missing(cell)]
+    table = table.with_columns(whole_numbers(table["label"].replace(dict.fromkeys(gone))))
     if not set(table["label"].drop_nulls().unique()) <= by_number.keys():
         return table
     return table.with_columns(pl.col("label").replace_strict(by_number, return_dtype=pl.String))

@@ -18,10 +18,11 @@ import numpy as np
 import polars as pl
 
 from histotune.datasets import pcam_copies, pcam_files
+from histotune.datasets.cells import CellRules, read_ids
 from histotune.datasets.dataset_spec import choose_scale, tiles_of
 from histotune.datasets.disk import Listing, image_batches, list_files, open_parquet
 from histotune.datasets.pcam_files import SIDE_PX, SPEC, Copy, keep_rows, opened_hdf5, part_table
-from histotune.tools.errors import UserError
+from histotune.tools.errors import UserError, raise_together
 from histotune.tools.files import hash_json, read_json, unsealed, user_dir, write_sealed
 from histotune.tools.progress import track
 from histotune.tools.provenance import cpu_count
@@ -52,7 +53,8 @@ def read_patch_camelyon(config: DatasetConfig) -> TileSet:
     if config.slides_from is not None:
         joined = join_slides(parts, config.slides_from)
         parts, notes = joined.parts, [*notes, *joined.notes]
-    notes += _slide_notes(parts)
+    parts, asked = _read_slide_ids(parts, config)
+    notes += [*asked, *_slide_notes(parts)]
     scale = choose_scale(SPEC, config)
     tables = []
     for part in parts:
@@ -62,7 +64,18 @@ def read_patch_camelyon(config: DatasetConfig) -> TileSet:
         notes += [f"{part.words.capitalize()}: {kept}"] if kept else []
         tables.append(part_table(part, rows_N, scale))
     table = pl.concat(tables).sort("tile_id")
-    return tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
+    tiles = tiles_of(SPEC, table, scheme.class_names, (scale.note, *notes), synthetic=listing.synthetic)
+    return replace(tiles, asked=asked)
+
+
+def _read_slide_ids(parts: Sequence[Part], config: DatasetConfig) -> tuple[tuple[Part, ...], tuple[str, ...]]:
+    """Read the slides of all parts as the ids of one column, since a slide may lie in several."""
+    named = [slide for part in parts for slide in part.slides or ()]
+    read = read_ids(pl.Series(named, dtype=pl.String), "slide", CellRules.of(config))
+    raise_together(read.errors)
+    rest = iter(read.values.to_list())
+    known = (None if part.slides is None else [next(rest) for _ in part.slides] for part in parts)
+    return tuple(replace(part, slides=slides) for part, slides in zip(parts, known, strict=True)), read.notes
 
 
 def _which_copy(listing: Listing, config: DatasetConfig) -> Callable[[Listing], Copy]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections import defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import polars as pl
 
+from histotune.datasets.cells import clean
 from histotune.datasets.dataset_spec import known_specs
+from histotune.datasets.look_alikes import closest_alike
 from histotune.datasets.splits.folds import DRAWN, draw_groups, keyed_hash
 from histotune.datasets.splits.split import tile_groups
-from histotune.tools.errors import UserError, closest_name, collect, raise_together
+from histotune.tools.errors import UserError, UserErrors, closest_name, collect, raise_together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,14 +27,18 @@ if TYPE_CHECKING:
     from histotune.datasets.dataset_spec import DatasetSpec
     from histotune.datasets.tileset import TileSet
 
+LOG = logging.getLogger(__name__)
+Part = Literal["source", "target"]
+
 # N tiles
 
 
-def read_dataset(config: DatasetConfig) -> TileSet:
+def read_dataset(config: DatasetConfig, part: Part | None = None) -> TileSet:
     """Read a data set's files into a table of tiles; no pixel is decoded.
 
     Args:
         config: Which data set, where it lies, how it is labelled.
+        part: What it is in a study, whose settings messages name; None leaves them as the reader writes them.
 
     Returns:
         One row per labelled tile of the subset that was asked for, with notes on everything skipped or assumed.
@@ -44,7 +52,27 @@ def read_dataset(config: DatasetConfig) -> TileSet:
         >>> len(tiles)  # doctest: +SKIP
         7909
     """
-    return replace(take_subset(_reader(config.name)(config), config.subset), read_from=config)
+    try:
+        found = take_subset(_reader(config.name)(config), config.subset)
+    except UserError as error:
+        raise _about(error, part) from error
+    spoken = {note: _of_part(note, part) for note in (*found.notes, *found.asked)}
+    for note in dict.fromkeys(found.asked):
+        LOG.warning("%s: %s", config.path, spoken[note])
+    notes, asked = (tuple(spoken[note] for note in some) for some in (found.notes, found.asked))
+    return replace(found, notes=notes, asked=asked, read_from=config)
+
+
+def _about(error: UserError, part: Part | None) -> UserError:
+    """Return a mistake in the words of a part of a study: its settings have other names in the target."""
+    if isinstance(error, UserErrors):
+        return UserErrors([_about(one, part) for one in error.errors])
+    allowed, fix = (None if text is None else _of_part(text, part) for text in (error.allowed, error.fix))
+    return UserError(error.what, value=error.value, allowed=allowed, closest=error.closest, fix=fix)
+
+
+def _of_part(text: str, part: Part | None) -> str:
+    return text if part is None else re.sub(r"(--set '?)(?:source|target)\.", rf"\1{part}.", text)
 
 
 def spec_of(config: DatasetConfig) -> DatasetSpec:
@@ -85,15 +113,16 @@ def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
     errors: list[UserError] = []
     with collect(errors):
         _require_known("magnification", config.magnifications, _present_magnifications(tiles))
+    classes = [closest_alike(clean(name), tiles.class_names) or name for name in config.classes]
     with collect(errors):
-        _require_known("class", config.classes, tiles.class_names)
+        _require_known("class", classes, tiles.class_names)
     raise_together(errors)
     taken = tiles
     notes: list[str] = []
     if config.magnifications:
         taken = taken.where(pl.col("magnification").is_in(config.magnifications))
     if config.classes:
-        taken = _keep_classes(taken, config.classes)
+        taken = _keep_classes(taken, classes)
     if config.group_fraction is not None:
         taken = _thin(taken, lambda part: _share_of_groups(part, config), notes)
     if config.shots is not None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
+from histotune.datasets.cells import NUMBER, CellRules, clean, read_ids, read_labels
 from histotune.datasets.dataset_spec import choose_scale, scale_in_words, tiles_of
 from histotune.datasets.disk import marked_synthetic, name_some, size_or_reason
+from histotune.datasets.look_alikes import closest_alike
 from histotune.datasets.tileset import tile_table
 from histotune.tools.errors import UserError, closest_name, raise_together
 from histotune.tools.progress import track
@@ -32,7 +34,9 @@ PART_BY_NAME = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 TEXTS = ("label", "group", "slide", "site", "scanner", "stain", "magnification", "split", "tile_id")
+ALL = "all tiles"
 GIVEN = dict.fromkeys(TEXTS, pl.String) | {"mpp": pl.Float64, "row": pl.Int64}
+MEASURED = re.compile(r"[+-]?\d*[.,]\d*[1-9]\d*(?:[eE][+-]?\d+)?|[+-]?\d+(?:\.\d+)?[eE]-\d+")
 MAGNIFICATION = re.compile(r"(\d+(?:\.\d+)?)\s*[xX]?")
 
 
@@ -90,13 +94,22 @@ class _Scale:
     note: str
 
 
-def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, notes: Sequence[str] = ()) -> TileSet:
-    """Check rows and make a tile set of them; image sizes come from the headers, no pixel is decoded."""
+def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, notes: Notes | None = None) -> TileSet:
+    """Check rows and make a tile set of them; image sizes come from the headers, no pixel is decoded.
+
+    Args:
+        rows: What a reader found.
+        spec: What is known about the data set.
+        config: Which data set, and how its cells are read.
+        notes: What the reader has to say.
+    """
     if not rows:
         raise UserError("the data set holds no tile", value=config.path, fix="check --data")
+    notes = notes or Notes()
     root = config.path if config.path.is_dir() else config.path.parent
     _require_text(rows, root)
-    given = _given(rows, spec, root)
+    read = _with_cells_read(_given(rows, spec, root), spec, config)
+    given = read.table
     sizes = _check_places(given, config)
     classes, labels = _classes(given["label"].to_list(), spec, config)
     given = given.with_columns(label=pl.Series(labels, dtype=pl.String), split=_parts(given["split"]))
@@ -108,9 +121,51 @@ def tile_set(rows: Sequence[Tile], spec: DatasetSpec, config: DatasetConfig, not
         "width_px": [width_px for width_px, _ in sizes],
         "height_px": [height_px for _, height_px in sizes],
     }
-    known = (*([classes.note] if classes.note else []), *_unknown_notes(given), *_part_notes(given))
-    said = (scale.note, *notes, *known)
-    return tiles_of(spec, tile_table(columns), classes.names, said, synthetic=marked_synthetic(root))
+    unknown = _unknown_notes(given)
+    known = (*([classes.note] if classes.note else []), *unknown, *_part_notes(given))
+    said = (scale.note, *notes.said, *read.notes, *known)
+    tiles = tiles_of(spec, tile_table(columns), classes.names, said, synthetic=marked_synthetic(root))
+    whole = (ALL, f"{len(given):,} of {len(given):,}")  # of what no tile has, nothing is missing
+    lacking = [note for note in unknown if not any(words in note for words in whole)]
+    return replace(tiles, asked=(*notes.asked, *read.notes, *lacking))
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a reader has to say.
+
+    Attributes:
+        said: Sentences for the report.
+        asked: Those of them that ask the user something; for the terminal, too.
+    """
+
+    said: Sequence[str] = ()
+    asked: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A table whose ids and labels were read, and what was read as missing or joined on the way."""
+
+    table: pl.DataFrame
+    notes: tuple[str, ...]
+
+
+IDS = {"group_id": "group", "slide_id": "slide", "site": "site", "scanner": "scanner", "stain": "stain"}
+
+
+def _with_cells_read(given: pl.DataFrame, spec: DatasetSpec, config: DatasetConfig) -> _Read:
+    """Read the cells of every column that holds ids, labels or parts; what is wrong with them is one error."""
+    rules = CellRules.of(config)
+    known = [label for scheme in spec.schemes for label in scheme.class_by_source]
+    labels = read_labels(given["label"], rules.keeping(known) if spec.schemes else rules)
+    if not spec.schemes:
+        check_class_count(labels.values, config.max_classes)
+    cells = {"label": labels, **{column: read_ids(given[column], name, rules) for column, name in IDS.items()}}
+    cells |= {name: read_ids(given[name], name, rules.keeping(())) for name in ("magnification", "split")}
+    raise_together([error for one in cells.values() for error in one.errors])
+    notes = tuple(note for one in cells.values() for note in one.notes)
+    return _Read(given.with_columns(one.values.alias(name) for name, one in cells.items()), notes)
 
 
 def _require_text(rows: Sequence[Tile], root: Path) -> None:
@@ -266,16 +321,18 @@ def _magnification(text: str | None) -> str | None:
 
 
 def _unknown_notes(given: pl.DataFrame) -> list[str]:
-    """Say how many tiles have no label, and how many no group."""
+    """Say how many tiles have no label, how many no group, and how many no part."""
     n, notes = len(given), []
     if n_unlabelled := given["label"].null_count():
         notes.append(f"{n_unlabelled:,} of {n:,} tiles are unlabelled: they are embedded, but neither train nor count.")
     if n_lost := given["group_id"].null_count():
-        which = "all" if n_lost == n else f"{n_lost:,} of {n:,}"
+        which = ALL if n_lost == n else f"{n_lost:,} of {n:,} tiles"
         notes.append(
-            f"The group of {which} tiles is unknown: folds over single tiles are LEAKY, and intervals are refused "
+            f"The group of {which} is unknown: folds over single tiles are LEAKY, and intervals are refused "
             "unless --cluster tile asks for them."
         )
+    if 0 < (n_without := given["split"].null_count()) < n:
+        notes.append(f"{n_without:,} of {n:,} tiles belong to no part, so the parts are not used.")
     return notes
 
 
@@ -292,9 +349,6 @@ def _part_notes(given: pl.DataFrame) -> list[str]:
     for part, labels in sorted(found.items()):
         if lacking := sorted(every - set(labels)):
             notes.append(f"Part {part} lacks {name_some(lacking, 10)}.")
-    if 0 < len(in_parts) < len(given):
-        n_without = len(given) - len(in_parts)
-        notes.append(f"{n_without:,} of {len(given):,} tiles belong to no part, so the parts are not used.")
     return notes
 
 
@@ -325,8 +379,8 @@ def order_classes(labels: Iterable[str], positive: str | None) -> Classes:
         ('normal', 'tumor')
     """
     names = sorted(set(labels), key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-    _refuse_look_alikes(names)
     if positive is not None:
+        positive = closest_alike(clean(positive), names) or positive
         _check_positive(names, positive)
     if len(names) != 2:
         return Classes(tuple(names), "")
@@ -352,14 +406,42 @@ def scheme_classes(spec: DatasetSpec, labels: Sequence[str | None]) -> tuple[Cla
     return Classes(scheme.class_names, note), mapped
 
 
-def _refuse_look_alikes(names: Sequence[str]) -> None:
-    alike = [[other for other in names if other.casefold() == name.casefold()] for name in names]
-    twins = list(dict.fromkeys(" and ".join(map(repr, same)) for same in alike if len(same) > 1))
-    if twins:
+MOST_CLASSES = 50
+MOST_MEASURED = 10  # numbers with decimals, from more of which on they are taken for a measurement
+MOST_NUMBERS = 20
+MOST_UNIQUE = 7  # labels of which more than half of the tiles have one of their own
+
+
+def check_class_count(labels: pl.Series, most: int | None) -> None:
+    """Refuse labels that are no classes: too many, numbers that were measured, or one for nearly every tile.
+
+    Args:
+        labels: A label for every tile, null where it has none.
+        most: The number of classes that the user allows; None goes by what is usual.
+
+    Raises:
+        UserError: With how to go on.
+    """
+    found = labels.drop_nulls().unique()
+    n, n_tiles = len(found), labels.count()
+    measured = sum(MEASURED.fullmatch(label) is not None for label in found)
+    numbers = sum(NUMBER.fullmatch(label) is not None for label in found)
+    if most is not None:
+        why = f"and at most {most:,} are allowed (max_classes)" if n > most else ""
+    elif measured > MOST_MEASURED or numbers > MOST_NUMBERS:
+        why = "and they look like a measurement"
+    elif n > MOST_UNIQUE and n > n_tiles / 2:
+        why = "nearly one for each"
+    else:
+        why = f"and a classifier is meant to have at most {MOST_CLASSES}" if n > MOST_CLASSES else ""
+    if why:
         raise UserError(
-            "labels that differ only in upper and lower case would be different classes",
-            value=name_some(twins, 5),
-            fix="write each class one way",
+            f"{n_tiles:,} labelled tiles have {n:,} different labels, {why}",
+            value=name_some([repr(label) for label in sorted(found)], 5),
+            allowed="a few classes that many tiles share",
+            fix="write classes into the label column, such as low and high around a bound fixed beforehand; or "
+            "rename the column, to go without labels; or, if these are classes after all, add "
+            f"--set source.max_classes={n}",
         )
 
 

@@ -16,7 +16,7 @@ from histotune.datasets.class_folders import has_class_folders, read_folder
 from histotune.datasets.dataset_spec import DatasetSpec, known_specs
 from histotune.datasets.disk import IMAGE_SUFFIXES, is_hidden, list_files, name_some, size_or_reason
 from histotune.datasets.image_parquet import holds_images, read_image_parquet
-from histotune.datasets.rows import Tile, tile_set
+from histotune.datasets.rows import Notes, Tile, tile_set
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.datasets.user_table import is_table, names_images, read_table
 from histotune.tools.errors import UserError, collect, raise_together
@@ -41,7 +41,7 @@ def read_tiles(config: DatasetConfig) -> TileSet:
     return tile_set(rows, SPEC, config, notes)
 
 
-def _read_directory(config: DatasetConfig) -> tuple[list[Tile], list[str]]:
+def _read_directory(config: DatasetConfig) -> tuple[list[Tile], Notes]:
     """Read a folder by its class folders; without any, by the table, or the parquet files of images, that it holds."""
     listing = list_files(config.path)
     found = [Path(path) for path in listing.paths if is_table(Path(path)) and not Path(path).name.startswith(".")]
@@ -49,7 +49,7 @@ def _read_directory(config: DatasetConfig) -> tuple[list[Tile], list[str]]:
     if has_class_folders(listing):
         rows, notes = read_folder(config, listing)
         unread = [f"A table in this folder was not used; to read it: --data {path}." for path in tables[:1]]
-        return rows, [*notes, *unread]
+        return rows, Notes([*notes.said, *unread], notes.asked)
     if len(tables) > 1:
         raise UserError(
             f"{len(tables)} tables of tiles lie in this folder, and no class folders",
@@ -58,7 +58,8 @@ def _read_directory(config: DatasetConfig) -> tuple[list[Tile], list[str]]:
         )
     if tables:
         rows, notes = read_table(config, tables[0])
-        return rows, [f"The tiles are those of the table {tables[0].name}: this folder holds no class folders.", *notes]
+        why = f"The tiles are those of the table {tables[0].name}: this folder holds no class folders."
+        return rows, Notes([why, *notes.said], notes.asked)
     files = [path for path in found if path.suffix.lower() == ".parquet" and holds_images(path)]
     return read_image_parquet(files, config) if files else read_folder(config, listing)
 

@@ -69,6 +69,8 @@ class TileSet(ShownAsTables):
         citation: How to cite them.
         synthetic: True for rendered tissue, which is labelled SYNTHETIC wherever it appears.
         notes: What the reader skipped or assumed (law 6), one sentence each.
+        asked: Those of the notes that ask the user something, or count what is missing; whoever reads the files says
+            them on the terminal, too.
         marks: Further warnings that every number made with these tiles carries, such as EXTERNAL.
         n_skipped: Images left out because they can't be read; marks every number (law 6).
         label_moved: True where the view moves or cuts the label's region; marks every number.
@@ -84,6 +86,7 @@ class TileSet(ShownAsTables):
     label_region: LabelRegion | None = None
     synthetic: bool = False
     notes: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     n_skipped: int = 0
     label_moved: bool = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import shlex
 import zlib
 from contextlib import suppress
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from histotune.datasets.cells import is_missing
 from histotune.datasets.disk import name_some, open_parquet, read_text_table
-from histotune.datasets.rows import Tile
+from histotune.datasets.rows import Notes, Tile
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.stand_ins import fix_of
 from histotune.tools.tabular import TableError, named_twice, read_parquet
@@ -32,12 +32,20 @@ SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 SEPARATORS = (",", "\t", ";")
 NEAR = 0.75  # similarity from which an unknown column is taken for a misspelt one: lable is 0.8 like label
 MEANS = {
-    "patient": "group", "patient_id": "group", "case": "group", "case_id": "group", "subject": "group",
-    "subject_id": "group", "donor": "group", "file": "path", "filename": "path", "file_name": "path",
-    "image": "path", "image_path": "path", "class": "label", "target": "label", "diagnosis": "label", "y": "label",
-    "wsi": "slide", "partition": "split", "part": "split", "subset": "split", "resolution": "mpp",
-    "microns_per_pixel": "mpp", "hospital": "site", "center": "site", "centre": "site",
+    **dict.fromkeys(
+        ("patient", "patientid", "patid", "pat", "pid", "case", "caseid", "casenumber", "casesubmitterid", "subject",
+         "subjectid", "donor", "donorid", "mrn", "individual", "person", "accession", "accessionnumber", "groupid",
+         "submitterid", "participant", "participantid", "animal", "animalid"),
+        "group",
+    ),
+    **dict.fromkeys(("file", "filename", "filepath", "image", "imagepath", "imagename", "img", "tilepath"), "path"),
+    **dict.fromkeys(("class", "classname", "target", "diagnosis", "y", "category", "groundtruth", "gt"), "label"),
+    **dict.fromkeys(("wsi", "wsiid", "slideid", "slidename"), "slide"),
+    **dict.fromkeys(("partition", "part", "subset"), "split"),
+    **dict.fromkeys(("resolution", "micronsperpixel", "umperpx", "micronsperpx"), "mpp"),
+    **dict.fromkeys(("hospital", "center", "centre", "institution", "siteid"), "site"),
 }  # fmt: skip
+"""What columns of other names may be meant for, in small letters without spaces and marks."""
 MENDED = "mend the table and run again"
 
 
@@ -46,27 +54,28 @@ def is_table(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
-def read_table(config: DatasetConfig, path: Path) -> tuple[list[Tile], list[str]]:
+def read_table(config: DatasetConfig, path: Path) -> tuple[list[Tile], Notes]:
     """Read the rows of a user's table; images are looked for below the table's folder, or where the settings say."""
-    for name, value, unset in (("group_pattern", config.group_pattern, None), ("class_level", config.class_level, 1)):
-        if value != unset:
+    unset = {"group_pattern": None, "class_level": 1, "layout": None}
+    for name, value in ((name, getattr(config, name)) for name in unset):
+        if value != unset[name]:
             what = f"{name} is for class folders; a table has a column for groups and one for labels"
             fix = f"leave out --set source.{name}=..., and put them into the table"
             raise UserError(what, value=value, fix=fix)
     read = _read(path)
     notes = check_columns(read.columns, path)
     table = as_text(read, path)
+    notes = Notes([*notes.said, *(empty := _empty_notes(table))], [*notes.asked, *empty])
     if table.is_empty():
         raise UserError("this table has no rows", value=path, fix=MENDED)
     errors = [*_missing_paths(table, path), *_mpp_errors(table, path)]
     raise_together(errors)
-    table = whole_number_labels(table)
     placed = place_images(table["path"].to_list(), path, config.images_from)
     tiles = []
     for row, place in zip(table.iter_rows(named=True), placed.paths, strict=True):
         mpp, written = row.pop("mpp", None), row.pop("path")
         tiles.append(Tile(place, **row, mpp=None if mpp is None else float(mpp), tile_id=written))
-    return tiles, [*notes, *placed.notes]
+    return tiles, Notes([*notes.said, *placed.notes], notes.asked)
 
 
 def _read(path: Path) -> pl.DataFrame:
@@ -118,10 +127,20 @@ def as_text(table: pl.DataFrame, path: Path) -> pl.DataFrame:
         if table[name].dtype.is_nested():
             what = f'column "{name}" holds {table[name].dtype}'
             raise UserError(what, value=path, allowed="text or numbers", fix=MENDED)
-    return table.select(pl.all().cast(pl.String, strict=False).str.strip_chars().replace("", None))
+    text = table.select(pl.all().cast(pl.String, strict=False).str.strip_chars().replace("", None))
+    if "mpp" not in text.columns:
+        return text
+    found = text["mpp"].drop_nulls().unique()
+    return text.with_columns(pl.col("mpp").replace(dict.fromkeys(filter(is_missing, found))))
 
 
-def check_columns(written: Sequence[str], path: Path, columns: Sequence[str] = COLUMNS) -> list[str]:
+def _empty_notes(table: pl.DataFrame) -> list[str]:
+    """Say which columns that decide something are there and hold nothing."""
+    empty = [name for name in ("label", "group") if name in table.columns and table[name].null_count() == len(table)]
+    return [f"The column {name} is empty." for name in empty]
+
+
+def check_columns(written: Sequence[str], path: Path, columns: Sequence[str] = COLUMNS) -> Notes:
     """Refuse misspelt columns and two of one name, since a misspelt group would leak; note the unknown ones."""
     twice = named_twice(written, columns)
     if twice:
@@ -137,16 +156,40 @@ def check_columns(written: Sequence[str], path: Path, columns: Sequence[str] = C
             fix = f"rename it to {near}, or to something less alike, in {path}"
             errors.append(UserError("this column looks like a misspelt one", value=name, closest=near, fix=fix))
     if "path" in absent and not any(error.closest == "path" for error in errors):
-        closest = next((name for name in unknown if MEANS.get(name.lower()) == "path"), None)
+        closest = next((name for name in unknown if _meaning(name) == "path"), None)
         allowed = f"{', '.join(columns)} (it has: {name_some(list(names), 20)})"
         fix = f"rename {closest} to path" if closest else "name the image files in it"
         errors.append(UserError('this table has no column "path"', value=path, allowed=allowed, fix=fix))
     raise_together(errors)
     if not unknown:
-        return []
-    hints = [f"{name} (did you mean {MEANS[name.lower()]}?)" for name in unknown if MEANS.get(name.lower()) in absent]
-    plain = [name for name in unknown if MEANS.get(name.lower()) not in absent]
-    return [f"Columns that are not used: {name_some([*hints, *plain], 20)}."]
+        return Notes()
+    meant = {name: _meaning(name) for name in unknown}
+    hints = [f"{name} (did you mean {what}?)" for name, what in meant.items() if what in absent]
+    plain = [name for name, what in meant.items() if what not in absent]
+    note = f"Columns that are not used: {name_some([*hints, *plain], 20)}."
+    return Notes([note], _asked_of(path, {name: what for name, what in meant.items() if what in absent}))
+
+
+def _meaning(name: str) -> str | None:
+    """Return the column that a name may be meant for.
+
+    Example:
+        >>> _meaning("Patient ID"), _meaning("age")
+        ('group', None)
+    """
+    return MEANS.get("".join(mark for mark in name.casefold() if mark.isalnum()))
+
+
+def _asked_of(path: Path, meant: dict[str, str | None]) -> list[str]:
+    """Ask about columns that are not used and look like some that would decide much; the first of each is named."""
+    asked = []
+    for what, lost in (("group", "the groups of all tiles are unknown"), ("label", "no tile has a label")):
+        name = next((name for name, is_meant_for in meant.items() if is_meant_for == what), None)
+        if name is not None:
+            asked.append(
+                f"The column {name!r} is not used, and {lost}: did you mean {what}? Then rename it to {what} in {path}."
+            )
+    return asked
 
 
 def _likeness(name: str, known: str) -> float:
@@ -178,16 +221,6 @@ def _mpp_errors(table: pl.DataFrame, path: Path) -> list[UserError]:
 def _lines(path: Path, bad: pl.Series) -> str:
     """Return the lines of a table that hold the marked rows, below its header."""
     return f"{path}, line {name_some([str(row + 2) for row in bad.arg_true()], 10)}"
-
-
-def whole_number_labels(table: pl.DataFrame) -> pl.DataFrame:
-    """Read labels 0.0 and 1.0 as 0 and 1, which is what a table with gaps makes of whole numbers."""
-    if "label" not in table.columns:
-        return table
-    labels = table["label"].drop_nulls()
-    if len(labels) and all(re.fullmatch(r"-?\d+\.0+", label) for label in labels.unique()):
-        return table.with_columns(pl.col("label").str.replace(r"\.0+$", ""))
-    return table
 
 
 # ---- Where the images lie ----

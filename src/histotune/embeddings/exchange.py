@@ -20,7 +20,7 @@ from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, hash_file, parse_json, require_regular
 from histotune.tools.progress import track
 from histotune.tools.stand_ins import fix_of, refuse_stand_in
-from histotune.tools.tabular import TableError, named_twice, read_csv, read_parquet
+from histotune.tools.tabular import TableError, named_twice, parquet_file, read_csv, read_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -156,14 +156,14 @@ def _is_export(path: Path) -> bool:
     """Whether an export wrote this file: each format carries what its rows are."""
     import h5py
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
         if path.suffix.lower() == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
                 return {"features", "content", "facts"} <= set(arrays.files)
         if path.suffix.lower() == ".parquet":
-            return b"histotune" in (pq.read_schema(path).metadata or {})
+            with parquet_file(path) as file:
+                return b"histotune" in (file.schema_arrow.metadata or {})
         if path.suffix.lower() == ".h5":
             with h5py.File(path) as file:
                 return "features" in file and "histotune" in file["features"].attrs
@@ -475,9 +475,8 @@ def _read_npz(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_parquet(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    file = pq.ParquetFile(path)
+    file = parquet_file(path)
     names = [name for name in (*FEATURES, "x", "y", "tile_id", "content") if name in file.schema_arrow.names]
     table = file.read(names)
     columns: dict[str, Any] = {}

@@ -49,6 +49,7 @@ from histotune.heads.select import (
     score_trials,
     tile_losses,
 )
+from histotune.heads.sweep_memory import check_memory
 from histotune.statistics.metrics import balanced_accuracy_sums, weighted_auroc
 from histotune.statistics.predictions import Interval
 from histotune.statistics.sample import class_signatures, draw_counts
@@ -99,7 +100,7 @@ def sweep(
 
     Raises:
         UserError: A training set holds unlabelled tiles, one class only, fewer groups than folds, or a class that
-            lies in a single fold; or every trial diverged.
+            lies in a single fold; the fits of many classes take more memory than there is; or every trial diverged.
         ValueError: Shapes differ.
 
     Example:
@@ -108,8 +109,10 @@ def sweep(
         0.1
     """
     check_task(len(embeddings), task)
+    poolings = config.poolings or (task.default_pooling,)
+    check_memory(task, max(len(embeddings.columns(pooling)) for pooling in poolings), config)
     family = make_family(config)
-    procedure = Procedure(family, tuple(family.trials(config.poolings or (task.default_pooling,))), config)
+    procedure = Procedure(family, tuple(family.trials(poolings)), config)
     used = np.flatnonzero(task.train_sets_SN.any(axis=0))
     data = SweepData(embeddings, used, task.labels_N[used], len(task.class_names), support or SweepSupport())
     plan = FoldPlan(config.folds, config.seed, task.fold_labels)

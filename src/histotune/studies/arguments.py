@@ -151,10 +151,9 @@ def changed_config(config: ExperimentConfig, typed: Mapping[str, object], fields
 
 def tiles_of(tiles: TileSet | str | ExperimentConfig, config: ExperimentConfig) -> TileSet:
     """Return tiles that were read, or read those that a config names."""
-    from histotune.datasets.read import read_dataset
-    from histotune.studies.setup import single_dataset
+    from histotune.studies.setup import read_single
 
-    return read_dataset(single_dataset(config)) if isinstance(tiles, str | ExperimentConfig) else tiles
+    return read_single(config) if isinstance(tiles, str | ExperimentConfig) else tiles
 
 
 def bundle_of(head: Bundle | Place) -> Bundle:

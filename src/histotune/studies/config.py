@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 
 
 AGAIN = "repeat the run from its recipe: histotune run RECIPE --data DIR --out NEW"
+UNSET: dict[str, object] = {
+    "class_level": 1,
+    "layout": None,
+    "ids": None,
+    "also_missing": [],
+    "not_missing": [],
+    "max_classes": None,
+}
 WandbMode = Literal["off", "offline", "online"]
 
 
@@ -117,8 +125,9 @@ class ExperimentConfig(BaseModel):
             if data[name] is not None:
                 for place in ("path", "slides_from", "code", "images_from"):
                     data[name].pop(place)
-                if data[name]["class_level"] == 1:  # a choice only where it is one, so that older ones keep their hash
-                    data[name].pop("class_level")
+                for setting, unset in UNSET.items():
+                    if data[name][setting] == unset:
+                        data[name].pop(setting)
         return data
 
 

@@ -71,11 +71,10 @@ def read(dataset: str, data: Place | None = None, *, on_bad_image: str | None = 
         >>> len(tiles), tiles.n_groups, tiles.class_names
         (72, 12, ('benign', 'malignant'))
     """
-    from histotune.datasets.read import read_dataset
-    from histotune.studies.setup import single_dataset
+    from histotune.studies.setup import read_single
 
     typed = {"data": path_of(data), "on_bad_image": on_bad_image, "settings": assignments(set)}
-    return read_dataset(single_dataset(build_config(dataset, **typed)))
+    return read_single(build_config(dataset, **typed))
 
 
 def fetch(
@@ -179,10 +178,10 @@ def _audit_request(config: ExperimentConfig, split: str | None, *, quick: bool, 
     from histotune.audit.verdicts import AuditConfig
     from histotune.datasets.read import read_dataset
     from histotune.datasets.splits.named import find_split
-    from histotune.studies.setup import single_dataset
+    from histotune.studies.setup import part_of, single_dataset
 
     source = single_dataset(config).model_copy(update={"on_bad_image": "skip"})  # bad files are findings here
-    found = read_dataset(source)
+    found = read_dataset(source, part_of(config))
     # a leaky split too is checked, since leaks are what an audit is for
     checked = None if split is None else find_split(split, found, allow_leaky=True)
     return AuditRequest(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.folds import fold_per_tile, grouped_folds
 from histotune.evaluation.held_out import StudySettings
 from histotune.evaluation.ledger import Scoring, record_scoring
@@ -26,7 +25,7 @@ from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view
 from histotune.report.result_tables import tables_of
 from histotune.report.study_pages import save_matrices
-from histotune.studies.setup import claimed_folder, set_up, single_dataset
+from histotune.studies.setup import claimed_folder, read_single, set_up
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
@@ -75,7 +74,7 @@ def run_matrix(config: ExperimentConfig, command: str, *, matched: bool) -> Matr
         UserError: The data set has fewer than two magnifications, or anything else the user can mend.
     """
     with claimed_folder(config):
-        tiles = read_dataset(single_dataset(config))
+        tiles = read_single(config)
         magnifications_of(tiles)
         split = _folds(tiles, config)
         setup = set_up(config, tiles, split)

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.config import DatasetConfig, OnBadImage
+    from histotune.datasets.read import Part
     from histotune.datasets.splits.split import Split
     from histotune.datasets.tileset import TileSet
     from histotune.deploy.bundle import Bundle
@@ -131,7 +132,7 @@ def set_up(config: ExperimentConfig, tiles: TileSet, split: Split | None = None)
 
 def read_with_parts(config: ExperimentConfig, read: TileSet | None = None) -> tuple[TileSet, Split | None]:
     """Read the one data set of a config where it is not there yet; split it as the config names, or its own parts."""
-    return with_parts(read_dataset(single_dataset(config)) if read is None else read, config.evaluation)
+    return with_parts(read_single(config) if read is None else read, config.evaluation)
 
 
 def rows_that_train(tiles: TileSet, config: ExperimentConfig) -> NDArray[np.bool_]:
@@ -152,8 +153,8 @@ def set_up_experiment(config: ExperimentConfig, watch: Stopwatch) -> Setup:
     """Write the cohort where one is asked for, read the data, find all that would stop the study, resolve the arms."""
     write_cohort_first(config, watch)
     with watch.stage("read data"):
-        source = None if config.source is None else read_dataset(config.source)
-        target = None if config.target is None else read_dataset(config.target)
+        source = None if config.source is None else read_dataset(config.source, "source")
+        target = None if config.target is None else read_dataset(config.target, "target")
         split = None
         if source is None and target is not None:
             target, split = with_parts(target, config.evaluation)
@@ -231,6 +232,16 @@ def single_dataset(config: ExperimentConfig) -> DatasetConfig:
     if dataset is None:
         raise UserError("no data set was given", fix="add --data DIR")
     return dataset
+
+
+def read_single(config: ExperimentConfig) -> TileSet:
+    """Read the one data set that a config names; messages name its own settings, those of the source or the target."""
+    return read_dataset(single_dataset(config), part_of(config))
+
+
+def part_of(config: ExperimentConfig) -> Part:
+    """Return what the one data set of a config is."""
+    return "target" if config.source is None else "source"
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.datasets.disk import name_some
-from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.choice import describe_choice
@@ -30,10 +29,10 @@ from histotune.report.result_tables import tables_of
 from histotune.studies.setup import (
     claimed_folder,
     config_of_head,
+    read_single,
     read_with_parts,
     rows_that_train,
     set_up,
-    single_dataset,
 )
 from histotune.studies.tracking import (
     SweptSet,
@@ -110,7 +109,7 @@ def embed_only(config: ExperimentConfig) -> Material:
     Returns:
         Tiles and embeddings.
     """
-    return set_up(config, read_dataset(single_dataset(config))).embed()
+    return set_up(config, read_single(config)).embed()
 
 
 def estimate_only(config: ExperimentConfig) -> EmbeddingEstimate:
@@ -124,7 +123,7 @@ def estimate_only(config: ExperimentConfig) -> EmbeddingEstimate:
     """
     from histotune.embeddings.estimate import estimate
 
-    setup = set_up(config, read_dataset(single_dataset(config)))
+    setup = set_up(config, read_single(config))
     return estimate(setup.tiles, setup.request())
 
 

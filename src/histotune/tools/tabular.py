@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, cast
@@ -63,17 +64,42 @@ def read_parquet(path: Path) -> pl.DataFrame:
         TableError: The file is missing, no regular file, or damaged.
     """
     import polars as pl
-    import pyarrow.parquet as pq
 
     _require_regular(path)
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with parquet_file(path, page_checksum_verification=True) as file:
             return frame_of(file.read())
     except (Exception, pl.exceptions.PanicException) as error:  # pyarrow raises OSError, ValueError and its own types
         found = stand_in_at(path)
         if found is not None:
             raise TableError(f"it is {found.words}") from error
         raise TableError(_first_line(error)) from error
+
+
+def parquet_file(path: Path | str, **options: object) -> Any:  # noqa: ANN401  (pyarrow has no types)
+    """Open a parquet file to read it in pieces; only its footer is read.
+
+    Args:
+        path: The file; brackets, stars and question marks in it stand for themselves.
+        options: As pyarrow's ``ParquetFile`` takes them.
+
+    Returns:
+        The open file; what pyarrow raises is left to whoever opens it.
+    """
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(os.path.abspath(path), **options)  # noqa: PTH100  (a bare "s3://a" would be an address)
+
+
+def as_pattern(path: Path) -> str:
+    """Return a path for a program that reads patterns, such as polars by itself, so that it matches itself alone.
+
+    Example:
+        >>> from pathlib import Path
+        >>> as_pattern(Path("runs[1]"))
+        'runs[[]1]'
+    """
+    return re.sub(r"([*?[])", r"[\1]", str(path))
 
 
 def write_parquet(table: pl.DataFrame, path: Path) -> None:

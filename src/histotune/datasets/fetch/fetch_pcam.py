@@ -34,6 +34,7 @@ from histotune.tools.atomic import FULL_DISK
 from histotune.tools.errors import UserError, raise_together
 from histotune.tools.progress import is_watched
 from histotune.tools.stand_ins import WEB_PAGE
+from histotune.tools.tabular import parquet_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -262,12 +263,11 @@ class PcamHub:
 
     def _require_rows(self, staging: Path, files: list[HubFile]) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         rows = dict.fromkeys(self.rows, 0)
         for file in files:
             try:
-                rows[file.part] += pq.ParquetFile(staging / file.name).metadata.num_rows
+                rows[file.part] += parquet_file(staging / file.name).metadata.num_rows
             except (pa.ArrowException, OSError) as error:
                 raise UserError(f"{file.name} is no parquet file ({type(error).__name__})", value=staging) from error
         wrong = [f"{part} {rows[part]:,} of {n:,}" for part, n in self.rows.items() if rows[part] != n]

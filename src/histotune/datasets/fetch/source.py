@@ -251,8 +251,8 @@ def require_space(folder: Path, need_bytes: int, what: str) -> None:
 
 def clear_leftovers(folder: Path, names: tuple[str, ...]) -> None:
     """Remove what killed processes left while unpacking; downloads and staging are kept. Call it with the lock held."""
-    for name in names:
-        for left in folder.glob(f".{name}.*.partial"):
+    for left in folder.glob(".*.partial"):
+        if any(left.name.startswith(f".{name}.") for name in names):
             left.unlink(missing_ok=True)
     for left in records_folder(folder).glob(".*.partial"):
         if left.is_dir():
