@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -135,9 +136,13 @@ def try_forked(target: Target, folder: Path, numbers: range) -> list[str]:
             json.dump(faults, stream)
         os._exit(0)
     os.close(writing)
+    # a library in C may also never end, where no signal handler of Python runs: then the child is killed from here
+    watch = threading.Timer(LIMIT_S + len(numbers), os.kill, (child, signal.SIGKILL))
+    watch.start()
     with os.fdopen(reading, encoding="utf-8") as stream:
         text = stream.read()
     _, status = os.waitpid(child, 0)
+    watch.cancel()
     if status != 0:
         return [
             f"inputs {numbers.start} to {numbers.stop - 1}: the process ended with {os.waitstatus_to_exitcode(status)}"

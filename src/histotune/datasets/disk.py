@@ -350,6 +350,46 @@ def read_text_table(path: str, fix: str, separator: str = ",", header: bool = Tr
 MOST_COMPRESSION = 1100  # deflate, which packs best among the filters of HDF5, reaches 1032
 
 
+HEAP_START = b"GCOL\x01\x00\x00\x00"  # signature, version and reserved bytes of a collection of strings
+HEAP_HEADER_BYTES, HEAP_OBJECT = 16, struct.Struct("<HHIQ")  # of an object: index, references, reserved, size
+
+
+def has_endless_strings(path: str | Path) -> bool:
+    """Whether reading a damaged HDF5 file's strings would never end.
+
+    Strings of varying length lie in collections of objects ("global heap", HDF5 file format, III.E). The library walks
+    a collection by the objects' sizes; free space of size 0, as damage can leave it, keeps it at one place for ever,
+    where no signal reaches it.
+    """
+    import mmap
+
+    with open(path, "rb") as stream:  # noqa: PTH123  (a descriptor to map)
+        if not os.fstat(stream.fileno()).st_size:
+            return False
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as held:
+            start = held.find(HEAP_START)
+            while start >= 0:
+                if _walk_is_endless(held, start):
+                    return True
+                start = held.find(HEAP_START, start + 1)
+    return False
+
+
+def _walk_is_endless(held: Any, start: int) -> bool:  # noqa: ANN401  (a memory map, read like bytes)
+    """Walk the objects of one collection as the library does."""
+    if start + HEAP_HEADER_BYTES > len(held):
+        return False
+    place = start + HEAP_HEADER_BYTES
+    stop = min(start + int.from_bytes(held[start + 8 : place], "little"), len(held))
+    while place + HEAP_OBJECT.size <= stop:
+        index, _, _, size = HEAP_OBJECT.unpack_from(held, place)
+        step = (HEAP_OBJECT.size + (size + 7) // 8 * 8) % 2**64 if index else size  # free space counts its own header
+        if step == 0:
+            return True
+        place += step
+    return False
+
+
 def own_dataset(file: Any, name: str) -> Any:  # noqa: ANN401  (h5py has no types)
     """Return a data set of an open HDF5 file, None where there is none; one whose values lie in other files is refused.
 

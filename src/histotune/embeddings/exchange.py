@@ -13,7 +13,7 @@ import numpy as np
 
 from histotune.backbones.catalog import ExternalFile
 from histotune.backbones.spec import ColumnBlock
-from histotune.datasets.disk import own_dataset
+from histotune.datasets.disk import has_endless_strings, own_dataset
 from histotune.embeddings.gather import gather, missing_content
 from histotune.tools.atomic import atomic_folder, atomic_path
 from histotune.tools.errors import UserError
@@ -445,6 +445,8 @@ def read_places(path: Path) -> dict[str, tuple[int, int]]:
 def _read_hdf5(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     import h5py
 
+    if has_endless_strings(path):
+        raise ValueError("its strings lead nowhere")
     with h5py.File(path, "r") as file:
         columns = {
             name: values
