@@ -24,11 +24,9 @@ from tests.images.drawn import Drawing
 BREAST = ScaleConfig(tissue="breast", n_resamples=100)
 
 
-def measured(diameters_px: list[float], labels: list[str], *, enlarged: bool = False) -> pl.DataFrame:
-    n = len(labels)
+def measured(diameters_px: list[float], labels: list[str]) -> pl.DataFrame:
     reason = ["" if math.isfinite(value) else "too few nuclei" for value in diameters_px]
-    facts = {"label": labels, "diameter_px": diameters_px, "reason": reason, "enlarged": [enlarged] * n}
-    return pl.DataFrame(facts)
+    return pl.DataFrame({"label": labels, "diameter_px": diameters_px, "reason": reason})
 
 
 def words(here: pl.DataFrame, diameter_px: float = 20.0) -> str:
@@ -41,7 +39,6 @@ def test_each_doubt_is_named() -> None:
     assert words(measured([20.0] * 8, ["a"] * 8)) == "only 8 of 8 tiles could be measured"
     assert "only 30 of 70" in words(measured([20.0] * 30 + [math.nan] * 40, ["a"] * 70))
     assert "near the limit of the pixels" in words(sure, 6.5)
-    assert "enlarged" in words(measured([20.0] * 30, ["a"] * 30, enlarged=True))
     assert "differ by a factor of 1.44" in words(measured([20.0] * 15 + [28.8] * 15, ["a"] * 15 + ["b"] * 15))
     assert doubts_of(sure, math.nan) == ()
 

@@ -19,7 +19,6 @@ FEW_TILES = 20  # below, or where fewer than half of the tiles can be measured, 
 FEW_FACTOR = 1.25
 NEAR_LIMIT_PX = 8.0  # real tiles shrunk or enlarged: below, measured sizes drift by a quarter as nuclei drop out
 NEAR_LIMIT_FACTOR = 1.25
-ENLARGED_FACTOR = 1.25
 CLASS_TILES = 5  # measured tiles of a class, for its median to count
 CLASSES_APART = 1.6  # largest over smallest median of the classes: beyond, no single ruler holds for all of them
 NO_RULER = "the nuclei of the classes differ too much for one ruler"
@@ -43,7 +42,7 @@ def doubts_of(here: pl.DataFrame, diameter_px: float) -> tuple[Doubt, ...]:
     """Return what widens the range of one magnification.
 
     Args:
-        here: Its tiles: label, diameter_px, reason, enlarged.
+        here: Its tiles: label, diameter_px, reason.
         diameter_px: What was measured, px; NaN where it follows from other magnifications.
     """
     return tuple(_doubts(here, diameter_px))
@@ -57,8 +56,6 @@ def _doubts(here: pl.DataFrame, diameter_px: float) -> Iterator[Doubt]:
         yield Doubt(FEW_FACTOR, f"only {n_measured:,} of {len(here):,} tiles could be measured")
     if diameter_px < NEAR_LIMIT_PX:
         yield Doubt(NEAR_LIMIT_FACTOR, f"nuclei measure {diameter_px:.1f} px, near the limit of the pixels")
-    if looks_enlarged(here):
-        yield Doubt(ENLARGED_FACTOR, "the images look as if they had been enlarged")
     apart = classes_apart(here)
     if apart > 1:
         # the typical nucleus may be that of either class: half of the distance between them on either side
