@@ -21,7 +21,6 @@ from benchmarks.coverage.cohort import GROUPS, PREVALENCE, CellSpec, all_cells, 
 from benchmarks.coverage.judge import JUDGED, Plan, judge_cell
 from benchmarks.coverage.markdown import fill
 from histotune.statistics.bounds import METHODS
-from histotune.statistics.intervals import studied_cells
 from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def main() -> None:
     rows = finished_rows(options.cells, RESULTS if options.keep else None)
     write_text(RESULTS, long_table(rows))
     write_text(TABLE, wide_table(rows))
-    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), studied_cells()))
+    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), rows))
 
 
 def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from histotune.statistics import bounds
+from histotune.statistics.bounds import Method  # noqa: TC001  (a name of this file has this type)
 from histotune.statistics.metrics import MetricName  # noqa: TC001  (a saved record is read by its types)
 from histotune.statistics.predictions import Interval
 from histotune.statistics.sample import class_signatures, draw_counts
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.statistics.bounds import Method
     from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.predictions import IntervalConfig
     from histotune.statistics.sample import Sample
@@ -264,6 +264,39 @@ def p_against(estimate: PointEstimate, known: float, units: Units) -> float:
     return math.exp(most)
 
 
+def earned_interval(
+    estimate: tuple[MetricName, float],
+    without_G: Float,
+    strata: bounds.Strata,
+    config: IntervalConfig,
+    more: tuple[float, float] | None = None,
+) -> Interval | None:
+    """Return the interval that smooth metrics earned, from the value without each group alone.
+
+    Args:
+        estimate: The metric and its value.
+        without_G: The value without each group.
+        strata: Kinds of groups.
+        config: Its level and mix count.
+        more: A variance that is added, and its degrees of freedom, as of the draws that the value is the mean of.
+
+    Returns:
+        The interval; None where nothing is known of the error.
+    """
+    (name, value), point = estimate, np.asarray(estimate[1])
+    if not (np.isfinite(value) and np.isfinite(without_G).all()):
+        return None
+    evidence, scale = bounds.IntervalEvidence(point, without_G, more=more), bounds.metric_scale(name)
+    if not _all_agree(evidence):
+        low, high = bounds.method_bounds(SMOOTH, evidence, strata, scale, config.level)
+        return Interval(float(low), float(high), config.level, method_text(SMOOTH, config))
+    if np.isinf(scale.high):
+        return None
+    low, high = bounds.agreed_bounds(name, point, strata, config.level, np.asarray(0.5), scale)
+    words = exact_words(int(bounds.independent_units(name, strata)), config)
+    return Interval(float(low), float(high), config.level, words)
+
+
 def exact_words(n_units: int, config: IntervalConfig) -> str:
     """Return the method of an exact bound in words."""
     text = f"exact bound over {n_units} independent {config.cluster}s that all agree (Clopper-Pearson, rule of three)"
@@ -301,18 +334,19 @@ def narrow_words(config: IntervalConfig) -> str:
 # What the coverage study found: the method that each metric earned, and the coverage simulated nearest to a case
 
 
+SMOOTH: Method = "skewed-t"
+"""What every metric without kinks earned."""
 EARNED: dict[MetricName, Method] = {
     "sensitivity_at_95_specificity": "resampled-skewed-t",
     "specificity_at_95_sensitivity": "resampled-skewed-t",
     "ece": "resampled-t",
     "ece_debiased": "resampled-t",
 }
-"""Every other metric earned the longer t interval."""
 
 
 def default_method(name: MetricName) -> Method:
     """Return the method that a metric earned in the coverage study."""
-    return EARNED.get(name, "skewed-t")
+    return EARNED.get(name, SMOOTH)
 
 
 @dataclass(frozen=True)
