@@ -249,7 +249,7 @@ def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
         sum_x = square_xg.sum(axis=-1)
         total_x += sum_x
         spread_x += np.maximum((square_xg**2).sum(axis=-1) - sum_x**2 / size, 0.0)
-    most = strata.rarest - 1.0
+    most = np.maximum(strata.rarest - 1.0, 1.0)
     found_x = ratio(2.0 * total_x**2, spread_x)
     return np.clip(np.where(np.isnan(found_x), most, found_x), 1.0, most)
 
@@ -439,7 +439,7 @@ def independent_units(name: MetricName, strata: Strata) -> Int:
     """
     n_units, n_classes = len(strata.stratum_G), len(strata.per_class_K)
     if metric_kind(name).needs_every_class or name == "mcc":
-        return np.minimum(strata.rarest, n_units // n_classes)
+        return np.maximum(np.minimum(strata.rarest, n_units // n_classes), 1)
     return np.asarray(n_units)
 
 
