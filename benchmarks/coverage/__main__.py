@@ -80,7 +80,8 @@ def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
     judged = judge_cell(spec, plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     truths = true_values(spec)
-    rows = [{**_row(spec, truths, judged, key), "seed": options.seed} for key in judged.tallies]
+    found = [key for key, tally in judged.tallies.items() if tally.n]
+    rows = [{**_row(spec, truths, judged, key), "seed": options.seed} for key in found]
     settings = {"repeats": options.repeats, "resamples": options.resamples, "seed": options.seed}
     write_json(path, {**settings, "seconds": round(time.perf_counter() - start, 1), "rows": rows})
     print(f"{spec.name}: {time.perf_counter() - start:.0f} s", flush=True)

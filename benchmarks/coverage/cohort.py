@@ -7,8 +7,8 @@ the log-odds that normal scores would have: it is overconfident.
 Worlds:
 
 - ``plain``: effects and noise are normal, groups hold 10 to 40 tiles, and each group is positive with probability 0.6.
-- ``fixed``: the same, but the number of positive groups is always that share: what an interval conditional on the mix
-  of classes is about.
+- ``fixed``: the same, but the number of positive groups is always that share (of 10 and 14 groups 5 and 8): what an
+  interval conditional on the mix of classes is about.
 - ``rough``: effects are skewed (sums of gamma variables, skewness 1.4 each), noise is heavy-tailed (Student's t with 4
   degrees of freedom), sizes of groups are skewed too (a negative binomial's, 1 to 120 tiles, mean about 20), and each
   group is positive with probability 0.7.
@@ -86,7 +86,13 @@ class CellSpec:
     @property
     def prevalence(self) -> float:
         """Share of positive tiles in the population."""
-        return PREVALENCE[self.world]
+        share = PREVALENCE[self.world]
+        return self.n_positive / self.n_groups if self.world == "fixed" else share
+
+    @property
+    def n_positive(self) -> int:
+        """Positive groups where their number is fixed; five negative ones are there, so that there is an interval."""
+        return min(round(PREVALENCE[self.world] * self.n_groups), self.n_groups - 5)
 
     @property
     def separation(self) -> float:
@@ -160,10 +166,8 @@ def _sizes(spec: CellSpec, n_units: int, rng: np.random.Generator) -> Int:
 def _labels(spec: CellSpec, unit_N: Int, n_units: int, rng: np.random.Generator) -> Int:
     """Draw the class of every group, and of every tile of a mixed one."""
     place_U = np.arange(n_units) % spec.n_groups
-    if spec.world == "fixed":
-        positive_U = place_U < round(spec.prevalence * spec.n_groups)
-    else:
-        positive_U = rng.random(n_units) < spec.prevalence
+    fixed = spec.world == "fixed"
+    positive_U = place_U < spec.n_positive if fixed else rng.random(n_units) < spec.prevalence
     if spec.design == "one-class":
         return positive_U[unit_N].astype(np.int64)
     shares = CONCENTRATION * spec.prevalence, CONCENTRATION * (1.0 - spec.prevalence)

@@ -21,10 +21,17 @@ from histotune.statistics.intervals import (
     p_against,
     resampling_units,
 )
-from histotune.statistics.metrics import fold_rows, metric_kind
+from histotune.statistics.metrics import MetricName, fold_rows, metric_kind
 from histotune.statistics.predictions import Interval, Score
 from histotune.statistics.sample import read_sample
-from histotune.statistics.scores import check_metric, estimate_or_reason, point_value, refusal, undefined_reason
+from histotune.statistics.scores import (
+    chance_level,
+    check_metric,
+    estimate_or_reason,
+    point_value,
+    refusal,
+    undefined_reason,
+)
 from histotune.statistics.swaps import EQUAL, draw_swaps, moved_groups, p_value, permute
 from histotune.tools.errors import UserError, closest_name
 
@@ -35,7 +42,6 @@ if TYPE_CHECKING:
 
     from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
-    from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions, Weighting
     from histotune.statistics.sample import Sample
     from histotune.statistics.swaps import PermutationResult, Swaps
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
 
 
 Correction = Literal["none", "max-T", "Holm"]
+KNOWN_OF_CONSTANT: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "mcc")
+"""Metrics whose value is known for an arm that says the same of every tile: their chance level."""
 N_SWAPS = 1999
 """Swaps behind the interval of a difference that stands alone."""
 
@@ -308,7 +316,7 @@ def known_value(metric: MetricName, sample: Sample, *, within_folds: bool) -> fl
     Such a head ranks nothing (AUROC 0.5), says one class (balanced accuracy 1 / K), and is uncorrelated with the labels
     (MCC 0) whatever tiles it meets; over folds that say different classes its measured value differs by chance.
     """
-    value = {"auroc": 0.5, "balanced_accuracy": 1.0 / sample.n_classes, "mcc": 0.0}.get(metric, math.nan)
+    value = chance_level(metric, sample) if metric in KNOWN_OF_CONSTANT else math.nan
     folds = fold_rows(sample.fold_N if within_folds else None, len(sample.y_N))
     constant = all(bool((sample.probability_NK[rows] == sample.probability_NK[rows[0]]).all()) for rows in folds)
     return value if constant else math.nan
