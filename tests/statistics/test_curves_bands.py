@@ -16,6 +16,7 @@ from histotune.statistics.curves import FPR_GRID_M, RECALL_GRID_M, Places, Thres
 from histotune.statistics.intervals import resampling_units, studied_bands
 from histotune.statistics.predictions import IntervalConfig, Predictions
 from histotune.statistics.sample import draw_counts, read_sample
+from tests.statistics.samples import make_predictions
 
 Float = NDArray[np.float64]
 
@@ -216,3 +217,19 @@ def test_a_small_simulation_of_bands_covers() -> None:
     assert 50 <= tallies[place, "resampled-t"].n <= 60  # cohorts with five groups of each class
     assert tallies[place, "resampled-t"].n_held / 60 >= 0.8
     assert tallies[place, "percentile"].n_held < tallies[place, "resampled-t"].n_held
+
+
+def test_resamples_of_one_class_are_left_out_of_a_band() -> None:
+    """Five groups of a class among 14: some resamples draw none of them."""
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(14), 6)
+    y = (group < 5).astype(np.int64)
+    logit = np.stack([np.zeros(len(y)), 1.5 * y + rng.standard_normal(len(y))], axis=1)
+    predictions = make_predictions(y, logit, [f"g{g:02d}" for g in group])
+    sample = read_sample(predictions)
+    units = resampling_units(sample, IntervalConfig())
+    counts = np.concatenate(list(draw_counts(units.strata.stratum_G, 400, 0)))
+    assert (counts[:, :5].sum(axis=1) == 0).any()
+    (bands,) = curve_bands(predictions, IntervalConfig()).classes
+    for band in (bands.roc, bands.precision_recall):
+        assert np.isfinite(band.low_M).all() and np.isfinite(band.high_M).all()

@@ -164,9 +164,13 @@ class Places:
     recall_M: Float
 
     def read(self, true_BT: Weights, false_BT: Weights) -> Float:
-        """Return the values of many curves, (B, places)."""
+        """Return the values of many curves, (B, places); NaN where a resample drew one class only."""
+        values_BM = np.full((len(true_BT), len(self.fpr_M) + len(self.recall_M)), np.nan)
+        whole_B = (true_BT[:, -1] > 0) & (false_BT[:, -1] > 0)
+        true_BT, false_BT = true_BT[whole_B], false_BT[whole_B]
         roc_BM = sensitivity_at(true_BT, false_BT, self.fpr_M)
-        return np.concatenate([roc_BM, precision_at(true_BT, false_BT, self.recall_M)], axis=1)
+        values_BM[whole_B] = np.concatenate([roc_BM, precision_at(true_BT, false_BT, self.recall_M)], axis=1)
+        return values_BM
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ MAX_COUNTS = 2**24
 ERROR_RESAMPLES = 400
 """Resamples that an error is read from: more move it by less than 4 per cent."""
 T = TypeVar("T")
-SMALLEST_P, HALVINGS = 1e-9, 60
+SMALLEST_P, HALVINGS = 1e-9, 45
 CONSTANT = "degenerate: every tile gets the same score or decision, so the value holds by construction"
 SAME = "degenerate: (nearly) every resample gives the same value, which says nothing about its error"
 
