@@ -176,9 +176,16 @@ class IntervalConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal[
-        "auto", "percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "resampled-skewed-t",
+        "auto",
+        "percentile",
+        "bca",
+        "studentised",
+        "jackknife-t",
+        "skewed-t",
+        "resampled-t",
+        "resampled-skewed-t",
         "obuchowski-t",
-    ] = "auto"  # fmt: skip
+    ] = "auto"
     mix: Literal["sampled", "fixed"] = "sampled"
     level: float = Field(0.95, gt=0, lt=1)
     n_resamples: int = Field(2000, ge=100)
