@@ -299,7 +299,7 @@ def _pair(
     evaluator = SumEvaluator(terms)
     agree = bool((np.abs(evaluator.without_each() - difference.value) <= FLAT).all())
     other_folds = within_folds and metric == "auroc" and bool((samples[0].fold_N != samples[1].fold_N).any())
-    if not agree and not other_folds:
+    if not other_folds and (not agree or difference.value == 0.0):
         return _Pair(names, samples, units, metric, "swaps", difference)
     if not agree:
         # The error of a difference is known as well as there are groups, not as groups of the rarer class.
@@ -352,6 +352,8 @@ def _against_known(
 def _with_reach(pair: _Pair, result: PermutationResult) -> Score:
     """Return a difference with the interval that its swaps give."""
     config, plain = pair.units.config, pair.difference
+    if not result.t_P.any():
+        return plain  # no group tells the arms apart: the exact bound stands
     reach, allowed = result.reach(config.level)
     if not allowed and plain.interval is not None:  # too few groups differ: no narrower than a t interval would be
         reach = max(reach, plain.value - plain.interval.low, plain.interval.high - plain.value)
