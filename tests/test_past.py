@@ -136,9 +136,10 @@ def without_intervals(text: str) -> str:
 
 
 RENEWED = (
-    "interval", "reason", "honest", "p_value", "p_adjusted", "p_words", "smallest_p", "n_permutations", "exact", "correction",
+    "interval", "reason", "honest", "p_value", "p_adjusted", "p_words", "smallest_p", "n_permutations", "exact",
+    "correction",
 )  # fmt: skip
-"""Fields that hold intervals, why there is none or what follows from them, or come from the tests that make them today."""
+"""Fields that hold intervals, or follow from them or from the tests that make them today."""
 
 
 def option(words: list[str], name: str) -> str:
