@@ -29,7 +29,7 @@ def test_two_arms_equal_the_paired_difference(transfer: Transfers, metric: Metri
     found = Contrasts(INTERVAL).score(metric, ((1.0, a), (-1.0, b)))
     peer = paired_difference(a.predictions, b.predictions, metric, INTERVAL)
     assert found.value == pytest.approx(peer.value, abs=1e-12)
-    # a sum of several arms can't be swapped: its interval is the t interval of leaving out one group, by hand here
+    # a sum of several arms is not swapped: its interval is that of leaving out one group, by hand here
     groups = a.predictions.table["group_id"].to_numpy()
     names = np.unique(groups)
     without_G = [
