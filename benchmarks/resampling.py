@@ -66,7 +66,7 @@ class Work:
 
     def theirs(self) -> Float:
         """Return every metric on the first resamples, by scikit-learn, (N_PEER, metrics)."""
-        counts_BG = next(draw_counts(self.units.strata.holds_GK, N_RESAMPLES, self.config.seed))
+        counts_BG = next(draw_counts(self.units.strata.stratum_G, N_RESAMPLES, self.config.seed))
         rows_G = [np.flatnonzero(self.units.unit_N == unit) for unit in range(self.units.n_units)]
         found = []
         for count_G in counts_BG[:N_PEER].astype(np.int64):

@@ -34,6 +34,7 @@ from safetensors.numpy import load_file
 
 from histotune.embeddings.runner import BatchRunner
 from histotune.heads import fit_cache
+from histotune.statistics.comparison import KNOWN_OF_CONSTANT
 
 # All that is imported from inside the package. Where these move, only these lines change.
 from histotune.studies.config import load_config
@@ -127,6 +128,18 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
 def decimals(text: str) -> list[str]:
     """Return every number with three decimals, in order: the scores of a printed table, however it is laid out."""
     return re.findall(r"[−+-]?\d\.\d{3}\b", text)
+
+
+def without_intervals(text: str) -> str:
+    """Return a text without its intervals: those of today take the mix of classes for chance, those of then did not."""
+    return re.sub(r"\[[^\]]*\]|\([^)]*interval [^)]*\)", "", text)
+
+
+RENEWED = (
+    "interval", "reason", "honest", "p_value", "p_adjusted", "p_words", "smallest_p", "n_permutations", "exact",
+    "correction",
+)  # fmt: skip
+"""Fields that hold intervals, or follow from them or from the tests that make them today."""
 
 
 def option(words: list[str], name: str) -> str:
@@ -374,7 +387,7 @@ def test_a_sweep_over_the_kept_cache_chooses_the_kept_head(histotune: Command, b
     assert fits <= {path.name for path in (past / "cache/fits").iterdir()}
     now, then = (read_json(folder / "head.json") for folder in (past / "again", FIXTURES / "heads/3"))
     new = ("checksum", "class_mapping", "format_version")  # of format 4
-    assert_close(now, then, without=("head_id", "weights_sha256", *new))
+    assert_close(now, then, without=("head_id", "weights_sha256", *new, *RENEWED))
     for name, values in load_file(FIXTURES / "heads/3/head.safetensors").items():
         np.testing.assert_allclose(load_file(past / "again/head.safetensors")[name], values, rtol=1e-9, atol=1e-9)
     assert now["head_id"] in out
@@ -395,8 +408,8 @@ def test_a_kept_head_scores_as_it_did_and_the_ledger_counts_on(
     out = found(histotune, *command("evaluate", f"heads/{head}"))
     assert f"Head {facts['head_id']} on breakhis" in out
     then = recorded(f"evaluate-{head}.txt")
-    assert decimals(out) == decimals(then)
-    assert len(decimals(then)) == 12
+    assert decimals(without_intervals(out)) == decimals(without_intervals(then))
+    assert (len(decimals(then)), len(decimals(out))) == (12, 12)
     assert scored("breakhis", [facts["head_id"]]) in out
     kept = (FIXTURES / LEDGER).read_text(encoding="utf-8")
     assert (past / LEDGER).read_text(encoding="utf-8").startswith(kept)
@@ -525,7 +538,11 @@ def test_a_kept_run_is_repeated_with_the_same_scores(histotune: Command, bring: 
     out = found(histotune, "run", "--from", "runs/lean", "--out", "again", "--cache", "cache")
     assert "all embeddings came from the cache: no forward pass" in out
     now, then = (read_json(past / name / "scores.json") for name in ("again", "runs/lean"))
-    assert_close(now, then, without=("choice_hash", "head_id"))
+    assert without_intervals(now.pop("answer")) == without_intervals(then.pop("answer"))
+    for one in (now, then):  # the majority's known values stand for what its folds measured
+        for row in (row for finding in one["findings"] for row in finding["rows"] if row["arm"] == "majority class"):
+            row["scores"] = [score for score in row["scores"] if score["name"] not in KNOWN_OF_CONSTANT]
+    assert_close(now, then, without=("choice_hash", "head_id", *RENEWED))
     heads = [[choice["head_id"] for choice in one["choices"]] for one in (now, then)]
     same = heads[0] == heads[1]  # not where the BLAS of another processor gives another last bit
     assert (now["choice_hash"] == then["choice_hash"]) == same
@@ -540,7 +557,7 @@ def test_kept_runs_are_compared_as_they_were(histotune: Command, bring: Bring, r
     past = bring("runs")
     found(histotune, *command("compare", f"runs/{run}", out="compared"))
     then = read_json(FIXTURES / f"recorded/{name}/comparison.json")
-    assert_close(read_json(past / "compared/comparison.json"), then)
+    assert_close(read_json(past / "compared/comparison.json"), then, without=RENEWED)
 
 
 def test_a_kept_run_of_a_protocol_is_held_against_published_ones(histotune: Command, bring: Bring) -> None:
@@ -555,7 +572,9 @@ def test_a_kept_run_is_diagnosed_as_it_was(histotune: Command, bring: Bring, no_
     past = bring("runs", "cache", "state")
     out = found(histotune, *command("transfer", "--no-images", out="again"))
     now, then = (read_json(path / "transfer.json") for path in (past / "again", FIXTURES / "recorded/transfer"))
-    assert_close(now, then, without=("command", "ledger", "provenance"), tolerance=REFITTED)
+    words = [re.sub(r"[-−+]?\d+\.\d+", "#", one.pop("paragraph")) for one in (now, then)]
+    assert words[0] == words[1]
+    assert_close(now, then, without=("command", "ledger", "provenance", *RENEWED), tolerance=REFITTED)
     assert scored("patch_camelyon test", [then["head_id"]]) in out
 
 
@@ -565,7 +584,7 @@ def test_tiles_of_another_scale_and_stain_are_kept_too(histotune: Command, bring
     past = bring("runs", "cache", "state")
     found(histotune, *command("transfer", "studies/transfer", out="again"))
     now, then = (read_json(path / "transfer.json") for path in (past / "again", FIXTURES / "studies/transfer"))
-    assert_close(now, then, without=("command", "ledger", "provenance"), tolerance=REFITTED)
+    assert_close(now, then, without=("command", "ledger", "provenance", *RENEWED), tolerance=REFITTED)
 
 
 # Records

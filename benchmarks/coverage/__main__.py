@@ -14,25 +14,28 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
-from benchmarks.coverage.cohort import GROUPS, CellSpec, all_cells, true_values
+from benchmarks.coverage.cohort import GROUPS, PREVALENCE, CellSpec, all_cells, true_values
 from benchmarks.coverage.judge import JUDGED, Plan, judge_cell
 from benchmarks.coverage.markdown import fill
 from histotune.statistics.bounds import METHODS
-from histotune.statistics.intervals import studied_cells
 from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.coverage.judge import Tally
+    from benchmarks.coverage.judge import Judged
+    from histotune.statistics.bounds import Method
 
     Row = dict[str, str | float | int]
 
 RESULTS = Path(__file__).parents[1] / "results" / "coverage.csv"
-COUNTED = ("seed", "repeats", "coverage", "truth_below", "mean_width")
-SETTING = ("metric", "design", "n_groups", "auroc", "icc", "truth")
+COUNTED = ("seed", "repeats", "coverage", "truth_below", "truth_above", "median_width", "true_width")
+SETTING = ("metric", "world", "design", "n_groups", "auroc", "icc", "truth")
+DEFAULT: tuple[Method, ...] = ("percentile", "jackknife-t", "skewed-t", "resampled-t", "resampled-skewed-t")
+"""Methods of the published table; ``--methods`` judges others."""
 PAGE = Path(__file__).parents[2] / "docs" / "intervals.md"
 TABLE = Path(__file__).parents[2] / "src" / "histotune" / "statistics" / "coverage.csv"
 
@@ -44,8 +47,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2000)
     parser.add_argument("--resamples", type=int, default=400, help="of each bootstrap")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(DEFAULT))
     parser.add_argument("--metrics", nargs="+", choices=JUDGED, default=list(JUDGED))
+    parser.add_argument("--worlds", nargs="+", choices=PREVALENCE, default=list(PREVALENCE))
     parser.add_argument("--groups", nargs="+", type=int, choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--keep", action="store_true", help="write: keep the rows of methods that were not judged")
     parser.add_argument("--workers", type=int, default=2, help="processes; give each one BLAS thread")
@@ -55,14 +59,15 @@ def main() -> None:
     parser.add_argument("--stop-after-s", type=float, default=float("inf"), help="begin no further cell after this")
     options = parser.parse_args()
     if options.command == "run":
+        cells = [one for one in all_cells() if one.n_groups in options.groups and one.world in options.worlds]
         run = partial(run_cell, options=options, until=time.monotonic() + options.stop_after_s)
         with ProcessPoolExecutor(options.workers) as pool:
-            list(pool.map(run, [spec for spec in all_cells() if spec.n_groups in options.groups]))
+            list(pool.map(run, cells))
         return
     rows = finished_rows(options.cells, RESULTS if options.keep else None)
     write_text(RESULTS, long_table(rows))
     write_text(TABLE, wide_table(rows))
-    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), studied_cells()))
+    write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), rows))
 
 
 def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
@@ -72,23 +77,26 @@ def run_cell(spec: CellSpec, options: argparse.Namespace, until: float) -> None:
         return
     start = time.perf_counter()
     plan = Plan(options.repeats, options.resamples, options.seed, tuple(options.methods), tuple(options.metrics))
-    tallies = judge_cell(spec, plan)
+    judged = judge_cell(spec, plan)
     path.parent.mkdir(parents=True, exist_ok=True)
     truths = true_values(spec)
-    rows = [
-        {**_row(spec, metric, truths[metric], method, tally), "seed": options.seed}
-        for (metric, method), tally in tallies.items()
-    ]
+    found = [key for key, tally in judged.tallies.items() if tally.n]
+    rows = [{**_row(spec, truths, judged, key), "seed": options.seed} for key in found]
     settings = {"repeats": options.repeats, "resamples": options.resamples, "seed": options.seed}
     write_json(path, {**settings, "seconds": round(time.perf_counter() - start, 1), "rows": rows})
     print(f"{spec.name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def _row(spec: CellSpec, metric: str, truth: float, method: str, tally: Tally) -> Row:
+def _row(spec: CellSpec, truths: dict[str, float], judged: Judged, key: tuple[str, Method]) -> Row:
+    metric, method = key
+    tally = judged.tallies[key]
+    above = tally.n - tally.n_held - tally.n_below
     return {
-        "metric": metric, "design": spec.design, "n_groups": spec.n_groups, "auroc": spec.auroc, "icc": spec.icc,
-        "truth": round(truth, 4), "method": method, "repeats": tally.n, "coverage": round(tally.n_held / tally.n, 4),
-        "truth_below": round(tally.n_below / tally.n, 4), "mean_width": round(tally.width / tally.n, 4),
+        "metric": metric, "world": spec.world, "design": spec.design, "n_groups": spec.n_groups, "auroc": spec.auroc,
+        "icc": spec.icc, "truth": round(truths[metric], 4), "method": method, "repeats": tally.n,
+        "coverage": round(tally.n_held / tally.n, 4), "truth_below": round(tally.n_below / tally.n, 4),
+        "truth_above": round(above / tally.n, 4), "median_width": round(median(tally.widths), 4),
+        "true_width": round(judged.true_width(metric), 4),
     }  # fmt: skip
 
 
@@ -120,10 +128,7 @@ def finished_rows(folders: Sequence[Path], kept: Path | None = None) -> list[Row
 def _pooled(one: Row, other: Row) -> Row:
     """Return two runs of one setting as one."""
     n, m = int(one["repeats"]), int(other["repeats"])
-    means = {
-        name: round((n * float(one[name]) + m * float(other[name])) / (n + m), 4)
-        for name in ("coverage", "truth_below", "mean_width")
-    }
+    means = {name: round((n * float(one[name]) + m * float(other[name])) / (n + m), 4) for name in COUNTED[2:]}
     return {**one, **means, "repeats": n + m, "seed": f"{one['seed']}+{other['seed']}"}
 
 

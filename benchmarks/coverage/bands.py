@@ -1,6 +1,7 @@
 """``python -m benchmarks.coverage.bands run`` simulates how often a band holds the true curve at a place.
 
-The cohorts are the study's; the true curves are the binormal ones. A setting that was finished is never run again.
+The cohorts are the study's; the true curves follow from the density of the scores. A setting that was finished is never
+run again.
 """
 
 # M places, R repeats
@@ -14,17 +15,16 @@ import json
 import time
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
-from benchmarks.coverage.cohort import CellSpec, all_cells, holds_classes, simulate
-from benchmarks.coverage.judge import BLOCK, LEVEL, Tally
+from benchmarks.coverage.cohort import CellSpec, all_cells, class_masses, simulate
+from benchmarks.coverage.judge import BLOCK, LEAST_GROUPS, LEVEL, Tally
 from histotune.statistics import bounds
 from histotune.statistics.curves import Places, Thresholds, place_bounds, rising_limits
-from histotune.statistics.sample import draw_counts
+from histotune.statistics.sample import class_signatures, draw_counts
 from histotune.tools.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -51,16 +51,18 @@ JUDGED = {("roc", 0.05): 2, ("roc", 0.1): 4, ("roc", 0.2): 8, ("roc", 0.5): 20, 
           ("precision-recall", 0.5): 42, ("precision-recall", 0.75): 43}  # fmt: skip
 CANDIDATES: tuple[Method, ...] = ("percentile", "jackknife-t", "resampled-t")
 FIELDS = (
-    "curve", "place", "design", "n_groups", "auroc", "icc", "truth", "method", "seed", "repeats", "coverage",
-    "truth_below", "mean_width",
+    "curve", "place", "world", "design", "n_groups", "auroc", "icc", "truth", "method", "seed", "repeats", "coverage",
+    "truth_below", "median_width",
 )  # fmt: skip
 
 
 def true_curves(spec: CellSpec) -> Float:
     """Return the true sensitivity at the false positive rates, then the true precision at the recalls."""
-    sensitivity_M = ndtr(spec.separation + ndtri(PLACES.fpr_M))
+    _, positive_L, negative_L = class_masses(spec)
+    hit_L, false_L = (np.append(np.cumsum(mass_L[::-1])[::-1], 0.0) for mass_L in (positive_L, negative_L))
+    sensitivity_M = np.interp(PLACES.fpr_M, false_L[::-1], hit_L[::-1])
     recall_M, pi = PLACES.recall_M, spec.prevalence
-    false_M = ndtr(ndtri(recall_M) - spec.separation)
+    false_M = np.interp(recall_M, hit_L[::-1], false_L[::-1])
     return np.concatenate([sensitivity_M, pi * recall_M / (pi * recall_M + (1 - pi) * false_M)])
 
 
@@ -77,14 +79,17 @@ def judge_bands(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> 
         Tallies.
     """
     rng = np.random.default_rng([seed, *spec.name.encode()])
-    strata, truth_M = bounds.Strata.of(holds_classes(spec)), true_curves(spec)
+    truth_M = true_curves(spec)
     tallies: dict[tuple[int, Method], Tally] = defaultdict(Tally)
     n_roc = len(PLACES.fpr_M)
     for start in range(0, n_repeats, BLOCK):
         n = min(BLOCK, n_repeats - start)
         cohorts = simulate(spec, n, rng)
-        counts = list(draw_counts(strata.holds_GK, n_resamples, int(rng.integers(2**31))))
+        counts = list(draw_counts(np.zeros(spec.n_groups, np.int64), n_resamples, int(rng.integers(2**31))))
         for repeat in range(n):
+            strata = _strata(cohorts, repeat, spec.n_groups)
+            if strata.rarest < LEAST_GROUPS:
+                continue
             evidence = _thresholds(cohorts, repeat, strata).read(PLACES, counts, without_each=True)
             for method in CANDIDATES:
                 low_M, high_M = place_bounds(method, evidence, strata, LEVEL)
@@ -93,6 +98,11 @@ def judge_bands(spec: CellSpec, n_repeats: int, n_resamples: int, seed: int) -> 
                     one = slice(place, place + 1)
                     tallies[place, method].add(low_M[one], high_M[one], float(truth_M[place]))
     return tallies
+
+
+def _strata(cohorts: Cohorts, repeat: int, n_groups: int) -> bounds.Strata:
+    rows = cohorts.repeat_N == repeat
+    return bounds.Strata.pooled(class_signatures(cohorts.y_N[rows], cohorts.group_N[rows], n_groups, 2))
 
 
 def _thresholds(cohorts: Cohorts, repeat: int, strata: bounds.Strata) -> Thresholds:
@@ -111,10 +121,11 @@ def run_cell(spec: CellSpec, options: argparse.Namespace) -> None:
     truth_M, names = true_curves(spec), {place: name for name, place in JUDGED.items()}
     rows = [
         {
-            "curve": names[place][0], "place": names[place][1], "design": spec.design, "n_groups": spec.n_groups,
+            "curve": names[place][0], "place": names[place][1], "world": spec.world,
+            "design": spec.design, "n_groups": spec.n_groups,
             "auroc": spec.auroc, "icc": spec.icc, "truth": round(float(truth_M[place]), 4), "method": method,
             "seed": options.seed, "repeats": tally.n, "coverage": round(tally.n_held / tally.n, 4),
-            "truth_below": round(tally.n_below / tally.n, 4), "mean_width": round(tally.width / tally.n, 4),
+            "truth_below": round(tally.n_below / tally.n, 4), "median_width": round(median(tally.widths), 4),
         }
         for (place, method), tally in tallies.items()
     ]  # fmt: skip
@@ -133,7 +144,7 @@ def main() -> None:
     parser.add_argument("--groups", nargs="+", type=int, choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--cells", type=Path, required=True, help="folder of finished settings")
     options = parser.parse_args()
-    cells = [spec for spec in all_cells() if spec.n_groups in options.groups]
+    cells = [spec for spec in all_cells() if spec.n_groups in options.groups and spec.world != "fixed"]
     if options.command == "run":
         for spec in cells:
             run_cell(spec, options)
@@ -159,7 +170,9 @@ def _summary(rows: Sequence[Row]) -> list[Row]:
     by_kind: dict[tuple[str, int], list[float]] = defaultdict(list)
     for row in rows:
         if row["method"] == DRAWN:
-            by_kind[str(row["design"]), int(row["n_groups"])].append(float(row["coverage"]))
+            by_kind["one-class" if row["design"] == "one-class" else "mixed", int(row["n_groups"])].append(
+                float(row["coverage"])
+            )
     return [
         {"design": design, "n_groups": n_groups, "least": min(values), "most": max(values)}
         for (design, n_groups), values in sorted(by_kind.items())

@@ -4,18 +4,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import expit
 
-from benchmarks.coverage.cohort import HELD, CellSpec, Cohorts, holds_classes, simulate, true_values
+from benchmarks.coverage.cohort import HELD, CellSpec, Cohorts, simulate, true_values
 from histotune.statistics import bounds
 from histotune.statistics import metrics as metrics_module
 from histotune.statistics.bounds import (
     BOOTSTRAPS,
+    FROM_RESAMPLES,
     METHODS,
     IntervalEvidence,
     agreed_bounds,
@@ -32,7 +33,7 @@ from histotune.statistics.evaluators import (
     win_matrix,
 )
 from histotune.statistics.metrics import ThresholdWalk
-from histotune.statistics.sample import draw_counts
+from histotune.statistics.sample import class_signatures, draw_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,8 +45,11 @@ if TYPE_CHECKING:
     from histotune.statistics.metrics import MetricName
 
     Float = NDArray[np.float64]
+    Int = NDArray[np.int64]
 
 LEVEL = 0.95
+LEAST_GROUPS = 5
+"""Cohorts with fewer groups of a class get no interval, here as in the package."""
 BLOCK = 20
 """Cohorts that share how often each group was drawn."""
 STUDENTISED_THRESHOLDS = 50
@@ -61,20 +65,45 @@ KINKED: tuple[MetricName, ...] = ("sensitivity_at_95_specificity", "ece", "ece_d
 
 @dataclass
 class Tally:
-    """Counts over repeats for one metric and method."""
+    """Counts over cohorts for one metric and method.
+
+    Attributes:
+        n: Cohorts with an interval.
+        n_held: Whose interval holds the truth.
+        n_below: Whose interval lies above the truth.
+        widths: Width of every interval.
+    """
 
     n: int = 0
     n_held: int = 0
     n_below: int = 0
-    width: float = 0.0
+    widths: list[float] = field(default_factory=list)
 
     def add(self, low_R: Float, high_R: Float, truth: float) -> None:
-        """Count the repeats whose interval exists."""
+        """Count the cohorts whose interval exists."""
         given = np.isfinite(low_R) & np.isfinite(high_R)
         self.n += int(given.sum())
         self.n_held += int((given & (low_R <= truth) & (truth <= high_R)).sum())
         self.n_below += int((given & (truth < low_R)).sum())
-        self.width += float((high_R - low_R)[given].sum())
+        self.widths += (high_R - low_R)[given].tolist()
+
+
+@dataclass
+class Judged:
+    """What was found in one setting.
+
+    Attributes:
+        tallies: By metric and method.
+        values: The metric's value in every cohort that gets intervals: how far its true sampling interval reaches.
+    """
+
+    tallies: dict[tuple[str, Method], Tally] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    def true_width(self, name: str) -> float:
+        """Return the distance of the central 95 % of the values: the width that an interval needs."""
+        low, high = np.nanquantile(self.values[name], [0.025, 0.975])
+        return float(high - low)
 
 
 @dataclass(frozen=True)
@@ -97,54 +126,84 @@ class Plan:
 
     def judges(self, method: Method, name: str) -> bool:
         """Whether a method is judged for a metric: errors from resamples only where there are kinks."""
-        return method in self.methods and (method != "resampled-t" or name in KINKED)
+        return method in self.methods and (method not in FROM_RESAMPLES or name in KINKED)
 
     def resamples(self, name: str) -> bool:
         """Whether a metric needs resamples."""
         return any(self.judges(method, name) for method in BOOTSTRAPS)
 
 
-def judge_cell(spec: CellSpec, plan: Plan) -> dict[tuple[str, Method], Tally]:
+def judge_cell(spec: CellSpec, plan: Plan) -> Judged:
     """Simulate one setting and count.
 
     Args:
-        spec: The setting.
+        spec: The setting; in the world ``fixed`` intervals are conditional on the mix of classes, elsewhere not.
         plan: What is judged, and how often.
 
     Returns:
         A tally per metric and method.
     """
     rng = np.random.default_rng([plan.seed, *spec.name.encode()])
-    truths = true_values(spec)
-    tallies: dict[tuple[str, Method], Tally] = {}
-    strata = bounds.Strata.of(holds_classes(spec))
+    truths, found = true_values(spec), Judged()
     for start in range(0, plan.n_repeats, BLOCK):
         n = min(BLOCK, plan.n_repeats - start)
         cohorts = simulate(spec, n, rng)
-        draws = draw_counts(strata.holds_GK, plan.n_resamples, int(rng.integers(2**31)))
+        strata = strata_of(spec, cohorts, n)
+        draws = draw_counts(strata.stratum_G, plan.n_resamples, int(rng.integers(2**31)))
         counts_BG = np.concatenate(list(draws))
+        given_R = np.broadcast_to(strata.rarest >= LEAST_GROUPS, n)
         for name, evidence in _evidence(cohorts, plan, counts_BG, strata):
+            found.values.setdefault(name, []).extend(evidence.point_x[given_R].tolist())
             for method in METHODS:
                 if not plan.judges(method, name) or not _given(method, evidence):
                     continue
-                found = method_bounds(method, evidence, strata, metric_scale(name), LEVEL)
-                low_R, high_R = _with_flat(name, found, evidence, strata, spec.prevalence)
-                tallies.setdefault((name, method), Tally()).add(low_R, high_R, truths[name])
-    return tallies
+                with np.errstate(invalid="ignore"):
+                    bounds_R = method_bounds(method, evidence, strata, metric_scale(name), LEVEL)
+                low_R, high_R = _with_flat(name, bounds_R, evidence, strata, spec.prevalence)
+                tally = found.tallies.setdefault((name, method), Tally())
+                tally.add(low_R[given_R], high_R[given_R], truths[name])
+    return found
+
+
+@dataclass(frozen=True)
+class ManyStrata(bounds.Strata):
+    """Groups of one kind in several cohorts, which differ in how many hold each class."""
+
+    rarest_R: Int | None = None
+
+    @property
+    def rarest(self) -> Int:
+        """Groups that hold the rarest class, by cohort."""
+        return np.asarray(self.rarest_R)
+
+
+def strata_of(spec: CellSpec, cohorts: Cohorts, n_repeats: int) -> bounds.Strata:
+    """Return the kinds of groups, as the package makes them: all alike, or by class where the mix is fixed."""
+    unit_N = cohorts.repeat_N * spec.n_groups + cohorts.group_N
+    holds_UK = class_signatures(cohorts.y_N, unit_N, n_repeats * spec.n_groups, 2)
+    holds_RGK = holds_UK.reshape(n_repeats, spec.n_groups, 2)
+    if spec.world == "fixed":  # the same groups hold the same classes in every cohort
+        return bounds.Strata.of(holds_RGK[0])
+    rarest_R = holds_RGK.sum(axis=1).min(axis=1)
+    return ManyStrata(np.zeros(spec.n_groups, np.int64), holds_RGK[0], rarest_R)
 
 
 def _with_flat(
     name: MetricName, found: tuple[Float, Float], evidence: IntervalEvidence, strata: bounds.Strata, prevalence: float
 ) -> tuple[Float, Float]:
-    """Put the exact bound where every group agrees, as the package does."""
+    """Put the exact bound where every group agrees, as the package does; none where a group can't be left out."""
     agree_R = all_agree(evidence)
     exact = agreed_bounds(name, evidence.point_x, strata, LEVEL, np.asarray(prevalence), metric_scale(name))
-    low_R, high_R = (np.where(agree_R, ours, theirs) for ours, theirs in zip(exact, found, strict=True))
+    without_RG = evidence.point_x[:, None] if evidence.without_xG is None else evidence.without_xG
+    whole_R = np.isfinite(without_RG).all(axis=1)
+    low_R, high_R = (
+        np.where(whole_R, np.where(agree_R, ours, theirs), np.nan) for ours, theirs in zip(exact, found, strict=True)
+    )
     return low_R, high_R
 
 
 def _given(method: Method, evidence: IntervalEvidence) -> bool:
-    if method in ("percentile", "bca", "resampled-t"):
+    if method in ("percentile", "bca", *FROM_RESAMPLES):
         return evidence.drawn is not None
     if method == "studentised":
         return evidence.drawn is not None and bool(np.isfinite(evidence.drawn.se_xB).any())

@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histotune.datasets.splits.split import tile_groups
+from histotune.evaluation import floors, held_out
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.config import EvaluationConfig
 from histotune.evaluation.findings import Finding
 from histotune.evaluation.floors import permuted_labels
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.material import Material
+from histotune.evaluation.plan import CrossFitPlan
 from histotune.heads.config import SweepConfig
 from histotune.statistics.predictions import IntervalConfig
 from histotune.tools.marks import NULL_GROUPED, NULL_RANDOM, PROBE
@@ -24,7 +26,7 @@ from tests.evaluation.conftest import Cohort, make_material
 MakeMaterial = Callable[..., Material]
 
 
-def leak_price(material: Material, draws: int = 3) -> Finding:
+def leak_price(material: Material, draws: int | None = 3) -> Finding:
     evaluation = EvaluationConfig(train_magnification="100X", outer_folds=4, leak_null_draws=draws, floors=())
     settings = StudySettings(evaluation, SweepConfig(penalties=(0.01, 0.1), folds=3), IntervalConfig(n_resamples=200))
     study = study_source((ArmMaterial(PROBE, material),), settings)
@@ -63,3 +65,30 @@ def test_only_the_random_split_scores_well_where_nothing_but_the_group_can_be_le
 
 def test_the_control_can_be_left_out(material: MakeMaterial) -> None:
     assert leak_price(material(), draws=0).row(NULL_GROUPED) is None
+
+
+def test_twenty_draws_by_default_their_mean_and_range_and_as_many_for_both_arms(
+    material: MakeMaterial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def counted(material: Material, plan: CrossFitPlan, *rest: object) -> tuple[float, ...] | None:
+        """Fail one fit of one arm: its draw must not count for the other arm either."""
+        calls.append(len(calls))
+        return None if len(calls) == 4 else (0.4 + 0.01 * len(calls), 0.5)
+
+    monkeypatch.setattr(floors, "plain_scores", counted)
+    finding = leak_price(material(), draws=None)
+    assert len(calls) == 40
+    for name, odd in ((NULL_GROUPED, 1), (NULL_RANDOM, 0)):
+        score = finding.row(name).score("auroc")
+        values = [0.4 + 0.01 * number for number in range(1, 41) if number % 2 == odd and number not in (3, 4)]
+        assert score.interval.method.startswith("mean and range of 19 permutations")
+        assert score.value == pytest.approx(np.mean(values))
+        assert (score.interval.low, score.interval.high) == pytest.approx((min(values), max(values)))
+
+
+def test_few_draws_where_a_fit_takes_long(material: MakeMaterial, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "QUICK_VALUES", 100)
+    finding = leak_price(material(), draws=None)
+    assert finding.row(NULL_GROUPED).score("auroc").interval.method.startswith("mean and range of 3 permutations")

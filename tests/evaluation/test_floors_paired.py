@@ -50,7 +50,7 @@ def test_each_floor_is_compared_on_the_same_tiles(material: Callable[..., Materi
     config = ComparisonConfig(family=(("probe", "twin"), ("probe", "majority class")), n_permutations=199, seed=0)
     direct = compare_arms(here, "balanced_accuracy", config, INTERVAL, within_folds=True)
     assert found["twin", "balanced_accuracy difference"].p_words == direct[0].in_words()
-    assert "adjusted by max-T over 2 comparisons" in direct[0].in_words()
+    assert "adjusted by Holm over 2 comparisons" in direct[0].in_words()
 
 
 def test_no_permutations_no_comparison(material: Callable[..., Material]) -> None:

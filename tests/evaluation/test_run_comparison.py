@@ -41,7 +41,8 @@ def test_a_family_holds_every_pair_once_with_the_paired_difference() -> None:
     assert [(pair.first, pair.second) for pair in auroc.comparisons] == [("a", "b"), ("a", "c"), ("b", "c")]
     assert {pair.correction for pair in auroc.comparisons} == {"max-T"} and auroc.marks == ("LEAKY",)
     expected = paired_difference(arms[0].predictions, arms[1].predictions, "auroc", INTERVAL)
-    assert auroc.comparisons[0].difference == expected
+    assert auroc.comparisons[0].difference.value == expected.value
+    assert "swaps whole groups between the arms, 199 swaps" in auroc.comparisons[0].difference.interval.method
     assert [name for name, _ in auroc.scores] == ["a", "b", "c"]
     first = compare_runs(arms, ["auroc"], ComparisonConfig(family="against the first", n_permutations=199), INTERVAL)
     assert [(pair.first, pair.second) for pair in first.families[0].comparisons] == [("b", "a"), ("c", "a")]

@@ -19,9 +19,13 @@ from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
 from histotune.heads.family import FoldPlan, SweepData, training_set
 from histotune.heads.label_efficiency import label_efficiency, nested_orders
 from histotune.heads.sweep import sweep
-from histotune.statistics.predictions import IntervalConfig
+from histotune.statistics.evaluators import Evaluator, make_evaluator
+from histotune.statistics.predictions import IntervalConfig, Predictions
+from histotune.statistics.sample import Sample, read_sample
+from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
 from tests.heads.samples import make_task
+from tests.statistics.samples import make_predictions
 
 CONFIG = SweepConfig(penalties=(0.03, 0.3, 3.0), folds=4, label_efficiency=LabelEfficiencyConfig(draws=3))
 INTERVAL = IntervalConfig(n_resamples=200)
@@ -86,6 +90,8 @@ def test_numbers_equal_scikit_learn_one_fit_at_a_time() -> None:
     assert row["value"] == pytest.approx(np.mean(values), abs=1e-9)
     assert row["low"] < row["value"] < row["high"]
     assert row["n_draws"] == 3
+    assert row["method"].startswith("t interval from leaving out one group at a time")
+    assert row["method"].endswith("the variance of the mean over draws added")
 
 
 def test_more_groups_help_and_row_order_changes_nothing() -> None:
@@ -119,6 +125,35 @@ def test_sizes_whose_subsets_lack_a_class_are_left_out_and_too_few_sizes_are_sai
     few = config.model_copy(update={"label_efficiency": LabelEfficiencyConfig(draws=2, sizes=(1, 6))})
     with pytest.raises(UserError, match="two sizes whose subsets hold every class"):
         label_efficiency(embeddings, task, head, few, INTERVAL)
+
+
+def test_who_trained_is_part_of_the_error() -> None:
+    """Draws that differ widen the interval; one draw alone has no such part."""
+    samples = [sample_of(shift) for shift in (0.0, 0.0, 0.0)], [sample_of(shift) for shift in (-0.8, 0.0, 0.8)]
+
+    def evaluate(one: Sample) -> Evaluator:
+        return make_evaluator("auroc", one, one.group_N, 20, within_folds=True)  # type: ignore[arg-type]
+
+    found = [module._with_interval("auroc", evaluate, some, INTERVAL) for some in samples]
+    alike, unlike = (high - low for _, low, high, _ in found if low is not None and high is not None)
+    assert unlike > 1.2 * alike
+    one = module._with_interval("auroc", evaluate, samples[0][:1], INTERVAL)
+    assert "draws" not in one[3]
+    score = score_predictions(predictions_of(0.0), ["auroc"], IntervalConfig(), within_folds=True)[0]
+    assert score.interval is not None
+    assert one[:3] == pytest.approx((score.value, score.interval.low, score.interval.high))
+
+
+def predictions_of(shift: float) -> Predictions:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(20), 6)
+    y = (group % 2).astype(np.int64)
+    margin = (1.0 + shift) * y + 0.6 * rng.standard_normal(20)[group] + rng.standard_normal(len(y))
+    return make_predictions(y, np.stack([np.zeros(len(y)), margin], axis=1), [f"g{g:02d}" for g in group])
+
+
+def sample_of(shift: float) -> Sample:
+    return read_sample(predictions_of(shift))
 
 
 def test_intervals_are_refused_with_the_reason_below_five_groups_per_class() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import polars as pl
 import pytest
+import scipy.stats
 
 from histotune.statistics.comparison import paired_difference
 from histotune.statistics.metrics import MetricName
-from histotune.statistics.predictions import IntervalConfig
+from histotune.statistics.predictions import IntervalConfig, Predictions
 from histotune.transfer.case import TransferCase
 from histotune.transfer.corrections import make_workbench, two_class_margins
 from histotune.transfer.differences import Contrasts, independent_difference
@@ -27,7 +29,33 @@ def test_two_arms_equal_the_paired_difference(transfer: Transfers, metric: Metri
     found = Contrasts(INTERVAL).score(metric, ((1.0, a), (-1.0, b)))
     peer = paired_difference(a.predictions, b.predictions, metric, INTERVAL)
     assert found.value == pytest.approx(peer.value, abs=1e-12)
-    assert (found.interval.low, found.interval.high) == pytest.approx((peer.interval.low, peer.interval.high))
+    # a sum of several arms is not swapped: its interval is that of leaving out one group, by hand here
+    groups = a.predictions.table["group_id"].to_numpy()
+    names = np.unique(groups)
+    without_G = [
+        paired_difference(
+            a.predictions.where(pl.col("group_id") != name),
+            b.predictions.where(pl.col("group_id") != name),
+            metric,
+            FEW,
+        ).value
+        for name in names
+    ]
+    error = np.sqrt((len(names) - 1) * np.var(without_G))
+    middle, reach = (found.interval.low + found.interval.high) / 2, (found.interval.high - found.interval.low) / 2
+    assert middle == pytest.approx(peer.value) and reach > 1.96 * error
+    assert reach == pytest.approx(error * scipy.stats.t.ppf(0.975, freedom(without_G, a.predictions)), rel=1e-6)
+
+
+FEW = IntervalConfig(min_groups_per_class=10**6)
+
+
+def freedom(without_G: list[float], predictions: Predictions) -> float:
+    """Satterthwaite's degrees of freedom from the kurtosis, at most the groups of the rarer class less one."""
+    square = (np.array(without_G) - np.mean(without_G)) ** 2
+    found = 2 * square.sum() ** 2 / ((square**2).sum() - square.sum() ** 2 / len(square))
+    held = predictions.table.group_by("y_true").agg(pl.col("group_id").n_unique())["group_id"]
+    return float(np.clip(found, 1.0, held.min() - 1.0))  # type: ignore[operator]
 
 
 def test_differences_of_differences_add_up(transfer: Transfers) -> None:

@@ -29,7 +29,8 @@ class EvaluationConfig(BaseModel):
         untuned_draws: Random heads drawn for the "untuned head" floor.
         leak_price: Also measure what a random image split would have claimed.
         leak_null_draws: Permutations of the labels among groups that both arms of the leak's price are repeated with;
-            0 leaves the null control out.
+            0 leaves the null control out. None: 20 where a fit is a matter of a second (at most 4 million values of
+            training tiles times columns), else 3.
         aggregation: How tiles become slides and groups, which are scored beside the tiles: by the mean of their
             probabilities, by the most positive tile (two classes; any positive tile makes a slide positive), or none.
         permutations: Permutations behind the p values of the paired differences to the floors, at least 99; 0
@@ -52,7 +53,7 @@ class EvaluationConfig(BaseModel):
     floors: tuple[Floor, ...] = ("majority", "random-weights", "colour-histogram", "untuned")
     untuned_draws: int = Field(100, ge=10)
     leak_price: bool = True
-    leak_null_draws: int = Field(3, ge=0)
+    leak_null_draws: int | None = Field(None, ge=0)
     aggregation: Aggregation = "mean"
     permutations: int = Field(1999, ge=0)
     robustness_k: int = Field(11, ge=0)

@@ -13,11 +13,13 @@ from histotune.evaluation.crossfit import plain_scores, spread_score
 from histotune.evaluation.findings import PairedDifference, ScoredArm, domain_order
 from histotune.evaluation.material import ScoredRows, build_predictions, domains_of
 from histotune.heads.head import untuned_logits
-from histotune.statistics.comparison import compare_arms
+from histotune.heads.label_efficiency import nested_orders
+from histotune.statistics.comparison import KNOWN_OF_CONSTANT, compare_arms
 from histotune.statistics.metrics import auroc, balanced_accuracy
 from histotune.statistics.predictions import ComparisonConfig, Interval, Score
+from histotune.statistics.sample import class_signatures
 from histotune.tools.devices import SMALL_ROWS, map_small
-from histotune.tools.marks import NULL_GROUPED, NULL_RANDOM, UNTUNED
+from histotune.tools.marks import NULL_GROUPED, NULL_RANDOM, RANDOM_SEEDS, UNTUNED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +57,25 @@ def majority_predictions(
         str(like.table["split_hash"][0]),
     )
     return build_predictions(material, scored)
+
+
+KNOWN = (
+    "the known value of a head that tells no two tiles apart; what its folds measure differs from it by chance alone"
+)
+
+
+def with_known_values(row: ScoredArm) -> ScoredArm:
+    """Give a floor that says the same of every tile its known values where it has them.
+
+    Over folds the majority may change, and a balanced accuracy below chance says nothing but that: it would flatter
+    every difference to it.
+    """
+    known = {score.name: score.chance for score in row.scores if score.name in KNOWN_OF_CONSTANT}
+    scores = tuple(
+        replace(score, value=known[score.name], interval=None, reason=KNOWN) if score.name in known else score
+        for score in row.scores
+    )
+    return replace(row, scores=scores)
 
 
 def untuned_arms(
@@ -170,11 +191,13 @@ def null_arms(material: Material, plan: NullPlan, like: tuple[ScoredArm, ScoredA
     small = int(plan.grouped.train_N.sum()) <= SMALL_ROWS
     how = (plan.sweep, plan.support)
     found = map_small(lambda job: plain_scores(*job, how, domain, METRICS), jobs, small)
-    kept = [[values for values in found[place::2] if values is not None] for place in (0, 1)]
+    # A draw counts where both arms could be fitted, so that they are compared over the same permutations.
+    both = [pair for pair in zip(found[::2], found[1::2], strict=True) if pair[0] is not None and pair[1] is not None]
+    if not both:
+        return ()
     return tuple(
-        _row(name, arm, values)
-        for name, arm, values in zip((NULL_GROUPED, NULL_RANDOM), like, kept, strict=True)
-        if values
+        _row(name, arm, [values for values in arm_values if values is not None])
+        for name, arm, arm_values in zip((NULL_GROUPED, NULL_RANDOM), like, zip(*both, strict=True), strict=True)
     )
 
 
@@ -186,12 +209,83 @@ def _relabelled(material: Material, rng: np.random.Generator) -> Material:
 
 
 def _row(name: str, arm: ScoredArm, values: list[tuple[float, ...]]) -> ScoredArm:
-    words = f"range of {len(values)} permutations, not a confidence interval"
-    scores = tuple(
-        spread_score(metric, arm, (float(one_R.min()), float(np.median(one_R)), float(one_R.max())), words)
+    words = f"mean and range of {len(values)} permutations, not a confidence interval"
+    scores = _mean_and_range(arm, values, words)
+    return replace(arm, arm=name, trained_on="the same tiles, labels permuted among groups", scores=scores)
+
+
+def _mean_and_range(like: ScoredArm, values: list[tuple[float, ...]], words: str) -> tuple[Score, ...]:
+    return tuple(
+        spread_score(metric, like, (float(one_R.min()), float(one_R.mean()), float(one_R.max())), words)
         for metric, one_R in zip(METRICS, np.array(values).T, strict=True)
     )
-    return replace(arm, arm=name, trained_on="the same tiles, labels permuted among groups", scores=scores)
+
+
+# ------------------------------------------------------------------------------
+# Random weights drawn again: how much of a floor is the luck of one draw.
+
+
+N_TWINS = 2
+"""Further draws of the weights."""
+MOST_TWIN_TILES = 1000
+
+
+def twin_rows(tiles: TileSet, train_magnification: str | None, seed: int) -> NDArray[np.int64]:
+    """Return the tiles on which further draws of random weights are tried: at most 1,000, drawn by group.
+
+    Whole groups are taken, those that hold the same classes in proportion; where these are too large for ten of them
+    to fit, as many tiles of each group as there is room for.
+    """
+    wanted_N = tiles.labels_N >= 0
+    if train_magnification is not None:
+        wanted_N &= (tiles.table["magnification"] == train_magnification).fill_null(value=False).to_numpy()
+    rows = np.flatnonzero(wanted_N)
+    rows = rows[np.argsort(np.array(tiles.tile_ids)[rows])]
+    if len(rows) <= MOST_TWIN_TILES:
+        return np.sort(rows)
+    names = np.array(tile_groups(tiles))[rows]
+    distinct, group_n = np.unique(names, return_inverse=True)
+    holds_GK = class_signatures(tiles.labels_N[rows], group_n, len(distinct), len(tiles.class_names))
+    order_G = nested_orders(holds_GK, 1, np.random.Generator(np.random.PCG64(seed)))[0]
+    size_G = np.bincount(group_n)
+    kept = order_G[np.cumsum(size_G[order_G]) <= MOST_TWIN_TILES]
+    if len(kept) >= min(LEAST_TWIN_GROUPS, len(distinct)):
+        return np.sort(rows[np.isin(group_n, kept)])
+    room = max(1, MOST_TWIN_TILES // len(distinct))
+    place_n = np.concatenate([np.arange(size) for size in size_G])[np.argsort(np.argsort(group_n, kind="stable"))]
+    return np.sort(rows[place_n < room][:MOST_TWIN_TILES])
+
+
+LEAST_TWIN_GROUPS = 10
+
+
+def twins_arm(
+    like: ScoredArm, materials: Sequence[Material], plan: CrossFitPlan, how: tuple[SweepConfig, SweepSupport]
+) -> ScoredArm | None:
+    """Return the mean and range over draws of random weights, each with its own tuned probe; None where one failed.
+
+    Args:
+        like: The row of the first draw.
+        materials: The tiles as each draw sees them: the first draw's as a whole, and the others' few tiles.
+        plan: Who trains and who is scored, of all tiles.
+        how: The sweep, and solved fits.
+    """
+    whole, *twins = materials
+    place = {tile_id: row for row, tile_id in enumerate(whole.tiles.tile_ids)}
+    rows = np.array([place[tile_id] for tile_id in twins[0].tiles.tile_ids if tile_id in place], np.int64)
+    part = replace(plan, train_N=plan.train_N[rows], fold_N=plan.fold_N[rows])
+    domain = pl.col("domain") == like.domain
+    draws = [whole.take(rows), *twins]
+    found = [plain_scores(one, part, how, domain, METRICS) for one in draws if len(one.tiles) == len(rows)]
+    values = [one for one in found if one is not None and np.isfinite(one).all()]
+    if len(values) < len(draws):
+        return None
+    words = f"mean and range of {len(values)} draws of random weights on the same tiles, not a confidence interval"
+    scored = whole.take(rows[part.fold_N >= 0]).tiles
+    scores = tuple(
+        replace(score, n_tiles=len(scored), n_groups=scored.n_groups) for score in _mean_and_range(like, values, words)
+    )
+    return replace(like, arm=RANDOM_SEEDS, trained_on=f"{len(rows):,} tiles, {like.trained_on}", scores=scores)
 
 
 # ------------------------------------------------------------------------------

@@ -12,7 +12,15 @@ from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.crossfit import CrossFit, cross_fit, repeat_plans, repeated_arm
 from histotune.evaluation.findings import Finding, Scored, ScoredArm
-from histotune.evaluation.floors import NullPlan, compare_first, majority_predictions, null_arms, untuned_arms
+from histotune.evaluation.floors import (
+    NullPlan,
+    compare_first,
+    majority_predictions,
+    null_arms,
+    twins_arm,
+    untuned_arms,
+    with_known_values,
+)
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts, score_units
@@ -20,7 +28,7 @@ from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.statistics.comparison import paired_difference
 from histotune.tools.devices import SMALL_ROWS, map_small
-from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, TOO_NARROW
+from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS, TOO_NARROW
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,6 +42,10 @@ if TYPE_CHECKING:
     from histotune.heads.config import SweepConfig
     from histotune.heads.head import SweepResult
     from histotune.statistics.predictions import IntervalConfig, Predictions
+
+
+QUICK_VALUES, QUICK_DRAWS, SLOW_DRAWS = 2**22, 20, 3
+"""Values of training tiles x columns up to which a fit takes about a second, and draws of the null control."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +126,15 @@ class SourceStudy:
     embedding_map: pl.DataFrame | None = None
 
 
-def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> SourceStudy:
+def study_source(
+    arms: tuple[ArmMaterial, ...], settings: StudySettings, twins: tuple[Material, ...] = ()
+) -> SourceStudy:
     """Cross-fit every arm over the same folds, or train on one part and score another, at every magnification.
 
     Args:
         arms: The probe first, then floors that are backbones with their own tuned probe; same tiles.
         settings: What to score and how.
+        twins: Some of the tiles as further draws of the random weights see them.
 
     Returns:
         The findings.
@@ -138,6 +153,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     labelled = np.flatnonzero((tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
     rows = score_arms(arms[0].material, scored, trained_on, marks_of(tiles, plan.split), labelled, settings)
     inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
+    inside = _with_twins(inside, arms, plan, settings, twins)
     probes = [row for row in inside.rows if row.arm == arms[0].arm]
     read = [EmbeddedArm(arm.arm, arm.material, fit.final.head.pooling) for arm, fit in zip(arms, fits, strict=True)]
     index = score_robustness(read, scored[0][1], probes, settings.robustness)
@@ -172,7 +188,8 @@ def score_arms(
     """Score every arm on every domain; untuned heads, on some rows of the material, last."""
     arms: list[ScoredArm] = []
     for arm, predictions in scored:
-        arms += score_domains(arm, predictions, trained_on, settings.interval, marks)
+        rows_of_arm = score_domains(arm, predictions, trained_on, settings.interval, marks)
+        arms += map(with_known_values, rows_of_arm) if arm == MAJORITY else rows_of_arm
     if "untuned" in settings.evaluation.floors:
         arms += untuned_arms(material, rows, settings.evaluation.untuned_draws, settings.evaluation.seed, marks)
     return tuple(arms)
@@ -218,6 +235,25 @@ def _with_repeats(finding: Finding, material: Material, plan: SourcePlan, settin
     if row is None:
         return replace(finding, notes=(*finding.notes, "Training-set variability: other folds could not be trained."))
     return replace(finding, rows=(finding.rows[0], row, *finding.rows[1:]))
+
+
+def _with_twins(
+    finding: Finding,
+    arms: tuple[ArmMaterial, ...],
+    plan: SourcePlan,
+    settings: StudySettings,
+    twins: tuple[Material, ...],
+) -> Finding:
+    """Add how the random-weight floor moves when its weights are drawn again, behind that floor."""
+    place = next((number for number, row in enumerate(finding.rows) if row.arm == RANDOM_WEIGHTS), None)
+    whole = next((arm.material for arm in arms if arm.arm == RANDOM_WEIGHTS), None)
+    if place is None or whole is None or not twins:
+        return finding
+    row = twins_arm(finding.rows[place], (whole, *twins), plan.fit, (settings.sweep, settings.support))
+    if row is None:
+        why = "Other draws of the random weights: some of their folds could not be trained on so few tiles."
+        return replace(finding, notes=(*finding.notes, why))
+    return replace(finding, rows=(*finding.rows[: place + 1], row, *finding.rows[place + 1 :]))
 
 
 def _cross_magnification(
@@ -293,8 +329,9 @@ def _leak_price(
             DIFFERENCE, rows[0].domain, trained_on, rows[0].input_mpp, differences, (*_with_leaky(marks), *narrow)
         )
     )
-    if settings.evaluation.leak_null_draws:
-        rows += null_arms(material, _null_plan(material, plan, settings), (rows[0], rows[1]))
+    null = _null_plan(material, plan, settings)
+    if null.n_draws:
+        rows += null_arms(material, null, (rows[0], rows[1]))
     protocol = (
         "AUROC of each arm counts pairs of tiles that one head scored, which are those within a fold of that arm. Both "
         "arms: the same tiles, the same fold sizes and class counts, the same sweep and selection rule; only in "
@@ -308,6 +345,9 @@ def _null_plan(material: Material, plan: SourcePlan, settings: StudySettings) ->
     leaky = _leaky_plan(material, plan.fit, settings)
     grouped = replace(plan.fit, fold_N=np.where(plan.fit.train_N, plan.fit.fold_N, -1))
     draws, seed = settings.evaluation.leak_null_draws, settings.evaluation.seed
+    if draws is None:
+        size = int(plan.fit.train_N.sum()) * material.embeddings.matrix_ND.shape[1]
+        draws = QUICK_DRAWS if size <= QUICK_VALUES else SLOW_DRAWS
     return NullPlan(grouped, leaky, settings.sweep, draws, seed, settings.support)
 
 

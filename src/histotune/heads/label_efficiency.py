@@ -6,7 +6,7 @@ groups, so that a larger subset holds the smaller ones. Each head is scored on t
 large one.
 """
 
-# n tiles of the training set, G groups, K classes, T trials, M draws, B resamples
+# n tiles of the training set, G groups, K classes, T trials, M draws
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ import polars as pl
 from histotune.heads.family import FoldPlan, SweepData, SweepSupport, TrainingSet, check_task, full_logits, training_set
 from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import make_family
-from histotune.statistics.evaluators import make_evaluator
-from histotune.statistics.intervals import MAX_UNDEFINED_SHARE, resampling_units
-from histotune.statistics.sample import Sample, class_signatures, draw_counts
+from histotune.statistics.evaluators import make_evaluator, sums_evaluator
+from histotune.statistics.intervals import earned_interval, resampling_units
+from histotune.statistics.metrics import mean_sums
+from histotune.statistics.sample import Sample, class_signatures
+from histotune.statistics.scores import point_value
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from histotune.heads.config import SweepConfig
     from histotune.heads.family import Family, Refit, SweepTask, Trial
     from histotune.heads.head import Head
+    from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import IntervalConfig
 
@@ -46,7 +49,7 @@ SCHEMA = {
     "metric": pl.String, "n_groups": pl.Int64, "n_tiles": pl.Float64, "value": pl.Float64,
     "low": pl.Float64, "high": pl.Float64, "n_draws": pl.Int64, "method": pl.String,
 }  # fmt: skip
-METHOD = "percentile bootstrap over the scored groups and the draws together"
+WITH_DRAWS = ", the variance of the mean over draws added"
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def label_efficiency(
         n_tiles = float(np.mean([one.part.n_tiles for one in subsets if one.size == size]))
         samples = [_sample(logit_nK, data, part, task.class_names) for logit_nK in logit_MnK]
         for name, evaluate in by_metric.items():
-            value, low, high, method = _with_interval(evaluate, samples, interval)
+            value, low, high, method = _with_interval(name, evaluate, samples, interval)
             records.append((name, size, n_tiles, value, low, high, len(samples), method))
     return pl.DataFrame(records, schema=SCHEMA, orient="row").sort("metric", "n_groups", descending=[True, False])
 
@@ -248,18 +251,18 @@ def _sample(logit_nK: Float, data: SweepData, part: TrainingSet, class_names: tu
     )
 
 
-def _metrics(data: SweepData, part: TrainingSet) -> dict[str, Callable[[Sample], Callable[[Float], Float]]]:
-    """Return each metric as a function of a draw's tiles that gives a function of group counts (B, G)."""
+def _metrics(data: SweepData, part: TrainingSet) -> dict[MetricName, Callable[[Sample], Evaluator]]:
+    """Return each metric as a function of a draw's tiles that gives a function of group weights."""
 
-    def library(name: MetricName) -> Callable[[Sample], Callable[[Float], Float]]:
+    def library(name: MetricName) -> Callable[[Sample], Evaluator]:
         return lambda sample: make_evaluator(name, sample, part.group_n, part.n_groups, within_folds=True)
 
-    def group_loss(sample: Sample) -> Callable[[Float], Float]:
+    def group_loss(sample: Sample) -> Evaluator:
         loss_n = -np.log(np.maximum(sample.probability_NK[np.arange(len(sample.y_N)), sample.y_N], 1e-300))
         loss_G = loss_n @ group_means(part.group_n, part.n_groups)
-        return lambda counts_BG: np.asarray((counts_BG @ loss_G) / counts_BG.sum(axis=1))
+        return sums_evaluator(mean_sums(loss_G), np.arange(part.n_groups), part.n_groups)
 
-    found: dict[str, Callable[[Sample], Callable[[Float], Float]]] = {"log_loss": group_loss}
+    found: dict[MetricName, Callable[[Sample], Evaluator]] = {"log_loss": group_loss}
     found["balanced_accuracy"] = library("balanced_accuracy")
     if data.n_classes == 2:
         found["auroc"] = library("auroc")
@@ -267,26 +270,21 @@ def _metrics(data: SweepData, part: TrainingSet) -> dict[str, Callable[[Sample],
 
 
 def _with_interval(
-    evaluate: Callable[[Sample], Callable[[Float], Float]], samples: Sequence[Sample], config: IntervalConfig
+    name: MetricName, evaluate: Callable[[Sample], Evaluator], samples: Sequence[Sample], config: IntervalConfig
 ) -> tuple[float, float | None, float | None, str]:
-    """Return the mean over draws and its interval: groups and draws are resampled together."""
+    """Return the mean over draws and its interval: over the scored groups, and over the draws."""
     units = resampling_units(samples[0], config)
     evaluators = [evaluate(sample) for sample in samples]
-    value = float(np.mean([one(np.ones((1, units.n_units)))[0] for one in evaluators]))
+    value_M = np.array([point_value(one, units) for one in evaluators])
+    value = float(value_M.mean())
     if units.refusal or config.cluster != "group" or not np.isfinite(value):
         return value, None, None, units.refusal or "intervals need groups"
-    # Every resample of the groups is scored for all draws, and as many draws are drawn with replacement and averaged.
-    first = samples[0]
-    holds_GK = class_signatures(first.y_N, units.unit_N, units.n_units, len(first.class_names))
-    counts = draw_counts(holds_GK, config.n_resamples, config.seed)
-    value_MB = np.concatenate([np.stack([one(counts_BG) for one in evaluators]) for counts_BG in counts], axis=1)
-    rng = np.random.Generator(np.random.PCG64([config.seed, len(samples)]))
-    drawn_MB = rng.integers(0, len(samples), value_MB.shape)
-    mean_B = np.take_along_axis(value_MB, drawn_MB, axis=0).mean(axis=0)
-    defined = mean_B[np.isfinite(mean_B)]
-    if len(defined) < (1.0 - MAX_UNDEFINED_SHARE) * len(mean_B):
-        return value, None, None, f"undefined on {len(mean_B) - len(defined)} of {len(mean_B)} resamples"
-    low, high = np.quantile(defined, [(1.0 - config.level) / 2.0, (1.0 + config.level) / 2.0])
-    if low == high:
-        return value, None, None, "degenerate: every resample gives the same value, which says nothing about its error"
-    return value, float(low), float(high), METHOD
+    # The groups that are scored are those of every draw, so that the mean is left without each of them as a whole; who
+    # trained is another chance, independent of it: the variance of the mean over draws is added.
+    without_G = np.mean([one.without_each() for one in evaluators], axis=0)
+    n_draws = len(samples)
+    more = (float(value_M.var(ddof=1)) / n_draws, n_draws - 1.0) if n_draws > 1 else None
+    found = earned_interval((name, value), without_G, units.strata, config, more)
+    if found is None:
+        return value, None, None, "degenerate: no group and no draw changes the value, which says nothing of its error"
+    return value, found.low, found.high, found.method + (WITH_DRAWS if more else "")

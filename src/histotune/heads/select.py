@@ -69,6 +69,11 @@ def group_means(group_n: Int, n_groups: int) -> Float:
     return np.asarray(of_group_nG / of_group_nG.sum(axis=0))
 
 
+def left_out_means(value_G: Float) -> Float:
+    """Return the mean over groups without each of them: (sum - own) / (G - 1)."""
+    return np.asarray((value_G.sum() - value_G) / max(len(value_G) - 1, 1))
+
+
 def ranking_scores(found: OutOfFold, y_n: Int, part: TrainingSet) -> Float:
     """Return each trial's AUROC within inner folds (T,); NaN outside binary tasks and where a trial diverged."""
     if found.logit_TnK.shape[2] != 2:

@@ -17,7 +17,6 @@ from histotune.heads.calibrate import (
     calibrate,
     choose_threshold,
     group_chunks,
-    group_interval,
 )
 from histotune.heads.family import (
     Family,
@@ -44,14 +43,18 @@ from histotune.heads.select import (
     choose_trial,
     describe_selection,
     group_means,
+    left_out_means,
     paired_differences,
     ranking_scores,
     score_trials,
     tile_losses,
 )
 from histotune.heads.sweep_memory import check_memory
+from histotune.statistics.bounds import Strata
+from histotune.statistics.evaluators import PairsEvaluator, win_matrix
+from histotune.statistics.intervals import earned_interval
 from histotune.statistics.metrics import balanced_accuracy_sums, weighted_auroc
-from histotune.statistics.predictions import Interval
+from histotune.statistics.predictions import IntervalConfig
 from histotune.statistics.sample import class_signatures, draw_counts
 from histotune.tools.devices import find_device
 
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from histotune.heads.family import OutOfFold, Refit, TrainingSet
     from histotune.heads.head import Calibration, Selection
     from histotune.heads.select import TrialScores
+    from histotune.statistics.metrics import MetricName
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -74,7 +78,7 @@ CONTEXT = ("trained_on", "backbone", "arm", "family")
 OUTCOME = ("log_loss", "log_loss_se", "auroc", "converged", "diverged", "chosen")
 """Columns of a table of trials before and behind the trials' own settings."""
 N_RESAMPLES = 500
-LEVEL = 0.95
+MOST_UNITS = 2048
 MAX_UNDEFINED_SHARE = 0.05
 BIAS_CORRECTED_NOTE = "covers the choice among trials; scores are those of out-of-fold logits, not calibrated"
 NESTED_NOTE = "covers the choice among trials, the refit, the calibration and the threshold"
@@ -327,14 +331,19 @@ def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Pr
     # groups it left out.
     n_classes = solved.found.logit_TnK.shape[2]
     holds_GK = class_signatures(y_n, part.group_n, part.n_groups, n_classes)
-    count_BG = np.concatenate(list(draw_counts(holds_GK, N_RESAMPLES, config.seed)))
+    count_BG = np.concatenate(list(draw_counts(Strata.of(holds_GK).stratum_G, N_RESAMPLES, config.seed)))
     count_BG = count_BG[(count_BG == 0).any(axis=1)]
     choice_B = resample_choices(solved, procedure.trials, config.selection_rule, count_BG)
     out_BG = (count_BG == 0).astype(np.float64)
+    strata, share_T = Strata.pooled(holds_GK), np.bincount(choice_B, minlength=len(procedure.trials)) / len(choice_B)
+    out_BG = (count_BG == 0).astype(np.float64)
     loss_BG = solved.scores.loss_TG[choice_B]
-    found = [_bootstrap_score("log_loss", (loss_BG * out_BG).sum(axis=1) / out_BG.sum(axis=1))]
+    mean_loss = float(((loss_BG * out_BG).sum(axis=1) / out_BG.sum(axis=1)).mean())
+    # Its error: leaving out one group at a time, among the choices in the shares that resamples made them.
+    loss_G = share_T[share_T > 0] @ solved.scores.loss_TG[share_T > 0]
+    found = [_group_score("log_loss", mean_loss, left_out_means(loss_G), strata)]
     if n_classes == 2:
-        found.append(_bootstrap_score("auroc", _out_of_bag_auroc(solved, y_n, choice_B, out_BG)))
+        found.append(_out_of_bag_auroc(solved, y_n, choice_B, out_BG, share_T))
     return replace(selection, honesty="bias-corrected", honest=_defined(found), note=BIAS_CORRECTED_NOTE)
 
 
@@ -357,28 +366,29 @@ def resample_choices(solved: Solved, trials: Sequence[Trial], rule: SelectionRul
     return np.array(chosen)
 
 
-def _out_of_bag_auroc(solved: Solved, y_n: Int, choice_B: Int, out_BG: Float) -> Float:
-    """Return the AUROC of every resample's choice on the groups it left out (B,); NaN where there is no pair."""
+def _out_of_bag_auroc(solved: Solved, y_n: Int, choice_B: Int, out_BG: Float, share_T: Float) -> NestedEstimate:
+    """Return the mean AUROC of every resample's choice on the groups it left out."""
     part, values_B = solved.part, np.full(len(choice_B), np.nan)
+    # More groups than that are left out by the block: the table of wins grows with their square.
+    n_units = min(part.n_groups, MOST_UNITS)
+    unit_n, ranked, left_out_U = part.group_n % n_units, 0.0, np.zeros(n_units)
     for t in np.unique(choice_B):
-        members = np.flatnonzero(choice_B == t)
+        logit_nK, members = solved.found.logit_TnK[t], np.flatnonzero(choice_B == t)
         for chunk in group_chunks(len(members), part.n_tiles):
             rows = members[chunk]
-            weight_Bn = out_BG[rows][:, part.group_n]
-            values_B[rows] = weighted_auroc(y_n, solved.found.logit_TnK[t], weight_Bn, part.fold_n)
-    return values_B
-
-
-def _bootstrap_score(name: str, values_B: Float) -> NestedEstimate:
-    """Return the mean over resamples and their percentiles."""
+            values_B[rows] = weighted_auroc(y_n, logit_nK, out_BG[rows][:, part.group_n], part.fold_n)
+        margin_n = logit_nK[:, 1] - logit_nK[:, 0]
+        wins = PairsEvaluator(*win_matrix(y_n == 1, margin_n, unit_n, n_units, part.fold_n))
+        ranked += share_T[t] * float(wins(np.ones((1, n_units)))[0])
+        left_out_U += share_T[t] * wins.without_each()
     defined = values_B[np.isfinite(values_B)]
     if not len(defined):
-        return NestedEstimate(name, float("nan"))
+        return NestedEstimate("auroc", float("nan"))
+    value = float(defined.mean())
     if len(defined) < (1.0 - MAX_UNDEFINED_SHARE) * len(values_B):
-        return NestedEstimate(name, float(defined.mean()))
-    low, high = np.quantile(defined, [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
-    method = f"bias-corrected cross-validation, {len(values_B)} resamples of groups"
-    return NestedEstimate(name, float(defined.mean()), Interval(float(low), float(high), LEVEL, method))
+        return NestedEstimate("auroc", value)
+    strata = Strata.pooled(class_signatures(y_n, unit_n, n_units, 2))
+    return _group_score("auroc", value, left_out_U - ranked + value, strata)
 
 
 def outer_parts(part: TrainingSet, data: SweepData, task: SweepTask, procedure: Procedure) -> list[TrainingSet]:
@@ -400,15 +410,15 @@ def nested(
         p_nK = softmax(logit_nK[held])
         binary = data.n_classes == 2
         said_n[held] = p_nK[:, 1] >= solved.decision.threshold if binary else p_nK.argmax(axis=1)
-    # Delete-one-group values: the mean over the other groups is (sum - own) / (G - 1).
+    strata = Strata.pooled(class_signatures(y_n, part.group_n, part.n_groups, data.n_classes))
     loss_G = tile_losses(logit_nK[None], y_n)[0] @ group_means(part.group_n, part.n_groups)
-    total = loss_G.sum()
-    left_out_G = (total - loss_G) / max(part.n_groups - 1, 1)
-    found = [_jackknife_score("log_loss", float(loss_G.mean()), left_out_G)]
+    found = [_group_score("log_loss", float(loss_G.mean()), left_out_means(loss_G), strata)]
     if data.n_classes == 2:
-        found.append(_weighted_score("auroc", part, lambda w_Bn: weighted_auroc(y_n, logit_nK, w_Bn, part.fold_n)))
+        found.append(
+            _weighted_score("auroc", (part, strata), lambda w_Bn: weighted_auroc(y_n, logit_nK, w_Bn, part.fold_n))
+        )
     recalls = balanced_accuracy_sums(y_n, said_n, data.n_classes)
-    found.append(_weighted_score("balanced_accuracy", part, recalls.value))
+    found.append(_weighted_score("balanced_accuracy", (part, strata), recalls.value))
     return replace(selection, honesty="nested", honest=_defined(found), note=NESTED_NOTE)
 
 
@@ -424,15 +434,19 @@ def refit_logits(refit: Refit, x_nD: NDArray[np.floating]) -> Float:
     return np.asarray(unit_nH @ refit.weight_KD.T + refit.bias_K)
 
 
-def _weighted_score(name: str, part: TrainingSet, metric: Callable[[Float], Float]) -> NestedEstimate:
-    """Return a metric of weighted tiles with its group-jackknife interval."""
+def _weighted_score(
+    name: MetricName, over: tuple[TrainingSet, Strata], metric: Callable[[Float], Float]
+) -> NestedEstimate:
+    """Return a metric of weighted tiles with the interval that it earned."""
+    part, strata = over
     left_out_G = np.empty(part.n_groups)
     for groups in group_chunks(part.n_groups, part.n_tiles):
         left_out_G[groups] = metric((part.group_n != groups[:, None]).astype(np.float64))
-    return _jackknife_score(name, float(metric(np.ones((1, part.n_tiles)))[0]), left_out_G)
+    return _group_score(name, float(metric(np.ones((1, part.n_tiles)))[0]), left_out_G, strata)
 
 
-def _jackknife_score(name: str, value: float, left_out_G: Float) -> NestedEstimate:
-    if len(left_out_G) < MIN_GROUPS or not np.isfinite(left_out_G).all():
+def _group_score(name: MetricName, value: float, left_out_G: Float, strata: Strata) -> NestedEstimate:
+    """Return an estimate with the interval that its metric earned; none with too few groups."""
+    if len(left_out_G) < MIN_GROUPS:
         return NestedEstimate(name, value)
-    return NestedEstimate(name, value, group_interval(value, left_out_G))
+    return NestedEstimate(name, value, earned_interval((name, value), left_out_G, strata, IntervalConfig()))

@@ -87,7 +87,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Strata:
-    """Kinds of units: those of one kind hold the same classes.
+    """Kinds of units: each is drawn, and left out, among its kind.
 
     Attributes:
         stratum_G: Kind per unit, from 0.
@@ -99,9 +99,14 @@ class Strata:
 
     @classmethod
     def of(cls, holds_GK: NDArray[np.bool_]) -> Strata:
-        """Read the kinds off the classes each unit holds."""
+        """Make units that hold the same classes one kind: how many there are of each is then no chance."""
         codes = holds_GK @ (1 << np.arange(holds_GK.shape[1]))
         return cls(np.unique(codes, return_inverse=True)[1].ravel(), holds_GK)
+
+    @classmethod
+    def pooled(cls, holds_GK: NDArray[np.bool_]) -> Strata:
+        """Make all units one kind: how many hold each class is then chance as well."""
+        return cls(np.zeros(len(holds_GK), np.int64), holds_GK)
 
     @property
     def size_H(self) -> Int:
@@ -112,6 +117,11 @@ class Strata:
     def per_class_K(self) -> Int:
         """Units that hold each class."""
         return np.asarray(self.holds_GK.sum(axis=0), dtype=np.int64)
+
+    @property
+    def rarest(self) -> Int:
+        """Units that hold the rarest class."""
+        return np.asarray(self.per_class_K.min())
 
     def centres(self, value_xG: Float, weight_xG: Float | None = None) -> Float:
         """Return each unit's centre: the mean of its kind, or of all units where it is the only one of its kind."""
@@ -239,9 +249,9 @@ def degrees_of_freedom(pull_xG: Float, strata: Strata) -> Float:
         sum_x = square_xg.sum(axis=-1)
         total_x += sum_x
         spread_x += np.maximum((square_xg**2).sum(axis=-1) - sum_x**2 / size, 0.0)
-    most = float(strata.per_class_K.min() - 1)
-    found_x = np.nan_to_num(ratio(2.0 * total_x**2, spread_x), nan=most)
-    return np.asarray(np.clip(found_x, 1.0, most))
+    most = np.maximum(strata.rarest - 1.0, 1.0)
+    found_x = ratio(2.0 * total_x**2, spread_x)
+    return np.clip(np.where(np.isnan(found_x), most, found_x), 1.0, most)
 
 
 def slope_se(slope_xBG: Float, counts_BG: Float, strata: Strata) -> Float:
@@ -318,9 +328,15 @@ def studentised_bounds(
 # The candidate methods of an interval, side by side: what each needs and the bounds it gives
 
 
-Method = Literal["percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "obuchowski-t"]
+Method = Literal[
+    "percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "resampled-skewed-t", "obuchowski-t"
+]
 METHODS: tuple[Method, ...] = get_args(Method)
-BOOTSTRAPS: tuple[Method, ...] = ("percentile", "bca", "studentised", "resampled-t")
+FROM_RESAMPLES: tuple[Method, ...] = ("resampled-t", "resampled-skewed-t")
+"""t intervals whose error comes from resamples."""
+LENGTHENED: tuple[Method, ...] = ("skewed-t", "resampled-skewed-t")
+"""t intervals that are longer towards the long tail."""
+BOOTSTRAPS: tuple[Method, ...] = ("percentile", "bca", "studentised", *FROM_RESAMPLES)
 
 
 @dataclass(frozen=True)
@@ -333,12 +349,15 @@ class IntervalEvidence:
         drawn: Values, and errors for the studentised bootstrap, on resamples; None where none were drawn.
         components_xG: DeLong's structural components of an AUROC, centred and summed by unit, of positive and of
             negative tiles; None where the metric has none.
+        more: A variance from elsewhere that is added, such as that of the draws that a value is the mean of, and its
+            degrees of freedom.
     """
 
     point_x: Float
     without_xG: Float | None = None
     drawn: Resampled | None = None
     components_xG: tuple[Float, Float] | None = None
+    more: tuple[float, float] | None = None
 
 
 def method_bounds(
@@ -358,13 +377,23 @@ def method_bounds(
     if method == "obuchowski-t" and evidence.components_xG is not None:
         variance_x = obuchowski_variance(*evidence.components_xG, strata)
         df_x = degrees_of_freedom(np.add(*evidence.components_xG), strata)
-    elif method == "resampled-t" and evidence.drawn is not None:
+    elif method in FROM_RESAMPLES and evidence.drawn is not None:
         variance_x = resampled_variance(evidence.drawn.values_xB, evidence.without_xG, strata)
-    elif method == "skewed-t":
-        skewness_x = jackknife_skewness(evidence.without_xG, strata)
-    elif method not in ("jackknife-t", "obuchowski-t"):
+    elif method not in ("jackknife-t", "skewed-t", "obuchowski-t"):
         raise ValueError(f"{method} needs resamples")
+    if method in LENGTHENED:
+        skewness_x = jackknife_skewness(evidence.without_xG, strata)
+    variance_x, df_x = _with_more(variance_x, df_x, evidence)
     return _t_bounds(evidence.point_x, np.sqrt(variance_x), df_x, scale, level, skewness_x)
+
+
+def _with_more(variance_x: Float, df_x: Float, evidence: IntervalEvidence) -> tuple[Float, Float]:
+    """Add a variance from elsewhere, with the degrees of freedom of the sum (Satterthwaite 1946)."""
+    if evidence.more is None or not evidence.more[0] > 0.0:
+        return variance_x, df_x
+    added, added_df = evidence.more
+    total_x = variance_x + added
+    return total_x, total_x**2 / (variance_x**2 / df_x + added**2 / added_df)
 
 
 def _t_bounds(
@@ -403,15 +432,15 @@ def all_agree(evidence: IntervalEvidence) -> NDArray[np.bool_]:
     return np.asarray(spread_x <= FLAT)
 
 
-def independent_units(name: MetricName, strata: Strata) -> int:
+def independent_units(name: MetricName, strata: Strata) -> Int:
     """Return how many independent units speak for a metric where all agree.
 
     A metric that sets classes against one another needs a unit of every class at a time: disjoint tuples count.
     """
     n_units, n_classes = len(strata.stratum_G), len(strata.per_class_K)
     if metric_kind(name).needs_every_class or name == "mcc":
-        return min(int(strata.per_class_K.min()), n_units // n_classes)
-    return n_units
+        return np.maximum(np.minimum(strata.rarest, n_units // n_classes), 1)
+    return np.asarray(n_units)
 
 
 def agreed_bounds(
@@ -430,7 +459,7 @@ def agreed_bounds(
 # Exact bounds where every unit agrees, as for a perfect score: no spread says how wrong it is
 
 
-def flat_bounds(value_x: Float, n_units: int, scale: Scale, level: float) -> tuple[Float, Float]:
+def flat_bounds(value_x: Float, n_units: Int | int, scale: Scale, level: float) -> tuple[Float, Float]:
     """Return the exact bound where every unit agrees, such as for a perfect score.
 
     Let d be the share of units (or of disjoint tuples with a unit of every class) that would not agree. All n
@@ -443,7 +472,7 @@ def flat_bounds(value_x: Float, n_units: int, scale: Scale, level: float) -> tup
     return value_x - share * (value_x - scale.low), value_x + share * (scale.high - value_x)
 
 
-def flat_average_precision(share: float, prevalence_x: Float) -> Float:
+def flat_average_precision(share: Float | float, prevalence_x: Float) -> Float:
     """Return the average precision of a perfect ranking but for a share of the negatives above every positive.
 
     Of all ways to lose that share of the pairs this costs the average precision most: at recall r the precision is

@@ -11,14 +11,28 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from histotune.statistics.bounds import Scale
+from histotune.statistics.bounds import FLAT, Scale, Strata
 from histotune.statistics.evaluators import SumEvaluator, make_evaluator
-from histotune.statistics.intervals import SMALL_TILES, PointEstimate, make_intervals, resampling_units
-from histotune.statistics.metrics import fold_rows, metric_kind
-from histotune.statistics.predictions import Score
+from histotune.statistics.intervals import (
+    PointEstimate,
+    make_intervals,
+    mix_words,
+    narrow_words,
+    p_against,
+    resampling_units,
+)
+from histotune.statistics.metrics import MetricName, fold_rows, metric_kind
+from histotune.statistics.predictions import Interval, Score
 from histotune.statistics.sample import read_sample
-from histotune.statistics.scores import RANKING, check_metric, point_value, refusal, undefined_reason
-from histotune.tools.devices import one_blas_thread
+from histotune.statistics.scores import (
+    chance_level,
+    check_metric,
+    estimate_or_reason,
+    point_value,
+    refusal,
+    undefined_reason,
+)
+from histotune.statistics.swaps import EQUAL, draw_swaps, moved_groups, p_value, permute
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
@@ -28,18 +42,18 @@ if TYPE_CHECKING:
 
     from histotune.statistics.evaluators import Evaluator
     from histotune.statistics.intervals import Units
-    from histotune.statistics.metrics import MetricName
     from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions, Weighting
     from histotune.statistics.sample import Sample
+    from histotune.statistics.swaps import PermutationResult, Swaps
 
-    Float = NDArray[np.float64]
     Bool = NDArray[np.bool_]
 
 
 Correction = Literal["none", "max-T", "Holm"]
-EQUAL = 1e-12
-"""Statistics closer than this tie; a tie counts against the difference."""
-CHUNK = 512
+KNOWN_OF_CONSTANT: tuple[MetricName, ...] = ("auroc", "balanced_accuracy", "mcc")
+"""Metrics whose value is known for an arm that says the same of every tile: their chance level."""
+N_SWAPS = 1999
+"""Swaps behind the interval of a difference that stands alone."""
 
 
 def paired_difference(
@@ -60,16 +74,12 @@ def paired_difference(
     Raises:
         UserError: The tiles, labels, groups or classes of the two arms differ, or the metric is unknown.
     """
-    check_metric(metric)
-    samples = read_sample(a), read_sample(b)
-    check_same_tiles(a, b, *samples)
-    units = resampling_units(samples[0], interval)
-    reason = undefined_reason(metric, samples[0]) or undefined_reason(metric, samples[1])
-    arms = [
-        make_evaluator(metric, one, units.unit_N, units.n_units, within_folds=within_folds)
-        for one in (() if reason else samples)
-    ]
-    return contrast(metric, tuple(zip((1.0, -1.0), arms, strict=False)), units, reason)
+    pair = _pair((a, b), ("a", "b"), metric, interval, within_folds=within_folds)
+    if pair.kind == "swaps":
+        rng = np.random.Generator(np.random.PCG64(interval.seed))
+        swaps = draw_swaps(moved_groups(*pair.samples, pair.units), N_SWAPS, rng)
+        return _with_reach(pair, permute(metric, pair.samples, pair.units, swaps, within_folds=within_folds))
+    return pair.difference
 
 
 def contrast(metric: MetricName, terms: tuple[tuple[float, Evaluator], ...], units: Units, reason: str = "") -> Score:
@@ -79,15 +89,18 @@ def contrast(metric: MetricName, terms: tuple[tuple[float, Evaluator], ...], uni
     plain = Score(f"{metric} difference", math.nan, None, len(sample.y_N), sample.n_groups, weighting, reason, 0.0)
     if reason:
         return plain
-    # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
-    evaluator, kind = SumEvaluator(terms), metric_kind(metric, sample.n_classes)
-    width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
-    value, found = point_value(evaluator, units), None
-    reason = refusal(metric, value, units)
+    estimate, found = _contrast_estimate(metric, terms, units), None
+    reason = refusal(metric, estimate.value, units)
     if not reason:
-        estimate = PointEstimate(metric, evaluator, value, Scale(-width, width, linear=True))
         found, reason = make_intervals([estimate], units)[0]
-    return replace(plain, value=value, interval=found, reason=reason)
+    return replace(plain, value=estimate.value, interval=found, reason=reason)
+
+
+def _contrast_estimate(metric: MetricName, terms: tuple[tuple[float, Evaluator], ...], units: Units) -> PointEstimate:
+    # A weighted sum of metrics can reach half the sum of the weights' sizes times their range, on either side.
+    evaluator, kind = SumEvaluator(terms), metric_kind(metric, units.sample.n_classes)
+    width = (kind.high - kind.low) * sum(abs(weight) for weight, _ in terms) / 2.0
+    return PointEstimate(metric, evaluator, point_value(evaluator, units), Scale(-width, width, linear=True))
 
 
 def check_same_tiles(a: Predictions, b: Predictions, sample_a: Sample, sample_b: Sample) -> None:
@@ -122,13 +135,15 @@ class Comparison:
         first: Name of the first arm.
         second: Name of the second arm.
         difference: First less second, with its paired interval.
-        p_value: Two-sided permutation p of this comparison alone; NaN with the reason in ``difference``.
-        smallest_p: The least p that these groups can give.
+        p_value: Two-sided p of this comparison alone, at most 1 - level exactly where the interval of ``difference``
+            leaves 0 out; NaN with the reason there.
+        smallest_p: The least p that these groups can give by swaps; NaN where none were made.
         p_adjusted: Adjusted for the family.
         correction: How.
         n_family: Comparisons in the family.
         n_permutations: Assignments listed or drawn.
         exact: All assignments were listed.
+        known: The known value of a constant arm, with which the other was compared; None elsewhere.
     """
 
     first: str
@@ -141,6 +156,7 @@ class Comparison:
     n_family: int
     n_permutations: int
     exact: bool
+    known: float | None = None
 
     def in_words(self) -> str:
         """Return the p value with the smallest attainable one, and how it was adjusted."""
@@ -148,6 +164,10 @@ class Comparison:
             return f"no p value: {self.difference.reason}"
         how = "all swaps listed" if self.exact else f"{self.n_permutations:,} swaps drawn"
         text = f"p = {self.p_value:.2g} (smallest attainable {self.smallest_p:.2g}; {how})"
+        if not self.n_permutations:
+            text = f"p = {self.p_value:.2g} (of its interval)"
+        if self.known is not None:
+            text = f"p = {self.p_value:.2g} (of its interval, against the known {self.known:g} of a constant arm)"
         if self.correction == "none":
             return text
         return f"{text}; adjusted by {self.correction} over {self.n_family} comparisons: p = {self.p_adjusted:.2g}"
@@ -155,10 +175,28 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _Pair:
+    """Two arms and how they are compared.
+
+    Attributes:
+        names: Their names.
+        samples: Their tiles.
+        units: What is swapped or left out.
+        metric: What is compared.
+        kind: ``swaps``; ``known``: against the known value of a constant arm; ``t``: their folds differ, so that no
+            prediction could have come from the other arm, or all groups agree; ``none``: there is no interval.
+        difference: With its interval, but for ``swaps``, where it comes with them.
+        p_value: Of ``known`` and ``t``.
+        known: The known value, and NaN elsewhere.
+    """
+
     names: tuple[str, str]
     samples: tuple[Sample, Sample]
     units: Units
+    metric: MetricName
+    kind: Literal["swaps", "known", "t", "none"]
     difference: Score
+    p_value: float = math.nan
+    known: float = math.nan
 
 
 def compare_arms(
@@ -191,14 +229,25 @@ def compare_arms(
         >>> found[0].p_adjusted, found[0].smallest_p  # doctest: +SKIP
         (0.0312, 0.0001)
     """
-    pairs = [_pair(arms, names, metric, interval, within_folds=within_folds) for names in family_of(arms, config)]
-    tested = [
-        number for number, pair in enumerate(pairs) if np.isfinite(pair.difference.value) and pair.units.refusal == ""
+    pairs = [
+        _pair((arms[one], arms[other]), (one, other), metric, interval, within_folds=within_folds)
+        for one, other in family_of(arms, config)
     ]
-    results, swaps = _permute([pairs[number] for number in tested], metric, config, within_folds=within_folds)
-    correction, adjusted = _adjust(results, swaps)
-    by_pair = {number: (results[k], adjusted[k], swaps[k]) for k, number in enumerate(tested)}
-    return tuple(_comparison(pair, by_pair.get(number), correction, len(pairs)) for number, pair in enumerate(pairs))
+    swapped = [number for number, pair in enumerate(pairs) if pair.kind == "swaps"]
+    results, swaps = _permute([pairs[number] for number in swapped], metric, config, within_folds=within_folds)
+    by_pair = dict(zip(swapped, zip(results, swaps, strict=True), strict=True))
+    p_values = {number: result.p_value for number, (result, _) in by_pair.items()}
+    p_values |= {number: pair.p_value for number, pair in enumerate(pairs) if math.isfinite(pair.p_value)}
+    correction, adjusted = _adjust(p_values, by_pair)
+    return tuple(
+        _comparison(
+            replace(pair, p_value=p_values.get(number, math.nan)),
+            by_pair.get(number),
+            adjusted.get(number, math.nan),
+            (correction, len(pairs)),
+        )
+        for number, pair in enumerate(pairs)
+    )
 
 
 def family_of(arms: Mapping[str, Predictions], config: ComparisonConfig) -> tuple[tuple[str, str], ...]:
@@ -223,18 +272,99 @@ def family_of(arms: Mapping[str, Predictions], config: ComparisonConfig) -> tupl
 
 
 def _pair(
-    arms: Mapping[str, Predictions],
+    arms: tuple[Predictions, Predictions],
     names: tuple[str, str],
     metric: MetricName,
     interval: IntervalConfig,
     *,
     within_folds: bool,
 ) -> _Pair:
-    a, b = arms[names[0]], arms[names[1]]
-    samples = read_sample(a), read_sample(b)
-    check_same_tiles(a, b, *samples)
-    difference = paired_difference(a, b, metric, interval, within_folds=within_folds)
-    return _Pair(names, samples, resampling_units(samples[0], interval), difference)
+    """Read two arms, and compare them unless swaps are to."""
+    check_metric(metric)
+    samples = read_sample(arms[0]), read_sample(arms[1])
+    check_same_tiles(*arms, *samples)
+    units = resampling_units(samples[0], interval)
+    reason = undefined_reason(metric, samples[0]) or undefined_reason(metric, samples[1])
+    known = () if reason else tuple(known_value(metric, one, within_folds=within_folds) for one in samples)
+    if known and (math.isnan(known[0]) != math.isnan(known[1])):
+        return _against_known(metric, (samples, units, names), known, within_folds=within_folds)
+    tables = [
+        make_evaluator(metric, one, units.unit_N, units.n_units, within_folds=within_folds)
+        for one in (() if reason else samples)
+    ]
+    terms = tuple(zip((1.0, -1.0), tables, strict=False))
+    difference = contrast(metric, terms, units, reason)
+    if difference.interval is None:
+        return _Pair(names, samples, units, metric, "none", difference)
+    evaluator = SumEvaluator(terms)
+    agree = bool((np.abs(evaluator.without_each() - difference.value) <= FLAT).all())
+    other_folds = within_folds and metric == "auroc" and bool((samples[0].fold_N != samples[1].fold_N).any())
+    if not other_folds and (not agree or difference.value == 0.0):
+        return _Pair(names, samples, units, metric, "swaps", difference)
+    if not agree:
+        # The error of a difference is known as well as there are groups, not as groups of the rarer class.
+        alike = Strata(units.strata.stratum_G, np.ones((units.n_units, 1), bool))
+        units = replace(units, strata=alike)
+        difference = contrast(metric, terms, units)
+    p = p_against(_contrast_estimate(metric, terms, units), 0.0, units)
+    return _Pair(names, samples, units, metric, "t", difference, p)
+
+
+def known_value(metric: MetricName, sample: Sample, *, within_folds: bool) -> float:
+    """Return what a metric is for an arm that tells no two tiles (of a fold) apart; NaN for other arms and metrics.
+
+    Such a head ranks nothing (AUROC 0.5), says one class (balanced accuracy 1 / K), and is uncorrelated with the labels
+    (MCC 0) whatever tiles it meets; over folds that say different classes its measured value differs by chance.
+    """
+    value = chance_level(metric, sample) if metric in KNOWN_OF_CONSTANT else math.nan
+    folds = fold_rows(sample.fold_N if within_folds else None, len(sample.y_N))
+    constant = all(bool((sample.probability_NK[rows] == sample.probability_NK[rows[0]]).all()) for rows in folds)
+    return value if constant else math.nan
+
+
+def _against_known(
+    metric: MetricName,
+    pair: tuple[tuple[Sample, Sample], Units, tuple[str, str]],
+    known: tuple[float, ...],
+    *,
+    within_folds: bool,
+) -> _Pair:
+    """Compare an arm with the known value of a constant one: its own interval, moved, and that interval's p."""
+    samples, units, names = pair
+    place = 0 if math.isnan(known[0]) else 1
+    value, sign = known[1 - place], 1.0 - 2.0 * place
+    estimate, reason = estimate_or_reason(metric, replace(units, sample=samples[place]), within_folds=within_folds)
+    plain = Score(f"{metric} difference", math.nan, None, len(samples[0].y_N), samples[0].n_groups, reason=reason)
+    plain = replace(plain, chance=0.0)
+    if estimate is None:
+        return _Pair(names, samples, units, metric, "none", plain)
+    plain = replace(plain, value=sign * (estimate.value - value))
+    found, why = (None, reason) if reason else make_intervals([estimate], units)[0]
+    if found is None:
+        return _Pair(names, samples, units, metric, "none", replace(plain, reason=why))
+    ends = sorted(sign * (end - value) for end in (found.low, found.high))
+    words = f"{found.method}; against the known value {value:g} of a constant arm"
+    moved = replace(found, low=ends[0], high=ends[1], method=words)
+    p = p_against(estimate, value, units)
+    return _Pair(names, samples, units, metric, "known", replace(plain, interval=moved), p, value)
+
+
+def _with_reach(pair: _Pair, result: PermutationResult) -> Score:
+    """Return a difference with the interval that its swaps give."""
+    config, plain = pair.units.config, pair.difference
+    if not result.t_P.any():
+        return plain  # no group tells the arms apart: the exact bound stands
+    reach, allowed = result.reach(config.level)
+    if not allowed and plain.interval is not None:  # too few groups differ: no narrower than a t interval would be
+        reach = max(reach, plain.value - plain.interval.low, plain.interval.high - plain.value)
+    kind = metric_kind(pair.metric, pair.samples[0].n_classes)
+    widest = kind.high - kind.low
+    low, high = (float(np.clip(plain.value + way * reach, -widest, widest)) for way in (-1.0, 1.0))
+    n = len(result.t_P)
+    how = f"all {n:,} swaps" if result.exact else f"{n:,} swaps"
+    text = f"interval of the test that swaps whole {config.cluster}s between the arms, {how}{mix_words(config)}"
+    text += narrow_words(config)
+    return replace(plain, interval=Interval(low, high, config.level, text), reason="")
 
 
 def _permute(
@@ -266,151 +396,49 @@ def _same_tiles(pairs: list[_Pair]) -> bool:
     )
 
 
-def _adjust(results: list[PermutationResult], swaps: list[Swaps]) -> tuple[Correction, list[float]]:
-    p_values = [result.p_value for result in results]
-    if len(results) < 2:
+def _adjust(
+    p_values: dict[int, float], by_pair: dict[int, tuple[PermutationResult, Swaps]]
+) -> tuple[Correction, dict[int, float]]:
+    """Adjust the p values of a family: by max-T where all come from one set of swaps, else by Holm."""
+    numbers = sorted(p_values)
+    if len(numbers) < 2:
         return "none", p_values
-    if all(swap is swaps[0] for swap in swaps):
-        return "max-T", max_t(results, swaps[0])
-    return "Holm", holm(p_values)
+    swaps = [by_pair[number][1] for number in numbers if number in by_pair]
+    if len(swaps) == len(numbers) and all(one is swaps[0] for one in swaps):
+        return "max-T", dict(zip(numbers, max_t([by_pair[number][0] for number in numbers], swaps[0]), strict=True))
+    return "Holm", dict(zip(numbers, holm([p_values[number] for number in numbers]), strict=True))
 
 
 def _comparison(
-    pair: _Pair, found: tuple[PermutationResult, float, Swaps] | None, correction: Correction, n_family: int
+    pair: _Pair, found: tuple[PermutationResult, Swaps] | None, adjusted: float, family: tuple[Correction, int]
 ) -> Comparison:
-    nan = float("nan")
+    plain = Comparison(*pair.names, pair.difference, pair.p_value, math.nan, adjusted, *family, 0, exact=False)
     if found is None:
-        return Comparison(*pair.names, pair.difference, nan, nan, nan, correction, n_family, 0, exact=False)
-    result, adjusted, swaps = found
-    return Comparison(
-        *pair.names,
-        pair.difference,
-        p_value=result.p_value,
+        return replace(plain, known=None if math.isnan(pair.known) else pair.known)
+    result, swaps = found
+    return replace(
+        plain,
+        difference=_with_reach(pair, result),
         smallest_p=result.smallest_p,
-        p_adjusted=adjusted,
-        correction=correction,
-        n_family=n_family,
         n_permutations=len(swaps.swapped_PG),
         exact=swaps.exact,
     )
 
 
-# ------------------------------------------------------------------------------
-# Tests that swap all of a group's predictions together: what a difference between two heads is worth
-
-
-@dataclass(frozen=True)
-class Swaps:
-    """Which groups change arms in each permutation.
-
-    Attributes:
-        swapped_PG: True where a group's predictions change arms.
-        exact: Every assignment is listed once, the one observed among them.
-    """
-
-    swapped_PG: Bool
-    exact: bool
-
-
-@dataclass(frozen=True)
-class PermutationResult:
-    """A difference and its distribution where the arms are alike.
-
-    Attributes:
-        difference: Metric of the first arm less metric of the second.
-        permuted_P: The difference under every permutation.
-        p_value: Two-sided.
-        smallest_p: The least p that these groups and this many permutations can give.
-        exact: All assignments were listed.
-    """
-
-    difference: float
-    permuted_P: Float
-    p_value: float
-    smallest_p: float
-    exact: bool
-
-
-def moved_groups(first: Sample, second: Sample, units: Units) -> Bool:
-    """Return the groups in which the arms differ at all: swapping others changes nothing."""
-    differs_N = (first.score_NK != second.score_NK).any(axis=1) | (first.predicted_N != second.predicted_N)
-    differs_N |= (first.probability_NK != second.probability_NK).any(axis=1)
-    return np.bincount(units.unit_N[differs_N], minlength=units.n_units) > 0
-
-
-def draw_swaps(moved_G: Bool, n_permutations: int, rng: np.random.Generator) -> Swaps:
-    """List every assignment where there are few enough, or draw."""
-    n_moved = int(moved_G.sum())
-    exact = n_moved < 31 and 2**n_moved <= n_permutations
-    if exact:
-        drawn = (np.arange(2**n_moved)[:, None] >> np.arange(n_moved)) & 1 == 1
-    else:
-        drawn = rng.random((n_permutations, n_moved)) < 0.5
-    swapped_PG = np.zeros((len(drawn), len(moved_G)), bool)
-    swapped_PG[:, moved_G] = drawn
-    return Swaps(swapped_PG, exact)
-
-
-def permute(
-    metric: MetricName, arms: tuple[Sample, Sample], units: Units, swaps: Swaps, *, within_folds: bool = False
-) -> PermutationResult:
-    """Test a difference by swapping the arms' predictions in whole groups.
-
-    Where the heads are alike, the predictions of a group could as well have come from the other arm; tiles of a group
-    move together because they are not independent. Ranking metrics compare ranks within each arm, because two heads'
-    scores share no scale (Bandos, Rockette & Gur, Stat. Med. 2005). Ranks depend on their whole arm, so the test is
-    exact for the other metrics and approximate for these: p values are slightly too small with few groups.
-    """
-    both = _stack(metric, arms, within_folds=within_folds)
-    unit_N = np.concatenate([units.unit_N, units.unit_N + units.n_units])
-    with one_blas_thread(len(unit_N) <= SMALL_TILES):
-        evaluate = make_evaluator(metric, both, unit_N, 2 * units.n_units, within_folds=within_folds)
-
-        def difference(swapped_PG: Bool) -> Float:
-            z_PG = swapped_PG.astype(np.float64)
-            stays = np.hstack([1.0 - z_PG, z_PG])
-            goes = np.hstack([z_PG, 1.0 - z_PG])
-            return np.asarray(evaluate(stays) - evaluate(goes))
-
-        observed = float(difference(np.zeros((1, units.n_units), bool))[0])
-        chunks = [
-            difference(swaps.swapped_PG[start : start + CHUNK]) for start in range(0, len(swaps.swapped_PG), CHUNK)
-        ]
-    permuted_P = np.concatenate(chunks)
-    n_moved = int(moved_groups(*arms, units).sum())
-    smallest = least_p(n_moved, swaps)
-    return PermutationResult(
-        observed, permuted_P, p_value(abs(observed), np.abs(permuted_P), swaps), smallest, swaps.exact
-    )
-
-
-def p_value(observed: float, permuted_P: Float, swaps: Swaps) -> float:
-    """Return the share of permutations at least as extreme; drawn ones count the observed assignment as one more."""
-    n_extreme = int((permuted_P >= observed - EQUAL).sum())
-    if swaps.exact:
-        return n_extreme / len(permuted_P)
-    return (n_extreme + 1) / (len(permuted_P) + 1)
-
-
-def least_p(n_moved: int, swaps: Swaps) -> float:
-    """Return the least attainable p: an assignment and its mirror image give the same absolute difference."""
-    listed = min(1.0, 2.0 ** (1 - n_moved))
-    return listed if swaps.exact else max(listed, 1.0 / (len(swaps.swapped_PG) + 1))
-
-
 def max_t(results: Sequence[PermutationResult], swaps: Swaps) -> list[float]:
-    """Return p values adjusted for a family by the step-down maximum of |difference| / its permutation SD.
+    """Return p values adjusted for a family by the step-down maximum of t.
 
     All comparisons are permuted by the same swaps, so that the maximum knows how they hang together (Westfall & Young,
     Resampling-Based Multiple Testing, 1993, algorithm 4.1).
     """
-    # t_c = |difference| / s_c with s_c the root mean square of the permuted differences; from the largest t down, p is
-    # the share of permutations whose largest t among the comparisons not yet passed reaches it, and p never falls.
-    permuted_CP = np.abs(np.stack([result.permuted_P for result in results]))
-    spread_C = np.sqrt((permuted_CP**2).mean(axis=1))
+    # Each comparison's t over the root mean square of its t under swaps, so that those without an error count alike;
+    # from the largest down, p is the share of swaps whose largest among the comparisons not yet passed reaches it, and
+    # p never falls.
+    t_CP = np.stack([result.t_P for result in results])
+    spread_C = np.sqrt((t_CP**2).mean(axis=1))
     unit_C = np.where(spread_C > EQUAL, spread_C, np.inf)
-    t_CP = permuted_CP / unit_C[:, None]
-    t_C = np.abs([result.difference for result in results]) / unit_C
+    t_CP = t_CP / unit_C[:, None]
+    t_C = np.array([result.t for result in results]) / unit_C
     order = np.argsort(-t_C, kind="stable")
     adjusted, least = [1.0] * len(results), 0.0
     for step, number in enumerate(order):
@@ -428,39 +456,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         least = max(least, min(1.0, (len(p_values) - step) * p_values[number]))
         adjusted[number] = least
     return adjusted
-
-
-def _stack(metric: MetricName, arms: tuple[Sample, Sample], *, within_folds: bool) -> Sample:
-    """Return both arms' tiles as one sample, scores as ranks within their arm where the metric ranks."""
-    first, second = arms
-    scores = [arm.score_NK for arm in arms]
-    if metric in RANKING:
-        folds = fold_rows(first.fold_N if within_folds and metric == "auroc" else None, len(first.y_N))
-        scores = [_ranks(arm.score_NK, folds) for arm in arms]
-    patient_N = None
-    if first.patient_N is not None and second.patient_N is not None:
-        patient_N = np.concatenate([first.patient_N, second.patient_N + first.patient_N.max() + 1])
-    # Rows 0..N-1 are the first arm's tiles and N..2N-1 the second's, so that the units of the second arm are numbered
-    # behind those of the first and a swap exchanges two weights.
-    return replace(
-        first,
-        y_N=np.tile(first.y_N, 2),
-        probability_NK=np.concatenate([arm.probability_NK for arm in arms]),
-        score_NK=np.concatenate(scores),
-        predicted_N=np.concatenate([arm.predicted_N for arm in arms]),
-        fold_N=np.tile(first.fold_N, 2),
-        patient_N=patient_N,
-        group_N=None,
-        order=np.tile(first.order, 2),
-    )
-
-
-def _ranks(score_NK: Float, folds: list[NDArray[np.int64]]) -> Float:
-    from scipy.stats import rankdata
-
-    rank_NK = np.zeros_like(score_NK)
-    for rows in folds:
-        rank_NK[rows] = rankdata(score_NK[rows], axis=0)
-    if score_NK.shape[1] == 2:
-        rank_NK[:, 0] = 0.0  # a binary ranking is the difference of the columns
-    return rank_NK

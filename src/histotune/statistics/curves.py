@@ -19,7 +19,7 @@ from histotune.statistics.bounds import (
     independent_units,
     method_bounds,
 )
-from histotune.statistics.intervals import ERROR_RESAMPLES, resampling_units, simulated_band_coverage
+from histotune.statistics.intervals import ERROR_RESAMPLES, mix_words, resampling_units, simulated_band_coverage
 from histotune.statistics.metrics import SLACK, ranking_tasks, ratio, tie_blocks
 from histotune.statistics.sample import draw_counts, read_sample
 
@@ -134,7 +134,7 @@ def curve_bands(predictions: Predictions, config: IntervalConfig) -> CurveBands:
     # Each ranking is read at all places on the same resamples of whole groups (or of tiles).
     method: Method = "percentile" if by_tile else "resampled-t"
     n_resamples = min(config.n_resamples, MAX_RESAMPLES if by_tile else ERROR_RESAMPLES)
-    counts = list(draw_counts(units.strata.holds_GK, n_resamples, config.seed))
+    counts = list(draw_counts(units.strata.stratum_G, n_resamples, config.seed))
     tasks = ranking_tasks(sample.y_N, sample.score_NK)
     labels = [1] if len(tasks) == 1 else range(len(tasks))
     classes = tuple(
@@ -153,7 +153,7 @@ def _method_text(config: IntervalConfig, n_resamples: int) -> str:
             f"{at} percentile bands, {n_resamples:,} resamples of tiles; TOO NARROW: tiles of one case are not "
             "independent"
         )
-    return f"{at} t intervals, error from {n_resamples:,} resamples of whole groups, class-stratified"
+    return f"{at} t intervals, error from {n_resamples:,} resamples of whole groups{mix_words(config)}"
 
 
 @dataclass(frozen=True)
@@ -164,9 +164,13 @@ class Places:
     recall_M: Float
 
     def read(self, true_BT: Weights, false_BT: Weights) -> Float:
-        """Return the values of many curves, (B, places)."""
+        """Return the values of many curves, (B, places); NaN where a resample drew one class only."""
+        values_BM = np.full((len(true_BT), len(self.fpr_M) + len(self.recall_M)), np.nan)
+        whole_B = (true_BT[:, -1] > 0) & (false_BT[:, -1] > 0)
+        true_BT, false_BT = true_BT[whole_B], false_BT[whole_B]
         roc_BM = sensitivity_at(true_BT, false_BT, self.fpr_M)
-        return np.concatenate([roc_BM, precision_at(true_BT, false_BT, self.recall_M)], axis=1)
+        values_BM[whole_B] = np.concatenate([roc_BM, precision_at(true_BT, false_BT, self.recall_M)], axis=1)
+        return values_BM
 
 
 @dataclass(frozen=True)

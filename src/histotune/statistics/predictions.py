@@ -157,11 +157,15 @@ class IntervalConfig(BaseModel):
 
     Attributes:
         method: ``auto`` takes the method that each metric earned in the coverage study (docs/intervals.md).
-            ``percentile``, ``bca`` and ``studentised`` are class-stratified bootstraps over groups. The others are t
-            intervals on the logit scale (log-loss: log scale; calibration errors: square root), the error from leaving
-            out one group at a time (``jackknife-t``; ``skewed-t`` lengthens the side of the long tail), from resamples
-            (``resampled-t``), or from DeLong's components summed by group (``obuchowski-t``: AUROC of two classes;
-            others take the jackknife).
+            ``percentile``, ``bca`` and ``studentised`` are bootstraps over groups. The others are t intervals on the
+            logit scale (log-loss: log scale; calibration errors: square root), the error from leaving out one group at
+            a time (``jackknife-t``; ``skewed-t`` lengthens the side of the long tail), from resamples
+            (``resampled-t``; ``resampled-skewed-t`` lengthens it as well), or from DeLong's components summed by group
+            (``obuchowski-t``: AUROC of two classes; others take the jackknife).
+        mix: ``sampled``: how many groups hold each class is chance as well, so groups are resampled (and left out)
+            across classes; the interval is unconditional. ``fixed``: the numbers were chosen, such as so many cases of
+            each class, so groups are resampled within kinds that hold the same classes; the interval is conditional on
+            the mix of classes and says so.
         level: Nominal coverage.
         n_resamples: Bootstrap resamples.
         cluster: ``group`` resamples whole groups; ``tile`` pretends tiles are independent and is marked TOO NARROW.
@@ -172,8 +176,17 @@ class IntervalConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal[
-        "auto", "percentile", "bca", "studentised", "jackknife-t", "skewed-t", "resampled-t", "obuchowski-t"
+        "auto",
+        "percentile",
+        "bca",
+        "studentised",
+        "jackknife-t",
+        "skewed-t",
+        "resampled-t",
+        "resampled-skewed-t",
+        "obuchowski-t",
     ] = "auto"
+    mix: Literal["sampled", "fixed"] = "sampled"
     level: float = Field(0.95, gt=0, lt=1)
     n_resamples: int = Field(2000, ge=100)
     cluster: Literal["group", "tile"] = "group"

@@ -121,18 +121,17 @@ def class_signatures(y_N: Int, unit_N: Int, n_units: int, n_classes: int) -> NDA
     return holds
 
 
-def draw_counts(holds_GK: NDArray[np.bool_], n_resamples: int, seed: int) -> Iterator[Float]:
+def draw_counts(stratum_G: Int, n_resamples: int, seed: int) -> Iterator[Float]:
     """Yield how often each unit was drawn, in chunks of resamples.
 
-    Units are drawn with replacement within strata of equal class signature, so that every resample holds as many
-    units of each kind as the data; a unit that holds several classes moves as one.
+    Units are drawn with replacement within their stratum, so that every resample holds as many units of each as the
+    data; a unit that holds several classes moves as one.
     """
     # One bincount counts a whole chunk: resample b of a stratum draws as many of its members as it has, numbered from b
     # n_units on.
     rng = np.random.Generator(np.random.PCG64(seed))
-    n_units = len(holds_GK)
-    _, stratum_G = np.unique(holds_GK, axis=0, return_inverse=True)
-    strata = [np.flatnonzero(stratum_G.ravel() == code) for code in range(int(stratum_G.max()) + 1)]
+    n_units = len(stratum_G)
+    strata = [np.flatnonzero(stratum_G == code) for code in range(int(stratum_G.max()) + 1)]
     chunk = int(np.clip(CHUNK_VALUES // n_units, 16, min(CHUNK_ROWS, n_resamples)))
     for start in range(0, n_resamples, chunk):
         n = min(chunk, n_resamples - start)

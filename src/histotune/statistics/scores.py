@@ -66,7 +66,7 @@ def score_predictions(
     for name in metrics:
         check_metric(name)
     units = resampling_units(read_sample(predictions), interval)
-    found = [_estimate_or_reason(name, units, within_folds=within_folds) for name in metrics]
+    found = [estimate_or_reason(name, units, within_folds=within_folds) for name in metrics]
     made = iter(make_intervals([estimate for estimate, reason in found if estimate is not None and not reason], units))
     return tuple(
         _score(name, estimate, *((None, reason) if reason else next(made)), units.sample)
@@ -74,7 +74,7 @@ def score_predictions(
     )
 
 
-def _estimate_or_reason(name: MetricName, units: Units, *, within_folds: bool) -> tuple[PointEstimate | None, str]:
+def estimate_or_reason(name: MetricName, units: Units, *, within_folds: bool) -> tuple[PointEstimate | None, str]:
     """Return a metric's value, and why it or its interval is missing; empty where neither is."""
     sample = units.sample
     if reason := undefined_reason(name, sample):

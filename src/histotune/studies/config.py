@@ -119,6 +119,10 @@ class ExperimentConfig(BaseModel):
         data["sweep"].pop("label_efficiency")
         for name in ("split", "allow_leaky", "permutations", "robustness_k", "embedding_map"):
             data["evaluation"].pop(name)
+        if data["interval"]["mix"] == "sampled":  # choices only where they are some, so that older ones keep their hash
+            data["interval"].pop("mix")
+        if data["evaluation"]["leak_null_draws"] is None:
+            data["evaluation"]["leak_null_draws"] = 3  # what the default was; no choice of a head hangs on it
         if data["protocol"] is None:
             data.pop("protocol")
         for name in ("source", "target"):

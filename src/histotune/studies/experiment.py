@@ -24,7 +24,7 @@ from histotune.report.pictures import largest_errors
 from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
-from histotune.studies.setup import claimed_folder, embed_arms, set_up_experiment
+from histotune.studies.setup import claimed_folder, embed_arms, embed_twins, set_up_experiment
 from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.evaluation.external import TargetStudy
     from histotune.evaluation.held_out import SourceStudy
+    from histotune.evaluation.material import Material
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.setup import Setup
 
@@ -69,10 +70,22 @@ class RunResult(ShownAsTables):
 
 @dataclass(frozen=True)
 class Embedded:
-    """An experiment's data as every arm sees them; empty where there is no source, or no target."""
+    """An experiment's data as every arm sees them; empty where there is no source, or no target.
+
+    Attributes:
+        source: The source as every arm sees it.
+        target: The target.
+        twins: Some of the source's tiles as further draws of the random weights see them.
+    """
 
     source: tuple[ArmMaterial, ...]
     target: tuple[ArmMaterial, ...]
+    twins: tuple[Material, ...] = ()
+
+    @property
+    def materials(self) -> tuple[Material, ...]:
+        """Everything that was embedded."""
+        return (*(arm.material for arms in self.both for arm in arms), *self.twins)
 
     @property
     def both(self) -> tuple[tuple[ArmMaterial, ...], ...]:
@@ -119,7 +132,8 @@ def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:
     config = setup.config
     source, target = (setup.tiles, setup.external) if config.source is not None else (None, setup.tiles)
     source_arms = embed_arms(setup, config.source, source, watch)
-    return Embedded(source_arms, embed_arms(setup, config.target, target, watch))
+    twins = embed_twins(setup, source_arms[0].material.tiles, watch) if source_arms else ()
+    return Embedded(source_arms, embed_arms(setup, config.target, target, watch), twins)
 
 
 def _study(setup: Setup, embedded: Embedded, watch: Stopwatch) -> Studies:
@@ -129,7 +143,7 @@ def _study(setup: Setup, embedded: Embedded, watch: Stopwatch) -> Studies:
     source, target = None, None
     if embedded.source:
         with watch.stage(f"sweep and score {embedded.source[0].material.tiles.name}"):
-            source = study_source(embedded.source, settings)
+            source = study_source(embedded.source, settings, embedded.twins)
     if embedded.target:
         with watch.stage(f"sweep and score {embedded.target[0].material.tiles.name}"):
             target = study_target(embedded.target, source, settings, scored_part(settings.evaluation))
@@ -251,6 +265,6 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
         save_plots(figure, "training-groups", folder)
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
-    n_computed = sum(arm.material.embeddings.n_computed for arm in chain(*embedded.both))
+    n_computed = sum(material.embeddings.n_computed for material in embedded.materials)
     tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)

@@ -22,6 +22,7 @@ from histotune.embeddings.space import EmbedRequest, chosen_view, with_view_note
 from histotune.evaluation.crossfit import cross_fit_task
 from histotune.evaluation.external import check_direct_training
 from histotune.evaluation.findings import Artifacts
+from histotune.evaluation.floors import N_TWINS, twin_rows
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.ledger import LEDGER_FILE
 from histotune.evaluation.material import Material
@@ -209,6 +210,21 @@ def embed_arms(
             fix="run again when nothing writes into the data set",
         )
     return tuple(arms)
+
+
+def embed_twins(setup: Setup, tiles: TileSet, watch: Stopwatch) -> tuple[Material, ...]:
+    """Embed a part of the tiles with further draws of the random weights, where they are a floor."""
+    evaluation = setup.config.evaluation
+    floor = next((entry for entry in setup.entries if entry.arm == RANDOM_WEIGHTS), None)
+    if floor is None:
+        return ()
+    part = tiles.take(twin_rows(tiles, evaluation.train_magnification, evaluation.seed))
+    materials = []
+    for number in range(1, N_TWINS + 1):
+        entry = replace(floor, backbone=replace(floor.backbone, seed=floor.backbone.seed + number))
+        with watch.stage(f"embed {tiles.name} (floor: {entry.backbone.name}, draw {number + 1})"):
+            materials.append(embed_material(part, setup.request(entry)))
+    return tuple(materials)
 
 
 def embed_material(tiles: TileSet, request: EmbedRequest) -> Material:

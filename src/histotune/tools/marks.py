@@ -18,6 +18,7 @@ DIFFERENCE: Final = "difference (random - grouped)"
 NULL_GROUPED: Final = "null control"
 NULL_RANDOM: Final = "null control, random image split"
 RANDOM_WEIGHTS: Final = "random-weight backbone + probe"
+RANDOM_SEEDS: Final = "random-weight backbone + probe, three draws of the weights"
 COLOUR_HISTOGRAM: Final = "colour histogram + probe"
 UNTUNED: Final = "untuned head"
 MAJORITY: Final = "majority class"
@@ -59,6 +60,7 @@ ARMS: Final = {
         Arm(NULL_GROUPED),
         Arm(NULL_RANDOM),
         Arm(RANDOM_WEIGHTS, short="random weights", is_floor=True),
+        Arm(RANDOM_SEEDS),
         Arm(COLOUR_HISTOGRAM, short="colour histogram", is_floor=True),
         Arm(UNTUNED, is_floor=True),
         Arm(MAJORITY, is_floor=True),
