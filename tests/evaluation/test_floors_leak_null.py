@@ -59,7 +59,7 @@ def test_only_the_random_split_scores_well_where_nothing_but_the_group_can_be_le
     assert leaky.value > 0.9
     assert "not a confidence interval" in leaky.interval.method
     answer = write_answer((finding,))
-    assert f"0.5 is expected without a leak: the split by cases gives {grouped.value:.3f} (range of" in answer
+    assert f"0.5 is expected without a leak: the split by cases gives {grouped.value:.3f} (mean and range of" in answer
     assert "control" in answer
 
 
