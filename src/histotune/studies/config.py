@@ -111,6 +111,8 @@ class ExperimentConfig(BaseModel):
         data["sweep"].pop("label_efficiency")
         for name in ("split", "allow_leaky", "permutations", "robustness_k", "embedding_map"):
             data["evaluation"].pop(name)
+        if not data["evaluation"]["classes"]:  # a choice only where it is one, so that older ones keep their hash
+            data["evaluation"].pop("classes")
         if data["protocol"] is None:
             data.pop("protocol")
         for name in ("source", "target"):
