@@ -29,6 +29,7 @@ from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_r
 from histotune.evaluation.scoring import over_present
 from histotune.evaluation.seen import find_seen, mark_seen
 from histotune.heads.family import SweepTask, check_inner_folds
+from histotune.heads.outliers import find_far
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
@@ -191,6 +192,8 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
         seen = find_seen(table.head, probe.material).take(rows)
         arms = mark_seen(arms, scored[0][1], seen.seen_ids)
         notes += seen.leaky_notes()
+    if far := find_far(table.head, probe.material.embeddings, rows).note():
+        notes.append(far)
     title, protocol = _words(table, tiles, settings)
     split_notes = settings.target_split.notes if settings.target_split else ()
     finding = Finding(table.finding, title, protocol, arms, (*notes, *split_notes))

@@ -24,6 +24,7 @@ from histotune.heads.family import SweepSupport, SweepTask, check_inner_folds
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import check_label_efficiency, label_efficiency
+from histotune.heads.outliers import find_far
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
 from histotune.report.result_tables import tables_of
@@ -258,13 +259,14 @@ def evaluate_head(
     ledger = record_scoring(config.ledger, Scoring(scored.split_hash, scored.target, head.head_id))
     settings = RobustnessSettings(config.evaluation.robustness_k, config.evaluation.seed, interval)
     index = score_robustness([EmbeddedArm(PROBE, scored.material, head.pooling)], predictions, rows, settings)
-    space = space_note(head, scored.material.embeddings)
+    embeddings = scored.material.embeddings
+    told = (*scored.notes, among, find_far(head, embeddings, scored.rows).note(), space_note(head, embeddings))
     finding = Finding(
         "external",
         f"Head {head.head_id} on {scored.target}",
         "The saved head as it is.",
         rows,
-        tuple(note for note in (*scored.notes, among, space) if note),
+        tuple(note for note in told if note),
         parts,
         robustness=index,
     )

@@ -19,6 +19,7 @@ from histotune.evaluation.plan import marks_of, part_rows, scored_part, training
 from histotune.evaluation.seen import find_seen
 from histotune.heads.classes import match_classes
 from histotune.heads.head import calibrated_logits, column_logits
+from histotune.heads.outliers import find_far
 from histotune.images.stain import INSTALL, has_torchstain, mean_density, restain
 from histotune.images.view_checks import check_view
 from histotune.report.result_tables import tables_of
@@ -327,6 +328,8 @@ def _facts(source: _Source, target: _Target, cluster: str) -> Iterator[str]:
     tiles = target.material.tiles
     yield from (f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes)
     yield from target.notes
+    if far := find_far(source.bundle.head, target.material.embeddings).note():
+        yield far
     if words := target.seen.in_words():
         yield f"Of the target, {words}: the two sides are not independent."
     if len(tiles) + tiles.n_skipped < target.n_tiles:
