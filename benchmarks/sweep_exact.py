@@ -72,9 +72,10 @@ class Bench:
     problems: FitProblems
 
     def training(self, fold: int, pooling: int) -> tuple[Float, Float, Float]:
-        """Return standardised training columns, and the means and deviations they were standardised with."""
+        """Return standardised training columns, and the means and divisors they were standardised with."""
         x_nC = self.x_ND[self.rows.mask_FN[fold]][:, self.problems.columns[pooling]].astype(np.float64)
         mean_C, std_C = x_nC.mean(axis=0), x_nC.std(axis=0)
+        std_C = np.maximum(std_C, 0.3 * np.median(std_C))  # the floor under the divisors; no column is constant
         x_nC -= mean_C
         x_nC /= std_C
         return x_nC, mean_C, std_C

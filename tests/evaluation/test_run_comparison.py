@@ -86,3 +86,31 @@ def test_magnifications_of_one_data_set_count_once_in_a_ranking() -> None:
         assert ranking.ranks.mean_ranks == (1.0, 2.0) and set(ranking.ranks.data_sets) == {
             d.split(" ")[0] for d in sets
         }
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+def test_classes_in_another_order_are_the_same_run(threshold: float) -> None:
+    made = contender("a", 2).predictions
+    named = Predictions(made.table.with_columns(threshold=pl.lit(threshold)), ("MSS", "MSI"))
+    first = Contender("a", "in-domain", "breakhis 40X", "breakhis", named)
+    turned = named.table.with_columns(
+        y_true=1 - pl.col("y_true"),
+        logit=pl.col("logit").arr.reverse(),
+        probability=pl.col("probability").arr.reverse(),
+        threshold=pl.lit(np.nextafter(1 - threshold, 2)),
+    )
+    other = Contender("b", "in-domain", "breakhis 40X", "breakhis", Predictions(turned, ("MSI", "MSS")))
+    found = compare_runs([first, other], ["auroc", "auprc", "balanced_accuracy", "sensitivity_at_95_specificity"], FEW,
+                         INTERVAL)  # fmt: skip
+    for family in found.families:
+        values = [one.score.value for _, one in family.scores]
+        assert values[0] == pytest.approx(values[1], abs=1e-12), family.metric
+        assert family.comparisons[0].difference.value == pytest.approx(0, abs=1e-12)
+
+
+def test_runs_over_other_classes_are_refused() -> None:
+    one = contender("a", 1)
+    other = Contender("b", one.finding, one.domain, one.data_set, Predictions(one.predictions.table, ("low", "high")))
+    with pytest.raises(UserError, match="other classes") as problem:
+        compare_runs([one, other], ["auroc"], FEW, INTERVAL)
+    assert "low, high" in str(problem.value)

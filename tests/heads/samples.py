@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+from sklearn.preprocessing import StandardScaler
 
 from histotune.backbones.spec import ColumnBlock
 from histotune.embeddings.space import Embeddings, EmbeddingSpace
@@ -30,3 +31,19 @@ def make_task(
         train = np.stack([(group // 2) % 3 != 0, (group // 2) % 3 != 1, np.ones(n, bool)])
     names = tuple(f"class{k}" for k in range(n_classes))
     return make_embeddings(x), SweepTask(y, tuple(f"g{g:02d}" for g in group), names, train)
+
+
+def floored(std: np.ndarray) -> np.ndarray:
+    """Return what columns are divided by, written anew: at least 0.3 of the median deviation, 1 for constants."""
+    varying = std[std > 0]
+    return np.where(std > 0, np.maximum(std, 0.3 * np.median(varying) if len(varying) else 0.0), 1.0)
+
+
+class FlooredScaler(StandardScaler):
+    """scikit-learn's scaler with the floor under its divisors."""
+
+    def fit(self, x: np.ndarray, y: object = None, sample_weight: np.ndarray | None = None) -> FlooredScaler:
+        super().fit(x, sample_weight=sample_weight)
+        std = np.sqrt(self.var_)
+        self.scale_ = floored(np.where(np.isclose(self.scale_, std, rtol=1e-12, atol=0), std, 0.0))  # 1 for constants
+        return self

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from histotune.heads import label_efficiency as module
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
@@ -24,7 +23,7 @@ from histotune.statistics.predictions import IntervalConfig, Predictions
 from histotune.statistics.sample import Sample, read_sample
 from histotune.statistics.scores import score_predictions
 from histotune.tools.errors import UserError
-from tests.heads.samples import make_task
+from tests.heads.samples import FlooredScaler, make_task
 from tests.statistics.samples import make_predictions
 
 CONFIG = SweepConfig(penalties=(0.03, 0.3, 3.0), folds=4, label_efficiency=LabelEfficiencyConfig(draws=3))
@@ -77,7 +76,7 @@ def test_numbers_equal_scikit_learn_one_fit_at_a_time() -> None:
         for one in (s for s in subsets if s.draw == draw and s.size == 8):
             rows = one.part.rows
             for t, penalty in enumerate(CONFIG.penalties):
-                model = make_pipeline(StandardScaler(), LogisticRegression(C=1 / (penalty * len(rows)), tol=1e-9))
+                model = make_pipeline(FlooredScaler(), LogisticRegression(C=1 / (penalty * len(rows)), tol=1e-9))
                 held = part.fold_n == one.fold
                 margin[t, held] = model.fit(x[rows], y[rows]).decision_function(x[held])
         loss = np.logaddexp(0, np.where(y == 1, -margin, margin)) * weight_n

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from histotune.heads.solver.coordinates import GramCoordinates, SharedCoordinates, make_coordinates
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
+from tests.heads.samples import FlooredScaler, floored
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ def sklearn_fit(x: NDArray, y: NDArray, weight: NDArray, penalty: float):  # noq
     """Objective and raw-column weights of scikit-learn on the same standardised features."""
     rows = weight > 0
     x, y, weight = x[rows].astype(np.float64), y[rows], weight[rows]
-    scaler = StandardScaler().fit(x, sample_weight=weight)
+    scaler = FlooredScaler().fit(x, sample_weight=weight)
     z = scaler.transform(x)
     share = weight / weight.sum()
     model = LogisticRegression(C=1 / (penalty * len(z)), tol=1e-8, max_iter=20_000)
@@ -72,8 +72,7 @@ def direct_objective(x: NDArray, y: NDArray, weight: NDArray, penalty: float, w:
     share = weight / weight.sum()
     x = x.astype(np.float64)
     mean = share @ x
-    std = np.sqrt(share @ (x - mean) ** 2)
-    std[std == 0] = 1.0
+    std = floored(np.sqrt(share @ (x - mean) ** 2))
     logit = x @ w.T + b
     if len(w) == 1:
         logit = np.hstack([np.zeros_like(logit), logit])

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from sklearn.linear_model import RidgeClassifier
-from sklearn.preprocessing import StandardScaler
 
 from histotune.heads.solver import ridge, stream
 from histotune.heads.solver.problems import FitProblems
 from histotune.heads.solver.ridge import fit_ridge
+from tests.heads.samples import FlooredScaler, floored
 from tests.heads.test_logistic import fold_masks, make_data, problems_over
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def assert_is_sklearns(x: NDArray, y: NDArray, problems: FitProblems, solution: 
     for p, (mask, penalty) in enumerate(zip(problems.mask_index_P, problems.penalty_P, strict=True)):
         weight = np.asarray(problems.mask_FN[mask], np.float64)
         rows = weight > 0
-        scaler = StandardScaler().fit(x[rows].astype(np.float64), sample_weight=weight[rows])
+        scaler = FlooredScaler().fit(x[rows].astype(np.float64), sample_weight=weight[rows])
         model = RidgeClassifier(alpha=penalty * weight.sum(), solver="cholesky")
         model.fit(scaler.transform(x[rows].astype(np.float64)), y[rows], sample_weight=weight[rows])
         score = model.decision_function(scaler.transform(x.astype(np.float64)))
@@ -93,7 +93,7 @@ def test_objective_is_the_documented_one() -> None:
     target = 2.0 * (y[:, None] == np.arange(3)) - 1.0
     for p, penalty in enumerate(PENALTIES):
         score = x.astype(np.float64) @ solution.weight_PKD[p].T + solution.bias_PK[p]
-        w = solution.weight_PKD[p] * x.astype(np.float64).std(axis=0)
+        w = solution.weight_PKD[p] * floored(x.astype(np.float64).std(axis=0))
         objective = 0.5 * ((score - target) ** 2).sum(axis=1).mean() + penalty / 2 * (w**2).sum()
         assert solution.objective_P[p] == pytest.approx(objective, rel=1e-8)
 

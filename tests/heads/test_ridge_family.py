@@ -10,7 +10,6 @@ import pytest
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import log_loss
-from sklearn.preprocessing import StandardScaler
 
 from histotune.heads.config import LabelEfficiencyConfig, SweepConfig
 from histotune.heads.family import FoldPlan, SweepSupport, training_set
@@ -20,7 +19,7 @@ from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.saved_head import load_head, save_head
 from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import IntervalConfig
-from tests.heads.samples import make_task
+from tests.heads.samples import FlooredScaler, make_task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +32,7 @@ CONFIG = SweepConfig(
 
 def sklearn_scores(x: np.ndarray, y: np.ndarray, train: np.ndarray, trial: tuple[float, str]) -> np.ndarray:
     weight = np.ones(len(train)) if trial[1] == "none" else len(train) / np.bincount(y[train])[y[train]]
-    scaler = StandardScaler().fit(x[train], sample_weight=weight)
+    scaler = FlooredScaler().fit(x[train], sample_weight=weight)
     model = RidgeClassifier(alpha=trial[0] * weight.sum(), solver="cholesky")
     model.fit(scaler.transform(x[train]), y[train], sample_weight=weight)
     score = model.decision_function(scaler.transform(x))

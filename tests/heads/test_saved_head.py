@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from histotune.heads.head import Calibration, Decision, HiddenLayer, head_logits
+from histotune.heads.head import OPTIONAL_TENSORS, Calibration, Decision, HiddenLayer, head_logits
 from histotune.heads.saved_head import load_head, save_head
 from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import Interval
@@ -67,7 +67,8 @@ def test_a_small_mlp_comes_back_with_its_calibration(head: Head, tmp_path: Path)
 def test_a_head_without_a_checksum_is_read_with_a_note_and_keeps_its_id(
     head: Head, tmp_path: Path, version: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    head = dataclasses.replace(head, calibration=Calibration(1.7), decision=Decision(0.31))
+    unknown = dict.fromkeys(OPTIONAL_TENSORS)
+    head = dataclasses.replace(head, calibration=Calibration(1.7), decision=Decision(0.31), **unknown)  # type: ignore[arg-type]
     save_head(head, tmp_path)
     make_old(tmp_path, version)
     facts = json.loads((tmp_path / "head.json").read_text(encoding="utf-8"))
@@ -122,7 +123,8 @@ def test_heads_of_earlier_formats_are_typed_and_checked(head: Head, tmp_path: Pa
 
 
 def test_every_changed_byte_is_found_or_changes_nothing(head: Head, tmp_path: Path) -> None:
-    small = dataclasses.replace(head, weight_KD=head.weight_KD[:, :2], columns=(4, 7), selection=None)
+    two = dict.fromkeys(OPTIONAL_TENSORS, np.array([0.5, 0.25]))
+    small = dataclasses.replace(head, weight_KD=head.weight_KD[:, :2], columns=(4, 7), selection=None, **two)
     save_head(small, tmp_path)
     for name in ("head.json", "head.safetensors"):
         n_tries, silent = changed_bytes(tmp_path / name, lambda: load_head(tmp_path).head_id == small.head_id)
@@ -135,7 +137,8 @@ def test_what_decides_is_in_the_id(head: Head) -> None:
         {"train_groups": head.train_groups[1:]}, {"compatibility_key": "other"}, {"space_key": "other"},
         {"pooling": ("cls",)}, {"calibration": Calibration(2.0)}, {"decision": Decision(0.4)},
         {"decision": Decision(0.5, "youden")}, {"class_mapping": {"a": "b"}},
-        {"train_sha256_N32": np.ones((1, 32), np.uint8)}, {"scale_floor_D": np.ones(len(head.columns))},
+        {"train_sha256_N32": np.ones((1, 32), np.uint8)},
+        *({name: np.ones(len(head.columns))} for name in OPTIONAL_TENSORS),
         {"bias_K": head.bias_K + 1.0}, {"weight_KD": head.weight_KD.reshape(2, -1)},
     ]  # fmt: skip
     ids = [dataclasses.replace(head, **change).head_id for change in changes]  # type: ignore[arg-type]
@@ -158,7 +161,7 @@ def test_the_hashes_of_the_training_tiles_and_a_scale_floor_come_back(tmp_path: 
     np.testing.assert_array_equal(loaded.train_sha256_N32, head.train_sha256_N32)
     np.testing.assert_array_equal(loaded.scale_floor_D, mapped.scale_floor_D)
     save_head(dataclasses.replace(head, scale_floor_D=np.ones(3)), tmp_path)
-    with pytest.raises(UserError, match="scale floor"):
+    with pytest.raises(UserError, match="scale_floor_D"):
         load_head(tmp_path)
 
 
@@ -191,7 +194,8 @@ def edit(folder: Path, **changes: object) -> None:
 
 def make_old(folder: Path, version: int) -> None:
     """Turn a saved head into one of format 2 or 3, as earlier versions wrote it."""
-    tensors = {k: v for k, v in load_file(folder / "head.safetensors").items() if k != "train_sha256_N32"}
+    new = ("train_sha256_N32", *OPTIONAL_TENSORS)
+    tensors = {k: v for k, v in load_file(folder / "head.safetensors").items() if k not in new}
     save_file(tensors, folder / "head.safetensors")
     edit(folder, checksum=None, class_mapping=None, format_version=3)
     edit(folder, weights_sha256=hash_file(folder / "head.safetensors"))

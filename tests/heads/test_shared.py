@@ -16,6 +16,7 @@ from histotune.heads.solver import logistic, shared, stream
 from histotune.heads.solver.logistic import fit_batch
 from histotune.heads.solver.problems import FitProblems, FitSettings, FitSolution
 from histotune.heads.solver.stream import ArrayKit, RowStream
+from tests.heads.samples import floored
 from tests.heads.test_logistic import assert_as_good_as_sklearn, direct_objective, fold_masks, make_data, problems_over
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def true_gradient(x: NDArray, y: NDArray, weight: NDArray, penalty: float, w: ND
     share, x, y = weight[rows] / weight[rows].sum(), x[rows].astype(np.float64), y[rows]
     mean = share @ x
     std = np.sqrt(share @ (x - mean) ** 2)
-    std[std < 1e-12 * np.abs(mean)] = 1.0
+    std = floored(np.where(std < 1e-12 * np.abs(mean), 0.0, std))
     logit = x @ w.T + b
     logit = np.hstack([np.zeros_like(logit), logit]) if len(w) == 1 else logit
     p = np.exp(logit - logit.max(axis=1, keepdims=True))
@@ -54,7 +55,7 @@ def assert_solved(
     for p, (mask, penalty) in enumerate(zip(problems.mask_index_P, problems.penalty_P, strict=True)):
         weight = np.asarray(problems.mask_FN[mask], np.float64)
         gradient = true_gradient(x, y, weight, penalty, solution.weight_PKD[p], solution.bias_PK[p])
-        size = np.linalg.norm(solution.weight_PKD[p] * x[weight > 0].astype(np.float64).std(axis=0))
+        size = np.linalg.norm(solution.weight_PKD[p] * floored(x[weight > 0].astype(np.float64).std(axis=0)))
         assert np.linalg.norm(gradient) <= 1.5 * tolerance * max(1.0, size)
 
 
@@ -71,7 +72,7 @@ def test_solution_has_no_gradient_and_sklearns_objective(n: int, dim: int, n_cla
     first = FitProblems(problems.mask_FN, problems.mask_index_P[:4], problems.penalty_P[:4], n_classes)
     start = FitSolution(*(getattr(solution, name)[:4] for name in (
         "weight_PKD", "bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P", "weight_norm_P")),
-        passes=solution.passes)  # fmt: skip
+        passes=solution.passes, mean_FD=solution.mean_FD, std_FD=solution.std_FD)  # fmt: skip
     assert_as_good_as_sklearn(x, y, first, start)
 
 
@@ -265,7 +266,13 @@ def test_means_and_deviations_are_those_of_each_mask() -> None:
         mean = share @ x
         np.testing.assert_allclose(rows.mean_FD[mask] / rows.scale_D + rows.centre_D, mean, rtol=1e-12)
         std = np.sqrt(share @ (x - mean) ** 2)
-        np.testing.assert_allclose(1.0 / (rows.inverse_FD[mask] * rows.scale_D), std, rtol=1e-6)
+        np.testing.assert_allclose(rows.std_FD[mask] / rows.scale_D, std, rtol=1e-6)
+        for some in (np.arange(12), np.array([0, 1, 5]), np.array([11])):
+            expected = floored(std[some])
+            np.testing.assert_allclose(1.0 / (rows.inverse(some)[mask] * rows.scale_D[some]), expected, rtol=1e-6)
+    means, deviations = rows.moments()
+    np.testing.assert_allclose(means[mask], mean, rtol=1e-12)
+    np.testing.assert_allclose(deviations[mask], std, rtol=1e-6)
 
 
 def test_a_missing_gpu_is_named() -> None:

@@ -10,7 +10,6 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from histotune.backbones.spec import ColumnBlock
 from histotune.datasets.splits.folds import assign_group_folds
@@ -18,7 +17,7 @@ from histotune.heads.config import SweepConfig
 from histotune.heads.head import head_logits
 from histotune.heads.sweep import sweep
 from histotune.tools.errors import UserError
-from tests.heads.samples import make_embeddings, make_task
+from tests.heads.samples import FlooredScaler, make_embeddings, make_task
 
 CONFIG = SweepConfig(penalties=(0.01, 0.1, 1.0, 10.0), folds=4)
 
@@ -33,7 +32,7 @@ def sklearn_sweep(x: np.ndarray, y: np.ndarray, groups: list[str], n_classes: in
         for k in range(CONFIG.folds):
             train = fold != k
             model = LogisticRegression(C=1 / (penalty * train.sum()), tol=1e-8, max_iter=5000)
-            p[~train] = make_pipeline(StandardScaler(), model).fit(x[train], y[train]).predict_proba(x[~train])
+            p[~train] = make_pipeline(FlooredScaler(), model).fit(x[train], y[train]).predict_proba(x[~train])
         per_group = [
             log_loss(y[rows], p[rows], labels=range(n_classes))
             for rows in (np.array(groups) == group for group in sorted(set(groups)))
@@ -61,7 +60,7 @@ def test_sweep_equals_scikit_learn_one_fit_at_a_time(n_classes: int, dim: int) -
         np.testing.assert_allclose(ours - ours[:, :1], logits[best], atol=2e-2 * np.abs(logits[best]).max())
         assert np.isnan(result.out_of_fold_logit_NK[~train]).all()
         model = LogisticRegression(C=1 / (result.head.penalty * len(rows)), tol=1e-8, max_iter=5000)
-        expected = make_pipeline(StandardScaler(), model).fit(x, y).predict_proba(x)
+        expected = make_pipeline(FlooredScaler(), model).fit(x, y).predict_proba(x)
         logit = head_logits(result.head, embeddings.take(rows))
         p = np.exp(logit) / np.exp(logit).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(p, expected, atol=1e-3)

@@ -51,6 +51,14 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder to write; appear
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder for embeddings; safe to delete.", show_default=False)
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        help="How classes of the data are read: normal=benign,... (an empty name leaves its tiles out).",
+        show_default=False,
+    ),
+]
 Final = Annotated[bool, typer.Option("--final", help="Score the test part. Every scoring is counted.")]
 Cluster = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from histotune.cli.options import (
     AllowLeaky,
     BackboneName,
     Cache,
+    Classes,
     Cluster,
     Data,
     DatasetArgument,
@@ -60,6 +61,7 @@ def run(
     settings: SetField = None,
     split: SplitName = None,
     allow_leaky: AllowLeaky = False,
+    classes: Classes = None,
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
@@ -88,6 +90,7 @@ def run(
             settings=settings,
             split=split,
             allow_leaky=allow_leaky,
+            classes=classes,
             final=final,
             cluster=cluster,
             on_bad_image=on_bad_image,
@@ -250,20 +253,35 @@ def evaluate(
     data: Data = None,
     cache: Cache = None,
     settings: SetField = None,
+    classes: Classes = None,
+    exclude_seen: Annotated[
+        bool, typer.Option("--exclude-seen", help="Leave out tiles that trained the head, and tiles of such cases.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Table of the predictions to write: .csv, .tsv, .parquet, .xlsx."),
+    ] = None,
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
 ) -> None:
-    """Score a saved head on a data set; cases that trained it are found and marked."""
+    """Score a saved head on a data set; tiles and cases that trained it are found, and their rows marked."""
     from histotune.studies.arguments import build_config
 
     config = build_config(
-        dataset, data=data, cache=cache, settings=settings, final=final, cluster=cluster, on_bad_image=on_bad_image
+        dataset,
+        data=data,
+        cache=cache,
+        settings=settings,
+        classes=classes,
+        final=final,
+        cluster=cluster,
+        on_bad_image=on_bad_image,
     )
     from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
     from histotune.studies import verbs
 
-    outcome = verbs.evaluate(head, config)
+    outcome = verbs.evaluate(head, config, exclude_seen=exclude_seen, out=out)
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
     synthetic = SYNTHETIC in rows[0].arm.marks
     console().print(SummaryTable(outcome.finding.title, synthetic, rows))
@@ -279,6 +297,8 @@ def evaluate(
     for note in outcome.finding.notes:
         print(note)
     print(outcome.ledger)
+    if out is not None:
+        print(f"{outcome.table.height:,} predictions: {out}")
 
 
 def predict(

@@ -11,6 +11,7 @@ import typer
 from histotune.cli.options import (
     BackboneName,
     Cache,
+    Classes,
     Cluster,
     Data,
     Final,
@@ -96,6 +97,7 @@ def transfer(
     split: Annotated[
         str | None, typer.Option("--split", help="A split of the target: its valid or test part.", show_default=False)
     ] = None,
+    classes: Classes = None,
     final: Final = False,
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
@@ -117,6 +119,7 @@ def transfer(
         cache=cache,
         settings=settings,
         split=split,
+        classes=classes,
         final=final,
         cluster=cluster,
         on_bad_image=on_bad_image,

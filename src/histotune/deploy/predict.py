@@ -14,6 +14,7 @@ from histotune.datasets.tiles import read_unlabelled_images
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
+from histotune.heads.outliers import find_far
 from histotune.images.view_checks import view_notes
 from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
@@ -76,6 +77,8 @@ def predict(bundle: Bundle, backbone: BackboneSpec, images: Sequence[Path], sett
     logit_NK = head_logits(bundle.head, embeddings)
     if note := space_note(bundle.head, embeddings):
         LOG.info(note)
+    if note := find_far(bundle.head, embeddings).note():
+        LOG.warning(note)
     probability_NK = class_probabilities(bundle.head, logit_NK)
     predicted = decide(bundle.head, probability_NK)
     names = bundle.head.class_names

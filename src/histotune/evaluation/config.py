@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from histotune.heads.classes import parse_classes
+
 Aggregation = Literal["mean", "max", "none"]
 MapMethod = Literal["pca", "tsne", "none"]
 Floor = Literal["majority", "random-weights", "colour-histogram", "untuned"]
@@ -39,6 +41,9 @@ class EvaluationConfig(BaseModel):
             0 leaves it out. PathoROB's own are 11, 46 and 61, the median over networks of what tells classes best.
         embedding_map: Map of the in-domain tiles in the report: ``pca``; ``tsne`` beside it (slower: it loads
             scikit-learn); or none.
+        classes: How classes of the data that a head is applied to are read, name in the data -> name in the head, as in
+            ``normal=benign,tumour=malignant``; an empty name leaves its tiles out. Names that are the same, or differ
+            in spelling alone, need none.
         final: Score the test split; without it only the tuning split is scored. Every scoring is counted.
         seed: Seed of folds and draws.
     """
@@ -58,8 +63,14 @@ class EvaluationConfig(BaseModel):
     permutations: int = Field(1999, ge=0)
     robustness_k: int = Field(11, ge=0)
     embedding_map: MapMethod = "pca"
+    classes: dict[str, str] = Field(default_factory=dict)
     final: bool = False
     seed: int = 0
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _as_typed(cls, value: object) -> object:
+        return parse_classes(value)
 
     @field_validator("permutations")
     @classmethod

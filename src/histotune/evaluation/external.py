@@ -26,7 +26,10 @@ from histotune.evaluation.held_out import (
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
+from histotune.evaluation.scoring import over_present
+from histotune.evaluation.seen import find_seen, mark_seen
 from histotune.heads.family import SweepTask, check_inner_folds
+from histotune.heads.outliers import find_far
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
@@ -66,12 +69,13 @@ class TargetStudy:
 
 @dataclass(frozen=True)
 class _Table:
-    """One finding in the making: heads of one origin on the scored part."""
+    """One finding in the making: heads of one origin on the scored part; the first is the probe's."""
 
     finding: FindingId
     trained_on: str
     train_labels: NDArray[np.int64]
     scored: list[tuple[str, Predictions]]
+    head: Head
 
 
 def study_target(
@@ -99,12 +103,13 @@ def study_target(
         carried = tuple((final.arm, final.result.head) for final in source.finals)
         name = f"{source.choice.trained_on}, all training cases"
         scored = _score_heads(arms, carried, scored_N, split_hash)
-        tables.append(_Table("external", name, source.train_labels, scored))
+        tables.append(_Table("external", name, source.train_labels, scored, carried[0][1]))
     direct = _train_here(arms, settings)
     if direct:
         own = tuple((arm.arm, arm.result.head) for arm in direct)
         scored = _score_heads(arms, own, scored_N, split_hash)
-        tables.append(_Table("direct", f"{tiles.name} train", tiles.labels_N[_train_rows(tiles)], scored))
+        labels = tiles.labels_N[_train_rows(tiles)]
+        tables.append(_Table("direct", f"{tiles.name} train", labels, scored, own[0][1]))
     findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
     shown = None
     if direct:
@@ -179,11 +184,20 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     if "majority" in settings.evaluation.floors:
         like = table.scored[0][1]
         table.scored.append((MAJORITY, majority_predictions(probe.material, rows, [table.train_labels], like)))
-    arms = score_arms(probe.material, table.scored, table.trained_on, marks, rows, settings)
-    title, protocol = _words(table.finding, tiles, table.trained_on, settings)
+    among = [(arm, *over_present(predictions)) for arm, predictions in table.scored]
+    scored = [(arm, predictions) for arm, predictions, _ in among]
+    arms = score_arms(probe.material, scored, table.trained_on, marks, rows, settings)
+    notes = [*_notes(tiles, table.finding), *([among[0][2]] if among[0][2] else [])]
+    if table.finding == "external":
+        seen = find_seen(table.head, probe.material).take(rows)
+        arms = mark_seen(arms, scored[0][1], seen.seen_ids)
+        notes += seen.leaky_notes()
+    if far := find_far(table.head, probe.material.embeddings, rows).note():
+        notes.append(far)
+    title, protocol = _words(table, tiles, settings)
     split_notes = settings.target_split.notes if settings.target_split else ()
-    notes = (*_notes(tiles, table.finding), *split_notes)
-    return with_details(Finding(table.finding, title, protocol, arms, notes), table.scored, tiles, settings)
+    finding = Finding(table.finding, title, protocol, arms, (*notes, *split_notes))
+    return with_details(finding, scored, tiles, settings)
 
 
 def _parts_share_groups(tiles: TileSet) -> bool:
@@ -191,13 +205,13 @@ def _parts_share_groups(tiles: TileSet) -> bool:
     return not known.group_by("group_id").agg(pl.col("split").n_unique()).filter(pl.col("split") > 1).is_empty()
 
 
-def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: StudySettings) -> tuple[str, str]:
+def _words(table: _Table, tiles: TileSet, settings: StudySettings) -> tuple[str, str]:
     """Title and protocol of a finding."""
-    if finding_id == "external":
+    if table.finding == "external":
         return (
-            f"External validation: {trained_on.partition(',')[0]} -> {tiles.name}",
+            f"External validation: {table.trained_on.partition(',')[0]} -> {tiles.name}",
             "The head trained on all training cases of the source is applied as it is: no retraining, no new "
-            "threshold. Class 1 of the source (malignant) is read as class 1 of the target (tumour).",
+            f"threshold. {_read_by_name(table.head.class_names, tiles.class_names)}",
         )
     sweep_config, split = settings.sweep, settings.target_split
     origin = f"the train part of split {split.title}" if split else "the official training part"
@@ -209,6 +223,14 @@ def _words(finding_id: FindingId, tiles: TileSet, trained_on: str, settings: Stu
         f"{sweep_config.seed}), scored once on another {'part of it' if split else 'official part'}. The scored part "
         f"takes no part in any choice.{leak}",
     )
+
+
+def _read_by_name(head_names: tuple[str, ...], names: tuple[str, ...]) -> str:
+    """Return how the target's classes were read; both lists are in one order."""
+    differ = [(name, other) for name, other in zip(names, head_names, strict=True) if name != other]
+    if not differ:
+        return "Classes are matched by name."
+    return f"Of the target's classes, {' and '.join(f'{name} is read as {other}' for name, other in differ)}."
 
 
 def _notes(tiles: TileSet, finding_id: FindingId) -> tuple[str, ...]:

@@ -21,11 +21,13 @@ from histotune.evaluation.floors import (
     untuned_arms,
     with_known_values,
 )
+from histotune.evaluation.material import domains_of
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts, score_units
 from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
+from histotune.heads.outliers import find_far, join_far
 from histotune.statistics.comparison import paired_difference
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS, TOO_NARROW
@@ -158,7 +160,10 @@ def study_source(
     read = [EmbeddedArm(arm.arm, arm.material, fit.final.head.pooling) for arm, fit in zip(arms, fits, strict=True)]
     index = score_robustness(read, scored[0][1], probes, settings.robustness)
     inside = replace(with_details(inside, scored, tiles, settings), robustness=index)
-    findings = [inside, *_cross_magnification(rows, tiles, plan, settings)]
+    findings = [
+        _with_far(one, (arms[0].material, plan.fit), fits[0])
+        for one in (inside, *_cross_magnification(rows, tiles, plan, settings))
+    ]
     kept = [Scored("cross-magnification", arm, predictions) for arm, predictions in scored]
     if leaky is not None:
         findings.append(_leak_price((fits[0], leaky), (arms[0].material, plan), settings))
@@ -205,6 +210,17 @@ def with_details(
     parts = (*units, *score_parts(predictions, tiles, interval, probes))
     paired = compare_first(scored, [row.domain for row in probes], settings.evaluation, interval)
     return replace(finding, parts=parts, paired=paired)
+
+
+def _with_far(finding: Finding, of: tuple[Material, CrossFitPlan], fit: CrossFit) -> Finding:
+    """Warn of scored tiles that lie far outside of what trained the heads that scored them."""
+    (material, plan), domains = of, {row.domain for row in finding.rows}
+    inside_N = np.array([domain in domains for domain in domains_of(material.tiles)]) & (material.tiles.labels_N >= 0)
+    folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
+    heads = zip(folds, fit.folds, strict=True)
+    rows = ((result.head, np.flatnonzero(inside_N & (plan.fold_N == fold))) for fold, result in heads)
+    note = join_far([find_far(head, material.embeddings, own) for head, own in rows]).note()
+    return replace(finding, notes=(*finding.notes, note)) if note else finding
 
 
 def _in_domain(rows: tuple[ScoredArm, ...], tiles: TileSet, plan: SourcePlan, settings: StudySettings) -> Finding:

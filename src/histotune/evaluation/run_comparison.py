@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
+from histotune.heads.classes import match_names
 from histotune.statistics.comparison import Comparison, compare_arms
 from histotune.statistics.mean_ranks import LEAST_DATA_SETS, MeanRanks, rank_arms
 from histotune.statistics.metrics import LOWER_IS_BETTER
@@ -132,6 +134,7 @@ def compare_runs(
 def _family(
     found: Sequence[Contender], metric: MetricName, comparison: ComparisonConfig, interval: IntervalConfig
 ) -> ComparisonFamily:
+    found = [replace(one, predictions=in_class_order(one, found[0])) for one in found]
     arms = {one.name: average_seeds(one.predictions) for one in found}
     if len(arms) < len(found):
         raise UserError(
@@ -146,6 +149,38 @@ def _family(
     pairs = compare_arms(arms, metric, _for(arms, comparison), interval, within_folds=within_folds)
     marks = tuple(dict.fromkeys(mark for one in found for mark in one.marks))
     return ComparisonFamily(found[0].finding, found[0].domain, found[0].data_set, metric, scores, pairs, marks)
+
+
+def in_class_order(one: Contender, first: Contender) -> Predictions:
+    """Return a contender's predictions with its classes in the order of another's, matched by name.
+
+    Raises:
+        UserError: The two were scored on other classes.
+    """
+    predictions, names = one.predictions, first.predictions.class_names
+    if predictions.class_names == names:
+        return predictions
+    place = match_names(predictions.class_names, names)
+    if len(place) < len(names) or len(predictions.class_names) != len(names):
+        raise UserError(
+            f"two runs scored other classes of {one.domain}",
+            value=f"{one.name}: {', '.join(predictions.class_names)}",
+            allowed=f"{', '.join(names)}, as in {first.name}",
+            fix="run both with the same labels",
+        )
+    label_of = {label: names.index(place[name]) for label, name in enumerate(predictions.class_names)}
+    order = [label for label, _ in sorted(label_of.items(), key=lambda pair: pair[1])]
+    if order == sorted(order):
+        return replace(predictions, class_names=names)
+    shape = pl.Array(pl.Float64, len(names))
+    table = predictions.table.with_columns(
+        pl.col("y_true").replace_strict(label_of, return_dtype=pl.Int32),
+        pl.Series("logit", predictions.logit_NK[:, order], dtype=shape),
+        pl.Series("probability", predictions.probability_NK[:, order], dtype=shape),
+    )
+    if "threshold" in table.columns:  # class 0 where it was class 1 from the threshold on
+        table = table.with_columns(pl.Series("threshold", np.nextafter(1.0 - table["threshold"].to_numpy(), 2.0)))
+    return replace(predictions, table=table, class_names=names)
 
 
 def _for(arms: dict[str, Predictions], comparison: ComparisonConfig) -> ComparisonConfig:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
+from histotune.datasets.disk import name_some
 from histotune.evaluation.findings import UNIT, PartTable, ScoredArm, domain_order
+from histotune.evaluation.seen import with_leaky
 from histotune.statistics.evaluators import make_evaluator
 from histotune.statistics.sample import read_sample
 from histotune.statistics.scores import COLUMNS, aggregate, score_by, score_predictions
@@ -51,6 +54,40 @@ def score_domains(
     return tuple(rows)
 
 
+def over_present(predictions: Predictions) -> tuple[Predictions, str]:
+    """Return predictions for the classes that have tiles, where they are two or more, and what that means in words.
+
+    Ranking and probabilities are those among these classes; a decision for another class stays a wrong one.
+    """
+    names, y_N = predictions.class_names, predictions.y_true_N
+    present = [label for label in range(len(names)) if (y_N == label).any()]
+    if len(present) == len(names) or len(present) < 2:
+        return predictions, ""
+    place = {label: number for number, label in enumerate(present)}
+    kept_NK = predictions.probability_NK[:, present]
+    total_N1 = kept_NK.sum(axis=1, keepdims=True)
+    shares_NK = np.where(total_N1 > 0, kept_NK / np.where(total_N1 > 0, total_N1, 1.0), 1.0 / len(present))
+    elsewhere_N = ~np.isin(predictions.predicted_N, present)
+    own_N = np.array([place[label] for label in y_N.tolist()])
+    said_N = np.array([place.get(label, -1) for label in predictions.predicted_N.tolist()])
+    said_N = np.where(elsewhere_N, np.where(own_N == 0, 1, 0), said_N)  # any class but the tile's own
+    shape = pl.Array(pl.Float64, len(present))
+    table = predictions.table.with_columns(
+        pl.Series("y_true", own_N, dtype=pl.Int32),
+        pl.Series("logit", predictions.logit_NK[:, present], dtype=shape),
+        pl.Series("probability", shares_NK, dtype=shape),
+        pl.lit(0.5).alias("threshold"),
+        pl.Series("predicted", said_N, dtype=pl.Int32),
+    )
+    absent = name_some([name for label, name in enumerate(names) if label not in place], 20)
+    note = (
+        f"Scored over the classes that have tiles ({name_some([names[label] for label in present], 20)}): ranking and "
+        f"probabilities are those among them; {int(elsewhere_N.sum()):,} of {len(y_N):,} tiles are said to be of a "
+        f"class that has none ({absent}), and count as wrong."
+    )
+    return replace(predictions, table=table, class_names=tuple(names[label] for label in present)), note
+
+
 def plain_value(predictions: Predictions, name: MetricName) -> float:
     """Return a metric's value alone, without an interval; AUROC within folds."""
     sample = read_sample(predictions)
@@ -85,6 +122,7 @@ def score_units(
     notes: list[str] = []
     for row in rows:
         here = predictions.where(pl.col("domain") == row.domain)
+        here = replace(here, table=here.table.drop("predicted", strict=False))  # a tile's decision is none of its slide
         levels = _levels(here)
         prefix = f"{row.domain}, per " if len(rows) > 1 else "per "
         scored = [ScoredArm(row.arm, f"{prefix}tile", row.trained_on, row.input_mpp, row.scores, row.marks)]
@@ -135,9 +173,13 @@ MAX_PARTS = 30
 
 
 def score_parts(
-    predictions: Predictions, tiles: TileSet, interval: IntervalConfig, rows: Sequence[ScoredArm]
+    predictions: Predictions,
+    tiles: TileSet,
+    interval: IntervalConfig,
+    rows: Sequence[ScoredArm],
+    seen_ids: frozenset[str] = frozenset(),
 ) -> tuple[PartTable, ...]:
-    """Score each site, scanner and stain on its own."""
+    """Score each site, scanner and stain on its own; parts that hold a seen tile are marked LEAKY."""
     kept = predictions.where(pl.col("domain").is_in([row.domain for row in rows]))
     facts = kept.table.select("tile_id").join(
         tiles.table.select("tile_id", *PART_COLUMNS), on="tile_id", how="left", maintain_order="left"
@@ -156,7 +198,7 @@ def score_parts(
                 part
                 for row in rows
                 for part in _parts(
-                    row, (kept, facts[column]), interval, within_folds=within_folds, several=len(rows) > 1
+                    row, (kept, facts[column], seen_ids), interval, within_folds=within_folds, several=len(rows) > 1
                 )
             ]
         )
@@ -166,16 +208,18 @@ def score_parts(
 
 def _parts(
     row: ScoredArm,
-    kept: tuple[Predictions, pl.Series],
+    kept: tuple[Predictions, pl.Series, frozenset[str]],
     interval: IntervalConfig,
     *,
     within_folds: bool,
     several: bool,
 ) -> Iterator[ScoredArm]:
     """Yield the parts of one domain; the domain's name before them where there are several."""
-    predictions, part_of = kept
+    predictions, part_of, seen_ids = kept
     inside = predictions.table["domain"] == row.domain
     here, parts = predictions.where(pl.col("domain") == row.domain), part_of.filter(inside)
     for found in score_by(here, parts, metrics_for(here), interval, within_folds=within_folds):
         name = f"{row.domain}, {found.part}" if several else found.part
-        yield ScoredArm(row.arm, name, row.trained_on, median_mpp(found.predictions), found.scores, row.marks)
+        made = ScoredArm(row.arm, name, row.trained_on, median_mpp(found.predictions), found.scores, row.marks)
+        leaky = not seen_ids.isdisjoint(found.predictions.table["tile_id"])
+        yield with_leaky(made) if leaky else made

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from histotune.embeddings.space import Embeddings
     from histotune.heads.config import ClassWeight, SgdSettings, SweepConfig
-    from histotune.heads.head import HiddenLayer
+    from histotune.heads.head import HiddenLayer, TrainingColumns
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -158,6 +158,7 @@ class Refit:
         hidden: Hidden layer on raw columns; None for linear heads.
         diverged: Whether the fit diverged.
         loss_E: Training loss after every epoch; None where nothing is trained in epochs.
+        columns: What the training tiles say of the columns; None where unknown.
     """
 
     weight_KD: Float
@@ -166,6 +167,7 @@ class Refit:
     hidden: HiddenLayer | None = None
     diverged: bool = False
     loss_E: Float | None = None
+    columns: TrainingColumns | None = None
 
 
 class Family:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.heads.config import ClassWeight, Honesty, SelectionRule, ThresholdRule  # noqa: TC001  (a saved record is read by its types)
+from histotune.heads.solver.problems import divisors
 from histotune.statistics.predictions import Interval  # noqa: TC001  (a saved record is read by its types)
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, hash_json, parse_json
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Activation = Literal["relu", "gelu"]
 BLOCK_ROWS = 8192
+OPTIONAL_TENSORS = ("scale_floor_D", "train_mean_D", "train_std_D")
 NO_HASHES = np.empty((0, 32), dtype=np.uint8)
 
 
@@ -143,6 +145,21 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class TrainingColumns:
+    """What the training tiles say of the columns of a pooling.
+
+    Attributes:
+        mean_D: float64; their weighted mean.
+        std_D: float64; their standard deviation, 0 where a column is constant.
+        is_floored: Whether columns were divided by that or the floor; False where they were taken as they are.
+    """
+
+    mean_D: NDArray[np.float64]
+    std_D: NDArray[np.float64]
+    is_floored: bool = True
+
+
+@dataclass(frozen=True)
 class Head:
     """A linear map, or a small MLP, from raw embeddings to class logits, standardisation folded in.
 
@@ -170,6 +187,8 @@ class Head:
             in heads of format 3 and earlier.
         class_mapping: Names that labels had -> names of classes; empty where they are the same.
         scale_floor_D: float64; the least standard deviation that each column was divided by; None without one.
+        train_mean_D: float64; mean of the training tiles' columns; None where unknown.
+        train_std_D: float64; their standard deviation, 0 where a column is constant; None where unknown.
         saved_id: The id of a head of format 3 or earlier, which results of that time name; empty for all others.
     """
 
@@ -193,6 +212,8 @@ class Head:
     train_sha256_N32: NDArray[np.uint8] = field(default_factory=NO_HASHES.copy)
     class_mapping: Mapping[str, str] = field(default_factory=dict)
     scale_floor_D: NDArray[np.float64] | None = None
+    train_mean_D: NDArray[np.float64] | None = None
+    train_std_D: NDArray[np.float64] | None = None
     saved_id: str = ""
 
     @property
@@ -215,7 +236,8 @@ class Head:
         }
         if self.hidden is not None:
             found |= {"weight_HD": self.hidden.weight_HD, "bias_H": self.hidden.bias_H}
-        return found if self.scale_floor_D is None else found | {"scale_floor_D": self.scale_floor_D}
+        optional = {name: getattr(self, name) for name in OPTIONAL_TENSORS}
+        return found | {name: values for name, values in optional.items() if values is not None}
 
     @property
     def head_id(self) -> str:
@@ -360,11 +382,10 @@ def untuned_logits(
 
     Weights are drawn from a normal distribution with variance 1 / D, so that logits have unit scale; there is no bias.
     """
-    # Standardised by the training tiles, so that w . x has variance 1; all draws are one product.
+    # Standardised by the training tiles, so that w . x has about variance 1; all draws are one product.
     x_ND = embeddings.matrix_ND[:, columns].astype(np.float64)
     train_nD = x_ND[train_rows]
-    std_D = train_nD.std(axis=0)
-    x_ND = (x_ND - train_nD.mean(axis=0)) / np.where(std_D > 0, std_D, 1.0)
+    x_ND = (x_ND - train_nD.mean(axis=0)) / divisors(train_nD.std(axis=0))
     rng = np.random.Generator(np.random.PCG64(seed))
     n_logits = 1 if n_classes == 2 else n_classes
     weight_DJ = rng.standard_normal((len(columns), n_draws * n_logits)) / np.sqrt(len(columns))

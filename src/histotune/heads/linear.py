@@ -14,6 +14,7 @@ from histotune.datasets.splits.folds import assign_group_folds
 from histotune.heads.calibrate import CrossFitted, fit_temperatures
 from histotune.heads.family import Family, Refit, Trial, full_logits, sample_weights, with_zero_class
 from histotune.heads.fit_cache import FitCache, inputs_of
+from histotune.heads.head import TrainingColumns
 from histotune.heads.solver.coordinates import is_small
 from histotune.heads.solver.problems import FitProblems, FitSettings
 from histotune.tools.devices import find_device
@@ -112,10 +113,11 @@ class LogisticFamily(Family):
         x_nD = data.matrix(chosen[0][1].pooling)
         problems = FitProblems(mask_Fn, mask_P, penalty_P, data.n_classes)
         solution = self._solve(x_nD, data, problems, data.support.fits)
+        columns = [TrainingColumns(*one) for one in zip(solution.mean_FD, solution.std_FD, strict=True)]
         return [
-            Refit(*with_zero_class(weight_KD, bias_K), bool(converged))
-            for weight_KD, bias_K, converged in zip(
-                solution.weight_PKD, solution.bias_PK, solution.converged_P, strict=True
+            Refit(*with_zero_class(weight_KD, bias_K), bool(converged), columns=columns[mask])
+            for weight_KD, bias_K, converged, mask in zip(
+                solution.weight_PKD, solution.bias_PK, solution.converged_P, mask_P, strict=True
             )
         ]
 

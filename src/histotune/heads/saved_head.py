@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from histotune.heads.head import Activation, Calibration, Decision, Head, HiddenLayer, Selection
+from histotune.heads.head import OPTIONAL_TENSORS, Activation, Calibration, Decision, Head, HiddenLayer, Selection
 from histotune.tools.atomic import atomic_path
 from histotune.tools.errors import UserError
 from histotune.tools.files import CHECKSUM, hash_bytes, hash_file, hash_json, read_json, write_sealed
@@ -40,7 +40,7 @@ WEIGHTS_FILE = "head.safetensors"
 FACTS_FILE = "head.json"
 NEW_IN_4 = (CHECKSUM, "class_mapping")
 LINEAR, HIDDEN = {"weight_KD", "bias_K"}, {"weight_HD", "bias_H"}
-TRAIN, FLOOR = "train_sha256_N32", "scale_floor_D"
+TRAIN = "train_sha256_N32"
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _head(facts: HeadFacts, tensors: Tensors, folder: Path) -> Head:
     """Put a head together."""
     own = {field.name for field in fields(Head)}
     plain = {name: getattr(facts, name) for name in HeadFacts.model_fields if name in own}
-    optional: dict[str, Any] = {name: tensors[name] for name in (TRAIN, FLOOR) if name in tensors}
+    optional: dict[str, Any] = {name: tensors[name] for name in (TRAIN, *OPTIONAL_TENSORS) if name in tensors}
     try:
         hidden = None
         if facts.activation:
@@ -237,8 +237,10 @@ def _head(facts: HeadFacts, tensors: Tensors, folder: Path) -> Head:
 def _check_shapes(head: Head, folder: Path) -> None:
     """Refuse tensors that don't fit each other or the facts."""
     n_classes, n_inputs = len(head.class_names), len(head.columns)
-    if head.scale_floor_D is not None and head.scale_floor_D.shape != (n_inputs,):
-        raise _damaged(folder, f"its scale floor {head.scale_floor_D.shape} does not fit {n_inputs} columns")
+    for name in OPTIONAL_TENSORS:
+        values = getattr(head, name)
+        if values is not None and values.shape != (n_inputs,):
+            raise _damaged(folder, f"{name} {values.shape} does not fit {n_inputs} columns")
     if head.train_sha256_N32.ndim != 2 or head.train_sha256_N32.shape[1] != 32:
         raise _damaged(folder, f"the hashes of its training tiles have the shape {head.train_sha256_N32.shape}")
     if head.hidden is not None:
@@ -273,7 +275,7 @@ def _read_weights(folder: Path, facts: HeadFacts) -> Tensors:
     expected = LINEAR | HIDDEN if facts.activation else LINEAR
     allowed = expected
     if facts.format_version == VERSION:
-        expected, allowed = expected | {TRAIN}, expected | {TRAIN, FLOOR}
+        expected, allowed = expected | {TRAIN}, expected | {TRAIN, *OPTIONAL_TENSORS}
     types_fit = all(values.dtype == (np.uint8 if name == TRAIN else np.float64) for name, values in tensors.items())
     if not expected <= set(tensors) <= allowed or not types_fit:
         raise _damaged(folder, f"{WEIGHTS_FILE} holds other tensors: {', '.join(sorted(tensors))}")

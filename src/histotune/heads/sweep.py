@@ -49,6 +49,7 @@ from histotune.heads.select import (
     score_trials,
     tile_losses,
 )
+from histotune.heads.solver.problems import scale_floor
 from histotune.heads.sweep_memory import check_memory
 from histotune.statistics.bounds import Strata
 from histotune.statistics.evaluators import PairsEvaluator, win_matrix
@@ -173,7 +174,7 @@ def _head(
 ) -> Head:
     """Build the record of a refitted head."""
     trial, refit, part = procedure.trials[solved.choice], solved.refit, solved.part
-    embeddings, sha256_N32 = data.embeddings, data.embeddings.sha256_N32
+    embeddings, sha256_N32, columns = data.embeddings, data.embeddings.sha256_N32, refit.columns
     return Head(
         weight_KD=refit.weight_KD,
         bias_K=refit.bias_K,
@@ -193,7 +194,15 @@ def _head(
         family=procedure.family.name,
         selection=selection,
         train_sha256_N32=NO_HASHES if sha256_N32 is None else distinct_rows(sha256_N32[data.used[part.rows]]),
+        scale_floor_D=None if columns is None or not columns.is_floored else floor_of(columns.std_D),
+        train_mean_D=None if columns is None else np.ascontiguousarray(columns.mean_D),
+        train_std_D=None if columns is None else np.ascontiguousarray(columns.std_D),
     )
+
+
+def floor_of(std_D: Float) -> Float:
+    """Return the least standard deviation that each column was divided by."""
+    return np.broadcast_to(scale_floor(std_D), std_D.shape).copy()
 
 
 def distinct_rows(sha256_N32: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ Fields = Mapping[str, object] | Sequence[str] | None
 """Fields of the config by dotted names, as ``{"sweep.folds": 3}``, or as the command line takes them."""
 Place = str | Path
 PART_OF_OPTION = {
-    **dict.fromkeys(("train_magnification", "final", "split", "allow_leaky"), "evaluation"),
+    **dict.fromkeys(("train_magnification", "final", "split", "allow_leaky", "classes"), "evaluation"),
     "cluster": "interval",
     "wandb": "tracking",
 }

@@ -123,6 +123,8 @@ class ExperimentConfig(BaseModel):
             data["interval"].pop("mix")
         if data["evaluation"]["leak_null_draws"] is None:
             data["evaluation"]["leak_null_draws"] = 3  # what the default was; no choice of a head hangs on it
+        if not data["evaluation"]["classes"]:  # a choice only where it is one, so that older ones keep their hash
+            data["evaluation"].pop("classes")
         if data["protocol"] is None:
             data.pop("protocol")
         for name in ("source", "target"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histotune.backbones.catalog import colour_histogram, find_backbone, pinned_config, random_twin
+from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import require_groups
 from histotune.datasets.tileset import require_classes
@@ -27,6 +28,7 @@ from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.ledger import LEDGER_FILE
 from histotune.evaluation.material import Material
 from histotune.evaluation.plan import part_rows, plan_source, scored_part, training_rows, with_parts
+from histotune.heads.classes import match_classes
 from histotune.heads.family import check_inner_folds
 from histotune.heads.label_efficiency import check_label_efficiency
 from histotune.images.config import ViewChoice
@@ -41,7 +43,7 @@ from histotune.tools.marks import COLOUR_HISTOGRAM, EXTERNAL, PROBE, RANDOM_WEIG
 from histotune.tools.ranks import process_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -162,7 +164,10 @@ def set_up_experiment(config: ExperimentConfig, watch: Stopwatch) -> Setup:
         studied = target if source is None else source
         if studied is None:
             raise UserError("there is nothing to score", fix="give a data set with labels: histotune run --help")
-        entries = _checked_entries(config, source, target)
+        errors: list[UserError] = []
+        with collect(errors):
+            target = _matched_target(config, source, target)
+        entries = _checked_entries(config, source, target, errors)
     pinned = _pinned(config, entries[0].backbone)
     return Setup(pinned, studied, split, entries, None if source is None else target)
 
@@ -318,9 +323,24 @@ def _entries(config: ExperimentConfig) -> tuple[Entry, ...]:
     return tuple(Entry(arm, spec, chosen_view(config.view, spec)) for arm, spec in arms)
 
 
-def _checked_entries(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> tuple[Entry, ...]:
+def _matched_target(config: ExperimentConfig, source: TileSet | None, target: TileSet | None) -> TileSet | None:
+    """Return the target as the source's heads read it; as it is where there is no source."""
+    classes = config.evaluation.classes
+    if source is not None and target is not None:
+        return _in_order_of(source, target, classes)
+    if classes:
+        raise UserError(
+            "--classes reads the classes of a second data set, and none is given",
+            value=", ".join(f"{name}={other}" for name, other in classes.items()),
+            fix="leave it out, or give the second data set: --pcam FOLDER",
+        )
+    return target
+
+
+def _checked_entries(
+    config: ExperimentConfig, source: TileSet | None, target: TileSet | None, errors: list[UserError]
+) -> tuple[Entry, ...]:
     """Return the arms after a look for what would stop the study after hours of embedding; all of it told together."""
-    errors: list[UserError] = []
     entries: tuple[Entry, ...] = ()
     if source is not None:
         with collect(errors):
@@ -333,8 +353,6 @@ def _checked_entries(config: ExperimentConfig, source: TileSet | None, target: T
             part_rows(target, scored_part(config.evaluation))
             check_direct_training(target, config.sweep)
     with collect(errors):
-        _check_labels_match(source, target)
-    with collect(errors):
         entries = _entries(config)
         for tiles in (source, target):
             for view in dict.fromkeys(entry.view for entry in entries):
@@ -344,14 +362,19 @@ def _checked_entries(config: ExperimentConfig, source: TileSet | None, target: T
     return entries
 
 
-def _check_labels_match(source: TileSet | None, target: TileSet | None) -> None:
-    if source is not None and target is not None and len(source.class_names) != len(target.class_names):
-        raise UserError(
-            "a head can't be carried to a data set with another number of classes",
-            value=f"{len(source.class_names)} classes in {source.name}",
-            allowed=f"{len(target.class_names)} classes, as in {target.name}",
-            fix="--set source.labels=binary",
-        )
+def _in_order_of(source: TileSet, target: TileSet, classes: Mapping[str, str]) -> TileSet:
+    """Return the target with its classes in the order of the source's, matched by name: heads are carried over."""
+    try:
+        match = match_classes(target, source.class_names, classes)
+    except UserError as error:
+        spec = known_specs().get(source.name)
+        schemes = () if spec is None else spec.schemes
+        fits = [scheme for scheme in schemes if len(scheme.class_names) == len(target.class_names)]
+        if not fits or set(fits[0].class_names) == set(source.class_names):
+            raise
+        fix = f"--set source.labels={fits[0].name}"
+        raise UserError(error.what, value=error.value, allowed=error.allowed, fix=fix) from error
+    return replace(match.in_own_words(), notes=(*target.notes, *match.notes))
 
 
 def _foreign_names(folder: Path) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.datasets.disk import name_some
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.choice import describe_choice
@@ -18,11 +17,14 @@ from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.material import head_predictions
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, score_robustness
-from histotune.evaluation.scoring import score_domains, score_parts
+from histotune.evaluation.scoring import over_present, score_domains, score_parts
+from histotune.evaluation.seen import find_seen, mark_seen, prediction_table
+from histotune.heads.classes import match_classes
 from histotune.heads.family import SweepSupport, SweepTask, check_inner_folds
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import check_label_efficiency, label_efficiency
+from histotune.heads.outliers import find_far
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
 from histotune.report.result_tables import tables_of
@@ -45,19 +47,21 @@ from histotune.tools.atomic import atomic_folder, require_writable
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes
 from histotune.tools.manifest import write_manifest
-from histotune.tools.marks import LEAKY, PROBE
+from histotune.tools.marks import PROBE
 from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import polars as pl
     from numpy.typing import NDArray
 
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.estimate import EmbeddingEstimate
     from histotune.evaluation.findings import LedgerCount, SweepChoice
     from histotune.evaluation.material import Material
+    from histotune.evaluation.seen import SeenTiles
     from histotune.heads.family import Tried
     from histotune.heads.head import SweepResult
     from histotune.statistics.predictions import Predictions
@@ -89,11 +93,19 @@ class SweepOutcome(ShownAsTables):
 
 @dataclass(frozen=True)
 class EvaluationOutcome(ShownAsTables):
-    """A saved head scored on one data set: the scores, the predictions behind them, the ledger's count."""
+    """A saved head scored on one data set.
+
+    Attributes:
+        finding: The scores.
+        predictions: The predictions behind them, among the classes that have tiles.
+        ledger: How often these tiles have been scored.
+        table: A row per scored tile for people: label, what the head says, and whether it has seen the tile.
+    """
 
     finding: Finding
     predictions: Predictions
     ledger: LedgerCount
+    table: pl.DataFrame
 
     def tables(self) -> tuple[Table, ...]:
         """Return the scores, by domain, site and scanner."""
@@ -193,19 +205,32 @@ def _task(tiles: TileSet, train_N: NDArray[np.bool_]) -> SweepTask:
     return SweepTask(tiles.labels_N, tuple(tile_groups(tiles)), tiles.class_names, train_N[None, :])
 
 
-def _require_same_number(bundle: Bundle, tiles: TileSet) -> None:
-    """Refuse a data set whose classes can't be the head's, before anything is embedded."""
-    names = bundle.head.class_names
-    if len(tiles.class_names) != len(names):
-        raise UserError(
-            f"this head tells {len(names):,} classes apart, and {tiles.name} has {len(tiles.class_names):,}",
-            value=name_some(list(tiles.class_names), 10),
-            allowed=name_some(list(names), 10),
-            fix="label the tiles with the head's classes, or train a head on theirs: histotune sweep",
-        )
+@dataclass(frozen=True)
+class _Scored:
+    """A head on the tiles that are scored.
+
+    Attributes:
+        material: The data set as the head sees it, labels in the order of its classes.
+        rows: The scored tiles.
+        seen: Which of them trained the head, or are of a case that did.
+        target: The data set and its part.
+        split_hash: Hash of the scored tiles.
+        marks: Warnings that all of them carry.
+        notes: What a reader must know.
+    """
+
+    material: Material
+    rows: NDArray[np.int64]
+    seen: SeenTiles
+    target: str
+    split_hash: str
+    marks: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None) -> EvaluationOutcome:
+def evaluate_head(
+    bundle: Bundle, config: ExperimentConfig, read: TileSet | None = None, *, exclude_seen: bool = False
+) -> EvaluationOutcome:
     """Score a saved head on a data set.
 
     Args:
@@ -213,41 +238,70 @@ def evaluate_head(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
         config: Names one data set; its backbone and view are replaced by the head's own, but for whether a moved label
             is accepted.
         read: The data set's tiles; None reads them.
+        exclude_seen: Leave out tiles that trained the head, and tiles of cases that did.
 
     Returns:
-        The scores per domain, marked LEAKY where the head has trained on one of the scored groups, and how often
-        this split has been scored.
+        The scores per domain, each marked LEAKY where it holds tiles that trained the head, or of cases that did; and
+        how often this split has been scored.
 
     Raises:
-        UserError: The scored part is missing.
+        UserError: The scored part is missing, its classes are not the head's, or every tile trained the head.
     """
     require_writable(config.ledger / LEDGER_FILE)
     config = config_of_head(config, bundle)
+    head, scored = bundle.head, _scored_tiles(bundle, config, read, exclude_seen=exclude_seen)
+    whole = head_predictions(scored.material, scored.rows, head, scored.split_hash)
+    predictions, among = over_present(whole)
+    tiles, seen_ids, interval = scored.material.tiles, scored.seen.seen_ids, config.interval
+    plain = score_domains(PROBE, predictions, f"head {head.head_id}", interval, scored.marks)
+    parts = score_parts(predictions, tiles, interval, plain, seen_ids)
+    rows = mark_seen(plain, predictions, seen_ids)
+    ledger = record_scoring(config.ledger, Scoring(scored.split_hash, scored.target, head.head_id))
+    settings = RobustnessSettings(config.evaluation.robustness_k, config.evaluation.seed, interval)
+    index = score_robustness([EmbeddedArm(PROBE, scored.material, head.pooling)], predictions, rows, settings)
+    embeddings = scored.material.embeddings
+    told = (*scored.notes, among, find_far(head, embeddings, scored.rows).note(), space_note(head, embeddings))
+    finding = Finding(
+        "external",
+        f"Head {head.head_id} on {scored.target}",
+        "The saved head as it is.",
+        rows,
+        tuple(note for note in told if note),
+        parts,
+        robustness=index,
+    )
+    return EvaluationOutcome(finding, predictions, ledger, prediction_table(whole, scored.seen))
+
+
+def _scored_tiles(bundle: Bundle, config: ExperimentConfig, read: TileSet | None, *, exclude_seen: bool) -> _Scored:
+    """Read, match and embed the tiles that are scored."""
+    evaluation, head = config.evaluation, bundle.head
     tiles, split = read_with_parts(config, read)
-    _require_same_number(bundle, tiles)
-    part = scored_part(config.evaluation)
+    match = match_classes(tiles, head.class_names, evaluation.classes, head.class_mapping)
+    tiles, part = match.tiles, scored_part(evaluation)
     has_parts = tiles.table["split"].null_count() == 0
     if has_parts:
         part_rows(tiles, part)  # a missing part shows before anything is embedded
     material = set_up(config, tiles, split).embed()
     tiles = material.tiles  # without those that can't be read
     rows = part_rows(tiles, part) if has_parts else np.flatnonzero(tiles.labels_N >= 0)
-    scored_tiles = tiles.take(rows)
-    split_hash = hash_bytes(scored_tiles.label_fingerprint, part)
-    leaky = not set(bundle.head.train_groups).isdisjoint(tile_groups(scored_tiles))
-    marks = tuple(dict.fromkeys((*marks_of(tiles, split), *((LEAKY,) if leaky else ()))))
-    predictions = head_predictions(material, rows, bundle.head, split_hash)
-    arms = score_domains(PROBE, predictions, f"head {bundle.head.head_id}", config.interval, marks)
+    found = find_seen(head, material)
+    seen = found.take(rows)
+    if exclude_seen:
+        rows = rows[~seen.seen_N]
+        if not len(rows):
+            raise UserError(
+                "every one of these tiles trained this head, or is of a case that did",
+                value=f"{tiles.name}: {len(seen.tile_ids):,} tiles",
+                fix="score tiles of other cases; without --exclude-seen these are scored and marked LEAKY",
+            )
     scored_words = f"{split.name} {part}" if split else part
-    target = f"{tiles.name} {scored_words}" if has_parts else tiles.name
-    ledger = record_scoring(config.ledger, Scoring(split_hash, target, bundle.head.head_id))
-    shared = "Some of the scored cases trained this head: these are no held-out scores." if leaky else ""
-    notes = tuple(note for note in (shared, space_note(bundle.head, material.embeddings)) if note)
-    title = f"Head {bundle.head.head_id} on {target}"
-    parts = score_parts(predictions, tiles, config.interval, arms)
-    arm = EmbeddedArm(PROBE, material, bundle.head.pooling)
-    settings = RobustnessSettings(config.evaluation.robustness_k, config.evaluation.seed, config.interval)
-    index = score_robustness([arm], predictions, arms, settings)
-    how = "The saved head as it is."
-    finding = Finding("external", title, how, arms, notes, parts, robustness=index)
-    return EvaluationOutcome(finding, predictions, ledger)
+    return _Scored(
+        material,
+        rows,
+        found.take(rows),
+        f"{tiles.name} {scored_words}" if has_parts else tiles.name,
+        hash_bytes(match.fingerprint(tiles.take(rows).tile_ids), part),
+        marks_of(tiles, split),
+        (*seen.notes(excluded=exclude_seen), *match.notes),
+    )

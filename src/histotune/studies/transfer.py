@@ -16,7 +16,10 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import load_bundle
 from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
 from histotune.evaluation.plan import marks_of, part_rows, scored_part, training_domain, training_rows
+from histotune.evaluation.seen import find_seen
+from histotune.heads.classes import match_classes
 from histotune.heads.head import calibrated_logits, column_logits
+from histotune.heads.outliers import find_far
 from histotune.images.stain import INSTALL, has_torchstain, mean_density, restain
 from histotune.images.view_checks import check_view
 from histotune.report.result_tables import tables_of
@@ -38,7 +41,6 @@ from histotune.transfer.case import (
     Side,
     TransferCase,
     check_every_class,
-    match_classes,
 )
 from histotune.transfer.diagnose import diagnose
 from histotune.transfer.scales import scale_candidates, scale_readings
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle
     from histotune.evaluation.findings import LedgerCount
     from histotune.evaluation.material import Material
+    from histotune.evaluation.seen import SeenTiles
     from histotune.heads.head import Head
     from histotune.images.config import ViewChoice
     from histotune.studies.config import ExperimentConfig
@@ -101,6 +104,8 @@ class _Target:
         split_hash: Hash of the whole part.
         marks: Warnings.
         n_tiles: Tiles of the whole part.
+        notes: How its classes were read.
+        seen: Which of its tiles trained the head, or are of a case that did.
     """
 
     name: str
@@ -109,6 +114,8 @@ class _Target:
     split_hash: str
     marks: tuple[str, ...]
     n_tiles: int
+    notes: tuple[str, ...]
+    seen: SeenTiles
 
 
 def run_transfer(head_folder: Path, config: ExperimentConfig, command: str, *, images: bool = True) -> TransferOutcome:
@@ -139,7 +146,7 @@ def _diagnose_and_save(head_folder: Path, config: ExperimentConfig, command: str
     verify_folder(run, f"histotune run --from {run} --out NEW repeats the run")
     bundle = load_bundle(run)
     config = config_of_head(config, bundle)
-    target = _read_target(config, bundle.head.class_names)
+    target = _read_target(config, bundle.head)
     source = _read_source(run, bundle, config)
     found = _diagnose(source, target, config, images=images)
     ledger = record_scoring(config.ledger, Scoring(target.split_hash, target.name, bundle.head.head_id))
@@ -162,7 +169,7 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
     remedied = Remedied()
     if images:
         remedied = remedy_views(ViewRequest(target.setup, source.bundle, source.tiles, source.material, material))
-    shared = set(head.train_groups) & set(tile_groups(material.tiles))
+    seen = target.seen.in_words()
     domain = training_domain(source.tiles, np.ones(len(source.tiles), dtype=np.bool_))
     case = TransferCase(
         _head_map(head),
@@ -170,18 +177,18 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
         source.predictions,
         _side(material, head, target.name),
         remedied.views,
-        (*remedied.notes, *dict.fromkeys(_facts(source, target, shared, config.interval.cluster))),
+        (*remedied.notes, *dict.fromkeys(_facts(source, target, config.interval.cluster))),
     )
     found = diagnose(case, config.transfer, config.interval)
     marks = (
         *target.marks,
         *((SYNTHETIC,) if source.tiles.synthetic else ()),
-        *((LEAKY,) if shared else ()),
+        *((LEAKY,) if seen else ()),
         *((TOO_NARROW,) if config.interval.cluster == "tile" else ()),
     )
     found = replace(found, marks=tuple(dict.fromkeys(marks)), plans=remedied.plans)
-    if shared:
-        warning = f"{LEAKY}: {len(shared)} of the target's groups trained this head, so nothing here is held out. "
+    if seen:
+        warning = f"{LEAKY}: of the target, {seen}, so nothing here is held out. "
         found = replace(found, paragraph=warning + found.paragraph)
     if not images:
         return found
@@ -189,21 +196,23 @@ def _diagnose(source: _Source, target: _Target, config: ExperimentConfig, *, ima
     return replace(found, shift=replace(found.shift, stain_source=colours[0], stain_target=colours[1]))
 
 
-def _read_target(config: ExperimentConfig, class_names: tuple[str, ...]) -> _Target:
+def _read_target(config: ExperimentConfig, head: Head) -> _Target:
     """Read and embed the scored part of the target, or a sample of it, labelled in the order of the head's classes."""
     part = scored_part(config.evaluation)
     tiles, split = read_with_parts(config)
-    tiles, name = _scored_tiles(tiles, part)
+    match = match_classes(tiles, head.class_names, config.evaluation.classes, head.class_mapping)
+    tiles, name = _scored_tiles(match.tiles, part)
     kept = _spread(tiles, config.transfer.max_tiles)
-    sample = match_classes(tiles.take(kept), class_names)
+    sample = tiles.take(kept)
     sampled = (
         f", sampled to {len(kept):,} tiles (--set transfer.max_tiles=0 takes all)," if len(kept) < len(tiles) else ""
     )
-    check_every_class(sample.labels_N, class_names, name + sampled)
+    check_every_class(sample.labels_N, head.class_names, name + sampled)
     setup = set_up(config, sample, split)
     material = setup.embed()
-    split_hash = hash_bytes(tiles.label_fingerprint, part)
-    return _Target(name, setup, material, split_hash, marks_of(material.tiles, split), len(tiles))
+    split_hash = hash_bytes(match.fingerprint(tiles.tile_ids), part)
+    seen = find_seen(head, material)
+    return _Target(name, setup, material, split_hash, marks_of(material.tiles, split), len(tiles), match.notes, seen)
 
 
 def _run_folder(folder: Path) -> Path:
@@ -246,6 +255,7 @@ def _read_source(run: Path, bundle: Bundle, config: ExperimentConfig) -> _Source
         )
     tiles = read_dataset(dataset)
     groups = np.array(tile_groups(tiles))
+    tiles = match_classes(tiles, bundle.head.class_names, known=bundle.head.class_mapping).tiles
     used_N = training_rows(tiles, made.evaluation.train_magnification) & np.isin(groups, bundle.head.train_groups)
     tiles = tiles.take(np.flatnonzero(used_N))
     predictions = _held_out(run, tiles)
@@ -313,12 +323,15 @@ def _head_map(head: Head) -> HeadMap:
     return HeadMap(margin, head.threshold, head.penalty, head.class_names, head.head_id)
 
 
-def _facts(source: _Source, target: _Target, shared: set[str], cluster: str) -> Iterator[str]:
+def _facts(source: _Source, target: _Target, cluster: str) -> Iterator[str]:
     """Yield what a reader must know about both sides."""
     tiles = target.material.tiles
     yield from (f"{side.name}: {note}" for side in (source.material.tiles, tiles) for note in side.notes)
-    if shared:
-        yield f"{len(shared)} of the target's groups trained this head, and the two sides are not independent."
+    yield from target.notes
+    if far := find_far(source.bundle.head, target.material.embeddings).note():
+        yield far
+    if words := target.seen.in_words():
+        yield f"Of the target, {words}: the two sides are not independent."
     if len(tiles) + tiles.n_skipped < target.n_tiles:
         yield (
             f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "

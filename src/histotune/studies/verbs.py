@@ -28,7 +28,7 @@ from histotune.tools.errors import UserError, closest_name, name_setting
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import polars as pl
 
@@ -180,25 +180,31 @@ def evaluate(
     data: Place | None = None,
     *,
     cache: Place | None = None,
+    classes: Mapping[str, str] | str | None = None,
+    exclude_seen: bool = False,
+    out: Place | None = None,
     final: bool = False,
     cluster: str | None = None,
     on_bad_image: str | None = None,
     set: Fields = None,
 ) -> EvaluationOutcome:
-    """Score a head on a data set; groups that trained it are found and marked.
+    """Score a head on a data set; tiles and groups that trained it are found, and their rows marked.
 
     Args:
         head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
         tiles: What :func:`read` gave, or a data set's name.
         data: Folder of the data set, where it is named.
         cache: Folder for embeddings.
+        classes: How classes of the data are read, as ``{"normal": "benign"}``; an empty name leaves its tiles out.
+        exclude_seen: Leave out tiles that trained the head, and tiles of groups that did.
+        out: Table of the predictions to write: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``; None writes none.
         final: Score the test part; every scoring is counted.
         cluster: ``tile``: intervals as if tiles were independent (TOO NARROW).
         on_bad_image: ``fail`` (default) or ``skip``.
         set: Further fields of the config.
 
     Returns:
-        Scores with intervals per domain, and how often this split has been scored.
+        Scores with intervals per domain, how often this split has been scored, and a row per tile (``.table``).
 
     Raises:
         UserError: No head there, other classes, or the scored part is missing.
@@ -211,11 +217,19 @@ def evaluate(
         >>> [row.domain for row in ht.evaluate(head, tiles).finding.rows]
         ['breakhis 100X', 'breakhis 400X']
     """
+    from histotune.deploy.predict import check_table_name, write_predictions
     from histotune.studies.stages import evaluate_head
 
-    typed = {"cache": cache, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
+    place = path_of(out)
+    if place is not None:
+        check_table_name(place)
+    typed = {"cache": cache, "classes": classes, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
     config = config_of(tiles, data, set=set, **typed)
-    return evaluate_head(bundle_of(head), config, _plain(tiles))
+    with claimed(place, folder=False):
+        outcome = evaluate_head(bundle_of(head), config, _plain(tiles), exclude_seen=exclude_seen)
+        if place is not None:
+            write_predictions(outcome.table, place)
+    return outcome
 
 
 def score(
@@ -325,6 +339,7 @@ def transfer(
     out: Place | None = None,
     cache: Place | None = None,
     split: str | None = None,
+    classes: Mapping[str, str] | str | None = None,
     final: bool = False,
     cluster: str | None = None,
     on_bad_image: str | None = None,
@@ -340,6 +355,7 @@ def transfer(
         out: Folder for ``transfer.json`` and ``transfer.html``; ``transfers/RUN-TARGET`` without one.
         cache: Folder for embeddings.
         split: A split of the target: its valid or test part.
+        classes: How classes of the target are read, as ``{"normal": "benign"}``.
         final: Score the test part; every scoring is counted.
         cluster: ``tile``: intervals as if tiles were independent (TOO NARROW).
         on_bad_image: ``fail`` (default) or ``skip``.
@@ -368,8 +384,8 @@ def transfer(
         config = target
     else:
         folder = Path(out) if out is not None else Path("transfers") / f"{place.resolve().name}-{Path(target).stem}"
-        typed = {"cache": cache, "split": split, "final": final, "cluster": cluster, "on_bad_image": on_bad_image}
-        config = config_of(target, data, out=folder, set=set, **typed)
+        typed = {"cache": cache, "split": split, "classes": classes, "final": final, "cluster": cluster}
+        config = config_of(target, data, out=folder, set=set, on_bad_image=on_bad_image, **typed)
     return run_transfer(place, config, redact(command_of("transfer")), images=images)
 
 

@@ -17,6 +17,7 @@ from histotune.heads.sgd import train as train_module
 from histotune.heads.sgd.jobs import TrainData, TrainedHead, TrainJob, TrainOptions, TrainSplit, plan_chunks
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.tools.errors import UserError
+from tests.heads.samples import floored
 from tests.heads.sgd.peer import make_data, plain_logits, train_plainly
 
 if TYPE_CHECKING:
@@ -121,11 +122,11 @@ def test_schedules_equal_torchs(name: str) -> None:
 def test_standardisation_is_fitted_on_the_training_rows_and_folded_into_the_head() -> None:
     data = make_data(standardise=True)
     x = data.x_ND * 7 + 300
-    x[:, 3] = 5.0
+    x[:, 3], x[:, 4] = 5.0, 300 + 0.01 * data.x_ND[:, 4]
     data = dataclasses.replace(data, x_ND=x)
     train = data.splits[0].train_rows
-    std = x[train].std(axis=0)
-    z = ((x.astype(np.float64) - x[train].mean(axis=0)) / np.where(std > 0, std, 1)).astype(np.float32)
+    std = x[train].astype(np.float64).std(axis=0)
+    z = ((x.astype(np.float64) - x[train].mean(axis=0)) / floored(std)).astype(np.float32)
     job = TrainJob(SgdSettings(lr=1e-2, max_steps=40, batch_size=32, hidden_units=4))
     (head,) = train_heads(data, [job])
     plain = train_plainly(dataclasses.replace(data, x_ND=z), job, 40)

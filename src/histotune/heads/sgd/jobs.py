@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from histotune.heads.config import Cosine, SgdSettings, Stopping
+from histotune.heads.solver.problems import divisors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -194,9 +195,10 @@ class SplitRows:
         self._data, self._split, self._device = data, data.splits[split], device
         n_columns = data.x_ND.shape[1]
         self._width = padded_width(n_columns)
-        self.mean_D, self.std_D = np.zeros(n_columns), np.ones(n_columns)
+        self.mean_D, self.scale_D = np.zeros(n_columns), np.ones(n_columns)
         if data.standardise:
-            self.mean_D, self.std_D = column_moments(data.x_ND, self._split.train_rows)
+            self.mean_D, std_D = column_moments(data.x_ND, self._split.train_rows)
+            self.scale_D = divisors(std_D)
         self._held: list[Tensor] | None = None
         self._dense_nV: Tensor | None = None
         if len(self._split.train_rows) * self._width * 4 <= DENSE_BYTES:
@@ -233,7 +235,7 @@ class SplitRows:
             part = slice(start, start + BLOCK_ROWS)
             block = self._data.x_ND[rows_n[part]]
             if self._data.standardise:
-                out_nV[part, :n_columns] = (block.astype(np.float64) - self.mean_D) / self.std_D
+                out_nV[part, :n_columns] = (block.astype(np.float64) - self.mean_D) / self.scale_D
             else:
                 out_nV[part, :n_columns] = block
         out_nV[:, n_columns] = 1.0
@@ -241,14 +243,14 @@ class SplitRows:
 
 
 def column_moments(x_ND: NDArray[np.floating], rows: Int) -> tuple[Float, Float]:
-    """Return mean and standard deviation per column, in float64, streamed; constant columns have deviation 1."""
+    """Return mean and standard deviation per column, in float64, streamed; constant columns have deviation 0."""
     blocks = [rows[start : start + BLOCK_ROWS] for start in range(0, len(rows), BLOCK_ROWS)]
     mean_D = np.sum([x_ND[block].sum(axis=0, dtype=np.float64) for block in blocks], axis=0) / len(rows)
     square_D = np.sum([((x_ND[block].astype(np.float64) - mean_D) ** 2).sum(axis=0) for block in blocks], axis=0)
     variance_D = square_D / len(rows)
     # Constant up to rounding, as scikit-learn's scaler judges it.
     bound_D = len(rows) * EPSILON * variance_D + (len(rows) * mean_D * EPSILON) ** 2
-    return mean_D, np.where(variance_D <= bound_D, 1.0, np.sqrt(variance_D))
+    return mean_D, np.where(variance_D <= bound_D, 0.0, np.sqrt(variance_D))
 
 
 # ------------------------------------------------------------------------------

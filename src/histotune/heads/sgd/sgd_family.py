@@ -12,8 +12,17 @@ import numpy as np
 
 from histotune.heads.config import draw_trials
 from histotune.heads.family import Family, Refit, Trial, full_logits
-from histotune.heads.head import HiddenLayer
-from histotune.heads.sgd.jobs import Layer, LearningCurve, TrainData, TrainedHead, TrainJob, TrainOptions, TrainSplit
+from histotune.heads.head import HiddenLayer, TrainingColumns
+from histotune.heads.sgd.jobs import (
+    Layer,
+    LearningCurve,
+    TrainData,
+    TrainedHead,
+    TrainJob,
+    TrainOptions,
+    TrainSplit,
+    column_moments,
+)
 from histotune.heads.sgd.train import head_logits, train_heads
 from histotune.tools.devices import find_device
 from histotune.tools.provenance import library_version
@@ -96,8 +105,14 @@ class SgdFamily(Family):
             TrainJob(_training(trial), split, self.config.sgd.training_seed, self._epochs(data, part, trial))
             for split, (part, trial) in enumerate(chosen)
         ]
-        heads = self._train(data.matrix(chosen[0][1].pooling), data, splits, jobs)
-        return [_refit(head, job.settings, data.n_classes) for head, job in zip(heads, jobs, strict=True)]
+        x_nD = data.matrix(chosen[0][1].pooling)
+        heads = self._train(x_nD, data, splits, jobs)
+        moments = [column_moments(x_nD, split.train_rows) for split in splits]
+        columns = [TrainingColumns(*one, is_floored=self.config.sgd.standardise) for one in moments]
+        return [
+            replace(_refit(head, job.settings, data.n_classes), columns=own)
+            for head, job, own in zip(heads, jobs, columns, strict=True)
+        ]
 
     def _epochs(self, data: SweepData, part: TrainingSet, trial: Trial) -> int | None:
         """Return after how many epochs a refit stops: None, or where the folds' best epochs lay."""

@@ -415,7 +415,7 @@ def trained_heads(
     for j, job in enumerate(jobs):
         split = rows[job.split]
         n_epochs = int(record.n_epochs_J[j])
-        layers = [_fold(kept[0][j], split.mean_D, split.std_D)]
+        layers = [_fold(kept[0][j], split.mean_D, split.scale_D)]
         layers += [Layer(part[j][:, :-1].copy(), part[j][:, -1].copy()) for part in kept[1:]]
         if record.diverged_J[j]:
             layers = [Layer(np.full_like(part.weight_OI, np.nan), np.full_like(part.bias_O, np.nan)) for part in layers]
@@ -433,9 +433,9 @@ def trained_heads(
     return heads
 
 
-def _fold(weight_KV: Float, mean_D: Float, std_D: Float) -> Layer:
+def _fold(weight_KV: Float, mean_D: Float, scale_D: Float) -> Layer:
     n_columns = len(mean_D)
-    weight_KD = weight_KV[:, :n_columns] / std_D
+    weight_KD = weight_KV[:, :n_columns] / scale_D
     return Layer(weight_KD, weight_KV[:, n_columns] - weight_KD @ mean_D)
 
 

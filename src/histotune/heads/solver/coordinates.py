@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from histotune.heads.solver.problems import is_constant
+from histotune.heads.solver.problems import divisors, is_constant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,10 +35,11 @@ NULL_EIGENVALUE = 1e-13
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Weighted mean and standard deviation per column; constant columns have standard deviation 1."""
+    """Weighted mean per column, its standard deviation (0 where it is constant), and what it is divided by."""
 
     mean_D: Float
     std_D: Float
+    scale_D: Float
 
 
 def is_small(n_rows: int, n_columns: int, n_masks: int) -> bool:
@@ -104,6 +105,10 @@ class GramCoordinates:
         self.phi_FNV[mask, :n, n_max] = 1.0
         self.basis_FNR[mask, :n, n_max - n :] = q_nr * inverse_r * root_n[:, None]
 
+    def moments(self) -> tuple[Float, Float]:
+        """Return each mask's mean and SD of raw columns."""
+        return np.stack([one.mean_D for one in self.standard_F]), np.stack([one.std_D for one in self.standard_F])
+
     def logits(self, theta_AKV: Float, mask_A: Int) -> Float:
         """Return logits (A, K, N) of each problem on its mask's rows."""
         n_problems, n_logits, _ = theta_AKV.shape
@@ -122,15 +127,15 @@ class GramCoordinates:
 
     def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
         """Return weights on raw columns (A, K, D) and biases (A, K)."""
-        # w_z = Z^t a; on raw columns w = w_z / SD, and the bias takes w . mean away.
+        # w_z = Z^t a; on raw columns w = w_z / scale, and the bias takes w . mean away.
         n_problems, n_logits, _ = theta_AKV.shape
         weight = np.empty((n_problems, n_logits, self.x_ND.shape[1]))
         bias = theta_AKV[:, :, -1].copy()
         for mask, part in _runs(mask_A):
             rows, standard = self.rows_F[mask], self.standard_F[mask]
             dual = _flat_product(theta_AKV[part, :, :-1], self.basis_FNR[mask, : len(rows)].T)
-            z_nD = (self.x_ND[rows].astype(np.float64) - standard.mean_D) / standard.std_D
-            weight[part] = _flat_product(dual, z_nD) / standard.std_D
+            z_nD = (self.x_ND[rows].astype(np.float64) - standard.mean_D) / standard.scale_D
+            weight[part] = _flat_product(dual, z_nD) / standard.scale_D
             bias[part] -= weight[part] @ standard.mean_D
         return weight, bias
 
@@ -156,30 +161,35 @@ class SharedCoordinates:
         self.weight_FN = np.ascontiguousarray(weight_FN[:, used])
         self.y_FN = np.broadcast_to(y_N[used], (n_masks, self.n_rows))
         self.pooled = self._pooled()
-        self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.std_D
+        self._hat_ND = (self.x_ND.astype(np.float64) - self.pooled.mean_D) / self.pooled.scale_D
         # With several logits the blocks on the Hessian's diagonal fit worse than the memory of past steps.
         few_products = self.n_rows * self.x_ND.shape[1] ** 2 <= SMALL_CURVATURE
         self.small = few_products and int(self.y_FN.max()) <= 1
-        self.mean_FD, self.std_FD = self._mask_moments()
+        self.mean_FD, self.std_FD, self.scale_FD = self._mask_moments()
         eigen_R, self.q_DR = self._eigenbasis()
         self.curvature_FR = np.broadcast_to(eigen_R, (n_masks, len(eigen_R)))
 
     def _pooled(self) -> Standardisation:
         mean_D = self.x_ND.mean(axis=0, dtype=np.float64)
         variance_D = ((self.x_ND.astype(np.float64) - mean_D) ** 2).mean(axis=0)
-        return Standardisation(mean_D, _safe_std(variance_D, mean_D, self.n_rows))
+        std_D = _std(variance_D, mean_D, self.n_rows)
+        return Standardisation(mean_D, std_D, divisors(std_D))
 
-    def _mask_moments(self) -> tuple[Float, Float]:
-        """Return each mask's mean and SD in pooled-standardised columns, by two passes."""
+    def _mask_moments(self) -> tuple[Float, Float, Float]:
+        """Return each mask's mean, SD and divisor in pooled-standardised columns, by two passes."""
         mean_FD = self.weight_FN @ self._hat_ND
         var_FD = np.zeros_like(mean_FD)
         for mask, weight_N in enumerate(self.weight_FN):
             rows = np.flatnonzero(weight_N > 0)
             var_FD[mask] = weight_N[rows] @ (self._hat_ND[rows] - mean_FD[mask]) ** 2
         # Rounding scales with the terms of the mean, not with the mean: a column may be zero in one fold only.
-        terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.std_D
-        std_FD = _safe_std(var_FD * self.pooled.std_D**2, terms_FD, self.n_rows)
-        return mean_FD, std_FD / self.pooled.std_D
+        terms_FD = np.abs(self.pooled.mean_D) + np.abs(mean_FD) * self.pooled.scale_D
+        std_FD = _std(var_FD * self.pooled.scale_D**2, terms_FD, self.n_rows)
+        return mean_FD, std_FD / self.pooled.scale_D, divisors(std_FD) / self.pooled.scale_D
+
+    def moments(self) -> tuple[Float, Float]:
+        """Return each mask's mean and SD of raw columns."""
+        return self.mean_FD * self.pooled.scale_D + self.pooled.mean_D, self.std_FD * self.pooled.scale_D
 
     def _eigenbasis(self) -> tuple[Float, Float]:
         """Return eigenvalues and eigenvectors of the pooled covariance over at most four rows per column."""
@@ -190,7 +200,7 @@ class SharedCoordinates:
 
     def _columns_weight(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
         """Return weights on pooled-standardised columns (A, K, D) and offsets (A, K)."""
-        v_AKD = _flat_product(theta_AKV[:, :, :-1], self.q_DR.T) / self.std_FD[mask_A][:, None, :]
+        v_AKD = _flat_product(theta_AKV[:, :, :-1], self.q_DR.T) / self.scale_FD[mask_A][:, None, :]
         offset_AK = theta_AKV[:, :, -1] - np.einsum("akd,ad->ak", v_AKD, self.mean_FD[mask_A])
         return v_AKD, offset_AK
 
@@ -201,18 +211,18 @@ class SharedCoordinates:
 
     def pull_back(self, residual_AKN: Float, mask_A: Int) -> Float:
         """Return the gradient (A, K, V) of a loss whose derivative by logit is given."""
-        # Chain rule of z = u_bias + sum_d (Q u)_d (x_d - mean_d) / SD_d: by (Q u)_d it is (sum r x_d - mean_d sum r) /
-        # SD_d, turned by Q; by the bias sum r.
+        # Chain rule of z = u_bias + sum_d (Q u)_d (x_d - mean_d) / s_d: by (Q u)_d it is (sum r x_d - mean_d sum r) /
+        # s_d, turned by Q; by the bias sum r.
         gradient_AKD = _flat_product(residual_AKN, self._hat_ND)
         total_AK = residual_AKN.sum(axis=2)
         gradient_AKD -= total_AK[:, :, None] * self.mean_FD[mask_A][:, None, :]
-        gradient_AKD /= self.std_FD[mask_A][:, None, :]
+        gradient_AKD /= self.scale_FD[mask_A][:, None, :]
         return np.concatenate([_flat_product(gradient_AKD, self.q_DR), total_AK[:, :, None]], axis=2)
 
     def raw_weights(self, theta_AKV: Float, mask_A: Int) -> tuple[Float, Float]:
         """Return weights on raw columns (A, K, D) and biases (A, K)."""
         v_AKD, offset_AK = self._columns_weight(theta_AKV, mask_A)
-        weight = v_AKD / self.pooled.std_D
+        weight = v_AKD / self.pooled.scale_D
         return weight, offset_AK - weight @ self.pooled.mean_D
 
     def curvature(self, weight_AKN: Float, mask_A: Int) -> Float:
@@ -223,7 +233,7 @@ class SharedCoordinates:
         out = np.empty((n_problems, n_logits, width, width))
         for mask, part in _runs(mask_A):
             phi_NV = np.ones((self.n_rows, width))
-            phi_NV[:, :-1] = ((self._hat_ND - self.mean_FD[mask]) / self.std_FD[mask]) @ self.q_DR
+            phi_NV[:, :-1] = ((self._hat_ND - self.mean_FD[mask]) / self.scale_FD[mask]) @ self.q_DR
             for problem in range(part.start, part.stop):
                 for logit in range(n_logits):
                     out[problem, logit] = (weight_AKN[problem, logit][:, None] * phi_NV).T @ phi_NV
@@ -231,20 +241,21 @@ class SharedCoordinates:
 
 
 def _standardise(x_nD: Float, weight_n: Float) -> tuple[Float, Standardisation]:
-    """Standardise in place with the weighted mean and SD."""
-    # z = (x - mean) / SD with weighted moments, the mean taken in two passes.
+    """Standardise in place with the weighted mean and SD, or the floor where that is larger."""
+    # z = (x - mean) / scale with weighted moments, the mean taken in two passes.
     mean_D = weight_n @ x_nD
     x_nD -= mean_D
     correction_D = weight_n @ x_nD  # a second pass removes the rounding of a large mean
     x_nD -= correction_D
-    std_D = _safe_std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
-    x_nD /= std_D
-    return x_nD, Standardisation(mean_D + correction_D, std_D)
+    std_D = _std(np.einsum("n,nd,nd->d", weight_n, x_nD, x_nD), mean_D, len(x_nD))
+    scale_D = divisors(std_D)
+    x_nD /= scale_D
+    return x_nD, Standardisation(mean_D + correction_D, std_D, scale_D)
 
 
-def _safe_std(variance: Float, terms: Float, n_rows: int) -> Float:
-    """Return standard deviations, 1 for constant columns."""
-    return np.where(is_constant(variance, terms, n_rows), 1.0, np.sqrt(np.maximum(variance, 0.0)))
+def _std(variance: Float, terms: Float, n_rows: int) -> Float:
+    """Return standard deviations, 0 for constant columns."""
+    return np.where(is_constant(variance, terms, n_rows), 0.0, np.sqrt(np.maximum(variance, 0.0)))
 
 
 def _flat_product(left_AKX: Float, right_XY: Float) -> Float:

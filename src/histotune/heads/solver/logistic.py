@@ -83,10 +83,11 @@ def fit_batch(
     with one_blas_thread(n_used <= SMALL_ROWS):
         coordinates = make_coordinates(x_ND, np.asarray(y_N, np.int64), weight_FN)
         batch = _start(coordinates, problems, order_P)
-        out = FitSolution.empty(len(order_P), batch.theta_AKV.shape[1], n_columns)
+        out = FitSolution.empty(len(order_P), batch.theta_AKV.shape[1], n_columns, len(weight_FN))
         theta_PKV = _solve(coordinates, batch, settings, out)
         found = coordinates.raw_weights(theta_PKV[order_P], problems.mask_index_P[order_P])
     out.weight_PKD[order_P], out.bias_PK[order_P] = found
+    out.mean_FD[:], out.std_FD[:] = coordinates.moments()
     return replace(out, passes=int(out.iterations_P.max()) + 1)
 
 
@@ -95,7 +96,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
     assert problems.columns_index_P is not None
     set_P, n_problems = np.asarray(problems.columns_index_P), len(problems.penalty_P)
     n_logits = 1 if problems.n_classes == 2 else problems.n_classes
-    out = FitSolution.empty(n_problems, n_logits, x_ND.shape[1])
+    out = FitSolution.empty(n_problems, n_logits, x_ND.shape[1], len(problems.mask_FN))
     passes = 0
     for number, columns in enumerate(problems.columns):
         which = np.flatnonzero(set_P == number)
@@ -108,6 +109,7 @@ def _fit_sets(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems, setti
         out.weight_PKD[which[:, None, None], np.arange(n_logits)[:, None], columns] = found.weight_PKD
         for name in ("bias_PK", "objective_P", "gradient_norm_P", "iterations_P", "converged_P", "weight_norm_P"):
             getattr(out, name)[which] = getattr(found, name)
+        out.mean_FD[:, columns], out.std_FD[:, columns] = found.mean_FD, found.std_FD
         passes += found.passes
     return replace(out, passes=passes)
 

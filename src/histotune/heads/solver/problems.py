@@ -70,6 +70,8 @@ class FitSolution:
         converged_P: Whether the tolerance was met.
         weight_norm_P: Norm |w| of the weights on standardised columns.
         passes: Passes over the shared matrix, each with one product forth and one back for all running problems.
+        mean_FD: Weighted mean of each mask's raw columns.
+        std_FD: Their standard deviation, before the floor; 0 where a column is constant.
     """
 
     weight_PKD: Float
@@ -80,9 +82,11 @@ class FitSolution:
     converged_P: NDArray[np.bool_]
     weight_norm_P: Float
     passes: int
+    mean_FD: Float
+    std_FD: Float
 
     @classmethod
-    def empty(cls, n_problems: int, n_logits: int, n_columns: int) -> FitSolution:
+    def empty(cls, n_problems: int, n_logits: int, n_columns: int, n_masks: int) -> FitSolution:
         """Return zeros, to be filled in."""
         return cls(
             weight_PKD=np.zeros((n_problems, n_logits, n_columns)),
@@ -93,6 +97,8 @@ class FitSolution:
             converged_P=np.zeros(n_problems, bool),
             weight_norm_P=np.zeros(n_problems),
             passes=0,
+            mean_FD=np.zeros((n_masks, n_columns)),
+            std_FD=np.zeros((n_masks, n_columns)),
         )
 
 
@@ -106,6 +112,34 @@ def check_problems(y_N: Int, problems: FitProblems, weight_FN: Float) -> None:
     labels = np.asarray(y_N)[used_N]
     if labels.min() < 0 or labels.max() >= problems.n_classes:
         raise ValueError(f"training labels must lie in 0..{problems.n_classes - 1}")
+
+
+SCALE_FLOOR = 0.3
+"""Least share of the median standard deviation of all columns that a column is divided by."""
+
+
+def scale_floor(std_xD: Float) -> Float:
+    """Return the least standard deviation that columns are divided by, along the last axis.
+
+    A column that hardly varies among the training tiles, such as a feature that only one of them shows, would be blown
+    up by its own deviation: a held-out tile that shows it lies thousands of deviations away, and one such tile can cost
+    more log-loss than all others together. The head stays linear: nothing is cut off when it is applied.
+
+    Args:
+        std_xD: Standard deviations; 0 where a column is constant.
+
+    Returns:
+        One number per row, shape (..., 1); 0 where no column varies.
+    """
+    varies_xD = std_xD > 0
+    some = varies_xD.any(axis=-1, keepdims=True)
+    median = np.nanmedian(np.where(varies_xD | ~some, std_xD, np.nan), axis=-1, keepdims=True)
+    return np.asarray(SCALE_FLOOR * median)
+
+
+def divisors(std_xD: Float) -> Float:
+    """Return what columns are divided by: their standard deviation, or the floor; 1 where a column is constant."""
+    return np.where(std_xD > 0, np.maximum(std_xD, scale_floor(std_xD)), 1.0)
 
 
 def is_constant(variance: Float, terms: Float, n_rows: int) -> NDArray[np.bool_]:

@@ -75,8 +75,9 @@ def fit_ridge(x_ND: NDArray[np.floating], y_N: Int, problems: FitProblems) -> Fi
     stream = RowStream(x_ND, np.asarray(y_N, np.int64), weight_FN, ArrayKit())
     n_problems, n_columns = len(problems.penalty_P), x_ND.shape[1]
     n_targets = 1 if problems.n_classes == 2 else problems.n_classes
-    out = replace(FitSolution.empty(n_problems, n_targets, n_columns), passes=1)
+    out = replace(FitSolution.empty(n_problems, n_targets, n_columns, len(weight_FN)), passes=1)
     out.iterations_P[:], out.converged_P[:] = 1, True
+    out.mean_FD[:], out.std_FD[:] = stream.moments()
     moments = _moments(stream, n_targets)
     sets = problems.columns or (np.arange(n_columns),)
     set_P = np.zeros(n_problems, np.int64) if problems.columns_index_P is None else problems.columns_index_P
@@ -133,7 +134,7 @@ def _solve_mask(
     mask, penalty_A = int(problems.mask_index_P[which[0]]), problems.penalty_P[which]
     # Covariance C and moments m of the mask's standardised columns, from the sums over raw ones; targets are centred by
     # the bias.
-    mean_C, inverse_C = stream.mean_FD[mask, columns], stream.inverse_FD[mask, columns]
+    mean_C, inverse_C = stream.mean_FD[mask, columns], stream.inverse(columns)[mask]
     covariance_CC = moments.gram(mask, columns)
     covariance_CC -= mean_C[:, None] * mean_C
     covariance_CC *= inverse_C
@@ -150,7 +151,7 @@ def _solve_mask(
     squares_A = np.einsum("akc,akc->a", w_AKC, w_AKC)
     fit_A = np.einsum("akc,akc->a", w_AKC, pull_AKC - 2.0 * moment_KC) + (1.0 - target_K**2).sum()
     gradient_AKC = pull_AKC + penalty_A[:, None, None] * w_AKC - moment_KC
-    # On raw columns: the stream shows (x - centre) scale, so w scale / SD and the bias less w . (centre + mean /
+    # On raw columns: the stream shows (x - centre) scale, so w scale / divisor and the bias less w . (centre + mean /
     # scale).
     weight_AKC = w_AKC * inverse_C * stream.scale_D[columns]
     shift_C = mean_C / stream.scale_D[columns] + stream.centre_D[columns]

@@ -64,7 +64,8 @@ class SharedFit:
         self._stream = RowStream(x_ND, y_N, weight_FN, self._kit)
         self._parked: list[SharedBatch] = []
         n_logits = 1 if problems.n_classes == 2 else problems.n_classes
-        self._out = FitSolution.empty(len(problems.penalty_P), n_logits, x_ND.shape[1])
+        self._out = FitSolution.empty(len(problems.penalty_P), n_logits, x_ND.shape[1], len(weight_FN))
+        self._out.mean_FD[:], self._out.std_FD[:] = self._stream.moments()
 
     def solution(self) -> FitSolution:
         """Solve all problems; the iterations of one are its evaluations."""
@@ -152,8 +153,8 @@ class SharedFit:
     def _note(self, batch: SharedBatch, which_A: Int) -> None:
         if not len(which_A) or batch.values is None:
             return
-        # Back to raw columns: the stream shows (x - centre) scale, so a weight is v scale with v = w / SD, and the bias
-        # loses w . (mean / scale + centre).
+        # Back to raw columns: the stream shows (x - centre) scale, so a weight is v scale with v = w / divisor, and the
+        # bias loses w . (mean / scale + centre).
         norm_A, size_A = self._norms(batch)
         index, stream, out = batch.index_A[which_A], self._stream, self._out
         out.objective_P[index], out.gradient_norm_P[index] = batch.values.objective_A[which_A], norm_A[which_A]
@@ -161,7 +162,7 @@ class SharedFit:
         out.weight_norm_P[index], out.iterations_P[index] = size_A[which_A], batch.evaluations_A[which_A]
         columns = np.concatenate([np.arange(run.start, run.stop) for run in batch.runs])
         theta_aKV = self._kit.host(batch.theta_AKV[which_A])
-        v_aKC = theta_aKV[:, :, :-1] * stream.inverse_FD[batch.mask_A[which_A]][:, None, columns]
+        v_aKC = theta_aKV[:, :, :-1] * stream.inverse(columns)[batch.mask_A[which_A]][:, None]
         weight_aKC = v_aKC * stream.scale_D[columns]
         shift_aC = (
             stream.mean_FD[batch.mask_A[which_A]][:, columns] / stream.scale_D[columns] + stream.centre_D[columns]

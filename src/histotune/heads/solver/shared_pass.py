@@ -128,11 +128,11 @@ class _Sums:
 
     def __init__(self, stream: RowStream, points: Points, precision: Precision) -> None:
         self.kit, self.points = stream.kit, points
-        # z = sum_c w_c (x_c - mean_c) / SD_c + b is the product of x with v = w / SD, plus the offset b - v . mean:
+        # z = sum_c w_c (x_c - mean_c) / s_c + b is the product of x with v = w / s, plus the offset b - v . mean:
         # each mask's own standardisation costs no pass of its own.
         columns = np.concatenate([np.arange(run.start, run.stop) for run in points.runs])
         self.mean_FC = stream.kit.array(stream.mean_FD[:, columns], "float64")
-        self.inverse_FC = stream.kit.array(stream.inverse_FD[:, columns], "float64")
+        self.inverse_FC = stream.kit.array(stream.inverse(columns), "float64")
         theta_AKV, mask_A = points.theta_AKV, points.mask_A
         self.shape = tuple(theta_AKV.shape)
         v_AKC = theta_AKV[:, :, :-1] * self.inverse_FC[mask_A][:, None]
@@ -176,7 +176,7 @@ class _Sums:
 
     def values(self) -> Values:
         """Return the finished sums in coordinates of standardised columns."""
-        # By w_c: (sum r x_c - mean_c sum r) / SD_c + penalty w_c; by b: sum r. Objective: mean loss + penalty / 2
+        # By w_c: (sum r x_c - mean_c sum r) / s_c + penalty w_c; by b: sum r. Objective: mean loss + penalty / 2
         # |w|^2.
         kit, points = self.kit, self.points
         gradient_AKV = kit.zeros(self.shape, "float64")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from histotune.heads.solver.problems import is_constant
+from histotune.heads.solver.problems import divisors, is_constant
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class RowStream:
         centre_D: What is subtracted, exact in the matrix's type; near the mean, and only the path depends on how near.
         scale_D: What is multiplied after that: powers of two, which keep any column within float32; 1 for float16.
         mean_FD: Each mask's mean of the centred, scaled columns.
-        inverse_FD: One over each mask's standard deviation of them, 0 where a column is constant.
+        std_FD: Each mask's standard deviation of them, 0 where a column is constant.
         passes: Passes over the rows so far.
     """
 
@@ -78,6 +78,7 @@ class RowStream:
         self.kit, self.x_ND, self.passes = kit, x_ND, 0
         self.n_columns = x_ND.shape[1]
         self._rows = np.flatnonzero((weight_FN > 0).any(axis=0))
+        self._inverses: dict[bytes, Float] = {}
         self._held: Array = None
         self._buffers: dict[Precision, tuple[Array, Array]] = {}
         self._stored: Array = None
@@ -103,7 +104,7 @@ class RowStream:
             self._hold()
         elif not kit.is_numpy and self._fits_device():
             self._stored = kit.array(self._raw(slice(0, self.n_rows)))
-        self.mean_FD, self.inverse_FD = self._moments()
+        self.mean_FD, self.std_FD = self._moments()
 
     @property
     def n_rows(self) -> int:
@@ -119,12 +120,25 @@ class RowStream:
             else:
                 yield block, self._widened(block.part, precision)
 
+    def moments(self) -> tuple[Float, Float]:
+        """Return each mask's mean and SD of raw columns."""
+        return self.mean_FD / self.scale_D + self.centre_D, self.std_FD / self.scale_D
+
+    def inverse(self, columns: Int) -> Float:
+        """Return one over what each mask divides these columns by, as the stream shows them (F, C); 0 for constants."""
+        key = columns.tobytes()
+        if key not in self._inverses:
+            std_FC = self.std_FD[:, columns] / self.scale_D[columns]
+            inverse_FC = np.where(std_FC > 0, 1.0 / (divisors(std_FC) * self.scale_D[columns]), 0.0)
+            self._inverses[key] = inverse_FC
+        return self._inverses[key]
+
     def covariance(self) -> Array:
-        """Return the correlations (D, D) of all columns over at most four rows per column, in float32.
+        """Return about the covariance (D, D) of all standardised columns, from four rows per column, in float32.
 
         One matrix serves every set of columns: a set's own is a submatrix.
         """
-        # Second moments of evenly spaced rows, less the outer product of their means, over the product of their SDs.
+        # Second moments of evenly spaced rows, less the outer product of their means, over the product of divisors.
         kit, n_used = self.kit, 0
         stride = max(1, self.n_rows // (COVARIANCE_ROWS_PER_COLUMN * self.n_columns))
         gram_DD = kit.zeros((self.n_columns, self.n_columns), "float32")
@@ -138,7 +152,8 @@ class RowStream:
         gram_DD /= n_used
         gram_DD -= mean_D[:, None] * mean_D
         variance_D = kit.host(gram_DD.diagonal()).astype(np.float64)
-        scale_D = kit.array(1.0 / np.sqrt(np.where(variance_D > 0, variance_D, 1.0)), "float32")
+        std_D = np.sqrt(np.maximum(variance_D, 0.0)) / self.scale_D
+        scale_D = kit.array(1.0 / (divisors(std_D) * self.scale_D), "float32")
         gram_DD *= scale_D[:, None]
         gram_DD *= scale_D
         return gram_DD
@@ -220,7 +235,7 @@ class RowStream:
         return bool(self.n_rows * self.n_columns * self.x_ND.dtype.itemsize <= HELD_DEVICE_SHARE * free)
 
     def _moments(self) -> tuple[Float, Float]:
-        """Return each mask's mean and inverse SD of the centred columns in one pass."""
+        """Return each mask's mean and SD of the centred columns in one pass."""
         # Var = E x^2 - (E x)^2 of centred columns in one pass; where the difference has lost its digits, a second pass.
         kit = self.kit
         sums_FD, squares_FD = (kit.zeros((len(self.weight_FN), self.n_columns), "float64") for _ in range(2))
@@ -237,8 +252,7 @@ class RowStream:
             variance_FD[:, lost] = self._variance(lost, mean_FD[:, lost])
         terms_FD = np.abs(self.centre_D * self.scale_D) + np.abs(mean_FD)
         constant_FD = is_constant(variance_FD, terms_FD, self.n_rows)
-        inverse_FD = 1.0 / np.sqrt(np.where(constant_FD, 1.0, variance_FD))
-        return mean_FD, np.where(constant_FD, 0.0, inverse_FD)
+        return mean_FD, np.sqrt(np.where(constant_FD, 0.0, variance_FD))
 
     def _variance(self, columns: Int, mean_FC: Float) -> Float:
         """Return the variance of some columns by a second pass, which does not cancel."""
