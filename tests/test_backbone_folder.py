@@ -36,7 +36,8 @@ def test_run_with_a_saved_dinov2(
     assert result.code == 0, result.err
     scores = json.loads((tmp_path / "run/scores.json").read_text())
     arms = {row["arm"] for row in scores["findings"][0]["rows"]}
-    assert arms == {"probe", "majority class", "random-weight backbone + probe"}
+    drawn = "random-weight backbone + probe"
+    assert arms == {"probe", "majority class", drawn, f"{drawn}, three draws of the weights"}
     assert scores["choices"][0]["n_fits"] == 2 * 16 * 3 + 1
     head = json.loads((tmp_path / "run/head/head.json").read_text())
     assert len(head["columns"]) == 24 * len(head["pooling"])

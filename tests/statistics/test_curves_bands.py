@@ -228,7 +228,7 @@ def test_resamples_of_one_class_are_left_out_of_a_band() -> None:
     predictions = make_predictions(y, logit, [f"g{g:02d}" for g in group])
     sample = read_sample(predictions)
     units = resampling_units(sample, IntervalConfig())
-    counts = np.concatenate(list(draw_counts(units.strata.stratum_G, 400, 0)))
+    counts = np.concatenate(list(draw_counts(units.strata.stratum_G, 4000, 0)))
     assert (counts[:, :5].sum(axis=1) == 0).any()
     (bands,) = curve_bands(predictions, IntervalConfig()).classes
     for band in (bands.roc, bands.precision_recall):

@@ -36,6 +36,9 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ALL_ARE_CLASSES = ("--set", "source.max_classes=1000")
+
+
 def timed(histotune: Command, *words: object) -> CommandResult:
     start_s = time.monotonic()
     done = histotune(*words)
@@ -48,7 +51,8 @@ def timed(histotune: Command, *words: object) -> CommandResult:
 def test_what_cannot_be_learned_is_named_before_anything_is_embedded(
     histotune: Command, tables: Path, tmp_path: Path, command: str, name: str, lost: str
 ) -> None:
-    done = timed(histotune, command, "tiles", "--data", tables / f"{name}.csv", *HISTOGRAM, "--out", tmp_path / "out")
+    given = (tables / f"{name}.csv", *HISTOGRAM, *ALL_ARE_CLASSES)
+    done = timed(histotune, command, "tiles", "--data", *given, "--out", tmp_path / "out")
     assert done.code == 2
     assert "grouped cross-validation needs every class in at least two groups" in done.err
     assert lost in done.err
@@ -62,7 +66,7 @@ def test_what_cannot_be_learned_is_named_before_anything_is_embedded(
     ("name", "lost"), [("classes", "Class c0000 has 1 group"), ("one", "Class positive has 1 group")]
 )
 def test_a_split_says_which_classes_have_too_few_groups(histotune: Command, tables: Path, name: str, lost: str) -> None:
-    done = timed(histotune, "data", "split", "tiles", "--data", tables / f"{name}.csv")
+    done = timed(histotune, "data", "split", "tiles", "--data", tables / f"{name}.csv", *ALL_ARE_CLASSES)
     assert done.code == 0
     assert lost in done.out
     assert ("980 more classes have too few groups" in done.out) == (name == "classes")

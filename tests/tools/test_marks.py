@@ -16,8 +16,9 @@ HOME = PACKAGE / "tools" / "marks.py"
 WORDS = {word for arm in ARMS.values() for word in (arm.id, arm.words, arm.short) if word} | set(MARKS)
 STORED = (
     "probe", "probe, random image split", "probe, other training cases", "difference (random - grouped)",
-    "null control", "null control, random image split", "random-weight backbone + probe", "colour histogram + probe",
-    "untuned head", "majority class",
+    "null control", "null control, random image split", "random-weight backbone + probe",
+    "random-weight backbone + probe, three draws of the weights", "colour histogram + probe", "untuned head",
+    "majority class",
 )  # fmt: skip
 
 

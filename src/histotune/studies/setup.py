@@ -34,7 +34,7 @@ from histotune.heads.label_efficiency import check_label_efficiency
 from histotune.images.config import ViewChoice
 from histotune.images.view_checks import check_view, moves_label
 from histotune.images.views import input_mpp
-from histotune.report.run_folder import FILES
+from histotune.report.run_folder import FILES, RECOMPUTE_FILE
 from histotune.tools.atomic import claimed, require_writable
 from histotune.tools.errors import UserError, collect, raise_together
 from histotune.tools.files import json_or_none, lock
@@ -406,6 +406,7 @@ RUN_NAMES = {
     "matrix.json",
     "plots",
     "protocol.json",
+    RECOMPUTE_FILE,
     "report.html",
     "thumbnails",
 }
