@@ -10,6 +10,7 @@ import polars as pl
 
 from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.evaluation.crossfit import CrossFit, cross_fit, repeat_plans, repeated_arm
+from histotune.evaluation.decisions import with_decisions
 from histotune.evaluation.findings import Finding, Scored, ScoredArm, SweepChoice
 from histotune.evaluation.floors import NullPlan, compare_first, majority_predictions, null_arms, untuned_arms
 from histotune.evaluation.material import domains_of
@@ -137,6 +138,7 @@ def study_source(arms: tuple[ArmMaterial, ...], settings: StudySettings) -> Sour
     trained_on = f"{tiles.name} {evaluation.train_magnification or 'all tiles'}, {plan.trained()}"
     labelled = np.flatnonzero((tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
     rows = score_arms(arms[0].material, scored, trained_on, marks_of(tiles, plan.split), labelled, settings)
+    rows = with_decisions(rows, scored[0][1], settings.interval)
     inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
     probes = [row for row in inside.rows if row.arm == arms[0].arm]
     read = [EmbeddedArm(arm.arm, arm.material, fit.final.head.pooling) for arm, fit in zip(arms, fits, strict=True)]
