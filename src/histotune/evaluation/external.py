@@ -193,7 +193,7 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     if table.finding == "external":
         seen = find_seen(table.head, probe.material).take(rows)
         arms = mark_seen(arms, scored[0][1], seen.seen_ids)
-        notes += seen.leaky_notes()
+        notes += (*seen.leaky_notes(), *seen.untold_notes())
     if far := find_far(table.head, probe.material.embeddings, rows).note():
         notes.append(far)
     title, protocol = _words(table, tiles, settings)
