@@ -225,3 +225,37 @@ def test_a_run_marks_external_tiles_that_trained_it_and_scores_the_classes_prese
     assert any("Scored over the classes that have tiles (ductal, mucinous)" in str(note) for note in external["notes"])
     scores = {score["name"]: score["value"] for score in external["rows"][0]["scores"]}  # type: ignore[attr-defined]
     assert 0 <= scores["auroc"] <= 1 and 0 <= scores["balanced_accuracy"] <= 1
+
+
+def test_decisions_are_printed_saved_and_on_the_page(histotune: Histotune, tmp_path: Path) -> None:
+    home = write_cohort(tmp_path / "home", ("adenosis", "ductal", "mucinous"))
+    run = tmp_path / "run"
+    result = histotune("run", "tiles", "--data", home, "--out", run, *QUICK, *FEW)
+    assert result.code == 0, result.err
+    saved = json.loads((run / "scores.json").read_text(encoding="utf-8"))
+    decisions = saved["findings"][0]["rows"][0]["decisions"]
+    table = pl.read_parquet(run / "predictions.parquet", glob=False).filter(arm="probe")
+    said = table["probability"].arr.arg_max()
+    expected = [[int(((table["y_true"] == true) & (said == one)).sum()) for one in range(3)] for true in range(3)]
+    assert decisions["counts"] == expected
+    assert [rates["name"] for rates in decisions["rates"]] == ["adenosis", "ductal", "mucinous"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for words in ("Decisions, tiles", "Sensitivity", "Specificity", "the most probable class is said"):
+        assert words in page
+        assert words.split(",")[0] in result.out
+    _, told = table_of(histotune, run, home)
+    assert "said ductal" in told and "Decisions, tiles LEAKY" in told
+    latex = tmp_path / "tables.tex"
+    assert histotune("report", run, "--latex", latex).code == 0
+    assert "said ductal" in latex.read_text(encoding="utf-8")
+
+
+def test_a_tile_far_outside_of_training_is_named(histotune: Histotune, tmp_path: Path) -> None:
+    home = write_cohort(tmp_path / "home", ("benign", "malignant"))
+    head = swept(histotune, home, tmp_path / "head")
+    abroad = write_cohort(tmp_path / "abroad", ("benign", "malignant"), 1, "h")
+    Image.new("RGB", (32, 24), (0, 255, 0)).save(abroad.parent / "0_0_0.png")
+    _, told = table_of(histotune, head, abroad)
+    assert "1 of 30 scored tiles lies far outside of what trained this head" in told and "(0_0_0.png)" in told
+    predicted = histotune("predict", head, abroad.parent / "0_0_0.png")
+    assert predicted.code == 0 and "far outside" in predicted.err

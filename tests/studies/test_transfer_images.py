@@ -109,6 +109,7 @@ def test_a_target_of_several_classes_is_refused_before_it_is_embedded(histotune:
                        "--cache", tmp_path / "cache", "--set", "source.labels=all8")  # fmt: skip
     assert result.code == 2
     assert "classes are matched by name, and breakhis lacks 'benign', 'malignant'" in result.err
+    assert "matched by name" in result.err and "--set source.labels=binary" in result.err
     assert "embedding" not in result.err
     assert not (tmp_path / "transfer").exists()
 

@@ -33,12 +33,13 @@ from histotune.tools.atomic import bring_back
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
-from histotune.tools.table import console
+from histotune.tools.table import OPEN, console
 
 if TYPE_CHECKING:
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.experiment import RunResult
     from histotune.studies.protocol import ProtocolOutcome
+    from histotune.tools.table import Table
 
 
 def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
@@ -278,6 +279,7 @@ def evaluate(
         cluster=cluster,
         on_bad_image=on_bad_image,
     )
+    from histotune.report.decision_tables import decision_tables
     from histotune.report.tables import SummaryRow, SummaryTable, robustness_lines
     from histotune.studies import verbs
 
@@ -285,6 +287,8 @@ def evaluate(
     rows = tuple(SummaryRow(arm.domain, arm) for arm in outcome.finding.rows)
     synthetic = SYNTHETIC in rows[0].arm.marks
     console().print(SummaryTable(outcome.finding.title, synthetic, rows))
+    for decided in decision_tables(outcome.finding):
+        _print_decisions(decided)
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)
         if by:
@@ -370,7 +374,16 @@ def _duration(hours: float) -> str:
     return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
+def _print_decisions(table: Table) -> None:
+    """Print a confusion matrix with its rates, and why some have no interval."""
+    terminal = console()
+    terminal.print(table.as_rich(OPEN))
+    for note in table.notes:
+        terminal.print(note, highlight=False, markup=False)
+
+
 def _print_run(result: RunResult) -> None:
+    from histotune.report.decision_tables import terminal_decisions
     from histotune.report.tables import summary_table
 
     terminal = console()
@@ -381,6 +394,8 @@ def _print_run(result: RunResult) -> None:
     if result.n_computed == 0:
         terminal.print("all embeddings came from the cache: no forward pass\n")
     terminal.print(summary_table(inputs.findings))
+    for decided in terminal_decisions(inputs.findings):
+        _print_decisions(decided)
     terminal.print(f"\n{inputs.findings.answer}\n", highlight=False)
     for count in inputs.ledger:
         terminal.print(str(count), highlight=False)

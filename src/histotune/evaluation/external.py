@@ -13,6 +13,7 @@ from histotune.datasets.splits.split import require_groups, tile_groups
 from histotune.datasets.tileset import TileSet, require_classes
 from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.crossfit import sweep_task
+from histotune.evaluation.decisions import with_decisions
 from histotune.evaluation.findings import Finding, FindingId, Scored, SweepChoice
 from histotune.evaluation.floors import majority_predictions
 from histotune.evaluation.held_out import (
@@ -187,11 +188,12 @@ def _finding(probe: ArmMaterial, table: _Table, rows: NDArray[np.int64], setting
     among = [(arm, *over_present(predictions)) for arm, predictions in table.scored]
     scored = [(arm, predictions) for arm, predictions, _ in among]
     arms = score_arms(probe.material, scored, table.trained_on, marks, rows, settings)
+    arms = with_decisions(arms, table.scored[0][1], settings.interval)
     notes = [*_notes(tiles, table.finding), *([among[0][2]] if among[0][2] else [])]
     if table.finding == "external":
         seen = find_seen(table.head, probe.material).take(rows)
         arms = mark_seen(arms, scored[0][1], seen.seen_ids)
-        notes += seen.leaky_notes()
+        notes += (*seen.leaky_notes(), *seen.untold_notes())
     if far := find_far(table.head, probe.material.embeddings, rows).note():
         notes.append(far)
     title, protocol = _words(table, tiles, settings)

@@ -24,10 +24,44 @@ MAY_BE_NONE = {
     "nll_after",
     "difference_se",
     "standard_error",
+    "decisions",
 }
 UNIT = "unit"
 """The column of a table whose rows are tile, slide and group."""
 FindingId = Literal["in-domain", "cross-magnification", "leak-price", "external", "direct"]
+
+
+@dataclass(frozen=True)
+class ClassRates:
+    """How often a class is recognised, and how often other classes are not taken for it.
+
+    Attributes:
+        name: The class.
+        sensitivity: Share of its tiles that are said to be of it.
+        specificity: Share of the other tiles that are said to be of another.
+    """
+
+    name: str
+    sensitivity: Score
+    specificity: Score
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """The decisions of a head, or of the heads of a cross-fit, on some tiles.
+
+    Attributes:
+        class_names: The classes.
+        counts: Tiles by true class (rows) and decision (columns).
+        thresholds: Every threshold that was used, ascending: the probability of class 1 from which class 1 is said.
+            Empty with several classes, where the most probable one is.
+        rates: Sensitivity and specificity of every class.
+    """
+
+    class_names: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+    thresholds: tuple[float, ...]
+    rates: tuple[ClassRates, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +75,7 @@ class ScoredArm:
         input_mpp: Median scale at which the network saw the domain, um/px; NaN where unknown.
         scores: One per metric.
         marks: Warnings every table shows, such as "LEAKY" or "3 SKIPPED"; ``tools/marks.py`` has them all.
+        decisions: Confusion matrix, sensitivity and specificity; None where they were not asked for.
     """
 
     arm: str
@@ -49,6 +84,7 @@ class ScoredArm:
     input_mpp: float
     scores: tuple[Score, ...]
     marks: tuple[str, ...] = ()
+    decisions: Decisions | None = None
 
     def score(self, name: str) -> Score | None:
         """Return the score of a metric, or None where it was not computed."""

@@ -11,6 +11,7 @@ import polars as pl
 from histotune.datasets.splits.folds import random_image_folds_like
 from histotune.evaluation.choice import describe_choice
 from histotune.evaluation.crossfit import CrossFit, cross_fit, repeat_plans, repeated_arm
+from histotune.evaluation.decisions import with_decisions
 from histotune.evaluation.findings import Finding, Scored, ScoredArm
 from histotune.evaluation.floors import (
     NullPlan,
@@ -154,6 +155,7 @@ def study_source(
     trained_on = f"{tiles.name} {evaluation.train_magnification or 'all tiles'}, {plan.trained()}"
     labelled = np.flatnonzero((tiles.labels_N >= 0) & (plan.fit.fold_N >= 0))
     rows = score_arms(arms[0].material, scored, trained_on, marks_of(tiles, plan.split), labelled, settings)
+    rows = with_decisions(rows, scored[0][1], settings.interval)
     inside = _with_repeats(_in_domain(rows, tiles, plan, settings), arms[0].material, plan, settings)
     inside = _with_twins(inside, arms, plan, settings, twins)
     probes = [row for row in inside.rows if row.arm == arms[0].arm]

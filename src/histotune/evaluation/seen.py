@@ -105,19 +105,22 @@ class SeenTiles:
         words = self.in_words()
         return (f"{LEAKY}: {words}. Scores of marked rows are no held-out scores.",) if words else ()
 
+    def untold_notes(self) -> tuple[str, ...]:
+        """Return for how many tiles it can't be told; nothing where it can for all."""
+        n_untold = int(self.untold_N.sum())
+        if not n_untold:
+            return ()
+        how = "none of them has the content of a training tile" if self.has_hashes else "their content is unknown"
+        which = f"{n_untold:,} of {len(self.tile_ids):,} scored tiles"
+        return (f"Whether {which} are of a case that trained this head can't be told: groups are unknown ({how}).",)
+
     def notes(self, *, excluded: bool) -> tuple[str, ...]:
         """Return what a reader of the scores must know: what was seen, or left out, and what can't be told."""
         words = self.in_words()
-        notes = [f"{note[:-1]}; {EXCLUDE}." for note in self.leaky_notes()]
+        seen = [f"{note[:-1]}; {EXCLUDE}." for note in self.leaky_notes()]
         if words and excluded:
-            notes = [f"Left out: {words}."]
-        if self.untold_N.any():
-            how = "none of them has the content of a training tile" if self.has_hashes else "their content is unknown"
-            n_untold = f"{int(self.untold_N.sum()):,} of {len(self.tile_ids):,} scored tiles"
-            notes.append(
-                f"Whether {n_untold} are of a case that trained this head can't be told: groups are unknown ({how})."
-            )
-        return tuple(notes)
+            seen = [f"Left out: {words}."]
+        return (*seen, *self.untold_notes())
 
 
 def find_seen(head: Head, material: Material) -> SeenTiles:

@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.findings import UNIT
+from histotune.report.decision_tables import decision_tables
 from histotune.report.figures import (
     Figure,
     external_figure,
@@ -227,6 +228,7 @@ FILTERS = (
     flat_settings,
     main_figure,
     score_tables,
+    decision_tables,
     paired_figure,
     paired_lines,
     part_finding,

@@ -14,6 +14,7 @@ from histotune.evaluation.run_comparison import RunComparison
 from histotune.heads.head import SweepResult
 from histotune.published.leaderboard import Board
 from histotune.published.study import ProtocolStudy
+from histotune.report.decision_tables import decision_tables
 from histotune.report.study_pages import cell_text, cells_table, comparison_tables, matrix_table
 from histotune.report.study_tables import board_table, transfer_tables
 from histotune.report.tables import (
@@ -159,7 +160,7 @@ def _of_findings(result: Findings) -> tuple[Table, ...]:
 def _of_finding(result: Finding) -> tuple[Table, ...]:
     parts = (part_finding(part, result) for part in result.parts if part.rows)
     found = [_scores(finding, table) for finding in (result, *parts) for table in score_tables(finding)]
-    return (*found, *((_paired(result),) if result.paired else ()))
+    return (*found, *decision_tables(result), *((_paired(result),) if result.paired else ()))
 
 
 def _scores(finding: Finding, table: ScoreTable) -> Table:

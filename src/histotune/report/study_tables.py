@@ -8,6 +8,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from histotune.published.published_numbers import Protocol
+from histotune.report.decision_tables import decision_tables
 from histotune.report.tables import part_finding, score_tables
 from histotune.report.words import number, weighting_words
 from histotune.statistics.metrics import LOWER_IS_BETTER
@@ -267,6 +268,7 @@ def boards_latex(boards: Sequence[Board]) -> str:
 
 def _finding(finding: Finding, mark: str) -> Iterator[str]:
     yield from (_score_table(finding.title, table, mark) for table in score_tables(finding))
+    yield from (table.as_latex() for table in decision_tables(finding))
     for part in finding.parts:
         shown = part_finding(part, finding)
         yield from (_score_table(shown.title, table, mark, part.note) for table in score_tables(shown))

@@ -11,6 +11,7 @@ import numpy as np
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.choice import describe_choice
+from histotune.evaluation.decisions import with_decisions
 from histotune.evaluation.findings import Finding
 from histotune.evaluation.held_out import ArmSweep
 from histotune.evaluation.ledger import LEDGER_FILE, Scoring, record_scoring
@@ -255,7 +256,7 @@ def evaluate_head(
     tiles, seen_ids, interval = scored.material.tiles, scored.seen.seen_ids, config.interval
     plain = score_domains(PROBE, predictions, f"head {head.head_id}", interval, scored.marks)
     parts = score_parts(predictions, tiles, interval, plain, seen_ids)
-    rows = mark_seen(plain, predictions, seen_ids)
+    rows = with_decisions(mark_seen(plain, predictions, seen_ids), whole, interval)
     ledger = record_scoring(config.ledger, Scoring(scored.split_hash, scored.target, head.head_id))
     settings = RobustnessSettings(config.evaluation.robustness_k, config.evaluation.seed, interval)
     index = score_robustness([EmbeddedArm(PROBE, scored.material, head.pooling)], predictions, rows, settings)

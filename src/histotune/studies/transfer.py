@@ -332,6 +332,7 @@ def _facts(source: _Source, target: _Target, cluster: str) -> Iterator[str]:
         yield far
     if words := target.seen.in_words():
         yield f"Of the target, {words}: the two sides are not independent."
+    yield from target.seen.untold_notes()
     if len(tiles) + tiles.n_skipped < target.n_tiles:
         yield (
             f"{len(tiles):,} of {target.n_tiles:,} target tiles were diagnosed, spread over the groups "
