@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from histotune.statistics import evaluators
-from histotune.statistics.comparison import compare_arms, holm, max_t
+from histotune.statistics.comparison import compare_arms, holm, max_t, paired_difference
 from histotune.statistics.intervals import resampling_units
 from histotune.statistics.metrics import MetricName
 from histotune.statistics.predictions import ComparisonConfig, IntervalConfig, Predictions
@@ -262,4 +262,19 @@ def test_what_can_not_be_compared_is_refused_or_said() -> None:
     assert "needs 5" in found.difference.reason
     assert found.in_words().startswith("no p value: class 'class0' has 4 groups")
     (same,) = compare_arms({"a": a, "b": a}, "auroc", ComparisonConfig(), CONFIG)
-    assert (same.p_value, same.smallest_p) == (1.0, 1.0)
+    assert (same.p_value, same.in_words()) == (1.0, "p = 1 (of its interval)")
+
+
+@pytest.mark.parametrize("metric", ["auroc", "balanced_accuracy", "log_loss"])
+def test_an_arm_compared_with_its_like_differs_by_nothing(metric: MetricName) -> None:
+    """Two runs that say the same of every tile differ by 0 for sure; nothing is left to chance."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(14) % 2, 6)
+    logit = np.stack([np.zeros(len(y)), y + rng.standard_normal(len(y))], axis=1)
+    one = make_predictions(y, logit, [f"g{group:02d}" for group in np.repeat(np.arange(14), 6)])
+    found = paired_difference(one, one, metric, IntervalConfig())
+    assert found.value == 0.0 and found.interval is not None
+    assert (found.interval.low, found.interval.high) == (0.0, 0.0)
+    assert found.interval.method == "both arms say the same of every tile"
+    (compared,) = compare_arms({"a": one, "b": one}, metric, ComparisonConfig(n_permutations=99), IntervalConfig())
+    assert (compared.p_value, compared.difference.value) == (1.0, 0.0)

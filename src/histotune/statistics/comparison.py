@@ -294,11 +294,17 @@ def _pair(
     ]
     terms = tuple(zip((1.0, -1.0), tables, strict=False))
     difference = contrast(metric, terms, units, reason)
+    same_folds = bool((samples[0].fold_N == samples[1].fold_N).all())
+    if not reason and same_folds and not moved_groups(*samples, units).any():
+        # scores and decisions are equal to the last bit: this is one head, and nothing is left to chance
+        nothing = Interval(0.0, 0.0, interval.level, "both arms say the same of every tile")
+        same = replace(difference, value=0.0, interval=nothing, reason="")
+        return _Pair(names, samples, units, metric, "t", same, 1.0)
     if difference.interval is None:
         return _Pair(names, samples, units, metric, "none", difference)
     evaluator = SumEvaluator(terms)
     agree = bool((np.abs(evaluator.without_each() - difference.value) <= FLAT).all())
-    other_folds = within_folds and metric == "auroc" and bool((samples[0].fold_N != samples[1].fold_N).any())
+    other_folds = within_folds and metric == "auroc" and not same_folds
     if not other_folds and (not agree or difference.value == 0.0):
         return _Pair(names, samples, units, metric, "swaps", difference)
     if not agree:
