@@ -86,6 +86,7 @@ def test_a_head_and_a_diagnosis_refuse_a_thousand_classes_and_take_one_positive(
         assert "c0000" in refused.err
         assert "c0999" not in refused.err
         assert len(refused.err) < 1000
-    alone = timed(histotune, "evaluate", tmp_path / "run", "tiles", "--data", tables / "one.csv")
+    read_as = ("--classes", "negative=a,positive=b")
+    alone = timed(histotune, "evaluate", tmp_path / "run", "tiles", "--data", tables / "one.csv", *read_as)
     assert alone.code == 0, alone.err
     assert "class 'positive' has 1 group" in alone.out

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-backbones_app = typer.Typer(help="Which backbones have a name, what is known about them, and whether they load here.")
+backbones_app = typer.Typer(
+    rich_markup_mode="rich", help="Which backbones have a name, what is known about them, and whether they load here."
+)
 
 
 @backbones_app.callback(invoke_without_command=True)

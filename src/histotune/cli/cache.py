@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 FITS = "fits"  # the name under which solved fits of sweeps are removed
-cache_app = typer.Typer(no_args_is_help=True, help="Look at kept embeddings; check, mend, remove, export, import them.")
+cache_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="Look at kept embeddings; check, mend, remove, export, import them.",
+)
 
 Cache = Annotated[
     Path | None, typer.Option("--cache", help="Folder of the cache. Default: the user's.", show_default=False)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from histotune.images.config import ScaleConfig
 
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at a data set before anything is trained on it.")
+data_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode="rich", help="Look at a data set before anything is trained on it."
+)
 
 
 @data_app.command("describe")

@@ -44,6 +44,7 @@ class Interruptible(TyperGroup):
 app = typer.Typer(
     name="histotune",
     cls=Interruptible,
+    rich_markup_mode="rich",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -54,7 +55,7 @@ app = typer.Typer(
         "`histotune run breakhis --data BreaKHis_v1 --train-magnification 100X`."
     ),
 )
-config_app = typer.Typer(no_args_is_help=True, help="See what a recipe does, field by field.")
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="See what a recipe does, field by field.")
 app.add_typer(backbones_app, name="backbones")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")

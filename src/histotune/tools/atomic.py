@@ -319,7 +319,10 @@ def _explained(error: Exception, path: Path) -> UserError | None:
             value=path,
             fix=f"free space on {path.parent} or choose another folder: {setting}",
         )
-    if number in NO_WRITE:
+    nowhere = (
+        number == errno.ENOENT and path.parent.is_dir()
+    )  # a file system in which nobody makes files, such as /proc
+    if number in NO_WRITE or nowhere:
         return UserError(
             "this folder can't be written",
             value=path.parent,
