@@ -118,6 +118,8 @@ def _claimed(path: Path, folder: bool, is_replaced: bool) -> Iterator[None]:
                     value=path,
                     fix="wait for it to finish, or choose another --out",
                 ) from error
+            except FileNotFoundError as error:  # the folder is there, but nobody makes files in it, as in /proc
+                raise PermissionError(errno.EACCES, "no file can be made here", str(path)) from error
         try:
             restore_folder(path)
             remove_abandoned(path)
@@ -319,10 +321,7 @@ def _explained(error: Exception, path: Path) -> UserError | None:
             value=path,
             fix=f"free space on {path.parent} or choose another folder: {setting}",
         )
-    nowhere = (
-        number == errno.ENOENT and path.parent.is_dir()
-    )  # a file system in which nobody makes files, such as /proc
-    if number in NO_WRITE or nowhere:
+    if number in NO_WRITE:
         return UserError(
             "this folder can't be written",
             value=path.parent,
