@@ -186,3 +186,17 @@ def test_every_missing_class_is_named() -> None:
     with pytest.raises(UserError, match="2 classes") as problem:
         check_every_class(np.array([1, 1]), HEAD, "target test")
     assert "adipose, tumour" in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("HER2-", "HER2"), ("HER2-", "HER2+"), ("grade 2.1", "grade 21"), ("1-2", "12")]
+)
+def test_names_that_differ_by_more_than_spelling_are_no_match(one: str, other: str) -> None:
+    assert match_names([one, "rest", "third"], [other, "rest", "third"]).get(one) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("Her2-", "HER2-"), ("non_tumor", "Non-Tumour"), ("1.0", "1"), ("\uff34umour", "tumor")]
+)
+def test_spellings_of_one_name_are_one(one: str, other: str) -> None:
+    assert match_names([one, "rest", "third"], [other, "rest", "third"])[one] == other

@@ -136,3 +136,26 @@ def test_unknown_fields_and_wrong_values_are_reported_together() -> None:
     with pytest.raises(UserError) as caught:
         override(ExperimentConfig(recipe="x"), ["sweep.fold=3", "evaluation.repeats=-1"])
     assert "sweep.fold" in str(caught.value) and "evaluation.repeats" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "closest"),
+    [("source.labels=binry", "binary"), ("source.mpp_source=nominl", "nominal"), ("tracking.wandb=ofline", "offline"),
+     ("evaluation.aggregation=maen", "mean")],
+)  # fmt: skip
+def test_a_word_that_a_field_does_not_take_names_the_closest_and_the_fix_works(assignment: str, closest: str) -> None:
+    with pytest.raises(UserError) as raised:
+        override(config(), [assignment])
+    error = raised.value
+    assert error.closest == closest
+    assert error.fix is not None
+    override(config(), [error.fix.removeprefix("--set ")])
+
+
+def test_no_whole_section_is_printed() -> None:
+    data = config().model_dump(mode="json")
+    data["view"] = ["natural"]
+    data["sweep"]["sgd"] = {"n_trials": {"much": "more"}}
+    with pytest.raises(UserError) as raised:
+        parse_config(data)
+    assert "much" not in str(raised.value)

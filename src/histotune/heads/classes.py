@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,14 @@ import polars as pl
 
 from histotune.datasets.dataset_spec import known_specs
 from histotune.datasets.disk import name_some
+from histotune.datasets.look_alikes import look
 from histotune.datasets.tileset import TileSet  # noqa: TC001  (part of a record that others introspect)
 from histotune.tools.errors import UserError, closest_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-NEGATIVE = frozenset({"benign", "normal", "negative", "healthy", "non tumour", "no tumour", "non cancer", "no cancer"})
+NEGATIVE = frozenset({"benign", "normal", "negative", "healthy", "nontumour", "notumour", "noncancer", "nocancer"})
 POSITIVE = frozenset({"malignant", "tumour", "positive", "cancer", "cancerous", "carcinoma", "metastasis"})
 """Names that stand for the two answers of one question; compared as :func:`_spelled` writes them."""
 OPTION = "--classes"
@@ -134,9 +134,8 @@ def _pairs(names: Sequence[str], free: Sequence[str], reading: Callable[[str], s
 
 
 def _spelled(name: str) -> str:
-    """Return a name without what spellings differ in: case, Unicode form, dashes, the two spellings of tumour."""
-    plain = unicodedata.normalize("NFKC", name).casefold().replace("-", " ").replace("_", " ")
-    return " ".join(plain.split()).replace("tumor", "tumour").replace("nontumour", "non tumour")
+    """Return a name without what spellings differ in; a sign at its end counts, as in HER2- and HER2+."""
+    return look(name).replace("tumor", "tumour")
 
 
 def _kind(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from types import UnionType
@@ -261,9 +262,14 @@ def _parse(text: str) -> object:
 
 
 def _explain(detail: Any) -> UserError:  # noqa: ANN401  (pydantic's ErrorDetails differs between versions)
-    name = ".".join(str(part) for part in detail["loc"])
+    """Say what a field does not take: its value unless that is a whole section, and the closest word it does take."""
+    name, value = ".".join(str(part) for part in detail["loc"]), detail.get("input")
+    words = re.findall(r"'([^']*)'", str(detail.get("ctx", {}).get("expected", "")))
+    closest = closest_name(str(value), words) if words else None
+    fix = f"--set {name}={closest}" if closest else "`histotune config show RECIPE` prints every field with its value"
     return UserError(
         f"{name}: {detail['msg'][:1].lower()}{detail['msg'][1:]}",
-        value=detail.get("input"),
-        fix="`histotune config show RECIPE` prints every field with its value",
+        value=None if isinstance(value, dict) else value,
+        closest=closest,
+        fix=fix,
     )
