@@ -4,6 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from histotune.images.augment import augment_batch as augment_batch
+    from histotune.images.augment import contact_sheet as contact_sheet
+    from histotune.images.config import AugmentConfig as AugmentConfig
     from histotune.images.config import LoaderConfig as LoaderConfig
     from histotune.images.config import ScaleConfig as ScaleConfig
     from histotune.images.config import ViewConfig as ViewConfig
@@ -17,12 +20,15 @@ if TYPE_CHECKING:
     from histotune.images.views import view_inputs as view_inputs
 
 FILES = {
+    "AugmentConfig": "config",
     "HashIndex": "hashes",
     "LoaderConfig": "config",
     "PixelReader": "decode",
     "ScaleConfig": "config",
     "ViewConfig": "config",
+    "augment_batch": "augment",
     "check_view": "view_checks",
+    "contact_sheet": "augment",
     "diff_datasets": "diff",
     "estimate_scale": "scale",
     "input_mpp": "views",

@@ -133,6 +133,53 @@ class ViewChoice(BaseModel):
         return documented.model_copy(update=chosen)
 
 
+class AugmentConfig(BaseModel):
+    """How a tile is varied each time that a network is trained on it.
+
+    Attributes:
+        dihedral: Turn by quarters and mirror: the eight symmetries of a square, equally often. Tissue on a slide has no
+            upright side, and no pixel is interpolated.
+        crop: Least share of the area that a random square crop keeps, drawn evenly between it and 1; the crop is
+            resized to the whole tile, so that it is a magnification as well. 1 turns it off.
+        stain: Strength of stain jitter: the amount of each dye (haematoxylin, eosin, residual) is multiplied by
+            1 - stain to 1 + stain, and -stain to stain is added, in optical density (natural logarithm). Tellez et al.
+            (Medical Image Analysis 58, 2019) call factors within 0.05 HED-light and within 0.2 HED-strong, with shifts
+            in another unit of density; the default is the factor of the light one. 0 turns it off.
+        magnification: Largest factor of a change of scale (um/px) about the centre: 1.25 draws from 1/1.25 to 1.25,
+            evenly in the logarithm. Above 1 the tissue becomes larger; below 1 it becomes smaller, and what lies
+            beyond the tile's border is its mirror image. 1 turns it off.
+        blur: Largest standard deviation of a Gaussian blur, px; drawn evenly from 0. 0 turns it off.
+        moves_label: Accept augmentations that move or cut the region which a tile's label speaks about.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dihedral: bool = True
+    crop: float = Field(1.0, ge=0.05, le=1)
+    stain: float = Field(0.05, ge=0, le=0.5)
+    magnification: float = Field(1.0, ge=1, le=4)
+    blur: float = Field(0.0, ge=0, le=10)
+    moves_label: bool = False
+
+    @property
+    def is_off(self) -> bool:
+        """Whether every tile stays as it is."""
+        return not self.identity()
+
+    def identity(self) -> dict[str, object]:
+        """Return what decides the pixels; settings without effect are left out.
+
+        Returns:
+            JSON-ready fields; equal augmentations give equal fields, none where nothing is varied.
+
+        Example:
+            >>> AugmentConfig(blur=0.5).identity()
+            {'dihedral': True, 'stain': 0.05, 'blur': 0.5}
+        """
+        neutral = {"dihedral": False, "crop": 1.0, "stain": 0.0, "magnification": 1.0, "blur": 0.0}
+        return {name: getattr(self, name) for name, off in neutral.items() if getattr(self, name) != off}
+
+
 class LoaderConfig(BaseModel):
     """How pixels are read.
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # Absorbance of red, green and blue light: Ruifrok and Johnston, Anal. Quant. Cytol. Histol. 23(4), 2001, table 1.
 HAEMATOXYLIN = (0.65, 0.70, 0.29)
 EOSIN = (0.07, 0.99, 0.11)
+DAB = (0.27, 0.57, 0.78)  # the residual where it is not a dye of its own
+DARKEST = 1e-6  # light of black, so that its density is finite; amounts are in units of this density (scikit-image)
 STAINED_DENSITY = 0.3  # paler pixels have no certain hue
 EXTREMES = (1.0, 99.0)  # percentiles of the hue taken as pure dyes (Macenko et al., ISBI 2009)
 MIN_PIXELS = 100
@@ -54,7 +56,25 @@ def optical_density(image_HWC: NDArray[np.uint8]) -> Floats:
     """Return the optical density per channel, natural logarithm, against full white."""
     # One grey level is added so that black stays finite.
     table = -np.log((np.arange(256) + 1) / 256)
-    return np.asarray(table.astype(np.float32)[image_HWC])
+    return np.asarray(table.astype(np.float32).take(image_HWC))
+
+
+def hed_of_rgb(image_HWC: Image) -> Doubles:
+    """Return the amounts of haematoxylin, eosin and residual per pixel, as scikit-image's ``rgb2hed``."""
+    # Densities are the amounts times the dyes' absorbances (Ruifrok and Johnston), so amounts are densities times the
+    # inverse. A colour that no mixture of the three gives has a negative amount, which becomes none.
+    table = np.log(np.maximum(np.arange(256) / 255, DARKEST)) / np.log(DARKEST)
+    return np.asarray(np.maximum(table.take(image_HWC) @ np.linalg.inv(dye_absorbances()), 0))
+
+
+def rgb_of_hed(hed_HWC: Doubles) -> Doubles:
+    """Return the colours, 0 to 1, of amounts of haematoxylin, eosin and residual, as scikit-image's ``hed2rgb``."""
+    return np.asarray(np.clip(np.exp(hed_HWC * np.log(DARKEST) @ dye_absorbances()), 0, 1))
+
+
+def dye_absorbances() -> Doubles:
+    """Return the absorbances (3 dyes, 3 channels) of haematoxylin, eosin and the residual."""
+    return np.array([HAEMATOXYLIN, EOSIN, DAB], np.float64)
 
 
 def find_dyes(density_PC: Floats) -> Dyes | None:
