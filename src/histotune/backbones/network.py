@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ class Network:
 
     Attributes:
         module: The network, in evaluation mode.
-        outputs: Maps normalised pixels (B, 3, S, S) to (B, D) per block name.
+        outputs: Maps normalised pixels (B, 3, S, S) to (B, D) per block name; a deep copy of the record reads the copy.
         convolutional: Whether channels-last memory and a half-precision copy of the weights suit it.
     """
 
@@ -48,9 +49,9 @@ def build_network(spec: BackboneSpec) -> Network:
         return _transformers_network(spec)
     module = _with_adapter(_timm_module(spec).float(), spec).eval()
     if has_class_token(module):
-        return Network(module, lambda x_BCHW: _timm_tokens(module, x_BCHW), convolutional=False)
+        return Network(module, partial(_timm_tokens, module), convolutional=False)
     convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
-    return Network(module, lambda x_BCHW: _timm_pooled(module, x_BCHW), convolutional)
+    return Network(module, partial(_timm_pooled, module), convolutional)
 
 
 def _timm_tokens(module: Any, x_BCHW: torch.Tensor) -> Outputs:  # noqa: ANN401  (timm's models share no typed base)
@@ -133,8 +134,8 @@ def transformers_network(module: torch.nn.Module) -> Network:
     _use_fused_attention(module)
     if not any(name.endswith("cls_token") for name, _ in module.named_parameters()):
         convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
-        return Network(module, lambda x_BCHW: _transformers_pooled(module, x_BCHW), convolutional)
-    return Network(module, lambda x_BCHW: _transformers_tokens(module, x_BCHW), convolutional=False)
+        return Network(module, partial(_transformers_pooled, module), convolutional)
+    return Network(module, partial(_transformers_tokens, module), convolutional=False)
 
 
 def _use_fused_attention(module: Any) -> None:  # noqa: ANN401

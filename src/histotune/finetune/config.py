@@ -1,0 +1,138 @@
+"""Settings of the finetune room."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from histotune.images.config import AugmentConfig
+
+Method = Literal["lora", "dora", "last-blocks", "full", "norm"]
+TrainPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+PrefixStorage = Literal["auto", "fp32", "fp16", "off"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class MethodConfig(_Config):
+    """Which parameters of the backbone move.
+
+    Attributes:
+        name: ``lora`` and ``dora`` add low-rank updates beside frozen weights (Hu et al. 2022, arXiv 2106.09685; Liu et
+            al. 2024, arXiv 2402.09353); ``last-blocks`` trains the last blocks and what follows them; ``full`` trains
+            every weight; ``norm`` trains the normalisation layers alone.
+        n_blocks: How many of the last blocks move; None: one for ``last-blocks``, all others for ``lora`` and ``dora``.
+        rank: Rank of the low-rank updates.
+        alpha: Their scale is ``alpha / rank``.
+        dropout: Share of their inputs that is left out while training.
+        targets: Layers that they change, such as ``q`` and ``v``; empty takes the default of the backbone's family.
+        layer_decay: Factor of the learning rate from one block to the one before it, for ``last-blocks`` and ``full``
+            (Bao et al. 2022, arXiv 2106.08254).
+    """
+
+    name: Method = "last-blocks"
+    n_blocks: int | None = Field(None, ge=1)
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(16.0, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+    layer_decay: float = Field(0.75, gt=0, le=1)
+
+
+class LoopConfig(_Config):
+    """How a network is trained.
+
+    Attributes:
+        epochs: Passes over as many tiles as there are to train on.
+        batch_size: Tiles per step.
+        micro_batch: Tiles per forward pass; the gradients of a step are added up. None takes the whole batch.
+        lr: Learning rate of the backbone's parameters at its peak.
+        head_lr: Learning rate of the head, in standardised columns.
+        weight_decay: Decay of the backbone's weights (Loshchilov & Hutter 2019); norms, biases and the head have none.
+        warmup: Share of the steps over which the rate rises; it then falls along half a cosine.
+        clip: Largest norm of a step's gradient.
+        label_smoothing: As torch's cross-entropy means it.
+        sampling: ``class-group`` draws the classes equally often, and within a class its groups; ``tiles`` takes every
+            tile once per epoch.
+        precision: Of the matrix products; ``auto`` takes bf16 where it is fast, fp16 with a scaled loss on Turing, fp32
+            on a processor.
+        checkpointing: Keep the inputs of blocks alone and compute the rest again: less memory, about a third more time.
+        save_minutes: Minutes between two checkpoints.
+        seed: Seed of sampling, augmentation and dropout.
+    """
+
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=1)
+    micro_batch: int | None = Field(None, ge=1)
+    lr: Rate = 3e-4
+    head_lr: Rate = 1e-3
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.1, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    sampling: Literal["class-group", "tiles"] = "class-group"
+    precision: TrainPrecision = "auto"
+    checkpointing: bool = False
+    save_minutes: float = Field(10.0, gt=0)
+    seed: int = 0
+
+
+class PrefixConfig(_Config):
+    """How the output of the frozen blocks is kept.
+
+    Attributes:
+        storage: ``fp16`` halves the room and is taken only where the first logits stay within 1e-3; ``auto`` tries it;
+            ``off`` computes the frozen blocks again in every step.
+        max_gib: Room that may be taken; more is announced and refused before anything is computed.
+    """
+
+    storage: PrefixStorage = "auto"
+    max_gib: float = Field(50.0, gt=0)
+
+
+class FinetuneConfig(_Config):
+    """How a backbone is fine-tuned beside its probe.
+
+    Attributes:
+        method: Which parameters move.
+        loop: How they are trained.
+        prefix: How the output of frozen blocks is kept.
+        augment: How tiles are varied while training.
+        views: Variations of each tile that are drawn once and used in turn; 0 draws a new one in every epoch, which
+            leaves nothing to keep.
+        rates: Learning rates to choose from on the tuning groups; empty tries ``loop.lr`` alone.
+        inner: ``folds``: every training group is a tuning group in turn, where a kept prefix makes that cheap;
+            ``hold-out``: a quarter of them once; ``auto`` takes folds where the prefix is kept.
+        inner_folds: Number of inner folds.
+        tuning_share: Share of the groups that a hold-out takes for tuning.
+        standard_errors: By how many standard errors the tuned model must be better on tuning groups to be returned
+            in place of the probe.
+        least_groups: Fewer tuning groups than these, and the last step is taken: a best one can't be told.
+        keep_tuned: Return the tuned model whatever the tuning groups say; every result says so.
+    """
+
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    loop: LoopConfig = Field(default_factory=LoopConfig)
+    prefix: PrefixConfig = Field(default_factory=PrefixConfig)
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    views: int = Field(8, ge=0)
+    rates: tuple[Rate, ...] = ()
+    inner: Literal["auto", "folds", "hold-out"] = "auto"
+    inner_folds: int = Field(4, ge=2)
+    tuning_share: float = Field(0.25, gt=0, lt=1)
+    standard_errors: float = Field(1.0, ge=0)
+    least_groups: int = Field(10, ge=2)
+    keep_tuned: bool = False
+
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        if self.views == 0 and self.prefix.storage in ("fp32", "fp16"):
+            raise ValueError(
+                "a new view of every tile in every epoch (views=0) leaves nothing to keep; set views=8, or "
+                "prefix.storage=off"
+            )
+        return self

@@ -1,0 +1,149 @@
+"""A network cut in two: frozen blocks whose output is computed once, and the blocks behind them that are trained."""
+
+# B batch, C channels, S side of the input; tokens have the shape that their block takes: (B, T, D) or (B, C, H, W)
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from histotune.backbones.network import Network, Outputs
+
+
+class Prefix:
+    """The part of a network before one of its blocks.
+
+    Args:
+        network: The whole network; it is run only as far as the block.
+        block: Name of the block whose input is wanted.
+    """
+
+    def __init__(self, network: Network, block: str) -> None:
+        self._network = network
+        self._block = network.module.get_submodule(block)
+
+    def __call__(self, x_BCSS: torch.Tensor) -> torch.Tensor:
+        """Return the input of the block for normalised pixels; nothing behind it is computed."""
+        with torch.no_grad(), _stopped_at(self._block):
+            try:
+                self._network.outputs(x_BCSS)
+            except _Reached as reached:
+                return reached.tokens.detach()
+        raise RuntimeError("the network gave its outputs without reaching the block")
+
+
+class Tail:
+    """The part of a network from one of its blocks on; the blocks before it are dropped, with their weights.
+
+    The network's own code still runs, on one blank image: what it hands to the block is exchanged for the tokens. So
+    every architecture keeps its own ending, norms and poolings included, for the price of one stem.
+
+    Args:
+        network: The network; its blocks before the cut are replaced in place.
+        blocks: Names of all its blocks, in order.
+        first: Index of the first block that stays.
+        size_px: Side of the input.
+    """
+
+    def __init__(self, network: Network, blocks: tuple[str, ...], first: int, size_px: int) -> None:
+        self.module = network.module
+        self._outputs = network.outputs
+        self._side_px = size_px
+        self._tokens: torch.Tensor | None = None
+        for name in blocks[:first]:
+            parent, _, own = name.rpartition(".")
+            setattr(self.module.get_submodule(parent), own, _Skip())
+        self.module.get_submodule(blocks[first]).register_forward_pre_hook(self._exchange, with_kwargs=True)
+
+    def __call__(self, tokens: torch.Tensor) -> Outputs:
+        """Return the network's named outputs for the input of its first block."""
+        blank_1CSS = torch.zeros(1, 3, self._side_px, self._side_px, device=tokens.device, dtype=_dtype(self.module))
+        self._tokens = tokens
+        try:
+            return self._outputs(blank_1CSS)
+        finally:
+            self._tokens = None
+
+    def _exchange(
+        self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (self._tokens, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": self._tokens}
+
+
+class _Skip(torch.nn.Module):
+    """Stands where a dropped block stood, and hands its input on."""
+
+    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        """Return the input."""
+        return x
+
+
+class _Reached(Exception):
+    def __init__(self, tokens: torch.Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
+def _stopped_at(block: torch.nn.Module) -> AbstractContextManager[None]:
+    """Stop the network where it is about to run a block."""
+    from contextlib import contextmanager
+
+    def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        raise _Reached(args[0] if args else kwargs["hidden_states"])
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        handle = block.register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    return held()
+
+
+def _dtype(module: torch.nn.Module) -> torch.dtype:
+    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
+
+
+def recompute_blocks(module: torch.nn.Module, blocks: tuple[str, ...]) -> None:
+    """Let blocks keep their inputs alone while training, and compute the rest again in the backward pass.
+
+    Chen et al. 2016, arXiv 1604.06174: the memory of a block's activations for one more forward pass of it.
+    """
+    from torch.utils.checkpoint import checkpoint
+
+    for name in blocks:
+        block = module.get_submodule(name)
+        plain = block.forward
+
+        def forward(*args: Any, run: Any = plain, own: torch.nn.Module = block, **kwargs: Any) -> Any:  # noqa: ANN401
+            if not (own.training and torch.is_grad_enabled()):
+                return run(*args, **kwargs)
+            return checkpoint(run, *args, use_reentrant=False, **kwargs)
+
+        block.forward = forward  # type: ignore[method-assign]
+
+
+def cut_network(network: Network, blocks: tuple[str, ...], first: int, size_px: int) -> Network:
+    """Return a network that takes tokens in place of pixels; the given one loses its first blocks.
+
+    Args:
+        network: The network, adapters included.
+        blocks: Names of all its blocks, in order.
+        first: Index of the first block that holds a trained parameter; 1 or more.
+        size_px: Side of the input.
+
+    Returns:
+        A network of the same module whose ``outputs`` maps the tokens before block ``first`` to the named outputs.
+    """
+    tail = Tail(network, blocks, first, size_px)
+    return replace(network, outputs=tail)

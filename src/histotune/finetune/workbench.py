@@ -1,0 +1,202 @@
+"""What all trainings of one fine-tuning share: the frozen network, the tiles' pixels or tokens, and the start."""
+
+# N tiles, n rows, B batch, S side of the input
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from histotune.backbones.network import Network, build_network
+from histotune.finetune.batches import Inputs, Normalisation, PixelInputs, TilePixels
+from histotune.finetune.cut import Prefix, cut_network, recompute_blocks
+from histotune.finetune.loop import tile_logits, training_dtype
+from histotune.finetune.methods import MethodChoice, Trainable, layer_decay_scale, make_trainable
+from histotune.finetune.prefix import PrefixPlace, PrefixTokens, token_keys
+from histotune.finetune.sections import find_sections
+from histotune.finetune.tuned_model import TunedModel, head_of_probe
+from histotune.tools.devices import find_device
+from histotune.tools.files import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from histotune.backbones.spec import BackboneSpec
+    from histotune.datasets.tileset import TileSet
+    from histotune.embeddings.space import Embeddings
+    from histotune.finetune.config import FinetuneConfig
+    from histotune.finetune.tuned_model import LinearHead
+    from histotune.heads.head import Head
+    from histotune.images.config import LoaderConfig, ViewConfig
+
+    Int = NDArray[np.int64]
+
+
+LOG = logging.getLogger(__name__)
+FP16_LIMIT = 1e-3
+"""Tokens kept in half precision may move a logit by this much at the start."""
+CHECKED_TILES = 32
+
+
+@dataclass(frozen=True)
+class TunedTiles:
+    """The tiles of a fine-tuning and how a backbone sees them.
+
+    Attributes:
+        tiles: The tiles; rows in the order of the embeddings.
+        embeddings: What the frozen backbone makes of them; the probe is trained on these.
+        spec: The backbone.
+        view: How an image becomes its input.
+        loader: How pixels are read.
+        cache: Root folder of the cache.
+    """
+
+    tiles: TileSet
+    embeddings: Embeddings
+    spec: BackboneSpec
+    view: ViewConfig
+    loader: LoaderConfig
+    cache: Path
+
+
+@dataclass(frozen=True)
+class StartingPoint:
+    """A model at its probe, and how fast each of its parameters may move.
+
+    Attributes:
+        model: The backbone and the probe's head.
+        trainable: Which parameters of the backbone move.
+        rate_of: Factor of the learning rate per parameter of the backbone.
+        inputs: What the model takes.
+    """
+
+    model: TunedModel
+    trainable: Trainable
+    rate_of: Mapping[str, float]
+    inputs: Inputs
+
+
+@dataclass
+class Workbench:
+    """Makes models that start at a probe, all over one frozen network and one set of kept tokens.
+
+    Attributes:
+        of: The tiles.
+        config: How the backbone is fine-tuned.
+    """
+
+    of: TunedTiles
+    config: FinetuneConfig
+    _base: Network = field(init=False, repr=False)
+    _tokens: dict[str, PrefixTokens] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Build the network once, and find its blocks."""
+        device = find_device()
+        self._dtype = training_dtype(self.config.loop, device)
+        self._device = torch.device("cuda" if device.kind == "cuda" else "cpu")
+        self._float = torch.float64 if self._dtype == torch.float64 else torch.float32
+        self._base = build_network(self.of.spec)
+        self._sections = find_sections(self._base, self.of.view.size_px)
+        pixels = TilePixels(self.of.tiles, self.of.view, self.of.loader, self.of.cache)
+        like = torch.empty(0, device=self._device, dtype=self._float)
+        normalisation, seed = Normalisation.of(self.of.spec), self.config.loop.seed
+        self.pixels = PixelInputs(pixels, normalisation, self.config.augment, seed, like)
+        self._keys = pixels.keys
+
+    @property
+    def n_views(self) -> int:
+        """Views of a tile that a training shows in turn; 1 where nothing is varied, 0 where each epoch draws anew."""
+        return 1 if self.config.augment.is_off else self.config.views
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether the output of frozen blocks is kept."""
+        return self.config.prefix.storage != "off" and self.n_views > 0
+
+    def start(self, probe: Head, choice: MethodChoice | None = None) -> StartingPoint:
+        """Return a model that says what a probe says, with the method's parameters set free.
+
+        Args:
+            probe: The probe's head, on embeddings of the frozen backbone.
+            choice: Which parameters move; None takes the config's.
+
+        Returns:
+            The model on its device. Where blocks before the first trained parameter are frozen and their output is
+            kept, the model takes tokens in place of pixels.
+        """
+        choice = choice or chosen_method(self.config)
+        head = head_of_probe(probe)
+        trainable = make_trainable(copy.deepcopy(self._base), self.of.spec, choice)
+        first, names = trainable.first, self._sections.names
+        rate_of = layer_decay_scale(trainable, self.config.method.layer_decay)
+        if self.config.loop.checkpointing:
+            recompute_blocks(trainable.network.module, names[max(first, 0) :])
+        if not self.keeps_prefix or not 1 <= first < len(names):
+            return StartingPoint(self._placed(trainable.network, head), trainable, rate_of, self.pixels)
+        block = names[first]
+        plain_nK = None if block in self._tokens else self._first_logits(trainable.network, head)
+        network = cut_network(trainable.network, names, first, self.of.view.size_px)
+        model = self._placed(network, head)
+        if plain_nK is not None:
+            self._tokens[block] = self._kept_tokens(block, model, plain_nK)
+        return StartingPoint(model, trainable, rate_of, self._tokens[block])
+
+    def prepare(self, inputs: Inputs, rows: Int, scored: Int) -> int:
+        """Compute and keep the tokens of tiles that will be trained on or scored; nothing to do for pixels."""
+        if not isinstance(inputs, PrefixTokens):
+            return 0
+        n_used = min(self.n_views, self.config.loop.epochs)
+        return inputs.prepare(rows, range(n_used)) + inputs.prepare(scored, (0,))
+
+    def _placed(self, network: Network, head: LinearHead) -> TunedModel:
+        model = TunedModel(network, head, self._float).to(self._device)
+        model.backbone.to(self._float)
+        return model
+
+    def _kept_tokens(self, block: str, model: TunedModel, plain_nK: NDArray[np.float64]) -> PrefixTokens:
+        """Return the tokens before a block; in half precision where that moves no first logit beyond its limit."""
+        wish = "fp32" if self._float == torch.float64 else self.config.prefix.storage
+        if wish == "fp32":
+            return self._tokens_in(block, "fp32")
+        halves = self._tokens_in(block, "fp16")
+        moved = float(np.abs(tile_logits(model, halves, self._checked_rows) - plain_nK).max())
+        if moved <= FP16_LIMIT:
+            return halves
+        LOG.info("tokens are kept in fp32: in fp16 a first logit would move by %.2g, allowed %g", moved, FP16_LIMIT)
+        return self._tokens_in(block, "fp32")
+
+    def _first_logits(self, network: Network, head: LinearHead) -> NDArray[np.float64]:
+        """Return the first logits of some tiles without kept tokens."""
+        return tile_logits(self._placed(network, head), self.pixels, self._checked_rows)
+
+    @property
+    def _checked_rows(self) -> Int:
+        n = len(self.of.tiles)
+        return np.linspace(0, n - 1, min(CHECKED_TILES, n)).astype(np.int64)
+
+    def _tokens_in(self, block: str, storage: str) -> PrefixTokens:
+        self._base.module.to(self._device, self._float)
+        place = PrefixPlace(
+            self.of.cache, self.of.embeddings.space, block, "fp16" if storage == "fp16" else "fp32",
+            self.config.prefix.max_gib,
+        )  # fmt: skip
+        if self._float == torch.float64:
+            place = replace(place, space=replace(place.space, precision="fp64"))
+        variation = canonical_json({"augment": self.config.augment.identity(), "seed": self.config.loop.seed})
+        return PrefixTokens(Prefix(self._base, block), self.pixels, place, token_keys(self._keys, variation))
+
+
+def chosen_method(config: FinetuneConfig) -> MethodChoice:
+    """Return which parameters a config trains."""
+    method = config.method
+    n_blocks = 1 if method.name == "last-blocks" and method.n_blocks is None else method.n_blocks
+    return MethodChoice(method.name, n_blocks, method.rank, method.alpha, method.dropout, method.targets)
