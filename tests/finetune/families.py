@@ -108,8 +108,8 @@ FAMILIES = {
         ("post_layernorm.weight", "post_layernorm.bias"),
     ),
     "swin": Family(
-        transformers("swin", 64, embed_dim=12, image_size=64, patch_size=4, window_size=2), numbered("encoder.layers.", 4),
-        SPLIT, ("embeddings.norm.weight",), LAYERNORM,
+        transformers("swin", 64, embed_dim=12, image_size=64, patch_size=4, window_size=2),
+        numbered("encoder.layers.", 4), SPLIT, ("embeddings.norm.weight",), LAYERNORM,
     ),
 }  # fmt: skip
 WITH_ATTENTION = [name for name, family in FAMILIES.items() if family.adapted]

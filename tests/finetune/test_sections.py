@@ -70,6 +70,17 @@ def test_order_is_that_of_running_and_no_list_of_names() -> None:
     assert places == {"entry": -1, "between": 0, "zoom": 3, "unused": -1, "blocks.0": 2}
 
 
+def test_blocks_are_where_most_layers_run_and_not_where_most_weights_lie() -> None:
+    module = torch.nn.Sequential()
+    module.add_module("body", Odd(n=4))
+    module.add_module("fc1", torch.nn.Linear(4, 999))
+    module.add_module("fc2", torch.nn.Linear(999, 4))
+    network = Network(module, lambda x_BCHW: {"pooled": module(x_BCHW.mean((2, 3)))}, convolutional=False)
+    sections = find_sections(network, 8)
+    assert sections.names == tuple(f"body.blocks.{number}" for number in (3, 2, 1, 0))
+    assert sections.place("fc1.weight") == sections.place("fc2.bias") == 4
+
+
 def test_a_network_without_blocks_is_refused() -> None:
     module = torch.nn.Linear(3, 2)
     network = Network(module, lambda x_BCHW: {"pooled": module(x_BCHW.mean((2, 3)))}, convolutional=False)

@@ -147,7 +147,9 @@ def _with_adapters(network: Network, spec: BackboneSpec, choice: MethodChoice, s
     from peft import LoraConfig
 
     if choice.rank < 1:
-        raise UserError("an adapter's rank is at least 1", value=choice.rank, allowed="1, 2, 4, ...", fix="set it to 16")
+        raise UserError(
+            "an adapter's rank is at least 1", value=choice.rank, allowed="1, 2, 4, ...", fix="set it to 16"
+        )
     library = "transformers" if spec.kind == "transformers" else "timm"
     found = target_layers(network.module, sections, library, choice.targets)
     start = _first_section(choice, sections)

@@ -1,6 +1,6 @@
 """The blocks of a network in the order in which they run, and which of its parameters reach its outputs.
 
-Nothing here knows an architecture by name: blocks are the numbered modules that hold most of the parameters, and the
+Nothing here knows an architecture by name: blocks are the numbered modules in which most layers run, and the
 stem and the tail are told apart by when a module runs.
 """
 
@@ -9,6 +9,7 @@ stem and the tail are told apart by when a module runs.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -123,12 +124,14 @@ def _starts_of(module: torch.nn.Module) -> Iterator[list[str]]:
 
 
 def _largest_group(module: torch.nn.Module, started: list[str]) -> tuple[str, ...]:
-    """Return the outermost numbered modules of one kind that ran and hold the most parameters together."""
-    sizes = {name: sum(one.numel() for one in module.get_submodule(name).parameters()) for name in started}
+    """Return the outermost numbered modules of one kind in which the most layers with weights of their own ran."""
+    layers = [name for name in started if any(True for _ in module.get_submodule(name).parameters(recurse=False))]
+    # Layers are counted and not weights: a wide classifier may hold more weights than all blocks.
+    n_layers = Counter(holder for name in layers for holder in (name, *_parents(name)))
     groups: dict[str, list[str]] = {}
-    for name in _outermost(name for name in started if sizes[name] and re.search(r"\d$", name)):
+    for name in _outermost(name for name in started if n_layers[name] and name[-1].isdigit()):
         groups.setdefault(NUMBER.sub("#", name), []).append(name)
-    return tuple(max(groups.values(), key=lambda names: sum(sizes[name] for name in names), default=[]))
+    return tuple(max(groups.values(), key=lambda names: sum(n_layers[name] for name in names), default=[]))
 
 
 def _outermost(names: Iterable[str]) -> list[str]:
@@ -175,7 +178,8 @@ def gradients(network: Network, names: Iterable[str], size_px: int) -> dict[str,
     import torch
 
     parameters = dict(network.module.named_parameters())
-    asked = [name for name in names if parameters[name].is_floating_point()]
+    # An empty parameter, such as the tokens of a network with no registers, has a gradient and nothing that could move.
+    asked = [name for name in names if parameters[name].is_floating_point() and parameters[name].numel()]
     with at_rest(network.module), _only(parameters, asked), torch.enable_grad():
         answer = projected(network, random_pixels(network, size_px))
         if not answer.requires_grad:
