@@ -133,6 +133,13 @@ def test_draws_lie_in_their_ranges_and_fill_them() -> None:
     assert places.min() < 0.01 and places.max() > 0.99 and abs(np.corrcoef(places.T)[0, 1]) < 0.06
 
 
+def test_no_number_of_a_draw_depends_on_another() -> None:
+    drawn = many(ALL, 4000)
+    columns = [[one.dihedral, one.kept_side, one.across, one.down, one.zoom, one.sigma_px] for one in drawn]
+    numbers = np.array([[*row, *one.dye_factors, *one.dye_shifts] for row, one in zip(columns, drawn, strict=True)])
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(12)).max() < 0.08
+
+
 def test_the_eight_symmetries_are_equally_frequent() -> None:
     counts = np.bincount([one.dihedral for one in many(AugmentConfig(), 8000)], minlength=8)
     assert len(counts) == 8
@@ -266,6 +273,14 @@ def test_stain_jitter_is_done_in_the_space_of_the_dyes() -> None:
     found_SSC = apply_drawn(tile_SSC, Drawn(dye_factors=factors, dye_shifts=shifts))
     assert np.abs(found_SSC - expected_HWC)[mixed_HW].max() < 2
     assert np.abs(found_SSC - tile_SSC.astype(float)).mean() > 5
+
+
+def test_a_shift_stains_what_is_white_as_well() -> None:
+    white_SSC = np.full((8, 8, 3), 255, np.uint8)
+    found_SSC = apply_drawn(white_SSC, Drawn(dye_shifts=(0.2, 0.0, 0.0)))
+    expected_C = 255 * rgb_of_hed(np.array([0.2, 0.0, 0.0]) / NATURAL)
+    assert np.abs(found_SSC - expected_C).max() < 1.5
+    assert np.array_equal(apply_drawn(white_SSC, Drawn(dye_factors=(1.2, 0.8, 1.1))), white_SSC)
 
 
 def test_a_dyes_factor_changes_that_dye_alone() -> None:
