@@ -184,7 +184,7 @@ def _restained(pixels_SSC: Image, drawn: Drawn) -> Image:
     light_PC = np.exp(
         np.log(256.0).astype(np.float32) - density_PC @ mixing_CC.astype(np.float32) - np.float32(shift_C)
     )
-    return np.clip(np.rint(light_PC - 1), 0, 255).astype(np.uint8).reshape(pixels_SSC.shape)
+    return np.asarray(np.clip(np.rint(light_PC - 1), 0, 255).reshape(pixels_SSC.shape), np.uint8)
 
 
 def _blurred(pixels_SSC: Image, sigma_px: float) -> Image:
@@ -245,7 +245,7 @@ def _label_mistakes(tiles: TileSet, view: ViewConfig, config: AugmentConfig) -> 
     reach_px = float(region.reach_N.max(initial=0.0))
     most = max(region.size_px / (2 * reach_px), 1.0) if reach_px else math.inf
     if config.magnification > most + ROUNDING_PX:
-        largest = f"{math.floor(1000 * most) / 1000:g}"
+        largest = f"{math.floor(1000 * (most + ROUNDING_PX)) / 1000:g}"
         what = f"a factor above {largest} cuts it"
         yield _label_mistake(tiles, f"magnification={config.magnification:g}", what, largest)
     # The eight symmetries map a square at the centre, such as PatchCamelyon's, on itself; any other region they move.
