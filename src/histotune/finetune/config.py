@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from histotune.finetune.methods import Method
 from histotune.images.config import AugmentConfig
 
-Method = Literal["lora", "dora", "last-blocks", "full", "norm"]
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 PrefixStorage = Literal["auto", "fp32", "fp16", "off"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]

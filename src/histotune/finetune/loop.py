@@ -158,7 +158,6 @@ def _run(
         rows = task.train_rows[epoch_rows(labels_n, groups, config.sampling, rng)]
         view = view_of_epoch(epoch, task.n_views)
         training.model.train()
-        freeze_norms(training.model)
         for step in range(training.step, math.ceil(len(rows) / config.batch_size)):
             training.update(rows[step * config.batch_size : (step + 1) * config.batch_size], view)
             if stopping.is_set() or (checkpoints is not None and checkpoints.is_due):
@@ -367,13 +366,6 @@ def tile_logits(
             parts.append(part.double().cpu().numpy())
     model.train(was_training)
     return np.concatenate(parts)
-
-
-def freeze_norms(model: torch.nn.Module) -> None:
-    """Keep batch norms as they were pretrained: a few small batches would ruin their statistics."""
-    for part in model.modules():
-        if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
-            part.eval()
 
 
 def training_dtype(config: LoopConfig, device: ComputeDevice) -> torch.dtype:

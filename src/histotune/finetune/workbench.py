@@ -16,10 +16,11 @@ from histotune.backbones.network import Network, build_network
 from histotune.finetune.batches import Inputs, Normalisation, PixelInputs, TilePixels
 from histotune.finetune.cut import Prefix, cut_network, recompute_blocks
 from histotune.finetune.loop import tile_logits, training_dtype
-from histotune.finetune.methods import MethodChoice, Trainable, layer_decay_scale, make_trainable
+from histotune.finetune.methods import MethodChoice, Trainable, frozen_norms, layer_decay_scale, make_trainable
 from histotune.finetune.prefix import PrefixPlace, PrefixTokens, token_keys
 from histotune.finetune.sections import find_sections
 from histotune.finetune.tuned_model import TunedModel, head_of_probe
+from histotune.images.augment import check_augmentation
 from histotune.tools.devices import find_device
 from histotune.tools.files import canonical_json
 
@@ -100,6 +101,7 @@ class Workbench:
 
     def __post_init__(self) -> None:
         """Build the network once, and find its blocks."""
+        check_augmentation(self.of.tiles, self.of.view, self.config.augment)
         device = find_device()
         self._dtype = training_dtype(self.config.loop, device)
         self._device = torch.device("cuda" if device.kind == "cuda" else "cpu")
@@ -135,7 +137,9 @@ class Workbench:
         """
         choice = choice or chosen_method(self.config)
         head = head_of_probe(probe)
+        torch.manual_seed(self.config.loop.seed)  # peft draws A from torch's own generator
         trainable = make_trainable(copy.deepcopy(self._base), self.of.spec, choice)
+        frozen_norms(trainable.network.module)
         first, names = trainable.first, self._sections.names
         rate_of = layer_decay_scale(trainable, self.config.method.layer_decay)
         if self.config.loop.checkpointing:
