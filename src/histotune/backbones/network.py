@@ -91,6 +91,13 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
 def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
     if not spec.adapter:
         return module
+    from histotune.backbones.adapters import locate_adapter
+
+    files = locate_adapter(spec.adapter, spec.adapter_revision)
+    if files.kind == "tensors":
+        from histotune.backbones.tuned_weights import load_tuned
+
+        return load_tuned(module, spec, files)
     from histotune.backbones.merge import merge_adapter
 
     return merge_adapter(module, spec)
