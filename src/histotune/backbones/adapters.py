@@ -1,7 +1,7 @@
 """Files and identity of an adapter, and whether it belongs to a backbone; no deep-learning library is imported.
 
-An adapter is PEFT's (``adapter_config.json``), or the tensors that fine-tuning has changed (``tuned_weights.safetensors``
-with ``histotune_adapter.json``).
+An adapter is PEFT's (``adapter_config.json``), or the tensors that fine-tuning has changed
+(``tuned_weights.safetensors`` with ``histotune_adapter.json``).
 """
 
 from __future__ import annotations
@@ -293,7 +293,9 @@ def _no_adapter(folder: Path) -> UserError:
     return UserError(
         f"this folder has no {CONFIG} and no {TUNED}, so it is no adapter",
         value=folder,
-        allowed=f"one of its folders: {', '.join(below)}" if below else "what peft's save_pretrained or histotune wrote",
+        allowed=f"one of its folders: {', '.join(below)}"
+        if below
+        else "what peft's save_pretrained or histotune wrote",
         fix=f"pass --adapter {folder / below[0]}" if below else "check --adapter",
     )
 
@@ -337,8 +339,8 @@ def base_facts(spec: BackboneSpec, index: HashIndex | None) -> dict[str, str]:
             "these were changed by another adapter already",
             value=spec.adapter,
             allowed="a backbone without --adapter",
-            fix=f"histotune backbones merge --backbone {spec.name} --adapter {spec.adapter} --out FOLDER, then train on "
-            "--backbone FOLDER",
+            fix=f"histotune backbones merge --backbone {spec.name} --adapter {spec.adapter} --out FOLDER, then train "
+            "on --backbone FOLDER",
         )
     return {
         "name": spec.name,

@@ -162,9 +162,9 @@ class Piece:
     half: Half = ""
 
 
-def place_tensors(tensors: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor], *, translate: bool) -> (
-    PlacedTensors
-):
+def place_tensors(
+    tensors: Mapping[str, torch.Tensor], held: Mapping[str, torch.Tensor], *, translate: bool
+) -> PlacedTensors:
     """Put each tensor where a network has it, under the names of any version of transformers where asked to."""
     by_canonical = _by_canonical(held) if translate else {}
     unknown: list[str] = []
