@@ -208,6 +208,9 @@ def test_what_can_not_be_an_adapter_is_not_saved(dinov2: Path, tmp_path: Path) -
         with pytest.raises(UserError, match=words):
             save_tuned(tensors, tmp_path / "a", spec, "full")
     assert not (tmp_path / "a").exists()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds other files.*notes\.txt"):
+        save_tuned({"layernorm.bias": torch.ones(32)}, tmp_path, spec, "norms")
 
 
 @pytest.mark.parametrize("file", [TUNED, SIDECAR])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 TUNED = "tuned_weights.safetensors"
-SIDECAR = "histotune_adapter.json"
+SIDECAR, README = "histotune_adapter.json", "README.md"
 SIDECAR_FORMAT = 1
 SIDECAR_FIELDS = ("format", "kind", "method", "naming", "base", "sha256")  # of the tensors kind
 AdapterKind = Literal["peft", "tensors"]
@@ -321,12 +321,13 @@ def _hub_commit(files: AdapterFiles, spec: BackboneSpec) -> str:
 def save_adapter(model: Any, folder: Path, spec: BackboneSpec, index: HashIndex | None = None) -> None:  # noqa: ANN401
     """Save an adapter with the naming of its layers and the weights it was trained on."""
     base = base_facts(spec, index)
+    refuse_foreign_files(folder)
     for config in model.peft_config.values():  # never a path of this machine
         config.base_model_name_or_path = base["repository"] or spec.name.removeprefix("random/")
         config.revision = spec.revision or None
     with atomic_folder(folder) as temporary:
         model.save_pretrained(temporary, safe_serialization=True)
-        (temporary / "README.md").unlink(missing_ok=True)  # peft's empty model card
+        (temporary / README).unlink(missing_ok=True)  # peft's empty model card
         naming = {**naming_library(spec), "layers": _adapted_layers(model)}
         write_json(temporary / SIDECAR, {"format": SIDECAR_FORMAT, "naming": naming, "base": base})
 
@@ -348,6 +349,18 @@ def base_facts(spec: BackboneSpec, index: HashIndex | None) -> dict[str, str]:
         "revision": spec.revision,
         "weights_hash": weights_hash(spec, index),
     }
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Refuse to replace a folder that holds anything else than an adapter."""
+    own = {CONFIG, WEIGHTS, TUNED, SIDECAR, README}
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in own) if folder.is_dir() else []
+    if foreign:
+        raise UserError(
+            "this folder holds other files; an adapter would replace them",
+            value=f"{folder}: {', '.join(foreign[:10])}",
+            fix="choose another folder, or move them away",
+        )
 
 
 def naming_library(spec: BackboneSpec) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from histotune.backbones.adapters import adapter_hash, locate_adapter
 from histotune.backbones.catalog import find_entry
 from histotune.backbones.entries import Licence, catalog_entries
 from histotune.backbones.model_files import PROCESSOR, describe_folder, timm_argument_names
-from histotune.backbones.network import Network, Outputs, build_network
+from histotune.backbones.network import Network, Outputs, build_network, quiet
 from histotune.backbones.weights import ONE_FILE, locate_weights, model_json, weights_hash
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 
 NOTICE = "NOTICE.txt"
+TITLE = "These weights are not the published ones: an adapter has been merged into them."
+OWN_FILES = re.compile(r"(?:preprocessor_)?config\.json|NOTICE\.txt|model.*\.safetensors(?:\.index\.json)?")
 PILLOW = {"bilinear": 2, "bicubic": 3}  # numbers of its resampling filters
 SAME = 1e-5  # relative distance of outputs that are the same up to rounding
 CLAUSES = {
@@ -48,7 +51,8 @@ def save_merged(spec: BackboneSpec, folder: Path, *, for_own_use: bool = False) 
 
     Raises:
         UserError: The backbone has no adapter, its licence does not allow (or is not known to allow) that changed
-            weights are passed on, the adapter can't be merged, or the view can't be written in the library's format.
+            weights are passed on, the adapter can't be merged, the view can't be written in the library's format, or
+            the folder holds other files.
 
     Example:
         >>> from histotune.backbones import BackboneConfig, find_backbone
@@ -63,6 +67,7 @@ def save_merged(spec: BackboneSpec, folder: Path, *, for_own_use: bool = False) 
     licence = licence_of(spec)
     if not for_own_use:
         refuse_derivatives(spec, licence)
+    _refuse_target(folder, spec)
     network = build_network(spec)
     _refuse_unmerged(network.module, spec)
     expected = _outputs_on_noise(network, spec)
@@ -125,7 +130,7 @@ def _notice(spec: BackboneSpec, licence: Licence, *, for_own_use: bool) -> str:
     adapter = Path(spec.adapter).name if Path(spec.adapter).expanduser().is_dir() else spec.adapter
     at = f" at {spec.revision}" if spec.revision else ""
     lines = [
-        "These weights are not the published ones: an adapter has been merged into them.",
+        TITLE,
         "",
         f"Backbone: {_name_of(spec)}{at}, weights {weights_hash(spec)[:16]}",
         f"Adapter: {adapter}, {adapter_hash(spec)[:16]}",
@@ -141,6 +146,24 @@ def _notice(spec: BackboneSpec, licence: Licence, *, for_own_use: bool) -> str:
 
 
 # ---- Files ----
+
+
+def _refuse_target(folder: Path, spec: BackboneSpec) -> None:
+    """Refuse a folder that what is merged is read from, and one that was not written here."""
+    sources = [Path(one).expanduser().resolve() for one in (spec.source, spec.checkpoint, spec.adapter) if one]
+    read = next((one for one in sources if one.exists() and one.is_relative_to(folder.resolve())), None)
+    if read is not None:
+        raise UserError("what is to be merged lies there", value=read, fix="choose another --out")
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    notice = folder / NOTICE
+    written_here = notice.is_file() and notice.read_bytes().startswith(TITLE.encode())
+    foreign = [name for name in names if not written_here or not OWN_FILES.fullmatch(name)]
+    if foreign:
+        raise UserError(
+            "this folder holds other files; the merged backbone would replace them",
+            value=f"{folder}: {', '.join(foreign[:10])}",
+            fix="choose another --out, or move them away",
+        )
 
 
 def _refuse_unmerged(module: torch.nn.Module, spec: BackboneSpec) -> None:
@@ -165,7 +188,8 @@ def _write_transformers(module: Any, folder: Path, spec: BackboneSpec) -> None: 
             fix="pip install --upgrade transformers",
         )
     module.config.name_or_path = ""  # never a path of this machine
-    module.save_pretrained(folder)
+    with quiet():
+        module.save_pretrained(folder)
     write_json(folder / PROCESSOR, processor_facts(spec))
 
 
@@ -259,7 +283,7 @@ def _view_facts(spec: BackboneSpec) -> dict[str, object]:
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the largest difference relative to the largest value."""
-    if one.shape != other.shape:
+    """Return the largest difference relative to the largest value; infinity where that is no number."""
+    if one.shape != other.shape or not bool(torch.isfinite(one - other).all()):
         return float("inf")
     return float((one - other).abs().max() / one.abs().max().clamp_min(torch.finfo(one.dtype).tiny))

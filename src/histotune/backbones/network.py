@@ -198,7 +198,7 @@ def _pretrained(files: tuple[Path, ...]) -> torch.nn.Module:
 
     folder, safetensors = files[0].parent, files[0].suffix == ".safetensors"
     try:
-        with _quiet():
+        with quiet():
             module, report = AutoModel.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -212,7 +212,7 @@ def _pretrained(files: tuple[Path, ...]) -> torch.nn.Module:
     for tensors in _stripped(files) if _lost(report) else ():  # names under a prefix that transformers does not know
         if not _lost(report):
             break
-        with _quiet():
+        with quiet():
             module, report = type(module).from_pretrained(
                 None, config=module.config, state_dict=tensors, output_loading_info=True
             )
@@ -260,7 +260,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from drawing a bar per weight file, and from a screen about a classifier that is left out."""
     from transformers.utils import logging
 

@@ -24,6 +24,7 @@ from histotune.backbones.adapters import (
     naming_library,
     read_adapter_config,
     refuse_changed,
+    refuse_foreign_files,
 )
 from histotune.backbones.merge import FUSED, GATE, UP, canonical, naming_hint
 from histotune.tools.atomic import atomic_folder
@@ -57,8 +58,8 @@ def save_tuned(
         index: Remembered hashes of files.
 
     Raises:
-        UserError: The backbone has an adapter itself, there are no tensors, or one of them is no floating type or not
-            finite.
+        UserError: The backbone has an adapter itself, there are no tensors, one of them is no floating type or not
+            finite, or the folder holds other files.
     """
     from safetensors.torch import save_file
 
@@ -67,6 +68,7 @@ def save_tuned(
     if not kept:
         raise UserError("fine-tuning has changed no tensor, so there is no adapter", value=method, fix="train longer")
     _refuse_values(kept, "train again with a lower learning rate", str(folder))
+    refuse_foreign_files(folder)
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
     with atomic_folder(folder) as temporary:
         save_file(copies, temporary / TUNED)
