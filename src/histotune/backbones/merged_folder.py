@@ -134,7 +134,8 @@ def _notice(spec: BackboneSpec, licence: Licence, *, for_own_use: bool) -> str:
         "",
         f"Backbone: {_name_of(spec)}{at}, weights {weights_hash(spec)[:16]}",
         f"Adapter: {adapter}, {adapter_hash(spec)[:16]}",
-        f"Licence of the backbone: {licence.name} ({licence.source}). It holds for these weights too.",
+        f"Licence of the backbone: {licence.name} ({licence.source}). It holds for these weights too, and so",
+        "does that of the adapter, where it has one.",
     ]
     if for_own_use and not licence.share_derivatives:
         lines += [
