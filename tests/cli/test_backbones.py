@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from histotune.backbones.entries import catalog_entries
@@ -112,7 +114,6 @@ def test_a_hub_backbone_works_offline_and_its_commit_stays_with_the_head(
     histotune: Histotune, breakhis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the hub cache alone, as with HF_HUB_OFFLINE=1; the branch moves on afterwards, the head does not."""
-    import json
     import shutil
 
     from huggingface_hub import constants
@@ -138,3 +139,66 @@ def test_a_hub_backbone_works_offline_and_its_commit_stays_with_the_head(
     (place / "refs" / "main").write_text("b" * 40, encoding="utf-8")
     predicted = histotune("predict", head, next(breakhis.rglob("*.png")), *cache)
     assert predicted.code == 0, predicted.err
+
+
+def rows_of(cache: Path, space: str) -> np.ndarray:
+    """Return the rows that are kept of an embedding space."""
+    shards = sorted(cache.glob(f"embeddings/*{space}*/shards/*.npy"))
+    return np.concatenate([np.load(shard) for shard in shards])
+
+
+def test_merge_writes_a_folder_that_embeds_as_backbone_and_adapter(
+    histotune: Histotune, breakhis: Path, tmp_path: Path
+) -> None:
+    import torch
+
+    from histotune.backbones.catalog import find_backbone
+    from histotune.backbones.entries import BackboneConfig
+    from histotune.backbones.tuned_weights import save_tuned
+
+    spec = find_backbone(BackboneConfig(name="lite0"))
+    save_tuned({"bn2.bias": torch.linspace(0, 1, 1280)}, tmp_path / "tuned", spec, "norms")
+    adapted = ("--backbone", "lite0", "--adapter", tmp_path / "tuned")
+    merged = histotune("backbones", "merge", *adapted, "--out", tmp_path / "merged")
+    assert merged.code == 0, merged.err
+    assert "NOTICE.txt" in merged.out and f"--backbone {tmp_path / 'merged'}" in merged.out
+    assert not merged.err
+    arguments = ("embed", "breakhis", "--data", breakhis, "--cache", tmp_path / "cache")
+    results = [histotune(*arguments, *which) for which in ((), adapted, ("--backbone", tmp_path / "merged"))]
+    assert [result.code for result in results] == [0, 0, 0], results[-1].err
+    spaces = [re.search(r"space (\w+)", result.out)[1] for result in results]  # type: ignore[index]
+    assert len(set(spaces)) == 3
+    assert "no forward pass was needed" in histotune(*arguments, *adapted).out
+    plain_ND, adapted_ND, merged_ND = (rows_of(tmp_path / "cache", space) for space in spaces)
+    np.testing.assert_allclose(merged_ND, adapted_ND, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(plain_ND, adapted_ND, atol=1e-2)
+
+
+def test_merge_asks_for_what_it_needs_and_for_the_licence(histotune: Histotune, tmp_path: Path) -> None:
+    import torch
+
+    from histotune.backbones.catalog import find_backbone
+    from histotune.backbones.entries import BackboneConfig
+    from histotune.backbones.tuned_weights import save_tuned
+
+    for words in ((), ("--backbone", "lite0"), ("--out", tmp_path / "m")):
+        result = histotune("backbones", "merge", *words)
+        assert (result.code, "backbones merge needs" in result.err) == (2, True)
+    plain = histotune("backbones", "merge", "--backbone", "lite0", "--out", tmp_path / "m")
+    assert (plain.code, "no adapter to merge" in plain.err) == (2, True)
+    spec = find_backbone(BackboneConfig(name="lite0"))
+    save_tuned({"bn2.bias": torch.ones(1280)}, tmp_path / "tuned", spec, "norms")
+    first = ("backbones", "merge", "--backbone", "lite0", "--adapter", tmp_path / "tuned", "--out", tmp_path / "open")
+    assert histotune(*first).code == 0
+    config = json.loads((tmp_path / "open" / "config.json").read_text(encoding="utf-8"))
+    config["pretrained_cfg"]["license"] = "cc-by-nc-nd-4.0"
+    (tmp_path / "open" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    spec = find_backbone(BackboneConfig(name=str(tmp_path / "open")))
+    save_tuned({"bn2.bias": torch.ones(1280)}, tmp_path / "second", spec, "norms")
+    again = ("backbones", "merge", "--backbone", tmp_path / "open", "--adapter", tmp_path / "second", "--out",
+             tmp_path / "closed")  # fmt: skip
+    refused = histotune(*again)
+    assert refused.code == 2 and "cc-by-nc-nd-4.0" in refused.err and "--for-own-use" in refused.err
+    assert not (tmp_path / "closed").exists()
+    assert histotune(*again, "--for-own-use").code == 0
+    assert "FOR OWN USE ONLY" in (tmp_path / "closed" / "NOTICE.txt").read_text(encoding="utf-8")

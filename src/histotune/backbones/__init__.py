@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from histotune.backbones.catalog import find_backbone as find_backbone
     from histotune.backbones.engine import load_backbone as load_backbone
     from histotune.backbones.entries import BackboneConfig as BackboneConfig
+    from histotune.backbones.merged_folder import save_merged as save_merged
     from histotune.backbones.spec import Backbone as Backbone
     from histotune.backbones.spec import BackboneSpec as BackboneSpec
     from histotune.backbones.spec import ColumnBlock as ColumnBlock
@@ -23,6 +24,7 @@ FILES = {
     "check_access": "access",
     "find_backbone": "catalog",
     "load_backbone": "engine",
+    "save_merged": "merged_folder",
 }
 __all__ = list(FILES)
 

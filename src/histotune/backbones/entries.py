@@ -260,8 +260,8 @@ class BackboneConfig(BaseModel):
         name: Catalog name (``lite0``, ``midnight``), ``timm/ARCHITECTURE``, a hub id, or a local folder.
         revision: Hub revision; empty takes the catalog's pinned one.
         weights: A checkpoint file or folder instead of the hub's weights, for ``timm/ARCHITECTURE`` and catalog names.
-        adapter: PEFT adapter merged into the weights: a local folder, or ``ORGANISATION/NAME[/FOLDER]`` on the hub;
-            ``none`` leaves out the catalog's.
+        adapter: PEFT's or changed tensors, merged into the weights: a local folder, or ``ORGANISATION/NAME[/FOLDER]``
+            on the hub; ``none`` leaves out the catalog's.
         adapter_revision: Hub revision of the adapter; empty takes the catalog's pinned one, or ``main``.
     """
 

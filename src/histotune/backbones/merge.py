@@ -184,7 +184,7 @@ def _injected(module: torch.nn.Module, config: Any, tensors: dict[str, torch.Ten
     except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
         first = str(error).strip().splitlines()[0][:200]
         raise UserError(
-            f"peft can't put this adapter on the backbone: {first}", value=files.weights.parent, fix=_naming_hint(files)
+            f"peft can't put this adapter on the backbone: {first}", value=files.weights.parent, fix=naming_hint(files)
         ) from error
     return model
 
@@ -221,11 +221,12 @@ def _left_over(names: list[str], files: AdapterFiles) -> UserError:
         f"{len(names)} tensors or layers of the adapter have no place in this backbone, e.g. {names[0]}",
         value=files.weights.parent,
         allowed="an adapter whose every tensor belongs to the backbone",
-        fix=_naming_hint(files),
+        fix=naming_hint(files),
     )
 
 
-def _naming_hint(files: AdapterFiles) -> str:
+def naming_hint(files: AdapterFiles) -> str:
+    """Return what to do with an adapter that has no place: which library named its layers."""
     from histotune.tools.provenance import library_version
 
     naming = read_sidecar(files).get("naming") or {}

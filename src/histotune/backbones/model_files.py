@@ -162,11 +162,17 @@ PASSED_ANYWAY = ("num_classes", "pretrained")
 
 def timm_arguments(spec: BackboneSpec, in_config: dict[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments of a timm model."""
+    named = timm_argument_names(spec, in_config)
+    return {name: _layer(value) if name in LAYERS else value for name, value in named.items()}
+
+
+def timm_argument_names(spec: BackboneSpec, in_config: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of a timm model as config.json holds them, layer classes by name."""
     arguments = {name: value for name, value in {**dict(spec.model_args), **in_config}.items() if value is not None}
     arguments.update({name: value for name, value in spec.model_args if name in LAYERS})
     for name in PASSED_ANYWAY:
         arguments.pop(name, None)
-    return {name: _layer(value) if name in LAYERS else value for name, value in arguments.items()}
+    return arguments
 
 
 def _layer(name: object) -> object:

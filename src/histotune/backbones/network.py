@@ -92,6 +92,13 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
 def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
     if not spec.adapter:
         return module
+    from histotune.backbones.adapters import locate_adapter
+
+    files = locate_adapter(spec.adapter, spec.adapter_revision)
+    if files.kind == "tensors":
+        from histotune.backbones.tuned_weights import load_tuned
+
+        return load_tuned(module, spec, files)
     from histotune.backbones.merge import merge_adapter
 
     return merge_adapter(module, spec)
@@ -192,7 +199,7 @@ def _pretrained(files: tuple[Path, ...]) -> torch.nn.Module:
 
     folder, safetensors = files[0].parent, files[0].suffix == ".safetensors"
     try:
-        with _quiet():
+        with quiet():
             module, report = AutoModel.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -206,7 +213,7 @@ def _pretrained(files: tuple[Path, ...]) -> torch.nn.Module:
     for tensors in _stripped(files) if _lost(report) else ():  # names under a prefix that transformers does not know
         if not _lost(report):
             break
-        with _quiet():
+        with quiet():
             module, report = type(module).from_pretrained(
                 None, config=module.config, state_dict=tensors, output_loading_info=True
             )
@@ -254,7 +261,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from drawing a bar per weight file, and from a screen about a classifier that is left out."""
     from transformers.utils import logging
 

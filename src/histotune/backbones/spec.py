@@ -60,7 +60,8 @@ class BackboneSpec:
             Where given, timm backbones are built from these alone, and random twins need no file at all.
         weights_file: Name of the checkpoint in the repository, where it is not a usual one.
         layout: Tensor names in the checkpoint: ``timm``, or ``dinov2`` for those of the original implementation.
-        adapter: PEFT adapter merged into the weights: a local folder, or ``ORGANISATION/NAME[/FOLDER]`` on the hub.
+        adapter: PEFT's or changed tensors, merged into the weights: a local folder, or ``ORGANISATION/NAME[/FOLDER]``
+            on the hub.
         adapter_revision: Pinned hub revision of the adapter.
     """
 

@@ -1,4 +1,4 @@
-"""The commands below ``histotune backbones``: which there are, everything about one, whether it can be used here."""
+"""The commands below ``histotune backbones``: which there are, all about one, whether it works here, merged ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.cli.options import Adapter, BackboneName, Out
+from histotune.tools.atomic import claimed
+from histotune.tools.errors import UserError
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 backbones_app = typer.Typer(
@@ -34,6 +38,23 @@ def show(name: Annotated[str, typer.Argument(help="Such as midnight, or its hub 
 def check(names: Annotated[list[str], typer.Argument(help="Names or hub ids.")]) -> None:
     """Ask whether backbones can be used here: hub, licence, token, disk, cache, and what to do otherwise."""
     check_backbones(names)
+
+
+@backbones_app.command("merge")
+def merge(
+    backbone: BackboneName = None,
+    adapter: Adapter = None,
+    out: Out = None,
+    for_own_use: Annotated[
+        bool, typer.Option("--for-own-use", help="Write it although the licence does not let you pass it on.")
+    ] = False,
+) -> None:
+    """Write a backbone with its adapter merged as a folder of its own, where its licence allows it.
+
+    histotune backbones merge --backbone midnight --adapter my_adapter --out merged
+
+    """
+    merge_backbone(backbone, adapter, out, for_own_use=for_own_use)
 
 
 # ------------------------------------------------------------------------------
@@ -69,3 +90,21 @@ def check_backbones(names: Sequence[str]) -> None:
     console(140).print(access_table(reports).as_rich())
     if not all(report.usable for report in reports):
         raise SystemExit(1)
+
+
+def merge_backbone(backbone: str | None, adapter: str | None, out: Path | None, *, for_own_use: bool) -> None:
+    """Write a backbone with its adapter merged, and say how it is used."""
+    from histotune.backbones.catalog import find_backbone
+    from histotune.backbones.entries import BackboneConfig
+    from histotune.backbones.merged_folder import NOTICE, save_merged
+
+    if backbone is None or out is None:
+        raise UserError(
+            f"backbones merge needs {'--backbone' if backbone is None else '--out'}",
+            fix="histotune backbones merge --backbone NAME --adapter FOLDER --out FOLDER",
+        )
+    spec = find_backbone(BackboneConfig(name=backbone, adapter=adapter or ""))
+    with claimed(out, folder=True):
+        save_merged(spec, out, for_own_use=for_own_use)
+    print(f"{out}: {spec.name} with its adapter merged; {NOTICE} says what licence it is under")
+    print(f"use it with --backbone {out}")

@@ -32,7 +32,10 @@ Adapter = Annotated[
     str | None,
     typer.Option(
         "--adapter",
-        help=("PEFT adapter merged into the backbone: a folder, or ORGANISATION/NAME (or .../NAME/FOLDER) on the hub."),
+        help=(
+            "Adapter merged into the backbone, PEFT's or changed tensors: a folder, or ORGANISATION/NAME (or "
+            ".../NAME/FOLDER) on the hub."
+        ),
         show_default=False,
     ),
 ]

@@ -99,7 +99,7 @@ def embed(
         tiles: What :func:`read` gave, or a data set's name.
         backbone: A name out of ``histotune backbones``, ``timm/NAME``, a hub id, or a local folder.
         data: Folder of the data set, where it is named.
-        adapter: PEFT adapter merged into the backbone.
+        adapter: PEFT's or changed tensors, merged into the backbone.
         view: ``short-side-crop``, ``square``, ``letterbox`` or ``tiles``; as the backbone documents it without one.
         cache: Folder for embeddings; safe to delete.
         on_bad_image: ``fail`` (default) or ``skip``.
