@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from histotune.heads.solver.problems import divisors
 from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def head_of_probe(head: Head) -> LinearHead:
             allowed="logistic, ridge",
             fix="leave out --set sweep.family=...",
         )
-    return LinearHead(head.weight_KD, head.bias_K, head.train_mean_D, head.train_std_D, head.pooling)
+    return LinearHead(head.weight_KD, head.bias_K, head.train_mean_D, divisors(head.train_std_D), head.pooling)
 
 
 class TunedModel(torch.nn.Module):

@@ -319,6 +319,10 @@ class _Judge:
             tile_losses(logit_nK[None] / temperature, self.y_n)[0] @ group_means(self.group_n, self.n_groups)
         )
 
+    def mean(self, logit_nK: Float) -> float:
+        """Return the mean of the groups' losses."""
+        return float(self.losses(logit_nK).mean())
+
     def crossfitted(self, logit_nK: Float, parts: Sequence[TuningPart]) -> CrossFitted:
         """Return the logits with the part that held each tile out."""
         fold_n = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
