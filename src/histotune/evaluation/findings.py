@@ -25,6 +25,7 @@ MAY_BE_NONE = {
     "difference_se",
     "standard_error",
     "decisions",
+    "tuned",
 }
 UNIT = "unit"
 """The column of a table whose rows are tile, slide and group."""
@@ -223,6 +224,35 @@ class SweepChoice:
 
 
 @dataclass(frozen=True)
+class TunedChoice:
+    """What fine-tuning decided on the tuning groups, for people.
+
+    Attributes:
+        method: Which parameters moved.
+        verdict: ``tuned`` or ``probe``: what is returned for all training tiles.
+        rate: Chosen learning rate; NaN where nothing was tuned.
+        epochs: Epochs that were trained.
+        gain: By how much its log-loss lay below the probe's on the tuning groups, nats.
+        gain_se: Its standard error over groups.
+        n_tuning_groups: Groups that judged.
+        n_folds: Outer folds.
+        n_folds_tuned: Outer folds that returned a tuned model.
+        reason: The decision in words.
+    """
+
+    method: str
+    verdict: Literal["tuned", "probe"]
+    rate: float
+    epochs: int
+    gain: float
+    gain_se: float
+    n_tuning_groups: int
+    n_folds: int
+    n_folds_tuned: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Findings:
     """Everything an experiment found; holds no time, path, host or version, so equal runs give equal bytes.
 
@@ -236,6 +266,7 @@ class Findings:
         choices: What each sweep chose.
         split_hash: Hash of the outer folds.
         choice_hash: Hash of everything that was chosen; the ledger counts it.
+        tuned: What fine-tuning decided; None where nothing was fine-tuned.
     """
 
     title: str
@@ -247,6 +278,7 @@ class Findings:
     choices: tuple[SweepChoice, ...]
     split_hash: str
     choice_hash: str
+    tuned: TunedChoice | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -263,8 +295,11 @@ class Findings:
         return next(named, None)
 
     def as_dict(self) -> dict[str, object]:
-        """Return a JSON-ready dict."""
-        return asdict(self)
+        """Return a JSON-ready dict; runs without fine-tuning have no word about it."""
+        facts = asdict(self)
+        if self.tuned is None:
+            facts.pop("tuned")
+        return facts
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def recompute_blocks(module: torch.nn.Module, blocks: tuple[str, ...]) -> None:
                 return run(*args, **kwargs)
             return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
-        block.forward = forward  # type: ignore[method-assign]
+        block.forward = forward
 
 
 def cut_network(network: Network, blocks: tuple[str, ...], first: int, size_px: int) -> Network:

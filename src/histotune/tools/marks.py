@@ -12,6 +12,7 @@ from typing import Final
 # Ids of arms: in scores.json, in the column ``arm`` of predictions and trials, and in runs of the past. They never
 # change; what people read may.
 PROBE: Final = "probe"
+TUNED: Final = "fine-tuned"
 RANDOM_SPLIT: Final = "probe, random image split"
 REPEATED: Final = "probe, other training cases"
 DIFFERENCE: Final = "difference (random - grouped)"
@@ -54,6 +55,7 @@ ARMS: Final = {
     arm.id: arm
     for arm in (
         Arm(PROBE),
+        Arm(TUNED, words="fine-tuned, or the probe where it did not help", short="fine-tuned"),
         Arm(RANDOM_SPLIT),
         Arm(REPEATED),
         Arm(DIFFERENCE),
