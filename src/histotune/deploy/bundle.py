@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BUNDLE_FILE = "bundle.json"
 HEAD_CHECKSUM = "head_checksum"
+ADAPTER_BESIDE = "adapter"
+"""Folder beside a head's files that holds the adapter of its fine-tuned backbone; the head's key holds its hash."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,10 @@ def load_bundle(folder: Path) -> Bundle:
         raise _damaged("bundle.json has changed since it was written", folder)
     if sums[0] != saved.checksum:
         raise _damaged("bundle.json belongs to another head than the one beside it", folder)
-    return Bundle(saved.head, around.backbone, around.view, around.precision)
+    backbone = around.backbone
+    if backbone.adapter == ADAPTER_BESIDE:
+        backbone = backbone.model_copy(update={"adapter": str(folder / ADAPTER_BESIDE)})
+    return Bundle(saved.head, backbone, around.view, around.precision)
 
 
 def _object(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from histotune.tools.marks import (
     NULL_RANDOM,
     PROBE,
     RANDOM_SPLIT,
+    TUNED,
     arm_words,
 )
 
@@ -148,7 +149,26 @@ def _in_domain(finding: Finding) -> str:
         found = f"On held-out cases of {where} AUROC is {in_words(auroc)}."
     floor = _floor(finding, row)
     # what weighs most comes first: a score that the floor explains is no result
-    return f"{floor} {found}" if floor.startswith("The probe is not shown") else f"{found} {floor}".strip()
+    said = f"{floor} {found}" if floor.startswith("The probe is not shown") else f"{found} {floor}".strip()
+    return f"{said} {tuned_words(finding, row)}".strip()
+
+
+def tuned_words(finding: Finding, probe: ScoredArm) -> str:
+    """Say whether fine-tuning helped, hurt or can't be told; nothing where nothing was fine-tuned."""
+    tuned, paired = _auroc(finding.row(TUNED, probe.domain)), _paired(finding, probe.domain, TUNED, "auroc")
+    if tuned is None:
+        return ""
+    found = f"Fine-tuned AUROC on {probe.domain} is {in_words(tuned)}"
+    if paired is None or paired.difference.interval is None:
+        return f"{found}; whether fine-tuning helped can't be told."
+    less = in_words(paired.difference)
+    if paired.difference.interval.high < 0:
+        return f"Fine-tuning helped: {found[0].lower()}{found[1:]}, the probe less this being {less}."
+    if paired.difference.interval.low > 0:
+        return f"Fine-tuning hurt: {found[0].lower()}{found[1:]}, the probe less this being {less}."
+    if paired.difference.value == 0:
+        return f"Fine-tuning changed nothing: the probe was kept wherever tuning groups did not bear it out ({less})."
+    return f"Whether fine-tuning helped can't be told: {found[0].lower()}{found[1:]}, the probe less this being {less}."
 
 
 def _leak(finding: Finding) -> str:

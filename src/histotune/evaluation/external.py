@@ -25,20 +25,23 @@ from histotune.evaluation.held_out import (
     with_details,
 )
 from histotune.evaluation.material import head_predictions
-from histotune.evaluation.plan import marks_of, part_rows
+from histotune.evaluation.plan import CrossFitPlan, marks_of, part_rows
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
 from histotune.evaluation.scoring import over_present
 from histotune.evaluation.seen import find_seen, mark_seen
+from histotune.evaluation.tuned import tuned_cross_fit
 from histotune.heads.family import SweepTask, check_inner_folds
 from histotune.heads.outliers import find_far
 from histotune.heads.sweep import sweep
 from histotune.tools.devices import SMALL_ROWS, map_small
 from histotune.tools.files import hash_bytes
-from histotune.tools.marks import LEAKY, MAJORITY
+from histotune.tools.marks import LEAKY, MAJORITY, TUNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from histotune.evaluation.material import Material
+    from histotune.evaluation.tuned import TunedCrossFit, TuningTools
     from histotune.heads.config import SweepConfig
     from histotune.heads.head import Head
     from histotune.statistics.predictions import Predictions
@@ -57,6 +60,7 @@ class TargetStudy:
         part: Name of the scored part.
         embedding_map: Where the scored tiles lie on a map of what the direct probe reads; None beside a source, whose
             own map is shown, and where it was not asked for.
+        tuned: The model fine-tuned on its own training part; None where nothing was.
     """
 
     findings: tuple[Finding, ...]
@@ -66,6 +70,7 @@ class TargetStudy:
     split_hash: str
     part: str
     embedding_map: pl.DataFrame | None = None
+    tuned: TunedCrossFit | None = None
 
 
 @dataclass(frozen=True)
@@ -101,23 +106,36 @@ def study_target(
     split_hash = hash_bytes(tiles.take(scored_N).label_fingerprint, part)
     tables: list[_Table] = []
     if source is not None:
-        carried = tuple((final.arm, final.result.head) for final in source.finals)
+        own = [(final.arm, final.result.head) for final in source.finals]
+        carried = (own[0], *source.carried, *own[1:])
         name = f"{source.choice.trained_on}, all training cases"
         scored = _score_heads(arms, carried, scored_N, split_hash)
         tables.append(_Table("external", name, source.train_labels, scored, carried[0][1]))
-    direct = _train_here(arms, settings)
+    here = tuple(arm for arm in arms if arm.arm != TUNED)  # the tuned backbone came from the source
+    direct = _train_here(here, settings)
+    tuned = None
     if direct:
-        own = tuple((arm.arm, arm.result.head) for arm in direct)
-        scored = _score_heads(arms, own, scored_N, split_hash)
+        heads = tuple((arm.arm, arm.result.head) for arm in direct)
+        scored = _score_heads(arms, heads, scored_N, split_hash)
+        if source is None and settings.tuning is not None:
+            tuned = _tune_here(arms[0].material, scored_N, split_hash, settings.tuning)
+            scored.insert(1, (TUNED, tuned.predictions))
         labels = tiles.labels_N[_train_rows(tiles)]
         tables.append(_Table("direct", f"{tiles.name} train", labels, scored, own[0][1]))
     findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
     shown = None
     if direct:
-        findings[-1], shown = _look_at_embeddings(arms, direct, (findings[-1], tables[-1]), settings, source is None)
+        findings[-1], shown = _look_at_embeddings(here, direct, (findings[-1], tables[-1]), settings, source is None)
     kept = [Scored(table.finding, arm, predictions) for table in tables for arm, predictions in table.scored]
     choice = describe_choice(direct[0].result, f"{tiles.name} train", tiles) if direct else None
-    return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part, shown)
+    return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part, shown, tuned)
+
+
+def _tune_here(material: Material, rows: NDArray[np.int64], split_hash: str, tools: TuningTools) -> TunedCrossFit:
+    """Fine-tune on the target's training part and score the other part."""
+    fold_N = np.full(len(material.tiles), -1, dtype=np.int64)
+    fold_N[rows] = 0
+    return tuned_cross_fit(material, CrossFitPlan(_train_rows(material.tiles), fold_N, split_hash, "grouped", 0), tools)
 
 
 def _train_rows(tiles: TileSet) -> NDArray[np.bool_]:

@@ -26,12 +26,13 @@ from histotune.evaluation.material import domains_of
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts, score_units
+from histotune.evaluation.tuned import tuned_cross_fit
 from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.outliers import find_far, join_far
 from histotune.statistics.comparison import paired_difference
 from histotune.tools.devices import SMALL_ROWS, map_small
-from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS, TOO_NARROW
+from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS, TOO_NARROW, TUNED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import SweepChoice
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import SourcePlan
+    from histotune.evaluation.tuned import TunedCrossFit, TuningTools
     from histotune.heads.config import SweepConfig
-    from histotune.heads.head import SweepResult
+    from histotune.heads.head import Head, SweepResult
     from histotune.statistics.predictions import IntervalConfig, Predictions
 
 
@@ -86,6 +88,7 @@ class StudySettings:
         interval: How intervals are made.
         target_split: Split that fills the target's parts; None takes its official ones.
         support: Solved fits to read and add to.
+        tuning: What fine-tunes the probe's backbone; None leaves it as it is.
     """
 
     evaluation: EvaluationConfig
@@ -93,6 +96,7 @@ class StudySettings:
     interval: IntervalConfig
     target_split: Split | None = None
     support: SweepSupport = field(default_factory=SweepSupport)
+    tuning: TuningTools | None = None
 
     @property
     def robustness(self) -> RobustnessSettings:
@@ -115,6 +119,8 @@ class SourceStudy:
         leaky: Sweeps over random image folds; None where the leak was not priced.
         label_efficiency: Score against the number of training groups; None where it was not asked for.
         embedding_map: Where in-domain tiles lie on a map of what the probe reads; None where it was not asked for.
+        tuned: The fine-tuned models; None where nothing was fine-tuned.
+        carried: Further heads that go on to another data set, by arm: that of the fine-tuned backbone.
     """
 
     findings: tuple[Finding, ...]
@@ -127,6 +133,8 @@ class SourceStudy:
     leaky: ArmSweep | None = None
     label_efficiency: pl.DataFrame | None = None
     embedding_map: pl.DataFrame | None = None
+    tuned: TunedCrossFit | None = None
+    carried: tuple[tuple[str, Head], ...] = ()
 
 
 def study_source(
@@ -150,6 +158,9 @@ def study_source(
     train_N = plan.fit.train_N
     fits, leaky = _fit_arms(arms, plan, settings)
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
+    tuned = None if settings.tuning is None else tuned_cross_fit(arms[0].material, plan.fit, settings.tuning)
+    if tuned is not None:
+        scored.insert(1, (TUNED, tuned.predictions))
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
     trained_on = f"{tiles.name} {evaluation.train_magnification or 'all tiles'}, {plan.trained()}"
@@ -181,6 +192,7 @@ def study_source(
         leaky=None if leaky is None else _arm_sweep(RANDOM_SPLIT, leaky),
         label_efficiency=_label_efficiency(arms[0].material, fits[0], settings),
         embedding_map=map_embeddings(read[0], scored[0][1], probes, evaluation),
+        tuned=tuned,
     )
 
 

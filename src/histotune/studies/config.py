@@ -15,6 +15,7 @@ from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.embeddings.space import EmbeddingConfig
 from histotune.evaluation.config import EvaluationConfig
+from histotune.finetune.config import FinetuneConfig
 from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.published.protocols import ProtocolConfig
@@ -78,6 +79,7 @@ class ExperimentConfig(BaseModel):
         interval: How intervals are made.
         transfer: How ``histotune transfer`` diagnoses; a run does not use it.
         tracking: Where a run is tracked besides the local table of trials.
+        finetune: How the backbone is fine-tuned beside its probe; None leaves it frozen.
         protocol: A published protocol to repeat in place of a study of our own.
         out: Run folder.
         cache: Folder for embeddings, hashes and solved fits; safe to delete.
@@ -101,6 +103,7 @@ class ExperimentConfig(BaseModel):
     transfer: TransferConfig = Field(default_factory=TransferConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     protocol: ProtocolConfig | None = None
+    finetune: FinetuneConfig | None = None
     out: Path = Path("runs/run")
     cache: Path = Field(default_factory=lambda: user_dir("cache"))
     ledger: Path = Field(default_factory=lambda: user_dir("state"))
@@ -126,8 +129,9 @@ class ExperimentConfig(BaseModel):
             data["evaluation"]["leak_null_draws"] = 3  # what the default was; no choice of a head hangs on it
         if not data["evaluation"]["classes"]:  # a choice only where it is one, so that older ones keep their hash
             data["evaluation"].pop("classes")
-        if data["protocol"] is None:
-            data.pop("protocol")
+        for name in ("protocol", "finetune"):  # choices only where they are some, so that older ones keep their hash
+            if data[name] is None:
+                data.pop(name)
         for name in ("source", "target"):
             if data[name] is not None:
                 for place in ("path", "slides_from", "code", "images_from"):

@@ -26,6 +26,14 @@ from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
 from histotune.studies.setup import claimed_folder, embed_arms, embed_twins, set_up_experiment
 from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
+from histotune.studies.tuned_arm import (
+    TUNED_FOLDER,
+    carry_tuned,
+    forget_state,
+    save_tuned_head,
+    start_tuned_arm,
+    tuned_choice,
+)
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
@@ -40,8 +48,10 @@ if TYPE_CHECKING:
     from histotune.evaluation.external import TargetStudy
     from histotune.evaluation.held_out import SourceStudy
     from histotune.evaluation.material import Material
+    from histotune.evaluation.tuned import TunedCrossFit
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.setup import Setup
+    from histotune.studies.tuned_arm import TunedArm
 
 
 log = logging.getLogger(__name__)
@@ -95,10 +105,16 @@ class Embedded:
 
 @dataclass(frozen=True)
 class Studies:
-    """What was found on the source and on the target."""
+    """What was found on the source and on the target, and what fine-tuned."""
 
     source: SourceStudy | None
     target: TargetStudy | None
+    arm: TunedArm | None = None
+
+    @property
+    def tuned(self) -> TunedCrossFit | None:
+        """The fine-tuned models, of the source where there is one."""
+        return next((study.tuned for study in (self.source, self.target) if study is not None), None)
 
 
 def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
@@ -139,15 +155,30 @@ def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:
 def _study(setup: Setup, embedded: Embedded, watch: Stopwatch) -> Studies:
     config = setup.config
     support = SweepSupport(FitCache.at(config.cache))
-    settings = StudySettings(config.evaluation, config.sweep, config.interval, setup.split, support)
-    source, target = None, None
+    arm = start_tuned_arm(setup, embedded.both[0][0].material, support)
+    tools = None if arm is None else arm.tools
+    settings = StudySettings(config.evaluation, config.sweep, config.interval, setup.split, support, tools)
+    source, target, target_arms = None, None, embedded.target
     if embedded.source:
         with watch.stage(f"sweep and score {embedded.source[0].material.tiles.name}"):
             source = study_source(embedded.source, settings, embedded.twins)
+    if source is not None and arm is not None:
+        source, target_arms = _carried(arm, source, embedded.target, watch)
     if embedded.target:
         with watch.stage(f"sweep and score {embedded.target[0].material.tiles.name}"):
-            target = study_target(embedded.target, source, settings, scored_part(settings.evaluation))
-    return Studies(source, target)
+            target = study_target(target_arms, source, settings, scored_part(settings.evaluation))
+    return Studies(source, target, arm)
+
+
+def _carried(
+    arm: TunedArm, source: SourceStudy, target: tuple[ArmMaterial, ...], watch: Stopwatch
+) -> tuple[SourceStudy, tuple[ArmMaterial, ...]]:
+    """Let the fine-tuned backbone see the target, where there is one."""
+    if not target:
+        return source, target
+    with watch.stage(f"embed {target[0].material.tiles.name} (fine-tuned)"):
+        source, seen = carry_tuned(arm, source, target[0].material.tiles)
+    return source, target if seen is None else (target[0], seen, *target[1:])
 
 
 def _findings(config: ExperimentConfig, studies: Studies, embedded: Embedded) -> Findings:
@@ -169,6 +200,7 @@ def _findings(config: ExperimentConfig, studies: Studies, embedded: Embedded) ->
         choices=choices,
         split_hash=present[0].split_hash,
         choice_hash=hash_json([config.choices(), heads]),
+        tuned=tuned_choice(studies.arm, studies.tuned),
     )
 
 
@@ -259,12 +291,15 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
                 if sweeps:
                     probe, precision = sweeps[0].result.head, config.embedding.precision
                     save_bundle(Bundle(probe, config.backbone, setup.view, precision), folder / name)
+            if studies.arm is not None and studies.tuned is not None:
+                save_tuned_head(studies.arm, studies.tuned, folder / TUNED_FOLDER)
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
         save_plots(figure, "training-groups", folder)
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
+    forget_state(studies.arm)
     n_computed = sum(material.embeddings.n_computed for material in embedded.materials)
     tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)

@@ -398,6 +398,7 @@ RUN_NAMES = {
     "bundle.json",
     "head",
     "head-direct",
+    "head-tuned",
     "head.json",
     "head.safetensors",
     "matrix.csv",

@@ -1,0 +1,132 @@
+"""The fine-tuned arm of an experiment: its tools, its head on a second data set, its files in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histotune.deploy.bundle import ADAPTER_BESIDE, Bundle, save_bundle
+from histotune.evaluation.held_out import ArmMaterial
+from histotune.evaluation.tuned import TuningTools, describe_tuning
+from histotune.finetune.outcome import TunedBackbone, save_outcome
+from histotune.finetune.tuning import TuningRequest
+from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.studies.setup import embed_material
+from histotune.tools.atomic import remove_tree
+from histotune.tools.errors import UserError
+from histotune.tools.files import hash_json
+from histotune.tools.marks import TUNED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from histotune.datasets.tileset import TileSet
+    from histotune.evaluation.findings import TunedChoice
+    from histotune.evaluation.held_out import SourceStudy
+    from histotune.evaluation.material import Material
+    from histotune.evaluation.tuned import TunedCrossFit
+    from histotune.heads.family import SweepSupport
+    from histotune.studies.setup import Setup
+
+
+LOG = logging.getLogger(__name__)
+TUNED_FOLDER = "head-tuned"
+"""Where a run keeps its fine-tuned head and adapter."""
+
+
+@dataclass(frozen=True)
+class TunedArm:
+    """What fine-tunes in an experiment.
+
+    Attributes:
+        setup: The experiment's backbone, view and settings.
+        tools: The network and its tiles.
+        state: Folder for what an interrupted run goes on from.
+    """
+
+    setup: Setup
+    tools: TuningTools
+    state: Path
+
+    @property
+    def adapter(self) -> Path:
+        """Where the adapter is kept until the run folder has it."""
+        return self.state / "adapter"
+
+
+def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> TunedArm | None:
+    """Return what fine-tunes the probe's backbone on some tiles; None where the config asks for nothing.
+
+    Args:
+        setup: The resolved experiment.
+        material: The tiles as the frozen backbone sees them.
+        support: Solved fits to read and add to.
+
+    Raises:
+        UserError: A method that the backbone does not take, or an augmentation that would move a label's region.
+    """
+    config = setup.config
+    if config.finetune is None:
+        return None
+    if setup.backbone.adapter:
+        raise UserError(
+            "an adapter on an adapter can't be trained: it would belong to no backbone that others have",
+            value=setup.backbone.adapter,
+            fix="histotune backbones merge --backbone B --adapter A --out FOLDER, then --backbone FOLDER",
+        )
+    depends_on = [config.choices(), material.tiles.pixel_fingerprint, material.tiles.label_fingerprint]
+    state = config.cache / "finetune" / hash_json(depends_on)[:24]
+    of = TunedTiles(material.tiles, material.embeddings, setup.backbone, setup.view, config.loader, config.cache)
+    bench = Workbench(of, config.finetune)
+    return TunedArm(setup, TuningTools(bench, TuningRequest(config.sweep, support, state)), state)
+
+
+def carry_tuned(arm: TunedArm, study: SourceStudy, target: TileSet | None) -> tuple[SourceStudy, ArmMaterial | None]:
+    """Return the study with the tuned head among those that go on, and the target as the tuned backbone sees it."""
+    if study.tuned is None or study.tuned.final.start is None or target is None:
+        return study, None
+    tuned = keep_adapter(arm, study.tuned)
+    request = replace(arm.setup.request(), spec=tuned.spec)
+    seen = ArmMaterial(TUNED, embed_material(target, request))
+    head = replace(tuned.head, space_key=seen.material.embeddings.space.key)
+    return replace(study, carried=((TUNED, head),)), seen
+
+
+def keep_adapter(arm: TunedArm, fit: TunedCrossFit) -> TunedBackbone:
+    """Write the adapter of the final model beside the run's state."""
+    # the tiles that trained are those with logits out of fold
+    rows = np.flatnonzero(np.isfinite(fit.final.probe.out_of_fold_logit_NK).all(axis=1))
+    remove_tree(arm.adapter)
+    return save_outcome(fit.final, arm.tools.bench, rows, arm.adapter)
+
+
+def save_tuned_head(arm: TunedArm, fit: TunedCrossFit, folder: Path) -> None:
+    """Write the tuned head, its adapter beside it, so that the folder can be moved; nothing where the probe is kept.
+
+    Args:
+        arm: What fine-tuned.
+        fit: The fine-tuned models.
+        folder: The head's folder inside the run.
+    """
+    if fit.final.start is None:
+        return
+    tuned = keep_adapter(arm, fit)
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(arm.adapter, folder / ADAPTER_BESIDE)
+    backbone = arm.setup.config.backbone.model_copy(update={"adapter": ADAPTER_BESIDE})
+    save_bundle(Bundle(tuned.head, backbone, arm.setup.view, arm.setup.config.embedding.precision), folder)
+
+
+def tuned_choice(arm: TunedArm | None, fit: TunedCrossFit | None) -> TunedChoice | None:
+    """Return what fine-tuning decided; None where nothing was fine-tuned."""
+    return None if arm is None or fit is None else describe_tuning(fit, arm.tools)
+
+
+def forget_state(arm: TunedArm | None) -> None:
+    """Remove what an interrupted run would have gone on from: the run is written."""
+    if arm is not None:
+        remove_tree(arm.state)
