@@ -8,8 +8,8 @@
 'breakhis 100X'
 
 The package reads in the order of the data: tools, datasets, statistics, images, backbones, embeddings, audit, heads,
-evaluation, transfer, published, report, deploy, studies, cli. A room imports the rooms before it, never those after it.
-The verbs and the records named here are loaded when they are first used; docs/index.md has a map of the house.
+finetune, evaluation, transfer, published, report, deploy, studies, cli. A room imports the rooms before it, never those
+after it. The verbs and the records named here are loaded when they are first used; docs/index.md has a map of the house.
 """
 
 from importlib import import_module
@@ -22,6 +22,7 @@ VERBS = {
         ("embed", "sweep", "evaluate", "score", "predict", "transfer", "matrix", "compare", "run", "report"),
         "studies.verbs",
     ),
+    "finetune": "studies.tuning_verbs",
 }
 RECORDS = {
     "TileSet": "datasets.tileset",
@@ -35,7 +36,7 @@ __all__ = ["__version__", *VERBS, *RECORDS]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> object:
-    """Load a verb or a record when it is first asked for; ``audit``, ``transfer`` and ``report`` are rooms as well."""
+    """Load a verb or a record when it is first asked for; ``audit``, ``finetune`` and others are rooms as well."""
     places = {**VERBS, **RECORDS}
     if name in places:
         return getattr(import_module(f"histotune.{places[name]}"), name)

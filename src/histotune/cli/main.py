@@ -16,14 +16,14 @@ from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
 from histotune.cli.options import Cache
-from histotune.cli.run import demo, embed, evaluate, predict, run, show, sweep
+from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TOGETHER = ("embed", "run", "sweep", "demo")  # what several processes may run together, under torchrun
+TOGETHER = ("embed", "run", "sweep", "demo", "finetune")  # what several processes may run together, under torchrun
 
 
 class Interruptible(TyperGroup):
@@ -61,7 +61,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 config_app.command()(show)
-for command in (trials, matrix, compare, transfer, demo, run, embed, sweep, evaluate, predict, leaderboard):
+for command in (trials, matrix, compare, transfer, demo, run, finetune, embed, sweep, evaluate, predict, leaderboard):
     app.command()(command)
 
 

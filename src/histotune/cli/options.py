@@ -75,6 +75,14 @@ OnBadImage = Annotated[
         show_default=False,
     ),
 ]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", help="lora, dora, last-blocks (default), full or norm.", show_default=False),
+]
+OuterFolds = Annotated[
+    int | None,
+    typer.Option("--outer", min=1, help="Outer folds; 1 holds a fifth of the groups out once.", show_default=False),
+]
 SetField = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
@@ -93,9 +101,9 @@ RecipeName = Annotated[
     str | None,
     typer.Argument(
         help=(
-            "demo, breakhis, pcam, midnight, tiles, my_dataset.py, or a published protocol: eva-"
-            "breakhis, eva-pcam, eva-pcam-10shot, thunder-breakhis, thunder-pcam, uni-breakhis, "
-            "uni-pcam."
+            "demo, breakhis, pcam, midnight, tiles, finetune-breakhis, finetune-pcam, finetune-tiles, my_dataset.py, "
+            "or a published protocol: eva-breakhis, eva-pcam, eva-pcam-10shot, thunder-breakhis, thunder-pcam, "
+            "uni-breakhis, uni-pcam."
         ),
         show_default=False,
     ),

@@ -20,8 +20,10 @@ from histotune.cli.options import (
     Final,
     FromRun,
     Magnification,
+    Method,
     OnBadImage,
     Out,
+    OuterFolds,
     Pcam,
     RecipeName,
     SetField,
@@ -114,6 +116,50 @@ def _run(config: ExperimentConfig) -> None:
         _print_protocol(result)
     else:
         _print_run(result)
+
+
+def finetune(
+    dataset: DatasetArgument,
+    data: Data = None,
+    backbone: BackboneName = None,
+    method: Method = None,
+    pcam: Pcam = None,
+    train_magnification: Magnification = None,
+    view: View = None,
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    split: SplitName = None,
+    outer: OuterFolds = None,
+    classes: Classes = None,
+    final: Final = False,
+    on_bad_image: OnBadImage = None,
+) -> None:
+    """Fine-tune a backbone from its probe on, and say whether that helped.
+
+    histotune finetune breakhis --data BreaKHis_v1 --backbone midnight --method lora --train-magnification 100X
+    """
+    from histotune.studies.arguments import build_config
+    from histotune.studies.config import override
+    from histotune.studies.tuning_verbs import with_tuning_defaults
+
+    config = build_config(
+        dataset,
+        data=data,
+        backbone=backbone,
+        method=method,
+        pcam=pcam,
+        train_magnification=train_magnification,
+        view=view,
+        out=out,
+        cache=cache,
+        split=split,
+        outer=outer,
+        classes=classes,
+        final=final,
+        on_bad_image=on_bad_image,
+    )
+    _run(override(with_tuning_defaults(config), settings or []))
 
 
 def embed(

@@ -108,6 +108,11 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
         data["backbone"] = {"name": given["backbone"]}
     if "adapter" in given:
         data["backbone"]["adapter"] = given["adapter"]
+    if "method" in given:
+        data["finetune"] = {**(data["finetune"] or {}), "method": {"name": given["method"]}}
+    if "outer" in given:
+        one = given["outer"] == 1  # one training: a fifth of the groups is held out
+        data["evaluation"] |= {"split": "holdout-20-seed0"} if one else {"outer_folds": given["outer"]}
     data |= {name: str(given[name]) for name in ("out", "cache") if name in given}
     if "cache" in given and data["cohort"] is not None:
         cohort = Path(given["cache"]) / "synthetic"
@@ -122,7 +127,7 @@ def config_of(
     """Return the config of a data set that was named or read; one that is there already stays as it is."""
     if isinstance(tiles, ExperimentConfig):
         return tiles
-    for name in ("out", "cache"):
+    for name in ("out", "cache", "pcam"):
         typed[name] = path_of(typed.get(name))  # type: ignore[arg-type]  # a place or None
     settings = assignments(set)
     if isinstance(tiles, str):
