@@ -9,7 +9,7 @@
 
 The package reads in the order of the data: tools, datasets, statistics, images, backbones, embeddings, audit, heads,
 finetune, evaluation, transfer, published, report, deploy, studies, cli. A room imports the rooms before it, never those
-after it. The verbs and the records named here are loaded when they are first used; docs/index.md has a map of the house.
+after it. The verbs and the records named here are loaded when first used; docs/index.md has a map of the house.
 """
 
 from importlib import import_module
