@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from histotune.finetune.config import FinetuneConfig
 from histotune.studies.arguments import Fields, Place, assignments, command_of, config_of
 from histotune.studies.config import ExperimentConfig, override
 
@@ -63,7 +64,13 @@ def finetune(
     """
     from histotune.studies.experiment import run_experiment
 
-    typed = {"train_magnification": train_magnification, "pcam": pcam, "final": final, "method": method, "outer": outer}
+    typed: dict[str, Any] = {
+        "train_magnification": train_magnification,
+        "pcam": pcam,
+        "final": final,
+        "method": method,
+        "outer": outer,
+    }
     config = config_of(tiles, data, backbone=backbone, out=out, cache=cache, **typed)
     config = config if isinstance(tiles, ExperimentConfig) else with_tuning_defaults(config)
     return run_experiment(override(config, assignments(set)), command_of("finetune"))
@@ -72,6 +79,4 @@ def finetune(
 def with_tuning_defaults(config: ExperimentConfig) -> ExperimentConfig:
     """Return a config that fine-tunes and holds the result against its probe and the classes' shares alone."""
     evaluation = config.evaluation.model_copy(update={"floors": FLOORS, "leak_price": False})
-    return override(
-        config.model_copy(update={"evaluation": evaluation}), ["finetune={}"] if config.finetune is None else []
-    )
+    return config.model_copy(update={"evaluation": evaluation, "finetune": config.finetune or FinetuneConfig()})
