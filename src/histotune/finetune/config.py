@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from histotune.finetune.methods import Method
 from histotune.images.config import AugmentConfig
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 PrefixStorage = Literal["auto", "fp32", "fp16", "off"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+IN_LOOP = ("lr", "head_lr", "weight_decay", "epochs")
+IN_METHOD = ("rank", "n_blocks", "layer_decay")
+READ_BY: dict[str, tuple[Method, ...]] = {
+    "rank": ("lora", "dora"),
+    "n_blocks": ("last-blocks", "lora", "dora"),
+    "layer_decay": ("last-blocks", "full"),
+}
+"""Settings that some methods alone read."""
 
 
 class _Config(BaseModel):
@@ -94,6 +105,101 @@ class PrefixConfig(_Config):
     max_gib: float = Field(50.0, gt=0)
 
 
+class SearchRange(_Config):
+    """What one setting may be: a number between two bounds, or one of some values.
+
+    Attributes:
+        low: Lower bound.
+        high: Upper bound.
+        log: Whether the logarithm is drawn evenly.
+        values: The values alone; the bounds are their ends.
+    """
+
+    low: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+    log: bool = False
+    values: tuple[float, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_values(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("values"):
+            return {**data, "low": min(data["values"]), "high": max(data["values"]), "log": False}
+        return data
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if not self.values and not self.low < self.high:
+            raise ValueError("low must lie below high")
+        if self.log and self.low <= 0:
+            raise ValueError("the lower bound of a logarithm lies above 0")
+        return self
+
+
+def _pair(*, log: bool) -> BeforeValidator:
+    """Read two bounds, such as [1e-5, 1e-3], as a range."""
+
+    def read(data: object) -> object:
+        if isinstance(data, list | tuple) and len(data) == 2:
+            return {"low": data[0], "high": data[1], "log": log}
+        return {"log": log, **data} if isinstance(data, dict) else data
+
+    return BeforeValidator(read)
+
+
+Spread = Annotated[SearchRange, _pair(log=False)]
+LogSpread = Annotated[SearchRange, _pair(log=True)]
+
+
+class SearchSpace(_Config):
+    """What a search varies; two bounds are a range, ``{"values": [...]}`` names all values.
+
+    Attributes:
+        lr: Learning rate of the backbone; bounds are those of its logarithm, as for every rate, decay and rank.
+        head_lr: Learning rate of the head.
+        weight_decay: Decay of the backbone's weights.
+        epochs: Length of the schedule.
+        rank: Rank of low-rank updates.
+        n_blocks: How many of the last blocks move; every number keeps an output of frozen blocks of its own.
+        layer_decay: Factor of the rate from one block to the one before it.
+        augmentation: Strength of the config's augmentation: 1 as it stands, 0.5 half of its stain, blur and so on.
+            Choices alone, since every strength keeps an output of frozen blocks of its own.
+    """
+
+    lr: LogSpread | None = SearchRange(low=3e-5, high=3e-3, log=True)
+    head_lr: LogSpread | None = None
+    weight_decay: LogSpread | None = SearchRange(low=1e-3, high=0.3, log=True)
+    epochs: Spread | None = None
+    rank: LogSpread | None = None
+    n_blocks: Spread | None = None
+    layer_decay: Spread | None = None
+    augmentation: Spread | None = None
+
+    def varied(self) -> dict[str, SearchRange]:
+        """Return the range of every setting that varies."""
+        named = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: one for name, one in named.items() if one is not None}
+
+
+class TuningSearch(_Config):
+    """A search by Optuna (Akiba et al. 2019) over more than learning rates; trials see the tuning groups alone.
+
+    Attributes:
+        n_trials: Trials per training set, those of all processes that work on it together.
+        space: What varies.
+        seed: Seed of the sampler: the tree-structured Parzen estimator (Bergstra et al. 2011).
+        prune_after: Epochs after which a trial is stopped whose tuning loss is worse than the median of the finished
+            ones at the same epoch; None stops none.
+        unpruned: Trials that finish before any is stopped.
+    """
+
+    n_trials: int = Field(20, ge=1)
+    space: SearchSpace = Field(default_factory=SearchSpace)
+    seed: int = Field(0, ge=0)
+    prune_after: int | None = Field(2, ge=1)
+    unpruned: int = Field(5, ge=1)
+
+
 class FinetuneConfig(_Config):
     """How a backbone is fine-tuned beside its probe.
 
@@ -105,6 +211,7 @@ class FinetuneConfig(_Config):
         views: Variations of each tile that are drawn once and used in turn; 0 draws a new one in every epoch, which
             leaves nothing to keep.
         rates: Learning rates to choose from on the tuning groups; empty tries ``loop.lr`` alone.
+        search: A search over more than learning rates in place of ``rates``.
         inner: ``folds``: every training group is a tuning group in turn, where a kept prefix makes that cheap;
             ``hold-out``: a quarter of them once; ``auto`` takes folds where the prefix is kept.
         inner_folds: Number of inner folds.
@@ -121,6 +228,7 @@ class FinetuneConfig(_Config):
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     views: int = Field(8, ge=0)
     rates: tuple[Rate, ...] = ()
+    search: TuningSearch | None = None
     inner: Literal["auto", "folds", "hold-out"] = "auto"
     inner_folds: int = Field(4, ge=2)
     tuning_share: float = Field(0.25, gt=0, lt=1)
@@ -136,3 +244,88 @@ class FinetuneConfig(_Config):
                 "prefix.storage=off"
             )
         return self
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        if self.search is None:
+            return self
+        if self.rates:
+            raise ValueError("rates and search both say what is tried; leave one of them out")
+        if self.search.space.augmentation is not None and not self.search.space.augmentation.values:
+            raise ValueError('search.space.augmentation takes choices, such as {"values": [0, 0.5, 1]}')
+        for name, value in _ends(self.search.space):
+            if self.method.name not in READ_BY.get(name, (self.method.name,)):
+                raise ValueError(f"search.space.{name} varies nothing: the method {self.method.name} does not read it")
+            try:
+                TrialSettings.of(self).model_copy(update={name: value}).applied(self)
+            except ValidationError as error:
+                raise ValueError(f"search.space.{name} reaches {value}: {error.errors()[0]['msg']}") from error
+        return self
+
+
+def _ends(space: SearchSpace) -> Iterator[tuple[str, Any]]:
+    """Yield the ends of every range and all values of every choice, with the setting's name."""
+    for name, one in space.varied().items():
+        yield from ((name, value) for value in one.values or (one.low, one.high))
+
+
+class TrialSettings(_Config):
+    """What differs between the candidates of one fine-tuning.
+
+    Attributes:
+        lr: Learning rate of the backbone.
+        head_lr: Learning rate of the head.
+        weight_decay: Decay of the backbone's weights.
+        epochs: Length of the schedule.
+        rank: Rank of low-rank updates.
+        n_blocks: How many of the last blocks move, as in the method.
+        layer_decay: Factor of the rate from one block to the one before it.
+        augmentation: Strength of the augmentation; 1 as the config has it.
+    """
+
+    lr: float
+    head_lr: float
+    weight_decay: float
+    epochs: int
+    rank: int
+    n_blocks: int | None
+    layer_decay: float
+    augmentation: float = 1.0
+
+    @classmethod
+    def of(cls, config: FinetuneConfig) -> TrialSettings:
+        """Return the settings that a config has."""
+        loop = {name: getattr(config.loop, name) for name in IN_LOOP}
+        return cls(**loop, **{name: getattr(config.method, name) for name in IN_METHOD})
+
+    def applied(self, config: FinetuneConfig) -> FinetuneConfig:
+        """Return a config with these settings, and nothing left to search for.
+
+        Raises:
+            ValidationError: A value that its setting does not take.
+        """
+        loop = {**config.loop.model_dump(), **{name: getattr(self, name) for name in IN_LOOP}}
+        method = {**config.method.model_dump(), **{name: getattr(self, name) for name in IN_METHOD}}
+        augment = scaled_augmentation(config.augment, self.augmentation).model_dump()
+        own = {"loop": loop, "method": method, "augment": augment, "rates": (), "search": None}
+        return FinetuneConfig.model_validate({**config.model_dump(), **own})
+
+
+def scaled_augmentation(augment: AugmentConfig, strength: float) -> AugmentConfig:
+    """Return an augmentation of another strength; symmetries have none.
+
+    Example:
+        >>> scaled_augmentation(AugmentConfig(stain=0.1, crop=0.5), 0.5).identity()
+        {'dihedral': True, 'crop': 0.75, 'stain': 0.05}
+    """
+    if strength == 1.0:
+        return augment
+    return AugmentConfig.model_validate(
+        {
+            **augment.model_dump(),
+            "crop": 1.0 - (1.0 - augment.crop) * strength,
+            "stain": augment.stain * strength,
+            "magnification": augment.magnification**strength,
+            "blur": augment.blur * strength,
+        }
+    )

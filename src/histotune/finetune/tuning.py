@@ -4,25 +4,29 @@ The probe is selected and refitted without the tuning groups. Whether fine-tunin
 paired by group, and the probe is kept unless the tuned model is better by a standard error.
 """
 
-# N tiles, n tiles of the tuning groups, K classes, G tuning groups, E epochs scored (the start is 0), R rates
+# N tiles, n tiles of the tuning groups, K classes, G tuning groups, E epochs scored (the start is 0)
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import polars as pl
 import torch
 
-from histotune.datasets.splits.folds import assign_group_folds
+from histotune.datasets.splits.folds import DRAWN, assign_group_folds, draw_groups
 from histotune.datasets.splits.split import tile_groups
-from histotune.finetune.checkpoints import Checkpoints
-from histotune.finetune.loop import TrainingTask, tile_logits, train
-from histotune.heads.calibrate import BinaryTiles, CrossFitted, calibrate, choose_threshold, fit_temperatures
+from histotune.finetune.candidates import Candidates, StatePlace, TuningPart, rows_by_id, training_task
+from histotune.finetune.config import TrialSettings
+from histotune.finetune.edges import edge_warnings
+from histotune.finetune.judge import TuningCurve, choose_epoch, tuned_threshold
+from histotune.finetune.loop import NonFiniteLossError, tile_logits
+from histotune.finetune.search import SearchedTrial, SearchPlace, TrialSearch, require_search
+from histotune.heads.calibrate import calibrate
 from histotune.heads.family import SweepSupport, SweepTask
 from histotune.heads.head import Calibration, Decision, SweepResult, calibrated_logits, softmax
-from histotune.heads.select import group_means, tile_losses
 from histotune.heads.sweep import sweep
 from histotune.tools.errors import UserError
 
@@ -32,7 +36,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.finetune.config import FinetuneConfig, LoopConfig
+    from histotune.finetune.candidates import EpochWatcher
+    from histotune.finetune.config import TuningSearch
     from histotune.finetune.tuned_model import TunedModel
     from histotune.finetune.workbench import StartingPoint, Workbench
     from histotune.heads.config import SweepConfig
@@ -47,26 +52,24 @@ Verdict = Literal["tuned", "probe"]
 
 
 @dataclass(frozen=True)
-class TuningCurve:
-    """What tuning groups say of a learning rate.
+class TuningTrial:
+    """One candidate and how it ended.
 
     Attributes:
-        rate: The learning rate of the backbone.
-        loss_EG: Log-loss of each tuning group after every epoch, at the temperature that suits the epoch; row 0 is
-            the probe.
-        logit_EnK: Logits of the tuning tiles.
+        settings: The candidate.
+        end: ``finished``, ``stopped`` early by the search, or ``diverged``: its loss was not finite.
+        epoch: Its best epoch, or the one after which it was stopped; 0 where it diverged.
+        loss: Mean log-loss of the tuning groups then, nats; NaN where it diverged.
+        loss_se: Its standard error over groups; NaN unless it finished.
+        chosen: Whether it is the one of least loss.
     """
 
-    rate: float
-    loss_EG: Float
-    logit_EnK: Float
-
-    def gain(self, epoch: int) -> tuple[float, float]:
-        """Return by how much an epoch's loss lies below the probe's, paired by group, and its standard error."""
-        # d_g = loss of the probe less loss of the epoch in group g: mean d, and SD(d) / sqrt(G).
-        gap_G = self.loss_EG[0] - self.loss_EG[epoch]
-        error = float(gap_G.std(ddof=1) / np.sqrt(len(gap_G))) if len(gap_G) > 1 else float("inf")
-        return float(gap_G.mean()), error
+    settings: TrialSettings
+    end: Literal["finished", "stopped", "diverged"]
+    epoch: int
+    loss: float
+    loss_se: float
+    chosen: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,17 @@ class TuningDecision:
         verdict: ``tuned`` or ``probe``.
         rate: Chosen learning rate; NaN where there was nothing to choose.
         epoch: Epochs that were trained.
-        gain: By how much the tuned model's loss lay below the probe's on the tuning groups, nats.
+        gain: By how much the loss on the tuning groups lay below the probe's, nats, each group being asked of the
+            candidate and epoch that the others choose.
         gain_se: Its standard error over groups.
         n_groups: Number of tuning groups.
         reason: The decision in words.
-        curves: What the tuning groups said of every rate.
+        curves: What the tuning groups said of every candidate that finished.
         calibration: Of the tuned model, from the logits of its tuning tiles.
         decision: Its threshold, from the same.
+        settings: The chosen candidate; None where there was nothing to choose.
+        trials: Every candidate, in the order in which they were asked.
+        edges: Sentences about chosen values at the end of what was tried, with the wider range to try.
     """
 
     verdict: Verdict
@@ -96,6 +103,28 @@ class TuningDecision:
     curves: tuple[TuningCurve, ...] = field(default=(), repr=False)
     calibration: Calibration = field(default_factory=Calibration)
     decision: Decision = field(default_factory=Decision)
+    settings: TrialSettings | None = None
+    trials: tuple[TuningTrial, ...] = field(default=(), repr=False)
+    edges: tuple[str, ...] = ()
+
+    def table(self) -> pl.DataFrame:
+        """Return a row per candidate: its settings, how it ended, its best epoch and loss, and whether it was chosen.
+
+        The columns are those of a sweep's table of trials, as far as they have the same meaning.
+        """
+        rows = [
+            {
+                **one.settings.model_dump(),
+                "end": one.end,
+                "epoch": one.epoch,
+                "log_loss": one.loss,
+                "log_loss_se": one.loss_se,
+                "diverged": one.end == "diverged",
+                "chosen": one.chosen,
+            }
+            for one in self.trials
+        ]
+        return pl.DataFrame(rows, infer_schema_length=None)
 
 
 @dataclass(frozen=True)
@@ -124,26 +153,13 @@ class TunedSet:
 
 
 @dataclass(frozen=True)
-class TuningPart:
-    """Who trains and who judges once.
-
-    Attributes:
-        train_N: Tiles that are trained on.
-        rows: Tiles of the tuning groups.
-    """
-
-    train_N: Bools
-    rows: Int
-
-
-@dataclass(frozen=True)
 class TuningRequest:
     """What a fine-tuning needs besides its network and tiles.
 
     Attributes:
         sweep: How the probe is found.
         support: Solved fits to read and add to.
-        state: Folder for checkpoints; None keeps none.
+        state: Folder for checkpoints, finished trainings and searches; None keeps none.
     """
 
     sweep: SweepConfig
@@ -164,187 +180,187 @@ def tune_set(bench: Workbench, train_N: Bools, request: TuningRequest, name: str
         The probe, the decision, and the tuned model where it is returned.
 
     Raises:
-        UserError: The probe itself can't be trained.
+        UserError: The probe itself can't be trained, or every candidate's loss is not finite.
     """
-    config = bench.config
+    require_search(bench.config)
     parts, why_not = tuning_parts(bench, train_N)
-    probes = find_probes(bench, [train_N, *(part.train_N for part in parts)], request)
-    if len(probes) < 1 + len(parts):
-        parts, why_not = (), "without the tuning groups too few cases are left for a probe"
-    if not parts:
-        return TunedSet(probes[0], _no_tuning(config, why_not))
-    rates = config.rates or (config.loop.lr,)
-    curves, best = [], {}
-    for number, rate in enumerate(rates):
-        curve, best[rate] = _tried(bench, parts, probes[1:], request, (f"{name}-{number}", rate))
-        curves.append(curve)
-    decided = decide_tuning(bench, parts, curves)
-    if decided.verdict == "probe":
+    probes, too_few = find_probes(bench, [train_N, *(part.train_N for part in parts)], request)
+    if too_few or not parts:
+        return TunedSet(probes[0], _no_tuning(too_few or why_not))
+    candidates = Candidates(bench, parts, probes[1:], StatePlace(request.state, name))
+    decided = decide_tuning(candidates, try_candidates(candidates))
+    for words in decided.edges:
+        LOG.warning("%s (training set %s)", words, name)
+    if decided.verdict == "probe" or decided.settings is None:
         return TunedSet(probes[0], decided)
-    if len(parts) == 1:  # a hold-out: the weights that its groups judged are what is returned
-        start = bench.start(probes[1].head)
-        load_trained(start.model, best[decided.rate])
+    if candidates.keeps_weights:  # a hold-out: the weights that its groups judged are what is returned
+        start = bench.with_config(decided.settings.applied(bench.config)).start(probes[1].head)
+        load_trained(start.model, candidates.weights(decided.settings))
         return TunedSet(probes[0], decided, start)
-    rows = np.flatnonzero(train_N)
-    start = bench.start(probes[0].head)
-    loop = config.loop.model_copy(update={"lr": decided.rate})
-    task = _task(bench, start, rows, rows[:0])
-    train(task, loop, None, _checkpoints(bench, request, f"{name}-refit", loop), decided.epoch)
-    return TunedSet(probes[0], decided, start)
+    return TunedSet(probes[0], decided, _refitted(candidates, train_N, probes[0], decided))
 
 
 def tuning_parts(bench: Workbench, train_N: Bools) -> tuple[tuple[TuningPart, ...], str]:
     """Deal the groups of a training set into those that train and those that judge; none, with the reason, if few."""
     config, tiles = bench.config, bench.of.tiles
-    rows = np.flatnonzero(train_N)
+    rows = rows_by_id(bench, train_N)
     groups = tile_groups(tiles)
     own = [groups[row] for row in rows]
-    n_groups = len(set(own))
-    by_folds = config.inner == "folds" or (config.inner == "auto" and bench.keeps_prefix)
-    n_folds = min(config.inner_folds if by_folds else max(round(1.0 / config.tuning_share), 2), n_groups)
-    if n_folds < 2:
+    if len(set(own)) < 2:
         return (), "one group can't train and judge at once"
-    fold_by_group = assign_group_folds(own, tiles.labels_N[rows], len(tiles.class_names), n_folds, config.loop.seed)
-    fold_n = np.array([fold_by_group[group] for group in own])
-    parts = []
-    for fold in range(n_folds if by_folds else 1):
-        inside_N = train_N.copy()
-        inside_N[rows[fold_n == fold]] = False
-        if len(np.unique(tiles.labels_N[inside_N])) < len(np.unique(tiles.labels_N[train_N])):
-            return (), "without the tuning groups a class would be missing"
-        parts.append(TuningPart(inside_N, rows[fold_n == fold]))
-    return tuple(parts), ""
+    by_folds = config.inner == "folds" or (config.inner == "auto" and bench.cuts)
+    labels_n, n_classes, seed = tiles.labels_N[rows], len(tiles.class_names), config.loop.seed
+    if by_folds:
+        n_folds = min(config.inner_folds, len(set(own)))
+        fold_by_group = assign_group_folds(own, labels_n, n_classes, n_folds, seed)
+        judging = [rows[np.array([fold_by_group[group] == fold for group in own])] for fold in range(n_folds)]
+    else:
+        permille = min(max(round(1000 * config.tuning_share), 1), 999)
+        side_by_group = draw_groups(own, labels_n, n_classes, permille, seed).side_by_group
+        judging = [rows[np.array([side_by_group[group] == DRAWN for group in own])]]
+    parts = tuple(TuningPart(_without(train_N, one), one) for one in judging)
+    n_known = len(np.unique(labels_n))
+    if any(len(np.unique(tiles.labels_N[part.train_N])) < n_known for part in parts):
+        return (), "without the tuning groups a class would be missing"
+    return parts, ""
 
 
-def find_probes(bench: Workbench, train_sets: Sequence[Bools], request: TuningRequest) -> tuple[SweepResult, ...]:
-    """Return the probe of every training set; that of the first alone where the others hold too few groups."""
+def _without(train_N: Bools, rows: Int) -> Bools:
+    inside_N = train_N.copy()
+    inside_N[rows] = False
+    return inside_N
+
+
+def find_probes(
+    bench: Workbench, train_sets: Sequence[Bools], request: TuningRequest
+) -> tuple[tuple[SweepResult, ...], str]:
+    """Return the probe of every training set; that of the first alone, and why, where another has none."""
     tiles, embeddings = bench.of.tiles, bench.of.embeddings
     default = bench.of.spec.default_pooling
-    for sets in (train_sets, train_sets[:1]):
+
+    def probes(sets: Sequence[Bools]) -> tuple[SweepResult, ...]:
         task = SweepTask(tiles.labels_N, tile_groups(tiles), tiles.class_names, np.stack(sets), "grouped", default, ())
+        return sweep(embeddings, task, request.sweep, request.support)
+
+    try:
+        return probes(train_sets), ""
+    except UserError as error:
+        if len(train_sets) == 1:
+            raise
+        return probes(train_sets[:1]), f"without the tuning groups there is no probe: {error.what}"
+
+
+def try_candidates(candidates: Candidates) -> tuple[SearchedTrial, ...]:
+    """Train every candidate: those of the search, or one per learning rate.
+
+    Raises:
+        UserError: The loss of every one is not finite.
+    """
+    config = candidates.bench.config
+    trials = _grid(candidates) if config.search is None else _search(candidates, config.search)
+    if not any(one.end == "finished" for one in trials):
+        raise UserError(
+            "the loss of every trial is not finite",
+            value=f"{len(trials)} trials",
+            fix="--set finetune.search.space.lr=[1e-6,1e-4], or finetune.loop.precision=fp32",
+        )
+    return trials
+
+
+def _grid(candidates: Candidates) -> tuple[SearchedTrial, ...]:
+    """Try one candidate per learning rate; one whose loss is not finite is left out if there are others."""
+    config, trials, own = candidates.bench.config, [], TrialSettings.of(candidates.bench.config)
+    for rate in dict.fromkeys(config.rates or (config.loop.lr,)):
+        settings = own.model_copy(update={"lr": rate})
         try:
-            return sweep(embeddings, task, request.sweep, request.support)
-        except UserError:
-            if len(sets) == 1:
+            candidates.curve(settings)
+        except NonFiniteLossError as error:
+            if len(config.rates) < 2:
                 raise
-    return ()
+            LOG.warning("the learning rate %g is left out: %s", rate, error.what)
+            trials.append(SearchedTrial(settings, "diverged", 0, float("nan")))
+        else:
+            trials.append(SearchedTrial(settings, "finished", 0, float("nan")))
+    return tuple(trials)
 
 
-def _tried(
-    bench: Workbench,
-    parts: Sequence[TuningPart],
-    probes: Sequence[SweepResult],
-    request: TuningRequest,
-    trial: tuple[str, float],
-) -> tuple[TuningCurve, dict[str, torch.Tensor]]:
-    """Train with one rate on every tuning part; its groups judge every epoch. Returns the last part's best weights."""
-    (name, rate), logits, tensors = trial, [], {}
-    rows = np.concatenate([part.rows for part in parts])
-    judge = _Judge.of(bench, rows)
-    loop = bench.config.loop.model_copy(update={"lr": rate})
-    for number, (part, probe) in enumerate(zip(parts, probes, strict=True)):
-        start = bench.start(probe.head)
-        task = _task(bench, start, np.flatnonzero(part.train_N), part.rows)
-        kept = _checkpoints(bench, request, f"{name}-{number}", loop)
-        few = judge.n_groups < bench.config.least_groups
-        trained = train(task, loop, None if few else _Judge.of(bench, part.rows).mean, kept)
-        logits.append(trained.logit_EnK)
-        tensors = trained.best_tensors
-    logit_EnK = np.concatenate(logits, axis=1)
-    loss_EG = np.stack([judge.losses(logit_nK) for logit_nK in logit_EnK])
-    return TuningCurve(rate, loss_EG, logit_EnK), tensors
+def _search(candidates: Candidates, search: TuningSearch) -> tuple[SearchedTrial, ...]:
+    folder, name = candidates.place.folder, candidates.place.name
+    place = SearchPlace(None if folder is None else folder / "search", name, len(candidates.parts))
+
+    def attempt(settings: TrialSettings, watcher: EpochWatcher) -> float:
+        curve = candidates.curve(settings, watcher)
+        return min(float(curve.loss_EG[epoch].mean()) for epoch in curve.epochs(few=candidates.few))
+
+    return TrialSearch(candidates.bench.config, search, place).run(attempt)
 
 
-def decide_tuning(bench: Workbench, parts: Sequence[TuningPart], curves: Sequence[TuningCurve]) -> TuningDecision:
-    """Choose rate and epoch by the loss of the tuning groups, and keep the probe unless it is clearly beaten."""
-    config, rows = bench.config, np.concatenate([part.rows for part in parts])
-    n_groups = curves[0].loss_EG.shape[1]
-    few = n_groups < config.least_groups
+def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> TuningDecision:
+    """Choose candidate and epoch by the loss of the tuning groups, and keep the probe unless it is clearly beaten."""
+    config, few, n_groups = candidates.bench.config, candidates.few, candidates.judge.n_groups
+    finished = dict.fromkeys(one.settings for one in trials if one.end == "finished")
+    curves = [candidates.curve(settings) for settings in finished]
     # With few tuning groups a best epoch is chance: the last one of the schedule is taken.
-    epochs = [len(curves[0].loss_EG) - 1] if few else range(1, len(curves[0].loss_EG))
-    options = [(curve.loss_EG[epoch].mean(), number, epoch) for number, curve in enumerate(curves) for epoch in epochs]
-    _, number, epoch = min(options)
-    curve = curves[number]
-    gain, error = curve.gain(epoch)
-    better = gain > config.standard_errors * error
-    said = f"log-loss {gain:+.3f} nats below the probe's, standard error {error:.3f}, {n_groups} tuning groups"
+    chosen = choose_epoch(curves, few=few)
+    better = chosen.gain > config.standard_errors * chosen.gain_se
+    said = f"log-loss {chosen.gain:+.3f} nats below the probe's, standard error {chosen.gain_se:.3f}"
     fixed = f"; fewer than {config.least_groups} of them, so the last epoch is taken" if few else ""
     kept = "" if better or not config.keep_tuned else "; returned all the same, as asked for"
     verdict: Verdict = "tuned" if better or config.keep_tuned else "probe"
-    crossfitted = _Judge.of(bench, rows).crossfitted(curve.logit_EnK[epoch], parts)
+    sizes = [len(part.rows) for part in candidates.parts]
+    crossfitted = candidates.judge.crossfitted(chosen.curve.logit_EnK[chosen.epoch], sizes)
     calibration = calibrate(crossfitted, "temperature")
+    settings = chosen.curve.settings
     return TuningDecision(
-        verdict, curve.rate, epoch, gain, error, n_groups, f"{verdict}: {said}{fixed}{kept}", tuple(curves),
-        calibration, _threshold(crossfitted, calibration),
-    )  # fmt: skip
+        verdict=verdict,
+        rate=settings.lr,
+        epoch=chosen.epoch,
+        gain=chosen.gain,
+        gain_se=chosen.gain_se,
+        n_groups=n_groups,
+        reason=f"{verdict}: {said}, {n_groups} tuning groups{fixed}{kept}",
+        curves=tuple(curves),
+        calibration=calibration,
+        decision=tuned_threshold(crossfitted, calibration),
+        settings=settings,
+        trials=tuple(_told(one, candidates, settings) for one in trials),
+        edges=edge_warnings(config, settings),
+    )
 
 
-def _threshold(found: CrossFitted, calibration: Calibration) -> Decision:
-    """Choose the threshold of two classes on calibrated probabilities, as for swept heads."""
-    if found.logit_nK.shape[1] != 2:
-        return Decision(reason="several classes: the most probable one")
-    probability_n = softmax(calibrated_logits(calibration, found.logit_nK))[:, 1]
-    tiles = BinaryTiles(probability_n, found.y_n == 1, found.group_n, found.n_groups)
-    return choose_threshold(tiles, "balanced-accuracy", 0.95)
+def _told(one: SearchedTrial, candidates: Candidates, chosen: TrialSettings) -> TuningTrial:
+    """Return a trial with what its curve says."""
+    told = TuningTrial(one.settings, one.end, one.epoch, one.loss, float("nan"), chosen=one.settings == chosen)
+    if one.end != "finished":
+        return replace(told, chosen=False)
+    curve = candidates.curve(one.settings)
+    best = choose_epoch([curve], few=candidates.few).epoch
+    loss_G = curve.loss_EG[best]
+    error = float(loss_G.std(ddof=1) / np.sqrt(len(loss_G))) if len(loss_G) > 1 else float("nan")
+    return replace(told, epoch=best, loss=float(loss_G.mean()), loss_se=error)
 
 
-def _no_tuning(config: FinetuneConfig, reason: str) -> TuningDecision:
+def _refitted(candidates: Candidates, train_N: Bools, probe: SweepResult, decided: TuningDecision) -> StartingPoint:
+    """Train the chosen candidate on all groups from their own probe, up to the chosen epoch of the same schedule."""
+    if decided.settings is None:
+        raise ValueError("no candidate was chosen")
+    bench = candidates.bench.with_config(decided.settings.applied(candidates.bench.config))
+    rows, ids = rows_by_id(bench, train_N), bench.of.tiles.tile_ids
+    name = f"refit-{decided.epoch}"
+    kept = candidates.place.training(name, bench.config, [ids[row] for row in rows], ())
+    start = bench.start(probe.head)
+    with kept.alone():
+        outcome = kept.outcome()
+        if outcome is None:
+            kept.run(training_task(bench, start, rows, rows[:0]), bench.config.loop, None, decided.epoch)
+        else:
+            load_trained(start.model, outcome.tensors)
+    return start
+
+
+def _no_tuning(reason: str) -> TuningDecision:
     nan = float("nan")
     return TuningDecision("probe", nan, 0, nan, nan, 0, f"probe: not fine-tuned, since {reason}")
-
-
-@dataclass(frozen=True)
-class _Judge:
-    """Tuning tiles: their labels and groups."""
-
-    y_n: Int
-    group_n: Int
-    n_groups: int
-
-    @classmethod
-    def of(cls, bench: Workbench, rows: Int) -> _Judge:
-        groups = tile_groups(bench.of.tiles)
-        own = [groups[row] for row in rows]
-        codes = {group: code for code, group in enumerate(sorted(set(own)))}
-        return cls(bench.of.tiles.labels_N[rows], np.array([codes[group] for group in own], np.int64), len(codes))
-
-    def losses(self, logit_nK: Float) -> Float:
-        """Return each group's log-loss (G,) at the temperature that suits all of them best.
-
-        A network that ranks better but shouts would lose by its plain log-loss; what is returned is calibrated.
-        """
-        weight_n = 1.0 / (np.bincount(self.group_n, minlength=self.n_groups)[self.group_n] * self.n_groups)
-        temperature = float(fit_temperatures(logit_nK, self.y_n, weight_n[None])[0])
-        return np.asarray(
-            tile_losses(logit_nK[None] / temperature, self.y_n)[0] @ group_means(self.group_n, self.n_groups)
-        )
-
-    def mean(self, logit_nK: Float) -> float:
-        """Return the mean of the groups' losses."""
-        return float(self.losses(logit_nK).mean())
-
-    def crossfitted(self, logit_nK: Float, parts: Sequence[TuningPart]) -> CrossFitted:
-        """Return the logits with the part that held each tile out."""
-        fold_n = np.repeat(np.arange(len(parts)), [len(part.rows) for part in parts])
-        if len(parts) == 1:  # a hold-out: its groups are dealt into folds for the calibration alone
-            fold_n = self.group_n % min(5, max(self.n_groups, 1))
-        return CrossFitted(logit_nK, self.y_n, self.group_n, self.n_groups, fold_n)
-
-
-def _task(bench: Workbench, start: StartingPoint, train_rows: Int, tuning_rows: Int) -> TrainingTask:
-    bench.prepare(start.inputs, train_rows, tuning_rows)
-    tiles = bench.of.tiles
-    return TrainingTask(
-        start.model, start.rate_of, start.inputs, tiles.labels_N, tile_groups(tiles), train_rows, tuning_rows,
-        bench.n_views,
-    )  # fmt: skip
-
-
-def _checkpoints(bench: Workbench, request: TuningRequest, name: str, loop: LoopConfig) -> Checkpoints | None:
-    if request.state is None:
-        return None
-    identity = {"finetune": bench.config.model_copy(update={"loop": loop}).model_dump(mode="json"), "part": name}
-    return Checkpoints(request.state / f"{name}.safetensors", identity, loop.save_minutes * 60.0)
 
 
 def load_trained(model: TunedModel, tensors: dict[str, torch.Tensor]) -> None:

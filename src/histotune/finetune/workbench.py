@@ -14,6 +14,7 @@ import torch
 
 from histotune.backbones.network import Network, build_network
 from histotune.finetune.batches import Inputs, Normalisation, PixelInputs, TilePixels
+from histotune.finetune.config import READ_BY
 from histotune.finetune.cut import Prefix, cut_network, recompute_blocks
 from histotune.finetune.loop import tile_logits, training_dtype
 from histotune.finetune.methods import MethodChoice, Trainable, frozen_norms, layer_decay_scale, make_trainable
@@ -108,11 +109,29 @@ class Workbench:
         self._float = torch.float64 if self._dtype == torch.float64 else torch.float32
         self._base = build_network(self.of.spec)
         self._sections = find_sections(self._base, self.of.view.size_px)
-        pixels = TilePixels(self.of.tiles, self.of.view, self.of.loader, self.of.cache)
+        self._decoded = TilePixels(self.of.tiles, self.of.view, self.of.loader, self.of.cache)
+        self._keys = self._decoded.keys
+        self.pixels = self._varied_pixels()
+
+    def with_config(self, config: FinetuneConfig) -> Workbench:
+        """Return a bench of other settings over the same network and tiles; it keeps tokens of its own where they vary.
+
+        Args:
+            config: A candidate's settings; precision, seed and the way tokens are stored are those of this bench.
+        """
+        if config == self.config:
+            return self
+        other = copy.copy(self)
+        other.config = config
+        if config.augment != self.config.augment:
+            check_augmentation(self.of.tiles, self.of.view, config.augment)
+            other.pixels, other._tokens = other._varied_pixels(), {}
+        return other
+
+    def _varied_pixels(self) -> PixelInputs:
         like = torch.empty(0, device=self._device, dtype=self._float)
-        normalisation, seed = Normalisation.of(self.of.spec), self.config.loop.seed
-        self.pixels = PixelInputs(pixels, normalisation, self.config.augment, seed, like)
-        self._keys = pixels.keys
+        seed = self.config.loop.seed
+        return PixelInputs(self._decoded, Normalisation.of(self.of.spec), self.config.augment, seed, like)
 
     @property
     def n_views(self) -> int:
@@ -123,6 +142,14 @@ class Workbench:
     def keeps_prefix(self) -> bool:
         """Whether the output of frozen blocks is kept."""
         return self.config.prefix.storage != "off" and self.n_views > 0
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the method leaves blocks at the beginning frozen, so that there is an output to keep."""
+        choice = chosen_method(self.config)
+        if choice.name not in READ_BY["n_blocks"] or choice.n_blocks is None:
+            return False
+        return self.keeps_prefix and choice.n_blocks < len(self._sections.names)
 
     def start(self, probe: Head, choice: MethodChoice | None = None) -> StartingPoint:
         """Return a model that says what a probe says, with the method's parameters set free.
