@@ -1,6 +1,7 @@
 """What tuning groups say of logits: a loss per group, whether an epoch beats the probe, calibration and threshold."""
 
-# n tiles of the tuning groups, K classes, G tuning groups, E epochs scored (the start is 0), O options to choose from
+# n tiles of the tuning groups, K classes, G tuning groups, E epochs scored (the start is 0), O options to choose from,
+# B random halves of the groups
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 CALIBRATION_FOLDS = 5
+N_HALVES = 200
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Chosen:
     Attributes:
         curve: The candidate.
         epoch: The epoch.
-        gain: By how much the loss lies below the probe's, nats, where every group is asked of a choice without it.
+        gain: By how much the loss lies below the probe's, nats, where groups are asked of choices without them.
         gain_se: Its standard error over groups.
     """
 
@@ -77,8 +79,8 @@ def choose_epoch(curves: Sequence[TuningCurve], *, few: bool) -> Chosen:
     """Choose candidate and epoch by the mean loss of the tuning groups, and say what that choice gains.
 
     The least of many losses is the luckiest one, too: with 30 candidates of 10 epochs that do nothing, the chosen one
-    lies more than a standard error below the probe in nearly every data set. So each group is asked of the candidate
-    and epoch that the other groups choose, and the mean and standard error of these gains is what counts.
+    lies more than a standard error below the probe in nearly every data set. So half of the groups choose and the other
+    half are asked, over and over; the mean and standard error of these gains is what counts.
 
     Args:
         curves: The candidates, the preferred one first where losses are equal.
@@ -102,11 +104,15 @@ def gain_of_choice(loss_OG: Float, probe_G: Float) -> tuple[float, float]:
         probe_G: Loss of the probe.
 
     Returns:
-        The mean of the groups' gains, each under the option that the other groups choose, and SD / sqrt(G).
+        The mean of the groups' gains and SD / sqrt(G). A group's gain is the mean over random halves without it, each of
+        which chooses the option of least loss; with one option it is that option's own.
     """
     n_groups = loss_OG.shape[1]
-    others_OG = loss_OG.sum(axis=1, keepdims=True) - loss_OG
-    gain_G = probe_G - loss_OG[np.argmin(others_OG, axis=0), np.arange(n_groups)]
+    rng = np.random.default_rng(0)
+    chooses_BG = np.stack([rng.permutation(n_groups) < n_groups // 2 for _ in range(N_HALVES)])
+    option_B = np.argmin(chooses_BG.astype(np.float64) @ loss_OG.T, axis=1)
+    gain_BG = np.where(chooses_BG, 0.0, probe_G - loss_OG[option_B])
+    gain_G = gain_BG.sum(axis=0) / (~chooses_BG).sum(axis=0)
     error = float(gain_G.std(ddof=1) / np.sqrt(n_groups)) if n_groups > 1 else float("inf")
     return float(gain_G.mean()), error
 

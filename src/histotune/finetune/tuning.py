@@ -80,8 +80,8 @@ class TuningDecision:
         verdict: ``tuned`` or ``probe``.
         rate: Chosen learning rate; NaN where there was nothing to choose.
         epoch: Epochs that were trained.
-        gain: By how much the loss on the tuning groups lay below the probe's, nats, each group being asked of the
-            candidate and epoch that the others choose.
+        gain: By how much the loss on the tuning groups lay below the probe's, nats, groups being asked of the
+            candidates and epochs that halves of the others choose.
         gain_se: Its standard error over groups.
         n_groups: Number of tuning groups.
         reason: The decision in words.
