@@ -15,7 +15,7 @@ import pytest
 
 from histotune.finetune import kept_training
 from histotune.finetune.candidates import EpochWatcher
-from histotune.finetune.config import FinetuneConfig, TrialSettings
+from histotune.finetune.config import FinetuneConfig, LoopConfig, TrialSettings
 from histotune.finetune.loop import NonFiniteLossError, Trained, TrainingTask, train
 from histotune.finetune.search import SearchedTrial, SearchPlace, TrialSearch, require_search
 from histotune.finetune.tuning import tune_set
@@ -54,7 +54,7 @@ class Attempts:
         return loss + 1.0 / N_EPOCHS
 
 
-def config_of(n_trials: int = 12, **search: Any) -> FinetuneConfig:
+def config_of(n_trials: int = 12, **search: object) -> FinetuneConfig:
     space = {"lr": [1e-6, 1e-1], "weight_decay": None}
     data = {"loop": {"epochs": N_EPOCHS, "lr": 1e-5}, "search": {"n_trials": n_trials, "space": space, **search}}
     return FinetuneConfig.model_validate(data)
@@ -255,11 +255,11 @@ def test_a_fine_tuning_is_searched_killed_and_resumed(
     tasks: list[TrainingTask] = []
     killed_at = -1
 
-    def watched(task: TrainingTask, *rest: Any) -> Trained:
+    def watched(task: TrainingTask, loop: LoopConfig, *rest: object) -> Trained:
         if len(tasks) == killed_at:
             raise KilledError
         tasks.append(task)
-        return train(task, *rest)
+        return train(task, loop, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(kept_training, "train", watched)
     train_N = all_of(of)

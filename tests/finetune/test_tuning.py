@@ -14,12 +14,16 @@ import numpy as np
 import polars as pl
 import pytest
 
+from histotune.embeddings.space import Embeddings
 from histotune.finetune import candidates, kept_training, tuning
+from histotune.finetune.checkpoints import Checkpoints
+from histotune.finetune.config import LoopConfig
 from histotune.finetune.loop import NonFiniteLossError, Trained, TrainingTask, tile_logits, train
 from histotune.finetune.tuning import TunedSet, find_probes, tune_set, tuning_parts
 from histotune.finetune.workbench import TunedTiles
 from histotune.heads.calibrate import CrossFitted, calibrate
-from histotune.heads.head import head_logits
+from histotune.heads.family import SweepTask
+from histotune.heads.head import SweepResult, head_logits
 from histotune.heads.sweep import sweep
 from histotune.images.config import AugmentConfig
 from histotune.tools.errors import UserError
@@ -44,7 +48,14 @@ class Trainings:
     starts: list[np.ndarray] = field(default_factory=list)
     stops: list[int | None] = field(default_factory=list)
 
-    def __call__(self, task: TrainingTask, loop: Any, criterion: Any, kept: Any, stop_after: int | None) -> Trained:
+    def __call__(
+        self,
+        task: TrainingTask,
+        loop: LoopConfig,
+        criterion: Callable[[np.ndarray], float] | None,
+        kept: Checkpoints | None,
+        stop_after: int | None,
+    ) -> Trained:
         if len(self.tasks) == self.killed_at:
             raise KilledError
         if loop.lr in self.diverging:
@@ -61,8 +72,8 @@ class KilledError(BaseException):
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainings]:
-    def watched(**options: Any) -> Trainings:
-        found = Trainings(**options)
+    def watched(killed_at: int = -1, diverging: tuple[float, ...] = ()) -> Trainings:
+        found = Trainings(killed_at, diverging)
         monkeypatch.setattr(kept_training, "train", found)
         return found
 
@@ -95,9 +106,9 @@ def test_tuning_groups_never_train_and_never_meet_the_probe_that_they_judge(
 ) -> None:
     found, probed = trainings(), []
 
-    def swept(embeddings: Any, task: Any, *rest: Any) -> Any:
+    def swept(embeddings: Embeddings, task: SweepTask, *rest: object) -> tuple[SweepResult, ...]:
         probed.extend(task.train_sets_SN)
-        return sweep(embeddings, task, *rest)
+        return sweep(embeddings, task, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tuning, "sweep", swept)
     train_N = all_of(of)
@@ -272,13 +283,23 @@ def test_a_hold_out_keeps_the_weights_of_its_best_candidate_alone(of: TunedTiles
     assert len(sizes) == 3 and sizes[1] < 10_000 < sizes[2]
 
 
-def test_what_another_training_left_is_refused(of: TunedTiles, tmp_path: Path) -> None:
-    bench = bench_of(of, inner="hold-out")
-    tune_set(bench, all_of(of), request_of(tmp_path))
+def test_another_split_goes_on_from_nothing_that_this_one_left(
+    of: TunedTiles, trainings: Callable[..., Trainings], tmp_path: Path
+) -> None:
+    bench = bench_of(of, inner="hold-out", keep_tuned=True)
     fewer = all_of(of)
     fewer[:4] = False
-    with pytest.raises(UserError, match="training with another trained on"):
-        tune_set(bench, fewer, request_of(tmp_path))
+    wanted = tune_set(bench, fewer, request_of())
+    found = trainings()
+    tune_set(bench, all_of(of), request_of(tmp_path))
+    assert_equal(tune_set(bench, fewer, request_of(tmp_path)), wanted)
+    assert [len(task.train_rows) + len(task.tuning_rows) for task in found.tasks] == [48, 44]
+
+
+def test_a_record_of_another_training_is_refused(of: TunedTiles, tmp_path: Path) -> None:
+    tune_set(bench_of(of, inner="hold-out"), all_of(of), request_of(tmp_path))
+    with pytest.raises(UserError, match=r"training with another finetune\.tuning_share"):
+        tune_set(bench_of(of, inner="hold-out", tuning_share=0.26), all_of(of), request_of(tmp_path))
 
 
 # ---- Candidates ----

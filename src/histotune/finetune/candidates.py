@@ -94,6 +94,12 @@ def rows_by_id(bench: Workbench, mask_N: Bools) -> Int:
     return np.array(sorted(np.flatnonzero(mask_N), key=lambda row: ids[row]), dtype=np.int64)
 
 
+def tile_ids(bench: Workbench, mask_N: Bools) -> list[str]:
+    """Return the ids of the marked tiles in their order."""
+    ids = bench.of.tiles.tile_ids
+    return [ids[row] for row in rows_by_id(bench, mask_N)]
+
+
 def training_task(bench: Workbench, start: StartingPoint, train_rows: Int, tuning_rows: Int) -> TrainingTask:
     """Return the training of a starting point, its tokens computed."""
     bench.prepare(start.inputs, train_rows, tuning_rows)
@@ -186,10 +192,9 @@ class Candidates:
     def _kept(self, settings: TrialSettings, number: int) -> KeptTraining:
         """Return the files of a candidate's training on one part."""
         part, ids = self.parts[number], self.bench.of.tiles.tile_ids
-        trained = [ids[row] for row in rows_by_id(self.bench, part.train_N)]
         name = f"{hash_json(settings.model_dump(mode='json'))[:12]}-{number}"
         config = settings.applied(self.bench.config)
-        return self.place.training(name, config, trained, [ids[row] for row in part.rows])
+        return self.place.training(name, config, tile_ids(self.bench, part.train_N), [ids[row] for row in part.rows])
 
     def _keep_best(self, curve: TuningCurve, outcome: TrainingOutcome) -> None:
         """Keep the weights of the best candidate so far and let those of the others go."""

@@ -104,8 +104,8 @@ def gain_of_choice(loss_OG: Float, probe_G: Float) -> tuple[float, float]:
         probe_G: Loss of the probe.
 
     Returns:
-        The mean of the groups' gains and SD / sqrt(G). A group's gain is the mean over random halves without it, each of
-        which chooses the option of least loss; with one option it is that option's own.
+        The mean of the groups' gains and SD / sqrt(G). A group's gain is the mean over random halves without it, each
+        of which chooses the option of least loss; with one option it is that option's own.
     """
     n_groups = loss_OG.shape[1]
     rng = np.random.default_rng(0)

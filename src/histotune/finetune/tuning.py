@@ -18,7 +18,7 @@ import torch
 
 from histotune.datasets.splits.folds import DRAWN, assign_group_folds, draw_groups
 from histotune.datasets.splits.split import tile_groups
-from histotune.finetune.candidates import Candidates, StatePlace, TuningPart, rows_by_id, training_task
+from histotune.finetune.candidates import Candidates, StatePlace, TuningPart, rows_by_id, tile_ids, training_task
 from histotune.finetune.config import TrialSettings
 from histotune.finetune.edges import edge_warnings
 from histotune.finetune.judge import TuningCurve, choose_epoch, tuned_threshold
@@ -29,6 +29,7 @@ from histotune.heads.family import SweepSupport, SweepTask
 from histotune.heads.head import Calibration, Decision, SweepResult, calibrated_logits, softmax
 from histotune.heads.sweep import sweep
 from histotune.tools.errors import UserError
+from histotune.tools.files import hash_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -187,7 +188,9 @@ def tune_set(bench: Workbench, train_N: Bools, request: TuningRequest, name: str
     probes, too_few = find_probes(bench, [train_N, *(part.train_N for part in parts)], request)
     if too_few or not parts:
         return TunedSet(probes[0], _no_tuning(too_few or why_not))
-    candidates = Candidates(bench, parts, probes[1:], StatePlace(request.state, name))
+    # a name stands for its tiles, too: under another split the first fold holds others
+    place = StatePlace(request.state, f"{name}-{hash_bytes(*tile_ids(bench, train_N))[:8]}")
+    candidates = Candidates(bench, parts, probes[1:], place)
     decided = decide_tuning(candidates, try_candidates(candidates))
     for words in decided.edges:
         LOG.warning("%s (training set %s)", words, name)
@@ -303,7 +306,8 @@ def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> Tu
     # With few tuning groups a best epoch is chance: the last one of the schedule is taken.
     chosen = choose_epoch(curves, few=few)
     better = chosen.gain > config.standard_errors * chosen.gain_se
-    said = f"log-loss {chosen.gain:+.3f} nats below the probe's, standard error {chosen.gain_se:.3f}"
+    side = "above" if chosen.gain < 0 else "below"
+    said = f"log-loss {abs(chosen.gain):.3f} nats {side} the probe's, standard error {chosen.gain_se:.3f}"
     fixed = f"; fewer than {config.least_groups} of them, so the last epoch is taken" if few else ""
     kept = "" if better or not config.keep_tuned else "; returned all the same, as asked for"
     verdict: Verdict = "tuned" if better or config.keep_tuned else "probe"
@@ -345,9 +349,8 @@ def _refitted(candidates: Candidates, train_N: Bools, probe: SweepResult, decide
     if decided.settings is None:
         raise ValueError("no candidate was chosen")
     bench = candidates.bench.with_config(decided.settings.applied(candidates.bench.config))
-    rows, ids = rows_by_id(bench, train_N), bench.of.tiles.tile_ids
-    name = f"refit-{decided.epoch}"
-    kept = candidates.place.training(name, bench.config, [ids[row] for row in rows], ())
+    rows = rows_by_id(bench, train_N)
+    kept = candidates.place.training(f"refit-{decided.epoch}", bench.config, tile_ids(bench, train_N), ())
     start = bench.start(probe.head)
     with kept.alone():
         outcome = kept.outcome()

@@ -16,6 +16,7 @@ from histotune.evaluation.findings import Artifacts, DatasetFacts, Findings, Led
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import scored_part
+from histotune.finetune.search import require_search
 from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.sweep import require_device
@@ -133,6 +134,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     with claimed_folder(config):
         require_wandb(config.tracking)
         require_device(config.sweep)
+        require_search(config.finetune)
         watch = Stopwatch()
         setup = set_up_experiment(config, watch)
         embedded = embed_experiment(setup, watch)

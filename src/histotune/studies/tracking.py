@@ -12,7 +12,7 @@ import io
 import math
 import uuid
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from histotune.report.tables import line_names, setting_names
 from histotune.tools.atomic import atomic_path, remove_if_abandoned, unfinished_name
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json
-from histotune.tools.marks import PROBE
+from histotune.tools.marks import PROBE, TUNED
 from histotune.tools.provenance import redact
 from histotune.tools.tabular import TableError, read_parquet
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from histotune.evaluation.external import TargetStudy
     from histotune.evaluation.findings import Findings
     from histotune.evaluation.held_out import ArmSweep, SourceStudy
+    from histotune.evaluation.tuned import TunedCrossFit
+    from histotune.finetune.tuning import TuningDecision
     from histotune.heads.head import SweepResult
     from histotune.report.run_folder import ReportInputs
     from histotune.studies.config import ExperimentConfig, TrackingConfig
@@ -204,6 +206,7 @@ class RunLog:
         curves: Curves by name.
         trials: Every trial of the run.
         heads: Folders of trained heads by name; each becomes an artifact.
+        tuned: Every candidate of the fine-tuning of all training tiles; None where nothing was fine-tuned.
     """
 
     run_id: str
@@ -213,6 +216,7 @@ class RunLog:
     curves: tuple[TrialCurve, ...]
     trials: pl.DataFrame
     heads: Mapping[str, Path] = field(default_factory=dict)
+    tuned: pl.DataFrame | None = None
 
 
 def require_wandb(config: TrackingConfig) -> None:
@@ -291,8 +295,9 @@ def _fill(wandb: Any, run: Any, log: RunLog) -> None:  # noqa: ANN401
         run.define_metric(y_name, step_metric=x_name)
         for x, y in curve.points:
             run.log({x_name: x, y_name: y})
-    columns = log.trials.columns
-    run.log({"trials": wandb.Table(columns=columns, data=[list(row) for row in log.trials.rows()])})
+    for name, table in (("trials", log.trials), ("fine-tuning", log.tuned)):
+        if table is not None and not table.is_empty():
+            run.log({name: wandb.Table(columns=table.columns, data=[list(row) for row in table.rows()])})
     for name, folder in log.heads.items():
         artifact = wandb.Artifact(f"{name}-{log.run_id}", type="head")
         for path in sorted(item for item in folder.iterdir() if item.is_file()):
@@ -374,8 +379,13 @@ def track_run(
     heads = {name: config.out / name for name in ("head", "head-direct") if (config.out / name).is_dir()}
     settings = {**config.choices(), "split": config.evaluation.split}
     curves, trials = _all_curves(inputs.artifacts.trials, swept), inputs.artifacts.trials
-    log = RunLog(run_id, findings.title, settings, dict(_scores(findings)), curves, trials, heads)
-    return track(swept, log, config)
+    fit = next((study.tuned for study in (source, target) if study is not None), None)
+    tuned, more = None, []
+    if fit is not None and swept:
+        tuned, more = fit.final.decided.table(), list(tuned_rows(swept[0], fit, config))
+        curves = (*curves, *tuned_curves(swept[0].trained_on, fit.final.decided))
+    log = RunLog(run_id, findings.title, settings, dict(_scores(findings)), curves, trials, heads, tuned)
+    return track(swept, log, config, more)
 
 
 def track_sweep(swept: SweptSet, scores: Mapping[str, float], config: ExperimentConfig) -> str:
@@ -389,9 +399,9 @@ def track_sweep(swept: SweptSet, scores: Mapping[str, float], config: Experiment
     return track((swept,), log, config)
 
 
-def track(swept: Sequence[SweptSet], log: RunLog, config: ExperimentConfig) -> str:
-    """Write the table's rows, then W&B."""
-    tables = [table for one in swept for table in _rows_of(one, config)]
+def track(swept: Sequence[SweptSet], log: RunLog, config: ExperimentConfig, more: Sequence[pl.DataFrame] = ()) -> str:
+    """Write the table's rows, further ones included, then W&B."""
+    tables = [*(table for one in swept for table in _rows_of(one, config)), *more]
     if tables:
         record_trials(config.ledger, pl.concat(tables))
     return log_run(log, config.tracking, config.ledger)
@@ -403,6 +413,28 @@ def _rows_of(swept: SweptSet, config: ExperimentConfig) -> Iterator[pl.DataFrame
         sets = [(ALL, sweep.result), *((f"outer fold {fold}", result) for fold, result in enumerate(sweep.folds))]
         for training_set, result in sets:
             yield trial_rows(result.trials, _facts(swept, sweep, (training_set, result), config))
+
+
+def tuned_rows(swept: SweptSet, fit: TunedCrossFit, config: ExperimentConfig) -> Iterator[pl.DataFrame]:
+    """Yield the candidates of a fine-tuning as rows of the table: of all training tiles, then of the outer folds."""
+    sets = [(ALL, fit.final), *((f"outer fold {fold}", one) for fold, one in enumerate(fit.folds))]
+    for training_set, one in sets:
+        tried = one.decided.table()
+        if tried.is_empty():
+            continue
+        shared = _facts(swept, swept.sweeps[0], (training_set, one.probe), config)
+        facts = replace(
+            shared, arm=TUNED, family=TUNED, honesty="none", honest_score=None, sweep_s=round(fit.tune_s, 3)
+        )
+        unknown = {"auroc": pl.lit(None, pl.Float64), "converged": pl.col("end") == "finished"}
+        yield trial_rows(tried.with_columns(**unknown), facts)
+
+
+def tuned_curves(trained_on: str, decided: TuningDecision) -> Iterator[TrialCurve]:
+    """Yield the tuning loss of every finished candidate by epoch; epoch 0 is the probe."""
+    for number, curve in enumerate(decided.curves):
+        points = tuple((float(epoch), float(loss)) for epoch, loss in enumerate(curve.loss_EG.mean(axis=1)))
+        yield TrialCurve(f"{trained_on}: fine-tuning {number}, lr {curve.rate:.2g}", "epoch", "log_loss", points)
 
 
 def _all_curves(trials: pl.DataFrame, swept: Sequence[SweptSet]) -> tuple[TrialCurve, ...]:
