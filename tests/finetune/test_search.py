@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from histotune.finetune import kept_training
-from histotune.finetune.candidates import EpochWatcher
+from histotune.finetune.candidates import EpochWatcher, TrialStoppedError
 from histotune.finetune.config import FinetuneConfig, LoopConfig, TrialSettings
 from histotune.finetune.loop import NonFiniteLossError, Trained, TrainingTask, train
-from histotune.finetune.search import SearchedTrial, SearchPlace, TrialSearch, require_search
+from histotune.finetune.search import EpochReporter, SearchedTrial, SearchPlace, TrialSearch, require_search
 from histotune.finetune.tuning import tune_set
 from histotune.finetune.workbench import TunedTiles
 from histotune.tools.errors import UserError
@@ -103,6 +103,29 @@ def test_hopeless_trials_stop_early_and_keep_their_last_value() -> None:
     assert min(one.loss for one in stopped) > min(one.loss for one in finished)
     never = searched(Attempts(), config=config_of(n_trials=25, prune_after=None))
     assert not [one for one in never if one.end == "stopped"]
+
+
+class Doomed:
+    """A trial of Optuna's that is hopeless from the first epoch on."""
+
+    def __init__(self) -> None:
+        self.reported: list[tuple[float, int]] = []
+
+    def report(self, value: float, step: int) -> None:
+        self.reported.append((value, step))
+
+    def should_prune(self) -> bool:
+        return True
+
+
+def test_parts_follow_each_other_and_after_the_last_epoch_nothing_is_stopped() -> None:
+    doomed = Doomed()
+    reporter = EpochReporter(doomed, most_epochs=5, last=(1, 2))
+    for part, epoch, loss in ((0, 1, 0.4), (0, 2, 0.2), (1, 1, 0.8)):
+        with pytest.raises(TrialStoppedError):
+            reporter.epoch_done(part, epoch, loss)
+    reporter.epoch_done(1, 2, 0.6)
+    assert doomed.reported == [(0.4, 1), (0.2, 2), (pytest.approx(0.6), 6), (pytest.approx(0.4), 7)]
 
 
 def test_a_trial_that_diverges_is_one_trial_and_no_end_of_the_search() -> None:
@@ -287,7 +310,7 @@ def test_a_fine_tuning_is_searched_killed_and_resumed(
 def test_stopped_trials_stay_in_the_table_with_their_last_value(of: TunedTiles, tmp_path: Path) -> None:
     space = {"lr": {"values": [3e-3, 30.0]}, "weight_decay": [1e-3, 1e-1]}
     search = {"n_trials": 8, "prune_after": 1, "unpruned": 1, "space": space}
-    bench = bench_of(of, inner="hold-out", search=search, loop={"epochs": 3})
+    bench = bench_of(of, inner="hold-out", search=search, loop={"epochs": 3, "save_minutes": 1e-9})
     decided = tune_set(bench, all_of(of), request_of(tmp_path)).decided
     stopped = [one for one in decided.trials if one.end == "stopped"]
     assert stopped and all(one.epoch < 3 and one.loss > 0 and math.isnan(one.loss_se) for one in stopped)

@@ -161,7 +161,7 @@ class TrialSearch:
         from optuna.trial import TrialState
 
         settings = self._settings(trial.params)
-        reporter = _Reporter(trial, self._most_epochs, (self._place.n_parts - 1, settings.epochs))
+        reporter = EpochReporter(trial, self._most_epochs, (self._place.n_parts - 1, settings.epochs))
         try:
             loss = attempt(settings, reporter)
         except TrialStoppedError:
@@ -251,8 +251,14 @@ class TrialSearch:
         return self._place.folder / f"worker-{worker}.lock"
 
 
-class _Reporter:
-    """Tells Optuna the mean tuning loss of the parts so far after every epoch, and stops the hopeless."""
+class EpochReporter:
+    """Tells Optuna the mean tuning loss of the parts so far after every epoch, and stops the hopeless.
+
+    Args:
+        trial: Optuna's trial.
+        most_epochs: Length of the longest schedule that is searched.
+        last: Last part and epoch of the trial, after which there is nothing to stop.
+    """
 
     def __init__(self, trial: Any, most_epochs: int, last: tuple[int, int]) -> None:  # noqa: ANN401
         self._trial, self._most_epochs, self._last = trial, most_epochs, last
