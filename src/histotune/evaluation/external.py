@@ -121,7 +121,7 @@ def study_target(
             tuned = _tune_here(arms[0].material, scored_N, settings.tuning, direct[0].result)
             scored.insert(1, (TUNED, tuned.predictions))
         labels = tiles.labels_N[_train_rows(tiles)]
-        tables.append(_Table("direct", f"{tiles.name} train", labels, scored, own[0][1]))
+        tables.append(_Table("direct", f"{tiles.name} train", labels, scored, heads[0][1]))
     findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
     shown = None
     if direct:

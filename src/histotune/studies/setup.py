@@ -189,6 +189,11 @@ def backbone_of_head(bundle: Bundle, cache: Path) -> BackboneSpec:
     return find_backbone(bundle.backbone, cache)
 
 
+def backbone_of(config: BackboneConfig, cache: Path | None = None) -> BackboneSpec:
+    """Return the backbone that a config names, its revision pinned."""
+    return find_backbone(config, cache)
+
+
 def is_documented_view(setup: Setup) -> bool:
     """Return whether the probe sees what the backbone's authors document."""
     return setup.view == chosen_view(None, setup.backbone)
