@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.backbones.entries import BackboneConfig
     from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.config import DatasetConfig, OnBadImage
     from histotune.datasets.read import Part
