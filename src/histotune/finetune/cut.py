@@ -46,11 +46,11 @@ class Tail:
     """The part of a network from one of its blocks on; the blocks before it are dropped, with their weights.
 
     The network's own code still runs, on one blank image: what it hands to the block is exchanged for the tokens. So
-    every architecture keeps its own ending, norms and poolings included, for the price of one stem. In place of each
-    dropped block stands what it said to the blank image: some blocks hand sizes on beside their tokens.
+    every architecture keeps its own ending, norms and poolings included, for the price of one stem. A dropped
+    block says what it said to the blank image: some blocks hand sizes on beside their tokens.
 
     Args:
-        network: The network; its blocks before the cut are replaced in place.
+        network: The network; its blocks before the cut lose their weights in place.
         blocks: Names of all its blocks, in order.
         first: Index of the first block that stays.
         size_px: Side of the input.
@@ -63,8 +63,7 @@ class Tail:
         self._tokens: torch.Tensor | None = None
         answers = self._answers(blocks[:first], blocks[first])
         for name in blocks[:first]:
-            parent, _, own = name.rpartition(".")
-            setattr(self.module.get_submodule(parent), own, _Dropped(answers[name]))
+            _drop(self.module.get_submodule(name), answers[name])
         self.module.get_submodule(blocks[first]).register_forward_pre_hook(self._exchange, with_kwargs=True)
 
     def __call__(self, tokens: torch.Tensor) -> Outputs:
@@ -106,16 +105,21 @@ class Tail:
         return args, {**kwargs, "hidden_states": self._tokens}
 
 
-class _Dropped(torch.nn.Module):
-    """Stands where a block stood, and says what it said to a blank image: a tensor, or several with their sizes."""
+def _drop(block: torch.nn.Module, answer: Any) -> None:  # noqa: ANN401  (every architecture has its own)
+    """Take the weights from a block and let it say what it said to a blank image.
 
-    def __init__(self, answer: Any) -> None:  # noqa: ANN401  (every architecture has its own)
-        super().__init__()
-        self._answer = answer
+    The block itself stays, since networks read settings of their blocks.
+    """
+    for part in block.modules():
+        for name, _ in list(part.named_parameters(recurse=False)):
+            setattr(part, name, None)
+    setattr(block, "answer", answer)  # noqa: B010
+    setattr(block, "forward", MethodType(_answered, block))  # noqa: B010  (a bound method is copied with its block)
 
-    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
-        """Return the answer, as the input has its device and type."""
-        return pytree.tree_map_only(torch.Tensor, lambda one: _like(one, x), self._answer)
+
+def _answered(block: torch.nn.Module, x: torch.Tensor, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+    """Stand for a block's ``forward``: the answer, as the input has its device and type."""
+    return pytree.tree_map_only(torch.Tensor, lambda one: _like(one, x), block.answer)
 
 
 def _like(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 FP16_LIMIT = 1e-3
 """Tokens kept in half precision may move a logit by this much at the start."""
+CUT_LIMIT = 1e-2
+"""What a network that is cut rightly moves no logit by, as a share of the largest."""
 CHECKED_TILES = 32
 DECAYED = ("last-blocks", "full")
 """Methods whose learning rate falls from block to block; adapters and norms have one rate."""
@@ -195,11 +197,12 @@ class Workbench:
             LOG.info("tokens are kept in fp32: in fp16 a first logit would move by %.2g, allowed %g", moved, FP16_LIMIT)
         whole = self._tokens_in(block, "fp32")
         moved = self._moved(model, whole, plain_nK)
-        if not moved <= FP16_LIMIT:
+        limit = CUT_LIMIT * max(1.0, float(np.abs(plain_nK).max()))
+        if not moved <= limit:
             raise UserError(
                 f"this network can't be cut before {block}: its first logits move by {moved:.2g}",
                 value=self.of.spec.name,
-                allowed=f"{FP16_LIMIT:g}",
+                allowed=f"{limit:.2g}",
                 fix="--set finetune.prefix.storage=off",
             )
         return whole
