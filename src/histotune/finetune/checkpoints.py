@@ -115,7 +115,7 @@ class Checkpoints:
         raise UserError(
             f"the checkpoint is of a training with another {name}",
             value=f"{was} then, {now} now",
-            fix=f"set {name} as it was, or remove {self.path} to start anew",
+            fix=f"keep {name} as it was, or remove {self.path} to start anew",
         )
 
 
