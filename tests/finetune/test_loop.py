@@ -80,6 +80,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(batch: int, micro: int)
     assert one.step_losses[-5:].mean() < 0.5 * one.step_losses[:5].mean()
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
                "tests.finetune.shared_training", "shared", str(tmp_path)]  # fmt: skip
@@ -201,6 +202,7 @@ def test_sigterm_without_a_place_to_keep_the_state(caplog: pytest.LogCaptureFixt
     assert "nothing is kept" in caplog.text
 
 
+@pytest.mark.slow
 def test_sigkill_at_any_moment_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "toy.safetensors"
     whole, weights = shared_training.slow(tmp_path / "other.safetensors")

@@ -137,9 +137,10 @@ def _seal(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     """Return the hash of everything that a checkpoint holds."""
     import torch
 
-    parts: list[bytes | str] = [FORMAT, text]
+    parts = [FORMAT, text]
     for name in sorted(tensors):
         tensor = tensors[name]
-        values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), values]
+        values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        # One tensor after another: all their bytes at once would be the whole state in memory again.
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), hash_bytes(values.tobytes())]
     return hash_bytes(*parts)

@@ -181,7 +181,8 @@ class PrefixTokens:
         name, number = self._found[key]
         if name not in self._shards:
             self._shards[name] = self._opened(name)
-        return self._shards[name][number]
+        row: NDArray[np.float32] | NDArray[np.float16] = self._shards[name][number]
+        return row
 
     def _opened(self, name: str) -> NDArray[np.float32] | NDArray[np.float16]:
         """Map a shard into memory after a look at every byte of it."""
