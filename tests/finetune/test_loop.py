@@ -117,7 +117,7 @@ def undisturbed(dropout: float = 0.3) -> tuple[Trained, TrainingTask]:
     return train(task, toy_loop(), mean_logit), task
 
 
-@pytest.mark.parametrize("n_saved", [1, 3, 6, 7, 8, 14, 20])
+@pytest.mark.parametrize("n_saved", [1, 3, 6, 7, 8, 14, 20, 21])  # in a step, after scoring, after the end
 def test_a_killed_training_goes_on_along_the_same_curve(n_saved: int, tmp_path: Path) -> None:
     whole, model = undisturbed()
     dying = Dying(tmp_path / "toy.safetensors", n_saved)
@@ -290,6 +290,19 @@ def test_the_seed_decides_order_and_dropout() -> None:
         dropout: train(toy_task(dropout=dropout), toy_loop(epochs=1)).step_losses[0] for dropout in (0.0, 0.3)
     }
     assert same_order[0.0] != same_order[0.3]
+
+
+def test_every_step_and_micro_batch_drops_anew() -> None:
+    task = toy_task(n_train=40, dropout=0.5)
+    masks: list[tuple[bool, ...]] = []
+
+    def look(module: torch.nn.Module, args: object, answer: torch.Tensor) -> None:
+        if module.training:
+            masks.append(tuple((answer == 0).flatten().tolist()))
+
+    task.model.backbone.get_submodule("2").register_forward_hook(look)
+    train(task, toy_loop(batch_size=8, micro_batch=4))
+    assert len(masks) == len(set(masks)) == 30
 
 
 # ---- Losses that are not finite ----

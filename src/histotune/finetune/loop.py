@@ -276,15 +276,15 @@ class _Training:
         return Trained(logit_EnK, losses, self._best, self._best_tensors, self.halved, self.n_steps)
 
     def state(self) -> Progress:
-        """Return everything that the rest of the training depends on."""
-        return self._progress(self._copies())
+        """Return everything that the rest of the training depends on; the next step changes it."""
+        return self._progress({name: one.detach() for name, one in self._trained.items()})
 
     def _progress(self, parameters: dict[str, torch.Tensor]) -> Progress:
         tensors = {f"model/{name}": one for name, one in parameters.items()}
         tensors |= {f"best/{name}": one for name, one in self._best_tensors.items()}
         for name, one in self._trained.items():
             for moment, value in self._optimiser.state.get(one, {}).items():
-                tensors[f"{moment}/{name}"] = torch.as_tensor(value).detach().clone()
+                tensors[f"{moment}/{name}"] = torch.as_tensor(value).detach()
         if self.logits:
             tensors["logits"] = torch.from_numpy(np.stack(self.logits))
         facts = {
