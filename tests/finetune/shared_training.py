@@ -24,7 +24,7 @@ SHARED: dict[str, dict[str, object]] = {
     "more than a batch": {"batch_size": 7, "micro_batch": 100},
 }
 SLOW = {"dropout": 0.3}
-SLOW_STEP_S = 0.02
+SLOW_STEP_S = 0.05
 STOPPED_AT = 4
 
 
