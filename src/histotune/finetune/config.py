@@ -78,7 +78,7 @@ class LoopConfig(_Config):
     precision: TrainPrecision = "auto"
     checkpointing: bool = False
     save_minutes: float = Field(10.0, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class PrefixConfig(_Config):
