@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 SHARD_BYTES = 64 * 2**20
+WORTH_SAYING = 2**30
 BATCH = 32
 WAIT_S = 7 * 24 * 3600.0  # another process may be computing the same
 FREE_SHARE = 0.95  # of the disk's free room that may be taken
@@ -202,7 +203,8 @@ class PrefixTokens:
         needed = n_rows * self.bytes_per_tile
         self._store.folder.mkdir(parents=True, exist_ok=True)
         free = int(shutil.disk_usage(self._store.folder).free * FREE_SHARE)
-        LOG.info("the output of the frozen blocks takes %s (%s rows)", readable_bytes(needed), f"{n_rows:,}")
+        level = logging.INFO if needed >= WORTH_SAYING else logging.DEBUG
+        LOG.log(level, "the output of the frozen blocks takes %s (%s rows)", readable_bytes(needed), f"{n_rows:,}")
         allowed = min(int(self._place.max_gib * 2**30), free)
         if needed > allowed:
             raise UserError(
