@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 Task = Literal["planted", "easy", "permuted"]
 SIDE_PX = 112
-BLUE, VIOLET = (85, 70, 148), (112, 60, 138)
-RADIUS_SMALL_PX, RADIUS_LARGE_PX = 4.0, 5.6
+BLUE, VIOLET = (83, 71, 148), (114, 59, 138)
+RADIUS_SMALL_PX, RADIUS_LARGE_PX = 3.9, 5.7
 
 
 @dataclass(frozen=True)
