@@ -110,7 +110,6 @@ class TrialModel:
         y_B = torch.zeros(len(logit_BK), dtype=torch.int64, device=logit_BK.device)
         return torch.nn.functional.cross_entropy(logit_BK, y_B)
 
-
     def recompute(self) -> None:
         """Let the blocks keep their inputs alone from now on."""
         recompute_blocks(self.model.backbone, self.blocks)

@@ -129,7 +129,7 @@ def plan_memory(bench: Workbench) -> MemoryPlan:
 
     Example:
         >>> plan_memory(bench).words  # doctest: +SKIP
-        'a step takes 2.1 GiB of 14.0 GiB (computed, not measured): micro-batches of 32, which is the whole step, in fp32'
+        'a step takes 2.1 GiB of 14.0 GiB (measured): micro-batches of 32, which is the whole step, in fp32'
     """
     limit_gib = memory_limit(bench.config, bench.device)
     meter = meter_of(bench)

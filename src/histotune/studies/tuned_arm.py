@@ -12,10 +12,12 @@ import numpy as np
 from histotune.deploy.bundle import ADAPTER_BESIDE, Bundle, save_bundle
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.tuned import TuningTools, describe_tuning
+from histotune.finetune.memory import apply_plan
 from histotune.finetune.outcome import TunedBackbone, save_outcome
 from histotune.finetune.tuning import TuningRequest
 from histotune.finetune.workbench import TunedTiles, Workbench
 from histotune.studies.setup import embed_material
+from histotune.studies.tuning_estimate import announce
 from histotune.tools.atomic import remove_tree
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
@@ -67,7 +69,8 @@ def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> 
         support: Solved fits to read and add to.
 
     Raises:
-        UserError: A method that the backbone does not take, or an augmentation that would move a label's region.
+        UserError: A method that the backbone does not take, an augmentation that would move a label's region, or no
+            memory for a single tile.
     """
     config = setup.config
     if config.finetune is None:
@@ -82,6 +85,7 @@ def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> 
     state = config.cache / "finetune" / hash_json(depends_on)[:24]
     of = TunedTiles(material.tiles, material.embeddings, setup.backbone, setup.view, config.loader, config.cache)
     bench = Workbench(of, config.finetune)
+    announce(setup, bench, apply_plan(bench))
     return TunedArm(setup, TuningTools(bench, TuningRequest(config.sweep, support, state)), state)
 
 
