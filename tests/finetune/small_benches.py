@@ -19,7 +19,7 @@ from histotune.images.config import LoaderConfig, ViewConfig
 OLD_NS = 1_000_000_000_000_000_000  # 2001: settled, so that content hashes are remembered
 DEPTH, DIM, SIDE_PX = 6, 32, 32
 VIT = BackboneSpec(
-    "small", "timm", "vit_tiny_patch16_224", weights="random", size_px=SIDE_PX,
+    "small", "timm", "vit_tiny_patch16_224", weights="random", size_px=SIDE_PX, default_pooling=("cls", "patch_mean"),
     model_args=(("img_size", SIDE_PX), ("patch_size", 4), ("embed_dim", DIM), ("depth", DEPTH), ("num_heads", 2)),
 )  # fmt: skip
 

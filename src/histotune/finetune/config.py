@@ -137,11 +137,11 @@ class FinetuneConfig(_Config):
     keep_tuned: bool = False
     fit: str | None = None
 
-    @field_validator("fit")
+    @field_validator("fit", mode="before")
     @classmethod
-    def _check_fit(cls, fit: str | None) -> str | None:
+    def _check_fit(cls, fit: object) -> object:
         if fit is not None:
-            gib_of(fit)
+            gib_of(str(fit))  # a bare number, which is no text to --set, has no unit
         return fit
 
     @model_validator(mode="after")

@@ -43,6 +43,11 @@ class ParameterBytes:
     gradients: int
     moments: int
 
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.moments
+
 
 @dataclass(frozen=True)
 class Line:

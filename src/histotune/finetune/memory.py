@@ -222,9 +222,8 @@ class CountedMeter:
 
     def peak(self, n_tiles: int, checkpointing: bool) -> float:
         """Return weights, gradients and moments, and the larger of a step's activations and a scoring's."""
-        own = self.parameters.weights + self.parameters.gradients + self.parameters.moments
         step = (self.checkpointed if checkpointing else self.plain).at(n_tiles) + self.widest.at(n_tiles)
-        return own + max(step, self.widest.at(SCORED_AT_ONCE))
+        return self.parameters.total + max(step, self.widest.at(SCORED_AT_ONCE))
 
 
 @dataclass(frozen=True)
@@ -387,7 +386,7 @@ def _per_tile(meter: Meter, checkpointing: bool, micro_batch: int) -> float:
     if isinstance(meter, CountedMeter):
         return (meter.checkpointed if checkpointing else meter.plain).per_tile
     if micro_batch == 1:
-        return max(meter.peak(1, checkpointing) - meter.parameters.weights - 3 * meter.parameters.gradients, 0.0)
+        return max(meter.peak(1, checkpointing) - meter.parameters.total, 0.0)
     return (meter.peak(micro_batch, checkpointing) - meter.peak(1, checkpointing)) / (micro_batch - 1)
 
 

@@ -211,7 +211,7 @@ def _assign(data: dict[str, Any], assignment: str) -> UserError | None:
         elif inner is None:
             return UserError("this field has no fields of its own", value=name, allowed=".".join(parents[: depth + 1]))
         else:
-            place[part] = _fields_of(place[part], inner)
+            place[part] = _fields_of(place.get(part), inner)
             place, model = place[part], inner
     return None
 
