@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,8 +37,8 @@ TIMED = TimedSteps((0.5, 1.0, 1.5), 32, 0.1, 0.2, "a card")
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory: pytest.TempPathFactory) -> TunedTiles:
-    """Return noise tiles of twelve cases and a ViT of six blocks."""
-    return small_tiles(tmp_path_factory.mktemp("tiles"))
+    """Return noise tiles of 24 cases and a ViT of six blocks."""
+    return small_tiles(tmp_path_factory.mktemp("tiles"), n=48)
 
 
 def two_folds(of: TunedTiles) -> list[np.ndarray]:
@@ -167,8 +166,7 @@ def test_the_command_says_what_a_fine_tuning_takes(histotune: Histotune, breakhi
 @pytest.mark.slow
 def test_a_run_says_it_before_it_starts(histotune: Histotune, breakhis: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = histotune("finetune", "breakhis", "--data", breakhis, "--out", out, *QUICK, "--set",
-                     "sweep.penalties=[0.1]", "--set", "sweep.folds=2", "--set", "interval.n_resamples=200")  # fmt: skip
+    probe = ("--set", "sweep.penalties=[0.1]", "--set", "sweep.folds=2", "--set", "interval.n_resamples=200")
+    done = histotune("finetune", "breakhis", "--data", breakhis, "--out", out, *QUICK, *probe)
     assert done.code == 0, done.err
     assert done.err.index("memory: a step takes") < done.err.index("fine-tuning: up to 9 trainings of")
-    logging.getLogger("histotune").setLevel(logging.NOTSET)
