@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histotune.finetune import tuning
+from histotune.finetune import loop
 from histotune.finetune.estimate_tuning import (
     PRICES,
     MachinePrice,
@@ -21,7 +21,6 @@ from histotune.finetune.estimate_tuning import (
     machine_prices,
     time_words,
 )
-from histotune.finetune.loop import Trained
 from histotune.finetune.memory import MemoryPlan, plan_memory
 from histotune.finetune.tuning import TuningRequest, tune_set
 from histotune.finetune.workbench import TunedTiles
@@ -63,14 +62,14 @@ def test_as_many_trainings_are_counted_as_a_run_does(
 ) -> None:
     bench = small_bench(tiles, loop__epochs=1, loop__batch_size=5, augment__dihedral=False, augment__stain=0.0,
                         keep_tuned=True, least_groups=100, **settings)  # fmt: skip
-    done: list[Trained] = []
-    real = tuning.train
+    done: list[loop.Trained] = []
+    real = loop._Training.result
 
-    def counted(*given: object) -> Trained:
-        done.append(real(*given))  # type: ignore[arg-type]
+    def counted(training: loop._Training) -> loop.Trained:
+        done.append(real(training))
         return done[-1]
 
-    monkeypatch.setattr(tuning, "train", counted)
+    monkeypatch.setattr(loop._Training, "result", counted)  # asked for once, at the end of every training
     sets = two_folds(tiles)
     for train_N in sets:
         tune_set(bench, train_N, TuningRequest(SweepConfig(penalties=(0.1,), folds=2)))

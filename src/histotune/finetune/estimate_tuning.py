@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.finetune.config import FinetuneConfig
     from histotune.finetune.memory import MemoryPlan
     from histotune.finetune.workbench import Workbench
 
@@ -263,7 +264,8 @@ def estimate_tuning(
     batch_size = bench.config.loop.batch_size
     if timed.n_timed < batch_size:
         notes.append(f"A step of {batch_size} tiles takes long here: timed with {timed.n_timed}, and scaled.")
-    notes.append("Reading, embedding and the probes come on top; a set whose probe is kept is not refitted.")
+    notes.append("Embedding (histotune embed --estimate) and the probes come on top.")
+    notes.append("A set whose probe is kept is not refitted, and one with too few groups is not trained at all.")
     return TuningEstimate(work, timed, memory, n_prefix, prefix_bytes, tuple(notes), machine_prices())
 
 
@@ -277,19 +279,24 @@ def count_work(bench: Workbench, train_sets: Sequence[Bools]) -> TuningWork:
     Returns:
         The numbers.
     """
-    loop, n_rates = bench.config.loop, len(bench.config.rates) or 1
+    loop, n_tried = bench.config.loop, n_candidates(bench.config)
     n_trials = n_refits = n_trial_steps = n_refit_steps = n_scored = 0
     for train_N in train_sets:
         parts, _ = tuning_parts(bench, train_N)
-        n_trials += n_rates * len(parts)
+        n_trials += n_tried * len(parts)
         for part in parts:
-            n_trial_steps += n_rates * _steps(int(part.train_N.sum()), bench)
-            n_scored += n_rates * (loop.epochs + 1) * len(part.rows)
+            n_trial_steps += n_tried * _steps(int(part.train_N.sum()), bench)
+            n_scored += n_tried * (loop.epochs + 1) * len(part.rows)
         if len(parts) > 1:  # of a hold-out the judged weights are returned
             n_refits += 1
             n_refit_steps += _steps(int(train_N.sum()), bench)
     n_tiles = int(np.any(np.stack(train_sets), axis=0).sum())
     return TuningWork(len(train_sets), n_trials, n_refits, n_trial_steps, n_refit_steps, n_scored, n_tiles)
+
+
+def n_candidates(config: FinetuneConfig) -> int:
+    """Return how many settings are tried on every training set."""
+    return len(config.rates) or 1
 
 
 def _steps(n_tiles: int, bench: Workbench) -> int:

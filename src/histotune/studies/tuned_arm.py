@@ -17,9 +17,8 @@ from histotune.finetune.outcome import TunedBackbone, save_outcome
 from histotune.finetune.tuning import TuningRequest
 from histotune.finetune.workbench import TunedTiles, Workbench
 from histotune.studies.setup import embed_material
-from histotune.studies.tuning_estimate import announce
+from histotune.studies.tuning_estimate import announce, refuse_adapter
 from histotune.tools.atomic import remove_tree
-from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
 from histotune.tools.marks import TUNED
 
@@ -75,12 +74,7 @@ def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> 
     config = setup.config
     if config.finetune is None:
         return None
-    if setup.backbone.adapter:
-        raise UserError(
-            "an adapter on an adapter can't be trained: it would belong to no backbone that others have",
-            value=setup.backbone.adapter,
-            fix="histotune backbones merge --backbone B --adapter A --out FOLDER, then --backbone FOLDER",
-        )
+    refuse_adapter(setup)
     depends_on = [config.choices(), material.tiles.pixel_fingerprint, material.tiles.label_fingerprint]
     state = config.cache / "finetune" / hash_json(depends_on)[:24]
     of = TunedTiles(material.tiles, material.embeddings, setup.backbone, setup.view, config.loader, config.cache)

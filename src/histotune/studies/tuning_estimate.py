@@ -55,6 +55,7 @@ def estimate_finetuning(config: ExperimentConfig) -> TuningEstimate:
     if config.finetune is None:
         raise UserError("nothing is fine-tuned here, so there is nothing to estimate", fix="histotune finetune --help")
     setup = set_up_experiment(config, Stopwatch())
+    refuse_adapter(setup)
     here = weights_are_here(setup.backbone)
     spec = setup.backbone if here else random_twin(setup.backbone)
     none = Embeddings(np.empty((0, 0), np.float32), (), (), request_space(replace(setup.request(), spec=spec)))
@@ -62,6 +63,16 @@ def estimate_finetuning(config: ExperimentConfig) -> TuningEstimate:
     plan = apply_plan(bench)
     found = estimate_tuning(bench, training_sets(setup.tiles, setup.config), plan)
     return found if here else replace(found, notes=(*found.notes, STAND_IN))
+
+
+def refuse_adapter(setup: Setup) -> None:
+    """Refuse to fine-tune a backbone that has an adapter already."""
+    if setup.backbone.adapter:
+        raise UserError(
+            "an adapter on an adapter can't be trained: it would belong to no backbone that others have",
+            value=setup.backbone.adapter,
+            fix="histotune backbones merge --backbone B --adapter A --out FOLDER, then --backbone FOLDER",
+        )
 
 
 def announce(setup: Setup, bench: Workbench, plan: MemoryPlan) -> None:
