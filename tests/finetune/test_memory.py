@@ -11,7 +11,7 @@ import torch
 
 from histotune.finetune import memory
 from histotune.finetune.config import FinetuneConfig, LoopConfig, gib_of
-from histotune.finetune.footprint import Line, ParameterBytes, count_parameters, count_saved, trial_model
+from histotune.finetune.footprint import ByteLine, ParameterBytes, count_parameters, count_saved, trial_model
 from histotune.finetune.memory import (
     GIB,
     USED_SHARE,
@@ -74,7 +74,7 @@ def test_a_linear_layer_and_gelu_keep_the_input_and_what_goes_into_gelu() -> Non
     found = [count_saved(network, (), torch.ones(n, 30), lambda x: network(x).sum()).total for n in (1, 2, 4)]
     per_tile = 4 * (30 + 50)
     assert found == [per_tile, 2 * per_tile, 4 * per_tile]
-    assert Line.through(found[0], found[1]) == Line(0, per_tile)
+    assert ByteLine.through(found[0], found[1]) == ByteLine(0, per_tile)
 
 
 def test_a_storage_counts_once_and_parameters_do_not() -> None:
@@ -92,7 +92,7 @@ def test_activations_grow_along_the_line_of_one_and_two_tiles(tiles: TunedTiles)
         bench = small_bench(tiles, method__name=method)
         trial = trial_model(bench)
         found = {n: memory._saved(bench, trial, n).total for n in (1, 2, 4)}
-        assert Line.through(found[1], found[2]).at(4) == pytest.approx(found[4], rel=0.02)
+        assert ByteLine.through(found[1], found[2]).at(4) == pytest.approx(found[4], rel=0.02)
 
 
 def test_checkpointing_keeps_less_of_every_tile(tiles: TunedTiles) -> None:

@@ -50,7 +50,7 @@ class ParameterBytes:
 
 
 @dataclass(frozen=True)
-class Line:
+class ByteLine:
     """Bytes that grow with the number of tiles.
 
     Attributes:
@@ -62,7 +62,7 @@ class Line:
     per_tile: float
 
     @classmethod
-    def through(cls, one: float, two: float) -> Line:
+    def through(cls, one: float, two: float) -> ByteLine:
         """Return the line through the bytes at one and at two tiles."""
         return cls(max(2 * one - two, 0.0), two - one)
 

@@ -17,7 +17,7 @@ import torch
 
 from histotune.finetune.config import gib_of
 from histotune.finetune.footprint import (
-    Line,
+    ByteLine,
     ParameterBytes,
     SavedBytes,
     TrialModel,
@@ -211,9 +211,9 @@ class CountedMeter:
     """
 
     parameters: ParameterBytes
-    plain: Line
-    checkpointed: Line
-    widest: Line
+    plain: ByteLine
+    checkpointed: ByteLine
+    widest: ByteLine
 
     @property
     def how(self) -> How:
@@ -309,9 +309,9 @@ def count_meter(bench: Workbench, trial: TrialModel, parameters: ParameterBytes)
     again = [few.total + whole.block for few, whole in zip(sparse, plain, strict=True)]
     return CountedMeter(
         parameters,
-        Line.through(*(one.total for one in plain)),
-        Line.through(*again),
-        Line.through(*(one.widest for one in plain)),
+        ByteLine.through(*(one.total for one in plain)),
+        ByteLine.through(*again),
+        ByteLine.through(*(one.widest for one in plain)),
     )
 
 
@@ -329,7 +329,7 @@ def _blank_batch(bench: Workbench, trial: TrialModel, n_tiles: int) -> torch.Ten
 
 
 @dataclass(frozen=True)
-class Choice:
+class FittingBatch:
     """What fits.
 
     Attributes:
@@ -343,7 +343,7 @@ class Choice:
     per_tile: float
 
 
-def choose(meter: Meter, loop: LoopConfig, allowed_bytes: float) -> Choice | None:
+def choose(meter: Meter, loop: LoopConfig, allowed_bytes: float) -> FittingBatch | None:
     """Return the largest micro-batch that fits, with checkpointing where few tiles fit without; None where none does.
 
     Args:
@@ -365,7 +365,7 @@ def choose(meter: Meter, loop: LoopConfig, allowed_bytes: float) -> Choice | Non
         return None
     # as even as can be: 20 of 32 tiles fit, two times 16 are taken
     micro_batch = n_tiles if asked is not None else math.ceil(loop.batch_size / math.ceil(loop.batch_size / n_tiles))
-    return Choice(micro_batch, checkpointing, _per_tile(meter, checkpointing, micro_batch))
+    return FittingBatch(micro_batch, checkpointing, _per_tile(meter, checkpointing, micro_batch))
 
 
 def _largest(meter: Meter, checkpointing: bool, most: int, allowed_bytes: float) -> int:
@@ -399,6 +399,8 @@ def _refusal(bench: Workbench, meter: Meter, limit_gib: float) -> UserError:
     n_tiles = loop.micro_batch or 1
     needed_gib = min(meter.peak(n_tiles, checkpointing) for checkpointing in (False, True)) / GIB
     what = "not even one tile" if n_tiles == 1 else f"no micro-batch of {n_tiles} tiles"
+    if isinstance(meter, CardMeter):
+        meter.trials.clear()  # room for counting others
     needed = f"the least is {size_words(needed_gib)}" if math.isfinite(needed_gib) else "the card's memory ran out"
     own = meter.parameters
     return UserError(
@@ -429,6 +431,10 @@ def _what_fits(bench: Workbench, allowed_bytes: float) -> str:
         try:
             taken = meter_of(bench, choice).peak(1, True)
         except UserError:  # a method that this network does not take
+            continue
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
             continue
         least = min(least, taken)
         if taken <= allowed_bytes:
