@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from histotune.finetune.methods import Method
 from histotune.images.config import AugmentConfig
+from histotune.tools.errors import UserError
 
 TrainPrecision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
 PrefixStorage = Literal["auto", "fp32", "fp16", "off"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])(I?)B", re.IGNORECASE)
+POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+ASIDE = ("micro_batch", "checkpointing", "save_minutes")
+"""Settings of the loop that change a result by rounding alone."""
 
 
 class _Config(BaseModel):
@@ -49,7 +55,7 @@ class LoopConfig(_Config):
     Attributes:
         epochs: Passes over as many tiles as there are to train on.
         batch_size: Tiles per step.
-        micro_batch: Tiles per forward pass; the gradients of a step are added up. None takes the whole batch.
+        micro_batch: Tiles per forward pass; the gradients of a step are added up. None takes as many as fit.
         lr: Learning rate of the backbone's parameters at its peak.
         head_lr: Learning rate of the head, in standardised columns.
         weight_decay: Decay of the backbone's weights (Loshchilov & Hutter 2019); norms, biases and the head have none.
@@ -61,6 +67,7 @@ class LoopConfig(_Config):
         precision: Of the matrix products; ``auto`` takes bf16 where it is fast, fp16 with a scaled loss on Turing, fp32
             on a processor.
         checkpointing: Keep the inputs of blocks alone and compute the rest again: less memory, about a third more time.
+            Also where too few tiles would fit without it.
         save_minutes: Minutes between two checkpoints.
         seed: Seed of sampling, augmentation and dropout.
     """
@@ -113,6 +120,7 @@ class FinetuneConfig(_Config):
             in place of the probe.
         least_groups: Fewer tuning groups than these, and the last step is taken: a best one can't be told.
         keep_tuned: Return the tuned model whatever the tuning groups say; every result says so.
+        fit: Memory that a step may take, such as ``15GB``; None takes the card's, or half of the machine's without one.
     """
 
     method: MethodConfig = Field(default_factory=MethodConfig)
@@ -127,6 +135,14 @@ class FinetuneConfig(_Config):
     standard_errors: float = Field(1.0, ge=0)
     least_groups: int = Field(10, ge=2)
     keep_tuned: bool = False
+    fit: str | None = None
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _check_fit(cls, fit: object) -> object:
+        if fit is not None:
+            gib_of(str(fit))  # a bare number, which is no text to --set, has no unit
+        return fit
 
     @model_validator(mode="after")
     def _check_views(self) -> Self:
@@ -136,3 +152,41 @@ class FinetuneConfig(_Config):
                 "prefix.storage=off"
             )
         return self
+
+    def choices(self) -> dict[str, Any]:
+        """Return what a result depends on beyond rounding: all but the memory that may be taken, and what follows."""
+        data = self.model_dump(mode="json", exclude={"fit"})
+        for name in ASIDE:
+            data["loop"].pop(name)
+        return data
+
+
+def gib_of(text: str) -> float:
+    """Return a size in GiB (2^30 bytes).
+
+    Args:
+        text: A number and its unit: GB is 10^9 bytes, GiB is 2^30 bytes.
+
+    Returns:
+        The size.
+
+    Raises:
+        UserError: No number, no unit, or nothing.
+
+    Example:
+        >>> round(gib_of("15GB"), 2), gib_of("15 GiB")
+        (13.97, 15.0)
+    """
+    found = SIZE.fullmatch(text.strip())
+    size_gib = 0.0
+    if found is not None:
+        power = POWERS[found[2].upper()]
+        size_gib = float(found[1]) * (1024.0**power if found[3] else 1000.0**power) / 2**30
+    if size_gib <= 0:
+        raise UserError(
+            "this is no amount of memory",
+            value=text,
+            allowed="a number and its unit: 15GB (10^9 bytes each), 14.5 GiB (2^30 bytes each), 800MB",
+            fix="--fit 15GB",
+        )
+    return size_gib

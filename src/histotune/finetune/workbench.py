@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import Embeddings
     from histotune.finetune.config import FinetuneConfig
+    from histotune.finetune.sections import Sections
     from histotune.finetune.tuned_model import LinearHead
     from histotune.heads.head import Head
     from histotune.images.config import LoaderConfig, ViewConfig
@@ -127,6 +128,31 @@ class Workbench:
         normalisation, seed = Normalisation.of(self.of.spec), self.config.loop.seed
         self.pixels = PixelInputs(pixels, normalisation, self.config.augment, seed, like)
         self._keys = pixels.keys
+
+    @property
+    def base(self) -> Network:
+        """The frozen network; whoever changes it copies it first."""
+        return self._base
+
+    @property
+    def sections(self) -> Sections:
+        """Its blocks."""
+        return self._sections
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are trained."""
+        return self._device
+
+    @property
+    def number_type(self) -> torch.dtype:
+        """Type of the models' parameters."""
+        return self._float
+
+    @property
+    def product_type(self) -> torch.dtype:
+        """Type that matrix products are computed in."""
+        return self._dtype
 
     @property
     def n_views(self) -> int:

@@ -132,6 +132,8 @@ class ExperimentConfig(BaseModel):
         for name in ("protocol", "finetune"):  # choices only where they are some, so that older ones keep their hash
             if data[name] is None:
                 data.pop(name)
+        if self.finetune is not None:
+            data["finetune"] = self.finetune.choices()
         for name in ("source", "target"):
             if data[name] is not None:
                 for place in ("path", "slides_from", "code", "images_from"):
@@ -209,7 +211,7 @@ def _assign(data: dict[str, Any], assignment: str) -> UserError | None:
         elif inner is None:
             return UserError("this field has no fields of its own", value=name, allowed=".".join(parents[: depth + 1]))
         else:
-            place[part] = _fields_of(place[part], inner)
+            place[part] = _fields_of(place.get(part), inner)
             place, model = place[part], inner
     return None
 
