@@ -159,3 +159,13 @@ def test_no_whole_section_is_printed() -> None:
     with pytest.raises(UserError) as raised:
         parse_config(data)
     assert "much" not in str(raised.value)
+
+
+def test_a_result_does_not_depend_on_how_much_memory_a_step_takes() -> None:
+    tuned = override(config(), ["finetune.loop.epochs=3"])
+    ways = ["fit=15GB", "loop.micro_batch=2", "loop.checkpointing=true", "loop.save_minutes=1"]
+    other = override(tuned, [f"finetune.{way}" for way in ways])
+    assert other.finetune != tuned.finetune
+    assert other.choices() == tuned.choices()
+    assert override(tuned, ["finetune.loop.batch_size=2"]).choices() != tuned.choices()
+    assert override(tuned, ["finetune.views=2"]).choices() != tuned.choices()

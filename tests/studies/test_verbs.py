@@ -7,6 +7,7 @@ import doctest
 import inspect
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ import pytest
 import histotune as ht
 from histotune.cli import main
 from histotune.statistics.predictions import Predictions
-from histotune.studies import data_verbs, verbs
 from tests.conftest import write_breakhis, write_pcam
 
 ROOT = Path(ht.__file__).parent
@@ -32,7 +32,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def verb_of(name: str) -> object:
-    return getattr(data_verbs if hasattr(data_verbs, name) and ht.VERBS[name] == "studies.data_verbs" else verbs, name)
+    return getattr(import_module(f"histotune.{ht.VERBS[name]}"), name)
 
 
 def run_examples(thing: object, name: str) -> None:
@@ -67,7 +67,9 @@ def options_of(command: str) -> dict[str, object]:
     return {name: one.default for name, one in inspect.signature(getattr(main, command)).parameters.items()}
 
 
-@pytest.mark.parametrize("name", ["run", "embed", "sweep", "evaluate", "predict", "doctor", "transfer", "matrix"])
+@pytest.mark.parametrize(
+    "name", ["run", "finetune", "embed", "sweep", "evaluate", "predict", "doctor", "transfer", "matrix"]
+)
 def test_a_verb_has_the_names_and_defaults_of_the_command_line(name: str) -> None:
     typed = options_of(name)
     own = {"set": "settings", "watch": None, "tiles": "dataset", "head": "head"}

@@ -94,16 +94,16 @@ def check_backbones(names: Sequence[str]) -> None:
 
 def merge_backbone(backbone: str | None, adapter: str | None, out: Path | None, *, for_own_use: bool) -> None:
     """Write a backbone with its adapter merged, and say how it is used."""
-    from histotune.backbones.catalog import find_backbone
     from histotune.backbones.entries import BackboneConfig
     from histotune.backbones.merged_folder import NOTICE, save_merged
+    from histotune.studies.setup import backbone_of
 
     if backbone is None or out is None:
         raise UserError(
             f"backbones merge needs {'--backbone' if backbone is None else '--out'}",
             fix="histotune backbones merge --backbone NAME --adapter FOLDER --out FOLDER",
         )
-    spec = find_backbone(BackboneConfig(name=backbone, adapter=adapter or ""))
+    spec = backbone_of(BackboneConfig(name=backbone, adapter=adapter or ""))
     with claimed(out, folder=True):
         save_merged(spec, out, for_own_use=for_own_use)
     print(f"{out}: {spec.name} with its adapter merged; {NOTICE} says what licence it is under")

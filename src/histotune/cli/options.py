@@ -83,6 +83,13 @@ OuterFolds = Annotated[
     int | None,
     typer.Option("--outer", min=1, help="Outer folds; 1 holds a fifth of the groups out once.", show_default=False),
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option("--fit", help="Memory that a step may take, such as 15GB. Default: the card's.", show_default=False),
+]
+EstimateTuning = Annotated[
+    bool, typer.Option("--estimate", help="Only time a few steps: trainings, hours, memory, price.")
+]
 SetField = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),

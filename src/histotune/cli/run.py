@@ -17,7 +17,9 @@ from histotune.cli.options import (
     Cluster,
     Data,
     DatasetArgument,
+    EstimateTuning,
     Final,
+    Fit,
     FromRun,
     Magnification,
     Method,
@@ -134,6 +136,8 @@ def finetune(
     classes: Classes = None,
     final: Final = False,
     on_bad_image: OnBadImage = None,
+    fit: Fit = None,
+    estimate: EstimateTuning = False,
 ) -> None:
     """Fine-tune a backbone from its probe on, and say whether that helped.
 
@@ -159,7 +163,26 @@ def finetune(
         final=final,
         on_bad_image=on_bad_image,
     )
-    _run(override(with_tuning_defaults(config), settings or []))
+    fields = [*(settings or ()), *([] if fit is None else [f"finetune.fit={fit}"])]
+    config = override(with_tuning_defaults(config), fields)
+    if estimate:
+        _print_tuning_estimate(config)
+    else:
+        _run(config)
+
+
+def _print_tuning_estimate(config: ExperimentConfig) -> None:
+    """Time a few steps and say what the fine-tuning will take."""
+    from histotune.studies.tuning_estimate import estimate_finetuning
+
+    if not process_rank().leads:
+        return
+    terminal = console()
+    for table in estimate_finetuning(config).tables():
+        terminal.print(table.as_rich(OPEN))
+        for note in table.notes:
+            terminal.print(note, highlight=False, markup=False)
+        terminal.print()
 
 
 def embed(

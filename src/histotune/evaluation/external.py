@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.material import Material
     from histotune.evaluation.tuned import TunedCrossFit, TuningTools
     from histotune.heads.config import SweepConfig
-    from histotune.heads.head import Head
+    from histotune.heads.head import Head, SweepResult
     from histotune.statistics.predictions import Predictions
 
 
@@ -118,10 +118,10 @@ def study_target(
         heads = tuple((arm.arm, arm.result.head) for arm in direct)
         scored = _score_heads(arms, heads, scored_N, split_hash)
         if source is None and settings.tuning is not None:
-            tuned = _tune_here(arms[0].material, scored_N, split_hash, settings.tuning)
+            tuned = _tune_here(arms[0].material, scored_N, settings.tuning, direct[0].result)
             scored.insert(1, (TUNED, tuned.predictions))
         labels = tiles.labels_N[_train_rows(tiles)]
-        tables.append(_Table("direct", f"{tiles.name} train", labels, scored, own[0][1]))
+        tables.append(_Table("direct", f"{tiles.name} train", labels, scored, heads[0][1]))
     findings = [_finding(arms[0], table, scored_N, settings) for table in tables]
     shown = None
     if direct:
@@ -131,11 +131,12 @@ def study_target(
     return TargetStudy(tuple(findings), tuple(kept), direct, choice, split_hash, part, shown, tuned)
 
 
-def _tune_here(material: Material, rows: NDArray[np.int64], split_hash: str, tools: TuningTools) -> TunedCrossFit:
+def _tune_here(material: Material, rows: NDArray[np.int64], tools: TuningTools, probe: SweepResult) -> TunedCrossFit:
     """Fine-tune on the target's training part and score the other part."""
     fold_N = np.full(len(material.tiles), -1, dtype=np.int64)
     fold_N[rows] = 0
-    return tuned_cross_fit(material, CrossFitPlan(_train_rows(material.tiles), fold_N, split_hash, "grouped", 0), tools)
+    plan = CrossFitPlan(_train_rows(material.tiles), fold_N, material.tiles.take(rows).label_fingerprint, "grouped", 0)
+    return tuned_cross_fit(material, plan, tools, (probe,))
 
 
 def _train_rows(tiles: TileSet) -> NDArray[np.bool_]:

@@ -158,7 +158,7 @@ def study_source(
     train_N = plan.fit.train_N
     fits, leaky = _fit_arms(arms, plan, settings)
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
-    tuned = None if settings.tuning is None else tuned_cross_fit(arms[0].material, plan.fit, settings.tuning)
+    tuned = _tuned(arms[0].material, plan, fits[0], settings)
     if tuned is not None:
         scored.insert(1, (TUNED, tuned.predictions))
     if "majority" in evaluation.floors:
@@ -194,6 +194,11 @@ def study_source(
         embedding_map=map_embeddings(read[0], scored[0][1], probes, evaluation),
         tuned=tuned,
     )
+
+
+def _tuned(material: Material, plan: SourcePlan, probe: CrossFit, settings: StudySettings) -> TunedCrossFit | None:
+    """Fine-tune over the probe's own folds, where that is asked for."""
+    return None if settings.tuning is None else tuned_cross_fit(material, plan.fit, settings.tuning, probe.folds)
 
 
 def score_arms(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
     from histotune.finetune.workbench import Workbench
+    from histotune.heads.head import Head, SweepResult
     from histotune.statistics.predictions import Predictions
 
     Float = NDArray[np.float64]
@@ -76,13 +77,16 @@ class _Said:
     head_id: str
 
 
-def tuned_cross_fit(material: Material, plan: CrossFitPlan, tools: TuningTools) -> TunedCrossFit:
+def tuned_cross_fit(
+    material: Material, plan: CrossFitPlan, tools: TuningTools, probes: Sequence[SweepResult]
+) -> TunedCrossFit:
     """Fine-tune once per outer fold and once on all training tiles; score each fold with what it returned.
 
     Args:
         material: The tiles as the frozen backbone sees them.
         plan: Who trains and who is scored; the same as the probe's.
         tools: What fine-tunes.
+        probes: The probe of every outer fold, in order: what scores a fold where fine-tuning is not borne out.
 
     Returns:
         Predictions of every scored tile, by a model whose training and choices never saw its group.
@@ -92,23 +96,22 @@ def tuned_cross_fit(material: Material, plan: CrossFitPlan, tools: TuningTools) 
     train_N = plan.train_N & labelled_N
     folds = sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
     by_fold, said = [], []
-    for fold in folds:
+    for fold, probe in zip(folds, probes, strict=True):
         tuned = tune_set(tools.bench, train_N & (plan.fold_N != fold), tools.request, f"fold{fold}")
-        said.append(_said(material, tuned, np.flatnonzero((plan.fold_N == fold) & labelled_N)))
+        said.append(_said(material, tuned, probe.head, np.flatnonzero((plan.fold_N == fold) & labelled_N)))
         by_fold.append(_without_model(tuned))
     alone = len(folds) == 1 and not (train_N & (plan.fold_N == folds[0])).any()  # a part is scored: one training set
     final = tuned if alone else tune_set(tools.bench, train_N, tools.request, "all")
     return TunedCrossFit(_joined(material, plan, said), final, tuple(by_fold), time.perf_counter() - start)
 
 
-def _said(material: Material, tuned: TunedSet, rows: Int) -> _Said:
+def _said(material: Material, tuned: TunedSet, head: Head, rows: Int) -> _Said:
     """Return what the model that one training set returned says of some tiles."""
     if tuned.start is None:
-        head = tuned.probe.head
         logit_nK = head_logits(head, material.embeddings.take(rows))
         return _Said(rows, logit_nK, class_probabilities(head, logit_nK), head.threshold, head.head_id)
     logit_nK = tuned.logits(rows)
-    name = hash_bytes("fine-tuned", logit_nK.tobytes(), tuned.probe.head.head_id)[:16]
+    name = hash_bytes("fine-tuned", logit_nK.tobytes(), head.head_id)[:16]
     return _Said(rows, logit_nK, tuned.probabilities(logit_nK), tuned.decided.decision.threshold, name)
 
 

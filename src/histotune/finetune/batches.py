@@ -128,16 +128,27 @@ class TilePixels:
     def __call__(self, rows: Int) -> Pixels:
         """Return the inputs of some tiles (B, S, S, 3)."""
         keys = [self.keys[row] for row in rows]
-        wanted = list(dict.fromkeys(key for key in keys if key not in self._kept))
-        found = dict(self._kept) if self._keeps else {}
-        if wanted:
-            sizes = [min(64, len(wanted) - start) for start in range(0, len(wanted), 64)]
-            batches = load_views([self._rows[key] for key in wanted], sizes, self.view, self._reader)
-            new = dict(zip(wanted, (one_SSC for batch in batches for one_SSC in batch.pixels_BSSC), strict=True))
-            found |= new
-            if self._keeps:
-                self._kept |= new
-        return np.stack([found[key] for key in keys])
+        new = self._decoded(list(dict.fromkeys(key for key in keys if key not in self._kept)))
+        if self._keeps:
+            self._kept |= new
+        return np.stack([self._kept[key] if key in self._kept else new[key] for key in keys])
+
+    def _decoded(self, keys: list[str]) -> dict[str, Pixels]:
+        """Return the inputs of tiles by their keys."""
+        wanted = [self._rows[key] for key in keys]
+        sizes = [min(64, len(keys) - start) for start in range(0, len(keys), 64)]
+        new: dict[str, Pixels] = {}
+        for batch in load_views(wanted, sizes, self.view, self._reader):
+            for content, one_SSC in zip(batch.content, batch.pixels_BSSC, strict=True):
+                tile = wanted[len(new)]
+                if content != tile.content:
+                    raise UserError(
+                        "a tile has changed on disk since its embedding was looked up",
+                        value=tile.source,
+                        fix="run the same command again",
+                    )
+                new[tile.key] = one_SSC
+        return new
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,11 @@ class PixelInputs:
             return pixels_BSSC
         keys = [f"{self._pixels.keys[row]} {view}" for row in rows]
         return augment_batch(pixels_BSSC, self._augment, self._seed, keys)
+
+    @property
+    def like(self) -> torch.Tensor:
+        """A tensor of the device and type that the network takes."""
+        return self._like
 
     def blank(self) -> torch.Tensor:
         """Return one blank input (1, 3, S, S)."""

@@ -84,7 +84,7 @@ class StatePlace:
         """
         name = f"{self.name}-{name}"
         on = {"trained on": hash_bytes(*trained), "tuned on": hash_bytes(*tuned)}
-        identity = {"finetune": config.model_dump(mode="json"), "part": name, **on}
+        identity = {"finetune": config.choices(), "part": name, **on}
         return KeptTraining(self.folder, name, identity, config.loop.save_minutes * 60.0)
 
 

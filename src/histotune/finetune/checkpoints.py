@@ -31,7 +31,7 @@ class Progress:
         epoch: Epoch that the next step belongs to.
         step: Steps of it that are done.
         facts: JSON-ready: losses so far, the best epoch, the loss scale, how often the rate was halved.
-        tensors: Parameters, moments of the optimiser, best parameters and the state of the random numbers, by name.
+        tensors: Parameters, moments of the optimiser, best parameters and logits so far, by name.
     """
 
     epoch: int = 0
@@ -92,21 +92,30 @@ class Checkpoints:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             LOG.warning("the checkpoint is damaged (%s); training starts anew: %s", error, self.path)
             return None
-        self._require_same(identity)
+        self.require_same(identity, self._identity)
         return progress
 
     def remove(self) -> None:
         """Forget the training: it is done."""
         self.path.unlink(missing_ok=True)
 
-    def _require_same(self, identity: object) -> None:
-        if identity == self._identity:
+    def require_same(self, then: object, now: object) -> None:
+        """Refuse a checkpoint that was made with something else than what is there now.
+
+        Args:
+            then: What the checkpoint depends on, JSON-ready.
+            now: The same of the training that would go on from it.
+
+        Raises:
+            UserError: They differ; the message names the first field that does.
+        """
+        if then == now:
             return
-        name, was, now = first_difference(identity, self._identity)
+        name, was, now = first_difference(then, now)
         raise UserError(
             f"the checkpoint is of a training with another {name}",
             value=f"{was} then, {now} now",
-            fix=f"set {name} as it was, or remove {self.path} to start anew",
+            fix=f"keep {name} as it was, or remove {self.path} to start anew",
         )
 
 
@@ -128,9 +137,10 @@ def _seal(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     """Return the hash of everything that a checkpoint holds."""
     import torch
 
-    parts: list[bytes | str] = [FORMAT, text]
+    parts = [FORMAT, text]
     for name in sorted(tensors):
         tensor = tensors[name]
-        values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), values]
+        values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+        # One tensor after another: all their bytes at once would be the whole state in memory again.
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), hash_bytes(values.tobytes())]
     return hash_bytes(*parts)

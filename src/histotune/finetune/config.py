@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from histotune.finetune.methods import Method
 from histotune.images.config import AugmentConfig
+from histotune.tools.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,10 @@ READ_BY: dict[str, tuple[Method, ...]] = {
     "layer_decay": ("last-blocks", "full"),
 }
 """Settings that some methods alone read."""
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT])(I?)B", re.IGNORECASE)
+POWERS = {"K": 1, "M": 2, "G": 3, "T": 4}
+ASIDE = ("micro_batch", "checkpointing", "save_minutes")
+"""Settings of the loop that change a result by rounding alone."""
 
 
 class _Config(BaseModel):
@@ -60,7 +66,7 @@ class LoopConfig(_Config):
     Attributes:
         epochs: Passes over as many tiles as there are to train on.
         batch_size: Tiles per step.
-        micro_batch: Tiles per forward pass; the gradients of a step are added up. None takes the whole batch.
+        micro_batch: Tiles per forward pass; the gradients of a step are added up. None takes as many as fit.
         lr: Learning rate of the backbone's parameters at its peak.
         head_lr: Learning rate of the head, in standardised columns.
         weight_decay: Decay of the backbone's weights (Loshchilov & Hutter 2019); norms, biases and the head have none.
@@ -72,6 +78,7 @@ class LoopConfig(_Config):
         precision: Of the matrix products; ``auto`` takes bf16 where it is fast, fp16 with a scaled loss on Turing, fp32
             on a processor.
         checkpointing: Keep the inputs of blocks alone and compute the rest again: less memory, about a third more time.
+            Also where too few tiles would fit without it.
         save_minutes: Minutes between two checkpoints.
         seed: Seed of sampling, augmentation and dropout.
     """
@@ -89,7 +96,7 @@ class LoopConfig(_Config):
     precision: TrainPrecision = "auto"
     checkpointing: bool = False
     save_minutes: float = Field(10.0, gt=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class PrefixConfig(_Config):
@@ -220,6 +227,7 @@ class FinetuneConfig(_Config):
             in place of the probe.
         least_groups: Fewer tuning groups than these, and the last step is taken: a best one can't be told.
         keep_tuned: Return the tuned model whatever the tuning groups say; every result says so.
+        fit: Memory that a step may take, such as ``15GB``; None takes the card's, or half of the machine's without one.
     """
 
     method: MethodConfig = Field(default_factory=MethodConfig)
@@ -235,6 +243,14 @@ class FinetuneConfig(_Config):
     standard_errors: float = Field(1.0, ge=0)
     least_groups: int = Field(10, ge=2)
     keep_tuned: bool = False
+    fit: str | None = None
+
+    @field_validator("fit", mode="before")
+    @classmethod
+    def _check_fit(cls, fit: object) -> object:
+        if fit is not None:
+            gib_of(str(fit))  # a bare number, which is no text to --set, has no unit
+        return fit
 
     @model_validator(mode="after")
     def _check_views(self) -> Self:
@@ -329,3 +345,41 @@ def scaled_augmentation(augment: AugmentConfig, strength: float) -> AugmentConfi
             "blur": augment.blur * strength,
         }
     )
+
+    def choices(self) -> dict[str, Any]:
+        """Return what a result depends on beyond rounding: all but the memory that may be taken, and what follows."""
+        data = self.model_dump(mode="json", exclude={"fit"})
+        for name in ASIDE:
+            data["loop"].pop(name)
+        return data
+
+
+def gib_of(text: str) -> float:
+    """Return a size in GiB (2^30 bytes).
+
+    Args:
+        text: A number and its unit: GB is 10^9 bytes, GiB is 2^30 bytes.
+
+    Returns:
+        The size.
+
+    Raises:
+        UserError: No number, no unit, or nothing.
+
+    Example:
+        >>> round(gib_of("15GB"), 2), gib_of("15 GiB")
+        (13.97, 15.0)
+    """
+    found = SIZE.fullmatch(text.strip())
+    size_gib = 0.0
+    if found is not None:
+        power = POWERS[found[2].upper()]
+        size_gib = float(found[1]) * (1024.0**power if found[3] else 1000.0**power) / 2**30
+    if size_gib <= 0:
+        raise UserError(
+            "this is no amount of memory",
+            value=text,
+            allowed="a number and its unit: 15GB (10^9 bytes each), 14.5 GiB (2^30 bytes each), 800MB",
+            fix="--fit 15GB",
+        )
+    return size_gib

@@ -4,14 +4,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
+from torch.utils import _pytree as pytree
+
+from histotune.finetune.sections import at_rest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable, Iterator
 
     from histotune.backbones.network import Network, Outputs
 
@@ -42,10 +46,11 @@ class Tail:
     """The part of a network from one of its blocks on; the blocks before it are dropped, with their weights.
 
     The network's own code still runs, on one blank image: what it hands to the block is exchanged for the tokens. So
-    every architecture keeps its own ending, norms and poolings included, for the price of one stem.
+    every architecture keeps its own ending, norms and poolings included, for the price of one stem. A dropped
+    block says what it said to the blank image: some blocks hand sizes on beside their tokens.
 
     Args:
-        network: The network; its blocks before the cut are replaced in place.
+        network: The network; its blocks before the cut lose their weights in place.
         blocks: Names of all its blocks, in order.
         first: Index of the first block that stays.
         size_px: Side of the input.
@@ -56,19 +61,41 @@ class Tail:
         self._outputs = network.outputs
         self._side_px = size_px
         self._tokens: torch.Tensor | None = None
+        answers = self._answers(blocks[:first], blocks[first])
         for name in blocks[:first]:
-            parent, _, own = name.rpartition(".")
-            setattr(self.module.get_submodule(parent), own, _Skip())
+            _drop(self.module.get_submodule(name), answers[name])
         self.module.get_submodule(blocks[first]).register_forward_pre_hook(self._exchange, with_kwargs=True)
 
     def __call__(self, tokens: torch.Tensor) -> Outputs:
         """Return the network's named outputs for the input of its first block."""
-        blank_1CSS = torch.zeros(1, 3, self._side_px, self._side_px, device=tokens.device, dtype=_dtype(self.module))
         self._tokens = tokens
         try:
-            return self._outputs(blank_1CSS)
+            return self._outputs(self._blank())
         finally:
             self._tokens = None
+
+    def _blank(self) -> torch.Tensor:
+        one = next(one for one in self.module.parameters() if one.is_floating_point())
+        return torch.zeros(1, 3, self._side_px, self._side_px, device=one.device, dtype=one.dtype)
+
+    def _answers(self, dropped: tuple[str, ...], first: str) -> dict[str, Any]:
+        """Return what the blocks that go say to a blank image."""
+        answers: dict[str, Any] = {}
+
+        def note(name: str) -> Callable[..., None]:
+            def keep(module: torch.nn.Module, args: object, answer: object) -> None:
+                answers[name] = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, answer)
+
+            return keep
+
+        with ExitStack() as stack, at_rest(self.module), torch.no_grad():
+            for name in dropped:
+                handle = self.module.get_submodule(name).register_forward_hook(note(name))
+                stack.callback(handle.remove)
+            stack.enter_context(_stopped_at(self.module.get_submodule(first)))
+            stack.enter_context(suppress(_Reached))
+            self._outputs(self._blank())
+        return answers
 
     def _exchange(
         self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -78,12 +105,25 @@ class Tail:
         return args, {**kwargs, "hidden_states": self._tokens}
 
 
-class _Skip(torch.nn.Module):
-    """Stands where a dropped block stood, and hands its input on."""
+def _drop(block: torch.nn.Module, answer: Any) -> None:  # noqa: ANN401  (every architecture has its own)
+    """Take the weights from a block and let it say what it said to a blank image.
 
-    def forward(self, x: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        """Return the input."""
-        return x
+    The block itself stays, since networks read settings of their blocks.
+    """
+    for part in block.modules():
+        for name, _ in list(part.named_parameters(recurse=False)):
+            setattr(part, name, None)
+    setattr(block, "answer", answer)  # noqa: B010
+    setattr(block, "forward", MethodType(_answered, block))  # noqa: B010  (a bound method is copied with its block)
+
+
+def _answered(block: torch.nn.Module, x: torch.Tensor, *args: object, **kwargs: object) -> Any:  # noqa: ANN401
+    """Stand for a block's ``forward``: the answer, as the input has its device and type."""
+    return pytree.tree_map_only(torch.Tensor, lambda one: _like(one, x), block.answer)
+
+
+def _like(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return one.to(other.device, other.dtype) if one.is_floating_point() else one.to(other.device)
 
 
 class _Reached(Exception):
@@ -92,26 +132,18 @@ class _Reached(Exception):
         self.tokens = tokens
 
 
-def _stopped_at(block: torch.nn.Module) -> AbstractContextManager[None]:
+@contextmanager
+def _stopped_at(block: torch.nn.Module) -> Iterator[None]:
     """Stop the network where it is about to run a block."""
-    from contextlib import contextmanager
 
     def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
-    @contextmanager
-    def held() -> Iterator[None]:
-        handle = block.register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    return held()
-
-
-def _dtype(module: torch.nn.Module) -> torch.dtype:
-    return next((one.dtype for one in module.parameters() if one.is_floating_point()), torch.float32)
+    handle = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def recompute_blocks(module: torch.nn.Module, blocks: tuple[str, ...]) -> None:
@@ -119,18 +151,19 @@ def recompute_blocks(module: torch.nn.Module, blocks: tuple[str, ...]) -> None:
 
     Chen et al. 2016, arXiv 1604.06174: the memory of a block's activations for one more forward pass of it.
     """
-    from torch.utils.checkpoint import checkpoint
-
     for name in blocks:
         block = module.get_submodule(name)
-        plain = block.forward
+        setattr(block, "forward", MethodType(_recomputed, block))  # noqa: B010  (a bound method is copied with its block)
 
-        def forward(*args: Any, run: Any = plain, own: torch.nn.Module = block, **kwargs: Any) -> Any:  # noqa: ANN401
-            if not (own.training and torch.is_grad_enabled()):
-                return run(*args, **kwargs)
-            return checkpoint(run, *args, use_reentrant=False, **kwargs)
 
-        block.forward = forward
+def _recomputed(block: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    """Stand for a block's ``forward``."""
+    from torch.utils.checkpoint import checkpoint
+
+    run = type(block).forward
+    if not (block.training and torch.is_grad_enabled()):
+        return run(block, *args, **kwargs)
+    return checkpoint(run, block, *args, use_reentrant=False, **kwargs)
 
 
 def cut_network(network: Network, blocks: tuple[str, ...], first: int, size_px: int) -> Network:

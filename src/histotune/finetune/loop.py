@@ -25,6 +25,7 @@ from histotune.finetune.batches import epoch_rows, view_of_epoch
 from histotune.finetune.checkpoints import Checkpoints, Progress
 from histotune.tools.devices import ComputeDevice, choose_precision, find_device
 from histotune.tools.errors import UserError
+from histotune.tools.files import hash_json
 from histotune.tools.progress import track
 
 if TYPE_CHECKING:
@@ -125,55 +126,66 @@ def train(
         4
     """
     training = _Training(task, config, criterion)
-    training.restore((checkpoints.load() if checkpoints else None) or training.state())
-    start = training.state() if checkpoints is None else None
-    with _terminated() as stopping:
-        try:
-            _run(training, checkpoints, stop_after, stopping)
-        except NonFiniteLossError as error:
-            if training.halved:
-                raise
-            LOG.warning("%s; going on once from the last checkpoint with half the rate", error.what)
-            last = (checkpoints.load() if checkpoints else start) or training.first
-            training.restore(replace(last, facts={**last.facts, "halved": True}))
-            _run(training, checkpoints, stop_after, stopping)
-    if checkpoints is not None:
+    kept = None if checkpoints is None else checkpoints.load()
+    if checkpoints is not None and kept is not None:
+        checkpoints.require_same(kept.facts.get("task"), training.told)
+        training.restore(kept)
+    last = config.epochs if stop_after is None else min(stop_after, config.epochs)
+    with _own_random_numbers(training.device), _terminated() as training.stopping:
+        while not training.ended:
+            try:
+                _run(training, checkpoints, last)
+            except NonFiniteLossError as error:
+                _go_back(training, checkpoints, error)
+    if checkpoints is not None and training.leads:
         checkpoints.remove()
+    training.model.eval()
     return training.result()
 
 
-def _run(
-    training: _Training, checkpoints: Checkpoints | None, stop_after: int | None, stopping: threading.Event
-) -> None:
-    """Train from where the training stands to its end."""
+def _run(training: _Training, checkpoints: Checkpoints | None, last: int) -> None:
+    """Train from where the training stands to the end of an epoch."""
     config, task = training.config, training.task
-    last = config.epochs if stop_after is None else stop_after
-    if training.epoch == 0 and training.step == 0 and not training.logits:
+    if not training.logits:
         training.score()
-    epochs = range(training.epoch, last)
-    for epoch in track(epochs, "fine-tuning", len(epochs)) if training.leads else epochs:
+    for epoch in range(training.epoch, last):
         # The order of an epoch follows from seed and epoch alone; all tiles are seen in the epoch's view.
         rng = np.random.default_rng([config.seed, epoch])
         labels_n, groups = task.labels_N[task.train_rows], [task.groups[row] for row in task.train_rows]
         rows = task.train_rows[epoch_rows(labels_n, groups, config.sampling, rng)]
         view = view_of_epoch(epoch, task.n_views)
         training.model.train()
-        for step in range(training.step, math.ceil(len(rows) / config.batch_size)):
+        steps = range(training.step, math.ceil(len(rows) / config.batch_size))
+        words = f"fine-tuning, epoch {epoch + 1} of {last}"
+        for step in track(steps, words, len(steps)) if training.leads else steps:
             training.update(rows[step * config.batch_size : (step + 1) * config.batch_size], view)
-            if stopping.is_set() or (checkpoints is not None and checkpoints.is_due):
-                _save(training, checkpoints, stopping)
+            _keep(training, checkpoints)
         training.score()
         training.epoch, training.step = epoch + 1, 0
+        _keep(training, checkpoints)
+    training.ended = True
 
 
-def _save(training: _Training, checkpoints: Checkpoints | None, stopping: threading.Event) -> None:
-    """Write the checkpoint; leave where SIGTERM asks for it."""
-    if checkpoints is not None and training.leads:
+def _keep(training: _Training, checkpoints: Checkpoints | None) -> None:
+    """Write a checkpoint where one is due; leave where SIGTERM asks for it."""
+    must_stop = training.must_stop()
+    if checkpoints is not None and training.leads and (must_stop or checkpoints.is_due):
         checkpoints.save(training.state())
-    if stopping.is_set():
+    if must_stop:
         kept = "its state is kept: the same command goes on" if checkpoints else "nothing is kept"
-        LOG.warning("stopped by SIGTERM in epoch %d; %s", training.epoch + 1, kept)
+        LOG.warning("stopped by SIGTERM after %d steps; %s", training.n_steps, kept)
         raise SystemExit(TERMINATED)
+
+
+def _go_back(training: _Training, checkpoints: Checkpoints | None, error: NonFiniteLossError) -> None:
+    """Return to the last checkpoint with half the rate; the second time give up, and forget a state that leads here."""
+    if training.halved:
+        if checkpoints is not None and training.leads:
+            checkpoints.remove()  # a training with another rate starts anew in its place
+        raise error
+    LOG.warning("%s; going on once from the last checkpoint with half the rate", error.what)
+    last = (None if checkpoints is None else checkpoints.load()) or training.first
+    training.restore(replace(last, facts={**last.facts, "halved": True}))
 
 
 class _Training:
@@ -195,17 +207,30 @@ class _Training:
         self._losses: list[float] = []
         self._best, self._best_tensors = 0, self._copies()
         self._least = math.inf
-        self.halved = False
-        torch.manual_seed(config.seed + self._rank)
-        self.first = self.state()
+        self.halved = self.ended = False
+        self.stopping = threading.Event()
+        self.told = self._told()
+        self.first = self._progress(self._best_tensors)  # one copy of the parameters serves as best and as first
 
     @property
     def leads(self) -> bool:
         """Whether this process writes checkpoints and shows progress."""
         return self._rank == 0
 
+    @property
+    def n_steps(self) -> int:
+        """Steps that are done."""
+        return len(self._losses)
+
+    def must_stop(self) -> bool:
+        """Return whether SIGTERM came to any of the processes: all of them stop after the same step."""
+        return self._summed(float(self.stopping.is_set())) > 0
+
     def update(self, rows: Int, view: int) -> None:
         """Take one step on a batch: every process a share of it, every share in micro-batches."""
+        # Dropout follows from seed, epoch, step and process alone, as the order of the tiles does.
+        place = np.random.SeedSequence([self.config.seed, self.epoch, self.step, self._rank])
+        torch.manual_seed(int(place.generate_state(1, np.uint64)[0] >> 1))
         # The loss of a step is the mean over its batch. Shares are padded to equal lengths with tiles of weight 0;
         # DistributedDataParallel averages over processes, so that each multiplies its sum by their number.
         n_own = math.ceil(len(rows) / self._n_ranks)
@@ -225,10 +250,12 @@ class _Training:
                 loss = self._loss(x, padded[own][part], weight_B[own][part])
                 self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        total = self._over_ranks(total)
-        self._require_finite(total, rows)
+        total = self._summed(total) / self._n_ranks
+        self._require_finite("loss", total)
         self._scaler.unscale_(self._optimiser)
-        torch.nn.utils.clip_grad_norm_(list(self._trained.values()), self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(list(self._trained.values()), self.config.clip)
+        if not self._scaler.is_enabled():  # a scaled loss that was scaled too far skips its step
+            self._require_finite("gradient", float(norm))
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
@@ -246,21 +273,24 @@ class _Training:
     def result(self) -> Trained:
         """Return what came of the training."""
         logit_EnK, losses = np.stack(self.logits), np.array(self._losses)
-        return Trained(logit_EnK, losses, self._best, self._best_tensors, self.halved, len(self._losses))
+        return Trained(logit_EnK, losses, self._best, self._best_tensors, self.halved, self.n_steps)
 
     def state(self) -> Progress:
-        """Return everything that the rest of the training depends on."""
-        tensors = {f"model/{name}": one for name, one in self._copies().items()}
+        """Return everything that the rest of the training depends on; the next step changes it."""
+        return self._progress({name: one.detach() for name, one in self._trained.items()})
+
+    def _progress(self, parameters: dict[str, torch.Tensor]) -> Progress:
+        tensors = {f"model/{name}": one for name, one in parameters.items()}
         tensors |= {f"best/{name}": one for name, one in self._best_tensors.items()}
         for name, one in self._trained.items():
             for moment, value in self._optimiser.state.get(one, {}).items():
-                tensors[f"{moment}/{name}"] = torch.as_tensor(value).detach().clone()
-        tensors["random"] = torch.get_rng_state()
+                tensors[f"{moment}/{name}"] = torch.as_tensor(value).detach()
         if self.logits:
             tensors["logits"] = torch.from_numpy(np.stack(self.logits))
         facts = {
             "losses": self._losses.copy(), "best": self._best, "halved": self.halved,
             "least": self._least if math.isfinite(self._least) else None, "scaler": self._scaler.state_dict(),
+            "task": self.told,
         }  # fmt: skip
         return Progress(self.epoch, self.step, facts, tensors)
 
@@ -273,6 +303,7 @@ class _Training:
         self.logits = list(tensors["logits"].numpy()) if "logits" in tensors else []
         self._best_tensors = {name: tensors[f"best/{name}"].clone() for name in self._trained}
         self._optimiser.state.clear()
+        self._optimiser.zero_grad(set_to_none=True)  # those of a loss that was not finite
         with torch.no_grad():
             for name, one in self._trained.items():
                 one.copy_(tensors[f"model/{name}"])
@@ -283,7 +314,6 @@ class _Training:
                     }
         if facts["scaler"]:
             self._scaler.load_state_dict(facts["scaler"])
-        torch.set_rng_state(tensors["random"])
 
     def _loss(self, x: torch.Tensor, rows: Int, weight_B: Float) -> torch.Tensor:
         """Return the weighted sum of a micro-batch's cross-entropies."""
@@ -321,33 +351,48 @@ class _Training:
         for group in self._optimiser.param_groups:
             group["lr"] = group["peak"] * factor * (0.5 if self.halved else 1.0)
 
-    def _require_finite(self, loss: float, rows: Int) -> None:
-        if math.isfinite(loss):
+    def _require_finite(self, name: str, value: float) -> None:
+        if math.isfinite(value):
             return
         recent = [one for one in self._losses[-20:] if math.isfinite(one)]
         within = (
-            f"the last {len(recent)} lay in {min(recent):.3g} to {max(recent):.3g}" if recent else "it is the first"
+            f"the last {len(recent)} losses lay in {min(recent):.3g} to {max(recent):.3g}"
+            if recent
+            else "it is the first"
         )
         raise NonFiniteLossError(
-            f"the loss is not finite in epoch {self.epoch + 1}, step {self.step + 1} ({within})",
-            value=loss,
+            f"the {name} is not finite in epoch {self.epoch + 1}, step {self.step + 1} ({within})",
+            value=value,
             fix=f"--set finetune.loop.lr={self.config.lr / 10:g}, or finetune.loop.precision=fp32",
         )
 
-    def _over_ranks(self, loss: float) -> float:
-        """Return the mean loss over all processes."""
+    def _summed(self, value: float) -> float:
+        """Return the sum of a number over all processes."""
         if self._n_ranks == 1:
-            return loss
-        total = torch.tensor([loss], dtype=torch.float64, device=self.device)
+            return value
+        total = torch.tensor([value], dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
-        return float(total[0]) / self._n_ranks
+        return float(total[0])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         half = self._dtype in (torch.float16, torch.bfloat16)
         return torch.autocast(self.device.type, self._dtype) if half else nullcontext()
 
     def _copies(self) -> dict[str, torch.Tensor]:
-        return {name: one.detach().cpu().clone() for name, one in self._trained.items()}
+        return {name: one.detach().to("cpu", copy=True) for name, one in self._trained.items()}
+
+    def _told(self) -> dict[str, str]:
+        """Return what a checkpoint must have been made with, besides its config, in words that name it."""
+        task = self.task
+        labels = task.labels_N[task.train_rows].tolist()
+        train = [task.train_rows.tolist(), labels, [task.groups[row] for row in task.train_rows]]
+        shapes = {name: list(one.shape) for name, one in self._trained.items()}
+        return {
+            "set of training tiles": hash_json(train)[:12],
+            "set of tuning tiles": hash_json(task.tuning_rows.tolist())[:12],
+            "number of views": str(task.n_views),
+            "set of trained parameters": hash_json(shapes)[:12],
+        }
 
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -386,5 +431,10 @@ def _terminated() -> Iterator[threading.Event]:
     before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
     try:
         yield asked
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    finally:  # None: what was there is not Python's
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _own_random_numbers(device: torch.device) -> AbstractContextManager[None]:
+    """Give torch's generators back as they were: every step seeds them anew."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

@@ -87,7 +87,7 @@ def make_trainable(network: Network, spec: BackboneSpec, choice: MethodChoice) -
     Returns:
         The same network, and what moves in it.
     """
-    _check_names(spec, choice)
+    check_method(spec, choice)
     sections = find_sections(network, spec.size_px)
     if choice.name in ("lora", "dora"):
         return _with_adapters(network, spec, choice, sections)
@@ -110,7 +110,8 @@ def make_trainable(network: Network, spec: BackboneSpec, choice: MethodChoice) -
     return _declared(network, tuple(name for name in names if name in reached), sections)
 
 
-def _check_names(spec: BackboneSpec, choice: MethodChoice) -> None:
+def check_method(spec: BackboneSpec, choice: MethodChoice) -> None:
+    """Refuse a method that does not exist, and a backbone that has no network to train."""
     if choice.name not in METHODS:
         raise UserError(
             "there is no such method of fine-tuning",
@@ -219,6 +220,21 @@ def frozen_norms(module: torch.nn.Module) -> None:
         if isinstance(part, torch.nn.modules.batchnorm._BatchNorm):
             part.eval()
             setattr(part, "train", MethodType(_stay, part))  # noqa: B010  (a bound method is copied with its module)
+
+
+def rest_before(trainable: Trainable) -> None:
+    """Keep what runs before the first trained section in evaluation mode, also under ``module.train()``.
+
+    Dropout and random positions in frozen blocks would be noise, and their kept output has none.
+
+    Args:
+        trainable: What trains; its network is changed in place.
+    """
+    sections = trainable.sections
+    outside = [name for name, place in sections.outside.items() if place < trainable.first]
+    for name in (*sections.names[: max(trainable.first, 0)], *outside):
+        part = trainable.network.module.get_submodule(name).eval()
+        setattr(part, "train", MethodType(_stay, part))  # noqa: B010  (a bound method is copied with its module)
 
 
 def _stay(part: torch.nn.Module, mode: bool = True) -> torch.nn.Module:

@@ -70,6 +70,10 @@ class PrefixPlace:
         return Store(self.cache, with_key(replace(self.space, view=view)))
 
 
+class HalfOverflowError(UserError):
+    """Tokens that half precision can't hold."""
+
+
 class PrefixTokens:
     """The input of a network's first trained block, for tiles in one of their views.
 
@@ -100,12 +104,13 @@ class PrefixTokens:
         """Room of one tile in one view."""
         return math.prod(self.shape) * np.dtype(self._dtype).itemsize
 
-    def prepare(self, rows: Int, views: Iterable[int]) -> int:
+    def prepare(self, rows: Int, views: Iterable[int], plain: Int | None = None) -> int:
         """Compute what is missing of some tiles and views, and return how many rows that were.
 
         Args:
             rows: The tiles.
             views: Numbers of their views.
+            plain: Tiles that are wanted as they are besides.
 
         Returns:
             Rows that needed a forward pass; 0 where all were kept.
@@ -113,13 +118,18 @@ class PrefixTokens:
         Raises:
             UserError: They would take more room than is allowed or free; nothing is computed then.
         """
-        wanted = {key: (row, view) for view in views for row, key in zip(rows, self._keys(rows, view), strict=True)}
+        parts = [(rows, view) for view in views] + ([] if plain is None else [(plain, 0)])
+        wanted = {
+            key: (row, view) for some, view in parts for row, key in zip(some, self._keys(some, view), strict=True)
+        }
         self._look(self._store.manifests())
         missing = [key for key in wanted if key not in self._found]
         if not missing:
             return 0
         self._require_room(len(missing))
         with lock(self._store.lock_path, WAIT_S):
+            self._store.sweep_up()
+            self._store.describe(self._blocks)
             self._look(self._store.manifests())
             missing = [key for key in wanted if key not in self._found]
             per_shard = max(SHARD_BYTES // self.bytes_per_tile // BATCH, 1) * BATCH
@@ -136,8 +146,12 @@ class PrefixTokens:
         if any(key not in self._found for key in keys):
             self.prepare(rows, (view,))
         values_BW = np.stack([self._row(key) for key in keys]).astype(np.float32)
-        like = self._inputs.blank()
+        like = self._inputs.like
         return torch.from_numpy(values_BW).view(len(rows), *self.shape).to(like.device, like.dtype)
+
+    @property
+    def _blocks(self) -> tuple[ColumnBlock, ...]:
+        return (ColumnBlock("tokens", 0, math.prod(self.shape)),)
 
     def _compute(self, plan: ShardPlan, places: Sequence[tuple[np.int64, int]]) -> None:
         """Run the frozen blocks on the tiles of one shard and write it."""
@@ -148,15 +162,15 @@ class PrefixTokens:
                 members = [number for number, (_, own) in enumerate(part) if own == view]
                 x_BCSS = self._inputs.tensor(np.array([part[number][0] for number in members]), view)
                 tokens = self._prefix(x_BCSS).float().flatten(1).cpu().numpy()
-                values_NW[[start + number for number in members]] = tokens
-        if not np.isfinite(values_NW).all():
-            raise UserError(
+                with np.errstate(over="ignore"):  # beyond half precision: found below
+                    values_NW[[start + number for number in members]] = tokens
+        if self._dtype is np.float16 and not np.isfinite(values_NW).all():
+            raise HalfOverflowError(
                 "the frozen blocks give values that are not finite when stored in half precision",
                 value=self._place.block,
                 fix="--set finetune.prefix.storage=fp32",
             )
-        blocks = (ColumnBlock("tokens", 0, values_NW.shape[1]),)
-        self._store.write_shard(plan, values_NW, RunFacts(blocks, plan.batch_sizes, 0, torch.get_num_threads()))
+        self._store.write_shard(plan, values_NW, RunFacts(self._blocks, plan.batch_sizes, 0, torch.get_num_threads()))
 
     def _look(self, manifests: dict[str, Manifest]) -> None:
         """Learn which rows the sound shards hold."""

@@ -215,7 +215,7 @@ class TrialSearch:
             if after is None
             else optuna.pruners.MedianPruner(n_startup_trials=first, n_warmup_steps=after)
         )
-        data = config.model_dump(mode="json", exclude={"search": {"n_trials"}})
+        data = {**config.choices(), "search": self._search.model_dump(mode="json", exclude={"n_trials"})}
         with self._asking():
             return optuna.create_study(
                 storage=None if self._place.folder is None else _journal(self._place.folder, self._place.name),

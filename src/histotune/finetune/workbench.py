@@ -12,17 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from histotune.backbones.network import Network, build_network
+from histotune.backbones.network import Network, build_network, seeded
 from histotune.finetune.batches import Inputs, Normalisation, PixelInputs, TilePixels
 from histotune.finetune.config import READ_BY
 from histotune.finetune.cut import Prefix, cut_network, recompute_blocks
 from histotune.finetune.loop import tile_logits, training_dtype
-from histotune.finetune.methods import MethodChoice, Trainable, frozen_norms, layer_decay_scale, make_trainable
-from histotune.finetune.prefix import PrefixPlace, PrefixTokens, token_keys
+from histotune.finetune.methods import (
+    MethodChoice,
+    Trainable,
+    check_method,
+    frozen_norms,
+    layer_decay_scale,
+    make_trainable,
+    rest_before,
+)
+from histotune.finetune.prefix import HalfOverflowError, PrefixPlace, PrefixTokens, token_keys
 from histotune.finetune.sections import find_sections
 from histotune.finetune.tuned_model import TunedModel, head_of_probe
 from histotune.images.augment import check_augmentation
 from histotune.tools.devices import find_device
+from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json
 
 if TYPE_CHECKING:
@@ -35,6 +44,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import Embeddings
     from histotune.finetune.config import FinetuneConfig
+    from histotune.finetune.sections import Sections
     from histotune.finetune.tuned_model import LinearHead
     from histotune.heads.head import Head
     from histotune.images.config import LoaderConfig, ViewConfig
@@ -45,7 +55,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 FP16_LIMIT = 1e-3
 """Tokens kept in half precision may move a logit by this much at the start."""
+CUT_LIMIT = 1e-2
+"""What a network that is cut rightly moves no logit by, as a share of the largest."""
 CHECKED_TILES = 32
+DECAYED = ("last-blocks", "full")
+"""Methods whose learning rate falls from block to block; adapters and norms have one rate."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,7 @@ class Workbench:
 
     def __post_init__(self) -> None:
         """Build the network once, and find its blocks."""
+        check_method(self.of.spec, chosen_method(self.config))
         check_augmentation(self.of.tiles, self.of.view, self.config.augment)
         device = find_device()
         self._dtype = training_dtype(self.config.loop, device)
@@ -134,6 +149,31 @@ class Workbench:
         return PixelInputs(self._decoded, Normalisation.of(self.of.spec), self.config.augment, seed, like)
 
     @property
+    def base(self) -> Network:
+        """The frozen network; whoever changes it copies it first."""
+        return self._base
+
+    @property
+    def sections(self) -> Sections:
+        """Its blocks."""
+        return self._sections
+
+    @property
+    def device(self) -> torch.device:
+        """Where models are trained."""
+        return self._device
+
+    @property
+    def number_type(self) -> torch.dtype:
+        """Type of the models' parameters."""
+        return self._float
+
+    @property
+    def product_type(self) -> torch.dtype:
+        """Type that matrix products are computed in."""
+        return self._dtype
+
+    @property
     def n_views(self) -> int:
         """Views of a tile that a training shows in turn; 1 where nothing is varied, 0 where each epoch draws anew."""
         return 1 if self.config.augment.is_off else self.config.views
@@ -164,11 +204,15 @@ class Workbench:
         """
         choice = choice or chosen_method(self.config)
         head = head_of_probe(probe)
-        torch.manual_seed(self.config.loop.seed)  # peft draws A from torch's own generator
-        trainable = make_trainable(copy.deepcopy(self._base), self.of.spec, choice)
+        network = copy.deepcopy(self._base)
+        network.module.to("cpu", torch.float32)  # the base may have moved to the device for its tokens
+        with seeded(self.config.loop.seed):  # peft draws A from torch's own generator
+            trainable = make_trainable(network, self.of.spec, choice)
         frozen_norms(trainable.network.module)
+        rest_before(trainable)
         first, names = trainable.first, self._sections.names
-        rate_of = layer_decay_scale(trainable, self.config.method.layer_decay)
+        decay = self.config.method.layer_decay if choice.name in DECAYED else 1.0
+        rate_of = layer_decay_scale(trainable, decay)
         if self.config.loop.checkpointing:
             recompute_blocks(trainable.network.module, names[max(first, 0) :])
         if not self.keeps_prefix or not 1 <= first < len(names):
@@ -186,7 +230,7 @@ class Workbench:
         if not isinstance(inputs, PrefixTokens):
             return 0
         n_used = min(self.n_views, self.config.loop.epochs)
-        return inputs.prepare(rows, range(n_used)) + inputs.prepare(scored, (0,))
+        return inputs.prepare(rows, range(n_used), scored)
 
     def _placed(self, network: Network, head: LinearHead) -> TunedModel:
         model = TunedModel(network, head, self._float).to(self._device)
@@ -195,15 +239,30 @@ class Workbench:
 
     def _kept_tokens(self, block: str, model: TunedModel, plain_nK: NDArray[np.float64]) -> PrefixTokens:
         """Return the tokens before a block; in half precision where that moves no first logit beyond its limit."""
-        wish = "fp32" if self._float == torch.float64 else self.config.prefix.storage
-        if wish == "fp32":
-            return self._tokens_in(block, "fp32")
-        halves = self._tokens_in(block, "fp16")
-        moved = float(np.abs(tile_logits(model, halves, self._checked_rows) - plain_nK).max())
-        if moved <= FP16_LIMIT:
-            return halves
-        LOG.info("tokens are kept in fp32: in fp16 a first logit would move by %.2g, allowed %g", moved, FP16_LIMIT)
-        return self._tokens_in(block, "fp32")
+        if self._float != torch.float64 and self.config.prefix.storage != "fp32":
+            halves = self._tokens_in(block, "fp16")
+            try:
+                moved = self._moved(model, halves, plain_nK)
+            except HalfOverflowError:
+                moved = float("inf")
+            if moved <= FP16_LIMIT:
+                return halves
+            LOG.info("tokens are kept in fp32: in fp16 a first logit would move by %.2g, allowed %g", moved, FP16_LIMIT)
+        whole = self._tokens_in(block, "fp32")
+        moved = self._moved(model, whole, plain_nK)
+        limit = CUT_LIMIT * max(1.0, float(np.abs(plain_nK).max()))
+        if not moved <= limit:
+            raise UserError(
+                f"this network can't be cut before {block}: its first logits move by {moved:.2g}",
+                value=self.of.spec.name,
+                allowed=f"{limit:.2g}",
+                fix="--set finetune.prefix.storage=off",
+            )
+        return whole
+
+    def _moved(self, model: TunedModel, tokens: PrefixTokens, plain_nK: NDArray[np.float64]) -> float:
+        """Return by how much kept tokens move a first logit at most."""
+        return float(np.abs(tile_logits(model, tokens, self._checked_rows) - plain_nK).max())
 
     def _first_logits(self, network: Network, head: LinearHead) -> NDArray[np.float64]:
         """Return the first logits of some tiles without kept tokens."""

@@ -132,6 +132,8 @@ class ExperimentConfig(BaseModel):
         for name in ("protocol", "finetune"):  # choices only where they are some, so that older ones keep their hash
             if data[name] is None:
                 data.pop(name)
+        if self.finetune is not None:
+            data["finetune"] = self.finetune.choices()
         for name in ("source", "target"):
             if data[name] is not None:
                 for place in ("path", "slides_from", "code", "images_from"):

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.backbones.entries import BackboneConfig
     from histotune.backbones.spec import BackboneSpec
     from histotune.datasets.config import DatasetConfig, OnBadImage
     from histotune.datasets.read import Part
@@ -187,6 +188,11 @@ def config_of_head(config: ExperimentConfig, bundle: Bundle) -> ExperimentConfig
 def backbone_of_head(bundle: Bundle, cache: Path) -> BackboneSpec:
     """Return the backbone that a saved head was trained on."""
     return find_backbone(bundle.backbone, cache)
+
+
+def backbone_of(config: BackboneConfig, cache: Path | None = None) -> BackboneSpec:
+    """Return the backbone that a config names, its revision pinned."""
+    return find_backbone(config, cache)
 
 
 def is_documented_view(setup: Setup) -> bool:

@@ -12,12 +12,13 @@ import numpy as np
 from histotune.deploy.bundle import ADAPTER_BESIDE, Bundle, save_bundle
 from histotune.evaluation.held_out import ArmMaterial
 from histotune.evaluation.tuned import TuningTools, describe_tuning
+from histotune.finetune.memory import apply_plan
 from histotune.finetune.outcome import TunedBackbone, save_outcome
 from histotune.finetune.tuning import TuningRequest
 from histotune.finetune.workbench import TunedTiles, Workbench
 from histotune.studies.setup import embed_material
+from histotune.studies.tuning_estimate import announce, refuse_adapter
 from histotune.tools.atomic import remove_tree
-from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
 from histotune.tools.marks import TUNED
 
@@ -67,21 +68,18 @@ def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> 
         support: Solved fits to read and add to.
 
     Raises:
-        UserError: A method that the backbone does not take, or an augmentation that would move a label's region.
+        UserError: A method that the backbone does not take, an augmentation that would move a label's region, or no
+            memory for a single tile.
     """
     config = setup.config
     if config.finetune is None:
         return None
-    if setup.backbone.adapter:
-        raise UserError(
-            "an adapter on an adapter can't be trained: it would belong to no backbone that others have",
-            value=setup.backbone.adapter,
-            fix="histotune backbones merge --backbone B --adapter A --out FOLDER, then --backbone FOLDER",
-        )
+    refuse_adapter(setup)
     depends_on = [config.choices(), material.tiles.pixel_fingerprint, material.tiles.label_fingerprint]
     state = config.cache / "finetune" / hash_json(depends_on)[:24]
     of = TunedTiles(material.tiles, material.embeddings, setup.backbone, setup.view, config.loader, config.cache)
     bench = Workbench(of, config.finetune)
+    announce(setup, bench, apply_plan(bench))
     return TunedArm(setup, TuningTools(bench, TuningRequest(config.sweep, support, state)), state)
 
 

@@ -58,9 +58,10 @@ def finetune(
 
     Example:
         >>> import histotune as ht
-        >>> run = ht.finetune("breakhis", "lite0", "BreaKHis_v1", method="norm")  # doctest: +SKIP
-        >>> run.inputs.findings.tuned.verdict  # doctest: +SKIP
-        'tuned'
+        >>> few = {"sweep.folds": 2, "evaluation.outer_folds": 2, "finetune.loop.epochs": 1, "finetune.views": 1}
+        >>> run = ht.finetune("breakhis", "lite0", "BreaKHis_v1", train_magnification="100X", out="run", set=few)
+        >>> [row.arm for row in run.inputs.findings.findings[0].rows][:2]
+        ['probe', 'fine-tuned']
     """
     from histotune.studies.experiment import run_experiment
 

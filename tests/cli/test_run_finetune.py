@@ -1,0 +1,153 @@
+"""Fine-tuning as a user types it: probe and tuned model side by side, and a head that every other command takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import ViTConfig, ViTModel
+
+from tests.cli.test_run import assert_clear
+from tests.conftest import CommandResult
+
+Histotune = Callable[..., CommandResult]
+QUICK = ("--set", "sweep.penalties=[0.01,1]", "--set", "sweep.folds=2", "--set", "evaluation.outer_folds=2",
+         "--set", "interval.n_resamples=200", "--set", "finetune.loop.epochs=2", "--set", "finetune.inner_folds=2",
+         "--set", "finetune.views=2", "--train-magnification", "100X")  # fmt: skip
+METHODS = ("lora", "dora", "last-blocks", "full", "norm")
+
+
+@pytest.fixture
+def backbone(tmp_path: Path) -> Path:
+    """Return a tiny vision transformer as ``save_pretrained`` writes it."""
+    torch.manual_seed(0)
+    config = ViTConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32)
+    folder = tmp_path / "vit"
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "do_resize": True, "size": {"height": 32, "width": 32}, "do_normalize": True, "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3, "resample": 3, "image_processor_type": "ViTImageProcessor",
+    }))  # fmt: skip
+    return folder
+
+
+def tune(histotune: Histotune, data: Path, backbone: Path, out: Path, *more: object) -> CommandResult:
+    return histotune("finetune", "breakhis", "--data", data, "--backbone", backbone, "--out", out, *QUICK, *more)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_writes_probe_and_tuned_model_side_by_side(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path, method: str
+) -> None:
+    out = tmp_path / "run"
+    done = tune(histotune, breakhis, backbone, out, "--method", method, "--set", "finetune.keep_tuned=true")
+    assert done.code == 0, done.err
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["tuned"]["method"] == method
+    assert scores["tuned"]["verdict"] == "tuned"
+    rows = scores["findings"][0]["rows"]
+    assert [row["arm"] for row in rows][:2] == ["probe", "fine-tuned"]
+    paired = {one["against"] for one in scores["findings"][0]["paired"]}
+    assert "fine-tuned" in paired
+    table = pl.read_parquet(out / "predictions.parquet")
+    probe, tuned = (table.filter(pl.col("arm") == arm).sort("tile_id") for arm in ("probe", "fine-tuned"))
+    assert probe["tile_id"].to_list() == tuned["tile_id"].to_list()
+    assert probe["fold"].to_list() == tuned["fold"].to_list()
+    assert probe["probability"].to_list() != tuned["probability"].to_list()
+    files = {path.name for path in (out / "head-tuned" / "adapter").iterdir()}
+    assert ("adapter_model.safetensors" if method in ("lora", "dora") else "tuned_weights.safetensors") in files
+    assert "fine-tuned" in (out / "report.html").read_text()
+
+
+def test_the_tuned_head_goes_wherever_a_head_goes(
+    histotune: Histotune, breakhis: Path, pcam: Path, backbone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = tune(histotune, breakhis, backbone, out, "--set", "finetune.keep_tuned=true", "--pcam", pcam)
+    assert done.code == 0, done.err
+    external = next(one for one in json.loads((out / "scores.json").read_text())["findings"] if one["id"] == "external")
+    assert [row["arm"] for row in external["rows"]][:2] == ["probe", "fine-tuned"]
+    moved = tmp_path / "elsewhere" / "head"
+    moved.parent.mkdir()
+    (out / "head-tuned").rename(moved)
+    evaluated = histotune("evaluate", moved, "pcam", "--data", pcam)
+    assert evaluated.code == 0, evaluated.err
+    probe, tuned = (row for row in external["rows"] if row["arm"] in ("probe", "fine-tuned"))
+    said = next(score["value"] for score in tuned["scores"] if score["name"] == "auroc")
+    assert f"{said:.3f}" in evaluated.out
+    assert probe["domain"] == tuned["domain"]
+    table = tmp_path / "said.csv"
+    predicted = histotune("predict", moved, breakhis / "BreaKHis_v1", "--out", table)
+    assert predicted.code == 0, predicted.err
+    assert pl.read_csv(table).height > 0
+
+
+def test_a_changed_adapter_is_refused(histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert tune(histotune, breakhis, backbone, out, "--set", "finetune.keep_tuned=true").code == 0
+    weights = out / "head-tuned" / "adapter" / "tuned_weights.safetensors"
+    raw = bytearray(weights.read_bytes())
+    raw[-1] ^= 1
+    weights.write_bytes(bytes(raw))
+    assert_clear(histotune("evaluate", out / "head-tuned", "breakhis", "--data", breakhis), "tuned_weights")
+
+
+def test_where_the_probe_is_kept_there_is_no_tuned_head(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = tune(histotune, breakhis, backbone, out, "--set", "finetune.standard_errors=1000")
+    assert done.code == 0, done.err
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["tuned"]["verdict"] == "probe"
+    assert scores["tuned"]["n_folds_tuned"] == 0
+    assert not (out / "head-tuned").exists()
+    table = pl.read_parquet(out / "predictions.parquet")
+    probe, tuned = (table.filter(pl.col("arm") == arm).sort("tile_id") for arm in ("probe", "fine-tuned"))
+    assert probe["probability"].to_list() == tuned["probability"].to_list()
+    assert "Fine-tuning changed nothing" in scores["answer"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--method", "lor"), ("lor", "lora")),
+        (("--method", "lora", "--set", 'finetune.method.targets=["w"]'), ("w", "q")),
+        (("--set", "finetune.method.n_blocks=9"), ("9", "1 to 2")),
+        (("--set", "finetune.views=0", "--set", "finetune.prefix.storage=fp32"), ("views=0", "prefix")),
+        (("--view", "tiles"), ("one input per tile",)),
+    ],
+)
+def test_a_mistake_is_one_message_and_nothing_is_written(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path, more: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    assert_clear(tune(histotune, breakhis, backbone, tmp_path / "run", *more), *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_adapter_on_an_adapter_is_refused(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert tune(histotune, breakhis, backbone, out, "--set", "finetune.keep_tuned=true").code == 0
+    adapter = out / "head-tuned" / "adapter"
+    again = tune(histotune, breakhis, backbone, tmp_path / "b", "--set", f"backbone.adapter={adapter}")
+    assert_clear(again, "adapter on an adapter", "merge")
+
+
+def test_the_convolutional_demo_backbone_refuses_lora(histotune: Histotune, breakhis: Path, tmp_path: Path) -> None:
+    done = histotune("finetune", "breakhis", "--data", breakhis, "--method", "lora", "--out", tmp_path / "r", *QUICK)
+    assert_clear(done, "last-blocks", "norm", "full")
+
+
+def test_one_outer_training_holds_groups_out_once(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = tune(histotune, breakhis, backbone, out, "--outer", "1", "--final")
+    assert done.code == 0, done.err
+    assert json.loads((out / "scores.json").read_text())["tuned"]["n_folds"] == 1
