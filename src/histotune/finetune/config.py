@@ -278,6 +278,13 @@ class FinetuneConfig(_Config):
                 raise ValueError(f"search.space.{name} reaches {value}: {error.errors()[0]['msg']}") from error
         return self
 
+    def choices(self) -> dict[str, Any]:
+        """Return what a result depends on beyond rounding: all but the memory that may be taken, and what follows."""
+        data = self.model_dump(mode="json", exclude={"fit"})
+        for name in ASIDE:
+            data["loop"].pop(name)
+        return data
+
 
 def _ends(space: SearchSpace) -> Iterator[tuple[str, Any]]:
     """Yield the ends of every range and all values of every choice, with the setting's name."""
@@ -345,13 +352,6 @@ def scaled_augmentation(augment: AugmentConfig, strength: float) -> AugmentConfi
             "blur": augment.blur * strength,
         }
     )
-
-    def choices(self) -> dict[str, Any]:
-        """Return what a result depends on beyond rounding: all but the memory that may be taken, and what follows."""
-        data = self.model_dump(mode="json", exclude={"fit"})
-        for name in ASIDE:
-            data["loop"].pop(name)
-        return data
 
 
 def gib_of(text: str) -> float:
