@@ -15,7 +15,7 @@ from tests.cli.test_run import assert_clear
 from tests.conftest import CommandResult
 
 Histotune = Callable[..., CommandResult]
-QUICK = ("--set", "sweep.penalties=[0.01,1]", "--set", "sweep.folds=2", "--set", "evaluation.outer_folds=2",
+QUICK = ("--set", "sweep.penalties=[0.01,1]", "--set", "sweep.folds=2", "--set", "evaluation.outer_folds=3",
          "--set", "interval.n_resamples=200", "--set", "finetune.loop.epochs=2", "--set", "finetune.inner_folds=2",
          "--set", "finetune.views=2", "--train-magnification", "100X")  # fmt: skip
 METHODS = ("lora", "dora", "last-blocks", "full", "norm")

@@ -46,11 +46,21 @@ if TYPE_CHECKING:
     from histotune.tools.table import Table
 
 
-def demo(out: Out = None, cache: Cache = None, settings: SetField = None) -> None:
+def demo(
+    out: Out = None,
+    cache: Cache = None,
+    settings: SetField = None,
+    finetune: Annotated[
+        bool, typer.Option("--finetune", help="Also fine-tune the backbone's last stage: up to 3 minutes more.")
+    ] = False,
+) -> None:
     """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
     from histotune.studies.arguments import build_config
+    from histotune.studies.config import override
+    from histotune.studies.recipes import with_quick_finetune
 
-    _run(build_config("demo", out=out, cache=cache, settings=settings))
+    config = build_config("demo", out=out, cache=cache)
+    _run(override(with_quick_finetune(config) if finetune else config, settings or []))
 
 
 def run(

@@ -11,7 +11,7 @@ from histotune.backbones.entries import BackboneConfig
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.synthetic.cohort import SyntheticConfig
 from histotune.evaluation.config import EvaluationConfig
-from histotune.finetune.config import FinetuneConfig
+from histotune.finetune.config import FinetuneConfig, LoopConfig
 from histotune.heads.config import SweepConfig
 from histotune.published.protocols import EvaConfig, ThunderConfig, UniConfig, eva_pcam_settings, eva_ten_shot_settings
 from histotune.studies.config import ExperimentConfig
@@ -68,6 +68,12 @@ def demo(data: RecipeData) -> ExperimentConfig:
         evaluation=EvaluationConfig(train_magnification="200X", final=True),
         out=Path("runs/demo"),
     )
+
+
+def with_quick_finetune(config: ExperimentConfig) -> ExperimentConfig:
+    """Return the demo with the last stage of its backbone trained: 18 trainings of 5 epochs."""
+    loop = LoopConfig(epochs=5, batch_size=16, lr=1e-3)
+    return config.model_copy(update={"finetune": FinetuneConfig(loop=loop, inner_folds=2, views=2)})
 
 
 # ------------------------------------------------------------------------------
