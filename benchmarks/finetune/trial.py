@@ -20,7 +20,7 @@ from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest, chosen_view
 from histotune.evaluation.material import Material, ScoredRows, build_predictions
 from histotune.finetune.tuning import TuningRequest, tune_set
-from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.heads.head import class_probabilities, head_logits
 from histotune.images.config import LoaderConfig, ViewChoice
 from histotune.statistics.comparison import paired_difference
@@ -69,7 +69,7 @@ class TrialOutcome:
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
-def cohort_tiles(cohort: PlantedCohort, config: FinetuneConfig, scratch: Path) -> Workbench:
+def cohort_tiles(cohort: PlantedCohort, config: FinetuneConfig, scratch: Path) -> TuningBench:
     """Render a cohort, embed it, and return what fine-tunes on it."""
     name = f"{cohort.task}-{cohort.seed}-{cohort.n_groups}-{cohort.n_tiles}"
     tiles = read_dataset(DatasetConfig(name="tiles", path=write_planted(cohort, scratch / name)), "source")
@@ -77,10 +77,10 @@ def cohort_tiles(cohort: PlantedCohort, config: FinetuneConfig, scratch: Path) -
     spec = find_backbone(BackboneConfig(name="lite0"), cache)
     view = chosen_view(ViewChoice(size_px=SIDE_PX, resize_px=SIDE_PX), spec)
     found = embed(tiles, EmbedRequest(spec, view, EmbeddingConfig(precision="fp32"), loader, cache))
-    return Workbench(TunedTiles(tiles, found, spec, view, loader, cache), config)
+    return TuningBench(TunedTiles(tiles, found, spec, view, loader, cache), config)
 
 
-def run_trial(bench: Workbench, train_N: NDArray[np.bool_], sweep: SweepConfig) -> TrialOutcome:
+def run_trial(bench: TuningBench, train_N: NDArray[np.bool_], sweep: SweepConfig) -> TrialOutcome:
     """Fine-tune on some cases, and score probe and returned model on all others.
 
     Args:
@@ -104,26 +104,26 @@ def run_trial(bench: Workbench, train_N: NDArray[np.bool_], sweep: SweepConfig) 
     return TrialOutcome(aurocs[0], aurocs[1], low, high, decided.verdict, decided.epoch, decided.gain, seconds)
 
 
-def train_rows(bench: Workbench, n_groups: int) -> NDArray[np.bool_]:
+def train_rows(bench: TuningBench, n_groups: int) -> NDArray[np.bool_]:
     """Return the tiles of the first groups; cases are numbered so that any four of them hold every pair of traits."""
     chosen = set(sorted(set(tile_groups(bench.of.tiles)))[:n_groups])
     return np.array([group in chosen for group in tile_groups(bench.of.tiles)])
 
 
-def _probe_predictions(bench: Workbench, tuned: TunedSet, rows: Int) -> Predictions:
+def _probe_predictions(bench: TuningBench, tuned: TunedSet, rows: Int) -> Predictions:
     head = tuned.probe.head
     logit_nK = head_logits(head, bench.of.embeddings.take(rows))
     return _predictions(bench, rows, logit_nK, class_probabilities(head, logit_nK))
 
 
-def _returned_predictions(bench: Workbench, tuned: TunedSet, rows: Int) -> Predictions:
+def _returned_predictions(bench: TuningBench, tuned: TunedSet, rows: Int) -> Predictions:
     if tuned.start is None:
         return _probe_predictions(bench, tuned, rows)
     logit_nK = tuned.logits(rows)
     return _predictions(bench, rows, logit_nK, tuned.probabilities(logit_nK))
 
 
-def _predictions(bench: Workbench, rows: Int, logit_nK: Float, probability_nK: Float) -> Predictions:
+def _predictions(bench: TuningBench, rows: Int, logit_nK: Float, probability_nK: Float) -> Predictions:
     of = bench.of
     tiles = replace(of.tiles, pixel_fingerprint=of.embeddings.pixel_fingerprint)
     material = Material(tiles, of.embeddings, np.full(len(tiles), np.nan), of.view.words, of.spec.default_pooling)

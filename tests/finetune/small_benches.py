@@ -13,7 +13,7 @@ from histotune.datasets.tileset import TileSet, tile_table
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
 from histotune.finetune.config import FinetuneConfig
-from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.images.config import LoaderConfig, ViewConfig
 
 OLD_NS = 1_000_000_000_000_000_000  # 2001: settled, so that content hashes are remembered
@@ -51,7 +51,7 @@ def small_tiles(folder: Path, spec: BackboneSpec = VIT, n: int = 24) -> TunedTil
     return TunedTiles(tiles, embeddings, spec, view, loader, cache)
 
 
-def small_bench(of: TunedTiles, **changed: object) -> Workbench:
+def small_bench(of: TunedTiles, **changed: object) -> TuningBench:
     """Return a workbench; settings as ``loop__batch_size=8``."""
     data: dict[str, object] = {}
     for name, value in changed.items():
@@ -62,4 +62,4 @@ def small_bench(of: TunedTiles, **changed: object) -> Workbench:
             section[own] = value
         else:
             data[part] = value
-    return Workbench(of, FinetuneConfig.model_validate(data))
+    return TuningBench(of, FinetuneConfig.model_validate(data))

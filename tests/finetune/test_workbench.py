@@ -18,7 +18,7 @@ from histotune.finetune.cut import Prefix
 from histotune.finetune.loop import tile_logits, train
 from histotune.finetune.methods import MethodChoice
 from histotune.finetune.prefix import PrefixTokens
-from histotune.finetune.workbench import TunedTiles, Workbench, chosen_method
+from histotune.finetune.workbench import TunedTiles, TuningBench, chosen_method
 from histotune.heads.head import head_logits
 from histotune.tools.errors import UserError
 from tests.finetune.families import FAMILIES
@@ -181,7 +181,7 @@ def test_a_backbone_without_a_network_is_refused(tiles: TunedTiles) -> None:
     spec = colour_histogram()
     of = TunedTiles(tiles.tiles, tiles.embeddings, spec, tiles.view, tiles.loader, tiles.cache)
     with pytest.raises(UserError, match="can't be fine-tuned"):
-        Workbench(of, FinetuneConfig())
+        TuningBench(of, FinetuneConfig())
 
 
 def test_the_method_of_a_config_trains_one_block_where_none_is_named() -> None:

@@ -23,7 +23,7 @@ from histotune.embeddings.space import EmbeddingConfig, Embeddings, EmbedRequest
 from histotune.finetune.config import FinetuneConfig, LoopConfig
 from histotune.finetune.loop import TrainingTask
 from histotune.finetune.tuned_model import LinearHead, TunedModel
-from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.heads.head import Head
 from histotune.images.config import LoaderConfig, ViewConfig
 
@@ -140,11 +140,11 @@ def probe_of(embeddings: Embeddings, n_classes: int = 2) -> Head:
     return replace(head, train_mean_D=mean_D, train_std_D=std_D)
 
 
-def bench_of(of: TunedTiles, config: dict[str, object]) -> Workbench:
-    return Workbench(of, FinetuneConfig.model_validate(config))
+def bench_of(of: TunedTiles, config: dict[str, object]) -> TuningBench:
+    return TuningBench(of, FinetuneConfig.model_validate(config))
 
 
-def task_of(bench: Workbench, probe: Head, n_tuning: int = 4) -> TrainingTask:
+def task_of(bench: TuningBench, probe: Head, n_tuning: int = 4) -> TrainingTask:
     """Return the training of a workbench's model; the last tiles are for tuning."""
     start = bench.start(probe)
     tiles = bench.of.tiles

@@ -17,7 +17,7 @@ from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest
 from histotune.finetune.config import FinetuneConfig
 from histotune.finetune.tuning import TuningRequest
-from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.heads.config import SweepConfig
 from histotune.images.config import LoaderConfig, ViewConfig
 from tests.finetune.families import FAMILIES
@@ -54,10 +54,10 @@ def seen(tiles: TileSet, cache: Path) -> TunedTiles:
     return TunedTiles(tiles, embed(tiles, EmbedRequest(SPEC, view, config, loader, cache)), SPEC, view, loader, cache)
 
 
-def bench_of(of: TunedTiles, **changed: object) -> Workbench:
+def bench_of(of: TunedTiles, **changed: object) -> TuningBench:
     """Return a bench of the last block, nothing varied."""
     loop = {**LOOP, **changed.pop("loop", {})}  # type: ignore[dict-item]
-    return Workbench(of, FinetuneConfig.model_validate({"loop": loop, "augment": OFF, **changed}))
+    return TuningBench(of, FinetuneConfig.model_validate({"loop": loop, "augment": OFF, **changed}))
 
 
 def request_of(state: Path | None = None) -> TuningRequest:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from histotune.evaluation.material import Material
     from histotune.evaluation.plan import CrossFitPlan
-    from histotune.finetune.workbench import Workbench
+    from histotune.finetune.workbench import TuningBench
     from histotune.heads.head import Head, SweepResult
     from histotune.statistics.predictions import Predictions
 
@@ -40,7 +40,7 @@ class TuningTools:
         request: How the probe is found, and where state is kept.
     """
 
-    bench: Workbench
+    bench: TuningBench
     request: TuningRequest
 
 

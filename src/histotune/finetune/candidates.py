@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from histotune.finetune.config import FinetuneConfig, TrialSettings
-    from histotune.finetune.workbench import StartingPoint, Workbench
+    from histotune.finetune.workbench import StartingPoint, TuningBench
     from histotune.heads.head import SweepResult
 
     Float = NDArray[np.float64]
@@ -88,19 +88,19 @@ class StatePlace:
         return KeptTraining(self.folder, name, identity, config.loop.save_minutes * 60.0)
 
 
-def rows_by_id(bench: Workbench, mask_N: Bools) -> Int:
+def rows_by_id(bench: TuningBench, mask_N: Bools) -> Int:
     """Return the marked rows in the order of their tiles' ids, so that the order of the tile set changes nothing."""
     ids = bench.of.tiles.tile_ids
     return np.array(sorted(np.flatnonzero(mask_N), key=lambda row: ids[row]), dtype=np.int64)
 
 
-def tile_ids(bench: Workbench, mask_N: Bools) -> list[str]:
+def tile_ids(bench: TuningBench, mask_N: Bools) -> list[str]:
     """Return the ids of the marked tiles in their order."""
     ids = bench.of.tiles.tile_ids
     return [ids[row] for row in rows_by_id(bench, mask_N)]
 
 
-def training_task(bench: Workbench, start: StartingPoint, train_rows: Int, tuning_rows: Int) -> TrainingTask:
+def training_task(bench: TuningBench, start: StartingPoint, train_rows: Int, tuning_rows: Int) -> TrainingTask:
     """Return the training of a starting point, its tokens computed."""
     bench.prepare(start.inputs, train_rows, tuning_rows)
     tiles = bench.of.tiles
@@ -121,7 +121,7 @@ class Candidates:
         place: Where trainings are kept.
     """
 
-    bench: Workbench
+    bench: TuningBench
     parts: tuple[TuningPart, ...]
     probes: tuple[SweepResult, ...]
     place: StatePlace

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from histotune.finetune.config import FinetuneConfig
     from histotune.finetune.memory import MemoryPlan
-    from histotune.finetune.workbench import Workbench
+    from histotune.finetune.workbench import TuningBench
 
     Int = NDArray[np.int64]
     Bools = NDArray[np.bool_]
@@ -236,7 +236,7 @@ def machine_prices() -> tuple[MachinePrice, ...]:
 
 
 def estimate_tuning(
-    bench: Workbench, train_sets: Sequence[Bools], memory: MemoryPlan, budget_s: float = 20.0
+    bench: TuningBench, train_sets: Sequence[Bools], memory: MemoryPlan, budget_s: float = 20.0
 ) -> TuningEstimate:
     """Count the trainings and time a few steps; nothing is kept.
 
@@ -269,7 +269,7 @@ def estimate_tuning(
     return TuningEstimate(work, timed, memory, n_prefix, prefix_bytes, tuple(notes), machine_prices())
 
 
-def count_work(bench: Workbench, train_sets: Sequence[Bools]) -> TuningWork:
+def count_work(bench: TuningBench, train_sets: Sequence[Bools]) -> TuningWork:
     """Count trainings, steps and scored tiles of a fine-tuning, as ``tuning.tune_set`` will do them.
 
     Args:
@@ -299,7 +299,7 @@ def n_candidates(config: FinetuneConfig) -> int:
     return config.search.n_trials if config.search is not None else len(config.rates) or 1
 
 
-def _steps(n_tiles: int, bench: Workbench) -> int:
+def _steps(n_tiles: int, bench: TuningBench) -> int:
     loop = bench.config.loop
     return loop.epochs * math.ceil(n_tiles / loop.batch_size)
 
@@ -318,7 +318,7 @@ class _Timer:
         micro_batch: Tiles per forward pass.
     """
 
-    bench: Workbench
+    bench: TuningBench
     trial: TrialModel
     rows: Int
     micro_batch: int
@@ -360,7 +360,7 @@ class _Timer:
         return self.bench.pixels.tensor(np.resize(self.rows, n_tiles), 1)
 
 
-def time_steps(bench: Workbench, trial: TrialModel, rows: Int, micro_batch: int, budget_s: float) -> TimedSteps:
+def time_steps(bench: TuningBench, trial: TrialModel, rows: Int, micro_batch: int, budget_s: float) -> TimedSteps:
     """Time steps, scoring and frozen blocks, one after another.
 
     Args:

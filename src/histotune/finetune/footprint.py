@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from histotune.backbones.network import Network
-    from histotune.finetune.workbench import Workbench
+    from histotune.finetune.workbench import TuningBench
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class TrialModel:
         recompute_blocks(self.model.backbone, self.blocks)
 
 
-def trial_model(bench: Workbench, choice: MethodChoice | None = None) -> TrialModel:
+def trial_model(bench: TuningBench, choice: MethodChoice | None = None) -> TrialModel:
     """Return a model as a training would have it, without a probe and without kept tokens.
 
     Args:
@@ -150,7 +150,7 @@ def trial_model(bench: Workbench, choice: MethodChoice | None = None) -> TrialMo
     return TrialModel(model, names[max(first, 0) :], cut, prefix, bench.product_type)
 
 
-def _blank_head(network: Network, x: torch.Tensor, bench: Workbench) -> LinearHead:
+def _blank_head(network: Network, x: torch.Tensor, bench: TuningBench) -> LinearHead:
     """Return a head on all outputs whose logits are 0."""
     network.module.eval()
     with torch.no_grad():

@@ -35,7 +35,7 @@ from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
     from histotune.finetune.config import FinetuneConfig, LoopConfig
-    from histotune.finetune.workbench import Workbench
+    from histotune.finetune.workbench import TuningBench
 
 
 LOG = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def size_words(size_gib: float) -> str:
     return f"{size_gib:.1f} GiB" if size_gib >= 1 else f"{1024 * size_gib:.1f} MiB"
 
 
-def plan_memory(bench: Workbench) -> MemoryPlan:
+def plan_memory(bench: TuningBench) -> MemoryPlan:
     """Choose micro-batch and checkpointing so that a step fits.
 
     Args:
@@ -151,7 +151,7 @@ def plan_memory(bench: Workbench) -> MemoryPlan:
     )
 
 
-def apply_plan(bench: Workbench) -> MemoryPlan:
+def apply_plan(bench: TuningBench) -> MemoryPlan:
     """Plan the memory of a fine-tuning, let its trainings follow the plan, and say so."""
     plan = plan_memory(bench)
     bench.config = bench.config.model_copy(update={"loop": plan.applied(bench.config.loop)})
@@ -237,7 +237,7 @@ class CardMeter:
         known: What was measured, by tiles and checkpointing.
     """
 
-    bench: Workbench
+    bench: TuningBench
     parameters: ParameterBytes
     trials: dict[bool, TrialModel] = field(default_factory=dict, repr=False)
     known: dict[tuple[int, bool], float] = field(default_factory=dict, repr=False)
@@ -288,7 +288,7 @@ class CardMeter:
         return float(max(step, torch.cuda.max_memory_allocated()))
 
 
-def meter_of(bench: Workbench, choice: MethodChoice | None = None) -> Meter:
+def meter_of(bench: TuningBench, choice: MethodChoice | None = None) -> Meter:
     """Return what says how much a step takes: counted for another method than the config's, or without a card."""
     trial = trial_model(bench, choice)
     own, beside = count_parameters(trial.model), 0
@@ -300,7 +300,7 @@ def meter_of(bench: Workbench, choice: MethodChoice | None = None) -> Meter:
     return count_meter(bench, trial, parameters)
 
 
-def count_meter(bench: Workbench, trial: TrialModel, parameters: ParameterBytes) -> CountedMeter:
+def count_meter(bench: TuningBench, trial: TrialModel, parameters: ParameterBytes) -> CountedMeter:
     """Count the activations of one tile and of two, without checkpointing and with it; the trial keeps that."""
     plain = [_saved(bench, trial, n_tiles) for n_tiles in (1, 2)]
     trial.recompute()
@@ -315,11 +315,11 @@ def count_meter(bench: Workbench, trial: TrialModel, parameters: ParameterBytes)
     )
 
 
-def _saved(bench: Workbench, trial: TrialModel, n_tiles: int) -> SavedBytes:
+def _saved(bench: TuningBench, trial: TrialModel, n_tiles: int) -> SavedBytes:
     return count_saved(trial.model, trial.blocks, _blank_batch(bench, trial, n_tiles), trial.loss)
 
 
-def _blank_batch(bench: Workbench, trial: TrialModel, n_tiles: int) -> torch.Tensor:
+def _blank_batch(bench: TuningBench, trial: TrialModel, n_tiles: int) -> torch.Tensor:
     """Return blank inputs of a model, made one by one."""
     one = trial.taken(bench.pixels.blank())
     return one.expand(n_tiles, *one.shape[1:]).contiguous()
@@ -393,7 +393,7 @@ def _per_tile(meter: Meter, checkpointing: bool, micro_batch: int) -> float:
 # ---- Where nothing fits ----
 
 
-def _refusal(bench: Workbench, meter: Meter, limit_gib: float) -> UserError:
+def _refusal(bench: TuningBench, meter: Meter, limit_gib: float) -> UserError:
     """Say what one tile takes and what would fit instead."""
     loop = bench.config.loop
     n_tiles = loop.micro_batch or 1
@@ -413,7 +413,7 @@ def _refusal(bench: Workbench, meter: Meter, limit_gib: float) -> UserError:
     )
 
 
-def _what_fits(bench: Workbench, allowed_bytes: float) -> str:
+def _what_fits(bench: TuningBench, allowed_bytes: float) -> str:
     """Return what to change, with what one tile then takes."""
     loop = bench.config.loop
     if loop.micro_batch is not None and loop.micro_batch > 1:

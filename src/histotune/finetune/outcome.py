@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from histotune.finetune.batches import Inputs
     from histotune.finetune.tuned_model import TunedModel
     from histotune.finetune.tuning import TunedSet
-    from histotune.finetune.workbench import StartingPoint, Workbench
+    from histotune.finetune.workbench import StartingPoint, TuningBench
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
@@ -51,7 +51,7 @@ class TunedBackbone:
     head: Head
 
 
-def save_outcome(tuned: TunedSet, bench: Workbench, train_rows: Int, folder: Path) -> TunedBackbone:
+def save_outcome(tuned: TunedSet, bench: TuningBench, train_rows: Int, folder: Path) -> TunedBackbone:
     """Save the adapter of a tuned model and return the backbone and head that everything else can use.
 
     Args:
@@ -101,7 +101,7 @@ def save_outcome(tuned: TunedSet, bench: Workbench, train_rows: Int, folder: Pat
     return TunedBackbone(spec, head)
 
 
-def save_weights(start: StartingPoint, bench: Workbench, folder: Path, index: HashIndex) -> None:
+def save_weights(start: StartingPoint, bench: TuningBench, folder: Path, index: HashIndex) -> None:
     """Write what moved, with the hash of the weights that it belongs to."""
     trainable, spec = start.trainable, bench.of.spec
     if trainable.peft is not None:

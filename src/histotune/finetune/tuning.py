@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from histotune.finetune.candidates import EpochWatcher
     from histotune.finetune.config import TuningSearch
     from histotune.finetune.tuned_model import TunedModel
-    from histotune.finetune.workbench import StartingPoint, Workbench
+    from histotune.finetune.workbench import StartingPoint, TuningBench
     from histotune.heads.config import SweepConfig
 
     Float = NDArray[np.float64]
@@ -168,7 +168,7 @@ class TuningRequest:
     state: Path | None = None
 
 
-def tune_set(bench: Workbench, train_N: Bools, request: TuningRequest, name: str = "all") -> TunedSet:
+def tune_set(bench: TuningBench, train_N: Bools, request: TuningRequest, name: str = "all") -> TunedSet:
     """Fine-tune on one training set and decide, on groups that took no part, what to return.
 
     Args:
@@ -203,7 +203,7 @@ def tune_set(bench: Workbench, train_N: Bools, request: TuningRequest, name: str
     return TunedSet(probes[0], decided, _refitted(candidates, train_N, probes[0], decided))
 
 
-def tuning_parts(bench: Workbench, train_N: Bools) -> tuple[tuple[TuningPart, ...], str]:
+def tuning_parts(bench: TuningBench, train_N: Bools) -> tuple[tuple[TuningPart, ...], str]:
     """Deal the groups of a training set into those that train and those that judge; none, with the reason, if few."""
     config, tiles = bench.config, bench.of.tiles
     rows = rows_by_id(bench, train_N)
@@ -235,7 +235,7 @@ def _without(train_N: Bools, rows: Int) -> Bools:
 
 
 def find_probes(
-    bench: Workbench, train_sets: Sequence[Bools], request: TuningRequest
+    bench: TuningBench, train_sets: Sequence[Bools], request: TuningRequest
 ) -> tuple[tuple[SweepResult, ...], str]:
     """Return the probe of every training set; that of the first alone, and why, where another has none."""
     tiles, embeddings = bench.of.tiles, bench.of.embeddings

@@ -101,7 +101,7 @@ class StartingPoint:
 
 
 @dataclass
-class Workbench:
+class TuningBench:
     """Makes models that start at a probe, all over one frozen network and one set of kept tokens.
 
     Attributes:
@@ -128,7 +128,7 @@ class Workbench:
         self._keys = self._decoded.keys
         self.pixels = self._varied_pixels()
 
-    def with_config(self, config: FinetuneConfig) -> Workbench:
+    def with_config(self, config: FinetuneConfig) -> TuningBench:
         """Return a bench of other settings over the same network and tiles; it keeps tokens of its own where they vary.
 
         Args:

@@ -15,7 +15,7 @@ from histotune.evaluation.tuned import TuningTools, describe_tuning
 from histotune.finetune.memory import apply_plan
 from histotune.finetune.outcome import TunedBackbone, save_outcome
 from histotune.finetune.tuning import TuningRequest
-from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.studies.setup import embed_material
 from histotune.studies.tuning_estimate import announce, refuse_adapter
 from histotune.tools.atomic import remove_tree
@@ -78,7 +78,7 @@ def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> 
     depends_on = [config.choices(), material.tiles.pixel_fingerprint, material.tiles.label_fingerprint]
     state = config.cache / "finetune" / hash_json(depends_on)[:24]
     of = TunedTiles(material.tiles, material.embeddings, setup.backbone, setup.view, config.loader, config.cache)
-    bench = Workbench(of, config.finetune)
+    bench = TuningBench(of, config.finetune)
     announce(setup, bench, apply_plan(bench))
     return TunedArm(setup, TuningTools(bench, TuningRequest(config.sweep, support, state)), state)
 

@@ -17,7 +17,7 @@ from histotune.embeddings.space import Embeddings
 from histotune.evaluation.plan import part_rows, plan_source, scored_part
 from histotune.finetune.estimate_tuning import TuningEstimate, estimate_tuning
 from histotune.finetune.memory import MemoryPlan, apply_plan
-from histotune.finetune.workbench import TunedTiles, Workbench
+from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.studies.setup import Setup, set_up_experiment
 from histotune.tools.errors import UserError
 from histotune.tools.progress import Stopwatch
@@ -59,7 +59,7 @@ def estimate_finetuning(config: ExperimentConfig) -> TuningEstimate:
     here = weights_are_here(setup.backbone)
     spec = setup.backbone if here else random_twin(setup.backbone)
     none = Embeddings(np.empty((0, 0), np.float32), (), (), request_space(replace(setup.request(), spec=spec)))
-    bench = Workbench(TunedTiles(setup.tiles, none, spec, setup.view, config.loader, config.cache), config.finetune)
+    bench = TuningBench(TunedTiles(setup.tiles, none, spec, setup.view, config.loader, config.cache), config.finetune)
     plan = apply_plan(bench)
     found = estimate_tuning(bench, training_sets(setup.tiles, setup.config), plan)
     return found if here else replace(found, notes=(*found.notes, STAND_IN))
@@ -75,7 +75,7 @@ def refuse_adapter(setup: Setup) -> None:
         )
 
 
-def announce(setup: Setup, bench: Workbench, plan: MemoryPlan) -> None:
+def announce(setup: Setup, bench: TuningBench, plan: MemoryPlan) -> None:
     """Say how many trainings a run means and about how long they take, before the first one starts."""
     if process_rank().leads:
         found = estimate_tuning(bench, training_sets(bench.of.tiles, setup.config), plan, SHORT_S)
