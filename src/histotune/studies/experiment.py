@@ -30,7 +30,9 @@ from histotune.studies.tracking import join_trials, new_run_id, require_wandb, t
 from histotune.studies.tuned_arm import (
     TUNED_FOLDER,
     carry_tuned,
+    cost_of,
     forget_state,
+    save_shown_tiles,
     save_tuned_head,
     start_tuned_arm,
     tuned_choice,
@@ -246,6 +248,7 @@ def _report_inputs(
     provenance = {
         **collect_provenance().as_dict(),
         "run id": new_run_id(),
+        **cost_of(studies.tuned),
         "embeddings": [
             {
                 "data set": material.tiles.name,
@@ -295,6 +298,7 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
                     save_bundle(Bundle(probe, config.backbone, setup.view, precision), folder / name)
             if studies.arm is not None and studies.tuned is not None:
                 save_tuned_head(studies.arm, studies.tuned, folder / TUNED_FOLDER)
+                save_shown_tiles(studies.arm, folder / "plots")
             write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
         save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
         figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)

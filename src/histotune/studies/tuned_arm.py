@@ -16,6 +16,7 @@ from histotune.finetune.memory import apply_plan
 from histotune.finetune.outcome import TunedBackbone, save_outcome
 from histotune.finetune.tuning import TuningRequest
 from histotune.finetune.workbench import TunedTiles, TuningBench
+from histotune.images.augment import save_contact_sheet
 from histotune.studies.setup import embed_material
 from histotune.studies.tuning_estimate import announce, refuse_adapter
 from histotune.tools.atomic import remove_tree
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 TUNED_FOLDER = "head-tuned"
 """Where a run keeps its fine-tuned head and adapter."""
+SHEET = "augmented-tiles.png"
+SHOWN_TILES = 6
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,23 @@ def save_tuned_head(arm: TunedArm, fit: TunedCrossFit, folder: Path) -> None:
     shutil.copytree(arm.adapter, folder / ADAPTER_BESIDE)
     backbone = arm.setup.config.backbone.model_copy(update={"adapter": ADAPTER_BESIDE})
     save_bundle(Bundle(tuned.head, backbone, arm.setup.view, arm.setup.config.embedding.precision), folder)
+
+
+def save_shown_tiles(arm: TunedArm, folder: Path) -> None:
+    """Write a sheet of what the network sees of some training tiles; nothing where they are not varied."""
+    bench = arm.tools.bench
+    if bench.config.augment.is_off:
+        return
+    rows = np.linspace(0, len(bench.of.tiles) - 1, min(SHOWN_TILES, len(bench.of.tiles))).astype(np.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_contact_sheet(folder / SHEET, list(bench.pixels.shown(rows, 0)), bench.config.augment, bench.config.loop.seed)
+
+
+def cost_of(fit: TunedCrossFit | None) -> dict[str, object]:
+    """Return what fine-tuning took, for the provenance; nothing where nothing was fine-tuned."""
+    if fit is None:
+        return {}
+    return {"fine-tuning": {"seconds": round(fit.tune_s, 1), "outer folds": len(fit.folds)}}
 
 
 def tuned_choice(arm: TunedArm | None, fit: TunedCrossFit | None) -> TunedChoice | None:
