@@ -85,7 +85,7 @@ class Prepared:
         for start in range(0, N_TILES, BATCH):
             rows = np.arange(start, start + BATCH)
             logit_BK = self.task.model(self.task.inputs.tensor(rows, 0))
-            torch.nn.functional.cross_entropy(logit_BK, labels_N[rows]).backward()
+            torch.nn.functional.cross_entropy(logit_BK, labels_N[rows]).backward()  # type: ignore[no-untyped-call]
             self.task.model.zero_grad(set_to_none=True)
 
     def operations(self) -> int:
@@ -141,7 +141,7 @@ def prepare(*, kept: bool) -> Prepared:
     inputs = x_BCSS
     outputs: Network = trainable.network
     if kept:
-        inputs = torch.cat([Prefix(build_network(spec), names[-1])(part) for part in x_BCSS.split(BATCH)])
+        inputs = torch.cat([Prefix(build_network(spec), names[-1])(part) for part in x_BCSS.split(BATCH)])  # type: ignore[no-untyped-call]
         outputs = cut_network(trainable.network, names, len(names) - 1, SIDE_PX)
     labels_N = np.arange(N_TILES) % 2
     groups = [str(row) for row in range(N_TILES)]

@@ -80,7 +80,7 @@ class CaseFigures:
 
 
 CASES = tuple(
-    TunedCase(method, precision, kept)  # type: ignore[arg-type]
+    TunedCase(method, precision, kept)
     for precision in ("fp16", "bf16")
     for method, kept in (("lora", False), ("last-blocks", False), ("last-blocks", True))
 )
@@ -155,7 +155,7 @@ def bare(task: TrainingTask, case: TunedCase, size: int) -> None:
         rows = task.train_rows[start : start + size]
         with torch.autocast(device.type, half, enabled=half is not None):
             logit_BK = task.model(task.inputs.tensor(rows, 0))
-        torch.nn.functional.cross_entropy(logit_BK, labels_N[torch.from_numpy(rows).to(device)]).backward()
+        torch.nn.functional.cross_entropy(logit_BK, labels_N[torch.from_numpy(rows).to(device)]).backward()  # type: ignore[no-untyped-call]
         task.model.zero_grad(set_to_none=True)
 
 
@@ -179,7 +179,7 @@ def task_of(shape: Shape, case: TunedCase, device: str, n_tiles: int) -> Trainin
         base = build_network(spec)
         base.module.to(device)
         prefix = Prefix(base, names[trainable.first])
-        inputs = torch.cat([prefix(part.to(device)).cpu() for part in inputs.split(4)])
+        inputs = torch.cat([prefix(part.to(device)).cpu() for part in inputs.split(4)])  # type: ignore[no-untyped-call]
         del base
         network = cut_network(network, names, trainable.first, shape.size_px)
     width = 2 * shape.width

@@ -105,7 +105,7 @@ def test_where_the_probe_is_kept_there_is_no_tuned_head(
     done = tune(histotune, breakhis, backbone, out, "--set", "finetune.standard_errors=1000")
     assert done.code == 0, done.err
     scores = json.loads((out / "scores.json").read_text())
-    assert scores["tuned"]["verdict"] == "probe"
+    assert scores["tuned"]["verdict"] == "kept"
     assert scores["tuned"]["n_folds_tuned"] == 0
     assert not (out / "head-tuned").exists()
     table = pl.read_parquet(out / "predictions.parquet")

@@ -102,17 +102,17 @@ def test_exactly_the_declared_parameters_move(name: str, method: Method) -> None
     before = state_of(module)
     cut = trainable.first if 0 <= trainable.first < len(family.names) else None
     into, out = passing(network, family.names[cut], x_BCSS) if cut is not None else (None, None)
-    if method != "probe":
+    if method != "none":
         train(trainable, family.spec)
     after = state_of(module)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved == set(trainable.names)
-    assert (method == "probe") == (not moved)
+    assert (method == "none") == (not moved)
     if cut is not None:
         into_after, out_after = passing(network, family.names[cut], x_BCSS)
         assert torch.equal(into, into_after) and not torch.equal(out, out_after)
     with torch.no_grad():
-        assert torch.equal(joined(network.outputs(x_BCSS)), start_BD) == (method == "probe")
+        assert torch.equal(joined(network.outputs(x_BCSS)), start_BD) == (method == "none")
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)

@@ -166,8 +166,10 @@ def test_where_the_rest_is_too_small_for_a_probe_the_reason_is_told(
     found = trainings()
     few = np.array([group in ("case 00", "case 01", "case 02", "case 03") for group in of.tiles.table["group_id"]])
     tuned = tune_set(bench_of(of), few, request_of())
-    assert not found.tasks and tuned.start is None and tuned.decided.verdict == "probe"
-    assert tuned.decided.reason.startswith("probe: not fine-tuned, since without the tuning groups there is no probe: ")
+    assert not found.tasks and tuned.start is None and tuned.decided.verdict == "kept"
+    assert tuned.decided.reason.startswith(
+        "probe kept: not fine-tuned, since without the tuning groups there is no probe: "
+    )
     assert np.isnan(tuned.decided.gain) and tuned.decided.table().is_empty()
     with pytest.raises(ValueError, match="no model was tuned"):
         tuned.logits(np.arange(2))
@@ -188,7 +190,7 @@ def test_with_few_tuning_groups_the_last_epoch_is_taken_and_that_is_said(of: Tun
 @pytest.mark.parametrize("inner", INNER)
 def test_the_probe_is_kept_unless_it_is_clearly_beaten(of: TunedTiles, inner: str) -> None:
     decided = tune_set(bench_of(of, inner=inner, standard_errors=1e9), all_of(of), request_of()).decided
-    assert decided.verdict == "probe" and decided.reason.startswith("probe: log-loss ")
+    assert decided.verdict == "kept" and decided.reason.startswith("probe kept: log-loss ")
     kept = tune_set(bench_of(of, inner=inner, standard_errors=1e9, keep_tuned=True), all_of(of), request_of())
     assert kept.decided.verdict == "tuned" and kept.start is not None
     assert kept.decided.reason.endswith("returned all the same, as asked for")
@@ -342,7 +344,7 @@ def test_labels_dealt_at_random_return_the_probe(of: TunedTiles, caplog: pytest.
         null = relabelled(of, {f"case {number:02d}": int(label) for number, label in enumerate(labels)})
         bench = bench_of(null, inner="folds", rates=[1e-3, 3e-3, 1e-2], loop={"epochs": 3})
         verdicts.append(tune_set(bench, all_of(null), request_of()).decided.verdict)
-    assert verdicts == ["probe"] * 3
+    assert verdicts == ["kept"] * 3
 
 
 def test_candidates_of_one_search_share_what_is_kept(of: TunedTiles) -> None:

@@ -25,7 +25,7 @@ from tests.finetune.families import FAMILIES
 from tests.finetune.toys import bench_of, probe_of, task_of, tuned_tiles, weights_of
 
 LOOP = {"precision": "fp32", "epochs": 1, "batch_size": 4}
-METHODS = ["lora", "dora", "last-blocks", "full", "norm", "probe"]
+METHODS = ["lora", "dora", "last-blocks", "full", "norm", "none"]
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def test_every_method_starts_at_the_probe(tiles: TunedTiles, method: str, checkp
 
 def test_tokens_are_shared_between_starts(tiles: TunedTiles, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    run = Prefix.__call__
+    run = Prefix._input
 
     def counted(self: Prefix, x_BCSS: torch.Tensor) -> torch.Tensor:
         seen.append(len(x_BCSS))
         return run(self, x_BCSS)
 
-    monkeypatch.setattr(Prefix, "__call__", counted)
+    monkeypatch.setattr(Prefix, "_input", counted)
     bench = bench_of(tiles, {"loop": LOOP, "views": 3})
     first = task_of(bench, probe_of(tiles.embeddings))
     n_seen = len(seen)
@@ -86,7 +86,7 @@ def test_tokens_are_shared_between_starts(tiles: TunedTiles, monkeypatch: pytest
         ({"method": {"name": "full"}}, False),
         ({"method": {"name": "lora"}}, False),
         ({"method": {"name": "lora", "n_blocks": 1}}, True),
-        ({"method": {"name": "probe"}}, False),
+        ({"method": {"name": "none"}}, False),
     ],
 )
 def test_tokens_are_kept_where_blocks_are_frozen(tiles: TunedTiles, config: dict[str, object], kept: bool) -> None:
@@ -150,8 +150,8 @@ def test_tokens_beyond_half_precision_are_kept_whole(
 
 
 def test_a_network_that_is_cut_wrongly_is_refused(tiles: TunedTiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Prefix.__call__
-    monkeypatch.setattr(Prefix, "__call__", lambda self, x_BCSS: run(self, x_BCSS).flip(1))
+    run = Prefix._input
+    monkeypatch.setattr(Prefix, "_input", lambda self, x_BCSS: run(self, x_BCSS).flip(1))
     bench = bench_of(tiles, {"loop": LOOP})
     with pytest.raises(UserError, match=r"can't be cut before blocks\.2") as told:
         bench.start(probe_of(tiles.embeddings))

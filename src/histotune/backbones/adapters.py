@@ -289,7 +289,7 @@ def _two_kinds(source: str) -> UserError:
 
 
 def _no_adapter(folder: Path) -> UserError:
-    below = sorted({path.parent.name for name in (CONFIG, TUNED) for path in folder.glob(f"*/{name}")})
+    below = sorted(one.name for one in folder.iterdir() if any((one / name).is_file() for name in (CONFIG, TUNED)))
     return UserError(
         f"this folder has no {CONFIG} and no {TUNED}, so it is no adapter",
         value=folder,
@@ -326,7 +326,7 @@ def save_adapter(model: Any, folder: Path, spec: BackboneSpec, index: HashIndex 
         config.base_model_name_or_path = base["repository"] or spec.name.removeprefix("random/")
         config.revision = spec.revision or None
     with atomic_folder(folder) as temporary:
-        model.save_pretrained(temporary, safe_serialization=True)
+        model.save_pretrained(temporary, safe_serialization=True, save_embedding_layers=False)  # else it asks the hub
         (temporary / README).unlink(missing_ok=True)  # peft's empty model card
         naming = {**naming_library(spec), "layers": _adapted_layers(model)}
         write_json(temporary / SIDECAR, {"format": SIDECAR_FORMAT, "naming": naming, "base": base})

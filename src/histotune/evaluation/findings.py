@@ -229,7 +229,7 @@ class TunedChoice:
 
     Attributes:
         method: Which parameters moved.
-        verdict: ``tuned`` or ``probe``: what is returned for all training tiles.
+        verdict: ``tuned``, or ``kept`` where the probe is: what is returned for all training tiles.
         rate: Chosen learning rate; NaN where nothing was tuned.
         epochs: Epochs that were trained.
         gain: By how much its log-loss lay below the probe's on the tuning groups, nats.
@@ -241,7 +241,7 @@ class TunedChoice:
     """
 
     method: str
-    verdict: Literal["tuned", "probe"]
+    verdict: Literal["tuned", "kept"]
     rate: float
     epochs: int
     gain: float

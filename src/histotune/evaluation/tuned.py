@@ -15,6 +15,7 @@ from histotune.evaluation.material import ScoredRows, build_predictions
 from histotune.finetune.tuning import TunedSet, TuningRequest, tune_set
 from histotune.heads.head import class_probabilities, head_logits
 from histotune.tools.files import hash_bytes
+from histotune.tools.marks import TUNED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +112,7 @@ def _said(material: Material, tuned: TunedSet, head: Head, rows: Int) -> _Said:
         logit_nK = head_logits(head, material.embeddings.take(rows))
         return _Said(rows, logit_nK, class_probabilities(head, logit_nK), head.threshold, head.head_id)
     logit_nK = tuned.logits(rows)
-    name = hash_bytes("fine-tuned", logit_nK.tobytes(), head.head_id)[:16]
+    name = hash_bytes(TUNED, logit_nK.tobytes(), head.head_id)[:16]
     return _Said(rows, logit_nK, tuned.probabilities(logit_nK), tuned.decided.decision.threshold, name)
 
 

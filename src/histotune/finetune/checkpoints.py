@@ -50,7 +50,7 @@ class Checkpoints:
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], every_s: float) -> None:
-        self.path, self._identity, self._every_s = path, json.loads(json.dumps(identity)), every_s
+        self.path, self._identity, self._every_s = path, parse_json(json.dumps(identity)), every_s
         self._saved_at = time.monotonic()
 
     @property

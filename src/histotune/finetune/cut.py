@@ -34,6 +34,9 @@ class Prefix:
 
     def __call__(self, x_BCSS: torch.Tensor) -> torch.Tensor:
         """Return the input of the block for normalised pixels; nothing behind it is computed."""
+        return self._input(x_BCSS)
+
+    def _input(self, x_BCSS: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), _stopped_at(self._block):
             try:
                 self._network.outputs(x_BCSS)

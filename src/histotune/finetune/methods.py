@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from histotune.backbones.spec import BackboneSpec
 
 
-Method = Literal["lora", "dora", "last-blocks", "full", "norm", "probe"]
+Method = Literal["lora", "dora", "last-blocks", "full", "norm", "none"]
 METHODS: tuple[Method, ...] = get_args(Method)
 KINDS = ("timm", "transformers", "lite0")
 # LayerNorm, RMSNorm, GroupNorm and BatchNorm of torch, and the classes that timm and transformers write themselves.
@@ -92,7 +92,7 @@ def make_trainable(network: Network, spec: BackboneSpec, choice: MethodChoice) -
     if choice.name in ("lora", "dora"):
         return _with_adapters(network, spec, choice, sections)
     names = [name for name, _ in network.module.named_parameters()]
-    if choice.name == "probe":
+    if choice.name == "none":
         names = []
     elif choice.name == "last-blocks":
         start = _first_section(choice, sections)
@@ -100,7 +100,7 @@ def make_trainable(network: Network, spec: BackboneSpec, choice: MethodChoice) -
     elif choice.name == "norm":
         names = norm_parameters(network.module)
     reached = gradients(network, names, spec.size_px) if names else {}
-    if not reached and choice.name != "probe":
+    if not reached and choice.name != "none":
         raise UserError(
             f"the method {choice.name} finds nothing to train in this network",
             value=spec.name,

@@ -18,6 +18,7 @@ from histotune.heads.head import NO_HASHES, Head
 from histotune.heads.sweep import distinct_rows
 from histotune.images.hashes import HashIndex
 from histotune.tools.devices import find_device
+from histotune.tools.marks import TUNED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 
-FAMILY = "fine-tuned"
 AT_ONCE = 64
 
 
@@ -93,7 +93,7 @@ def save_outcome(tuned: TunedSet, bench: TuningBench, train_rows: Int, folder: P
         train_groups=tuple(sorted({groups[row] for row in train_rows})),
         calibration=decided.calibration,
         decision=decided.decision,
-        family=FAMILY,
+        family=TUNED,
         train_sha256_N32=NO_HASHES if sha256_N32 is None else distinct_rows(sha256_N32[train_rows]),
         train_mean_D=x_nD.mean(axis=0),
         train_std_D=x_nD.std(axis=0),

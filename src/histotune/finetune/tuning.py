@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger(__name__)
-Verdict = Literal["tuned", "probe"]
+Verdict = Literal["tuned", "kept"]
+SAID: dict[Verdict, str] = {"tuned": "tuned", "kept": "probe kept"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class TuningDecision:
     """What is returned for one training set, and why.
 
     Attributes:
-        verdict: ``tuned`` or ``probe``.
+        verdict: ``tuned``, or ``kept`` where the probe is.
         rate: Chosen learning rate; NaN where there was nothing to choose.
         epoch: Epochs that were trained.
         gain: By how much the loss on the tuning groups lay below the probe's, nats, groups being asked of the
@@ -194,7 +195,7 @@ def tune_set(bench: TuningBench, train_N: Bools, request: TuningRequest, name: s
     decided = decide_tuning(candidates, try_candidates(candidates))
     for words in decided.edges:
         LOG.warning("%s (training set %s)", words, name)
-    if decided.verdict == "probe" or decided.settings is None:
+    if decided.verdict == "kept" or decided.settings is None:
         return TunedSet(probes[0], decided)
     if candidates.keeps_weights:  # a hold-out: the weights that its groups judged are what is returned
         start = bench.with_config(decided.settings.applied(bench.config)).start(probes[1].head)
@@ -310,7 +311,7 @@ def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> Tu
     said = f"log-loss {abs(chosen.gain):.3f} nats {side} the probe's, standard error {chosen.gain_se:.3f}"
     fixed = f"; fewer than {config.least_groups} of them, so the last epoch is taken" if few else ""
     kept = "" if better or not config.keep_tuned else "; returned all the same, as asked for"
-    verdict: Verdict = "tuned" if better or config.keep_tuned else "probe"
+    verdict: Verdict = "tuned" if better or config.keep_tuned else "kept"
     sizes = [len(part.rows) for part in candidates.parts]
     crossfitted = candidates.judge.crossfitted(chosen.curve.logit_EnK[chosen.epoch], sizes)
     calibration = calibrate(crossfitted, "temperature")
@@ -322,7 +323,7 @@ def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> Tu
         gain=chosen.gain,
         gain_se=chosen.gain_se,
         n_groups=n_groups,
-        reason=f"{verdict}: {said}, {n_groups} tuning groups{fixed}{kept}",
+        reason=f"{SAID[verdict]}: {said}, {n_groups} tuning groups{fixed}{kept}",
         curves=tuple(curves),
         calibration=calibration,
         decision=tuned_threshold(crossfitted, calibration),
@@ -363,7 +364,7 @@ def _refitted(candidates: Candidates, train_N: Bools, probe: SweepResult, decide
 
 def _no_tuning(reason: str) -> TuningDecision:
     nan = float("nan")
-    return TuningDecision("probe", nan, 0, nan, nan, 0, f"probe: not fine-tuned, since {reason}")
+    return TuningDecision("kept", nan, 0, nan, nan, 0, f"{SAID['kept']}: not fine-tuned, since {reason}")
 
 
 def load_trained(model: TunedModel, tensors: dict[str, torch.Tensor]) -> None:

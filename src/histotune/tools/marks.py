@@ -55,7 +55,7 @@ ARMS: Final = {
     arm.id: arm
     for arm in (
         Arm(PROBE),
-        Arm(TUNED, words="fine-tuned, or the probe where it did not help", short="fine-tuned"),
+        Arm(TUNED, words="fine-tuned, or the probe where it did not help", short="fine-tuned or probe"),
         Arm(RANDOM_SPLIT),
         Arm(REPEATED),
         Arm(DIFFERENCE),
