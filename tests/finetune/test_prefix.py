@@ -151,7 +151,7 @@ def test_a_shard_that_was_cut_off_is_computed_again(tiles: TunedTiles, caplog: p
 def test_too_much_room_is_refused_before_anything_is_computed(
     tiles: TunedTiles, limit: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="histotune.finetune.prefix")
     needed = 18 * tokens_of(tiles)[0].bytes_per_tile  # six tiles in view 1, and twelve as they are
     wanted = (np.arange(6), (0, 1), np.arange(12))
     if limit == "free":
