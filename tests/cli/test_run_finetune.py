@@ -50,7 +50,9 @@ def test_each_method_writes_probe_and_tuned_model_side_by_side(
     assert scores["tuned"]["method"] == method
     assert scores["tuned"]["verdict"] == "tuned"
     rows = scores["findings"][0]["rows"]
-    assert [row["arm"] for row in rows][:2] == ["probe", "fine-tuned"]
+    varied = ["probe on varied tiles"] if method == "last-blocks" else []  # where the frozen output is kept
+    assert [row["arm"] for row in rows][: 2 + len(varied)] == ["probe", "fine-tuned", *varied]
+    assert len(rows) == 3 + len(varied)
     paired = {one["against"] for one in scores["findings"][0]["paired"]}
     assert "fine-tuned" in paired
     table = pl.read_parquet(out / "predictions.parquet")

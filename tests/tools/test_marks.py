@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).parents[2] / "src" / "histotune"
 HOME = PACKAGE / "tools" / "marks.py"
 WORDS = {word for arm in ARMS.values() for word in (arm.id, arm.words, arm.short) if word} | set(MARKS)
 STORED = (
-    "probe", "fine-tuned", "probe, random image split", "probe, other training cases", "difference (random - grouped)",
+    "probe", "fine-tuned", "probe on varied tiles", "probe, random image split", "probe, other training cases",
+    "difference (random - grouped)",
     "null control", "null control, random image split", "random-weight backbone + probe",
     "random-weight backbone + probe, three draws of the weights", "colour histogram + probe", "untuned head",
     "majority class",

@@ -26,13 +26,23 @@ from histotune.evaluation.material import domains_of
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts, score_units
-from histotune.evaluation.tuned import tuned_cross_fit
+from histotune.evaluation.tuned import tuned_cross_fit, varied_cross_fit
 from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.outliers import find_far, join_far
 from histotune.statistics.comparison import paired_difference
 from histotune.tools.devices import SMALL_ROWS, map_small
-from histotune.tools.marks import DIFFERENCE, LEAKY, MAJORITY, PROBE, RANDOM_SPLIT, RANDOM_WEIGHTS, TOO_NARROW, TUNED
+from histotune.tools.marks import (
+    DIFFERENCE,
+    LEAKY,
+    MAJORITY,
+    PROBE,
+    RANDOM_SPLIT,
+    RANDOM_WEIGHTS,
+    TOO_NARROW,
+    TUNED,
+    VARIED,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -160,7 +170,7 @@ def study_source(
     scored = [(arm.arm, fit.predictions) for arm, fit in zip(arms, fits, strict=True)]
     tuned = _tuned(arms[0].material, plan, fits[0], settings)
     if tuned is not None:
-        scored.insert(1, (TUNED, tuned.predictions))
+        scored[1:1] = [(TUNED, tuned.predictions), *_varied(arms[0].material, plan, fits[0], settings)]
     if "majority" in evaluation.floors:
         scored.append((MAJORITY, _majority(arms[0].material, plan.fit, fits[0].predictions)))
     trained_on = f"{tiles.name} {evaluation.train_magnification or 'all tiles'}, {plan.trained()}"
@@ -199,6 +209,16 @@ def study_source(
 def _tuned(material: Material, plan: SourcePlan, probe: CrossFit, settings: StudySettings) -> TunedCrossFit | None:
     """Fine-tune over the probe's own folds, where that is asked for."""
     return None if settings.tuning is None else tuned_cross_fit(material, plan.fit, settings.tuning, probe.folds)
+
+
+def _varied(
+    material: Material, plan: SourcePlan, probe: CrossFit, settings: StudySettings
+) -> list[tuple[str, Predictions]]:
+    """Return the probe on the tiles as training varies them, where it does and keeps what it sees."""
+    tools = settings.tuning
+    if tools is None or tools.bench.n_views < 2 or not tools.bench.cuts:
+        return []
+    return [(VARIED, varied_cross_fit(material, plan.fit, tools, probe.final))]
 
 
 def score_arms(

@@ -5,15 +5,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.backbones.spec import ColumnBlock
+from histotune.datasets.splits.split import tile_groups
 from histotune.evaluation.findings import TunedChoice
 from histotune.evaluation.material import ScoredRows, build_predictions
+from histotune.finetune.outcome import tuned_columns
 from histotune.finetune.tuning import TunedSet, TuningRequest, tune_set
+from histotune.heads.family import SweepTask
 from histotune.heads.head import class_probabilities, head_logits
+from histotune.heads.sweep import sweep
 from histotune.tools.files import hash_bytes
 from histotune.tools.marks import TUNED
 
@@ -30,6 +35,9 @@ if TYPE_CHECKING:
 
     Float = NDArray[np.float64]
     Int = NDArray[np.int64]
+
+
+COLUMNS = "columns"
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,46 @@ def tuned_cross_fit(
     alone = len(folds) == 1 and not (train_N & (plan.fold_N == folds[0])).any()  # a part is scored: one training set
     final = tuned if alone else tune_set(tools.bench, train_N, tools.request, "all")
     return TunedCrossFit(_joined(material, plan, said), final, tuple(by_fold), time.perf_counter() - start)
+
+
+def varied_cross_fit(material: Material, plan: CrossFitPlan, tools: TuningTools, probe: SweepResult) -> Predictions:
+    """Score a probe that learned from the same varied tiles as the network: what varying them alone brings.
+
+    Args:
+        material: The tiles as the frozen backbone sees them.
+        plan: Who trains and who is scored; the same as the probe's.
+        tools: What fine-tunes; its views of a tile are what the probe learns from.
+        probe: Any probe of the study; says which columns a head reads.
+
+    Returns:
+        Predictions of every scored tile as it is.
+    """
+    bench, tiles, n = tools.bench, material.tiles, len(material.tiles)
+    labelled_N = tiles.labels_N >= 0
+    train_N, folds = plan.train_N & labelled_N, sorted({int(fold) for fold in plan.fold_N[plan.fold_N >= 0]})
+    start = bench.start(probe.head)  # not trained: the frozen network
+    bench.prepare(start.inputs, np.flatnonzero(train_N), np.arange(n))
+    rows_of = [np.arange(n), *(np.flatnonzero(train_N) for _ in range(1, bench.n_views))]
+    x_MD = np.concatenate([tuned_columns(start.model, start.inputs, rows, view) for view, rows in enumerate(rows_of)])
+    row_M = np.concatenate(rows_of)
+    ids, groups = tiles.tile_ids, tile_groups(tiles)
+    seen = replace(
+        material.embeddings,
+        matrix_ND=x_MD.astype(np.float32),
+        blocks=(ColumnBlock(COLUMNS, 0, x_MD.shape[1]),),
+        tile_ids=tuple(f"{number} {ids[row]}" for number, row in enumerate(row_M)),
+        sha256_N32=None,
+    )
+    sets_SM = np.stack([(train_N & (plan.fold_N != fold))[row_M] for fold in folds])
+    groups_M = tuple(groups[row] for row in row_M)
+    task = SweepTask(tiles.labels_N[row_M], groups_M, tiles.class_names, sets_SM, "grouped", (COLUMNS,), ())
+    said = []
+    for fold, result in zip(folds, sweep(seen, task, tools.request.sweep, tools.request.support), strict=True):
+        rows = np.flatnonzero((plan.fold_N == fold) & labelled_N)
+        logit_nK = head_logits(result.head, seen.take(rows))
+        head = result.head
+        said.append(_Said(rows, logit_nK, class_probabilities(head, logit_nK), head.threshold, head.head_id))
+    return _joined(material, plan, said)
 
 
 def _said(material: Material, tuned: TunedSet, head: Head, rows: Int) -> _Said:

@@ -112,11 +112,11 @@ def save_weights(start: StartingPoint, bench: TuningBench, folder: Path, index: 
     save_tuned(tensors, folder, spec, bench.config.method.name, index)
 
 
-def tuned_columns(model: TunedModel, inputs: Inputs, rows: Int) -> Float:
-    """Return the columns that a head reads of tiles as they are (n, D)."""
+def tuned_columns(model: TunedModel, inputs: Inputs, rows: Int, view: int = 0) -> Float:
+    """Return the columns that a head reads of tiles in one of their views (n, D); view 0 shows them as they are."""
     model.eval()
     parts = []
     with torch.no_grad():
         for start in range(0, len(rows), AT_ONCE):
-            parts.append(model.columns(inputs.tensor(rows[start : start + AT_ONCE], 0)).double().cpu().numpy())
+            parts.append(model.columns(inputs.tensor(rows[start : start + AT_ONCE], view)).double().cpu().numpy())
     return np.concatenate(parts)

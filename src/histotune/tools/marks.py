@@ -13,6 +13,7 @@ from typing import Final
 # change; what people read may.
 PROBE: Final = "probe"
 TUNED: Final = "fine-tuned"
+VARIED: Final = "probe on varied tiles"
 RANDOM_SPLIT: Final = "probe, random image split"
 REPEATED: Final = "probe, other training cases"
 DIFFERENCE: Final = "difference (random - grouped)"
@@ -56,6 +57,7 @@ ARMS: Final = {
     for arm in (
         Arm(PROBE),
         Arm(TUNED, words="fine-tuned, or the probe where it did not help", short="fine-tuned or probe"),
+        Arm(VARIED, words="probe on the same varied tiles"),
         Arm(RANDOM_SPLIT),
         Arm(REPEATED),
         Arm(DIFFERENCE),
