@@ -29,7 +29,6 @@ from histotune.evaluation.plan import CrossFitPlan, marks_of, part_rows
 from histotune.evaluation.robustness import EmbeddedArm, map_embeddings, score_robustness
 from histotune.evaluation.scoring import over_present
 from histotune.evaluation.seen import find_seen, mark_seen
-from histotune.evaluation.tuned import tuned_cross_fit
 from histotune.heads.family import SweepTask, check_inner_folds
 from histotune.heads.outliers import find_far
 from histotune.heads.sweep import sweep
@@ -133,6 +132,8 @@ def study_target(
 
 def _tune_here(material: Material, rows: NDArray[np.int64], tools: TuningTools, probe: SweepResult) -> TunedCrossFit:
     """Fine-tune on the target's training part and score the other part."""
+    from histotune.evaluation.tuned import tuned_cross_fit  # with torch, which no other study needs by now
+
     fold_N = np.full(len(material.tiles), -1, dtype=np.int64)
     fold_N[rows] = 0
     plan = CrossFitPlan(_train_rows(material.tiles), fold_N, material.tiles.take(rows).label_fingerprint, "grouped", 0)

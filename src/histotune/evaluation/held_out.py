@@ -26,7 +26,6 @@ from histotune.evaluation.material import domains_of
 from histotune.evaluation.plan import CrossFitPlan, marks_of, plan_source, training_domain
 from histotune.evaluation.robustness import EmbeddedArm, RobustnessSettings, map_embeddings, score_robustness
 from histotune.evaluation.scoring import score_domains, score_parts, score_units
-from histotune.evaluation.tuned import tuned_cross_fit, varied_cross_fit
 from histotune.heads.family import SweepSupport
 from histotune.heads.label_efficiency import label_efficiency
 from histotune.heads.outliers import find_far, join_far
@@ -208,7 +207,11 @@ def study_source(
 
 def _tuned(material: Material, plan: SourcePlan, probe: CrossFit, settings: StudySettings) -> TunedCrossFit | None:
     """Fine-tune over the probe's own folds, where that is asked for."""
-    return None if settings.tuning is None else tuned_cross_fit(material, plan.fit, settings.tuning, probe.folds)
+    if settings.tuning is None:
+        return None
+    from histotune.evaluation.tuned import tuned_cross_fit  # with torch, which no other study needs by now
+
+    return tuned_cross_fit(material, plan.fit, settings.tuning, probe.folds)
 
 
 def _varied(
@@ -218,6 +221,8 @@ def _varied(
     tools = settings.tuning
     if tools is None or tools.bench.n_views < 2 or not tools.bench.cuts:
         return []
+    from histotune.evaluation.tuned import varied_cross_fit
+
     return [(VARIED, varied_cross_fit(material, plan.fit, tools, probe.final))]
 
 

@@ -16,7 +16,6 @@ from histotune.evaluation.findings import Artifacts, DatasetFacts, Findings, Led
 from histotune.evaluation.held_out import ArmMaterial, StudySettings, study_source
 from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import scored_part
-from histotune.finetune.search import require_search
 from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.sweep import require_device
@@ -136,7 +135,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
     with claimed_folder(config):
         require_wandb(config.tracking)
         require_device(config.sweep)
-        require_search(config.finetune)
+        _require_search(config)
         watch = Stopwatch()
         setup = set_up_experiment(config, watch)
         embedded = embed_experiment(setup, watch)
@@ -145,6 +144,14 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         ledger = _count_scorings(setup.config, studies, findings)
         inputs = _report_inputs(setup.config, studies, findings, embedded, command)
         return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
+
+
+def _require_search(config: ExperimentConfig) -> None:
+    """Find out before anything is computed whether a search can be made; torch is not imported where there is none."""
+    if config.finetune is not None and config.finetune.search is not None:
+        from histotune.finetune.search import require_search
+
+        require_search(config.finetune)
 
 
 def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:

@@ -11,14 +11,8 @@ import numpy as np
 
 from histotune.deploy.bundle import ADAPTER_BESIDE, Bundle, save_bundle
 from histotune.evaluation.held_out import ArmMaterial
-from histotune.evaluation.tuned import TuningTools, describe_tuning
-from histotune.finetune.memory import apply_plan
-from histotune.finetune.outcome import TunedBackbone, save_outcome
-from histotune.finetune.tuning import TuningRequest
-from histotune.finetune.workbench import TunedTiles, TuningBench
 from histotune.images.augment import save_contact_sheet
 from histotune.studies.setup import embed_material
-from histotune.studies.tuning_estimate import announce, refuse_adapter
 from histotune.tools.atomic import remove_tree
 from histotune.tools.files import hash_json
 from histotune.tools.marks import TUNED
@@ -30,7 +24,8 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import TunedChoice
     from histotune.evaluation.held_out import SourceStudy
     from histotune.evaluation.material import Material
-    from histotune.evaluation.tuned import TunedCrossFit
+    from histotune.evaluation.tuned import TunedCrossFit, TuningTools
+    from histotune.finetune.outcome import TunedBackbone
     from histotune.heads.family import SweepSupport
     from histotune.studies.setup import Setup
 
@@ -77,6 +72,12 @@ def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> 
     config = setup.config
     if config.finetune is None:
         return None
+    from histotune.evaluation.tuned import TuningTools  # these need torch, which a study from the cache does not
+    from histotune.finetune.memory import apply_plan
+    from histotune.finetune.tuning import TuningRequest
+    from histotune.finetune.workbench import TunedTiles, TuningBench
+    from histotune.studies.tuning_estimate import announce, refuse_adapter
+
     refuse_adapter(setup)
     depends_on = [config.choices(), material.tiles.pixel_fingerprint, material.tiles.label_fingerprint]
     state = config.cache / "finetune" / hash_json(depends_on)[:24]
@@ -99,6 +100,8 @@ def carry_tuned(arm: TunedArm, study: SourceStudy, target: TileSet | None) -> tu
 
 def keep_adapter(arm: TunedArm, fit: TunedCrossFit) -> TunedBackbone:
     """Write the adapter of the final model beside the run's state."""
+    from histotune.finetune.outcome import save_outcome
+
     # the tiles that trained are those with logits out of fold
     rows = np.flatnonzero(np.isfinite(fit.final.probe.out_of_fold_logit_NK).all(axis=1))
     remove_tree(arm.adapter)
@@ -141,7 +144,11 @@ def cost_of(fit: TunedCrossFit | None) -> dict[str, object]:
 
 def tuned_choice(arm: TunedArm | None, fit: TunedCrossFit | None) -> TunedChoice | None:
     """Return what fine-tuning decided; None where nothing was fine-tuned."""
-    return None if arm is None or fit is None else describe_tuning(fit, arm.tools)
+    if arm is None or fit is None:
+        return None
+    from histotune.evaluation.tuned import describe_tuning
+
+    return describe_tuning(fit, arm.tools)
 
 
 def forget_state(arm: TunedArm | None) -> None:
