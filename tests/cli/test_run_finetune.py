@@ -63,6 +63,7 @@ def test_each_method_writes_probe_and_tuned_model_side_by_side(
     files = {path.name for path in (out / "head-tuned" / "adapter").iterdir()}
     assert ("adapter_model.safetensors" if method in ("lora", "dora") else "tuned_weights.safetensors") in files
     assert "fine-tuned" in (out / "report.html").read_text()
+    assert "fine-tuned or probe" in done.out
     assert (out / "plots" / "augmented-tiles.png").stat().st_size > 0
     assert json.loads((out / "provenance.json").read_text())["fine-tuning"]["outer folds"] == 3
 

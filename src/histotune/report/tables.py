@@ -29,7 +29,7 @@ from histotune.report.words import (
     sample_words,
     score_cell,
 )
-from histotune.tools.marks import FLOORS, LEAKY, PROBE, RANDOM_SPLIT, REPEATED, SYNTHETIC, arm_words, short_words
+from histotune.tools.marks import FLOORS, LEAKY, PROBE, RANDOM_SPLIT, REPEATED, SYNTHETIC, TUNED, arm_words, short_words
 from histotune.tools.table import OPEN, Column, Layout, Row, Span, Table, Tone, columns_of, rows_of
 
 if TYPE_CHECKING:
@@ -110,6 +110,9 @@ def _probe_rows(
         repeated = finding.row(REPEATED, arm.domain) if finding else None
         if repeated is not None:
             yield SummaryRow("  ± SD, other training cases", repeated)
+        tuned = finding.row(TUNED, arm.domain) if finding else None
+        if tuned is not None:
+            yield SummaryRow(f"  {short_words(TUNED)}", tuned)
         best = _best_floor(finding.rows if finding else (), arm.domain) if floor else None
         if best is not None:
             yield SummaryRow(f"  floor: {short_words(best.arm)}", best)
