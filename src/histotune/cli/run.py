@@ -155,7 +155,7 @@ def finetune(
     """
     from histotune.studies.arguments import build_config
     from histotune.studies.config import override
-    from histotune.studies.tuning_verbs import with_tuning_defaults
+    from histotune.studies.recipes import with_finetuning
 
     config = build_config(
         dataset,
@@ -174,7 +174,7 @@ def finetune(
         on_bad_image=on_bad_image,
     )
     fields = [*(settings or ()), *([] if fit is None else [f"finetune.fit={fit}"])]
-    config = override(with_tuning_defaults(config), fields)
+    config = override(with_finetuning(config), fields)
     if estimate:
         _print_tuning_estimate(config)
     else:

@@ -316,10 +316,14 @@ def finetune_tiles(data: RecipeData) -> ExperimentConfig:
 
 
 def _finetuned(recipe: str, config: ExperimentConfig) -> ExperimentConfig:
-    """Return a study that fine-tunes, held against its probe and the classes' shares."""
+    """Return a study that fine-tunes, under a name and in a folder of its own."""
+    return with_finetuning(config).model_copy(update={"recipe": recipe, "out": Path("runs") / recipe})
+
+
+def with_finetuning(config: ExperimentConfig) -> ExperimentConfig:
+    """Return a config that fine-tunes and holds the result against its probe and the classes' shares alone."""
     evaluation = config.evaluation.model_copy(update={"floors": ("majority",), "leak_price": False})
-    changes = {"recipe": recipe, "evaluation": evaluation, "finetune": FinetuneConfig(), "out": Path("runs") / recipe}
-    return config.model_copy(update=changes)
+    return config.model_copy(update={"evaluation": evaluation, "finetune": config.finetune or FinetuneConfig()})
 
 
 # ------------------------------------------------------------------------------

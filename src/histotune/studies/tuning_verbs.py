@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from histotune.finetune.config import FinetuneConfig
 from histotune.studies.arguments import Fields, Place, assignments, command_of, config_of
 from histotune.studies.config import ExperimentConfig, override
+from histotune.studies.recipes import with_finetuning
 
 if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.studies.experiment import RunResult
-
-
-FLOORS = ("majority",)
-"""What a fine-tuning is held against beside its probe; others: ``--set evaluation.floors=[...]``."""
 
 
 def finetune(
@@ -73,11 +69,5 @@ def finetune(
         "outer": outer,
     }
     config = config_of(tiles, data, backbone=backbone, out=out, cache=cache, **typed)
-    config = config if isinstance(tiles, ExperimentConfig) else with_tuning_defaults(config)
+    config = config if isinstance(tiles, ExperimentConfig) else with_finetuning(config)
     return run_experiment(override(config, assignments(set)), command_of("finetune"))
-
-
-def with_tuning_defaults(config: ExperimentConfig) -> ExperimentConfig:
-    """Return a config that fine-tunes and holds the result against its probe and the classes' shares alone."""
-    evaluation = config.evaluation.model_copy(update={"floors": FLOORS, "leak_price": False})
-    return config.model_copy(update={"evaluation": evaluation, "finetune": config.finetune or FinetuneConfig()})
