@@ -134,6 +134,14 @@ def test_a_mistake_is_one_message_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_method_that_does_not_fit_is_told_before_anything_is_embedded(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path
+) -> None:
+    done = tune(histotune, breakhis, backbone, tmp_path / "run", "--set", "finetune.method.n_blocks=9")
+    assert_clear(done, "1 to 2")
+    assert "embedding" not in done.err
+
+
 def test_an_adapter_on_an_adapter_is_refused(
     histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ from histotune.studies.tracking import join_trials, new_run_id, require_wandb, t
 from histotune.studies.tuned_arm import (
     TUNED_FOLDER,
     carry_tuned,
+    check_method,
     cost_of,
     forget_state,
     save_shown_tiles,
@@ -138,6 +139,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         _require_search(config)
         watch = Stopwatch()
         setup = set_up_experiment(config, watch)
+        check_method(setup)
         embedded = embed_experiment(setup, watch)
         studies = _study(setup, embedded, watch)
         findings = _findings(setup.config, studies, embedded)

@@ -57,6 +57,21 @@ class TunedArm:
         return self.state / "adapter"
 
 
+def check_method(setup: Setup) -> None:
+    """Find out before anything is embedded whether the backbone takes the method; nothing without fine-tuning."""
+    config = setup.config
+    if config.finetune is None:
+        return
+    from histotune.backbones.network import build_network
+    from histotune.finetune.methods import KINDS, make_trainable
+    from histotune.finetune.workbench import chosen_method
+    from histotune.studies.tuning_estimate import refuse_adapter
+
+    refuse_adapter(setup)
+    if setup.backbone.kind in KINDS:  # the others are refused by what trains
+        make_trainable(build_network(setup.backbone), setup.backbone, chosen_method(config.finetune))
+
+
 def start_tuned_arm(setup: Setup, material: Material, support: SweepSupport) -> TunedArm | None:
     """Return what fine-tunes the probe's backbone on some tiles; None where the config asks for nothing.
 
