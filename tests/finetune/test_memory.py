@@ -218,7 +218,7 @@ def test_not_even_one_tile_is_one_message_that_says_what_fits(tiles: TunedTiles)
     assert "gradients and moments" in caught.value.what
     with pytest.raises(UserError, match="not even one tile") as caught:
         plan_memory(small_bench(tiles, method__name="full", fit="10kB"))
-    assert "choose a smaller --backbone, since every method takes" in str(caught.value.fix)
+    assert "choose a smaller --backbone, since every other method takes" in str(caught.value.fix)
     with pytest.raises(UserError, match="no micro-batch of 20 tiles") as caught:
         plan_memory(small_bench(tiles, method__name="full", fit="10kB", loop__micro_batch=20))
     assert "leave out finetune.loop.micro_batch" in str(caught.value.fix)

@@ -441,5 +441,5 @@ def _what_fits(bench: TuningBench, allowed_bytes: float) -> str:
             fitting.append(f"{words} ({size_words(taken / GIB)})")
     if fitting:
         return " or ".join(fitting)
-    least_words = f", since every method takes {size_words(least / GIB)} or more" if math.isfinite(least) else ""
+    least_words = f", since every other method takes {size_words(least / GIB)} or more" if math.isfinite(least) else ""
     return f"choose a smaller --backbone{least_words}"
