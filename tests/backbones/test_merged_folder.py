@@ -193,6 +193,8 @@ def test_a_refusal_names_licence_and_clause_before_anything_is_loaded(tmp_path: 
     assert entry is not None
     with pytest.raises(UserError, match=r"CC-BY-NC-ND-4\.0.*section 2\(a\)\(1\)\(B\)") as caught:
         save_merged(replace(entry.spec, adapter=str(tmp_path)), tmp_path / "merged")
+    words = "produce and reproduce, but not Share, Adapted Material for NonCommercial purposes only"
+    assert words in str(caught.value)  # of the licence, https://creativecommons.org/licenses/by-nc-nd/4.0/legalcode
     assert "the adapter's folder alone" in str(caught.value)
 
 

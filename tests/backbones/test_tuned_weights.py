@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +22,13 @@ from histotune.backbones.network import build_network
 from histotune.backbones.spec import BackboneSpec
 from histotune.backbones.tuned_weights import place_tensors, save_tuned
 from histotune.backbones.weights import weights_hash
+from histotune.images.hashes import HashIndex
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_file, read_json, write_sealed
 
 N_FLIPS = 200
+OLD_NS = 1_000_000_000_000_000_000  # 2001: settled, so that content hashes are remembered
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
 OLD_NAMES = (
     (".attention.q_proj.", ".attention.attention.query."), (".attention.k_proj.", ".attention.attention.key."),
@@ -148,6 +151,31 @@ def test_it_is_part_of_the_space_by_its_tensors_alone(
     assert len({space.weights_hash for space in spaces}) == 1
 
 
+def test_a_base_is_hashed_once_however_often_the_tuned_backbone_is_loaded(
+    dinov2: Path, tuned: Path, tmp_path: Path, cpu: ComputeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def noting(path: Path) -> str:
+        read.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr("histotune.images.hashes.hash_file", noting)
+    for path in (*dinov2.glob("*.safetensors"), tuned / TUNED):
+        os.utime(path, ns=(OLD_NS, OLD_NS))
+    spec, index = spec_of(dinov2, adapter=str(tuned)), HashIndex(tmp_path / "hashes.sqlite")
+    assert adapter_hash(spec, index)
+    assert sorted(read) == ["model.safetensors", TUNED]
+    for known in (index, HashIndex(tmp_path / "hashes.sqlite")):  # of this process, and of another
+        load_backbone(spec, cpu, "fp32", known)
+    assert len(read) == 2
+    other = load_file(dinov2 / "model.safetensors")
+    other["layernorm.bias"] += 1
+    save_file(other, dinov2 / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="trained on other weights"):  # what is remembered is of another state
+        load_backbone(spec, cpu, "fp32", index)
+
+
 # ---- What is refused ----
 
 
@@ -176,7 +204,7 @@ def test_another_base_is_refused_by_the_hash_of_its_weights(tuned: Path, dinov2:
         ("classifier.weight", torch.ones(2, 32), "have no place there"),
         ("encoder.layer.0.mlp.weights_in.weight", torch.ones(3, 32), "have no place there|have another shape"),
         ("encoder.layer.0.mlp.weights_in.weight", torch.ones(6, 32), "have another shape"),
-        ("encoder.layer.0.mlp.weights_in.weight", torch.tensor(1.0), "have no place there"),
+        ("encoder.layer.0.mlp.weights_in.weight", torch.tensor(1.0), "have no place there|have another shape"),
         ("layernorm.weight", torch.ones(31), r"1 have another shape, e\.g\. layernorm\.weight"),
         ("layernorm.weight", torch.ones(1), "have another shape"),
         ("layernorm.weight", torch.full((32,), float("nan")), r"not finite, in 1 tensors, e\.g\. layernorm"),
@@ -188,14 +216,20 @@ def test_another_base_is_refused_by_the_hash_of_its_weights(tuned: Path, dinov2:
 def test_every_tensor_must_have_its_place_its_shape_and_numbers(
     dinov2: Path, tuned: Path, name: str, tensor: torch.Tensor, words: str
 ) -> None:
-    rewrite(tuned, {**load_file(tuned / TUNED), name: tensor})
+    try:
+        rewrite(tuned, {**load_file(tuned / TUNED), name: tensor})
+    except KeyError:
+        if not tensor.is_complex():
+            raise
+        pytest.skip("this safetensors writes no complex numbers")
     refused(dinov2, tuned, words)
 
 
 def test_a_tensor_given_under_two_names_is_refused(dinov2: Path, tuned: Path) -> None:
     tensors = load_file(tuned / TUNED)
-    old = "encoder.layer.1.attention.attention.query.bias"
-    rewrite(tuned, {**tensors, old: torch.ones(32)})
+    names = {f"encoder.layer.1.attention.{name}.bias" for name in ("attention.query", "q_proj")}
+    (other,) = names - tensors.keys()  # the installed transformers has one of them, the other is another version's
+    rewrite(tuned, {**tensors, other: torch.ones(32)})
     refused(dinov2, tuned, "1 are given twice, e.g. encoder.layer.1.attention")
 
 

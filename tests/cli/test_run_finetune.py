@@ -12,7 +12,7 @@ import torch
 from transformers import ViTConfig, ViTModel
 
 from tests.cli.test_run import assert_clear
-from tests.conftest import CommandResult
+from tests.conftest import CommandResult, write_pcam
 
 Histotune = Callable[..., CommandResult]
 QUICK = ("--set", "sweep.penalties=[0.01,1]", "--set", "sweep.folds=2", "--set", "evaluation.outer_folds=3",
@@ -134,12 +134,24 @@ def test_a_mistake_is_one_message_and_nothing_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_method_that_does_not_fit_is_told_before_anything_is_embedded(
-    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--set", "finetune.method.n_blocks=9"), ("1 to 2",)),
+        (("--set", "finetune.search.space.n_blocks=[1,9]"), ("1 to 2",)),
+        (("--method", "full", "--fit", "300kB"), ("not even one tile", "300kB", "--method norm (")),
+        (("--fit", "3kB"), ("not even one tile", "3kB", "choose a smaller --backbone")),
+        (("--set", "finetune.search.space.n_blocks=[1,2]", "--fit", "3kB"), ("the most that the search may draw: 2",)),
+        (("--view", "tiles"), ("one input per tile",)),
+    ],
+)
+def test_what_can_not_be_trained_is_told_before_anything_is_embedded(
+    histotune: Histotune, breakhis: Path, backbone: Path, tmp_path: Path, more: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    done = tune(histotune, breakhis, backbone, tmp_path / "run", "--set", "finetune.method.n_blocks=9")
-    assert_clear(done, "1 to 2")
-    assert "embedding" not in done.err
+    cache = tmp_path / "cache"
+    assert_clear(tune(histotune, breakhis, backbone, tmp_path / "run", "--cache", cache, *more), *words)
+    assert not (tmp_path / "run").exists()
+    assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
 def test_an_adapter_on_an_adapter_is_refused(
@@ -164,3 +176,53 @@ def test_one_outer_training_holds_groups_out_once(
     done = tune(histotune, breakhis, backbone, out, "--outer", "1", "--final")
     assert done.code == 0, done.err
     assert json.loads((out / "scores.json").read_text())["tuned"]["n_folds"] == 1
+
+
+# ---- A share of the slides of PatchCamelyon ----
+
+
+def shared(histotune: Histotune, data: Path, backbone: Path, out: Path, *more: object) -> CommandResult:
+    return histotune("run", "finetune-pcam", "--data", data, "--backbone", backbone, "--out", out, *QUICK[:-2], *more)
+
+
+def test_pcam_learns_from_a_share_of_the_slides_of_its_training_part(
+    histotune: Histotune, backbone: Path, tmp_path: Path
+) -> None:
+    data, out = write_pcam(tmp_path / "pcam", 80, 40), tmp_path / "run"
+    done = shared(histotune, data, backbone, out, "--fraction", "0.25")
+    assert done.code == 0, done.err
+    assert "Subset groups0.25-seed0: kept 180 of 240 tiles, 90 of 120 groups" in done.err
+    assert json.loads((out / "config.json").read_text())["target"]["subset"]["group_fraction"] == 0.25
+    learned = json.loads((out / "head-direct" / "head.json").read_text())
+    assert (learned["n_groups"], learned["n_tiles"]) == (10, 20)
+    assert all(group.startswith("train_") or "train" in group for group in learned["train_groups"])
+    assert pl.read_parquet(out / "predictions.parquet")["group_id"].n_unique() == 40  # the scored part is whole
+    again = histotune("run", "--from", out, "--data", data, "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    repeated = json.loads((tmp_path / "again" / "head-direct" / "head.json").read_text())
+    assert repeated["train_groups"] == learned["train_groups"]
+
+
+@pytest.mark.parametrize(("fraction", "kept"), [("0.1", "4 of 40"), ("0.5", "20 of 40"), ("1", "40 of 40")])
+def test_an_estimate_says_which_share_it_is_of(
+    histotune: Histotune, backbone: Path, tmp_path: Path, fraction: str, kept: str
+) -> None:
+    data = write_pcam(tmp_path / "pcam", 80, 40)
+    n_train = int(kept.partition(" ")[0])
+    done = histotune("finetune", "pcam", "--data", data, "--backbone", backbone, "--fraction", fraction, "--estimate",
+                     "--set", "sweep.folds=2", "--set", "finetune.loop.epochs=1")  # fmt: skip
+    assert done.code == 0, done.err
+    words = " ".join(done.out.split())
+    assert (
+        f"Subset groups{fraction}-seed0: kept {160 + 2 * n_train} of 240 tiles, {80 + n_train} of 120 groups" in words
+    )
+
+
+@pytest.mark.parametrize("fraction", ["0", "2", "-1"])
+def test_a_share_that_is_none_is_one_message(
+    histotune: Histotune, backbone: Path, tmp_path: Path, fraction: str
+) -> None:
+    data = write_pcam(tmp_path / "pcam", 8, 4)
+    done = shared(histotune, data, backbone, tmp_path / "run", "--fraction", fraction)
+    assert_clear(done, "target.subset.group_fraction", fraction)
+    assert not (tmp_path / "run").exists()

@@ -45,9 +45,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     original, precisions = engine.load_backbone, []
 
-    def counting(spec: object, device: object, precision: str) -> object:
+    def counting(spec: object, device: object, precision: str, *more: object) -> object:
         precisions.append(precision)
-        return original(spec, device, precision)
+        return original(spec, device, precision, *more)
 
     monkeypatch.setattr(engine, "load_backbone", counting)
     return precisions

@@ -88,7 +88,7 @@ def test_processors_few_tiles_and_numbers_need_no_search(gpu_request: EmbedReque
 def test_a_search_is_made_once_per_space(gpu_request: EmbedRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[object] = []
 
-    def fake(spec: object, device: ComputeDevice, precision: str) -> Backbone:
+    def fake(spec: object, device: ComputeDevice, precision: str, *more: object) -> Backbone:
         loaded.append((device.kind, precision))
         backbone = load_histogram(colour_histogram())
         return replace(backbone, embed=Gpu(fits=64).embed)

@@ -18,10 +18,11 @@ class Family:
 
     Attributes:
         spec: How it is built.
-        names: Its blocks.
+        names: Its blocks, as today's libraries name them; see :func:`blocks_of`.
         adapted: Ends of the layers that an adapter on query and value goes on; none where there is no attention.
         stem: Parameters before the blocks.
         tail: Parameters after the blocks that reach the outputs.
+        earlier: Its blocks, as transformers named them before 5.23; none where nothing has changed.
     """
 
     spec: BackboneSpec
@@ -29,6 +30,7 @@ class Family:
     adapted: tuple[str, ...]
     stem: tuple[str, ...]
     tail: tuple[str, ...]
+    earlier: tuple[str, ...] = ()
 
 
 def timm(architecture: str, size_px: int, **arguments: int | float | bool | str) -> BackboneSpec:
@@ -92,8 +94,8 @@ FAMILIES = {
         BackboneSpec("lite0", "lite0", "tf_efficientnet_lite0", weights="random", size_px=32), numbered("blocks.", 7),
         (), ("conv_stem.weight", "bn1.weight"), ("conv_head.weight", "bn2.weight", "bn2.bias"),
     ),
-    "vit": Family(transformers("vit", 32, **SMALL), LAYERS, SPLIT, EMBEDDED, LAYERNORM),
-    "beit": Family(transformers("beit", 32, **SMALL), LAYERS, SPLIT, ("embeddings.cls_token",), ()),
+    "vit": Family(transformers("vit", 32, **SMALL), LAYERS, SPLIT, EMBEDDED, LAYERNORM, ENCODER),
+    "beit": Family(transformers("beit", 32, **SMALL), LAYERS, SPLIT, ("embeddings.cls_token",), (), ENCODER),
     "dinov2": Family(transformers("dinov2", 32, **SMALL), ENCODER, SPLIT, DINO, LAYERNORM),
     "dinov2-registers": Family(
         transformers("dinov2_with_registers", 32, **SMALL, num_register_tokens=2), ENCODER, SPLIT,
@@ -102,7 +104,7 @@ FAMILIES = {
     "midnight": Family(transformers("dinov2", 32, **SMALL, use_swiglu_ffn=True), ENCODER, SPLIT, DINO, LAYERNORM),
     "dinov3": Family(
         transformers("dinov3_vit", 32, **SMALL), numbered("model.layer.", 3), SPLIT,
-        ("embeddings.cls_token", "embeddings.mask_token"), NORM,
+        ("embeddings.cls_token", "embeddings.mask_token"), NORM, numbered("layer.", 3),
     ),
     "clip": Family(
         transformers("clip_vision_model", 32, **SMALL), numbered("encoder.layers.", 3),
@@ -111,25 +113,33 @@ FAMILIES = {
     ),
     "swin": Family(
         transformers("swin", 64, embed_dim=12, image_size=64, patch_size=4, window_size=2),
-        numbered("encoder.layers.", 4), SPLIT, ("embeddings.norm.weight",), LAYERNORM,
+        numbered("encoder.layers.", 4), (*SPLIT, "attention.self.query", "attention.self.value"),
+        ("embeddings.norm.weight",), LAYERNORM,
     ),
 }  # fmt: skip
 WITH_ATTENTION = [name for name, family in FAMILIES.items() if family.adapted]
 CONVOLUTIONAL = [name for name, family in FAMILIES.items() if not family.adapted]
 
 
+def bare(spec: BackboneSpec) -> Network:
+    """Return a network with random weights; skips a family that an older library does not have."""
+    if spec.kind == "timm" and not timm_library.is_model(spec.source):
+        pytest.skip(f"this timm has no {spec.source}")
+    return build_network(spec)
+
+
+def blocks_of(family: Family, network: Network) -> tuple[str, ...]:
+    """Return the blocks of a family under the names that the library in use gives them."""
+    held = dict(network.module.named_modules())
+    return family.names if family.names[0] in held or not family.earlier else family.earlier
+
+
 def built(spec: BackboneSpec) -> Network:
     """Return a network as pretraining leaves it: no weight, bias or norm is zero all over, as random ones are.
 
-    Skips families that older libraries do not have, or whose layers they name otherwise: those names are tested on
-    stand-ins, since a table of families can hold one naming alone.
+    Skips a family that an older library does not have.
     """
-    if spec.kind == "timm" and not timm_library.is_model(spec.source):
-        pytest.skip(f"this timm has no {spec.source}")
-    network = build_network(spec)
-    names = next((family.names for family in FAMILIES.values() if family.spec == spec), ())
-    if spec.kind == "transformers" and names and names[0] not in dict(network.module.named_modules()):
-        pytest.skip(f"this transformers names the layers of {spec.source} otherwise")
+    network = bare(spec)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.module.parameters():

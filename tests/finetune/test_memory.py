@@ -174,10 +174,39 @@ def test_a_plan_between_one_tile_and_the_batch_fits_its_limit(tiles: TunedTiles)
     assert plan.total_gib <= USED_SHARE * plan.limit_gib < meter.peak(12, False) / GIB
     assert (plan.how, plan.precision) == ("computed, not measured", "fp32")
     assert plan.weights_gib == pytest.approx(meter.parameters.weights / GIB)
-    assert plan.gradients_gib == pytest.approx(3 * meter.parameters.gradients / GIB)
+    # gradients, two moments, and on a CPU the start and the best weights beside them
+    assert plan.gradients_gib == pytest.approx(5 * meter.parameters.gradients / GIB)
     assert plan.activations_gib == pytest.approx(meter.plain.per_tile / GIB)
     little = small_bench(tiles, method__name="full", fit=f"{meter.peak(5, False) / USED_SHARE / 1024:.3f} KiB")
     assert plan_memory(little).checkpointing
+
+
+def test_processes_that_share_a_batch_plan_for_their_share_and_the_gradients_they_send(
+    tiles: TunedTiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = counted(tiles, "full").parameters
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 4)
+    shared = counted(tiles, "full").parameters
+    assert shared.copies - alone.copies == alone.gradients == shared.gradients  # DistributedDataParallel's buckets
+    assert shared.total - alone.total == alone.gradients
+    plan = plan_memory(small_bench(tiles, loop__batch_size=30))
+    assert (plan.micro_batch, plan.n_accumulate) == (8, 1)  # 30 tiles among 4 processes
+
+
+def test_a_search_is_planned_for_the_most_that_it_may_draw(tiles: TunedTiles) -> None:
+    space = {"lr": [1e-4, 1e-2], "n_blocks": [1, 4], "rank": [2, 8]}
+    searched: dict[str, object] = {"search": {"space": space}, "method": {"name": "lora", "rank": 4, "n_blocks": 1}}
+    most = {"method": {"name": "lora", "rank": 8, "n_blocks": 4}}
+    plan = plan_memory(small_bench(tiles, **searched))
+    assert plan == plan_memory(small_bench(tiles, **most))
+    own = plan_memory(small_bench(tiles, method=searched["method"]))
+    assert plan.total_gib > own.total_gib and plan.gradients_gib > own.gradients_gib
+    limit_gib = meter_of(small_bench(tiles, method=searched["method"])).peak(1, True) / GIB / USED_SHARE
+    with pytest.raises(UserError, match="the most that the search may draw: 4 blocks, rank 8") as caught:
+        plan_memory(small_bench(tiles, **searched, fit=f"{1.01 * 1024**2 * limit_gib:.3f}KiB"))
+    fix = "--set finetune.search.space.n_blocks=null --set finetune.search.space.rank=null"
+    assert fix in str(caught.value.fix)
 
 
 def test_a_plan_is_applied_and_said_once(tiles: TunedTiles, caplog: pytest.LogCaptureFixture) -> None:
@@ -195,8 +224,8 @@ def test_a_plan_shows_what_takes_how_much() -> None:
     plan = MemoryPlan(8, 4, True, "fp16", 1.5, 0.25, 0.01, 3.0, 13.97, "measured")
     (table,) = plan.tables()
     assert dict(row.texts for row in table.rows) == {
-        "weights": "1.5 GiB", "gradients and moments": "256.0 MiB", "activations, per tile": "10.2 MiB",
-        "a step with micro-batches of 8": "3.0 GiB", "limit": "14.0 GiB",
+        "weights": "1.5 GiB", "gradients, moments and copies of what trains": "256.0 MiB",
+        "activations, per tile": "10.2 MiB", "a step with micro-batches of 8": "3.0 GiB", "limit": "14.0 GiB",
     }  # fmt: skip
     assert plan.words == (
         "a step takes 3.0 GiB of 14.0 GiB (measured): micro-batches of 8, 4 to a step, in fp16, with blocks computed "
@@ -276,7 +305,7 @@ def test_a_card_is_asked_by_taking_two_steps(tiles: TunedTiles, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", card.allocated)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(memory, "_blank_batch", card.taken)
-    meter = CardMeter(small_bench(tiles, method__name="full"), ParameterBytes(0, 0, 0))
+    meter = CardMeter(small_bench(tiles, method__name="full"), FULL, ParameterBytes(0, 0, 0))
     assert [meter.peak(n, False) for n in (1, 2, 4, 1)] == [7, 14, math.inf, 7]
     assert card.n_resets == 4  # the second step of each is what counts, and what is known is not measured again
     assert meter.peak(2, True) == 14

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from histotune.backbones.adapters import save_adapter
+from histotune.backbones.merge import canonical
 from histotune.backbones.network import Network, Outputs, build_network
 from histotune.backbones.spec import BackboneSpec
 from histotune.finetune.injection import FAMILIES as TABLE
@@ -25,7 +26,7 @@ from histotune.finetune.methods import (
 )
 from histotune.finetune.sections import Sections
 from histotune.tools.errors import UserError
-from tests.finetune.families import CONVOLUTIONAL, FAMILIES, WITH_ATTENTION, built, images, timm
+from tests.finetune.families import CONVOLUTIONAL, FAMILIES, WITH_ATTENTION, blocks_of, built, images, timm
 
 ADAPTERS: tuple[Method, ...] = ("lora", "dora")
 CASES = [
@@ -100,8 +101,9 @@ def test_exactly_the_declared_parameters_move(name: str, method: Method) -> None
         start_BD = joined(network.outputs(x_BCSS))
     torch.testing.assert_close(start_BD, bare_BD, rtol=1e-6, atol=1e-6 if method in ADAPTERS else 0)
     before = state_of(module)
-    cut = trainable.first if 0 <= trainable.first < len(family.names) else None
-    into, out = passing(network, family.names[cut], x_BCSS) if cut is not None else (None, None)
+    blocks = blocks_of(family, network)
+    cut = trainable.first if 0 <= trainable.first < len(blocks) else None
+    into, out = passing(network, blocks[cut], x_BCSS) if cut is not None else (None, None)
     if method != "none":
         train(trainable, family.spec)
     after = state_of(module)
@@ -109,7 +111,7 @@ def test_exactly_the_declared_parameters_move(name: str, method: Method) -> None
     assert moved == set(trainable.names)
     assert (method == "none") == (not moved)
     if cut is not None:
-        into_after, out_after = passing(network, family.names[cut], x_BCSS)
+        into_after, out_after = passing(network, blocks[cut], x_BCSS)
         assert torch.equal(into, into_after) and not torch.equal(out, out_after)
     with torch.no_grad():
         assert torch.equal(joined(network.outputs(x_BCSS)), start_BD) == (method == "none")
@@ -155,7 +157,7 @@ def test_every_adapter_gets_a_gradient_and_changes_the_outputs(
     ends = {one: part for one, part in network.module.named_parameters() if ".lora_B." in one}
     layers = {one.partition(".lora_B.")[0] for one in ends}
     if not targets:
-        assert all(layer.endswith(family.adapted) for layer in layers)
+        assert all(canonical(layer).endswith(family.adapted) for layer in layers)
         assert trainable.first == 0
     x_BCSS = images(family.spec)
     start_BD = joined(network.outputs(x_BCSS))

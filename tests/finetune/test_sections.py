@@ -5,29 +5,29 @@ from __future__ import annotations
 import pytest
 import torch
 
-from histotune.backbones.network import Network, build_network
+from histotune.backbones.network import Network
 from histotune.finetune.sections import Sections, at_rest, find_sections, gradients
 from histotune.tools.errors import UserError
-from tests.finetune.families import FAMILIES, built
+from tests.finetune.families import FAMILIES, bare, blocks_of, built
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_blocks_stem_and_tail_of_an_architecture(name: str) -> None:
     family = FAMILIES[name]
-    network = build_network(family.spec)
-    sections = find_sections(network, family.spec.size_px)
-    assert sections.names == family.names
+    network = bare(family.spec)
+    names, sections = blocks_of(family, network), find_sections(network, family.spec.size_px)
+    assert sections.names == names
     held = dict(network.module.named_parameters())
-    for position, section in enumerate(family.names):
+    for position, section in enumerate(names):
         inner = [one for one in held if one.startswith(f"{section}.")]
         assert inner and all(sections.place(one) == position for one in inner)
     assert {sections.place(one) for one in family.stem} == {-1} and set(family.stem) <= set(held)
-    assert all(sections.place(one) == len(family.names) for one in family.tail) and set(family.tail) <= set(held)
+    assert all(sections.place(one) == len(names) for one in family.tail) and set(family.tail) <= set(held)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_finding_blocks_leaves_no_hook_and_no_mode_behind(name: str) -> None:
-    network = build_network(FAMILIES[name].spec)
+    network = bare(FAMILIES[name].spec)
     network.module.train()
     hooks = [len(part._forward_pre_hooks) for part in network.module.modules()]
     find_sections(network, FAMILIES[name].spec.size_px)

@@ -13,7 +13,7 @@ from histotune.backbones.catalog import colour_histogram
 from histotune.embeddings.store import Store
 from histotune.finetune import workbench
 from histotune.finetune.batches import PixelInputs
-from histotune.finetune.config import FinetuneConfig
+from histotune.finetune.config import FinetuneConfig, TrialSettings
 from histotune.finetune.cut import Prefix
 from histotune.finetune.loop import tile_logits, train
 from histotune.finetune.methods import MethodChoice
@@ -25,6 +25,7 @@ from tests.finetune.families import FAMILIES
 from tests.finetune.toys import bench_of, probe_of, task_of, tuned_tiles, weights_of
 
 LOOP = {"precision": "fp32", "epochs": 1, "batch_size": 4}
+VARIED, WHOLE = {"stain": 0.2, "blur": 1.0}, {"storage": "fp32"}
 METHODS = ["lora", "dora", "last-blocks", "full", "norm", "none"]
 
 
@@ -94,6 +95,24 @@ def test_tokens_are_kept_where_blocks_are_frozen(tiles: TunedTiles, config: dict
     start = bench.start(probe_of(tiles.embeddings))
     assert isinstance(start.inputs, PrefixTokens if kept else PixelInputs)
     assert (bench.prepare(start.inputs, all_rows(tiles)[:5], all_rows(tiles)[5:]) == 0) or kept
+
+
+def test_every_strength_of_an_augmentation_has_tokens_of_its_own(tiles: TunedTiles) -> None:
+    rows, probe, found = all_rows(tiles), probe_of(tiles.embeddings), {}
+    config: dict[str, object] = {"loop": {**LOOP, "epochs": 2}, "views": 2, "augment": VARIED, "prefix": WHOLE}
+    first = bench_of(tiles, config)
+    for strength in (1.0, 0.5, 0.0, 1.0):
+        settings = TrialSettings.of(first.config).model_copy(update={"augmentation": strength})
+        bench = first.with_config(settings.applied(first.config))
+        start = bench.start(probe)
+        bench.prepare(start.inputs, rows, rows[:0])
+        own = start.inputs.tensor(rows, 1)
+        torch.testing.assert_close(own, Prefix(bench.base, "blocks.2")(bench.pixels.tensor(rows, 1)))
+        assert torch.equal(start.inputs.tensor(rows, 0), first.start(probe).inputs.tensor(rows, 0))
+        assert torch.equal(found.setdefault(strength, own), own)
+        again = bench_of(tiles, {**config, "augment": bench.config.augment.model_dump()})
+        assert torch.equal(again.start(probe).inputs.tensor(rows, 1), own)  # from the disk
+    assert len(found) == 3 and not torch.equal(found[1.0], found[0.5]) and not torch.equal(found[0.5], found[0.0])
 
 
 def test_views_beyond_the_last_epoch_are_not_computed(tiles: TunedTiles) -> None:

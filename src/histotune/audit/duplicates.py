@@ -142,6 +142,7 @@ def connected(batches: Iterable[Pairs], n: int) -> tuple[NDArray[np.int64], NDAr
     kept: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
 
     def fold() -> NDArray[np.int64]:
+        """Return the parts that the pairs so far connect, as one label per tile."""
         first_M, second_M = (np.concatenate(column) for column in zip(*kept, strict=True))
         graph = coo_array((np.ones(len(first_M), np.int8), (label_N[first_M], label_N[second_M])), shape=(n, n))
         folded: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)[label_N]

@@ -241,6 +241,7 @@ def _overlaps(
     with PixelReader(loader) as reader, ThreadPoolExecutor(loader.workers or cpu_count()) as pool:
 
         def look(pair: tuple[int, int]) -> FieldOverlap:
+            """Lay the two tiles of a pair over each other."""
             return overlap(reader.pixels(sources[pair[0]]), reader.pixels(sources[pair[1]]))
 
         pairs = list(zip(first_M.tolist(), second_M.tolist(), strict=True))

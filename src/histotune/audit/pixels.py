@@ -113,6 +113,7 @@ def scan(tiles: TileSet, loader: LoaderConfig) -> Scan:
     with PixelReader(loader) as reader, ThreadPoolExecutor(workers, thread_name_prefix="audit") as pool:
 
         def read(unit: _Unit) -> list[_Answer]:
+            """Read the tiles of one unit of work."""
             if unit.file_rows:
                 return _read_rows(reader, unit)
             return [_read_one(reader, PixelSource(Path(unit.path)), unit.rows)]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from histotune.backbones.network import Network
     from histotune.images.device_resize import DeviceResizer, ResizePlan
+    from histotune.images.hashes import HashIndex
     from histotune.tools.devices import ComputeDevice
 
 # B batch, S side, C channels, D columns
@@ -224,6 +225,7 @@ class Engine:
         """Start a forward pass; return its result in main memory and what to wait for."""
 
         def forward(part_BSSC: torch.Tensor) -> torch.Tensor:
+            """Run the network on some of the images."""
             return self._run(network, self._normalised(part_BSSC), dtype)
 
         n_parallel = self._n_parallel()
@@ -414,6 +416,7 @@ class CpuParallel:
         result_BD = torch.empty(len(x_BSSC), n_columns)
 
         def part(start: int, stop: int) -> None:
+            """Fill the rows of one part of the batch."""
             with torch.inference_mode():
                 result_BD[start:stop] = forward(x_BSSC[start:stop])
 
@@ -501,13 +504,19 @@ def _what_follows(norm: nn.Module) -> nn.Module:
 # ---- Loading ----
 
 
-def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal["fp32", "bf16", "fp16"]) -> Backbone:
+def load_backbone(
+    spec: BackboneSpec,
+    device: ComputeDevice,
+    precision: Literal["fp32", "bf16", "fp16"],
+    index: HashIndex | None = None,
+) -> Backbone:
     """Load a backbone onto a device.
 
     Args:
         spec: The backbone.
         device: Where it runs.
         precision: Precision of its matrix products; outputs are float32 in any case.
+        index: Remembered hashes of files; an adapter is held against the hash of its base.
 
     Returns:
         The backbone; its columns are the blocks ``cls`` and ``patch_mean`` for networks with a class token, ``pooled``
@@ -529,5 +538,5 @@ def load_backbone(spec: BackboneSpec, device: ComputeDevice, precision: Literal[
     from histotune.backbones.network import build_network
 
     config = EngineConfig(device.kind, precision, spec.size_px, spec.mean, spec.std)
-    engine = Engine(partial(build_network, spec), config)
+    engine = Engine(partial(build_network, spec, index), config)
     return Backbone(spec, engine.blocks, engine, engine.module, engine.reruns)

@@ -30,8 +30,9 @@ OWN_FILES = re.compile(r"(?:preprocessor_)?config\.json|NOTICE\.txt|model.*\.saf
 PILLOW = {"bilinear": 2, "bicubic": 3}  # numbers of its resampling filters
 SAME = 1e-5  # relative distance of outputs that are the same up to rounding
 CLAUSES = {
-    "CC-BY-NC-ND-4.0": "section 2(a)(1)(B): adapted material may be made, but not shared",
-}  # by the beginning of a licence's name
+    "CC-BY-NC-ND-4.0": 'its section 2(a)(1)(B) allows to "produce and reproduce, but not Share, Adapted Material for '
+    'NonCommercial purposes only"',
+}  # by the beginning of a licence's name; quoted from the licence's text
 UNREAD = "whether its text lets one pass on changed weights is not known here"
 
 
@@ -44,7 +45,8 @@ def save_merged(spec: BackboneSpec, folder: Path, *, for_own_use: bool = False) 
     Args:
         spec: The backbone with its adapter.
         folder: Where it goes; an older one is replaced.
-        for_own_use: Write it although the licence does not let one pass it on; keeping it is not passing it on.
+        for_own_use: Write it although the licence does not let one pass it on; keeping it is not passing it on, and
+            what such a licence allows one to keep, it mostly allows for non-commercial purposes alone.
 
     Returns:
         The folder, to be used as ``--backbone FOLDER``.
@@ -116,7 +118,7 @@ def refuse_derivatives(spec: BackboneSpec, licence: Licence) -> None:
 def _clause(licence: Licence) -> str:
     if licence.share_derivatives is None:
         return UNREAD
-    known = (clause for name, clause in CLAUSES.items() if licence.name.startswith(name))
+    known = (clause for name, clause in CLAUSES.items() if licence.name.upper().startswith(name))
     return next(known, "its clause on derivatives")
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from histotune.images.hashes import HashIndex
+
 # B batch, C channels, H height, W width, S side, T tokens, D columns
 
 
@@ -43,11 +45,11 @@ class Network:
     convolutional: bool
 
 
-def build_network(spec: BackboneSpec) -> Network:
-    """Build a network and read its weights."""
+def build_network(spec: BackboneSpec, index: HashIndex | None = None) -> Network:
+    """Build a network and read its weights; remembered hashes of files save hashing the base of an adapter again."""
     if spec.kind == "transformers":
-        return _transformers_network(spec)
-    module = _with_adapter(_timm_module(spec).float(), spec).eval()
+        return _transformers_network(spec, index)
+    module = _with_adapter(_timm_module(spec).float(), spec, index).eval()
     if has_class_token(module):
         return Network(module, partial(_timm_tokens, module), convolutional=False)
     convolutional = any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
@@ -89,7 +91,7 @@ def _timm_module(spec: BackboneSpec) -> torch.nn.Module:
     return module
 
 
-def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Module:
+def _with_adapter(module: torch.nn.Module, spec: BackboneSpec, index: HashIndex | None) -> torch.nn.Module:
     if not spec.adapter:
         return module
     from histotune.backbones.adapters import locate_adapter
@@ -98,7 +100,7 @@ def _with_adapter(module: torch.nn.Module, spec: BackboneSpec) -> torch.nn.Modul
     if files.kind == "tensors":
         from histotune.backbones.tuned_weights import load_tuned
 
-        return load_tuned(module, spec, files)
+        return load_tuned(module, spec, files, index)
     from histotune.backbones.merge import merge_adapter
 
     return merge_adapter(module, spec)
@@ -123,7 +125,7 @@ def _load_strictly(module: torch.nn.Module, tensors: Outputs, path: Path) -> Non
     module.load_state_dict({name: tensors[name] for name in wanted})
 
 
-def _transformers_network(spec: BackboneSpec) -> Network:
+def _transformers_network(spec: BackboneSpec, index: HashIndex | None) -> Network:
     found = locate_weights(spec)
     settings = dict(spec.model_args)
     if found.config is not None:
@@ -133,7 +135,7 @@ def _transformers_network(spec: BackboneSpec) -> Network:
         module = _random_transformers(transformers_config(spec, found.config), spec.seed)
     else:
         module = _pretrained(found.weights)
-    return transformers_network(_with_adapter(getattr(module, "vision_model", module).float(), spec).eval())
+    return transformers_network(_with_adapter(getattr(module, "vision_model", module).float(), spec, index).eval())
 
 
 def transformers_network(module: torch.nn.Module) -> Network:

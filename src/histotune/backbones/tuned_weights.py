@@ -69,9 +69,8 @@ def save_tuned(
         raise UserError("fine-tuning has changed no tensor, so there is no adapter", value=method, fix="train longer")
     _refuse_values(kept, "train again with a lower learning rate", str(folder))
     refuse_foreign_files(folder)
-    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in kept.items()}
     with atomic_folder(folder) as temporary:
-        save_file(copies, temporary / TUNED)
+        save_file(_apart_in_memory(kept), temporary / TUNED)
         facts = {
             "format": SIDECAR_FORMAT,
             "kind": "tensors",
@@ -83,12 +82,36 @@ def save_tuned(
         write_sealed(temporary / SIDECAR, facts)
 
 
-def load_tuned(module: torch.nn.Module, spec: BackboneSpec, files: AdapterFiles) -> torch.nn.Module:
-    """Put an adapter's tensors into a network of fp32 weights; it is refused where one of them has no place."""
+def _apart_in_memory(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Return tensors on the CPU of which none shows the memory of another; those that do are copied, the rest are not.
+
+    Full fine-tuning changes gigabytes: a copy of all of them would be a second network.
+    """
+    seen: set[int] = set()
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        storage = one.untyped_storage()
+        found[name] = one.clone() if storage.nbytes() != one.nbytes or storage.data_ptr() in seen else one
+        seen.add(storage.data_ptr())
+    return found
+
+
+def load_tuned(
+    module: torch.nn.Module, spec: BackboneSpec, files: AdapterFiles, index: HashIndex | None = None
+) -> torch.nn.Module:
+    """Put an adapter's tensors into a network of fp32 weights; it is refused where one of them has no place.
+
+    Args:
+        module: The network; it is changed in place.
+        spec: The backbone with the adapter.
+        files: The adapter's.
+        index: Remembered hashes of files: those of the base, which may be gigabytes, are not read again then.
+    """
     check_base(spec, files)
     settings = read_adapter_config(files)
     refuse_changed(files, settings, hash_file(files.weights))
-    check_base_weights(spec, files)
+    check_base_weights(spec, files, index)
     tensors = _read(files)
     held = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
     placed = place_tensors(tensors, held, translate=spec.kind == "transformers")

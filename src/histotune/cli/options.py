@@ -83,6 +83,17 @@ OuterFolds = Annotated[
     int | None,
     typer.Option("--outer", min=1, help="Outer folds; 1 holds a fifth of the groups out once.", show_default=False),
 ]
+Fraction = Annotated[
+    float | None,
+    typer.Option(
+        "--fraction",
+        help=(
+            "Share of the slides or cases to learn from, such as 0.01: whole ones, drawn by seed. Of official parts "
+            "the training part alone is thinned out."
+        ),
+        show_default=False,
+    ),
+]
 Fit = Annotated[
     str | None,
     typer.Option("--fit", help="Memory that a step may take, such as 15GB. Default: the card's.", show_default=False),

@@ -106,6 +106,10 @@ def _reader(name: str) -> Callable[[DatasetConfig], TileSet]:
 # ---- A smaller data set ----
 
 
+SUBSET = "Subset"
+"""First word of the note that says what a subset has kept."""
+
+
 def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
     """Return the part of a data set that a config asks for."""
     if not config.name:
@@ -125,12 +129,14 @@ def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
         taken = _keep_classes(taken, classes)
     if config.group_fraction is not None:
         taken = _thin(taken, lambda part: _share_of_groups(part, config), notes)
+        if not taken.has_groups:
+            notes.append("Which tiles belong together is not known: the share was drawn among single tiles.")
     if config.shots is not None:
         taken = _thin(taken, lambda part: _shots(part, config, notes), notes)
     if not len(taken):
         raise UserError("this subset holds no tiles", value=config.name, fix="widen --set source.subset.…")
     kept = (
-        f"Subset {config.name}: kept {len(taken):,} of {len(tiles):,} tiles, {taken.n_groups:,} of {tiles.n_groups:,} "
+        f"{SUBSET} {config.name}: kept {len(taken):,} of {len(tiles):,} tiles, {taken.n_groups:,} of {tiles.n_groups:,} "
         f"groups ({_by_class(taken)})."
     )
     return replace(taken, notes=(*tiles.notes, kept, *dict.fromkeys(notes)))

@@ -34,7 +34,6 @@ from histotune.embeddings.runner import (
 from histotune.embeddings.store import Store
 from histotune.embeddings.workers import LeaveOutError, Workers, shard_files
 from histotune.images.decode import PixelReader, UnreadableTilesError, tile_sources
-from histotune.images.hashes import HashIndex
 from histotune.images.loader import load_views
 from histotune.images.view_checks import check_view
 from histotune.tools.devices import ComputeDevice, find_device
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest
     from histotune.embeddings.store import ShardPlan
+    from histotune.images.hashes import HashIndex
     from histotune.images.loader import Views
 
 
@@ -153,7 +153,7 @@ def _name_bad(tiles: TileSet, error: UnreadableTilesError) -> dict[str, str]:
 def _embed_readable(tiles: TileSet, request: EmbedRequest, workers: Workers) -> Embeddings:
     """Embed tiles of which none may be unreadable."""
     device = find_device(request.embedding.device)
-    index = HashIndex(request.cache / "hashes.sqlite", rehash=request.loader.rehash)
+    index = request.hashes
     choice = remembered_choice(request, device, index)
     sources = tile_sources(tiles)
     with PixelReader(request.loader) as reader:
@@ -289,7 +289,8 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], inputs_p
     from histotune.backbones.engine import load_backbone
 
     workers, storage = job.workers, job.request.embedding.storage
-    backbone = load_backbone(replace(job.request.spec, size_px=job.request.view.size_px), job.device, job.precision)
+    spec = replace(job.request.spec, size_px=job.request.view.size_px)
+    backbone = load_backbone(spec, job.device, job.precision, job.index)
     runner = BatchRunner(backbone, inputs_per_pass)
     if is_compiled(job.space):
         _compile(job, runner)

@@ -245,7 +245,7 @@ def _timed(
     here = weights_are_here(request.spec)
     spec = replace(request.spec if here else random_twin(request.spec), size_px=request.view.size_px)
     with compute_threads(request), PixelReader(request.loader) as reader:
-        backbone = load_backbone(spec, device, known.precision)
+        backbone = load_backbone(spec, device, known.precision, request.hashes)
         runner = BatchRunner(backbone, request.embedding.first_batch_size)
         batch_size = _batch_size(runner, reader, missing[0], request)
         n_wanted = batch_size * (WARM_UP + MAX_TIMED)

@@ -260,7 +260,8 @@ def _embed(
     from histotune.embeddings.runner import BatchRunner, compute_threads
 
     with compute_threads(request):
-        backbone = load_backbone(replace(request.spec, size_px=request.view.size_px), device, precision)
+        spec = replace(request.spec, size_px=request.view.size_px)
+        backbone = load_backbone(spec, device, precision, request.hashes)
         runner = BatchRunner(backbone, request.embedding.first_batch_size)
         return np.concatenate([runner.run(views.pixels_BSSC, views.n_inputs) for views in batches])
 

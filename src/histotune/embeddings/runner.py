@@ -98,6 +98,7 @@ class BatchRunner:
             return lambda: self._averaged(result_BD, limit, views)
 
         def submit(size: int) -> list[Pending]:
+            """Start forward passes of at most so many images."""
             return [engine.submit(part, size, views.plan) for part in _in_parts(views.pixels_BSSC, size)]
 
         passes, limit = halve_on_out_of_memory(self._limit, submit)
@@ -127,6 +128,7 @@ class BatchRunner:
                 raise
 
         def attempt(size: int) -> NDArray[np.float32]:
+            """Embed once more in smaller parts, waiting for each."""
             self._backbone.reruns.n_batches = reruns  # what is repeated counts once
             parts = _in_parts(views.pixels_BSSC, size)
             return np.concatenate([engine.collect(engine.submit(part, size, views.plan)) for part in parts])
@@ -267,7 +269,7 @@ def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, s
     from histotune.backbones.engine import load_backbone
 
     spec = replace(request.spec, size_px=request.view.size_px)
-    backbone = load_backbone(spec, device, precision)
+    backbone = load_backbone(spec, device, precision, request.hashes)
     rates = find_batch_size(backbone.embed, spec.size_px, request.embedding.shard_tiles)
     LOG.info(
         "batches of %d: %s",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from histotune.backbones.adapters import adapter_hash
 from histotune.backbones.catalog import documented_view
 from histotune.backbones.weights import weights_hash
+from histotune.images.hashes import HashIndex
 from histotune.images.view_checks import view_notes
 from histotune.tools.devices import ComputeDevice, DeviceChoice, Precision, compute_signature
 from histotune.tools.errors import UserError, closest_name
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from histotune.datasets.config import OnBadImage
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig, ViewChoice, ViewConfig
-    from histotune.images.hashes import HashIndex
 
 # N tiles, D columns
 
@@ -103,6 +103,11 @@ class EmbedRequest:
     cache: Path
     on_bad_image: OnBadImage = "fail"
     rank: ProcessRank = field(default_factory=ProcessRank)
+
+    @property
+    def hashes(self) -> HashIndex:
+        """The content hashes that its cache remembers."""
+        return HashIndex(self.cache / "hashes.sqlite", rehash=self.loader.rehash)
 
 
 # ---- Embeddings ----

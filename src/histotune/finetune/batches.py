@@ -87,6 +87,7 @@ class _Queue(Generic[T]):
         self._left: list[T] = []
 
     def draw(self) -> T:
+        """Return whose turn it is."""
         if not self._left:
             self._left = [self._items[place] for place in self._rng.permutation(len(self._items))]
         return self._left.pop()

@@ -59,15 +59,18 @@ class Checkpoints:
         return time.monotonic() - self._saved_at >= self._every_s
 
     def save(self, progress: Progress) -> None:
-        """Write where the training stands; until it is complete the last one stays."""
-        from safetensors.torch import save
+        """Write where the training stands; until it is complete the last one stays.
+
+        The file is written from the tensors themselves: their bytes are never in memory a second time.
+        """
+        from safetensors.torch import save_file
 
         state = {"epoch": progress.epoch, "step": progress.step, "facts": progress.facts, "identity": self._identity}
         text = json.dumps(state)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in progress.tensors.items()}
-        sealed = save(tensors, {"format": FORMAT, "state": text, "sha256": _seal(text, tensors)})
+        told = {"format": FORMAT, "state": text, "sha256": _seal(text, tensors)}
         with atomic_path(self.path) as temporary:
-            temporary.write_bytes(sealed)
+            save_file(tensors, temporary, told)
         self._saved_at = time.monotonic()
 
     def load(self) -> Progress | None:
@@ -140,7 +143,6 @@ def _seal(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     parts = [FORMAT, text]
     for name in sorted(tensors):
         tensor = tensors[name]
-        values = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-        # One tensor after another: all their bytes at once would be the whole state in memory again.
-        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), hash_bytes(values.tobytes())]
+        values = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # not a copy
+        parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), hash_bytes(values)]
     return hash_bytes(*parts)

@@ -147,6 +147,7 @@ def _pair(*, log: bool) -> BeforeValidator:
     """Read two bounds, such as [1e-5, 1e-3], as a range."""
 
     def read(data: object) -> object:
+        """Return the fields of a range for two bounds; anything else is for pydantic to judge."""
         if isinstance(data, list | tuple) and len(data) == 2:
             return {"low": data[0], "high": data[1], "log": log}
         return {"log": log, **data} if isinstance(data, dict) else data

@@ -86,7 +86,10 @@ class Tail:
         answers: dict[str, Any] = {}
 
         def note(name: str) -> Callable[..., None]:
+            """Return a hook that keeps what the block of this name says."""
+
             def keep(module: torch.nn.Module, args: object, answer: object) -> None:
+                """Keep a copy of the answer."""
                 answers[name] = pytree.tree_map_only(torch.Tensor, torch.Tensor.clone, answer)
 
             return keep
@@ -140,6 +143,7 @@ def _stopped_at(block: torch.nn.Module) -> Iterator[None]:
     """Stop the network where it is about to run a block."""
 
     def stop(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        """Leave the forward pass with the tokens that the block would take."""
         raise _Reached(args[0] if args else kwargs["hidden_states"])
 
     handle = block.register_forward_pre_hook(stop, with_kwargs=True)

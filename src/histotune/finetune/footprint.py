@@ -37,16 +37,19 @@ class ParameterBytes:
         weights: Parameters and buffers, each once.
         gradients: Of the parameters that train.
         moments: The two that AdamW keeps of each of those.
+        copies: Further copies of what trains: the start and the best weights, where they lie in the same memory, and
+            the gradients that DistributedDataParallel sends around.
     """
 
     weights: int
     gradients: int
     moments: int
+    copies: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.weights + self.gradients + self.moments
+        return self.weights + self.gradients + self.moments + self.copies
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,7 @@ def count_parameters(module: torch.nn.Module) -> ParameterBytes:
     Example:
         >>> import torch
         >>> count_parameters(torch.nn.Linear(3, 2))
-        ParameterBytes(weights=32, gradients=32, moments=64)
+        ParameterBytes(weights=32, gradients=32, moments=64, copies=0)
     """
     weights = sum(one.nbytes for one in module.parameters()) + sum(one.nbytes for one in module.buffers())
     trained = sum(one.nbytes for one in module.parameters() if one.requires_grad)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from histotune.finetune.checkpoints import Checkpoints, Progress
-from histotune.finetune.loop import train
+from histotune.finetune.loop import n_ranks, train
 from histotune.tools.files import lock
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class KeptTraining:
 
     def alone(self) -> AbstractContextManager[None]:
         """Wait until no other process trains the same, and let none begin."""
-        return nullcontext() if self._place is None or _n_ranks() > 1 else lock(self._place, WAIT_S)
+        return nullcontext() if self._place is None or n_ranks() > 1 else lock(self._place, WAIT_S)
 
     def forget_weights(self) -> None:
         """Keep the logits alone: a better candidate's weights are kept."""
@@ -114,12 +114,7 @@ class KeptTraining:
             self._running.remove()
 
     def _write(self, outcome: TrainingOutcome) -> None:
-        if self._done is None or (_n_ranks() > 1 and dist.get_rank() > 0):
+        if self._done is None or (n_ranks() > 1 and dist.get_rank() > 0):
             return
         tensors = {f"{BEST}{name}": one for name, one in outcome.tensors.items()}
         self._done.save(Progress(tensors={"logits": torch.from_numpy(outcome.logit_EnK), **tensors}))
-
-
-def _n_ranks() -> int:
-    """Return how many processes share every batch of one training."""
-    return dist.get_world_size() if dist.is_initialized() else 1

@@ -126,10 +126,7 @@ def train(
         4
     """
     training = _Training(task, config, criterion)
-    kept = None if checkpoints is None else checkpoints.load()
-    if checkpoints is not None and kept is not None:
-        checkpoints.require_same(kept.facts.get("task"), training.told)
-        training.restore(kept)
+    _go_on(training, checkpoints)
     last = config.epochs if stop_after is None else min(stop_after, config.epochs)
     with _own_random_numbers(training.device), _terminated() as training.stopping:
         while not training.ended:
@@ -141,6 +138,14 @@ def train(
         checkpoints.remove()
     training.model.eval()
     return training.result()
+
+
+def _go_on(training: _Training, checkpoints: Checkpoints | None) -> None:
+    """Return to where a training stood that was interrupted; what was read is let go before training needs the room."""
+    kept = None if checkpoints is None else checkpoints.load()
+    if checkpoints is not None and kept is not None:
+        checkpoints.require_same(kept.facts.get("task"), training.told)
+        training.restore(kept)
 
 
 def _run(training: _Training, checkpoints: Checkpoints | None, last: int) -> None:
@@ -199,7 +204,7 @@ class _Training:
         self._trained = {name: one for name, one in self.model.named_parameters() if one.requires_grad}
         self._optimiser = torch.optim.AdamW(self._groups(), lr=config.lr)
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self._dtype == torch.float16)
-        self._n_ranks = dist.get_world_size() if dist.is_initialized() else 1
+        self._n_ranks = n_ranks()
         self._rank = dist.get_rank() if dist.is_initialized() else 0
         self._shared: Any = DistributedDataParallel(self.model) if self._n_ranks > 1 else self.model
         self.epoch = self.step = 0
@@ -419,6 +424,11 @@ def training_dtype(config: LoopConfig, device: ComputeDevice) -> torch.dtype:
     if config.precision != "auto":
         return known[config.precision]
     return torch.float32 if device.kind == "cpu" else known[choose_precision(device)]
+
+
+def n_ranks() -> int:
+    """Return how many processes share every batch of one training."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from histotune.finetune.footprint import (
     count_saved,
     trial_model,
 )
-from histotune.finetune.loop import SCORED_AT_ONCE
+from histotune.finetune.loop import SCORED_AT_ONCE, n_ranks
 from histotune.finetune.methods import MethodChoice
-from histotune.finetune.workbench import chosen_method
+from histotune.finetune.workbench import chosen_method, largest_method
 from histotune.tools.devices import find_device, out_of_memory
 from histotune.tools.errors import UserError
 from histotune.tools.provenance import memory_gib
@@ -42,6 +42,7 @@ LOG = logging.getLogger(__name__)
 How = Literal["measured", "computed, not measured"]
 USED_SHARE = 0.9  # of the limit: what the allocator and the libraries take besides is not known beforehand
 CPU_SHARE = 0.5  # of a machine's memory, where there is no card
+KEPT_WEIGHTS = 2  # copies of what trains that a training keeps in the machine's memory: the start and the best so far
 ENOUGH_TILES = 8  # fewer in a micro-batch, and checkpointing is the smaller loss of time
 SMALL_RANK = 4
 GIB = 2**30
@@ -58,7 +59,7 @@ class MemoryPlan(ShownAsTables):
         checkpointing: Whether blocks keep their inputs alone and are computed again.
         precision: Of the matrix products.
         weights_gib: The model's weights, and those of the frozen blocks beside it.
-        gradients_gib: Gradients and the optimiser's two moments.
+        gradients_gib: Gradients, the optimiser's two moments, and further copies of what trains.
         activations_gib: What one tile adds.
         total_gib: A whole step at the micro-batch, or the scoring of tiles where that takes more.
         limit_gib: What may be taken.
@@ -88,7 +89,7 @@ class MemoryPlan(ShownAsTables):
         """Return what takes how much, and what was chosen."""
         rows = (
             ("weights", size_words(self.weights_gib)),
-            ("gradients and moments", size_words(self.gradients_gib)),
+            ("gradients, moments and copies of what trains", size_words(self.gradients_gib)),
             ("activations, per tile", size_words(self.activations_gib)),
             (f"a step with micro-batches of {self.micro_batch}", size_words(self.total_gib)),
             ("limit", size_words(self.limit_gib)),
@@ -117,6 +118,9 @@ def size_words(size_gib: float) -> str:
 def plan_memory(bench: TuningBench) -> MemoryPlan:
     """Choose micro-batch and checkpointing so that a step fits.
 
+    Where a search varies what moves, a step of the largest method that it may draw fits. Where several processes share
+    every batch, a step is that of one process: its share of the tiles.
+
     Args:
         bench: The frozen network, the tiles and the settings. ``loop.micro_batch`` and ``loop.checkpointing`` are
             kept where they are set.
@@ -133,17 +137,19 @@ def plan_memory(bench: TuningBench) -> MemoryPlan:
     """
     limit_gib = memory_limit(bench.config, bench.device)
     meter = meter_of(bench)
-    found = choose(meter, bench.config.loop, USED_SHARE * limit_gib * GIB)
+    share = math.ceil(bench.config.loop.batch_size / n_ranks())
+    loop = bench.config.loop.model_copy(update={"batch_size": share})
+    found = choose(meter, loop, USED_SHARE * limit_gib * GIB)
     if found is None:
         raise _refusal(bench, meter, limit_gib)
-    loop, parameters = bench.config.loop, meter.parameters
+    parameters = meter.parameters
     return MemoryPlan(
         micro_batch=found.micro_batch,
-        n_accumulate=math.ceil(loop.batch_size / found.micro_batch),
+        n_accumulate=math.ceil(share / found.micro_batch),
         checkpointing=found.checkpointing,
         precision=PRECISIONS[bench.product_type],
         weights_gib=parameters.weights / GIB,
-        gradients_gib=(parameters.gradients + parameters.moments) / GIB,
+        gradients_gib=(parameters.total - parameters.weights) / GIB,
         activations_gib=found.per_tile / GIB,
         total_gib=meter.peak(found.micro_batch, found.checkpointing) / GIB,
         limit_gib=limit_gib,
@@ -151,11 +157,12 @@ def plan_memory(bench: TuningBench) -> MemoryPlan:
     )
 
 
-def apply_plan(bench: TuningBench) -> MemoryPlan:
-    """Plan the memory of a fine-tuning, let its trainings follow the plan, and say so."""
-    plan = plan_memory(bench)
+def apply_plan(bench: TuningBench, plan: MemoryPlan | None = None) -> MemoryPlan:
+    """Let the trainings of a fine-tuning follow a plan; without one it is made, and said."""
+    if plan is None:
+        plan = plan_memory(bench)
+        LOG.info("memory: %s", plan.words)
     bench.config = bench.config.model_copy(update={"loop": plan.applied(bench.config.loop)})
-    LOG.info("memory: %s", plan.words)
     return plan
 
 
@@ -232,12 +239,14 @@ class CardMeter:
 
     Attributes:
         bench: What models are made from.
+        choice: What moves in them.
         parameters: Of the model and the frozen blocks beside it.
         trials: The model that takes the steps, by checkpointing; one at a time, lest two are measured.
         known: What was measured, by tiles and checkpointing.
     """
 
     bench: TuningBench
+    choice: MethodChoice
     parameters: ParameterBytes
     trials: dict[bool, TrialModel] = field(default_factory=dict, repr=False)
     known: dict[tuple[int, bool], float] = field(default_factory=dict, repr=False)
@@ -248,9 +257,12 @@ class CardMeter:
         return "measured"
 
     def peak(self, n_tiles: int, checkpointing: bool) -> float:
-        """Return the most bytes that a step and a scoring allocate, after a first step that makes the moments."""
+        """Return the most bytes that a step and a scoring allocate, after a first step that makes the moments.
+
+        The copies that such a step does not make, those of a training among several processes, are added.
+        """
         if (n_tiles, checkpointing) not in self.known:
-            self.known[n_tiles, checkpointing] = self._tried(n_tiles, checkpointing)
+            self.known[n_tiles, checkpointing] = self._tried(n_tiles, checkpointing) + self.parameters.copies
             torch.cuda.empty_cache()
         return self.known[n_tiles, checkpointing]
 
@@ -265,7 +277,7 @@ class CardMeter:
     def _trial(self, checkpointing: bool) -> TrialModel:
         if checkpointing not in self.trials:
             self.trials.clear()
-            trial = trial_model(self.bench)
+            trial = trial_model(self.bench, self.choice)
             if checkpointing:
                 trial.recompute()
             self.trials[checkpointing] = trial
@@ -288,15 +300,17 @@ class CardMeter:
         return float(max(step, torch.cuda.max_memory_allocated()))
 
 
-def meter_of(bench: TuningBench, choice: MethodChoice | None = None) -> Meter:
+def meter_of(bench: TuningBench, other: MethodChoice | None = None) -> Meter:
     """Return what says how much a step takes: counted for another method than the config's, or without a card."""
-    trial = trial_model(bench, choice)
+    choice = other or largest_method(bench.config)
+    trial, on_cpu = trial_model(bench, choice), bench.device.type == "cpu"
     own, beside = count_parameters(trial.model), 0
-    if trial.prefix is not None or bench.device.type == "cpu":
+    if trial.prefix is not None or on_cpu:
         beside = count_parameters(bench.base.module).weights
-    parameters = ParameterBytes(own.weights + beside, own.gradients, own.moments)
-    if bench.device.type == "cuda" and choice is None:
-        return CardMeter(bench, parameters)
+    n_copies = (KEPT_WEIGHTS if on_cpu else 0) + (1 if n_ranks() > 1 else 0)
+    parameters = ParameterBytes(own.weights + beside, own.gradients, own.moments, n_copies * own.gradients)
+    if not on_cpu and other is None:
+        return CardMeter(bench, choice, parameters)
     return count_meter(bench, trial, parameters)
 
 
@@ -404,13 +418,30 @@ def _refusal(bench: TuningBench, meter: Meter, limit_gib: float) -> UserError:
     needed = f"the least is {size_words(needed_gib)}" if math.isfinite(needed_gib) else "the card's memory ran out"
     own = meter.parameters
     return UserError(
-        f"{what} of {bench.of.spec.name} fits under {bench.config.method.name}: {needed} with blocks computed again, "
-        f"of that weights {size_words(own.weights / GIB)}, gradients and moments "
-        f"{size_words((own.gradients + own.moments) / GIB)} ({meter.how})",
+        f"{what} of {bench.of.spec.name} fits under {_method_words(bench.config)}: {needed} with blocks computed "
+        f"again, of that weights {size_words(own.weights / GIB)}, gradients and moments "
+        f"{size_words((own.total - own.weights) / GIB)} ({meter.how})",
         value=bench.config.fit or size_words(limit_gib),
         allowed=f"{USED_SHARE:.0%} of the limit, {size_words(USED_SHARE * limit_gib)}",
         fix=_what_fits(bench, USED_SHARE * limit_gib * GIB),
     )
+
+
+def _method_words(config: FinetuneConfig) -> str:
+    """Return the name of the method, with the most that a search may draw of it."""
+    largest = largest_method(config)
+    if largest == chosen_method(config):
+        return largest.name
+    drawn = f"{largest.n_blocks} blocks" if largest.n_blocks is not None else "all blocks"
+    rank = f", rank {largest.rank}" if largest.name in ("lora", "dora") else ""
+    return f"{largest.name} (the most that the search may draw: {drawn}{rank})"
+
+
+def _narrower(config: FinetuneConfig) -> str:
+    """Return what keeps a search at the config's own size of the method; empty where nothing else is drawn."""
+    varied = {} if config.search is None else config.search.space.varied()
+    drawn = [name for name in ("n_blocks", "rank") if name in varied]
+    return " ".join(f"--set finetune.search.space.{name}=null" for name in drawn)
 
 
 def _what_fits(bench: TuningBench, allowed_bytes: float) -> str:
@@ -419,14 +450,15 @@ def _what_fits(bench: TuningBench, allowed_bytes: float) -> str:
     if loop.micro_batch is not None and loop.micro_batch > 1:
         return "leave out finetune.loop.micro_batch: the largest that fits is taken"
     own = chosen_method(bench.config)
-    offers = {
+    narrower = _narrower(bench.config)
+    offers = {words: own for words in (narrower,) if words} | {
         f"--method lora --set finetune.method.rank={SMALL_RANK}": MethodChoice("lora", None, SMALL_RANK),
         "--method last-blocks --set finetune.method.n_blocks=1": MethodChoice("last-blocks", 1),
         "--method norm": MethodChoice("norm"),
     }
     fitting, least = [], math.inf
     for words, choice in offers.items():
-        if choice == own:
+        if choice == own and words != narrower:
             continue
         try:
             taken = meter_of(bench, choice).peak(1, True)

@@ -228,6 +228,7 @@ def token_keys(tile_keys: Sequence[str], variation: str) -> Callable[[Int, int],
     """
 
     def keys(rows: Int, view: int) -> list[str]:
+        """Return the keys of some tiles in a view."""
         own = [tile_keys[row] for row in rows]
         return own if view == 0 else [hash_bytes("view", key, str(view), variation) for key in own]
 

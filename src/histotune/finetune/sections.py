@@ -108,7 +108,10 @@ def _starts_of(module: torch.nn.Module) -> Iterator[list[str]]:
     names: list[str] = []
 
     def hook(name: str) -> torch.utils.hooks.RemovableHandle:
+        """Let a module tell when it starts to run."""
+
         def note(*_: object) -> None:
+            """Note the name at the first start."""
             if name not in started:
                 started[name] = None
                 names.append(name)

@@ -243,6 +243,7 @@ def find_probes(
     default = bench.of.spec.default_pooling
 
     def probes(sets: Sequence[Bools]) -> tuple[SweepResult, ...]:
+        """Sweep several training sets together."""
         task = SweepTask(tiles.labels_N, tile_groups(tiles), tiles.class_names, np.stack(sets), "grouped", default, ())
         return sweep(embeddings, task, request.sweep, request.support)
 
@@ -293,6 +294,7 @@ def _search(candidates: Candidates, search: TuningSearch) -> tuple[SearchedTrial
     place = SearchPlace(None if folder is None else folder / "search", name, len(candidates.parts))
 
     def attempt(settings: TrialSettings, watcher: EpochWatcher) -> float:
+        """Train a candidate and return its least tuning loss."""
         curve = candidates.curve(settings, watcher)
         return min(float(curve.loss_EG[epoch].mean()) for epoch in curve.epochs(few=candidates.few))
 

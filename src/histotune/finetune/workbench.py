@@ -290,3 +290,18 @@ def chosen_method(config: FinetuneConfig) -> MethodChoice:
     method = config.method
     n_blocks = 1 if method.name == "last-blocks" and method.n_blocks is None else method.n_blocks
     return MethodChoice(method.name, n_blocks, method.rank, method.alpha, method.dropout, method.targets)
+
+
+def largest_method(config: FinetuneConfig) -> MethodChoice:
+    """Return the method that moves the most parameters of all that a config may try: what memory must be there for.
+
+    Example:
+        >>> from histotune.finetune.config import FinetuneConfig
+        >>> search = {"space": {"n_blocks": [1, 4]}}
+        >>> largest_method(FinetuneConfig.model_validate({"search": search})).n_blocks
+        4
+    """
+    own = chosen_method(config)
+    varied = {} if config.search is None else config.search.space.varied()
+    highest = {name: int(varied[name].high) for name in ("n_blocks", "rank") if name in varied}
+    return replace(own, **highest)

@@ -165,6 +165,7 @@ def _derivatives(logit_nK: Float, y_n: Int, weight_Bn: Float) -> Callable[[Float
         margin_n = (logit_nK[:, 1] - logit_nK[:, 0]) * np.where(y_n == 1, 1.0, -1.0)
 
         def binary(beta_B: Float) -> tuple[Float, Float]:
+            """Return slope and curvature at some inverse temperatures, for two classes."""
             wrong_Bn = 1.0 / (1.0 + np.exp(np.clip(beta_B[:, None] * margin_n, -700.0, 700.0)))
             slope_B = -np.einsum("bn,bn,n->b", weight_Bn, wrong_Bn, margin_n)
             return slope_B, np.einsum("bn,bn,n->b", weight_Bn, wrong_Bn * (1.0 - wrong_Bn), margin_n**2)
@@ -175,6 +176,7 @@ def _derivatives(logit_nK: Float, y_n: Int, weight_Bn: Float) -> Callable[[Float
     centred_nK = logit_nK - logit_nK[np.arange(len(y_n)), y_n, None]
 
     def several(beta_B: Float) -> tuple[Float, Float]:
+        """Return slope and curvature at some inverse temperatures, for any number of classes."""
         p_BnK = softmax(beta_B[:, None, None] * centred_nK)
         mean_Bn = np.einsum("bnk,nk->bn", p_BnK, centred_nK)
         square_Bn = np.einsum("bnk,nk->bn", p_BnK, centred_nK**2)
@@ -208,9 +210,11 @@ def fit_vector(logit_nK: Float, y_n: Int, weight_n: Float) -> Calibration:
     total = weight_n.sum()
 
     def unpack(values: Float) -> tuple[Float, Float]:
+        """Return scale and shift per class from the free values."""
         return np.r_[np.ones(first), values[:n_scales]], np.r_[0.0, values[n_scales:]]
 
     def loss(values: Float) -> tuple[float, Float]:
+        """Return the log-loss and its gradient by the free values."""
         # Weighted mean log-loss; by logit k it is p_k - hit_k, by shift the same, by scale that times the logit.
         scale_K, shift_K = unpack(values)
         p_nK = softmax(logit_nK * scale_K + shift_K)

@@ -255,9 +255,11 @@ def _metrics(data: SweepData, part: TrainingSet) -> dict[MetricName, Callable[[S
     """Return each metric as a function of a draw's tiles that gives a function of group weights."""
 
     def library(name: MetricName) -> Callable[[Sample], Evaluator]:
+        """Return the evaluator of a metric of the library."""
         return lambda sample: make_evaluator(name, sample, part.group_n, part.n_groups, within_folds=True)
 
     def group_loss(sample: Sample) -> Evaluator:
+        """Return the evaluator of the mean of the groups' log-losses."""
         loss_n = -np.log(np.maximum(sample.probability_NK[np.arange(len(sample.y_N)), sample.y_N], 1e-300))
         loss_G = loss_n @ group_means(part.group_n, part.n_groups)
         return sums_evaluator(mean_sums(loss_G), np.arange(part.n_groups), part.n_groups)

@@ -82,6 +82,7 @@ class LogisticFamily(Family):
         n_held = [len(one) for one in rows]
 
         def solved(fits: FitCache) -> dict[str, NDArray[np.generic]]:
+            """Return the held-out logits of all folds and trials, solved anew."""
             found = self._solve(x_nD, data, problems, fits)
             ranges = [slice(number * n_trials, (number + 1) * n_trials) for number in range(n_folds)]
             logits = [

@@ -126,6 +126,7 @@ def describe_selection(
     told = _differing(trials)
 
     def record(t: int) -> TrialRecord:
+        """Return what is told of one trial."""
         return TrialRecord(
             pooling=trials[t].pooling,
             class_weight=trials[t].class_weight,

@@ -151,6 +151,7 @@ def load_views(
     on_device = DeviceViews(view, device)
 
     def decode(tile: Wanted) -> Views:
+        """Read a tile and make the network's inputs of it, or leave the resizing to the device."""
         pixels_HWC, content = reader.pixels_and_hash(tile.source)
         _check_size(pixels_HWC, tile)
         plan = on_device.plan((pixels_HWC.shape[1], pixels_HWC.shape[0]), tile.resized_px)

@@ -354,6 +354,7 @@ def _roundness(answers_LHW: Floats, step: NDArray[np.int64], y: NDArray[np.int64
     """Return the ratio of the two curvatures at each maximum, from its eight neighbours (Lowe 2004, section 4.1)."""
 
     def at(down: int, along: int) -> Doubles:
+        """Return the answers one pixel further in a direction."""
         return answers_LHW[step, y + down, x + along].astype(np.float64)
 
     across = at(0, -1) - 2 * at(0, 0) + at(0, 1)

@@ -107,6 +107,7 @@ def measure_tiles(sources: Sequence[PixelSource], loader: LoaderConfig) -> tuple
     with PixelReader(loader) as reader, ThreadPoolExecutor(loader.workers or cpu_count()) as pool:
 
         def measure(source: PixelSource) -> TileNuclei | UserError:
+            """Measure the nuclei of one tile, or return why it can't be read."""
             try:
                 return nuclear_diameter(reader.pixels(source))
             except UserError as error:

@@ -122,6 +122,7 @@ def _board(protocol: Protocol, published: Sequence[PublishedScore], own: Sequenc
     values = [one.value for one in published]
 
     def rank(value: float) -> int:
+        """Return the place of a value among all."""
         return 1 + sum(sign * other < sign * value for other in values)
 
     rows = [BoardRow(rank(one.value), one.model, one.value, False, "", one.caveat, one.source) for one in published]

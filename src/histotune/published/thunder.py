@@ -86,6 +86,7 @@ def best_k(data: ProtocolData, k_grid: Sequence[int], metric: ProtocolMetric, de
     train_ND, y_N = data.take(data.train_rows), data.y_N[data.train_rows]
 
     def shares(rows: Int, grid: Sequence[int]) -> NDArray[np.float64]:
+        """Return the votes of the neighbours for every k of a grid."""
         found = nearest_neighbours(data.take(rows), train_ND, max(grid), device=device)
         return vote(found, y_N, data.n_classes, grid)
 

@@ -65,6 +65,7 @@ def uni_logistic(
     optimiser = torch.optim.LBFGS([weight, bias], max_iter=max_iterations, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
+        """Return the loss with its gradient, as L-BFGS asks for it."""
         optimiser.zero_grad()
         fit = torch.nn.functional.cross_entropy(torch.nn.functional.linear(x, weight, bias), y)
         loss: torch.Tensor = fit + strength * 0.5 * weight.norm()

@@ -192,6 +192,7 @@ class Thresholds:
         cell_N = unit_N * n_columns + column_N
 
         def above(tiles_N: Bool) -> NDArray[np.float32]:
+            """Count, per unit, the tiles that score at or above each threshold."""
             table = np.bincount(cell_N[tiles_N], minlength=n_units * n_columns)
             return table.reshape(n_units, n_columns).cumsum(axis=1).astype(np.float32)
 

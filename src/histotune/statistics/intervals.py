@@ -161,6 +161,7 @@ def _draw(wanted: Sequence[tuple[PointEstimate, Method]], units: Units, n_resamp
         return
 
     def draw(counts_BG: Float) -> list[tuple[Float, Float]]:
+        """Evaluate all estimates on some resamples, with standard errors where the method wants them."""
         parts = []
         for estimate, method in wanted:
             se_B = np.full(len(counts_BG), np.nan)

@@ -125,6 +125,7 @@ def mcc_sums(y_N: Int, predicted_N: Int, n_classes: int) -> TileSums:
     true, guessed = slice(1, 1 + n_classes), slice(1 + n_classes, 1 + 2 * n_classes)
 
     def parts(sums_xM: Float) -> tuple[Float, Float, Float, Float]:
+        """Return the number of tiles, the covariance and both spreads."""
         n_x = sums_xM[..., true].sum(axis=-1)
         covariance_x = sums_xM[..., 0] * n_x - (sums_xM[..., true] * sums_xM[..., guessed]).sum(axis=-1)
         spread_true_x = n_x**2 - (sums_xM[..., true] ** 2).sum(axis=-1)
@@ -132,10 +133,12 @@ def mcc_sums(y_N: Int, predicted_N: Int, n_classes: int) -> TileSums:
         return n_x, covariance_x, spread_true_x, spread_guessed_x
 
     def finish(sums_xM: Float) -> Float:
+        """Return the correlation."""
         _, covariance_x, true_x, guessed_x = parts(sums_xM)
         return ratio(covariance_x, np.sqrt(true_x * guessed_x))
 
     def gradient(sums_xM: Float) -> Float:
+        """Return the derivative of the correlation by every sum."""
         n_x, covariance_x, true_x, guessed_x = (part[..., None] for part in parts(sums_xM))
         root_x = np.sqrt(true_x * guessed_x)
         value_x = ratio(covariance_x, root_x)
@@ -169,6 +172,7 @@ def ece_sums(y_N: Int, probability_NK: Float, n_bins: int = ECE_BINS) -> TileSum
     gap_Nb = _bins(confidence_N, n_bins) * (confidence_N - hit_N)[:, None]
 
     def finish(sums_xM: Float) -> Float:
+        """Return the mean gap between confidence and hits."""
         return ratio(np.abs(sums_xM[..., :-1]).sum(axis=-1), sums_xM[..., -1])
 
     return TileSums(np.hstack([gap_Nb, np.ones((len(y_N), 1))]), finish)
@@ -188,6 +192,7 @@ def ece_debiased_sums(y_N: Int, probability_NK: Float, n_bins: int = ECE_BINS) -
     addend_NM = np.hstack([bin_Nb * (confidence_N - hit_N)[:, None], bin_Nb * hit_N[:, None], bin_Nb])
 
     def finish(sums_xM: Float) -> Float:
+        """Return the mean gap less what chance alone would show."""
         # Per bin, in tiles: gap d, noise s = sqrt(n q (1 - q)) and E|N(d, s^2)| = s sqrt(2 / pi) exp(-d^2 / 2 s^2) +
         # |d| erf(|d| / s sqrt 2), the folded normal's mean; the bin adds |d| less the excess of that mean over |d|.
         gap_xb, hits_xb, n_xb = np.split(sums_xM, 3, axis=-1)

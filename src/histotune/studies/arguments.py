@@ -95,7 +95,7 @@ def _check_repeat(config: ExperimentConfig, recipe: str | None) -> None:
 def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> ExperimentConfig:
     """Put the named options into their fields."""
     data = config.model_dump(mode="json")
-    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    given = {name: value for name, value in typed.items() if value is not None and value is not False}
     for name, part in PART_OF_OPTION.items():
         if name in given:
             data[part][name] = given[name]
@@ -110,6 +110,13 @@ def _with_options(config: ExperimentConfig, typed: dict[str, Any]) -> Experiment
         data["backbone"]["adapter"] = given["adapter"]
     if "method" in given:
         data["finetune"] = {**(data["finetune"] or {}), "method": {"name": given["method"]}}
+    if "fraction" in given:
+        studied = data["source"] or data["target"]
+        if studied is None:
+            raise UserError(
+                "there is no data set to learn a share of", value=given["fraction"], fix="add --data FOLDER"
+            )
+        studied["subset"]["group_fraction"] = given["fraction"]
     if "outer" in given:
         one = given["outer"] == 1  # one training: a fifth of the groups is held out
         data["evaluation"] |= {"split": "holdout-20-seed0"} if one else {"outer_folds": given["outer"]}

@@ -29,13 +29,13 @@ from histotune.studies.tracking import join_trials, new_run_id, require_wandb, t
 from histotune.studies.tuned_arm import (
     TUNED_FOLDER,
     carry_tuned,
-    check_method,
     cost_of,
-    forget_state,
+    plan_tuning,
     save_shown_tiles,
     save_tuned_head,
     start_tuned_arm,
     tuned_choice,
+    tuning_worker,
 )
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.held_out import SourceStudy
     from histotune.evaluation.material import Material
     from histotune.evaluation.tuned import TunedCrossFit
+    from histotune.finetune.memory import MemoryPlan
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.setup import Setup
     from histotune.studies.tuned_arm import TunedArm
@@ -139,13 +140,17 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
         _require_search(config)
         watch = Stopwatch()
         setup = set_up_experiment(config, watch)
-        check_method(setup)
-        embedded = embed_experiment(setup, watch)
-        studies = _study(setup, embedded, watch)
-        findings = _findings(setup.config, studies, embedded)
-        ledger = _count_scorings(setup.config, studies, findings)
-        inputs = _report_inputs(setup.config, studies, findings, embedded, command)
-        return _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
+        plan = plan_tuning(setup)
+        with tuning_worker(setup.config) as worker:
+            embedded = embed_experiment(setup, watch)
+            studies = _study(setup, embedded, plan, watch)
+            findings = _findings(setup.config, studies, embedded)
+            ledger = _count_scorings(setup.config, studies, findings)
+            inputs = _report_inputs(setup.config, studies, findings, embedded, command)
+            result = _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
+            if studies.arm is not None:
+                worker.forget(studies.arm.state)
+        return result
 
 
 def _require_search(config: ExperimentConfig) -> None:
@@ -165,10 +170,10 @@ def embed_experiment(setup: Setup, watch: Stopwatch) -> Embedded:
     return Embedded(source_arms, embed_arms(setup, config.target, target, watch), twins)
 
 
-def _study(setup: Setup, embedded: Embedded, watch: Stopwatch) -> Studies:
+def _study(setup: Setup, embedded: Embedded, plan: MemoryPlan | None, watch: Stopwatch) -> Studies:
     config = setup.config
     support = SweepSupport(FitCache.at(config.cache))
-    arm = start_tuned_arm(setup, embedded.both[0][0].material, support)
+    arm = start_tuned_arm(setup, embedded.both[0][0].material, support, plan)
     tools = None if arm is None else arm.tools
     settings = StudySettings(config.evaluation, config.sweep, config.interval, setup.split, support, tools)
     source, target, target_arms = None, None, embedded.target
@@ -314,7 +319,6 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
         save_plots(figure, "training-groups", folder)
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
-    forget_state(studies.arm)
     n_computed = sum(material.embeddings.n_computed for material in embedded.materials)
     tracked = track_run(inputs, studies.source, studies.target, config)
     return RunResult(inputs, config.out, n_computed, tracked)

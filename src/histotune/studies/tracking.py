@@ -124,6 +124,7 @@ def trial_rows(trials: pl.DataFrame, facts: SweepFacts) -> pl.DataFrame:
     diverged = flagged | ~pl.col("log_loss").cast(pl.Float64).is_finite().fill_null(value=False)
 
     def finite(name: str) -> pl.Expr:
+        """Return a column without the values of trials that diverged."""
         number = pl.col(name).cast(pl.Float64)
         return pl.when(~diverged & number.is_finite()).then(number)
 

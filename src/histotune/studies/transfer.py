@@ -317,6 +317,7 @@ def head_columns(material: Material, head: Head) -> NDArray[np.float64]:
 
 def _head_map(head: Head) -> HeadMap:
     def margin(x_nD: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return calibrated logits less that of class 0."""
         logit_nK = calibrated_logits(head.calibration, column_logits(head, x_nD))
         return np.asarray(logit_nK - logit_nK[:, :1])
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from histotune.backbones.catalog import random_twin
 from histotune.backbones.weights import weights_are_here
+from histotune.datasets.read import SUBSET
 from histotune.embeddings.estimate import request_space
 from histotune.embeddings.space import Embeddings
 from histotune.evaluation.plan import part_rows, plan_source, scored_part
@@ -62,7 +63,12 @@ def estimate_finetuning(config: ExperimentConfig) -> TuningEstimate:
     bench = TuningBench(TunedTiles(setup.tiles, none, spec, setup.view, config.loader, config.cache), config.finetune)
     plan = apply_plan(bench)
     found = estimate_tuning(bench, training_sets(setup.tiles, setup.config), plan)
-    return found if here else replace(found, notes=(*found.notes, STAND_IN))
+    return replace(found, notes=(*kept_of(setup.tiles), *found.notes, *(() if here else (STAND_IN,))))
+
+
+def kept_of(tiles: TileSet) -> tuple[str, ...]:
+    """Return what was kept of a data set of which a part was asked for; nothing for a whole one."""
+    return tuple(note for note in tiles.notes if note.startswith(f"{SUBSET} "))
 
 
 def refuse_adapter(setup: Setup) -> None:
@@ -80,6 +86,8 @@ def announce(setup: Setup, bench: TuningBench, plan: MemoryPlan) -> None:
     if process_rank().leads:
         found = estimate_tuning(bench, training_sets(bench.of.tiles, setup.config), plan, SHORT_S)
         LOG.info("fine-tuning: %s", found.words)
+        for note in kept_of(bench.of.tiles):
+            LOG.info("%s", note)
 
 
 def training_sets(tiles: TileSet, config: ExperimentConfig) -> tuple[Bools, ...]:

@@ -22,6 +22,7 @@ def finetune(
     train_magnification: str | None = None,
     pcam: Place | None = None,
     outer: int | None = None,
+    fraction: float | None = None,
     final: bool = False,
     out: Place | None = None,
     cache: Place | None = None,
@@ -41,6 +42,8 @@ def finetune(
         train_magnification: Magnification that trains, such as ``100X``.
         pcam: PatchCamelyon folder: the tuned head is carried over to it.
         outer: Outer folds; 1 holds a fifth of the groups out once, which is a fifth of the time.
+        fraction: Share of the slides or cases to learn from, such as 0.01: whole ones, drawn by seed. Of official parts
+            the training part alone is thinned out.
         final: Score the test part; every scoring is counted.
         out: Run folder; appears when finished.
         cache: Folder for embeddings, the output of frozen blocks, and what an interrupted run goes on from.
@@ -67,6 +70,7 @@ def finetune(
         "final": final,
         "method": method,
         "outer": outer,
+        "fraction": fraction,
     }
     config = config_of(tiles, data, backbone=backbone, out=out, cache=cache, **typed)
     config = config if isinstance(tiles, ExperimentConfig) else with_finetuning(config)

@@ -195,8 +195,11 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def hash_bytes(*parts: bytes | str) -> str:
-    """Return the SHA-256 of the parts; each is length-prefixed, so ("ab", "c") differs from ("a", "bc")."""
+def hash_bytes(*parts: bytes | str | memoryview) -> str:
+    """Return the SHA-256 of the parts; each is length-prefixed, so ("ab", "c") differs from ("a", "bc").
+
+    A memoryview is one of single bytes, whose length is the number of its items.
+    """
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part

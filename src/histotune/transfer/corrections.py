@@ -107,6 +107,7 @@ class Workbench:
         source_K, y_N = self.source_prevalence, self.case.target.y_N
 
         def fit(z_NK: Float, tune_N: Bool) -> Float:
+            """Return margins under the class shares of the tiles that may be looked at."""
             if labels:
                 share_K = class_shares(y_N[tune_N], self.case.n_classes)
             else:

@@ -108,6 +108,7 @@ def _draw_groups(codes: Int, y_N: Int, n_classes: int, config: TransferConfig) -
     rng = np.random.default_rng(config.seed)
 
     def draw(size: int) -> Bool:
+        """Draw so many groups of each class and return their tiles."""
         chosen = [rng.choice(groups, size, replace=False) for groups in by_class]
         return np.isin(codes, np.concatenate(chosen))
 

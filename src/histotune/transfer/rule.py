@@ -120,6 +120,7 @@ def _helpers(evidence: Evidence, arms: RankingArms, gap: Score) -> list[str]:
     }
 
     def helps(name: str) -> bool:
+        """Say whether a correction brings back enough, surely."""
         refined = _refinement(evidence, arms, name, "")
         matters = back[name].value >= config.min_auroc or refined.value >= config.min_log_loss
         sure = surely_above(refined) or (lost and surely_above(back[name]))
@@ -174,6 +175,7 @@ def _decision_losses(evidence: Evidence, steps: Steps) -> list[DecisionPart]:
     other_shares = prevalence_differs(case.source, case.target, n_classes, evidence.level)
 
     def lost(part: DecisionPart) -> bool:
+        """Say whether a part of the decision costs enough."""
         seen = part.cause == "prevalence" and other_shares and part.loss.value >= least
         return seen or losing(part.loss, least)
 
@@ -189,6 +191,7 @@ def _calibrated_by(evidence: Evidence, arms: RankingArms) -> tuple[str, ...]:
     bench, config = evidence.bench, evidence.config
 
     def takes_away(name: str) -> bool:
+        """Say whether a correction removes the loss by calibration."""
         recovery = gain(evidence.contrasts, "log_loss", arms.alone[name], arms.plain, evidence.level)
         left = _decision_losses(evidence, decision_steps(bench, arms.margins[name], fitted=name == ALIGNMENT))
         return losing(recovery, config.min_log_loss) and all(part.cause != "calibration" for part in left)

@@ -374,6 +374,7 @@ class Partial:
         with explained_writes(self), self.path.open("ab", buffering=0) as stream:
 
             def write(data: bytes) -> None:
+                """Write all of some bytes; a raw stream may take them in pieces."""
                 view = memoryview(data)
                 while view:
                     view = view[stream.write(view) :]

@@ -168,6 +168,7 @@ class BreakhisHome:
         names: list[str] = []
 
         def look(member: Member) -> None:
+            """Read a member to its end and keep its name."""
             names.append(member.path.name)
             read_through(member)
 

@@ -160,9 +160,11 @@ class _TimedStream(io.RawIOBase):
         self.since_s = time.monotonic()
 
     def readable(self) -> bool:
+        """Say that it can be read, as a buffered reader asks."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int | None:  # type: ignore[override]
+        """Read some bytes within what is left of the time."""
         if self.limit_s is not None:
             left_s = self.limit_s - (time.monotonic() - self.since_s)
             if left_s <= 0:
@@ -171,6 +173,7 @@ class _TimedStream(io.RawIOBase):
         return self.stream.readinto(buffer)
 
     def close(self) -> None:
+        """Close the socket's stream as well."""
         self.stream.close()
         super().close()
 
@@ -199,11 +202,13 @@ class _HttpsConnection(http.client.HTTPSConnection):
 
 class _TimedHttp(urllib.request.HTTPHandler):
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Open a connection whose answers are timed."""
         return self.do_open(_HttpConnection, req)
 
 
 class _TimedHttps(urllib.request.HTTPSHandler):
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        """Open an encrypted connection whose answers are timed."""
         return self.do_open(_HttpsConnection, req, context=self._context)  # type: ignore[attr-defined]
 
 
@@ -216,6 +221,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
+        """Follow one redirect more, or refuse it."""
         self.left -= 1
         if self.left < 0:
             raise TransferError("the server redirects too often", retry=False)

@@ -136,6 +136,7 @@ def member_writer(folder: Path, top: str | None = None) -> Visitor:
     """
 
     def write(member: Member) -> None:
+        """Write one member below the folder; nothing that is there is replaced."""
         parts = member.path.parts
         path = folder.joinpath(*(parts[1:] if top is not None and parts[0] == top and len(parts) > 1 else parts))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,6 +196,7 @@ class _Counted:
         self.is_folder: dict[str, bool] = {}
 
     def path(self, name: str, size_bytes: int, *, folder: bool, plain: bool) -> PurePosixPath:
+        """Count a member and return its safe path."""
         if not plain:
             raise UnsafeMember(name, "a link, a device or an encrypted file")
         path = safe_member_path(name.rstrip("/") if folder else name)
@@ -226,9 +228,11 @@ class _Watched(io.RawIOBase):
         self.report = report
 
     def readable(self) -> bool:
+        """Say that it can be read, as a buffered reader asks."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Read some packed bytes and report how many."""
         data = self.stream.read(min(len(buffer), BLOCK_BYTES))
         self.report(len(data))
         buffer[: len(data)] = data
@@ -241,6 +245,7 @@ def _plain_bytes(archive: Path, limit_bytes: int, label: str) -> Iterator[IO[byt
     left = limit_bytes
 
     def bound(n_bytes: int) -> None:
+        """Count unpacked bytes and refuse more than allowed."""
         nonlocal left
         left -= n_bytes
         if left < 0:

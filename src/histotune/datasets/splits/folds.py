@@ -183,6 +183,7 @@ def dealing_order(tiles_by_group: dict[str, Counter[int]], seed: int) -> list[st
     """Return the groups as they are dealt: those of several classes first, then larger ones, then by keyed hash."""
 
     def key(group: str) -> tuple[int, int, int, str]:
+        """Return a group's place: many classes first, then many tiles, then by seed."""
         counts = tiles_by_group[group]
         return (-len(counts), -counts.total().bit_length(), keyed_hash(seed, group), group)
 

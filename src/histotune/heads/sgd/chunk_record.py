@@ -68,6 +68,7 @@ class ChunkRecord:
         """Return the record before the first epoch."""
 
         def nothing(dtype: type = np.int64) -> NDArray[Any]:
+            """Return zeros, one per training."""
             return np.zeros(len(end_epoch_J), dtype)
 
         return cls(
