@@ -139,7 +139,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(
     [
         (("--set", "finetune.method.n_blocks=9"), ("1 to 2",)),
         (("--set", "finetune.search.space.n_blocks=[1,9]"), ("1 to 2",)),
-        (("--method", "full", "--fit", "300kB"), ("not even one tile", "300kB", "--method norm (")),
+        (("--method", "full", "--fit", "300kB"), ("not even one tile", "300kB", "--method last-blocks")),
         (("--fit", "3kB"), ("not even one tile", "3kB", "choose a smaller --backbone")),
         (("--set", "finetune.search.space.n_blocks=[1,2]", "--fit", "3kB"), ("the most that the search may draw: 2",)),
         (("--view", "tiles"), ("one input per tile",)),

@@ -16,7 +16,7 @@ from histotune.finetune.batches import PixelInputs
 from histotune.finetune.config import FinetuneConfig, TrialSettings
 from histotune.finetune.cut import Prefix
 from histotune.finetune.loop import tile_logits, train
-from histotune.finetune.methods import MethodChoice
+from histotune.finetune.methods import MethodChoice, Trainable, make_trainable
 from histotune.finetune.prefix import PrefixTokens
 from histotune.finetune.workbench import TunedTiles, TuningBench, chosen_method
 from histotune.heads.head import head_logits
@@ -113,6 +113,34 @@ def test_every_strength_of_an_augmentation_has_tokens_of_its_own(tiles: TunedTil
         again = bench_of(tiles, {**config, "augment": bench.config.augment.model_dump()})
         assert torch.equal(again.start(probe).inputs.tensor(rows, 1), own)  # from the disk
     assert len(found) == 3 and not torch.equal(found[1.0], found[0.5]) and not torch.equal(found[0.5], found[0.0])
+
+
+@pytest.mark.parametrize("method", ["last-blocks", "lora", "dora"])
+def test_a_second_start_copies_the_first_and_asks_the_network_nothing_more(
+    tiles: TunedTiles, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def noting(*given: object) -> Trainable:
+        asked.append(method)
+        return make_trainable(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(workbench, "make_trainable", noting)
+    bench = bench_of(tiles, {"method": {"name": method, "n_blocks": 1, "rank": 2}, "loop": LOOP, "views": 1})
+    probe = probe_of(tiles.embeddings)
+    first = task_of(bench, probe)
+    start = weights_of(first.model)
+    train(first, bench.config.loop)
+    second = task_of(bench, probe)
+    assert len(asked) == 1 and second.rate_of == first.rate_of and second.inputs is first.inputs
+    assert weights_of(second.model).keys() == start.keys()
+    assert all(torch.equal(one, start[name]) for name, one in weights_of(second.model).items())
+    train(second, bench.config.loop)
+    assert all(torch.equal(one, weights_of(first.model)[name]) for name, one in weights_of(second.model).items())
+    again = bench.start(probe)  # what an outcome saves is what was trained
+    assert dict(again.trainable.network.module.named_parameters()).keys() >= set(again.trainable.names)
+    assert again.trainable.network.module is again.model.backbone
+    assert (again.trainable.peft is None) == (method == "last-blocks")
 
 
 def test_views_beyond_the_last_epoch_are_not_computed(tiles: TunedTiles) -> None:

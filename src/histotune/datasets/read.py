@@ -130,14 +130,14 @@ def take_subset(tiles: TileSet, config: SubsetConfig) -> TileSet:
     if config.group_fraction is not None:
         taken = _thin(taken, lambda part: _share_of_groups(part, config), notes)
         if not taken.has_groups:
-            notes.append("Which tiles belong together is not known: the share was drawn among single tiles.")
+            notes.append("It is unknown which tiles belong together: the share was drawn among single tiles.")
     if config.shots is not None:
         taken = _thin(taken, lambda part: _shots(part, config, notes), notes)
     if not len(taken):
         raise UserError("this subset holds no tiles", value=config.name, fix="widen --set source.subset.…")
     kept = (
-        f"{SUBSET} {config.name}: kept {len(taken):,} of {len(tiles):,} tiles, {taken.n_groups:,} of {tiles.n_groups:,} "
-        f"groups ({_by_class(taken)})."
+        f"{SUBSET} {config.name}: kept {len(taken):,} of {len(tiles):,} tiles, {taken.n_groups:,} of "
+        f"{tiles.n_groups:,} groups ({_by_class(taken)})."
     )
     return replace(taken, notes=(*tiles.notes, kept, *dict.fromkeys(notes)))
 

@@ -113,6 +113,8 @@ class TuningBench:
     config: FinetuneConfig
     _base: Network = field(init=False, repr=False)
     _tokens: dict[str, PrefixTokens] = field(init=False, repr=False, default_factory=dict)
+    # What follows the frozen blocks, before any training, by method: a start copies it, and asks the network no more.
+    _cut: dict[tuple[MethodChoice, bool], Trainable] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Build the network once, and find its blocks."""
@@ -202,28 +204,43 @@ class TuningBench:
             The model on its device. Where blocks before the first trained parameter are frozen and their output is
             kept, the model takes tokens in place of pixels.
         """
-        choice = choice or chosen_method(self.config)
-        head = head_of_probe(probe)
+        choice, head = choice or chosen_method(self.config), head_of_probe(probe)
+        names = self._sections.names
+        key = (choice, self.config.loop.checkpointing)
+        if key in self._cut and names[self._cut[key].first] in self._tokens:
+            cut = copy.deepcopy(self._cut[key])
+            model = self._placed(cut.network, head)
+            return StartingPoint(model, cut, self._rates(cut, choice), self._tokens[names[cut.first]])
+        trainable = self._set_free(choice)
+        first = trainable.first
+        rate_of = self._rates(trainable, choice)
+        if not self.keeps_prefix or not 1 <= first < len(names):
+            return StartingPoint(self._placed(trainable.network, head), trainable, rate_of, self.pixels)
+        block = names[first]
+        plain_nK = None if block in self._tokens else self._first_logits(trainable.network, head)
+        cut = replace(trainable, network=cut_network(trainable.network, names, first, self.of.view.size_px))
+        cut.network.module.to("cpu", torch.float32)
+        self._cut[key] = copy.deepcopy(cut)
+        model = self._placed(cut.network, head)
+        if plain_nK is not None:
+            self._tokens[block] = self._kept_tokens(block, model, plain_nK)
+        return StartingPoint(model, cut, rate_of, self._tokens[block])
+
+    def _set_free(self, choice: MethodChoice) -> Trainable:
+        """Return a copy of the network with the method's parameters set free; what is frozen is at rest."""
         network = copy.deepcopy(self._base)
         network.module.to("cpu", torch.float32)  # the base may have moved to the device for its tokens
         with seeded(self.config.loop.seed):  # peft draws A from torch's own generator
             trainable = make_trainable(network, self.of.spec, choice)
         frozen_norms(trainable.network.module)
         rest_before(trainable)
-        first, names = trainable.first, self._sections.names
-        decay = self.config.method.layer_decay if choice.name in DECAYED else 1.0
-        rate_of = layer_decay_scale(trainable, decay)
         if self.config.loop.checkpointing:
-            recompute_blocks(trainable.network.module, names[max(first, 0) :])
-        if not self.keeps_prefix or not 1 <= first < len(names):
-            return StartingPoint(self._placed(trainable.network, head), trainable, rate_of, self.pixels)
-        block = names[first]
-        plain_nK = None if block in self._tokens else self._first_logits(trainable.network, head)
-        network = cut_network(trainable.network, names, first, self.of.view.size_px)
-        model = self._placed(network, head)
-        if plain_nK is not None:
-            self._tokens[block] = self._kept_tokens(block, model, plain_nK)
-        return StartingPoint(model, trainable, rate_of, self._tokens[block])
+            recompute_blocks(trainable.network.module, self._sections.names[max(trainable.first, 0) :])
+        return trainable
+
+    def _rates(self, trainable: Trainable, choice: MethodChoice) -> dict[str, float]:
+        """Return the factor of the learning rate per parameter."""
+        return layer_decay_scale(trainable, self.config.method.layer_decay if choice.name in DECAYED else 1.0)
 
     def prepare(self, inputs: Inputs, rows: Int, scored: Int) -> int:
         """Compute and keep the tokens of tiles that will be trained on or scored; nothing to do for pixels."""
