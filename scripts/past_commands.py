@@ -96,3 +96,15 @@ MARKS: tuple[tuple[str, ...], ...] = (
      "--cache", "home/cohort", "--out", "home/demo"),
     ("data", "fetch", "breakhis", "--to", "home/fetched"),
 )  # fmt: skip
+
+TUNED_HEAD = "heads/4-tuned"
+"""A fine-tuned head with the changed tensors beside it; written after the others, by a commit of its own."""
+TUNING: tuple[str, ...] = (
+    "finetune", *ON_BREAKHIS, *NETWORK, *EXACT, *LEAN, *AT_100X, "--set", "finetune.keep_tuned=true",
+    "--set", "finetune.loop.epochs=2", "--set", "finetune.inner=hold-out", "--set", "finetune.views=2",
+    "--set", "finetune.loop.precision=fp32", "--cache", "unused", "--set", "ledger=unused/state",
+    "--out", "unused/tuned",
+)  # fmt: skip
+TUNED_READ: tuple[str, ...] = (
+    "predict", TUNED_HEAD, BREAKHIS, *ON_CPU, "--cache", "unused", "--out", f"{RECORDED}/predict-4-tuned.csv",
+)  # fmt: skip

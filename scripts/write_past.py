@@ -26,7 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from past_commands import EARLIER, EMBEDDED, EXCHANGED, HISTOGRAM, MARKS, READ, RECORDED, STUDIES
+from past_commands import (
+    EARLIER,
+    EMBEDDED,
+    EXCHANGED,
+    HISTOGRAM,
+    MARKS,
+    READ,
+    RECORDED,
+    STUDIES,
+    TUNED_HEAD,
+    TUNED_READ,
+    TUNING,
+)
 from past_inputs import write_inputs
 
 if TYPE_CHECKING:
@@ -122,6 +134,7 @@ def write_all(folder: Path, others: Sequence[str]) -> None:
             if HISTOGRAM[1] not in words:
                 Workplace(folder, here.source, python=python).run(words)
     write_marks(here)
+    write_tuned(here)
     for name, words in READ:
         printed = here.run(words)
         if name:
@@ -162,6 +175,17 @@ def write_names(folder: Path) -> None:
                 (place / f"SOB_{letter}_{kind}-14-1000-{magnification[:-1]}-{number:04d}.png").touch()
 
 
+def write_tuned(here: Workplace) -> None:
+    """Write a fine-tuned head with its changed tensors and their sidecar, and what it says of the tiles.
+
+    Args:
+        here: Holds the tiles and the network.
+    """
+    here.run(TUNING)
+    shutil.copytree(here.folder / "unused/tuned/head-tuned", here.folder / TUNED_HEAD)
+    here.run(TUNED_READ)
+
+
 def write_facts(here: Workplace, others: Sequence[str]) -> None:
     """Write what made the files: commits, versions, commands, and the folder whose paths the index of hashes holds.
 
@@ -174,7 +198,7 @@ def write_facts(here: Workplace, others: Sequence[str]) -> None:
         raise SystemExit("src has changes that are not committed: nobody could say what wrote these files")
     last = subprocess.run([*git, "log", "-1", "--format=%h", "--", "src"], check=True, capture_output=True, text=True)
     commit = last.stdout.strip()
-    now = (*EMBEDDED, *EXCHANGED, *STUDIES, *MARKS, *(words for _, words in READ))
+    now = (*EMBEDDED, *EXCHANGED, *STUDIES, *MARKS, TUNING, TUNED_READ, *(words for _, words in READ))
     versions = [
         json.loads(subprocess.run([one, "-c", TELL, *LIBRARIES], check=True, capture_output=True, text=True).stdout)
         for one in (here.python, *others)

@@ -38,7 +38,7 @@ from histotune.statistics.comparison import KNOWN_OF_CONSTANT
 
 # All that is imported from inside the package. Where these move, only these lines change.
 from histotune.studies.config import load_config
-from histotune.tools.files import hash_json
+from histotune.tools.files import hash_json, write_sealed
 from tests.conftest import CommandResult
 
 FIXTURES = Path(__file__).parent / "fixtures" / "past"
@@ -475,6 +475,48 @@ def test_a_changed_byte_of_a_kept_head_is_refused(histotune: Command, bring: Bri
     result = histotune(*command("predict", f"heads/{head}", out="now.csv"))
     assert result.code == 2
     assert "this head is damaged" in result.err
+
+
+# A fine-tuned head and the changed tensors beside it, of the first format of their sidecar
+
+
+def tuned_words(out: str) -> list[str]:
+    """Return the command that read the tuned head then, with another place for its output."""
+    facts = read_json(FIXTURES / "facts-4-tuned.json")
+    words = next(words for one in facts["commands"] if (words := shlex.split(one["command"])[1:])[0] == "predict")
+    words[words.index("--out") + 1] = out
+    return words
+
+
+def test_a_kept_tuned_head_predicts_as_it_did(histotune: Command, bring: Bring) -> None:
+    past = bring("heads")
+    found(
+        histotune, *tuned_words("now.csv")
+    )  # by a forward pass: the adapter is put into the network, and none is kept
+    now, then = (pl.read_csv(path) for path in (past / "now.csv", FIXTURES / "recorded/predict-4-tuned.csv"))
+    assert now.columns == then.columns
+    assert now.select("path", "predicted", "decision").equals(then.select("path", "predicted", "decision"))
+    for name in (name for name in then.columns if name.startswith("probability")):
+        np.testing.assert_allclose(now[name], then[name], atol=1e-5)
+    bare = (past / "heads/4-tuned/bundle.json", "without.csv")
+    facts = {name: value for name, value in read_json(bare[0]).items() if name != "checksum"}
+    write_sealed(bare[0], {**facts, "backbone": {**facts["backbone"], "adapter": ""}})
+    result = histotune(*tuned_words(bare[1]))
+    assert result.code == 2, "a tuned head on the network that it was not trained with"
+
+
+@pytest.mark.parametrize("file", ["tuned_weights.safetensors", "histotune_adapter.json"])
+def test_a_changed_byte_of_kept_changed_tensors_is_refused(histotune: Command, bring: Bring, file: str) -> None:
+    path = bring("heads") / "heads/4-tuned/adapter" / file
+    if file.endswith(".json"):
+        kept = path.read_text(encoding="utf-8")
+        path.write_text(kept.replace('"method": "last-blocks"', '"method": "full"'), encoding="utf-8")
+        assert path.read_text(encoding="utf-8") != kept
+    else:
+        flip_last_bit(path)
+    result = histotune(*tuned_words("now.csv"))
+    assert result.code == 2
+    assert "has changed since it was written" in result.err or "is damaged or not histotune's" in result.err
 
 
 # Splits

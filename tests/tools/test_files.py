@@ -131,6 +131,22 @@ def test_content_reaches_the_disk_before_the_name_does(tmp_path: Path, monkeypat
 
 
 @POSIX
+def test_a_folder_opens_the_files_that_a_library_wrote_for_its_user_alone(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with atomic_folder(tmp_path / "run") as folder:
+            (folder / "inner").mkdir(mode=0o700)
+            for path, mode in ((folder / "weights", 0o600), (folder / "inner" / "tool", 0o700)):
+                path.touch()
+                path.chmod(mode)
+            (folder / "link").symlink_to(tmp_path / "nowhere")
+    finally:
+        os.umask(old)
+    found = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").rglob("*") if not path.is_symlink()}
+    assert found == {"weights": 0o644, "inner": 0o755, "tool": 0o744}
+
+
+@POSIX
 def test_files_and_folders_follow_the_umask(tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:

@@ -71,11 +71,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary, handle = _make_held(path, _make_folder)
         try:
             yield temporary
-            temporary.chmod(0o777 & ~_umask())
+            _open_to_others(temporary)
             _replace_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             _close(handle)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Let others read a finished folder and its files as far as the umask does: some libraries write for their user."""
+    allowed = ~_umask()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | ((0o777 if path.is_dir() else 0o666) & allowed))
 
 
 @contextmanager

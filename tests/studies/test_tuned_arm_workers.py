@@ -46,7 +46,7 @@ def worker(name: str) -> None:
 
 def started(folder: Path, name: str, dies: str = "0") -> subprocess.Popen[str]:
     places = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
-    code = f"from tests.studies.test_tuning_workers import worker; worker({name!r})"
+    code = f"from tests.studies.test_tuned_arm_workers import worker; worker({name!r})"
     return subprocess.Popen([sys.executable, "-c", code], cwd=folder, text=True, stderr=subprocess.PIPE,
                             env={**os.environ, "PYTHONPATH": places, "DIES": dies})  # fmt: skip
 
