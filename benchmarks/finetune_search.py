@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
     from histotune.finetune.candidates import Candidates
     from histotune.finetune.workbench import TunedTiles, TuningBench
 
-N_THREADS, N_TILES, BATCH, SIDE_PX = 1, 12, 8, 224
+N_THREADS, N_TILES, BATCH, SIDE_PX = 1, 12, 8, 112
 N_TRIALS, N_EPOCHS, N_PLAIN = 20, 10, 2
 OLD_NS = 1_000_000_000_000_000_000  # 2001: settled, so that content hashes are remembered
 SEARCH = Claim(
     "finetune_search", f"a search of {N_TRIALS} trials x {N_EPOCHS} epochs on kept output of frozen blocks, share of "
     "the speed-up that counted operations allow", "x", 0.9, "at least",
-    "ViT-S/16 at 224 px, random weights, fp32, one thread, the last of 12 blocks trained, 12 tiles of 6 groups, two of "
+    "ViT-S/16 at 112 px, random weights, fp32, one thread, the last of 12 blocks trained, 12 tiles of 6 groups, two of "
     "which judge after every epoch; everything a search does from tiles on disk, the frozen blocks of all tiles too. "
     f"The arm without kept output runs {N_PLAIN} trials, taken {N_TRIALS // N_PLAIN} times. The allowed ratio is that "
     "of torch's FlopCounterMode over training, scoring and frozen blocks. Seconds of the processor, so that other work "
@@ -166,7 +166,7 @@ def embedded(tiles: TileSet, cache: Path) -> TunedTiles:
     from histotune.finetune.workbench import TunedTiles
     from histotune.images.config import LoaderConfig, ViewConfig
 
-    spec, view, loader = vit_small(), ViewConfig(size_px=SIDE_PX), LoaderConfig()
+    spec, view, loader = replace(vit_small(), size_px=SIDE_PX), ViewConfig(size_px=SIDE_PX), LoaderConfig()
     config = EmbeddingConfig(device="cpu", precision="fp32", batch_size=BATCH)
     return TunedTiles(tiles, embed(tiles, EmbedRequest(spec, view, config, loader, cache)), spec, view, loader, cache)
 

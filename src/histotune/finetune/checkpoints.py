@@ -143,6 +143,6 @@ def _seal(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
     parts = [FORMAT, text]
     for name in sorted(tensors):
         tensor = tensors[name]
-        values = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())  # not a copy
+        values: memoryview = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data  # not a copy
         parts += [name, str(tensor.dtype), str(tuple(tensor.shape)), hash_bytes(values)]
     return hash_bytes(*parts)
