@@ -320,5 +320,5 @@ def largest_method(config: FinetuneConfig) -> MethodChoice:
     """
     own = chosen_method(config)
     varied = {} if config.search is None else config.search.space.varied()
-    highest = {name: int(varied[name].high) for name in ("n_blocks", "rank") if name in varied}
-    return replace(own, **highest)
+    n_blocks = int(varied["n_blocks"].high) if "n_blocks" in varied else own.n_blocks
+    return replace(own, n_blocks=n_blocks, rank=int(varied["rank"].high) if "rank" in varied else own.rank)
