@@ -134,7 +134,9 @@ def write(study: str, n_seeds: int, folder: Path) -> None:
         own = [row for row, cell in zip(rows, cells, strict=True) if cell.kind == kind]
         column = {name: np.array([row[name] for row in own], float) for name in own[0] if name != "task"}
         gap = column["returned"] - column["probe"]
-        said = f"probe {column['probe'].mean():.3f}, returned {column['returned'].mean():.3f}, mean gap {gap.mean():+.4f}"
+        said = (
+            f"probe {column['probe'].mean():.3f}, returned {column['returned'].mean():.3f}, mean gap {gap.mean():+.4f}"
+        )
         said += f", worst {gap.min():+.3f}, tuned {int((column['n_tuned'] > 0).sum())}"
         said += f", helped {int((column['low'] > 0).sum())}, hurt {int((column['high'] < 0).sum())}"
         if "fresh_lora" in column:

@@ -1,7 +1,8 @@
 """LoRA from a fresh head, as others fine-tune: no probe to start from, a fixed schedule, nobody who decides.
 
-Low-rank updates (Hu et al. 2022) of rank 16 lie on the 1x1 convolutions of the last stage and of what follows it, and the head starts at
-zero on standardised columns. Trained tiles, batches, rates and number of epochs are those of the fine-tuning that it stands beside.
+Low-rank updates (Hu et al. 2022) of rank 16 lie on the 1x1 convolutions of the last stage and of what follows it, and
+the head starts at zero on standardised columns. Trained tiles, batches, rates and number of epochs are those of the
+fine-tuning that it stands beside.
 """
 
 # N tiles, n tiles, K classes
@@ -77,7 +78,9 @@ def lora_start(bench: TuningBench, head: Head) -> StartingPoint:
     layers = [
         name
         for name, part in network.module.named_modules()
-        if isinstance(part, torch.nn.Conv2d) and part.kernel_size == (1, 1) and sections.place(f"{name}.weight") >= first
+        if isinstance(part, torch.nn.Conv2d)
+        and part.kernel_size == (1, 1)
+        and sections.place(f"{name}.weight") >= first
     ]
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers, init_lora_weights=True, bias="none")
     with seeded(bench.config.loop.seed):

@@ -32,10 +32,10 @@ import numpy as np
 from benchmarks.finetune.planted import SIDE_PX, PlantedCohort, write_planted
 from histotune.backbones.catalog import find_backbone
 from histotune.backbones.entries import BackboneConfig
+from histotune.datasets import SyntheticConfig, write_cohort
 from histotune.datasets.config import DatasetConfig, SubsetConfig
 from histotune.datasets.read import read_dataset
 from histotune.datasets.splits.split import tile_groups
-from histotune.datasets.synthetic.cohort import SyntheticConfig, write_cohort
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbeddingConfig, EmbedRequest, chosen_view
 from histotune.finetune.judge import TuningJudge

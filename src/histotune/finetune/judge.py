@@ -1,4 +1,4 @@
-"""What tuning groups say of logits: loss and ranking per group, whether an epoch beats the probe, calibration, threshold."""
+"""What tuning groups say of logits: loss and ranking per group, whether an epoch beats the probe, calibration."""
 
 # n tiles of the tuning groups, K classes, G tuning groups, E epochs scored (the start is 0), O options to choose from,
 # B random halves of the groups
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 CALIBRATION_FOLDS = 5
 N_HALVES = 200
-EPOCHS_PER_WINDOW = 6
-"""An epoch is chosen by the mean loss of those up to it, as many as a schedule of this many times their number has."""
+EPOCHS_PER_WINDOW = 3
+"""An epoch is chosen by the mean loss of the epochs up to it, one in this many of the schedule's."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,10 @@ class Gain:
         """Return whether it lies above 0 by more than some standard errors."""
         return self.mean > standard_errors * self.error
 
+    def is_clear_loss(self, standard_errors: float) -> bool:
+        """Return whether it lies below 0 by more than some standard errors."""
+        return -self.mean > standard_errors * self.error
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -111,11 +115,10 @@ class Chosen:
     rank: Gain
 
     def beats_probe(self, standard_errors: float) -> bool:
-        """Return whether loss or AUROC is better by more than some standard errors, and the other no worse."""
-        if np.isnan(self.rank.mean):
-            return self.loss.is_clear(standard_errors)
-        one_is_clear = self.loss.is_clear(standard_errors) or self.rank.is_clear(standard_errors)
-        return one_is_clear and min(self.loss.mean, self.rank.mean) >= 0.0
+        """Return whether loss or AUROC is better by more than some standard errors, and the other not as much worse."""
+        known = [self.loss] if np.isnan(self.rank.mean) else [self.loss, self.rank]
+        is_better = any(gain.is_clear(standard_errors) for gain in known)
+        return is_better and not any(gain.is_clear_loss(standard_errors) for gain in known)
 
 
 def choose_epoch(curves: Sequence[TuningCurve], *, few: bool) -> Chosen:
@@ -238,7 +241,7 @@ def _whole_and_without(pair_GG: Float) -> Float:
     """Return the sum over all pairs of groups, and the sums without each group (1 + G,)."""
     total = pair_GG.sum()
     without_G = total - pair_GG.sum(axis=0) - pair_GG.sum(axis=1) + np.diagonal(pair_GG)
-    return np.r_[total, np.where(without_G > 1e-9 * max(total, 1e-300), without_G, 0.0)]
+    return np.asarray(np.r_[total, np.where(without_G > 1e-9 * max(total, 1e-300), without_G, 0.0)])
 
 
 def tuned_threshold(found: CrossFitted, calibration: Calibration) -> Decision:
