@@ -68,7 +68,7 @@ def test_criteria_choose_by_what_they_say() -> None:
     found = OutOfFold(logit_TnK, np.ones(3, bool), np.zeros(3, bool))
     chosen = {criterion: choose_by(criterion, found, y_n, part, trials) for criterion in CRITERIA}
     assert chosen["auroc"] == 2 and chosen["loss"] in (0, 1) and chosen["auroc-in-loss"] in (0, 1)
-    assert chosen["one-se"] >= chosen["loss"]
+    assert chosen["one-se"] >= chosen["loss"] and chosen["calibrated"] == 2
     assert all(cell.per_class in starts.PER_CLASS[cell.source] for cell in starts.cells(2))
     assert StartCell("real", 2, 1).name == "start-real-2-1"
 

@@ -5,6 +5,8 @@ logits; each choice is refitted, calibrated as a sweep does it, and scored on al
 
 - ``loss``: least log-loss, every group alike; what sweeps do.
 - ``one-se``: the strongest penalty whose loss lies within a standard error of the least, paired by group.
+- ``calibrated``: least log-loss at the temperature that suits each trial's own out-of-fold logits best, as heads are
+  calibrated anyway.
 - ``auroc``: highest AUROC within inner folds; the least loss where it is equal.
 - ``loss-in-auroc``: least loss among those whose AUROC lies within a standard error of the highest (jackknife over
   groups, paired).
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
     Int = NDArray[np.int64]
 
 Source = Literal["planted", "easy", "tissue", "real"]
-CRITERIA = ("loss", "one-se", "auroc", "loss-in-auroc", "auroc-in-loss")
+CRITERIA = ("loss", "one-se", "calibrated", "auroc", "loss-in-auroc", "auroc-in-loss")
 RESULTS = Path(__file__).parents[1] / "results"
 PER_CLASS = {"planted": (2, 4, 8, 16), "easy": (2, 4, 8, 16), "tissue": (2, 4, 8), "real": (2, 3, 4)}
 FOLDS = 4
@@ -135,6 +137,10 @@ def choose_by(criterion: str, found: OutOfFold, y_n: Int, part: TrainingSet, tri
     least = choose_trial(scores, trials, "best")
     if criterion in ("loss", "one-se"):
         return least if criterion == "loss" else choose_trial(scores, trials, "one-se")
+    if criterion == "calibrated":
+        judge = TuningJudge(y_n, part.group_n, part.n_groups)
+        usable = np.flatnonzero(scores.usable_T)
+        return int(min(usable, key=lambda t: (judge.mean(found.logit_TnK[t]), -trials[t].strength)))
     auroc_T, usable_T = ranking_scores(found, y_n, part), scores.usable_T
     if not np.isfinite(auroc_T[usable_T]).all():
         return least  # no fold holds both classes

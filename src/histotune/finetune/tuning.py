@@ -60,10 +60,10 @@ class TuningTrial:
     Attributes:
         settings: The candidate.
         end: ``finished``, ``stopped`` early by the search, or ``diverged``: its loss was not finite.
-        epoch: Its best epoch, or the one after which it was stopped; 0 where it diverged.
+        epoch: The epoch that its losses choose, or the one after which it was stopped; 0 where it diverged.
         loss: Mean log-loss of the tuning groups then, nats; NaN where it diverged.
         loss_se: Its standard error over groups; NaN unless it finished.
-        chosen: Whether it is the one of least loss.
+        chosen: Whether it is the one that was chosen.
     """
 
     settings: TrialSettings
@@ -304,7 +304,7 @@ def _search(candidates: Candidates, search: TuningSearch) -> tuple[SearchedTrial
 
 
 def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> TuningDecision:
-    """Choose candidate and epoch by the loss of the tuning groups, and keep the probe unless it is clearly beaten."""
+    """Choose candidate and epoch by the loss of the tuning groups; keep the probe unless loss or AUROC clearly beats it."""
     config, few, n_groups = candidates.bench.config, candidates.few, candidates.judge.n_groups
     finished = dict.fromkeys(one.settings for one in trials if one.end == "finished")
     curves = [candidates.curve(settings) for settings in finished]
