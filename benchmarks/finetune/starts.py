@@ -139,8 +139,8 @@ def choose_by(criterion: str, found: OutOfFold, y_n: Int, part: TrainingSet, tri
         return least if criterion == "loss" else choose_trial(scores, trials, "one-se")
     if criterion == "calibrated":
         judge = TuningJudge(y_n, part.group_n, part.n_groups)
-        usable = np.flatnonzero(scores.usable_T)
-        return int(min(usable, key=lambda t: (judge.mean(found.logit_TnK[t]), -trials[t].strength)))
+        usable = np.flatnonzero(scores.usable_T).tolist()
+        return min(usable, key=lambda t: (judge.mean(found.logit_TnK[t]), -trials[t].strength))
     auroc_T, usable_T = ranking_scores(found, y_n, part), scores.usable_T
     if not np.isfinite(auroc_T[usable_T]).all():
         return least  # no fold holds both classes
