@@ -304,7 +304,7 @@ def _search(candidates: Candidates, search: TuningSearch) -> tuple[SearchedTrial
 
 
 def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> TuningDecision:
-    """Choose candidate and epoch by the loss of the tuning groups; keep the probe unless loss or AUROC clearly beats it."""
+    """Choose candidate and epoch by loss; keep the probe unless loss or AUROC of the tuning groups clearly beats it."""
     config, few, n_groups = candidates.bench.config, candidates.few, candidates.judge.n_groups
     finished = dict.fromkeys(one.settings for one in trials if one.end == "finished")
     curves = [candidates.curve(settings) for settings in finished]
