@@ -197,9 +197,9 @@ def test_the_probe_is_kept_unless_it_is_clearly_beaten(of: TunedTiles, inner: st
     assert (kept.decided.gain, kept.decided.gain_se) == (decided.gain, decided.gain_se)
 
 
-@pytest.mark.parametrize("rate", [1e-3, 0.3])
-def test_a_hold_out_returns_the_weights_that_its_groups_judged(of: TunedTiles, rate: float) -> None:
-    loop = {"head_lr": rate, "epochs": 3}
+@pytest.mark.parametrize(("rate", "n_epochs"), [(1e-3, 3), (0.3, 3), (0.05, 6)])  # 6: chosen by the mean of two
+def test_a_hold_out_returns_the_weights_that_its_groups_judged(of: TunedTiles, rate: float, n_epochs: int) -> None:
+    loop = {"head_lr": rate, "epochs": n_epochs}
     bench = bench_of(of, inner="hold-out", keep_tuned=True, least_groups=4, rates=[rate, 2 * rate], loop=loop)
     tuned = tune_set(bench, all_of(of), request_of())
     (part,), _ = tuning_parts(bench, all_of(of))
@@ -339,12 +339,12 @@ def test_the_table_names_the_loss_by_which_was_chosen(of: TunedTiles) -> None:
 def test_labels_dealt_at_random_return_the_probe(of: TunedTiles, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.ERROR)
     verdicts = []
-    for seed in range(3):
+    for seed in range(5):
         labels = np.random.default_rng(seed).permutation(np.arange(24) % 2)
         null = relabelled(of, {f"case {number:02d}": int(label) for number, label in enumerate(labels)})
         bench = bench_of(null, inner="folds", rates=[1e-3, 3e-3, 1e-2], loop={"epochs": 3})
         verdicts.append(tune_set(bench, all_of(null), request_of()).decided.verdict)
-    assert verdicts == ["kept"] * 3
+    assert verdicts.count("tuned") <= 1  # one standard error by itself lets one in six through
 
 
 def test_candidates_of_one_search_share_what_is_kept(of: TunedTiles) -> None:

@@ -15,6 +15,7 @@ from histotune.heads.sweep import (
     make_family,
     nested,
     outer_parts,
+    ranked_choices,
     resample_choices,
     solve_parts,
     sweep,
@@ -73,6 +74,51 @@ def test_resampled_choices_are_those_of_the_rule_on_repeated_groups(rule: str) -
         loss = np.repeat(scores.loss_TG, count.astype(int), axis=1)
         again = dataclasses.replace(scores, loss_TG=loss, log_loss_T=loss.mean(axis=1))
         assert choose_trial(again, trials, rule) == choice  # type: ignore[arg-type]
+
+
+def test_the_highest_ranking_is_chosen_and_of_equal_ones_the_least_loss() -> None:
+    scores, trials = make_scores(3)
+    auroc_T = np.round(np.random.default_rng(3).random(24), 1)
+    ranked = dataclasses.replace(scores, auroc_T=auroc_T)
+    usable = np.flatnonzero(scores.usable_T)
+    top = usable[auroc_T[usable] == auroc_T[usable].max()]
+    assert choose_trial(ranked, trials, "auroc") == top[scores.log_loss_T[top].argmin()] and len(top) > 1
+    assert describe_selection(ranked, trials, int(top[0]), "auroc").criterion == "out-of-fold AUROC within folds"
+    unknown = dataclasses.replace(scores, auroc_T=np.full(24, np.nan))  # several classes, or no fold with two
+    assert choose_trial(unknown, trials, "auroc") == choose_trial(scores, trials, "best")
+    assert "log-loss" in describe_selection(unknown, trials, 0, "auroc").criterion
+
+
+def test_a_sweep_by_ranking_chooses_refits_and_estimates_by_it() -> None:
+    embeddings, task = make_task(120, n_groups=24, seed=5)
+    config = SweepConfig(penalties=(1e-3, 0.1, 10.0, 1e3), folds=3, selection_rule="auroc")
+    *_, result = sweep(embeddings, task, config)
+    trials = result.trials
+    best = trials.filter(trials["auroc"] == trials["auroc"].max()).sort("log_loss")
+    assert trials.filter("chosen")["penalty"][0] == best["penalty"][0] == result.head.penalty
+    selection = result.head.selection
+    assert selection is not None and (selection.rule, selection.honesty) == ("auroc", "bias-corrected")
+    assert len(selection.honest) == 2
+
+
+def test_resampled_rankings_are_those_of_the_rule_on_repeated_groups() -> None:
+    embeddings, task = make_task(60, n_groups=12, seed=6)
+    config = SweepConfig(penalties=(1e-3, 0.1, 10.0, 1e3), folds=3, selection_rule="auroc")
+    family = make_family(config)
+    procedure = Procedure(family, tuple(family.trials([task.default_pooling])), config)
+    rows = np.arange(60)
+    part = training_set(embeddings.tile_ids, task, rows, rows, FoldPlan(3, 0))
+    data = SweepData(embeddings, rows, task.labels_N, 2)
+    (solved,) = solve_parts(data, [part], procedure)
+    counts = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), 30).astype(float)
+    ours = ranked_choices(solved, task.labels_N[part.rows], procedure.trials, counts)
+    for count_G, choice in zip(counts, ours, strict=True):
+        times_n = count_G[part.group_n].astype(int)
+        y_n, fold_n = np.repeat(task.labels_N[part.rows], times_n), np.repeat(part.fold_n, times_n)
+        values = np.array([auroc(y_n, np.repeat(one, times_n, axis=0), fold_n) for one in solved.found.logit_TnK])
+        loss_T = solved.scores.loss_TG @ count_G
+        top = np.flatnonzero(values >= values.max() - 1e-12) if np.isfinite(values).all() else np.arange(len(values))
+        assert choice == top[loss_T[top].argmin()]
 
 
 def test_diverged_trials_are_never_chosen() -> None:

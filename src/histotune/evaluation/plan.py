@@ -56,9 +56,10 @@ class SourcePlan:
 
     def protocol(self, sweep: SweepConfig) -> str:
         """Return how the numbers were made, with the split's name and hash and all seeds."""
+        criterion = "AUROC within folds (two classes)" if sweep.selection_rule == "auroc" else "group-balanced log-loss"
         inside = (
             f"{len(sweep.penalties)} penalties chosen by {sweep.folds}-fold "
-            f"{'image' if self.fit.fold_labels == 'image' else 'grouped'} cross-validation on group-balanced log-loss "
+            f"{'image' if self.fit.fold_labels == 'image' else 'grouped'} cross-validation on {criterion} "
             f"(seed {sweep.seed}), {_finish(sweep)}"
         )
         leak = f" {LEAKY}: tiles of one case stand, or may stand, on both sides." if self.split.leaky else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from histotune.datasets.splits.split import tile_groups
-from histotune.finetune.judge import TuningCurve, TuningJudge
+from histotune.finetune.judge import TuningCurve, TuningJudge, first_of_window
 from histotune.finetune.kept_training import KeptTraining, TrainingOutcome
 from histotune.finetune.loop import TrainingTask
 from histotune.tools.files import hash_bytes, hash_json
@@ -84,7 +84,7 @@ class StatePlace:
         """
         name = f"{self.name}-{name}"
         on = {"trained on": hash_bytes(*trained), "tuned on": hash_bytes(*tuned)}
-        identity = {"finetune": config.choices(), "part": name, **on}
+        identity = {"finetune": config.choices(), "part": name, "best epoch": "mean of a window", **on}
         return KeptTraining(self.folder, name, identity, config.loop.save_minutes * 60.0)
 
 
@@ -141,6 +141,11 @@ class Candidates:
         return self.judge.n_groups < self.bench.config.least_groups
 
     @property
+    def sizes(self) -> list[int]:
+        """Tuning tiles of each part, in order."""
+        return [len(part.rows) for part in self.parts]
+
+    @property
     def keeps_weights(self) -> bool:
         """Whether what its groups judge is what is returned."""
         return len(self.parts) == 1
@@ -157,7 +162,8 @@ class Candidates:
         outcomes = [self._trained(settings, part, watcher) for part in range(len(self.parts))]
         logit_EnK = np.concatenate([one.logit_EnK for one in outcomes], axis=1)
         loss_EG = np.stack([self.judge.losses(logit_nK) for logit_nK in logit_EnK])
-        curve = self._curves[settings] = TuningCurve(settings, loss_EG, logit_EnK)
+        rank_EG = np.stack([self.judge.rankings(logit_nK, self.sizes) for logit_nK in logit_EnK])
+        curve = self._curves[settings] = TuningCurve(settings, loss_EG, rank_EG, logit_EnK)
         if self.keeps_weights:
             self._keep_best(curve, outcomes[0])
         return curve
@@ -173,7 +179,8 @@ class Candidates:
     ) -> TrainingOutcome:
         """Train a candidate on one part, or read what came of it when that was done before."""
         part, kept = self.parts[number], self._kept(settings, number)
-        watch = _Watch(TuningJudge.of(self.bench.of.tiles, part.rows), number, watcher, few=self.few)
+        judge = TuningJudge.of(self.bench.of.tiles, part.rows)
+        watch = _Watch(judge, number, settings.epochs, watcher, few=self.few)
         with kept.alone():
             outcome = kept.outcome()
             if outcome is not None and (outcome.tensors or not needs_weights):
@@ -198,7 +205,7 @@ class Candidates:
 
     def _keep_best(self, curve: TuningCurve, outcome: TrainingOutcome) -> None:
         """Keep the weights of the best candidate so far and let those of the others go."""
-        least = min(float(curve.loss_EG[epoch].mean()) for epoch in curve.epochs(few=self.few))
+        least = curve.least(few=self.few)
         loser: TrialSettings | None = curve.settings
         if least < self._least:
             loser, self._best, self._least, self._weights = self._best, curve.settings, least, outcome.tensors
@@ -207,23 +214,26 @@ class Candidates:
 
 
 class _Watch:
-    """The criterion of one training: the loss of its tuning groups. The start is never its best epoch."""
+    """The criterion of one training: what its tuning groups choose an epoch by. The start is never its best epoch."""
 
-    def __init__(self, judge: TuningJudge, part: int, watcher: EpochWatcher | None, *, few: bool) -> None:
-        self._judge, self._part, self._watcher, self._few = judge, part, watcher, few
+    def __init__(
+        self, judge: TuningJudge, part: int, n_epochs: int, watcher: EpochWatcher | None, *, few: bool
+    ) -> None:
+        self._judge, self._part, self._n_epochs, self._watcher, self._few = judge, part, n_epochs, watcher, few
         self._start: Float | None = None
-        self._epoch = 0
+        self._losses: list[float] = []
 
     def __call__(self, logit_nK: Float) -> float:
         """Return what the best epoch has least of."""
         if self._start is None or np.array_equal(logit_nK, self._start):  # again after a loss that was not finite
-            self._start, self._epoch = logit_nK, 0
+            self._start, self._losses = logit_nK, []
             return math.inf
-        self._epoch += 1
-        loss = self._judge.mean(logit_nK)
+        self._losses.append(self._judge.mean(logit_nK))
+        epoch = len(self._losses)
         if self._watcher is not None:
-            self._watcher.epoch_done(self._part, self._epoch, loss)
-        return -float(self._epoch) if self._few else loss
+            self._watcher.epoch_done(self._part, epoch, self._losses[-1])
+        window = self._losses[first_of_window(epoch, self._n_epochs) - 1 :]
+        return -float(epoch) if self._few else float(np.mean(window))
 
     def hear(self, logit_EnK: Float | None) -> None:
         """Go through epochs that were scored before."""

@@ -224,8 +224,8 @@ class FinetuneConfig(_Config):
             ``hold-out``: a quarter of them once; ``auto`` takes folds where the prefix is kept.
         inner_folds: Number of inner folds.
         tuning_share: Share of the groups that a hold-out takes for tuning.
-        standard_errors: By how many standard errors the tuned model must be better on tuning groups to be returned
-            in place of the probe.
+        standard_errors: By how many standard errors the tuned model must be better on tuning groups, in log-loss or in
+            AUROC, to be returned in place of the probe; worse by as many in the other one keeps the probe.
         least_groups: Fewer tuning groups than these, and the last step is taken: a best one can't be told.
         keep_tuned: Return the tuned model whatever the tuning groups say; every result says so.
         fit: Memory that a step may take, such as ``15GB``; None takes the card's, or half of the machine's without one.

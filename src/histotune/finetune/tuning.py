@@ -21,7 +21,7 @@ from histotune.datasets.splits.split import tile_groups
 from histotune.finetune.candidates import Candidates, StatePlace, TuningPart, rows_by_id, tile_ids, training_task
 from histotune.finetune.config import TrialSettings
 from histotune.finetune.edges import edge_warnings
-from histotune.finetune.judge import TuningCurve, choose_epoch, tuned_threshold
+from histotune.finetune.judge import Chosen, TuningCurve, choose_epoch, tuned_threshold
 from histotune.finetune.loop import NonFiniteLossError, tile_logits
 from histotune.finetune.search import SearchedTrial, SearchPlace, TrialSearch, require_search
 from histotune.heads.calibrate import calibrate
@@ -60,10 +60,10 @@ class TuningTrial:
     Attributes:
         settings: The candidate.
         end: ``finished``, ``stopped`` early by the search, or ``diverged``: its loss was not finite.
-        epoch: Its best epoch, or the one after which it was stopped; 0 where it diverged.
+        epoch: The epoch that its losses choose, or the one after which it was stopped; 0 where it diverged.
         loss: Mean log-loss of the tuning groups then, nats; NaN where it diverged.
         loss_se: Its standard error over groups; NaN unless it finished.
-        chosen: Whether it is the one of least loss.
+        chosen: Whether it is the one that was chosen.
     """
 
     settings: TrialSettings
@@ -85,6 +85,8 @@ class TuningDecision:
         gain: By how much the loss on the tuning groups lay below the probe's, nats, groups being asked of the
             candidates and epochs that halves of the others choose.
         gain_se: Its standard error over groups.
+        rank_gain: By how much the AUROC lay above the probe's; NaN where no two tuning groups can be compared.
+        rank_gain_se: Its standard error over groups.
         n_groups: Number of tuning groups.
         reason: The decision in words.
         curves: What the tuning groups said of every candidate that finished.
@@ -100,6 +102,8 @@ class TuningDecision:
     epoch: int
     gain: float
     gain_se: float
+    rank_gain: float
+    rank_gain_se: float
     n_groups: int
     reason: str
     curves: tuple[TuningCurve, ...] = field(default=(), repr=False)
@@ -296,36 +300,35 @@ def _search(candidates: Candidates, search: TuningSearch) -> tuple[SearchedTrial
     def attempt(settings: TrialSettings, watcher: EpochWatcher) -> float:
         """Train a candidate and return its least tuning loss."""
         curve = candidates.curve(settings, watcher)
-        return min(float(curve.loss_EG[epoch].mean()) for epoch in curve.epochs(few=candidates.few))
+        return curve.least(few=candidates.few)
 
     return TrialSearch(candidates.bench.config, search, place).run(attempt)
 
 
 def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> TuningDecision:
-    """Choose candidate and epoch by the loss of the tuning groups, and keep the probe unless it is clearly beaten."""
+    """Choose candidate and epoch by loss; keep the probe unless loss or AUROC of the tuning groups clearly beats it."""
     config, few, n_groups = candidates.bench.config, candidates.few, candidates.judge.n_groups
     finished = dict.fromkeys(one.settings for one in trials if one.end == "finished")
     curves = [candidates.curve(settings) for settings in finished]
     # With few tuning groups a best epoch is chance: the last one of the schedule is taken.
     chosen = choose_epoch(curves, few=few)
-    better = chosen.gain > config.standard_errors * chosen.gain_se
-    side = "above" if chosen.gain < 0 else "below"
-    said = f"log-loss {abs(chosen.gain):.3f} nats {side} the probe's, standard error {chosen.gain_se:.3f}"
+    better = chosen.beats_probe(config.standard_errors)
     fixed = f"; fewer than {config.least_groups} of them, so the last epoch is taken" if few else ""
     kept = "" if better or not config.keep_tuned else "; returned all the same, as asked for"
     verdict: Verdict = "tuned" if better or config.keep_tuned else "kept"
-    sizes = [len(part.rows) for part in candidates.parts]
-    crossfitted = candidates.judge.crossfitted(chosen.curve.logit_EnK[chosen.epoch], sizes)
+    crossfitted = candidates.judge.crossfitted(chosen.curve.logit_EnK[chosen.epoch], candidates.sizes)
     calibration = calibrate(crossfitted, "temperature")
     settings = chosen.curve.settings
     return TuningDecision(
         verdict=verdict,
         rate=settings.lr,
         epoch=chosen.epoch,
-        gain=chosen.gain,
-        gain_se=chosen.gain_se,
+        gain=chosen.loss.mean,
+        gain_se=chosen.loss.error,
+        rank_gain=chosen.rank.mean,
+        rank_gain_se=chosen.rank.error,
         n_groups=n_groups,
-        reason=f"{SAID[verdict]}: {said}, {n_groups} tuning groups{fixed}{kept}",
+        reason=f"{SAID[verdict]}: {_said(chosen)}, {n_groups} tuning groups{fixed}{kept}",
         curves=tuple(curves),
         calibration=calibration,
         decision=tuned_threshold(crossfitted, calibration),
@@ -333,6 +336,17 @@ def decide_tuning(candidates: Candidates, trials: Sequence[SearchedTrial]) -> Tu
         trials=tuple(_told(one, candidates, settings) for one in trials),
         edges=edge_warnings(config, settings),
     )
+
+
+def _said(chosen: Chosen) -> str:
+    """Return the gains of a choice in words."""
+    loss, rank = chosen.loss, chosen.rank
+    side = "above" if loss.mean < 0 else "below"
+    said = f"log-loss {abs(loss.mean):.3f} nats {side} the probe's, standard error {loss.error:.3f}"
+    if np.isnan(rank.mean):
+        return said
+    side = "below" if rank.mean < 0 else "above"
+    return f"{said}; AUROC {abs(rank.mean):.3f} {side} the probe's, standard error {rank.error:.3f}"
 
 
 def _told(one: SearchedTrial, candidates: Candidates, chosen: TrialSettings) -> TuningTrial:
@@ -366,7 +380,7 @@ def _refitted(candidates: Candidates, train_N: Bools, probe: SweepResult, decide
 
 def _no_tuning(reason: str) -> TuningDecision:
     nan = float("nan")
-    return TuningDecision("kept", nan, 0, nan, nan, 0, f"{SAID['kept']}: not fine-tuned, since {reason}")
+    return TuningDecision("kept", nan, 0, nan, nan, nan, nan, 0, f"{SAID['kept']}: not fine-tuned, since {reason}")
 
 
 def load_trained(model: TunedModel, tensors: dict[str, torch.Tensor]) -> None:

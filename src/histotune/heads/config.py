@@ -259,7 +259,7 @@ def named_searches() -> dict[str, SgdConfig]:
 
 ClassWeight = Literal["none", "balanced"]
 FamilyName = Literal["logistic", "ridge", "sgd"]
-SelectionRule = Literal["best", "one-se"]
+SelectionRule = Literal["best", "one-se", "auroc"]
 Honesty = Literal["none", "nested", "bias-corrected"]
 CalibrationKind = Literal["none", "temperature", "vector"]
 ThresholdRule = Literal["0.5", "balanced-accuracy", "youden", "sensitivity"]
@@ -300,7 +300,9 @@ class SweepConfig(_Config):
         folds: Folds of the grouped cross-validation that chooses.
         selection: Criterion, lower is better.
         selection_rule: ``best`` takes the lowest loss; ``one-se`` the strongest penalty, within the best trial's
-            pooling and weighting, whose paired loss difference from the best is at most one standard error.
+            pooling and weighting, whose paired loss difference from the best is at most one standard error; ``auroc``
+            the highest AUROC within inner folds, and of equal ones the lowest loss, where there are two classes. With
+            few groups the lowest loss is often that of a head which says next to nothing; its ranking is poor, too.
         honesty: How the whole procedure's own performance is estimated, since the selected score is optimistic:
             ``bias-corrected`` resamples groups and scores each resample's choice on the groups left out, which costs
             next to nothing; ``nested`` repeats the sweep inside every fold; ``none`` leaves the score optimistic.

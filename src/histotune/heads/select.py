@@ -1,4 +1,4 @@
-"""Choose a trial by its out-of-fold loss, every group weighing the same."""
+"""Choose a trial by its out-of-fold loss, every group weighing the same, or by its ranking."""
 
 # n tiles of one training set, K classes, T trials, G groups
 
@@ -35,23 +35,31 @@ class TrialScores:
         log_loss_T: Mean over groups: the criterion.
         log_loss_se_T: Its standard error over groups; NaN with one group.
         usable_T: Which trials may be chosen.
+        auroc_T: AUROC within inner folds, where the rule asks for it; NaN outside binary tasks.
     """
 
     loss_TG: Float
     log_loss_T: Float
     log_loss_se_T: Float
     usable_T: NDArray[np.bool_]
+    auroc_T: Float | None = None
+
+    @property
+    def ranks(self) -> bool:
+        """Whether trials are chosen by their AUROC: it is known for all that may be chosen."""
+        return self.auroc_T is not None and bool(np.isfinite(self.auroc_T[self.usable_T]).all())
 
 
-def score_trials(found: OutOfFold, y_n: Int, part: TrainingSet) -> TrialScores:
-    """Return the group-balanced out-of-fold log-loss of every trial."""
+def score_trials(found: OutOfFold, y_n: Int, part: TrainingSet, rule: SelectionRule = "best") -> TrialScores:
+    """Return the group-balanced out-of-fold log-loss of every trial, and its AUROC where the rule goes by it."""
     # Loss of a trial: the mean over groups of each group's mean; its error: SD over groups / sqrt(G).
     loss_Tn = tile_losses(found.logit_TnK, y_n)
     loss_TG = loss_Tn @ group_means(part.group_n, part.n_groups)
     loss_T = loss_TG.mean(axis=1)
     spread_T = loss_TG.std(axis=1, ddof=1) if part.n_groups > 1 else np.full(len(loss_TG), np.nan)
     usable_T = ~found.diverged_T & np.isfinite(loss_T)
-    return TrialScores(loss_TG, loss_T, spread_T / np.sqrt(part.n_groups), usable_T)
+    auroc_T = ranking_scores(found, y_n, part) if rule == "auroc" else None
+    return TrialScores(loss_TG, loss_T, spread_T / np.sqrt(part.n_groups), usable_T, auroc_T)
 
 
 def tile_losses(logit_TnK: Float, y_n: Int) -> Float:
@@ -92,8 +100,11 @@ def choose_trial(scores: TrialScores, trials: Sequence[Trial], rule: SelectionRu
             value=f"{len(trials)} trials",
             fix="try smaller learning rates or stronger penalties, and check the embeddings' scale",
         )
+    if scores.auroc_T is not None and scores.ranks:
+        ranking_T = -scores.auroc_T
+        return min(usable, key=lambda t: (float(ranking_T[t]), float(scores.log_loss_T[t]), -trials[t].strength, t))
     best = min(usable, key=lambda t: (float(scores.log_loss_T[t]), -trials[t].strength, t))
-    if rule == "best":
+    if rule != "one-se":
         return best
     difference_T, se_T = paired_differences(scores.loss_TG, best)
     rivals = [t for t in usable if _kin(trials[t], trials[best]) and (t == best or difference_T[t] <= se_T[t])]
@@ -139,7 +150,7 @@ def describe_selection(
 
     others = sorted((int(t) for t in usable if t != choice), key=lambda t: (float(scores.log_loss_T[t]), t))
     return Selection(
-        criterion="group-balanced out-of-fold log-loss",
+        criterion="out-of-fold AUROC within folds" if scores.ranks else "group-balanced out-of-fold log-loss",
         rule=rule,
         honesty="none",
         n_trials=len(trials),

@@ -303,7 +303,7 @@ def solve_parts(data: SweepData, parts: Sequence[TrainingSet], procedure: Proced
     """Run the procedure on every training set, all in one batch."""
     trials, rule = procedure.trials, procedure.config.selection_rule
     found = procedure.family.out_of_fold(data, parts, trials)
-    scores = [score_trials(one, data.y_n[part.rows], part) for one, part in zip(found, parts, strict=True)]
+    scores = [score_trials(one, data.y_n[part.rows], part, rule) for one, part in zip(found, parts, strict=True)]
     choices = [choose_trial(one, trials, rule) for one in scores]
     refits = procedure.family.refit(data, [(part, trials[choice]) for part, choice in zip(parts, choices, strict=True)])
     return [
@@ -342,7 +342,10 @@ def bias_corrected(selection: Selection, solved: Solved, y_n: Int, procedure: Pr
     holds_GK = class_signatures(y_n, part.group_n, part.n_groups, n_classes)
     count_BG = np.concatenate(list(draw_counts(Strata.of(holds_GK).stratum_G, N_RESAMPLES, config.seed)))
     count_BG = count_BG[(count_BG == 0).any(axis=1)]
-    choice_B = resample_choices(solved, procedure.trials, config.selection_rule, count_BG)
+    if solved.scores.ranks:
+        choice_B = ranked_choices(solved, y_n, procedure.trials, count_BG)
+    else:
+        choice_B = resample_choices(solved, procedure.trials, config.selection_rule, count_BG)
     out_BG = (count_BG == 0).astype(np.float64)
     strata, share_T = Strata.pooled(holds_GK), np.bincount(choice_B, minlength=len(procedure.trials)) / len(choice_B)
     out_BG = (count_BG == 0).astype(np.float64)
@@ -362,7 +365,7 @@ def resample_choices(solved: Solved, trials: Sequence[Trial], rule: SelectionRul
     order = np.array(sorted(usable.tolist(), key=lambda t: (-trials[t].strength, t)))  # the first of equals wins
     loss_TG = solved.scores.loss_TG[order]
     best_B = np.argmin(count_BG @ loss_TG.T, axis=1)
-    if rule == "best":
+    if rule != "one-se":
         return np.asarray(order[best_B])
     kind = np.array([f"{trials[t].class_weight} {trials[t].pooling}" for t in order])
     chosen = []
@@ -373,6 +376,25 @@ def resample_choices(solved: Solved, trials: Sequence[Trial], rule: SelectionRul
         rival_T[best] = True
         chosen.append(order[int(np.argmax(rival_T))])
     return np.array(chosen)
+
+
+def ranked_choices(solved: Solved, y_n: Int, trials: Sequence[Trial], count_BG: Float) -> Int:
+    """Return the trial of highest AUROC on every resample of the groups (B,), of equal ones that of least loss."""
+    part, usable = solved.part, np.flatnonzero(solved.scores.usable_T)
+    order = np.array(sorted(usable.tolist(), key=lambda t: (-trials[t].strength, t)))
+    # More groups than that are drawn by the block: the table of wins grows with their square.
+    n_units = min(part.n_groups, MOST_UNITS)
+    unit_n, unit_G = part.group_n % n_units, np.arange(part.n_groups) % n_units
+    of_unit_GU = (unit_G[:, None] == np.arange(n_units)) / np.bincount(unit_G)
+    value_BO = np.empty((len(count_BG), len(order)))
+    for place, t in enumerate(order):
+        margin_n = solved.found.logit_TnK[t][:, 1] - solved.found.logit_TnK[t][:, 0]
+        wins = PairsEvaluator(*win_matrix(y_n == 1, margin_n, unit_n, n_units, part.fold_n))
+        value_BO[:, place] = wins(count_BG @ of_unit_GU)
+    loss_BO = count_BG @ solved.scores.loss_TG[order].T
+    # a resample without a pair within any fold has no AUROC: its loss decides
+    lowest_BO = np.where(value_BO >= np.nanmax(value_BO, axis=1, keepdims=True, initial=0.0) - 1e-12, loss_BO, np.inf)
+    return np.asarray(order[np.argmin(np.where(np.isfinite(value_BO), lowest_BO, loss_BO), axis=1)])
 
 
 def _out_of_bag_auroc(solved: Solved, y_n: Int, choice_B: Int, out_BG: Float, share_T: Float) -> NestedEstimate:

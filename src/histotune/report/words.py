@@ -209,7 +209,11 @@ def _letter(index: int) -> str:
 # What a sweep chose, in words: the optimistic score, the honest one, temperature, threshold, runners-up.
 
 
-RULES = {"best": "lowest log-loss", "one-se": "strongest penalty within one standard error of the lowest log-loss"}
+RULES = {
+    "best": "lowest log-loss",
+    "one-se": "strongest penalty within one standard error of the lowest log-loss",
+    "auroc": "highest AUROC within inner folds, of equal ones the lowest log-loss",
+}
 
 
 def chosen_trial(choice: SweepChoice) -> str:
