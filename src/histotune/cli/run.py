@@ -54,7 +54,10 @@ def demo(
         bool, typer.Option("--finetune", help="Also fine-tune the backbone's last stage: up to 3 minutes more.")
     ] = False,
 ) -> None:
-    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
+    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes.
+
+    Example: histotune demo --out runs/demo
+    """
     from histotune.studies.arguments import build_config
     from histotune.studies.config import override
     from histotune.studies.recipes import with_quick_finetune
@@ -85,9 +88,9 @@ def run(
 ) -> None:
     """Run a whole experiment and write its report.
 
-    histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
+    Example: histotune run --from runs/breakhis --out runs/again
 
-    histotune run --from runs/breakhis --out runs/again
+    Example: histotune run midnight --data data/breakhis --pcam data/pcam --train-magnification 40X
     """
     from histotune.studies.arguments import build_config
 
@@ -151,7 +154,9 @@ def finetune(
 ) -> None:
     """Fine-tune a backbone from its probe on, and say whether that helped.
 
-    histotune finetune breakhis --data BreaKHis_v1 --backbone midnight --method lora --train-magnification 100X
+    Example: histotune finetune breakhis --data data/breakhis --train-magnification 100X --estimate
+
+    Example: histotune finetune breakhis --data data/breakhis --backbone midnight --method lora --out runs/lora
     """
     from histotune.studies.arguments import build_config
     from histotune.studies.config import override
@@ -209,7 +214,10 @@ def embed(
         bool, typer.Option("--rehash", help="Read every image again, even where path, size and times are known.")
     ] = False,
 ) -> None:
-    """Embed every tile once with a frozen backbone; the second time nothing is computed."""
+    """Embed every tile once with a frozen backbone; the second time nothing is computed.
+
+    Example: histotune embed breakhis --data data/breakhis --backbone midnight --estimate
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -286,7 +294,10 @@ def sweep(
     split: SplitName = None,
     wandb: Wandb = None,
 ) -> None:
-    """Choose a head by grouped cross-validation over the training cases and save it."""
+    """Choose a head by grouped cross-validation over the training groups (BreakHis: cases) and save it.
+
+    Example: histotune sweep breakhis --data data/breakhis --train-magnification 100X --out heads/breakhis
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -335,7 +346,7 @@ def evaluate(
     settings: SetField = None,
     classes: Classes = None,
     exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen", help="Leave out tiles that trained the head, and tiles of such cases.")
+        bool, typer.Option("--exclude-seen", help="Leave out tiles that trained the head, and tiles of such groups.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -345,7 +356,10 @@ def evaluate(
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
 ) -> None:
-    """Score a saved head on a data set; tiles and cases that trained it are found, and their rows marked."""
+    """Score a saved head on a data set; tiles and groups that trained it are found, and their rows marked.
+
+    Example: histotune evaluate runs/breakhis pcam --data data/pcam --out predictions.parquet
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -397,7 +411,10 @@ def predict(
         float | None, typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it.")
     ] = None,
 ) -> None:
-    """Predict class probabilities for images: a table with a row per image."""
+    """Predict class probabilities for images: a table with a row per image.
+
+    Example: histotune predict runs/breakhis new_images --out predictions.csv
+    """
     from histotune.studies import verbs
 
     table = verbs.predict(head, images, out=out, cache=cache, on_bad_image=on_bad_image, mpp=mpp, set=settings)
@@ -411,7 +428,10 @@ def show(
     recipe: Annotated[str, typer.Argument(help="demo, breakhis, pcam, midnight, or a run folder.")],
     settings: SetField = None,
 ) -> None:
-    """Print every field of a recipe's config; each can be changed with --set."""
+    """Print every field of a recipe's config; each can be changed with --set.
+
+    Example: histotune config show breakhis --set sweep.folds=3
+    """
     from histotune.studies.config import load_config, override
     from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
     from histotune.tools.files import canonical_json

@@ -49,7 +49,10 @@ def matrix(
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
 ) -> None:
-    """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere."""
+    """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere.
+
+    Example: histotune matrix breakhis --data data/breakhis --matched --out studies/matrix
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -107,7 +110,7 @@ def transfer(
 ) -> None:
     """Say why a head falls short on another data set: what is lost in ranking and in the decision, and what helps.
 
-    histotune transfer runs/breakhis pcam --data PCAM --final
+    Example: histotune transfer runs/breakhis pcam --data data/pcam --final
     """
     from histotune.studies.arguments import build_config
 
@@ -153,7 +156,7 @@ def compare(
 ) -> None:
     """Compare runs on the same tiles: paired intervals and p values; mean ranks over five or more data sets.
 
-    histotune compare runs/midnight runs/lite0 --out runs/comparison
+    Example: histotune compare runs/midnight runs/lite0 --out runs/comparison
     """
     from histotune.report.study_pages import comparison_notes, comparison_tables
     from histotune.studies import verbs
@@ -189,7 +192,10 @@ def leaderboard(
         typer.Option("--run", help="Your run of a published protocol, beside scores of the same; repeatable."),
     ] = None,
 ) -> None:
-    """Published scores, one table per protocol, with what weakens them; without options an overview."""
+    """Published scores, one table per protocol, with what weakens them; without options an overview.
+
+    Example: histotune leaderboard --dataset BreakHis --model midnight
+    """
     from histotune.published.published_numbers import Query
 
     show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())
@@ -266,7 +272,10 @@ def trials(
     top: Annotated[int, typer.Option("--top", help="How many.", min=1)] = 20,
     everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
 ) -> None:
-    """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
+    """Every trial of every sweep on this machine, best first: a row per trial, from the local table.
+
+    Example: histotune trials --dataset breakhis --top 10
+    """
     from histotune.studies.tracking import read_trials, trials_folder
 
     state = user_dir("state")
