@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.cli.ending import duration, print_run, print_table
 from histotune.cli.options import (
     Adapter,
     AllowLeaky,
@@ -37,13 +38,11 @@ from histotune.tools.atomic import bring_back
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
-from histotune.tools.table import OPEN, console
+from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from histotune.studies.config import ExperimentConfig
-    from histotune.studies.experiment import RunResult
     from histotune.studies.protocol import ProtocolOutcome
-    from histotune.tools.table import Table
 
 
 def demo(
@@ -130,7 +129,7 @@ def _run(config: ExperimentConfig) -> None:
     if isinstance(result, ProtocolOutcome):
         _print_protocol(result)
     else:
-        _print_run(result)
+        print_run(result, config)
 
 
 def finetune(
@@ -192,12 +191,9 @@ def _print_tuning_estimate(config: ExperimentConfig) -> None:
 
     if not process_rank().leads:
         return
-    terminal = console()
     for table in estimate_finetuning(config).tables():
-        terminal.print(table.as_rich(OPEN))
-        for note in table.notes:
-            terminal.print(note, highlight=False, markup=False)
-        terminal.print()
+        print_table(table)
+        print()
 
 
 def embed(
@@ -271,7 +267,7 @@ def _print_estimate(config: ExperimentConfig) -> None:
             f"{len(found.batches_s)} batches of {found.batch_size})"
         )
         print(
-            f"about {_duration(found.hours)} ({_duration(low)} to {_duration(high)}), "
+            f"about {duration(found.hours)} ({duration(low)} to {duration(high)}), "
             f"{readable_bytes(found.storage_bytes)} of embeddings"
         )
     if found.download_bytes:
@@ -381,7 +377,7 @@ def evaluate(
     synthetic = SYNTHETIC in rows[0].arm.marks
     console().print(SummaryTable(outcome.finding.title, synthetic, rows))
     for decided in decision_tables(outcome.finding):
-        _print_decisions(decided)
+        print_table(decided)
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)
         if by:
@@ -465,39 +461,3 @@ def _print_protocol(outcome: ProtocolOutcome) -> None:
 
     console().print(ProtocolTable(outcome.study))
     print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
-
-
-def _duration(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
-
-
-def _print_decisions(table: Table) -> None:
-    """Print a confusion matrix with its rates, and why some have no interval."""
-    terminal = console()
-    terminal.print(table.as_rich(OPEN))
-    for note in table.notes:
-        terminal.print(note, highlight=False, markup=False)
-
-
-def _print_run(result: RunResult) -> None:
-    from histotune.report.decision_tables import terminal_decisions
-    from histotune.report.tables import summary_table
-
-    terminal = console()
-    inputs = result.inputs
-    for stage in inputs.stages:
-        terminal.print(f"{stage.seconds_s:7.1f} s  {stage.name}", highlight=False)
-    terminal.print(f"{sum(stage.seconds_s for stage in inputs.stages):7.1f} s  in all\n", highlight=False)
-    if result.n_computed == 0:
-        terminal.print("all embeddings came from the cache: no forward pass\n")
-    terminal.print(summary_table(inputs.findings))
-    for decided in terminal_decisions(inputs.findings):
-        _print_decisions(decided)
-    terminal.print(f"\n{inputs.findings.answer}\n", highlight=False)
-    for count in inputs.ledger:
-        terminal.print(str(count), highlight=False)
-    if result.tracked:
-        print(result.tracked)
-    print(f"report: {result.folder / 'report.html'}")
