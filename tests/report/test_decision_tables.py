@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from histotune.evaluation.decisions import find_decisions
-from histotune.evaluation.findings import Finding, Findings, ScoredArm
+from histotune.evaluation.findings import Finding, ScoredArm
 from histotune.report.decision_tables import decision_tables, threshold_words
 from histotune.report.result_tables import tables_of
 from histotune.report.words import format_interval, number

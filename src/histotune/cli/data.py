@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.cli.ending import print_page
 from histotune.cli.options import Data, DatasetArgument, SetField
 from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, raise_together
@@ -105,7 +106,9 @@ def audit(
         dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
     ).audit
     console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
-    print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
+    print(f"\nverdict: {result.verdict}")
+    print_page(out / "audit.html")
+    print(f"data: {out / 'audit.json'}")
     for finding in result.findings:
         if finding.file:
             print(f"all {finding.n_tiles:,} tiles of {finding.title.lower()}: {out / finding.file}")

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import Finding, Findings
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.experiment import RunResult
+    from histotune.studies.stages import SweepOutcome
     from histotune.tools.table import Table
 
+ASKS = "look again: "
+"""How a line begins that asks for a look at what was chosen."""
 LOG = logging.getLogger(__name__)
 
 
@@ -53,10 +56,38 @@ def print_run(result: RunResult, config: ExperimentConfig) -> None:
     print(f"done in {duration(sum(stage.seconds_s for stage in stages) / 3600)}{warm}")
     if result.tracked:
         print(one_line(result.tracked))
-    page = result.folder / "report.html"
-    print(f"report: {page}\n  open it in a browser: {page.resolve().as_uri()}")
+    print_page(result.folder / "report.html")
     step = next_step(findings, config, result.folder)
     print(f"next, {step.why}:\n  {step.command}")
+
+
+def print_page(page: Path) -> None:
+    """Say where a page lies and how it is opened."""
+    print(f"report: {page}\n  open it in a browser: {page.resolve().as_uri()}")
+
+
+def print_sweep(outcome: SweepOutcome) -> None:
+    """Print what a sweep chose: what it is expected to reach, its trials, where it lies; the rest is detail."""
+    from histotune.datasets.dataset_spec import group_word, group_words
+    from histotune.report.tables import TRIALS_LAYOUT, trials_table
+    from histotune.report.words import choice_lines, chosen_trial, nested_estimates
+
+    choice = outcome.choice
+    console().print(trials_table(outcome.result.trials, choice.n_groups).as_rich(TRIALS_LAYOUT))
+    word = group_word(choice.trained_on)
+    print(
+        f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on {choice.n_tiles:,} tiles of "
+        f"{group_words(choice.trained_on, choice.n_groups)}"
+    )
+    print(f"expected on new {word}s: {nested_estimates(choice)}")
+    for line in choice_lines(choice):
+        if line.startswith(ASKS):
+            print(one_line(line))
+        elif line:
+            LOG.debug("%s", line)
+    if outcome.tracked:
+        print(one_line(outcome.tracked))
+    print(f"head: {outcome.folder} ({choice.head_id})\nplots: {outcome.folder / 'plots'}; all trials: histotune trials")
 
 
 def print_table(table: Table) -> None:

@@ -13,6 +13,7 @@ import typer
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
+from histotune.cli.ending import print_page
 from histotune.cli.options import Cache
 from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
@@ -98,7 +99,7 @@ def report(
     """
     from histotune.studies import verbs
 
-    print(f"report: {verbs.report(run_folder, out=out, add=add or (), latex=latex)}")
+    print_page(verbs.report(run_folder, out=out, add=add or (), latex=latex))
     if latex is not None:
         print(f"tables: {latex}")
 

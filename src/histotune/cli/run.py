@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histotune.cli.ending import duration, print_run, print_table
+from histotune.cli.ending import duration, print_run, print_sweep, print_table
 from histotune.cli.options import (
     Adapter,
     AllowLeaky,
@@ -38,6 +38,7 @@ from histotune.tools.atomic import bring_back
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
+from histotune.tools.streams import one_line
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
@@ -238,11 +239,11 @@ def embed(
     blocks = ", ".join(f"{block.name} {block.stop - block.start}" for block in material.embeddings.blocks)
     space = material.embeddings.space
     print(f"{material.tiles.name}: {total:,} tiles, {computed:,} computed, {total - computed:,} from the cache")
-    print(f"columns: {blocks}; {space.backbone}, {space.precision}, space {space.key[:16]}")
+    print(f"kept for {space.backbone} ({space.precision}): columns {blocks}; space {space.key[:12]}")
     if computed == 0:
         print("no forward pass was needed")
     for note in material.embeddings.notes:
-        print(note)
+        print(one_line(note))
 
 
 def _print_estimate(config: ExperimentConfig) -> None:
@@ -253,11 +254,11 @@ def _print_estimate(config: ExperimentConfig) -> None:
         return
     found = estimate_only(config)
     print(
-        f"{found.n_tiles:,} tiles, {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
+        f"{found.n_tiles:,} tiles: {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
         f"({found.precision} on {found.device})"
     )
     for stage in found.stages:
-        limits = "  <- the limit" if stage == found.limit else ""
+        limits = "  <- this one sets the pace" if stage == found.limit else ""
         print(f"  {stage.name:16} {stage.images_per_s:10,.1f} images/s on its own{limits}")
     if found.n_missing:
         fastest, slowest = (found.batch_size / seconds for seconds in (min(found.batches_s), max(found.batches_s)))
@@ -310,8 +311,7 @@ def sweep(
         split=split,
         wandb=wandb,
     )
-    from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
-    from histotune.report.words import choice_lines, chosen_trial
+    from histotune.report.tables import BestSoFar
     from histotune.studies import verbs
     from histotune.tools.progress import is_watched, live_line
 
@@ -320,18 +320,7 @@ def sweep(
         return
     with live_line() as show:
         outcome = verbs.sweep(config, out=out, watch=BestSoFar(show) if is_watched() else None)
-    choice = outcome.choice
-    console().print(trials_table(outcome.result.trials, choice.n_groups).as_rich(TRIALS_LAYOUT))
-    print(
-        f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on "
-        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
-    )
-    for line in choice_lines(choice):
-        print(line)
-    print(f"head {choice.head_id} saved: {outcome.folder}")
-    print(f"plots: {outcome.folder / 'plots'}; every trial: histotune trials")
-    if outcome.tracked:
-        print(outcome.tracked)
+    print_sweep(outcome)
 
 
 def evaluate(
@@ -383,13 +372,13 @@ def evaluate(
         if by:
             console().print(SummaryTable(f"By {part.column}", synthetic, by))
         if part.note:
-            print(f"By {part.column}: {part.note}")
+            print(one_line(f"By {part.column}: {part.note}"))
     for table in outcome.finding.robustness:
         for line in robustness_lines(table):
-            print(line)
+            print(one_line(line))
     for note in outcome.finding.notes:
-        print(note)
-    print(outcome.ledger)
+        print(one_line(note))
+    print(one_line(str(outcome.ledger)))
     if out is not None:
         print(f"{outcome.table.height:,} predictions: {out}")
 
@@ -460,4 +449,4 @@ def _print_protocol(outcome: ProtocolOutcome) -> None:
     from histotune.report.tables import ProtocolTable
 
     console().print(ProtocolTable(outcome.study))
-    print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
+    print(f"\n{one_line(str(outcome.ledger))}\nsaved: {outcome.folder}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ANYWHERE = ("--debug", "--quiet")
 """Options of every command, which may stand before or after its name."""
-MISTYPED = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+MISTYPED: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 """What a command line that can't be read raises; the class lies elsewhere from version to version of Typer."""
 
 
@@ -66,7 +66,7 @@ class ErrorStream(logging.StreamHandler[Any]):
         self.addFilter(SaidOnce())
 
     @property
-    def stream(self) -> Any:  # type: ignore[override]  # noqa: ANN401
+    def stream(self) -> Any:  # noqa: ANN401
         """Standard error."""
         return sys.stderr
 

@@ -133,6 +133,17 @@ def known_specs() -> dict[str, DatasetSpec]:
     return TypeAdapter(dict[str, DatasetSpec]).validate_python(tomllib.loads(text))
 
 
+def group_word(data_set: str) -> str:
+    """Return what messages call a group of a data set, or of a domain such as "breakhis 100X".
+
+    Example:
+        >>> group_word("patch_camelyon test"), group_word("mine")
+        ('slide', 'group')
+    """
+    known = known_specs().get(data_set.split(" ", 1)[0])
+    return "group" if known is None else known.group_word
+
+
 def group_words(data_set: str, n_groups: int) -> str:
     """Return a number of groups as messages say it, in the word that fits the data set.
 
@@ -147,8 +158,7 @@ def group_words(data_set: str, n_groups: int) -> str:
         >>> group_words("breakhis 100X", 24), group_words("patch_camelyon test", 1), group_words("mine", 0)
         ('24 cases', '1 slide', 'unknown groups')
     """
-    known = known_specs().get(data_set.split(" ", 1)[0])
-    word = "group" if known is None else known.group_word
+    word = group_word(data_set)
     return f"unknown {word}s" if not n_groups else f"{n_groups:,} {word}{'' if n_groups == 1 else 's'}"
 
 

@@ -185,7 +185,7 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
                 raise _no_rows(job, missing)
             n_computed += _lead(job, keys) if job.workers.rank.leads else _follow(job, keys)
         elif n_computed == 0:
-            LOG.info("all %s embeddings of %s are in the cache already", f"{len(keys):,}", job.space.backbone)
+            LOG.debug("all %s embeddings of %s are in the cache already", f"{len(keys):,}", job.space.backbone)
         gathered = gather(job.store, job.store.manifests(), keys)
         if gathered is not None:
             job.store.mark_used(gathered.blocks)

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.datasets.dataset_spec import group_words
+from histotune.datasets.dataset_spec import group_word, group_words
 from histotune.statistics.predictions import FULL_COVERAGE
 from histotune.tools.marks import (
     DIFFERENCE,
@@ -69,8 +69,8 @@ def verdict_sentence(findings: Findings) -> str:
         >>> verdict_sentence(Findings("A run", "", "lite0", "", (), (), (), "", ""))
         'Nothing was scored.'
     """
-    verdict = next((found for name in HEADLINES if (found := _verdict_of(findings, name)) is not None), None)
-    return "Nothing was scored." if verdict is None else " ".join(_sentence(verdict).split())
+    headline = next((found for name in HEADLINES if (found := _headline_of(findings, name)) is not None), None)
+    return "Nothing was scored." if headline is None else " ".join(_sentence(headline).split())
 
 
 def in_words(score: Score) -> str:
@@ -275,7 +275,7 @@ HEADLINES: tuple[FindingId, ...] = ("in-domain", "direct", "external")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Headline:
     """What the verdict speaks about.
 
     Attributes:
@@ -295,7 +295,7 @@ class Verdict:
     synthetic: bool
 
 
-def _verdict_of(findings: Findings, name: FindingId) -> Verdict | None:
+def _headline_of(findings: Findings, name: FindingId) -> Headline | None:
     """Return what the verdict would be made of; None where this finding has no probe."""
     finding = findings.finding(name)
     probe = None if finding is None else finding.row(PROBE)
@@ -305,63 +305,59 @@ def _verdict_of(findings: Findings, name: FindingId) -> Verdict | None:
     facts = findings.dataset_of(probe.domain)
     classes = () if facts is None else facts.class_names
     synthetic = SYNTHETIC in probe.marks or (facts is not None and facts.synthetic)
-    return Verdict(finding, probe, auroc, strongest_floor(finding, probe.domain), classes, synthetic)
+    return Headline(finding, probe, auroc, strongest_floor(finding, probe.domain), classes, synthetic)
 
 
-def _sentence(verdict: Verdict) -> str:
+def _sentence(headline: Headline) -> str:
     """Put the parts in order: what weakens the number first, then the number, then what fine-tuning did."""
-    score, where = verdict.auroc, _where(verdict)
+    score, where = headline.auroc, _where(headline)
     if math.isnan(score.value):
         return f"No AUROC could be computed on {where}: {score.reason or 'no reason was recorded'}."
-    tuned = _tuning_clause(verdict)
-    if LEAKY in verdict.probe.marks:
-        word = _group_word(verdict)
+    tuned = _tuning_clause(headline)
+    if LEAKY in headline.probe.marks:
+        word = group_word(headline.probe.domain)
         cause = f"{word}s stand" if score.n_groups else f"unknown {word}s may stand"
-        number = f"AUROC {_value_words(verdict)} on {where}"
+        number = f"AUROC {_value_words(headline)} on {where}"
         return f"No estimate for new {word}s: {cause} on both sides of this split (LEAKY), which gave {number}{tuned}."
     if score.interval is None:
         return (
-            f"How sure this is can't be told ({score.reason or 'no reason was recorded'}): the probe {_task(verdict)} "
-            f"with AUROC {_value_words(verdict)} on {where}{tuned}."
+            f"How sure this is can't be told ({score.reason or 'no reason was recorded'}): the probe {_task(headline)} "
+            f"with AUROC {_value_words(headline)} on {where}{tuned}."
         )
-    floor = _floor_words(verdict)
-    shown = None if verdict.floor is None else beats(verdict.finding, verdict.probe, verdict.floor)
-    found = f"AUROC {_value_words(verdict)} on {where}"
+    floor = _floor_words(headline)
+    shown = None if headline.floor is None else beats(headline.finding, headline.probe, headline.floor)
+    found = f"AUROC {_value_words(headline)} on {where}"
     if shown:
-        return f"The probe {_task(verdict)} with {found}, above its strongest floor, {floor}{tuned}."
+        return f"The probe {_task(headline)} with {found}, above its strongest floor, {floor}{tuned}."
     if shown is None:
-        beside = "" if verdict.floor is None else ", and whether it beats a floor can't be told"
-        return f"The probe {_task(verdict)} with {found}{beside}{tuned}."
+        beside = "" if headline.floor is None else ", and whether it beats a floor can't be told"
+        return f"The probe {_task(headline)} with {found}{beside}{tuned}."
     return f"The probe is not shown to beat its strongest floor, {floor}: it reaches {found}{tuned}."
 
 
-def _where(verdict: Verdict) -> str:
+def _where(headline: Headline) -> str:
     """Return what was scored, "24 held-out cases (480 tiles) of breakhis 100X"."""
-    score, domain = verdict.auroc, verdict.probe.domain
+    score, domain = headline.auroc, headline.probe.domain
     n = group_words(domain, score.n_groups)
-    held = n if LEAKY in verdict.probe.marks or not score.n_groups else n.replace(" ", " held-out ", 1)
-    tissue = f"{SYNTHETIC} " if verdict.synthetic else ""
+    held = n if LEAKY in headline.probe.marks or not score.n_groups else n.replace(" ", " held-out ", 1)
+    tissue = f"{SYNTHETIC} " if headline.synthetic else ""
     return f"{held} ({score.n_tiles:,} tile{'' if score.n_tiles == 1 else 's'}) of {tissue}{domain}"
 
 
-def _group_word(verdict: Verdict) -> str:
-    return group_words(verdict.probe.domain, 1).removeprefix("1 ")
-
-
-def _task(verdict: Verdict) -> str:
+def _task(headline: Headline) -> str:
     """Say what the probe does with the classes."""
-    names = verdict.classes
+    names = headline.classes
     if len(names) == 2:
         return f"tells {names[1]} from {names[0]}"
     return f"tells {len(names)} classes apart" if names else "tells the classes apart"
 
 
-def _value_words(verdict: Verdict) -> str:
+def _value_words(headline: Headline) -> str:
     """Return the score with its interval and what must be known to read it."""
-    score = verdict.auroc
-    floor = None if verdict.floor is None else _auroc(verdict.floor)
+    score = headline.auroc
+    floor = None if headline.floor is None else _auroc(headline.floor)
     n_decimals = _decimals(score.value, *(() if floor is None else (floor.value,)))
-    return _with_interval(score, n_decimals, too_narrow=TOO_NARROW in verdict.probe.marks)
+    return _with_interval(score, n_decimals, too_narrow=TOO_NARROW in headline.probe.marks)
 
 
 def _with_interval(score: Score, n_decimals: int, *, too_narrow: bool = False) -> str:
@@ -390,22 +386,22 @@ def _decimals(*values: float) -> int:
     return 3 if perfect or len(set(two)) < len(set(known)) else 2
 
 
-def _floor_words(verdict: Verdict) -> str:
+def _floor_words(headline: Headline) -> str:
     """Return the strongest floor with its score, "colour histogram + probe (0.60)"."""
-    score = None if verdict.floor is None else _auroc(verdict.floor)
-    if verdict.floor is None or score is None:
+    score = None if headline.floor is None else _auroc(headline.floor)
+    if headline.floor is None or score is None:
         return "none"
-    n_decimals = _decimals(verdict.auroc.value, score.value)
-    return f"{arm_words(verdict.floor.arm)} ({score.value:.{n_decimals}f})"
+    n_decimals = _decimals(headline.auroc.value, score.value)
+    return f"{arm_words(headline.floor.arm)} ({score.value:.{n_decimals}f})"
 
 
-def _tuning_clause(verdict: Verdict) -> str:
+def _tuning_clause(headline: Headline) -> str:
     """Say whether fine-tuning helped; nothing where nothing was fine-tuned."""
-    tuned = _auroc(verdict.finding.row(TUNED, verdict.probe.domain))
+    tuned = _auroc(headline.finding.row(TUNED, headline.probe.domain))
     if tuned is None:
         return ""
-    paired = _paired(verdict.finding, verdict.probe.domain, TUNED, "auroc")
-    number = _with_interval(tuned, _decimals(verdict.auroc.value, tuned.value))
+    paired = _paired(headline.finding, headline.probe.domain, TUNED, "auroc")
+    number = _with_interval(tuned, _decimals(headline.auroc.value, tuned.value))
     if paired is None or paired.difference.interval is None:
         return f"; whether fine-tuning helped can't be told (it gives {number})"
     if paired.difference.interval.high < 0:

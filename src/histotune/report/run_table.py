@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from histotune.datasets.dataset_spec import group_words
 from histotune.report.tables import summary_table
-from histotune.report.words import Footnotes, count, coverage_text, metric_score, sample_size, score_cell
+from histotune.report.words import Footnotes, count, metric_score, sample_size, score_cell
+from histotune.statistics.predictions import FULL_COVERAGE
 from histotune.tools.marks import FLOORS, SYNTHETIC
 from histotune.tools.streams import one_line
 from histotune.tools.table import Column, Row, Span, Table
@@ -60,6 +61,14 @@ def _cells(row: SummaryRow, score: Score | None, notes: Footnotes) -> tuple[str,
     cell = score_cell(row.arm, score, None, notes)
     if not cell.interval:
         return "–", f"{cell.value} {cell.note}"
-    short = "" if score.interval is None else coverage_text(score.interval)
+    short = _coverage_words(score)
     note = " ".join(part for part in (cell.note, notes.mark(short) if short else "") if part)
     return cell.value, f"{cell.interval} {note}".strip()
+
+
+def _coverage_words(score: Score) -> str:
+    """Say how often such an interval holds the truth, where that is less often than it should."""
+    one = score.interval
+    if one is None or one.coverage is None or one.coverage >= FULL_COVERAGE:
+        return ""
+    return f"in simulations, {one.coverage * 100:.0f} % of such {one.level * 100:g} % intervals held the truth"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from histotune.datasets.dataset_spec import group_word
 from histotune.heads.calibrate import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
 from histotune.heads.sweep import CONTEXT, OUTCOME
@@ -145,7 +146,7 @@ def _summary(summary: SummaryTable, *, stacked: bool) -> Table:
     columns = (
         Column("", min_chars=14),
         *(Column(name, fit="cut" if stacked else "whole") for name in ("AUROC", "Balanced accuracy")),
-        *(Column(name, "right", "whole") for name in ("tiles", "groups")),
+        *(Column(name, "right", "whole") for name in ("tiles", _groups_are(summary.rows))),
     )
     notes, rows = Footnotes(), []
     for row in summary.rows:
@@ -156,6 +157,12 @@ def _summary(summary: SummaryTable, *, stacked: bool) -> Table:
         tone: Tone = "faint" if row.arm.arm in FLOORS else "plain"
         rows.append(Row((label, *cells, count(n_tiles), group_count(n_groups)), tone))
     return Table(title, columns, tuple(rows), notes.lines())
+
+
+def _groups_are(rows: Iterable[SummaryRow]) -> str:
+    """Return what the groups of all rows are called: cases, slides, or groups where data sets differ."""
+    words = {group_word(row.arm.domain) for row in rows}
+    return f"{words.pop()}s" if len(words) == 1 else "groups"
 
 
 def _with_marks(label: str, arm: ScoredArm, *, hide_synthetic: bool) -> tuple[Span, ...]:
