@@ -24,11 +24,11 @@ QUICK = ("--set", "sweep.penalties=[0.01,1]", "--set", "sweep.folds=3", "--set",
          "--backbone", "colour-histogram")  # fmt: skip
 STEERS = {
     "escapes": "\x1b[5;35mc\x1b[0m\x1b]0;owned\x07\x1b]8;;file:///etc\x1b\\l\x9b2J\x9d0;t\x9c\r\x1b[A\u202eexe.gnp",
-    "lines": "x\nverdict: forged\nerror: forged\u2028verdict: forged\x85error: forged\x0bverdict: forged",
+    "lines": "x\nF!\u2028F!\x85F!\x0bF!",
     "markup": "[red]r[/red][bold] [/] [/nothing] [link=file:///etc]l[/link]",
 }
 ESCAPES = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-FORGED = re.compile(r"^(verdict|error): forged", re.MULTILINE)  # at the margin, where our own lines begin
+FORGED = re.compile(r"^F!", re.MULTILINE)  # at the margin, where our own lines begin
 COMMANDS = {
     "describe": ("data", "describe", "tiles", "--data", "{data}"),
     "audit": ("data", "audit", "tiles", "--data", "{data}", "--split", "grouped-3-seed0", "--out", "audit"),
@@ -119,9 +119,9 @@ def test_names_are_text_at_a_terminal_where_tables_and_bars_are_coloured(tmp_pat
 
 
 def at_terminal(pty: object, words: tuple[str, ...], folder: Path) -> str:
-    """Return everything that a command writes to a terminal of 100 columns."""
+    """Return everything that a command writes to a terminal of 160 columns."""
     ours, theirs = pty.openpty()  # type: ignore[attr-defined]
-    places = {"XDG_CACHE_HOME": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "100"}
+    places = {"XDG_CACHE_HOME": str(folder / "cache"), "XDG_STATE_HOME": str(folder / "state"), "COLUMNS": "160"}
     process = subprocess.Popen(
         [sys.executable, "-m", "histotune", *words],
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env={**os.environ, **places},
