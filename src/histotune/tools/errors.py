@@ -70,6 +70,10 @@ class UserErrors(UserError):
         self.errors = tuple(errors)
         super().__init__("\n".join(str(error) for error in self.errors))
 
+    def __str__(self) -> str:
+        """Return the messages one below the other."""
+        return "\n".join(str(error) for error in self.errors)
+
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:
     """Return the known name most similar to ``name``, or None when nothing is near.
