@@ -239,7 +239,7 @@ def embed(
     blocks = ", ".join(f"{block.name} {block.stop - block.start}" for block in material.embeddings.blocks)
     space = material.embeddings.space
     print(f"{material.tiles.name}: {total:,} tiles, {computed:,} computed, {total - computed:,} from the cache")
-    print(f"kept for {space.backbone} ({space.precision}): columns {blocks}; space {space.key[:12]}")
+    print(f"kept for {space.backbone} ({space.precision}): columns {blocks}; space {space.key[:16]}")
     if computed == 0:
         print("no forward pass was needed")
     for note in material.embeddings.notes:
