@@ -258,7 +258,7 @@ def _print_estimate(config: ExperimentConfig) -> None:
         f"({found.precision} on {found.device})"
     )
     for stage in found.stages:
-        limits = "  <- this one sets the pace" if stage == found.limit else ""
+        limits = "  <- the limit" if stage == found.limit else ""
         print(f"  {stage.name:16} {stage.images_per_s:10,.1f} images/s on its own{limits}")
     if found.n_missing:
         fastest, slowest = (found.batch_size / seconds for seconds in (min(found.batches_s), max(found.batches_s)))
