@@ -112,7 +112,11 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         (1900, 1280)
     """
     if len(tiles) == 0:
-        raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
+        raise UserError(
+            "there are no tiles to embed",
+            value=tiles.name,
+            fix="check --data, and --set source.subset.magnifications=... where it is set",
+        )
     workers = Workers(request.rank, tiles, request.embedding.wait_s)
     not_compiled = ""
     while True:
