@@ -179,6 +179,7 @@ def test_the_committed_allowances_can_be_read() -> None:
         ("a/b/stderr.txt", "/home/me/tree/src/histotune/x.py", "<source>/histotune/x.py"),
         ("a/b/stdout.txt", "run 20260314T101112-3f9a0c1d", "run <run id>"),
         ("a/b/stdout.txt", "   12.3 s  read data\n1.2 s x", "<s> s  read data\n1.2 s x"),
+        ("a/b/stdout.txt", "done in 1.2 min; all\nundone in 3 s", "done in <duration>; all\nundone in 3 s"),
         ("a/b/stdout.txt", "1.23 seconds of 2026-03-14 tiles", "1.23 seconds of 2026-03-14 tiles"),
         ("a/b/stdout.txt", "used 2026-03-14 10:11", "used <time>"),
         ("a/b/files/report.html", '<tr><th scope="row">total</th><td class="num">2.5</td></tr>',

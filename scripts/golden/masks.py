@@ -96,6 +96,7 @@ TEXTS: tuple[TextMask, ...] = (
         "*/stderr.txt",
     ),
     TextMask("s", r"^( +[\d,]+\.\d) s  \S", "how long a stage took", "*/stdout.txt"),
+    TextMask("duration", r"^done in ([\d,.]+ (?:h|min|s))", "how long a run took", "*/stdout.txt"),
     TextMask(
         "s",
         r'<th scope="row">(?:read data|write synthetic tissue|embed [^<]+|sweep and score [^<]+|report|total)</th>'

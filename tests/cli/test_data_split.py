@@ -132,7 +132,7 @@ def test_sweep_and_evaluate_follow_the_parts(histotune: Histotune, breakhis: Pat
     head = tmp_path / "head"
     swept = histotune("sweep", "breakhis", *quick, "--backbone", "colour-histogram", "--out", head)
     assert swept.code == 0, swept.err
-    assert "tiles of 8 groups" in swept.out
+    assert "tiles of 8 cases" in swept.out
     scored = histotune("evaluate", head, "breakhis", *quick, "--final")
     assert scored.code == 0, scored.err
     assert "breakhis holdout-34-seed0 test: scored once" in scored.out

@@ -316,7 +316,7 @@ def test_sweep_and_evaluate_leave_bad_images_out(histotune: Histotune, breakhis:
     swept = histotune("sweep", "breakhis", "--data", breakhis, "--train-magnification", "100X", "--backbone",
                       "colour-histogram", "--out", tmp_path / "head", *quick)  # fmt: skip
     assert swept.code == 0, swept.err
-    assert "35 tiles of 12 groups" in swept.out
+    assert "35 tiles of 12 cases" in swept.out
     scored = histotune("evaluate", tmp_path / "head", "breakhis", "--data", breakhis, "--on-bad-image", "skip")
     assert scored.code == 0, scored.err
     assert "1 SKIPPED" in scored.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_warnings_name_what_stands_in_the_way(tmp_path: Path) -> None:
     warnings = describe(breakhis(tmp_path, NAMES)).warnings
     assert warnings == (
         "400X holds one class only (malignant): AUROC is undefined there.",
-        "Few groups at 400X (malignant 1): an interval needs at least 5 in each class.",
+        "Few cases at 400X (malignant 1): an interval needs at least 5 in each class.",
     )
     only = describe(breakhis(tmp_path / "benign", NAMES[:2])).warnings
     assert only[0] == "Only one class is present (benign): nothing can be trained."
@@ -78,7 +79,7 @@ def test_parts_and_unknown_groups(tmp_path: Path) -> None:
         ("test", "tumour", 1, 0),
     ]
     assert description.n_tiles_without_group == 2
-    assert "The group of 2 tiles is unknown: intervals over groups are refused." in description.warnings
+    assert "The slide of 2 tiles is unknown: intervals over slides are refused." in description.warnings
     text = render_text(description)
     assert "A label speaks about the 32x32 px at (32, 32) only" in text
     assert any("Camelyon16" in caveat for caveat in description.caveats)
@@ -91,15 +92,16 @@ def test_unlabelled_tiles_and_a_data_set_of_ones_own() -> None:
     assert description.by_magnification["class"].to_list() == ["no", "yes", "unlabelled"]
     assert description.mixed_groups.is_empty()
     assert description.candidate_scales.is_empty()
-    assert "1 tiles are unlabelled" in render_text(description)
+    assert "1 tile is unlabelled" in render_text(description)
 
 
 def test_text_is_plain_and_complete(tmp_path: Path) -> None:
     description = describe(breakhis(tmp_path, NAMES))
     text = render_text(description)
-    assert text.startswith("BreakHis\n29 tiles, 15 groups (a case: ")
-    assert "17 patients as the authors count them, in 15 groups" in text
-    assert "  40X            benign         6       6\n" in text
+    assert text.startswith("BreakHis\n29 tiles, 15 cases (year and accession number without block letters)\n")
+    assert "17 patients as the authors count them, in 15 cases" in text
+    assert re.search(r"  40X +benign +6 +6\n", text)
+    assert "groups" not in text  # what groups are called is said one way: cases
     for sentence in (*description.tiles.notes, *description.caveats, *description.warnings, description.tiles.citation):
         assert sentence.split()[0] in text
     assert "\x1b" not in text

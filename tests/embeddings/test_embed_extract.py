@@ -49,7 +49,7 @@ def shards(request: EmbedRequest) -> list[Path]:
 def test_rows_equal_one_by_one_and_the_second_run_computes_nothing(
     tmp_path: Path, request_for: Requests, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="histotune")
+    caplog.set_level("DEBUG", logger="histotune")
     tiles, request = write_tiles(tmp_path / "tiles", 11), request_for()
     cold = embed(tiles, request)
     assert np.array_equal(cold.matrix_ND, expected(tiles, request))
@@ -59,7 +59,7 @@ def test_rows_equal_one_by_one_and_the_second_run_computes_nothing(
     assert warm.n_computed == 0
     assert warm.matrix_ND.tobytes() == cold.matrix_ND.tobytes()
     assert replace(warm, matrix_ND=cold.matrix_ND, n_computed=11) == cold
-    assert "all 11 embeddings found in the cache, no forward pass" in caplog.text
+    assert "all 11 embeddings of colour-histogram are in the cache already" in caplog.text
 
 
 def test_order_names_and_labels_cost_nothing(tmp_path: Path, request_for: Requests) -> None:

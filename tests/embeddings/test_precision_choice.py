@@ -75,6 +75,29 @@ def test_bf16_of_a_convolutional_network_is_refused_once_and_for_all(
     assert request_space(request_auto).key == cold.space.key
 
 
+def test_what_the_check_found_is_said_plainly_and_its_figures_are_details(
+    tmp_path: Path, request_auto: EmbedRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiles = write_tiles(tmp_path / "tiles", 20)
+    caplog.set_level("DEBUG", "histotune.embeddings.precision")
+    embed(tiles, request_auto)
+    told = {record.levelname: record.getMessage() for record in caplog.records}
+    assert told["INFO"] == (
+        "Using fp32: bf16 would change this network's embeddings too much (checked on 20 tiles; --debug shows how much)"
+    )
+    assert "bf16 refused: on 20 tiles the error is" in told["DEBUG"]
+    caplog.clear()
+    embed(write_tiles(tmp_path / "tiles", 3, seed=1), request_auto)  # what was checked earlier
+    assert {record.levelname for record in caplog.records} == {"DEBUG"}
+    assert "bf16 refused: on 20 tiles the error is" in caplog.text
+    for name in ("MEDIAN_LIMIT", "P99_LIMIT", "PROBE_LIMIT"):
+        monkeypatch.setattr(f"histotune.embeddings.precision.{name}", 100.0)
+    caplog.clear()
+    embed(tiles, replace(request_auto, cache=tmp_path / "other"))
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert said.startswith("Using bf16: it changes this network's embeddings less than matters (checked on 20 tiles")
+
+
 def test_a_precision_that_passes_is_used(
     tmp_path: Path, request_auto: EmbedRequest, loaded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +127,8 @@ def test_an_explicit_wish_is_granted_with_a_warning(
     result = embed(write_tiles(tmp_path / "tiles", 20), replace(request_auto, embedding=embedding))
     assert result.space.precision == "bf16"
     assert "bf16 as asked for" in result.precision_reason
-    assert "against the check: bf16 refused" in caplog.text
+    assert "using bf16 as asked for, though it changes this network's embeddings more than it should" in caplog.text
+    assert "(checked on 16 tiles; --debug shows how much)" in caplog.text
 
 
 def test_a_damaged_record_is_made_anew(tmp_path: Path, request_auto: EmbedRequest, loaded: list[str]) -> None:

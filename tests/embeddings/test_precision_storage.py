@@ -45,7 +45,7 @@ def test_rows_are_rounded_where_it_costs_nothing() -> None:
 def test_rows_stay_float32_where_rounding_costs_something(
     matrix_ND: np.ndarray, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level("INFO", "histotune"):
+    with caplog.at_level("DEBUG", "histotune"):
         kept_ND = stored(matrix_ND, "fp16", "shard7")
     assert kept_ND is matrix_ND
     assert "shard shard7 stays in float32" in caplog.text
@@ -95,11 +95,14 @@ def test_a_shard_that_fails_the_check_is_kept_whole(
     tiles = write_tiles(tmp_path / "tiles", 32)
     full = embed(tiles, request_for(shard_tiles=16))
     monkeypatch.setattr("histotune.embeddings.precision.MEDIAN_LIMIT", 1e-9)
-    with caplog.at_level("WARNING", "histotune"):
+    with caplog.at_level("DEBUG", "histotune"):
         kept = embed(tiles, request_for(shard_tiles=16, storage="fp16"))
     assert kept.matrix_ND.tobytes() == full.matrix_ND.tobytes()
     assert kept.n_kept_fp32 == 32
     assert caplog.text.count("stays in float32: storing fp16 refused: on 16 tiles") == 2
+    plain = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(plain) == 2 and len(set(plain)) == 1, "one message, however many shards; a terminal says it once"
+    assert "embeddings are stored in float32" in plain[0] and "--debug" in plain[0]
 
 
 def test_a_large_matrix_is_mapped_in_float16(tmp_path: Path, request_for: Requests) -> None:

@@ -10,16 +10,26 @@ import numpy as np
 import polars as pl
 import pytest
 
-from histotune.evaluation.answer import beats, in_words, strongest_floor, write_answer
+from histotune.evaluation.answer import beats, in_words, strongest_floor, verdict_sentence, write_answer
 from histotune.evaluation.choice import describe_choice
-from histotune.evaluation.findings import Finding, PairedDifference, ScoredArm, SweepChoice
+from histotune.evaluation.findings import DatasetFacts, Finding, Findings, PairedDifference, ScoredArm, SweepChoice
 from histotune.heads.calibrate import MAX_TEMPERATURE
 from histotune.heads.config import SweepConfig
 from histotune.heads.family import SweepTask
 from histotune.heads.head import Calibration, SweepResult
 from histotune.heads.sweep import sweep
 from histotune.statistics.predictions import Interval, Score
-from histotune.tools.marks import COLOUR_HISTOGRAM, LEAKY, MAJORITY, PROBE, RANDOM_WEIGHTS, UNTUNED
+from histotune.tools.marks import (
+    COLOUR_HISTOGRAM,
+    LEAKY,
+    MAJORITY,
+    PROBE,
+    RANDOM_WEIGHTS,
+    SYNTHETIC,
+    TOO_NARROW,
+    TUNED,
+    UNTUNED,
+)
 from tests.heads.samples import make_embeddings
 
 METHOD = "jackknife over groups"
@@ -168,3 +178,114 @@ def test_arms_that_were_never_trained_are_floors_too() -> None:
     finding = in_domain(arm(PROBE, 0.9), arm(UNTUNED, 0.55), arm(RANDOM_WEIGHTS, 0.5))
     floor = strongest_floor(finding, WHERE)
     assert floor is not None and floor.arm == UNTUNED
+
+
+# The verdict: one sentence
+
+
+def verdict(
+    *rows: ScoredArm,
+    paired: tuple[PairedDifference, ...] = (),
+    classes: tuple[str, ...] = ("benign", "malignant"),
+    synthetic: bool = False,
+) -> str:
+    name = rows[0].domain.split(" ")[0]
+    facts = DatasetFacts(name, 96, 20, classes, "", "", synthetic, "", "", ())
+    found = in_domain(*rows, paired=paired)
+    sentence = verdict_sentence(Findings("A run", "", "lite0", "", (facts,), (found,), (), "s", "c"))
+    assert "\n" not in sentence and sentence.endswith(".")
+    assert not re.search(r"[.;:,] ?[.;:,]|  |\bNone\b|\bnan\b", sentence), sentence
+    return sentence
+
+
+def test_the_verdict_of_a_probe_that_beats_its_floor() -> None:
+    rows = (arm(PROBE, 0.9), arm(RANDOM_WEIGHTS, 0.6), arm(COLOUR_HISTOGRAM, 0.8))
+    said = verdict(*rows, paired=(difference(COLOUR_HISTOGRAM, 0.1),))
+    assert said == (
+        "The probe tells malignant from benign with AUROC 0.90 (95 % interval 0.85 to 0.95) on 20 held-out cases "
+        "(96 tiles) of breakhis 100X, above its strongest floor, colour histogram + probe (0.80)."
+    )
+
+
+def test_the_verdict_begins_with_a_floor_that_is_not_beaten() -> None:
+    rows = (arm(PROBE, 0.82), arm(COLOUR_HISTOGRAM, 0.8))
+    said = verdict(*rows, paired=(difference(COLOUR_HISTOGRAM, 0.02),))
+    assert said.startswith("The probe is not shown to beat its strongest floor, colour histogram + probe (0.80)")
+    assert "AUROC 0.82 (95 % interval 0.77 to 0.87) on 20 held-out cases" in said
+
+
+def test_the_verdict_of_a_split_that_leaks_is_that_there_is_no_estimate() -> None:
+    said = verdict(arm(PROBE, 0.98, marks=(LEAKY,)), arm(COLOUR_HISTOGRAM, 0.8))
+    assert said.startswith("No estimate for new cases: cases stand on both sides of this split (LEAKY)")
+    assert "held-out" not in said and "above" not in said
+    unknown = verdict(arm(PROBE, 0.98, marks=(LEAKY,), n_groups=0))
+    assert "unknown cases may stand on both sides" in unknown and "on unknown cases (96 tiles)" in unknown
+
+
+def test_the_verdict_without_an_interval_says_why_before_the_number() -> None:
+    said = verdict(arm(PROBE, 0.9, None), arm(COLOUR_HISTOGRAM, 0.8))
+    assert said.startswith("How sure this is can't be told (2 groups; an interval needs 5): the probe tells")
+    assert "AUROC 0.90 on 20 held-out cases" in said and "above" not in said
+    undefined = verdict(ScoredArm(PROBE, WHERE, "", 1.0, (Score("auroc", math.nan, None, 9, 2, reason="one class"),)))
+    assert undefined == "No AUROC could be computed on 2 held-out cases (9 tiles) of breakhis 100X: one class."
+
+
+def test_the_verdict_without_a_floor_or_without_knowing_says_no_more() -> None:
+    assert "floor" not in verdict(arm(PROBE, 0.9))
+    unknown = replace(arm(COLOUR_HISTOGRAM, 0.8), scores=(Score("auroc", math.nan, None, 9, 2, reason="x"),))
+    assert "floor" not in verdict(arm(PROBE, 0.9), unknown)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "said"),
+    [
+        (-0.06, 0.05, "fine-tuning helped: 0.95 (95 % interval 0.90 to 1.00)"),
+        (0.06, 0.05, "fine-tuning hurt: 0.95"),
+        (0.0, 0.0, "fine-tuning changed nothing, the probe was kept"),
+        (-0.01, 0.05, "whether fine-tuning helped can't be told: it gives 0.95"),
+        (-0.06, None, "whether fine-tuning helped can't be told (it gives 0.95"),
+    ],
+)
+def test_the_verdict_says_what_fine_tuning_did(value: float, half: float | None, said: str) -> None:
+    rows = (arm(PROBE, 0.9), arm(TUNED, 0.95), arm(COLOUR_HISTOGRAM, 0.8))
+    paired = (difference(COLOUR_HISTOGRAM, 0.1), difference(TUNED, value, half))
+    found = verdict(*rows, paired=paired)
+    assert f"; {said}" in found
+    assert "above its strongest floor, colour histogram" in found  # the tuned arm is no floor
+
+
+def test_the_verdict_names_the_task_the_tissue_and_what_narrows_an_interval() -> None:
+    assert "tells 4 classes apart" in verdict(arm(PROBE, 0.9), classes=("TA", "MC", "F", "DC"))
+    assert "of SYNTHETIC breakhis 100X" in verdict(arm(PROBE, 0.9), synthetic=True)
+    assert "of SYNTHETIC breakhis 100X" in verdict(arm(PROBE, 0.9, marks=(SYNTHETIC,)))
+    assert "TOO NARROW: made as if tiles were independent" in verdict(arm(PROBE, 0.9, marks=(TOO_NARROW,)))
+    short = Score("auroc", 0.9, Interval(0.8, 0.95, 0.95, METHOD, 0.87), 96, 20)
+    assert "0.80 to 0.95; simulated coverage 87 %)" in verdict(replace(arm(PROBE, 0.9), scores=(short,)))
+
+
+def test_the_verdict_calls_groups_what_they_are() -> None:
+    for domain, words in (("patch_camelyon test", "20 held-out slides"), ("mine", "20 held-out groups")):
+        assert words in verdict(replace(arm(PROBE, 0.9), domain=domain))
+    assert "1 held-out case (" in verdict(arm(PROBE, 0.9, n_groups=1))
+
+
+def test_the_verdict_is_of_the_first_question_that_was_asked() -> None:
+    rows = [(name, replace(arm(PROBE, value), domain=domain)) for name, value, domain in (
+        ("external", 0.6, "patch_camelyon valid"), ("direct", 0.7, "patch_camelyon test"), ("in-domain", 0.8, WHERE),
+    )]  # fmt: skip
+    for until, value in ((1, "0.60"), (2, "0.70"), (3, "0.80")):
+        tables = tuple(Finding(name, "", "", (row,)) for name, row in rows[:until])  # type: ignore[arg-type]
+        assert f"AUROC {value} " in verdict_sentence(Findings("t", "", "b", "", (), tables, (), "s", "c"))
+    assert verdict_sentence(Findings("t", "", "b", "", (), (), (), "s", "c")) == "Nothing was scored."
+
+
+@pytest.mark.parametrize(("probe", "floor"), [(0.804, 0.8), (0.9996, 0.9), (0.9996, 0.9994), (0.5, 0.5), (0.85, 0.0)])
+def test_the_numbers_of_the_verdict_are_roundings_that_say_nothing_else(probe: float, floor: float) -> None:
+    """0.804 above 0.800 is not written as 0.80 above 0.80, and 0.996 is not written as 1.00."""
+    rows = (arm(PROBE, probe), arm(COLOUR_HISTOGRAM, floor))
+    said = verdict(*rows, paired=(difference(COLOUR_HISTOGRAM, 0.1),))
+    numbers = re.findall(r"\b\d\.\d{2,3}\b", said)
+    values = (probe, probe - 0.05, probe + 0.05, floor)
+    assert all(any(number == f"{value:.{len(number) - 2}f}" for value in values) for number in numbers)
+    first, last = numbers[0], numbers[-1]
+    assert (first != last) or probe == floor

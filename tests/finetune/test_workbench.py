@@ -175,13 +175,13 @@ def test_tokens_too_coarse_in_half_precision_are_kept_whole(
     start = bench_of(tiles, {"loop": LOOP, "prefix": {"storage": storage}}).start(probe_of(tiles.embeddings))
     assert isinstance(start.inputs, PrefixTokens)
     assert start.inputs.bytes_per_tile == 4 * 5 * 32  # class token and four patches
-    assert "tokens are kept in fp32" in caplog.text
+    assert "Keeping the frozen part in fp32" in caplog.text
 
 
 def test_tokens_beyond_half_precision_are_kept_whole(
     tiles: TunedTiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     build = workbench.build_network
 
     def loud(spec: object) -> object:

@@ -66,6 +66,6 @@ def test_few_classes_and_unknown_memory_are_let_through(
         check_memory(make_task(n=200, n_groups=40, n_classes=6, dim=20)[1], 20, SweepConfig(family="sgd"))
     assert caplog.text == ""
     if memory != memory:  # noqa: PLR0124  (NaN)
-        with caplog.at_level(logging.INFO, "histotune"):
+        with caplog.at_level(logging.DEBUG, "histotune"):
             check_memory(make_task(n=200, n_groups=40, n_classes=6, dim=20)[1], 20, CONFIG)
         assert "6 classes: the fits take about" in caplog.text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from histotune.evaluation.decisions import find_decisions
-from histotune.evaluation.findings import Finding, Findings, ScoredArm
-from histotune.report.decision_tables import decision_tables, terminal_decisions, threshold_words
+from histotune.evaluation.findings import Finding, ScoredArm
+from histotune.report.decision_tables import decision_tables, threshold_words
 from histotune.report.result_tables import tables_of
 from histotune.report.words import format_interval, number
 from histotune.statistics.predictions import IntervalConfig
@@ -62,9 +62,6 @@ def test_the_threshold_is_said_for_one_head_for_several_and_for_several_classes(
     assert many is not None and threshold_words(many) == "the most probable class is said"
 
 
-def test_a_notebook_and_the_terminal_show_them() -> None:
+def test_a_notebook_shows_them() -> None:
     one = finding(2)
     assert decision_tables(one)[0] in tables_of(one)
-    every = tuple(finding(2, kind) for kind in ("in-domain", "cross-magnification", "leak-price", "external", "direct"))
-    told = Findings("t", "", "b", "v", (), every, (), "s", "c")
-    assert len(list(terminal_decisions(told))) == 3

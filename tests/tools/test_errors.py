@@ -70,3 +70,9 @@ def test_closest_name_of_nothing() -> None:
 def test_a_known_name_is_its_own_closest(names: list[str], data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(names))
     assert closest_name(name, names) == name
+
+
+def test_a_name_in_a_message_begins_no_line_at_the_margin() -> None:
+    text = str(UserError("no class", value="a\nerror: b", allowed="x\nerror: y\n  z", fix="rm 'x\nverdict: ok'"))
+    assert text.splitlines()[1:] == ["  allowed: x", "    error: y", "  z", "  fix: rm 'x", "    verdict: ok'"]
+    assert text.splitlines()[0] == "no class: 'a\\nerror: b'"

@@ -133,7 +133,12 @@ def without_prefix(tensors: Tensors, wanted: Mapping[str, torch.Tensor], path: P
             fix="save the tensors of one of them as a file of its own",
         )
     prefix, rest = chosen[0], [name for name in tensors if not name.startswith(chosen[0])]
-    LOG.info("the names in %s begin with %s, which is left out", path.name, prefix)
+    LOG.debug("the tensors' names in %s begin with %s, which is left out", path.name, prefix)
     if rest:
-        LOG.info("%d tensors of %s lie elsewhere and are not used, such as %s", len(rest), path.name, rest[0])
+        LOG.info(
+            "%s holds %d tensors that this network has no place for, such as %s; they are left out",
+            path.name,
+            len(rest),
+            rest[0],
+        )
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -17,26 +17,39 @@ if TYPE_CHECKING:
 
 
 backbones_app = typer.Typer(
-    rich_markup_mode="rich", help="Which backbones have a name, what is known about them, and whether they load here."
+    rich_markup_mode="rich",
+    help=(
+        "Which backbones have a name, what is known about them, and whether they load here.\n\n"
+        "Example: histotune backbones"
+    ),
 )
 
 
 @backbones_app.callback(invoke_without_command=True)
 def backbones(ctx: typer.Context) -> None:
-    """List the backbones that have a name: size, scale, licence, overlap with benchmarks."""
+    """List the backbones that have a name: size, scale, licence, overlap with benchmarks.
+
+    Example: histotune backbones
+    """
     if ctx.invoked_subcommand is None:
         list_backbones()
 
 
 @backbones_app.command("show")
 def show(name: Annotated[str, typer.Argument(help="Such as midnight, or its hub id.")]) -> None:
-    """Print everything known about a backbone, each figure with its source."""
+    """Print everything known about a backbone, each figure with its source.
+
+    Example: histotune backbones show midnight
+    """
     show_backbone(name)
 
 
 @backbones_app.command("check")
 def check(names: Annotated[list[str], typer.Argument(help="Names or hub ids.")]) -> None:
-    """Ask whether backbones can be used here: hub, licence, token, disk, cache, and what to do otherwise."""
+    """Ask whether backbones can be used here: hub, licence, token, disk, cache, and what to do otherwise.
+
+    Example: histotune backbones check midnight uni2-h
+    """
     check_backbones(names)
 
 
@@ -51,8 +64,7 @@ def merge(
 ) -> None:
     """Write a backbone with its adapter merged as a folder of its own, where its licence allows it.
 
-    histotune backbones merge --backbone midnight --adapter my_adapter --out merged
-
+    Example: histotune backbones merge --backbone midnight --adapter my_adapter --out merged
     """
     merge_backbone(backbone, adapter, out, for_own_use=for_own_use)
 

@@ -30,7 +30,7 @@ FITS = "fits"  # the name under which solved fits of sweeps are removed
 cache_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
-    help="Look at kept embeddings; check, mend, remove, export, import them.",
+    help="Look at kept embeddings; check, mend, remove, export, import them.\n\nExample: histotune cache ls",
 )
 
 Cache = Annotated[
@@ -54,7 +54,10 @@ Coords = Annotated[
 
 @cache_app.command("ls")
 def ls(cache: Cache = None) -> None:
-    """List embedding spaces, content hashes, solved fits and rendered cohorts, with their sizes."""
+    """List embedding spaces, content hashes, solved fits and rendered cohorts, with their sizes.
+
+    Example: histotune cache ls
+    """
     from histotune.embeddings.upkeep import take_inventory
 
     inventory = take_inventory(_root(cache))
@@ -79,7 +82,10 @@ def ls(cache: Cache = None) -> None:
 
 @cache_app.command("verify")
 def verify(spaces: Spaces = None, cache: Cache = None) -> None:
-    """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged."""
+    """Read every byte and compare it with the recorded hashes; exit code 1 where something is damaged.
+
+    Example: histotune cache verify lite0
+    """
     from histotune.embeddings.upkeep import check_space, damage_of_index, find_stores
 
     broken = []
@@ -111,7 +117,10 @@ def verify(spaces: Spaces = None, cache: Cache = None) -> None:
 
 @cache_app.command("repair")
 def repair(spaces: Spaces = None, cache: Cache = None) -> None:
-    """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again."""
+    """Set damaged shards aside, sweep up what killed runs left, and say what will be computed again.
+
+    Example: histotune cache repair
+    """
     from histotune.embeddings.upkeep import find_stores, repair_index, repair_space
 
     found = find_stores(_root(cache), spaces or [])
@@ -149,7 +158,10 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     cache: Cache = None,
 ) -> None:
-    """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps."""
+    """Remove embedding spaces, never one that a running process holds; `rm fits` removes solved fits of sweeps.
+
+    Example: histotune cache rm --older-than 30d
+    """
     from histotune.embeddings.upkeep import (
         is_own_index,
         parse_age,
@@ -191,7 +203,7 @@ def export(
 ) -> None:
     """Write embeddings for other programs; a folder takes one HDF5 file per slide, as CLAM and TRIDENT read it.
 
-    histotune cache export --dataset breakhis --data BreaKHis_v1 --out embeddings.parquet
+    Example: histotune cache export --dataset breakhis --data data/breakhis --out embeddings.parquet
     """
     from histotune.embeddings.exchange import export as write_out
     from histotune.embeddings.exchange import space_table
@@ -245,7 +257,7 @@ def import_(
 ) -> None:
     """Take in embeddings that somebody else computed; they are marked EXTERNAL wherever they are used.
 
-    histotune cache import features_uni_v1/ --as uni --dataset breakhis --data BreaKHis_v1 --coords places.csv
+    Example: histotune cache import features/ --as uni --dataset breakhis --data data/breakhis --coords places.csv
     """
     from histotune.datasets.read import read_dataset
     from histotune.embeddings.estimate import tile_contents

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.cli.ending import print_page
 from histotune.cli.options import Data, DatasetArgument, SetField
 from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, raise_together
@@ -17,8 +18,34 @@ if TYPE_CHECKING:
 
 
 data_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode="rich", help="Look at a data set before anything is trained on it."
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help=(
+        "Get a data set, and look at it before anything is trained on it.\n\n"
+        "Example: histotune data describe breakhis --data data/breakhis"
+    ),
 )
+
+
+@data_app.command("fetch")
+def fetch(
+    dataset: DatasetArgument,
+    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: data/DATASET.", show_default=False)] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="home (default), kaggle, or for pcam hub.", show_default=False)
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
+) -> None:
+    """Get a data set from its own home: resumed where it stopped, verified, unpacked.
+
+    Example: histotune data fetch breakhis --dry-run
+    """
+    from histotune.datasets.fetch.fetch import render_outcome, render_plan
+    from histotune.datasets.fetch.source import FetchPlan
+    from histotune.studies import data_verbs
+
+    found = data_verbs.fetch(dataset, to, source, dry_run=dry_run)
+    print(render_plan(found) if isinstance(found, FetchPlan) else render_outcome(found))
 
 
 @data_app.command("describe")
@@ -30,7 +57,10 @@ def describe(
     ] = None,
     settings: SetField = None,
 ) -> None:
-    """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it."""
+    """Tiles, cases, classes, magnifications, scale: what a data set holds, and what is odd about it.
+
+    Example: histotune data describe breakhis --data data/breakhis
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(dataset, data=data, backbone=backbone, settings=settings)
@@ -45,6 +75,44 @@ def describe(
     print(render_text(describe(tiles, spec_of(single_dataset(config)))))
     print()
     print(render_fields(tiles, view, config.backbone.name))
+
+
+@data_app.command("audit")
+def audit(
+    dataset: DatasetArgument,
+    data: Data = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Name or file of the split to check.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write. Default: audits/DATASET.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Names only; no pixel is read.")] = False,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Also look for overlapping fields among cached embeddings.")
+    ] = False,
+    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.", show_default=False)] = None,
+    settings: SetField = None,
+) -> None:
+    """Duplicates, leaks across the split, blank tiles, balance, stain: a verdict for each. Exit code 1 on an error.
+
+    Example: histotune data audit breakhis --data data/breakhis --split eva --quick
+    """
+    from histotune.report.tables import AUDIT_LAYOUT, audit_table
+    from histotune.studies import data_verbs
+
+    out = out or Path("audits") / Path(dataset).stem  # of a data set read by a Python file, the file's name
+    result = data_verbs.audit(
+        dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
+    ).audit
+    console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
+    print(f"\nverdict: {result.verdict}")
+    print_page(out / "audit.html")
+    print(f"data: {out / 'audit.json'}")
+    for finding in result.findings:
+        if finding.file:
+            print(f"all {finding.n_tiles:,} tiles of {finding.title.lower()}: {out / finding.file}")
+    raise typer.Exit(1 if result.verdict == "error" else 0)
 
 
 @data_app.command("estimate-mpp")
@@ -71,7 +139,7 @@ def estimate_mpp(
 ) -> None:
     """Measure micrometres per pixel by the size of nuclei, and print how to adopt it.
 
-    histotune data estimate-mpp breakhis --data BreaKHis_v1 --max-tiles 400
+    Example: histotune data estimate-mpp breakhis --data data/breakhis --max-tiles 400
     """
     from histotune.images.scale import estimate_scale
     from histotune.images.scale_words import render_scale
@@ -130,11 +198,14 @@ def split_command(
         Path | None, typer.Option("--out", help="File to write, such as split.json.", show_default=False)
     ] = None,
     allow_leaky: Annotated[
-        bool, typer.Option("--allow-leaky", help="Make it even if cases stand on two sides; it is marked LEAKY.")
+        bool, typer.Option("--allow-leaky", help="Make it even if groups stand on two sides; it is marked LEAKY.")
     ] = False,
     settings: SetField = None,
 ) -> None:
-    """Make a split by its name, or check one from a file; show how even it is, and keep it."""
+    """Make a split by its name, or check one from a file; show how even it is, and keep it.
+
+    Example: histotune data split breakhis --data data/breakhis --split grouped-5-seed0 --out split.json
+    """
     from histotune.datasets.splits.balance import render_split
     from histotune.datasets.splits.named import save_split
     from histotune.studies import data_verbs
@@ -148,60 +219,6 @@ def split_command(
             print(f"split: {out}")
 
 
-@data_app.command("audit")
-def audit(
-    dataset: DatasetArgument,
-    data: Data = None,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Name or file of the split to check.", show_default=False)
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write. Default: audits/DATASET.", show_default=False)
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Names only; no pixel is read.")] = False,
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Also look for overlapping fields among cached embeddings.")
-    ] = False,
-    cache: Annotated[Path | None, typer.Option("--cache", help="Folder for embeddings.", show_default=False)] = None,
-    settings: SetField = None,
-) -> None:
-    """Duplicates, leaks across the split, blank tiles, balance, stain: a verdict for each. Exit code 1 on an error.
-
-    histotune data audit breakhis --data BreaKHis_v1 --split eva --quick
-    """
-    from histotune.report.tables import AUDIT_LAYOUT, audit_table
-    from histotune.studies import data_verbs
-
-    out = out or Path("audits") / Path(dataset).stem  # of a data set read by a Python file, the file's name
-    result = data_verbs.audit(
-        dataset, data, split=split, out=out, quick=quick, embeddings=embeddings, cache=cache, set=settings
-    ).audit
-    console(120).print(audit_table(result).as_rich(AUDIT_LAYOUT))
-    print(f"\nverdict: {result.verdict}\npage: {out / 'audit.html'}\ndata: {out / 'audit.json'}")
-    for finding in result.findings:
-        if finding.file:
-            print(f"all {finding.n_tiles:,} tiles of {finding.title.lower()}: {out / finding.file}")
-    raise typer.Exit(1 if result.verdict == "error" else 0)
-
-
-@data_app.command("fetch")
-def fetch(
-    dataset: DatasetArgument,
-    to: Annotated[Path | None, typer.Option("--to", help="Folder. Default: data/DATASET.", show_default=False)] = None,
-    source: Annotated[
-        str | None, typer.Option("--source", help="home (default), kaggle, or for pcam hub.", show_default=False)
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files, checks and space; write nothing.")] = False,
-) -> None:
-    """Get a data set from its own home: resumed where it stopped, verified, unpacked."""
-    from histotune.datasets.fetch.fetch import render_outcome, render_plan
-    from histotune.datasets.fetch.source import FetchPlan
-    from histotune.studies import data_verbs
-
-    found = data_verbs.fetch(dataset, to, source, dry_run=dry_run)
-    print(render_plan(found) if isinstance(found, FetchPlan) else render_outcome(found))
-
-
 @data_app.command("croissant")
 def croissant(
     dataset: DatasetArgument,
@@ -209,7 +226,10 @@ def croissant(
     data: Data = None,
     settings: SetField = None,
 ) -> None:
-    """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile."""
+    """Write Croissant 1.0 metadata of a data set: JSON-LD and a table with a row per tile.
+
+    Example: histotune data croissant breakhis --data data/breakhis --out croissant.json
+    """
     from histotune.datasets.croissant import write_croissant
     from histotune.studies.arguments import build_config
     from histotune.studies.setup import read_single, single_dataset
@@ -227,7 +247,10 @@ def diff(
     after: Annotated[Path, typer.Argument(help="Folder of the newer version.")],
     settings: SetField = None,
 ) -> None:
-    """What changed between two versions: tiles, their content, labels, groups, splits, names."""
+    """What changed between two versions: tiles, their content, labels, groups, splits, names.
+
+    Example: histotune data diff breakhis data/breakhis-old data/breakhis
+    """
     from histotune.images.diff import diff_datasets, render_diff
     from histotune.images.hashes import HashIndex
     from histotune.studies.data_verbs import read

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
+from histotune.cli.ending import print_page
 from histotune.cli.options import Cache
 from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
+from histotune.cli.terminal import ExplainedGroup, explain_in_colours, log_to_terminal, run_app, with_options_first
 from histotune.tools.table import console
 
 if TYPE_CHECKING:
@@ -26,24 +26,30 @@ if TYPE_CHECKING:
 TOGETHER = ("embed", "run", "sweep", "demo", "finetune")  # what several processes may run together, under torchrun
 
 
-class Interruptible(TyperGroup):
-    """Commands that say, when they are stopped by hand, what is kept and which command goes on."""
+PANELS = {
+    "Start": ("demo", "doctor", "run", "config"),
+    "Data": ("data",),
+    "Train": ("backbones", "embed", "sweep", "finetune"),
+    "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
+    "Hand over": ("report", "predict"),
+    "Upkeep": ("trials", "cache"),
+}  # fmt: skip
+"""The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names}
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  (Typer's context, whose class lies elsewhere from version to version)
-        """Run a command; Ctrl-C ends it with one message, since Typer would end it without a word."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            again = shlex.join(["histotune", *sys.argv[1:]])
-            sys.stderr.write(
-                f"\nstopped; finished embeddings and solved fits are kept. The same command resumes:\n  {again}\n"
-            )
-            raise SystemExit(130) from None
+
+class InOrderOfWork(ExplainedGroup):
+    """The commands below ``histotune``, in the order of the work."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  (Typer's context, whose class lies elsewhere by version)
+        """Return the commands as the table has them, any other at the end."""
+        places = {name: place for place, name in enumerate(PANEL_OF)}
+        return sorted(super().list_commands(ctx), key=lambda name: places.get(name, len(places)))
 
 
 app = typer.Typer(
     name="histotune",
-    cls=Interruptible,
+    cls=InOrderOfWork,
     rich_markup_mode="rich",
     no_args_is_help=True,
     add_completion=True,
@@ -51,35 +57,32 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Fine-tune and evaluate pathology foundation models on your tiles: leak-free, with honest intervals.\n\n"
-        "Start with `histotune demo` (no download, no GPU), then "
-        "`histotune run breakhis --data BreaKHis_v1 --train-magnification 100X`."
+        "Begin with the demo: no download, no GPU, 3 minutes. --help behind a command's name explains it, with an "
+        "example.\n\nExample: histotune demo"
     ),
 )
-config_app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="See what a recipe does, field by field.")
-app.add_typer(backbones_app, name="backbones")
-app.add_typer(data_app, name="data")
-app.add_typer(cache_app, name="cache")
-app.add_typer(config_app, name="config")
-config_app.command()(show)
-for command in (trials, matrix, compare, transfer, demo, run, finetune, embed, sweep, evaluate, predict, leaderboard):
-    app.command()(command)
+config_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    help="See what a recipe does, field by field.\n\nExample: histotune config show breakhis",
+)
 
 
 @app.callback()
 def options(
     ctx: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Also show the details behind each message, and tracebacks.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Only warnings and results.")] = False,
 ) -> None:
-    """Options of every command."""
+    """Options of every command; they may also stand behind its name."""
     leads = os.environ.get("WORLD_SIZE", "1") == "1" or _join_ranks(ctx.invoked_subcommand or "")
     level = logging.DEBUG if debug else logging.WARNING if quiet or not leads else logging.INFO
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("histotune").setLevel(level)
+    log_to_terminal(level)
     ctx.obj = {"debug": debug}
 
 
-@app.command()
 def report(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")],
     out: Annotated[
@@ -90,24 +93,42 @@ def report(
     ] = None,
     latex: Annotated[Path | None, typer.Option("--latex", help="Also write all tables as LaTeX to this file.")] = None,
 ) -> None:
-    """Draw a finished run's report again, with other studies of its head in it."""
+    """Draw a finished run's report again, with other studies of its head in it.
+
+    Example: histotune report runs/breakhis --add transfers/breakhis-pcam --latex tables.tex
+    """
     from histotune.studies import verbs
 
-    print(f"report: {verbs.report(run_folder, out=out, add=add or (), latex=latex)}")
+    print_page(verbs.report(run_folder, out=out, add=add or (), latex=latex))
     if latex is not None:
         print(f"tables: {latex}")
 
 
-@app.command()
 def doctor(
     cache: Cache = None,
     deep: Annotated[bool, typer.Option("--deep", help="Also import torch and multiply in each precision.")] = False,
 ) -> None:
-    """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't."""
+    """Versions, devices, precision, cache, hub token: what works here, and the command that mends what doesn't.
+
+    Example: histotune doctor --deep
+    """
     from histotune.studies import data_verbs
     from histotune.tools.doctor import render
 
     console().print(render(data_verbs.doctor(cache, deep=deep)))
+
+
+config_app.command()(show)
+COMMANDS = (
+    demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
+    trials,
+)  # fmt: skip
+GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app}
+for command in COMMANDS:
+    app.command(rich_help_panel=PANEL_OF.get(command.__name__))(command)
+for group_name, group in GROUPS.items():
+    app.add_typer(group, name=group_name, rich_help_panel=PANEL_OF.get(group_name))
+explain_in_colours(app)
 
 
 def _join_ranks(command: str) -> bool:
@@ -133,12 +154,12 @@ def main() -> None:
     from histotune.tools.streams import explained_memory, finish_streams, prepare_streams
 
     prepare_streams()
-    sys.argv = with_wandb_mode(sys.argv)
+    sys.argv = with_options_first(with_wandb_mode(sys.argv))
     try:
         with explained_memory():
             _refuse_other_encodings(sys.argv)
             try:
-                app()
+                run_app(app)
             finally:
                 finish_streams()
     except UserError as error:

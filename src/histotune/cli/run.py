@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from histotune.cli.ending import duration, print_run, print_sweep, print_table
 from histotune.cli.options import (
     Adapter,
     AllowLeaky,
@@ -38,13 +39,12 @@ from histotune.tools.atomic import bring_back
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.ranks import process_rank
-from histotune.tools.table import OPEN, console
+from histotune.tools.streams import one_line
+from histotune.tools.table import console
 
 if TYPE_CHECKING:
     from histotune.studies.config import ExperimentConfig
-    from histotune.studies.experiment import RunResult
     from histotune.studies.protocol import ProtocolOutcome
-    from histotune.tools.table import Table
 
 
 def demo(
@@ -55,7 +55,10 @@ def demo(
         bool, typer.Option("--finetune", help="Also fine-tune the backbone's last stage: up to 3 minutes more.")
     ] = False,
 ) -> None:
-    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes."""
+    """The main job on synthetic tissue: audit, embed, sweep, score, report. No download, no GPU, under 3 minutes.
+
+    Example: histotune demo --out runs/demo
+    """
     from histotune.studies.arguments import build_config
     from histotune.studies.config import override
     from histotune.studies.recipes import with_quick_finetune
@@ -87,9 +90,9 @@ def run(
 ) -> None:
     """Run a whole experiment and write its report.
 
-    histotune run midnight --data BreaKHis_v1 --pcam PCAM --train-magnification 40X
+    Example: histotune run --from runs/breakhis --out runs/again
 
-    histotune run --from runs/breakhis --out runs/again
+    Example: histotune run midnight --data data/breakhis --pcam data/pcam --train-magnification 40X
     """
     from histotune.studies.arguments import build_config
 
@@ -130,7 +133,7 @@ def _run(config: ExperimentConfig) -> None:
     if isinstance(result, ProtocolOutcome):
         _print_protocol(result)
     else:
-        _print_run(result)
+        print_run(result, config)
 
 
 def finetune(
@@ -155,7 +158,9 @@ def finetune(
 ) -> None:
     """Fine-tune a backbone from its probe on, and say whether that helped.
 
-    histotune finetune breakhis --data BreaKHis_v1 --backbone midnight --method lora --train-magnification 100X
+    Example: histotune finetune breakhis --data data/breakhis --train-magnification 100X --estimate
+
+    Example: histotune finetune breakhis --data data/breakhis --backbone midnight --method lora --out runs/lora
     """
     from histotune.studies.arguments import build_config
     from histotune.studies.config import override
@@ -192,12 +197,9 @@ def _print_tuning_estimate(config: ExperimentConfig) -> None:
 
     if not process_rank().leads:
         return
-    terminal = console()
     for table in estimate_finetuning(config).tables():
-        terminal.print(table.as_rich(OPEN))
-        for note in table.notes:
-            terminal.print(note, highlight=False, markup=False)
-        terminal.print()
+        print_table(table)
+        print()
 
 
 def embed(
@@ -214,7 +216,10 @@ def embed(
         bool, typer.Option("--rehash", help="Read every image again, even where path, size and times are known.")
     ] = False,
 ) -> None:
-    """Embed every tile once with a frozen backbone; the second time nothing is computed."""
+    """Embed every tile once with a frozen backbone; the second time nothing is computed.
+
+    Example: histotune embed breakhis --data data/breakhis --backbone midnight --estimate
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -239,11 +244,11 @@ def embed(
     blocks = ", ".join(f"{block.name} {block.stop - block.start}" for block in material.embeddings.blocks)
     space = material.embeddings.space
     print(f"{material.tiles.name}: {total:,} tiles, {computed:,} computed, {total - computed:,} from the cache")
-    print(f"columns: {blocks}; {space.backbone}, {space.precision}, space {space.key[:16]}")
+    print(f"kept for {space.backbone} ({space.precision}): columns {blocks}; space {space.key[:16]}")
     if computed == 0:
         print("no forward pass was needed")
     for note in material.embeddings.notes:
-        print(note)
+        print(one_line(note))
 
 
 def _print_estimate(config: ExperimentConfig) -> None:
@@ -254,7 +259,7 @@ def _print_estimate(config: ExperimentConfig) -> None:
         return
     found = estimate_only(config)
     print(
-        f"{found.n_tiles:,} tiles, {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
+        f"{found.n_tiles:,} tiles: {found.n_cached:,} embedded already, {found.n_missing:,} to compute "
         f"({found.precision} on {found.device})"
     )
     for stage in found.stages:
@@ -268,7 +273,7 @@ def _print_estimate(config: ExperimentConfig) -> None:
             f"{len(found.batches_s)} batches of {found.batch_size})"
         )
         print(
-            f"about {_duration(found.hours)} ({_duration(low)} to {_duration(high)}), "
+            f"about {duration(found.hours)} ({duration(low)} to {duration(high)}), "
             f"{readable_bytes(found.storage_bytes)} of embeddings"
         )
     if found.download_bytes:
@@ -291,7 +296,10 @@ def sweep(
     split: SplitName = None,
     wandb: Wandb = None,
 ) -> None:
-    """Choose a head by grouped cross-validation over the training cases and save it."""
+    """Choose a head by grouped cross-validation over the training groups (BreakHis: cases) and save it.
+
+    Example: histotune sweep breakhis --data data/breakhis --train-magnification 100X --out heads/breakhis
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -308,8 +316,7 @@ def sweep(
         split=split,
         wandb=wandb,
     )
-    from histotune.report.tables import TRIALS_LAYOUT, BestSoFar, trials_table
-    from histotune.report.words import choice_lines, chosen_trial
+    from histotune.report.tables import BestSoFar
     from histotune.studies import verbs
     from histotune.tools.progress import is_watched, live_line
 
@@ -318,18 +325,7 @@ def sweep(
         return
     with live_line() as show:
         outcome = verbs.sweep(config, out=out, watch=BestSoFar(show) if is_watched() else None)
-    choice = outcome.choice
-    console().print(trials_table(outcome.result.trials, choice.n_groups).as_rich(TRIALS_LAYOUT))
-    print(
-        f"chosen: {chosen_trial(choice)}, from {choice.n_fits} fits on "
-        f"{choice.n_tiles:,} tiles of {choice.n_groups} groups"
-    )
-    for line in choice_lines(choice):
-        print(line)
-    print(f"head {choice.head_id} saved: {outcome.folder}")
-    print(f"plots: {outcome.folder / 'plots'}; every trial: histotune trials")
-    if outcome.tracked:
-        print(outcome.tracked)
+    print_sweep(outcome)
 
 
 def evaluate(
@@ -340,7 +336,7 @@ def evaluate(
     settings: SetField = None,
     classes: Classes = None,
     exclude_seen: Annotated[
-        bool, typer.Option("--exclude-seen", help="Leave out tiles that trained the head, and tiles of such cases.")
+        bool, typer.Option("--exclude-seen", help="Leave out tiles that trained the head, and tiles of such groups.")
     ] = False,
     out: Annotated[
         Path | None,
@@ -350,7 +346,10 @@ def evaluate(
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
 ) -> None:
-    """Score a saved head on a data set; tiles and cases that trained it are found, and their rows marked."""
+    """Score a saved head on a data set; tiles and groups that trained it are found, and their rows marked.
+
+    Example: histotune evaluate runs/breakhis pcam --data data/pcam --out predictions.parquet
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -372,19 +371,19 @@ def evaluate(
     synthetic = SYNTHETIC in rows[0].arm.marks
     console().print(SummaryTable(outcome.finding.title, synthetic, rows))
     for decided in decision_tables(outcome.finding):
-        _print_decisions(decided)
+        print_table(decided)
     for part in outcome.finding.parts:
         by = tuple(SummaryRow(arm.domain, arm) for arm in part.rows)
         if by:
             console().print(SummaryTable(f"By {part.column}", synthetic, by))
         if part.note:
-            print(f"By {part.column}: {part.note}")
+            print(one_line(f"By {part.column}: {part.note}"))
     for table in outcome.finding.robustness:
         for line in robustness_lines(table):
-            print(line)
+            print(one_line(line))
     for note in outcome.finding.notes:
-        print(note)
-    print(outcome.ledger)
+        print(one_line(note))
+    print(one_line(str(outcome.ledger)))
     if out is not None:
         print(f"{outcome.table.height:,} predictions: {out}")
 
@@ -402,7 +401,10 @@ def predict(
         float | None, typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it.")
     ] = None,
 ) -> None:
-    """Predict class probabilities for images: a table with a row per image."""
+    """Predict class probabilities for images: a table with a row per image.
+
+    Example: histotune predict runs/breakhis new_images --out predictions.csv
+    """
     from histotune.studies import verbs
 
     table = verbs.predict(head, images, out=out, cache=cache, on_bad_image=on_bad_image, mpp=mpp, set=settings)
@@ -416,7 +418,10 @@ def show(
     recipe: Annotated[str, typer.Argument(help="demo, breakhis, pcam, midnight, or a run folder.")],
     settings: SetField = None,
 ) -> None:
-    """Print every field of a recipe's config; each can be changed with --set."""
+    """Print every field of a recipe's config; each can be changed with --set.
+
+    Example: histotune config show breakhis --set sweep.folds=3
+    """
     from histotune.studies.config import load_config, override
     from histotune.studies.recipes import RecipeData, find_recipe, recipe_names
     from histotune.tools.files import canonical_json
@@ -449,40 +454,4 @@ def _print_protocol(outcome: ProtocolOutcome) -> None:
     from histotune.report.tables import ProtocolTable
 
     console().print(ProtocolTable(outcome.study))
-    print(f"\n{outcome.ledger}\nsaved: {outcome.folder}")
-
-
-def _duration(hours: float) -> str:
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
-
-
-def _print_decisions(table: Table) -> None:
-    """Print a confusion matrix with its rates, and why some have no interval."""
-    terminal = console()
-    terminal.print(table.as_rich(OPEN))
-    for note in table.notes:
-        terminal.print(note, highlight=False, markup=False)
-
-
-def _print_run(result: RunResult) -> None:
-    from histotune.report.decision_tables import terminal_decisions
-    from histotune.report.tables import summary_table
-
-    terminal = console()
-    inputs = result.inputs
-    for stage in inputs.stages:
-        terminal.print(f"{stage.seconds_s:7.1f} s  {stage.name}", highlight=False)
-    terminal.print(f"{sum(stage.seconds_s for stage in inputs.stages):7.1f} s  in all\n", highlight=False)
-    if result.n_computed == 0:
-        terminal.print("all embeddings came from the cache: no forward pass\n")
-    terminal.print(summary_table(inputs.findings))
-    for decided in terminal_decisions(inputs.findings):
-        _print_decisions(decided)
-    terminal.print(f"\n{inputs.findings.answer}\n", highlight=False)
-    for count in inputs.ledger:
-        terminal.print(str(count), highlight=False)
-    if result.tracked:
-        print(result.tracked)
-    print(f"report: {result.folder / 'report.html'}")
+    print(f"\n{one_line(str(outcome.ledger))}\nsaved: {outcome.folder}")

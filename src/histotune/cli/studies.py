@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from histotune.cli.ending import print_page
 from histotune.cli.options import (
     BackboneName,
     Cache,
@@ -23,6 +26,7 @@ from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import parse_json, user_dir
 from histotune.tools.marks import PROBE, arm_words
+from histotune.tools.streams import one_line
 from histotune.tools.table import CENTRED, PADDED, Layout, Table, columns_of, console, rows_of
 from histotune.tools.tabular import as_pattern
 
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
     from histotune.published.leaderboard import Board, Refusal
     from histotune.published.published_numbers import Query
+
+LOG = logging.getLogger(__name__)
 
 
 def matrix(
@@ -49,7 +55,10 @@ def matrix(
     cluster: Cluster = None,
     on_bad_image: OnBadImage = None,
 ) -> None:
-    """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere."""
+    """Train at every magnification, score every magnification: the full matrix, groups disjoint everywhere.
+
+    Example: histotune matrix breakhis --data data/breakhis --matched --out studies/matrix
+    """
     from histotune.studies.arguments import build_config
 
     config = build_config(
@@ -71,11 +80,12 @@ def matrix(
     for matrix in study.matrices:
         terminal.print(matrix_table(matrix, study.marks).as_rich(CENTRED), highlight=False, markup=False)
         for reason in reasons_of(matrix):
-            print(f"  n. e. or no interval, {reason}")
+            print(one_line(f"  n. e. or no interval, {reason}"))
         if matrix.training_size == "equal":
             for scale in matrix.scales:
                 print(f"  {scale.magnification}: {scale.input_mpp:.3g} um/px{f'; {scale.lost}' if scale.lost else ''}")
-    print(f"\n{study.answer}\n\n{outcome.ledger}\nsaved: {outcome.folder}")
+    print(f"\n{one_line(study.answer)}\n\n{one_line(str(outcome.ledger))}\nsaved: {outcome.folder}")
+    print_page(outcome.folder / "matrix.html")
 
 
 def transfer(
@@ -107,7 +117,7 @@ def transfer(
 ) -> None:
     """Say why a head falls short on another data set: what is lost in ranking and in the decision, and what helps.
 
-    histotune transfer runs/breakhis pcam --data PCAM --final
+    Example: histotune transfer runs/breakhis pcam --data data/pcam --final
     """
     from histotune.studies.arguments import build_config
 
@@ -126,16 +136,20 @@ def transfer(
     )
     from histotune.report.study_tables import transfer_tables
     from histotune.studies import verbs
+    from histotune.transfer.diagnose import conclusion
 
     outcome = verbs.transfer(head, config, images=images)
-    terminal = console(140)
-    for table in transfer_tables(outcome.diagnosis):
-        terminal.print(table.as_rich(PADDED))
-    terminal.print(f"\n{outcome.diagnosis.paragraph}\n", highlight=False, markup=False)
-    for note in outcome.diagnosis.notes:
-        terminal.print(note, highlight=False, markup=False)
-    print(outcome.ledger)
-    print(f"report: {outcome.folder / 'transfer.html'}")
+    found = outcome.diagnosis
+    print(f"\n{one_line(conclusion(found.verdict))}\n")
+    console(140).print(transfer_tables(found)[0].as_rich(PADDED))
+    for note in found.notes:
+        print(one_line(note))
+    LOG.debug("%s", found.paragraph)
+    print(one_line(str(outcome.ledger)))
+    print("what each remedy gives back, and what could not be told, stands in the report")
+    print_page(outcome.folder / "transfer.html")
+    run, study = (shlex.quote(str(folder)) for folder in (head, outcome.folder))
+    print(f"next, the same in the run's report:\n  histotune report {run} --add {study}")
 
 
 def compare(
@@ -153,7 +167,7 @@ def compare(
 ) -> None:
     """Compare runs on the same tiles: paired intervals and p values; mean ranks over five or more data sets.
 
-    histotune compare runs/midnight runs/lite0 --out runs/comparison
+    Example: histotune compare runs/midnight runs/lite0 --out runs/comparison
     """
     from histotune.report.study_pages import comparison_notes, comparison_tables
     from histotune.studies import verbs
@@ -165,9 +179,10 @@ def compare(
     for table in comparison_tables(found):
         terminal.print(table.as_rich(PADDED))
     for note in comparison_notes(found):
-        print(note)
+        print(one_line(note))
     if out is not None:
         print(f"saved: {out}")
+        print_page(out / "comparison.html")
 
 
 Format = Literal["table", "markdown", "csv", "latex"]
@@ -189,7 +204,10 @@ def leaderboard(
         typer.Option("--run", help="Your run of a published protocol, beside scores of the same; repeatable."),
     ] = None,
 ) -> None:
-    """Published scores, one table per protocol, with what weakens them; without options an overview."""
+    """Published scores, one table per protocol, with what weakens them; without options an overview.
+
+    Example: histotune leaderboard --dataset BreakHis --model midnight
+    """
     from histotune.published.published_numbers import Query
 
     show_leaderboard(Query(dataset, protocol, model, pooling, split, metric), style, out, runs or ())
@@ -266,7 +284,10 @@ def trials(
     top: Annotated[int, typer.Option("--top", help="How many.", min=1)] = 20,
     everything: Annotated[bool, typer.Option("--all", help="Also floors and the sweeps of outer folds.")] = False,
 ) -> None:
-    """Every trial of every sweep on this machine, best first: a row per trial, from the local table."""
+    """Every trial of every sweep on this machine, best first: a row per trial, from the local table.
+
+    Example: histotune trials --dataset breakhis --top 10
+    """
     from histotune.studies.tracking import read_trials, trials_folder
 
     state = user_dir("state")

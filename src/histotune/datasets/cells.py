@@ -63,6 +63,8 @@ NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(?:\.\d+)?")
 WHOLE_FLOAT = re.compile(r"-?\d+\.0+")
 BOOLEAN = {"true": "1", "false": "0"}
 SHOWN = 8
+WHITE = re.compile("[\t\n\r\x0b\x0c\x1c-\x1f\x85\u2028\u2029]+")
+"""Line breaks and tabs, as spreadsheets keep them in cells; to a reader they are spaces."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,13 @@ def read_ids(column: pl.Series, name: str, rules: CellRules) -> Cells:
 
 
 def clean(cell: str) -> str:
-    r"""Return a cell in Unicode's composed form, without spaces and invisible characters around it.
+    r"""Return a cell in Unicode's composed form on one line, without spaces and invisible characters around it.
 
     Example:
-        >>> clean("  Mu\u0308ller\u00a0") == "M\u00fcller"
-        True
+        >>> clean("  Mu\u0308ller\u00a0") == "M\u00fcller", clean("tubular\nadenoma")
+        (True, 'tubular adenoma')
     """
-    text, before = unicodedata.normalize("NFC", cell), None
+    text, before = unicodedata.normalize("NFC", WHITE.sub(" ", cell)), None
     while text != before:
         before, text = text, text.strip().strip(INVISIBLE)
     return text

@@ -77,6 +77,7 @@ class DatasetSpec:
         scales: Candidate scales, the default one first; none where the pixel size is unknown.
         schemes: Class schemes, the default one first; none where the classes are the labels found.
         group: What a group is, in words.
+        group_word: What messages call a group, such as "case" or "slide".
         label_region: What a label speaks about where it is not the whole tile.
         caveats: What a reader of any result on this data must know, one sentence each.
     """
@@ -90,6 +91,7 @@ class DatasetSpec:
     scales: tuple[CandidateScale, ...] = ()
     schemes: tuple[ClassScheme, ...] = ()
     group: str = "the group given for each tile"
+    group_word: str = "group"
     label_region: LabelRegion | None = None
     caveats: tuple[str, ...] = ()
 
@@ -129,6 +131,35 @@ def known_specs() -> dict[str, DatasetSpec]:
     """
     text = resources.files(__package__).joinpath("specs.toml").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, DatasetSpec]).validate_python(tomllib.loads(text))
+
+
+def group_word(data_set: str) -> str:
+    """Return what messages call a group of a data set, or of a domain such as "breakhis 100X".
+
+    Example:
+        >>> group_word("patch_camelyon test"), group_word("mine")
+        ('slide', 'group')
+    """
+    known = known_specs().get(data_set.split(" ", 1)[0])
+    return "group" if known is None else known.group_word
+
+
+def group_words(data_set: str, n_groups: int) -> str:
+    """Return a number of groups as messages say it, in the word that fits the data set.
+
+    Args:
+        data_set: Name of a data set, or a domain such as "breakhis 100X".
+        n_groups: How many; 0 stands for groups that nobody knows.
+
+    Returns:
+        The number with the word; of one's own data sets they are groups.
+
+    Example:
+        >>> group_words("breakhis 100X", 24), group_words("patch_camelyon test", 1), group_words("mine", 0)
+        ('24 cases', '1 slide', 'unknown groups')
+    """
+    word = group_word(data_set)
+    return f"unknown {word}s" if not n_groups else f"{n_groups:,} {word}{'' if n_groups == 1 else 's'}"
 
 
 def tiles_of(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.dataset_spec import known_specs
+from histotune.datasets.dataset_spec import group_word, group_words, known_specs
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 
@@ -62,16 +62,19 @@ class Description(ShownAsTables):
 
     def tables(self) -> tuple[Table, ...]:
         """Return what was counted as tables, empty ones left out."""
+        word = group_word(self.tiles.name)
+        many = {"groups": f"{word}s", "group_id": word}
         frames = {
-            "Tiles and groups by magnification and class": self.by_magnification,
+            f"Tiles and {word}s by magnification and class": self.by_magnification,
             "Official parts": self.by_split,
             "Scale in use (um/px; the truth within a factor of mpp_factor)": self.scales,
             "Candidate scales": self.candidate_scales.drop("why"),
             "Tile sizes": self.sizes,
-            "Groups with more than one class": self.mixed_groups,
-            "Groups that hold several of the authors' patients": self.merged_patients,
+            f"{word.capitalize()}s with more than one class": self.mixed_groups,
+            f"{word.capitalize()}s that hold several of the authors' patients": self.merged_patients,
         }
-        return tuple(_table(title, frame) for title, frame in frames.items() if not frame.is_empty())
+        renamed = ((title, frame.rename(many, strict=False)) for title, frame in frames.items())
+        return tuple(_table(title, frame) for title, frame in renamed if not frame.is_empty())
 
 
 def describe(tiles: TileSet, spec: DatasetSpec | None = None) -> Description:
@@ -187,35 +190,37 @@ def _warnings(tiles: TileSet, by_magnification: pl.DataFrame) -> tuple[str, ...]
         alone = labelled.group_by("magnification").agg(pl.col("class")).filter(pl.col("class").list.len() == 1)
         for magnification, classes in alone.sort(_natural("magnification")).iter_rows():
             warnings.append(f"{magnification} holds one class only ({classes[0]}): AUROC is undefined there.")
-    missing = tiles.table["group_id"].null_count()
+    missing, word = tiles.table["group_id"].null_count(), group_word(tiles.name)
     if missing:
-        warnings.append(f"The group of {missing:,} tiles is unknown: intervals over groups are refused.")
+        warnings.append(f"The {word} of {missing:,} tiles is unknown: intervals over {word}s are refused.")
     if tiles.n_groups:
-        warnings += _few_groups(labelled)
+        warnings += _few_groups(labelled, word)
     return tuple(warnings)
 
 
-def _few_groups(labelled: pl.DataFrame) -> list[str]:
+def _few_groups(labelled: pl.DataFrame, word: str) -> list[str]:
     few = labelled.filter(pl.col("groups") < FEW_GROUPS).group_by("magnification", maintain_order=True)
     sentences = []
     for magnification, classes, groups in few.agg("class", "groups").iter_rows():
         where = "" if magnification == UNKNOWN else f" at {magnification}"
         counts = ", ".join(f"{name} {n}" for name, n in zip(classes, groups, strict=True))
-        sentences.append(f"Few groups{where} ({counts}): an interval needs at least {FEW_GROUPS} in each class.")
+        sentences.append(f"Few {word}s{where} ({counts}): an interval needs at least {FEW_GROUPS} in each class.")
     return sentences
 
 
 def _headline(d: Description) -> str:
     tiles, region = d.tiles, d.tiles.label_region
     lines = [f"{SYNTHETIC} {d.title}" if tiles.synthetic else d.title]
-    lines.append(f"{len(tiles):,} tiles, {tiles.n_groups:,} groups ({d.group})")
+    groups = group_words(tiles.name, tiles.n_groups) if tiles.n_groups else "0 groups"
+    meaning = d.group.removeprefix("a case: ").removeprefix("a ") if tiles.n_groups else d.group
+    lines.append(f"{len(tiles):,} tiles, {groups} ({meaning})")
     if d.n_source_patients:
-        lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {tiles.n_groups:,} groups")
+        lines.append(f"{d.n_source_patients:,} patients as the authors count them, in {groups}")
     if d.n_slides:
         lines.append(f"{d.n_slides:,} slides")
     lines.append(f"Classes: {', '.join(tiles.class_names) or 'none labelled'}")
     if d.n_unlabelled:
-        lines.append(f"{d.n_unlabelled:,} tiles are unlabelled")
+        lines.append("1 tile is unlabelled" if d.n_unlabelled == 1 else f"{d.n_unlabelled:,} tiles are unlabelled")
     if region is not None:
         size, place = f"{region.width_px}x{region.height_px} px", f"({region.left_px}, {region.top_px})"
         lines.append(f"A label speaks about the {size} at {place} only")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from histotune.tools.errors import UserError
 from histotune.tools.stand_ins import START_BYTES, fix_of, refuse_stand_in, stand_in
-from histotune.tools.streams import escaped, is_text, move_command, rename_command
+from histotune.tools.streams import escaped, is_text, move_command, one_line, rename_command
 from histotune.tools.tabular import TableError, parquet_file, read_csv
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def list_files(root: Path) -> Listing:
 def name_some(names: list[str], limit: int) -> str:
     """Return the names joined by commas, cut after ``limit`` with a count of the rest."""
     rest = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(one_line, names[:limit])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def is_hidden(name: str) -> bool:

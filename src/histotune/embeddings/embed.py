@@ -112,7 +112,11 @@ def embed(tiles: TileSet, request: EmbedRequest) -> Embeddings:
         (1900, 1280)
     """
     if len(tiles) == 0:
-        raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
+        raise UserError(
+            "there are no tiles to embed",
+            value=tiles.name,
+            fix="check --data, and --set source.subset.magnifications=... where it is set",
+        )
     workers = Workers(request.rank, tiles, request.embedding.wait_s)
     not_compiled = ""
     while True:
@@ -139,7 +143,7 @@ def _without_compiling(request: EmbedRequest, error: CompilationError) -> EmbedR
             f"torch.compile failed on {request.rank}: {error}",
             fix="run again with --set embedding.compile=off, on all ranks",
         ) from error
-    LOG.warning("torch.compile failed, going on without it: %s", error)
+    LOG.warning("the network can't be compiled here, going on without: %s", error)
     return replace(request, embedding=request.embedding.model_copy(update={"compile": "off"}))
 
 
@@ -185,7 +189,7 @@ def _read_or_compute(job: _Job, keys: Sequence[str]) -> Embeddings:
                 raise _no_rows(job, missing)
             n_computed += _lead(job, keys) if job.workers.rank.leads else _follow(job, keys)
         elif n_computed == 0:
-            LOG.info("all %s embeddings found in the cache, no forward pass", f"{len(keys):,}")
+            LOG.debug("all %s embeddings of %s are in the cache already", f"{len(keys):,}", job.space.backbone)
         gathered = gather(job.store, job.store.manifests(), keys)
         if gathered is not None:
             job.store.mark_used(gathered.blocks)
@@ -221,7 +225,7 @@ def _lead(job: _Job, keys: Sequence[str]) -> int:
         if not plans:
             return 0
         if set(plans) & set(earlier):
-            LOG.info("an earlier run was interrupted; going on where it was")
+            LOG.info("an earlier run was interrupted; going on where it stopped")
         job.store.sweep_up()
         job.store.write_plan(plans)
         with job.workers.announced(job.store, plans):

@@ -139,7 +139,11 @@ def estimate(tiles: TileSet, request: EmbedRequest, budget_s: float = 20.0) -> E
         UserError: No tiles, imported embeddings (nothing can be computed), or tiles that can't be read.
     """
     if len(tiles) == 0:
-        raise UserError("there are no tiles to embed", value=tiles.name, fix="check --data and --magnification")
+        raise UserError(
+            "there are no tiles to embed",
+            value=tiles.name,
+            fix="check --data, and --set source.subset.magnifications=... where it is set",
+        )
     if request.spec.kind == "external":
         raise UserError(
             "imported embeddings are not computed, so there is nothing to estimate",

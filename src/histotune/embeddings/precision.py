@@ -168,6 +168,7 @@ def read_choice(path: Path, tried: Sequence[Computed]) -> PrecisionChoice | None
         checks = tuple(PrecisionCheck(**check) for check in data["checks"])
         if data["precision"] not in tried:
             raise ValueError(data["precision"])
+        LOG.debug("precision, as checked earlier: %s", data["reason"])
         return PrecisionChoice(data["precision"], checks, str(data["reason"]))
     except FileNotFoundError:
         return None
@@ -198,13 +199,31 @@ def _check(
     batches = _views(request, reader, sample)
     choice = choose_by_check(tried, lambda precision: _embed(request, device, batches, precision), len(sample))
     if request.embedding.precision != "auto" and choice.precision != tried[0]:
-        LOG.warning("%s as asked for, against the check: %s", tried[0], choice.reason)
+        LOG.warning(
+            "using %s as asked for, though it changes this network's embeddings more than it should (%s)",
+            tried[0],
+            _checked_on(choice),
+        )
         choice = replace(choice, precision=tried[0], reason=f"{tried[0]} as asked for; {choice.reason}")
     elif choice.checks:
-        LOG.info(choice.reason)
+        LOG.info("%s (%s)", _plainly(choice), _checked_on(choice))
+    LOG.debug("precision of %s: %s", request.spec.name, choice.reason)
     if choice.checks:
         write_choice(choice, _record(request, device, index))
     return choice
+
+
+def _plainly(choice: PrecisionChoice) -> str:
+    """Say what a check decided without its figures."""
+    refused = " and ".join(check.precision for check in choice.checks if not check.passed)
+    if choice.precision == "fp32":
+        return f"Using fp32: {refused} would change this network's embeddings too much"
+    beside = f"; {refused} would change them too much" if refused else ""
+    return f"Using {choice.precision}: it changes this network's embeddings less than matters{beside}"
+
+
+def _checked_on(choice: PrecisionChoice) -> str:
+    return f"checked on {choice.checks[-1].n_tiles} tiles; --debug shows how much" if choice.checks else choice.reason
 
 
 def _tried(request: EmbedRequest, device: ComputeDevice) -> tuple[Computed, ...]:
@@ -324,12 +343,13 @@ def stored(
     if storage == "fp32":
         return matrix_ND
     if len(matrix_ND) < MIN_TILES:
-        LOG.info("shard %s stays in float32: %d rows are too few to check float16", shard, len(matrix_ND))
+        LOG.debug("shard %s stays in float32: %d rows are too few to check float16", shard, len(matrix_ND))
         return matrix_ND
     with np.errstate(over="ignore"):  # becomes infinite, which never passes
         half_ND = matrix_ND.astype(np.float16)
     check = compare_precision("fp16", matrix_ND, half_ND)
     if check.passed:
         return half_ND
-    LOG.warning("shard %s stays in float32: storing %s", shard, check)
+    LOG.warning("embeddings are stored in float32, not float16, which would change them too much (--debug shows how)")
+    LOG.debug("shard %s stays in float32: storing %s", shard, check)
     return matrix_ND

@@ -147,7 +147,9 @@ class BatchRunner:
 
     def _lower(self, limit: int) -> None:
         if limit < self._limit:
-            LOG.warning("the device's memory ran out; going on with batches of %d instead of %d", limit, self._limit)
+            LOG.warning(
+                "the device's memory ran out; going on with batches of %d images instead of %d", limit, self._limit
+            )
             self._limit = limit
 
     def facts(self, threads: int) -> RunFacts:
@@ -271,7 +273,7 @@ def _search(request: EmbedRequest, device: ComputeDevice, precision: Computed, s
     spec = replace(request.spec, size_px=request.view.size_px)
     backbone = load_backbone(spec, device, precision, request.hashes)
     rates = find_batch_size(backbone.embed, spec.size_px, request.embedding.shard_tiles)
-    LOG.info(
+    LOG.debug(
         "batches of %d: %s",
         rates[-1].batch_size,
         ", ".join(f"{one.images_per_s:.0f} images/s at {one.batch_size}" for one in rates),

@@ -6,8 +6,10 @@ Every number stands with its interval; one that has none is left out, with the r
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from histotune.datasets.dataset_spec import group_word, group_words
 from histotune.statistics.predictions import FULL_COVERAGE
 from histotune.tools.marks import (
     DIFFERENCE,
@@ -18,6 +20,8 @@ from histotune.tools.marks import (
     NULL_RANDOM,
     PROBE,
     RANDOM_SPLIT,
+    SYNTHETIC,
+    TOO_NARROW,
     TUNED,
     arm_words,
 )
@@ -25,7 +29,7 @@ from histotune.tools.marks import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from histotune.evaluation.findings import Finding, PairedDifference, ScoredArm, SweepChoice
+    from histotune.evaluation.findings import Finding, FindingId, Findings, PairedDifference, ScoredArm, SweepChoice
     from histotune.statistics.predictions import Interval, Score
 
 SPREAD = ", not a confidence interval"
@@ -46,6 +50,27 @@ def write_answer(findings: tuple[Finding, ...], choices: Sequence[SweepChoice] =
     sentences = [write(by_id[name]) for name, write in WRITERS.items() if name in by_id]
     warnings = (f"{choice.trained_on}: {warning}" for choice in choices for warning in choice.warnings)
     return " ".join(filter(None, (*sentences, *warnings)))
+
+
+def verdict_sentence(findings: Findings) -> str:
+    """Say in one sentence what was found: whether the probe beats its strongest floor on groups that trained nothing.
+
+    What weakens the number comes before it: a split that leaks, a floor that is not beaten, an interval that is
+    refused. Numbers have two decimals, or three where two would say something else.
+
+    Args:
+        findings: What a run found.
+
+    Returns:
+        Plain text on one line, without markup.
+
+    Example:
+        >>> from histotune.evaluation.findings import Findings
+        >>> verdict_sentence(Findings("A run", "", "lite0", "", (), (), (), "", ""))
+        'Nothing was scored.'
+    """
+    headline = next((found for name in HEADLINES if (found := _headline_of(findings, name)) is not None), None)
+    return "Nothing was scored." if headline is None else " ".join(_sentence(headline).split())
 
 
 def in_words(score: Score) -> str:
@@ -239,3 +264,150 @@ WRITERS = {
     "direct": _target,
 }
 """What writes the sentence of each finding, in the order of the answer."""
+
+
+# ------------------------------------------------------------------------------
+# The verdict: one sentence.
+
+
+HEADLINES: tuple[FindingId, ...] = ("in-domain", "direct", "external")
+"""The findings whose probe may be the verdict's, the first that there is."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What the verdict speaks about.
+
+    Attributes:
+        finding: The table.
+        probe: Its first row of the probe.
+        auroc: The probe's score.
+        floor: The strongest floor on the same tiles; None without one.
+        classes: The classes, by label index.
+        synthetic: Whether the tissue is rendered.
+    """
+
+    finding: Finding
+    probe: ScoredArm
+    auroc: Score
+    floor: ScoredArm | None
+    classes: tuple[str, ...]
+    synthetic: bool
+
+
+def _headline_of(findings: Findings, name: FindingId) -> Headline | None:
+    """Return what the verdict would be made of; None where this finding has no probe."""
+    finding = findings.finding(name)
+    probe = None if finding is None else finding.row(PROBE)
+    auroc = _auroc(probe)
+    if finding is None or probe is None or auroc is None:
+        return None
+    facts = findings.dataset_of(probe.domain)
+    classes = () if facts is None else facts.class_names
+    synthetic = SYNTHETIC in probe.marks or (facts is not None and facts.synthetic)
+    return Headline(finding, probe, auroc, strongest_floor(finding, probe.domain), classes, synthetic)
+
+
+def _sentence(headline: Headline) -> str:
+    """Put the parts in order: what weakens the number first, then the number, then what fine-tuning did."""
+    score, where = headline.auroc, _where(headline)
+    if math.isnan(score.value):
+        return f"No AUROC could be computed on {where}: {score.reason or 'no reason was recorded'}."
+    tuned = _tuning_clause(headline)
+    if LEAKY in headline.probe.marks:
+        word = group_word(headline.probe.domain)
+        cause = f"{word}s stand" if score.n_groups else f"unknown {word}s may stand"
+        number = f"AUROC {_value_words(headline)} on {where}"
+        return f"No estimate for new {word}s: {cause} on both sides of this split (LEAKY), which gave {number}{tuned}."
+    if score.interval is None:
+        return (
+            f"How sure this is can't be told ({score.reason or 'no reason was recorded'}): the probe {_task(headline)} "
+            f"with AUROC {_value_words(headline)} on {where}{tuned}."
+        )
+    floor = _floor_words(headline)
+    shown = None if headline.floor is None else beats(headline.finding, headline.probe, headline.floor)
+    found = f"AUROC {_value_words(headline)} on {where}"
+    if shown:
+        return f"The probe {_task(headline)} with {found}, above its strongest floor, {floor}{tuned}."
+    if shown is None:
+        beside = "" if headline.floor is None else ", and whether it beats a floor can't be told"
+        return f"The probe {_task(headline)} with {found}{beside}{tuned}."
+    return f"The probe is not shown to beat its strongest floor, {floor}: it reaches {found}{tuned}."
+
+
+def _where(headline: Headline) -> str:
+    """Return what was scored, "24 held-out cases (480 tiles) of breakhis 100X"."""
+    score, domain = headline.auroc, headline.probe.domain
+    n = group_words(domain, score.n_groups)
+    held = n if LEAKY in headline.probe.marks or not score.n_groups else n.replace(" ", " held-out ", 1)
+    tissue = f"{SYNTHETIC} " if headline.synthetic else ""
+    return f"{held} ({score.n_tiles:,} tile{'' if score.n_tiles == 1 else 's'}) of {tissue}{domain}"
+
+
+def _task(headline: Headline) -> str:
+    """Say what the probe does with the classes."""
+    names = headline.classes
+    if len(names) == 2:
+        return f"tells {names[1]} from {names[0]}"
+    return f"tells {len(names)} classes apart" if names else "tells the classes apart"
+
+
+def _value_words(headline: Headline) -> str:
+    """Return the score with its interval and what must be known to read it."""
+    score = headline.auroc
+    floor = None if headline.floor is None else _auroc(headline.floor)
+    n_decimals = _decimals(score.value, *(() if floor is None else (floor.value,)))
+    return _with_interval(score, n_decimals, too_narrow=TOO_NARROW in headline.probe.marks)
+
+
+def _with_interval(score: Score, n_decimals: int, *, too_narrow: bool = False) -> str:
+    value, interval = f"{score.value:.{n_decimals}f}", score.interval
+    if interval is None:
+        return value
+    level = f"{interval.level * 100:g} % interval"
+    notes = [f"{level} {_end(interval.low, n_decimals)} to {_end(interval.high, n_decimals)}"]
+    if interval.coverage is not None and interval.coverage < FULL_COVERAGE:
+        notes.append(f"simulated coverage {interval.coverage * 100:.0f} %")
+    if too_narrow:
+        notes.append(f"{TOO_NARROW}: made as if tiles were independent")
+    return f"{value} ({'; '.join(notes)})"
+
+
+def _end(value: float, n_decimals: int) -> str:
+    text = f"{value:.{n_decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def _decimals(*values: float) -> int:
+    """Return how many decimals keep values apart from each other and from 1, which two decimals may not."""
+    known = [value for value in values if not math.isnan(value)]
+    two = [f"{value:.2f}" for value in known]
+    perfect = any(text == "1.00" and value < 1 for text, value in zip(two, known, strict=True))
+    return 3 if perfect or len(set(two)) < len(set(known)) else 2
+
+
+def _floor_words(headline: Headline) -> str:
+    """Return the strongest floor with its score, "colour histogram + probe (0.60)"."""
+    score = None if headline.floor is None else _auroc(headline.floor)
+    if headline.floor is None or score is None:
+        return "none"
+    n_decimals = _decimals(headline.auroc.value, score.value)
+    return f"{arm_words(headline.floor.arm)} ({score.value:.{n_decimals}f})"
+
+
+def _tuning_clause(headline: Headline) -> str:
+    """Say whether fine-tuning helped; nothing where nothing was fine-tuned."""
+    tuned = _auroc(headline.finding.row(TUNED, headline.probe.domain))
+    if tuned is None:
+        return ""
+    paired = _paired(headline.finding, headline.probe.domain, TUNED, "auroc")
+    number = _with_interval(tuned, _decimals(headline.auroc.value, tuned.value))
+    if paired is None or paired.difference.interval is None:
+        return f"; whether fine-tuning helped can't be told (it gives {number})"
+    if paired.difference.interval.high < 0:
+        return f"; fine-tuning helped: {number}"
+    if paired.difference.interval.low > 0:
+        return f"; fine-tuning hurt: {number}"
+    if paired.difference.value == 0:
+        return "; fine-tuning changed nothing, the probe was kept"
+    return f"; whether fine-tuning helped can't be told: it gives {number}"

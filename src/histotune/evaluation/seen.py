@@ -88,39 +88,39 @@ class SeenTiles:
         found[self.by_content_N] = "content"
         return [str(word) for word in found]
 
-    def in_words(self) -> str:
-        """Return how many tiles of how many cases were seen; empty for none."""
+    def in_words(self, word: str = "case") -> str:
+        """Return how many tiles of how many groups, by their word, were seen; empty for none."""
         n_seen, cases = int(self.seen_N.sum()), self.cases()
         if not n_seen:
             return ""
-        n_cases = "1 case" if len(cases) == 1 else f"{len(cases):,} cases"
+        n_cases = f"1 {word}" if len(cases) == 1 else f"{len(cases):,} {word}s"
         of_cases = f", of {n_cases} ({name_some(cases, SHOWN)})," if cases else ""
         n_same = int(self.by_content_N.sum())
         how = f"{n_same:,} by their content" if n_same else "by the ids of their groups"
         scored = f"{n_seen:,} of {len(self.tile_ids):,} scored tiles{of_cases}"
-        return f"{scored} trained this head or are of cases that did ({how})"
+        return f"{scored} trained this head or are of {word}s that did ({how})"
 
-    def leaky_notes(self) -> tuple[str, ...]:
+    def leaky_notes(self, word: str = "case") -> tuple[str, ...]:
         """Return why rows are marked; nothing where none is."""
-        words = self.in_words()
+        words = self.in_words(word)
         return (f"{LEAKY}: {words}. Scores of marked rows are no held-out scores.",) if words else ()
 
-    def untold_notes(self) -> tuple[str, ...]:
+    def untold_notes(self, word: str = "case") -> tuple[str, ...]:
         """Return for how many tiles it can't be told; nothing where it can for all."""
         n_untold = int(self.untold_N.sum())
         if not n_untold:
             return ()
         how = "none of them has the content of a training tile" if self.has_hashes else "their content is unknown"
         which = f"{n_untold:,} of {len(self.tile_ids):,} scored tiles"
-        return (f"Whether {which} are of a case that trained this head can't be told: groups are unknown ({how}).",)
+        return (f"Whether {which} are of a {word} that trained this head can't be told: groups are unknown ({how}).",)
 
-    def notes(self, *, excluded: bool) -> tuple[str, ...]:
+    def notes(self, *, excluded: bool, word: str = "case") -> tuple[str, ...]:
         """Return what a reader of the scores must know: what was seen, or left out, and what can't be told."""
-        words = self.in_words()
-        seen = [f"{note[:-1]}; {EXCLUDE}." for note in self.leaky_notes()]
+        words = self.in_words(word)
+        seen = [f"{note[:-1]}; {EXCLUDE}." for note in self.leaky_notes(word)]
         if words and excluded:
             seen = [f"Left out: {words}."]
-        return (*seen, *self.untold_notes())
+        return (*seen, *self.untold_notes(word))
 
 
 def find_seen(head: Head, material: Material) -> SeenTiles:

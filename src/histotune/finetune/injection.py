@@ -61,7 +61,7 @@ def target_layers(module: torch.nn.Module, sections: Sections, library: str, tar
             "lora and dora adapt the linear layers of attention, and this network has none that are known",
             value=type(module).__name__,
             allowed=OTHERS,
-            fix="choose the method last-blocks",
+            fix="--method last-blocks",
         )
     patterns = [pattern for target in wanted for pattern in family[target]]
     return [name for name in linear if _ends_with(name, patterns)]
@@ -162,5 +162,5 @@ def _silent(names: list[str], n_adapters: int) -> UserError:
         f"{len(layers)} of {n_adapters} adapters would do nothing in this network: they get no gradient",
         value=", ".join(layers[:3]) + (", ..." if len(layers) > 3 else ""),
         allowed=OTHERS,
-        fix="choose the method last-blocks",
+        fix="--method last-blocks",
     )

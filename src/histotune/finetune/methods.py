@@ -105,7 +105,7 @@ def make_trainable(network: Network, spec: BackboneSpec, choice: MethodChoice) -
             f"the method {choice.name} finds nothing to train in this network",
             value=spec.name,
             allowed="lora, dora, last-blocks, full",
-            fix="choose the method last-blocks",
+            fix="--method last-blocks",
         )
     return _declared(network, tuple(name for name in names if name in reached), sections)
 
@@ -139,7 +139,7 @@ def _first_section(choice: MethodChoice, sections: Sections) -> int:
             f"{choice.name} can't take this many blocks of the network",
             value=choice.n_blocks,
             allowed=f"1 to {n_sections}",
-            fix=f"set n_blocks to {n_sections} or less",
+            fix=f"--set finetune.method.n_blocks={n_sections}, or less",
         )
     return n_sections - choice.n_blocks
 
@@ -149,7 +149,10 @@ def _with_adapters(network: Network, spec: BackboneSpec, choice: MethodChoice, s
 
     if choice.rank < 1:
         raise UserError(
-            "an adapter's rank is at least 1", value=choice.rank, allowed="1, 2, 4, ...", fix="set it to 16"
+            "an adapter's rank is at least 1",
+            value=choice.rank,
+            allowed="1, 2, 4, ...",
+            fix="--set finetune.method.rank=16",
         )
     library = "transformers" if spec.kind == "transformers" else "timm"
     found = target_layers(network.module, sections, library, choice.targets)
@@ -260,7 +263,12 @@ def layer_decay_scale(trainable: Trainable, decay: float) -> dict[str, float]:
         The factor by the parameter's name.
     """
     if not 0 < decay <= 1:
-        raise UserError("layer decay is a factor", value=decay, allowed="above 0, at most 1", fix="set it to 0.75")
+        raise UserError(
+            "layer decay is a factor",
+            value=decay,
+            allowed="above 0, at most 1",
+            fix="--set finetune.method.layer_decay=0.75",
+        )
     sections = trainable.sections
     # decay ** (levels behind the parameter's own), the tail being one level
     return {name: decay ** (len(sections.names) - sections.place(name)) for name in trainable.names}

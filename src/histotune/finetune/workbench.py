@@ -264,7 +264,8 @@ class TuningBench:
                 moved = float("inf")
             if moved <= FP16_LIMIT:
                 return halves
-            LOG.info("tokens are kept in fp32: in fp16 a first logit would move by %.2g, allowed %g", moved, FP16_LIMIT)
+            LOG.info("Keeping the frozen part in fp32: fp16 would change what the head says (--debug shows how much)")
+            LOG.debug("in fp16 a first logit would move by %.2g, allowed %g", moved, FP16_LIMIT)
         whole = self._tokens_in(block, "fp32")
         moved = self._moved(model, whole, plain_nK)
         limit = CUT_LIMIT * max(1.0, float(np.abs(plain_nK).max()))

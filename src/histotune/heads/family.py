@@ -399,7 +399,7 @@ def training_set(tile_ids: Sequence[str], task: SweepTask, tiles: Int, used: Int
         raise UserError(
             f"{plan.n_folds} folds need at least as many groups, and this training set holds {len(codes)}",
             value=", ".join(list(codes)[:5]),
-            fix=f"--set sweep.folds={max(len(codes), 2)}" if len(codes) > 1 else "train on more cases",
+            fix=f"--set sweep.folds={max(len(codes), 2)}" if len(codes) > 1 else "train on more groups",
         )
     units = groups if plan.fold_labels == "grouped" else [f"tile {tile_ids[int(tile)]}" for tile in tiles]
     fold_by_unit = assign_group_folds(units, labels_n, len(task.class_names), plan.n_folds, plan.seed)
@@ -419,5 +419,5 @@ def _check_folds(fold_n: Int, labels_n: Int, class_names: tuple[str, ...]) -> No
             raise UserError(
                 "grouped cross-validation needs every class in at least two groups; here all its tiles lie in one fold",
                 value=", ".join(lost),
-                fix="train on more cases of that class",
+                fix="train on more groups of that class",
             )

@@ -61,7 +61,7 @@ def check_memory(task: SweepTask, n_columns: int, config: SweepConfig) -> None:
     if n_classes <= MANY_CLASSES or config.family == "sgd":
         return
     need, there = fit_bytes(task, n_columns, config), memory_gib() * 2**30
-    LOG.info("%d classes: the fits take about %s of memory", n_classes, readable_bytes(need))
+    LOG.debug("%d classes: the fits take about %s of memory", n_classes, readable_bytes(need))
     if need > SHARE_OF_MEMORY * there:  # never where the memory is not known
         raise UserError(
             f"the fits of {n_classes:,} classes would take about {readable_bytes(need)} of memory",

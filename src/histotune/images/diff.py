@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.tools.errors import UserError
+from histotune.tools.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -103,9 +104,9 @@ def render_diff(diff: DatasetDiff, limit: int = 20) -> str:
     ):
         lines.append(f"{kind}: {n:,}")
         named = [change for change in diff.changes if change.kind == kind][:limit]
-        lines += [f"  {_shown(change)}" for change in named]
+        lines += [f"  {one_line(_shown(change))}" for change in named]
         lines += [f"  and {n - limit:,} more"] if n > limit else []
-    return "\n".join([*lines, *diff.notes])
+    return "\n".join([*lines, *map(one_line, diff.notes)])
 
 
 def _shown(change: TileChange) -> str:

@@ -107,13 +107,13 @@ class DeviceViews:
     def stop(self) -> None:
         """Leave everything to Pillow from now on, where batches hold images of several sizes."""
         if self._device:
-            LOG.info("images of several sizes: Pillow resizes them in the decoding threads")
+            LOG.debug("images of several sizes: Pillow resizes them in the decoding threads")
         self._device = ""
 
     def _checked(self, source_px: tuple[int, int], resized_px: tuple[int, int] | None) -> ResizePlan | None:
         verdict = device_resizable(self._view, [(source_px, resized_px)], self._device)
         if not verdict:
-            LOG.info("Pillow resizes, not the device: %s", verdict.reason)
+            LOG.debug("Pillow resizes, not the device: %s", verdict.reason)
             return None
         plan = device_plan(self._view, source_px, resized_px)
         return plan if len(plan.corners_px) == 1 else None

@@ -221,7 +221,7 @@ def fields_of_view(tiles: TileSet, view: ViewConfig) -> pl.DataFrame:
 
 def render_fields(tiles: TileSet, view: ViewConfig, backbone: str) -> str:
     """Write scale and field of view as plain text for the terminal."""
-    title = f"Scale and field of view: input of {backbone} ({view.words}); um  are as sure as mpp_factor"
+    title = f"Scale and field of view: input of {backbone} ({view.words}); figures in um are as sure as mpp_factor"
     rows = [
         {
             **{name: field[name] for name in ("magnification", "mpp", "mpp_source", "mpp_factor")},

@@ -9,14 +9,11 @@ from histotune.tools.marks import SYNTHETIC
 from histotune.tools.table import Column, Row, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from histotune.evaluation.findings import Decisions, Finding, FindingId, Findings, ScoredArm
+    from histotune.evaluation.findings import Decisions, Finding, ScoredArm
     from histotune.statistics.predictions import Score
 
 MOST_CLASSES = 10
 """With more classes only the rates are shown; ``scores.json`` has the whole matrix."""
-SHOWN_IN_TERMINAL: tuple[FindingId, ...] = ("in-domain", "external", "direct")
 
 
 def decision_tables(finding: Finding) -> tuple[Table, ...]:
@@ -29,13 +26,6 @@ def decision_tables(finding: Finding) -> tuple[Table, ...]:
         A table per row that has them: a line per true class, a column per decision, and both rates.
     """
     return tuple(_table(row, row.decisions) for row in finding.rows if row.decisions is not None)
-
-
-def terminal_decisions(findings: Findings) -> Iterator[Table]:
-    """Yield the tables that a run prints: its own domain, the external ones, and direct training."""
-    for finding in findings.findings:
-        if finding.id in SHOWN_IN_TERMINAL:
-            yield from decision_tables(finding)
 
 
 def threshold_words(decisions: Decisions) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from histotune.datasets.dataset_spec import group_word
 from histotune.heads.calibrate import MIN_GROUPS, t_interval
 from histotune.heads.select import score_trials
 from histotune.heads.sweep import CONTEXT, OUTCOME
@@ -30,6 +31,7 @@ from histotune.report.words import (
     score_cell,
 )
 from histotune.tools.marks import FLOORS, LEAKY, PROBE, RANDOM_SPLIT, REPEATED, SYNTHETIC, TUNED, arm_words, short_words
+from histotune.tools.streams import one_line
 from histotune.tools.table import OPEN, Column, Layout, Row, Span, Table, Tone, columns_of, rows_of
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ def _summary(summary: SummaryTable, *, stacked: bool) -> Table:
     columns = (
         Column("", min_chars=14),
         *(Column(name, fit="cut" if stacked else "whole") for name in ("AUROC", "Balanced accuracy")),
-        *(Column(name, "right", "whole") for name in ("tiles", "groups")),
+        *(Column(name, "right", "whole") for name in ("tiles", _groups_are(summary.rows))),
     )
     notes, rows = Footnotes(), []
     for row in summary.rows:
@@ -158,23 +160,32 @@ def _summary(summary: SummaryTable, *, stacked: bool) -> Table:
     return Table(title, columns, tuple(rows), notes.lines())
 
 
+def _groups_are(rows: Iterable[SummaryRow]) -> str:
+    """Return what the groups of all rows are called: cases, slides, or groups where data sets differ."""
+    words = {group_word(row.arm.domain) for row in rows}
+    return f"{words.pop()}s" if len(words) == 1 else "groups"
+
+
 def _with_marks(label: str, arm: ScoredArm, *, hide_synthetic: bool) -> tuple[Span, ...]:
     marks = [mark for mark in arm.marks if not (hide_synthetic and mark == SYNTHETIC)]
     return (Span(label), *(Span(f" {mark}", "mark") for mark in marks))
 
 
 def _plain(text: str, style: str = "") -> Text:
-    """Text that rich doesn't read as its own markup: intervals stand in square brackets."""
+    """Text on one line that rich doesn't read as its own markup: intervals stand in square brackets."""
     from rich.text import Text
 
-    return Text(text, style)
+    return Text(one_line(text), style)
 
 
-def _terminal_cell(arm: ScoredArm, score: Score | None, notes: Footnotes, *, stacked: bool) -> str:
+def _terminal_cell(arm: ScoredArm, score: Score | None, notes: Footnotes, *, stacked: bool) -> str | tuple[Span, ...]:
     if score is None:
         return "–"
     cell = score_cell(arm, score, None, notes)
-    return f"{cell.value}{chr(10) if stacked else ' '}{cell.interval} {cell.note}".strip()
+    beside = f"{cell.interval} {cell.note}".strip()
+    if stacked and beside:
+        return (Span(cell.value), Span("\n"), Span(beside))
+    return f"{cell.value} {beside}".strip()
 
 
 # ------------------------------------------------------------------------------
@@ -507,7 +518,7 @@ def audit_table(audit: Audit) -> Table:
 
 
 def _found(finding: AuditFinding) -> tuple[Span, ...]:
-    advice = (Span(f"\n{finding.advice}", "faint"),) if finding.advice and finding.verdict != "ok" else ()
+    advice = (Span("\n"), Span(finding.advice, "faint")) if finding.advice and finding.verdict != "ok" else ()
     return (Span(finding.sentence), *advice)
 
 
@@ -527,7 +538,8 @@ class ProtocolTable:
         table = _protocol(self.study)
         yield table.as_rich(OPEN)
         yield from (_plain(note) for note in table.notes)
-        yield _plain("\nWhat weakens these numbers:", "bold")
+        yield _plain("")
+        yield _plain("What weakens these numbers:", "bold")
         for weakness in self.study.weaknesses:
             yield _plain(f"- {weakness}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from histotune.datasets.dataset_spec import group_word
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.answer import write_answer
 from histotune.evaluation.external import study_target
@@ -178,14 +179,21 @@ def _study(setup: Setup, embedded: Embedded, plan: MemoryPlan | None, watch: Sto
     settings = StudySettings(config.evaluation, config.sweep, config.interval, setup.split, support, tools)
     source, target, target_arms = None, None, embedded.target
     if embedded.source:
-        with watch.stage(f"sweep and score {embedded.source[0].material.tiles.name}"):
+        with watch.stage(f"sweep and score {_announced(embedded.source)}"):
             source = study_source(embedded.source, settings, embedded.twins)
     if source is not None and arm is not None:
         source, target_arms = _carried(arm, source, embedded.target, watch)
     if embedded.target:
-        with watch.stage(f"sweep and score {embedded.target[0].material.tiles.name}"):
+        with watch.stage(f"sweep and score {_announced(embedded.target)}"):
             target = study_target(target_arms, source, settings, scored_part(settings.evaluation))
     return Studies(source, target, arm)
+
+
+def _announced(arms: tuple[ArmMaterial, ...]) -> str:
+    """Say what begins, which may take minutes; return the data set's name."""
+    name = arms[0].material.tiles.name
+    log.info("Choosing heads for %s by cross-validation and scoring held-out %ss", name, group_word(name))
+    return name
 
 
 def _carried(

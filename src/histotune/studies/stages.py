@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from histotune.datasets.dataset_spec import group_word
 from histotune.datasets.splits.split import tile_groups
 from histotune.deploy.bundle import Bundle, save_bundle
 from histotune.evaluation.choice import describe_choice
@@ -291,10 +292,11 @@ def _scored_tiles(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
     if exclude_seen:
         rows = rows[~seen.seen_N]
         if not len(rows):
+            word = group_word(tiles.name)
             raise UserError(
-                "every one of these tiles trained this head, or is of a case that did",
+                f"every one of these tiles trained this head, or is of a {word} that did",
                 value=f"{tiles.name}: {len(seen.tile_ids):,} tiles",
-                fix="score tiles of other cases; without --exclude-seen these are scored and marked LEAKY",
+                fix=f"score tiles of other {word}s; without --exclude-seen these are scored and marked LEAKY",
             )
     scored_words = f"{split.name} {part}" if split else part
     return _Scored(
@@ -304,5 +306,5 @@ def _scored_tiles(bundle: Bundle, config: ExperimentConfig, read: TileSet | None
         f"{tiles.name} {scored_words}" if has_parts else tiles.name,
         hash_bytes(match.fingerprint(tiles.take(rows).tile_ids), part),
         marks_of(tiles, split),
-        (*seen.notes(excluded=exclude_seen), *match.notes),
+        (*seen.notes(excluded=exclude_seen, word=group_word(tiles.name)), *match.notes),
     )

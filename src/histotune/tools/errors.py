@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+
+LINE_OF_ITS_OWN = re.compile(r"\n(?! )")
+"""A line that begins at the margin, as a name with a line feed in it would within a message."""
 
 
 class UserError(Exception):
@@ -55,7 +60,7 @@ class UserError(Exception):
             lines.append(f"  allowed: {self.allowed}")
         if self.fix is not None:
             lines.append(f"  fix: {self.fix}")
-        return "\n".join(lines)
+        return LINE_OF_ITS_OWN.sub("\n    ", "\n".join(lines))
 
 
 class UserErrors(UserError):
@@ -64,6 +69,10 @@ class UserErrors(UserError):
     def __init__(self, errors: Sequence[UserError]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(str(error) for error in self.errors))
+
+    def __str__(self) -> str:
+        """Return the messages one below the other."""
+        return "\n".join(str(error) for error in self.errors)
 
 
 def closest_name(name: str, names: Iterable[str]) -> str | None:

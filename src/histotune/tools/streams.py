@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but tab and line feed, marks that reverse the order of letters, bytes that are no UTF-8."""
+LINE_BREAKS = re.compile("[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+"""What begins a line, in a terminal, a file or a browser."""
 BAR = re.compile("(?:\r|\x1b\\[A)*")
 """How a progress bar's text begins at a terminal: it goes back to the start of its line, or a line up."""
 PIPE_CLOSED = 141  # as a shell reports a process that SIGPIPE ended
@@ -69,6 +71,16 @@ def shown(text: str) -> str:
         \x1b]0;title\x07
     """
     return CONTROL.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    r"""Return text on one line, control characters as escapes, so that a name can't pass for a line of its own.
+
+    Example:
+        >>> print(one_line("tumour\nverdict: ok\x1b[0m"))
+        tumour verdict: ok\x1b[0m
+    """
+    return shown(LINE_BREAKS.sub(" ", text)).replace("\t", " ")
 
 
 def is_text(name: str) -> bool:

@@ -14,7 +14,7 @@ from functools import cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
-from histotune.tools.streams import shown, terminal_stream
+from histotune.tools.streams import one_line, shown, terminal_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -38,7 +38,11 @@ STYLES: dict[Tone, str] = {
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of a cell that is set apart; where colours mean nothing only its words are shown."""
+    """A piece of a cell that is set apart; where colours mean nothing only its words are shown.
+
+    A piece that is a line feed alone begins a new line of its cell; within other pieces, which may be names, a
+    terminal shows it as a space.
+    """
 
     text: str
     tone: Tone = "plain"
@@ -147,8 +151,8 @@ class Table:
 
     def as_text(self) -> str:
         """Return it for a terminal, without lines and without notes."""
-        cells = [self.names, *(self.texts_of(row) for row in self.rows)]
-        return align_columns(self.title, cells, [column.align == "right" for column in self.columns])
+        cells = [[one_line(text) for text in texts] for texts in (self.names, *map(self.texts_of, self.rows))]
+        return align_columns(one_line(self.title), cells, [column.align == "right" for column in self.columns])
 
     def as_rich(self, layout: Layout = LINED) -> rich.table.Table:
         """Return it for a terminal; nothing in it is read as rich's markup."""
@@ -165,7 +169,7 @@ class Table:
         )
         for column in self.columns:
             drawn.add_column(
-                _rich_text(column.name),
+                _rich_lines(column.name),
                 justify=column.align,
                 overflow="fold" if column.fit == "fold" else "ellipsis",
                 no_wrap=column.fit == "whole",
@@ -176,7 +180,7 @@ class Table:
             cells = (_rich_text(cell) for cell in self.cells_of(row))
             drawn.add_row(*cells, style=STYLES[row.tone], end_section=row.ends_section)
         if layout.has_notes and self.notes:
-            drawn.caption = _rich_text("\n".join(self.notes), "table.caption")
+            drawn.caption = _rich_lines("\n".join(map(one_line, self.notes)), "table.caption")
             drawn.caption_justify = layout.title
         return drawn
 
@@ -279,11 +283,22 @@ def _rich_text(cell: Cell, style: str = "") -> Text:
     from rich.text import Text
 
     if isinstance(cell, str):
-        return Text(shown(cell), style)
+        return Text(one_line(cell), style)
     if len(cell) == 1:
-        return Text(shown(cell[0].text), STYLES[cell[0].tone])
+        return Text(one_line(cell[0].text), STYLES[cell[0].tone])
     by_tone = groupby(cell, key=lambda span: span.tone)
-    return Text.assemble(*((shown("".join(span.text for span in spans)), STYLES[tone]) for tone, spans in by_tone))
+    return Text.assemble(*(("".join(map(_span_text, spans)), STYLES[tone]) for tone, spans in by_tone))
+
+
+def _span_text(span: Span) -> str:
+    return span.text if span.text == "\n" else one_line(span.text)
+
+
+def _rich_lines(text: str, style: str = "") -> Text:
+    """Return text of our own, which may have lines."""
+    from rich.text import Text
+
+    return Text(shown(text), style)
 
 
 def _rich_title(table: Table, layout: Layout) -> Text:

@@ -201,7 +201,7 @@ def _require_enough_groups(n_groups: int, n_folds: int) -> None:
             fix=f"--set sweep.folds={n_groups} or --set evaluation.outer_folds={n_groups}, whichever is too large; "
             f"by name: --split grouped-{n_groups}-seed0"
             if n_groups >= 2
-            else "point --data to a folder with more cases; `histotune data describe` counts them",
+            else "point --data to a folder with more groups; `histotune data describe` counts them",
         )
 
 
@@ -219,7 +219,7 @@ def grouped_holdout(tiles: TileSet, percent: int, seed: int) -> Split:
     if len(set(groups)) < 2:
         raise UserError(
             f"a hold-out needs at least 2 groups, and these tiles come from {len(set(groups))}",
-            fix="point --data to a folder with more cases; `histotune data describe` counts them",
+            fix="point --data to a folder with more groups; `histotune data describe` counts them",
         )
     balanced = draw_groups(groups, tiles.labels_N, len(tiles.class_names), 10 * percent, seed)
     parts = {REST: "train", DRAWN: "test"}

@@ -114,7 +114,7 @@ def require_groups(tiles: TileSet) -> None:
     raise UserError(
         "grouped cross-validation needs every class in at least two groups; here all tiles of a class lie in one",
         value=name_some(alone, 10),
-        fix="train on more cases of that class" if len(alone) == 1 else "train on more cases of these classes",
+        fix="train on more groups of that class" if len(alone) == 1 else "train on more groups of these classes",
     )
 
 
