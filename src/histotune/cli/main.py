@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
+from histotune.cli.deploy import export, push
 from histotune.cli.options import Cache
 from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
@@ -63,6 +64,8 @@ app.add_typer(config_app, name="config")
 config_app.command()(show)
 for command in (trials, matrix, compare, transfer, demo, run, finetune, embed, sweep, evaluate, predict, leaderboard):
     app.command()(command)
+app.command()(export)
+app.command()(push)
 
 
 @app.callback()
