@@ -19,6 +19,7 @@ from tests.conftest import real_data_folder
 Trained = Callable[..., Bundle]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
 MLP = {"sweep__family": "sgd", "sweep__sgd__base__hidden_units": 8, "sweep__sgd__n_trials": 2}
+SCALED = {"view__target_mpp": 1.3, "view__allow_moved_label": True}
 N_CASES, N_TILES = 4, 3  # per class; tiles per case
 
 

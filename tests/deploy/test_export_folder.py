@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 import histotune as ht
-from tests.deploy.conftest import MLP, Trained
+from tests.deploy.conftest import MLP, SCALED, Trained
 
 Predicted = Callable[..., NDArray[np.float64]]
 REFUSE = (
@@ -39,10 +39,10 @@ def of_example(folder: Path, images: list[Path]) -> NDArray[np.float64]:
     [
         ("lite0", {}),
         ("dinov2", {"view__name": "square"}),
-        ("registers", {"view__target_mpp": 1.3, "view__allow_moved_label": True}),
-        ("timm", MLP),
-        ("vit", {"view__name": "letterbox"}),
-        ("convnext", {"view__resize_px": 0}),
+        pytest.param("registers", SCALED, marks=pytest.mark.slow),
+        pytest.param("timm", MLP, marks=pytest.mark.slow),
+        pytest.param("vit", {"view__name": "letterbox"}, marks=pytest.mark.slow),
+        pytest.param("convnext", {"view__resize_px": 0}, marks=pytest.mark.slow),
     ],
 )
 def test_the_example_says_what_predict_says(

@@ -14,7 +14,7 @@ from PIL import Image
 import histotune as ht
 from histotune.deploy.bundle import Bundle
 from histotune.tools.errors import UserError
-from tests.deploy.conftest import MLP, Trained
+from tests.deploy.conftest import MLP, SCALED, Trained
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
@@ -37,13 +37,13 @@ def of_onnx(folder: Path, images: list[Path]) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("lite0", {}),
         ("dinov2", {}),
-        ("timm", {}),
-        ("vit", MLP),
-        ("convnext", {"view__name": "letterbox"}),
-        ("registers", {"view__target_mpp": 1.3, "view__allow_moved_label": True}),
-        ("dinov2", {"view__resize_px": 0}),
+        pytest.param("lite0", {}, marks=pytest.mark.slow),
+        pytest.param("timm", {}, marks=pytest.mark.slow),
+        pytest.param("vit", MLP, marks=pytest.mark.slow),
+        pytest.param("convnext", {"view__name": "letterbox"}, marks=pytest.mark.slow),
+        pytest.param("registers", SCALED, marks=pytest.mark.slow),
+        pytest.param("dinov2", {"view__resize_px": 0}, marks=pytest.mark.slow),
     ],
 )
 def test_onnxruntime_says_what_predict_says(
@@ -62,7 +62,7 @@ def test_onnxruntime_says_what_predict_says(
 def test_a_view_with_a_scale_needs_that_of_the_images(
     networks: dict[str, str], trained: Trained, tmp_path: Path
 ) -> None:
-    bundle = trained(networks["registers"], view__target_mpp=1.3, view__allow_moved_label=True)
+    bundle = trained(networks["registers"], **SCALED)
     with pytest.raises(UserError, match="depends on the scale") as error:
         ht.export(bundle, "onnx", out=tmp_path / "out", for_own_use=True)
     assert "--mpp" in str(error.value) and not (tmp_path / "out").exists()

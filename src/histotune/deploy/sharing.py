@@ -51,10 +51,11 @@ def sharing_of(spec: BackboneSpec) -> Sharing:
     kind = "changed weights" if spec.adapter else "the weights"
     refusal = ""
     if not answer:
+        where = "" if licence.source == "its files" else f"; {licence.source}"
         verb = "does not let" if answer is False else "is not known to let"
         refusal = (
             f"the licence of {shown_name(spec)}, {licence.name}, {verb} one pass on {kind} "
-            f"({_clause(licence, spec, answer)}; {licence.source})"
+            f"({_clause(licence, spec, answer)}{where})"
         )
     return Sharing(licence, refusal, BOUND if licence.outputs_restricted else "")
 
