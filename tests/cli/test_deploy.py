@@ -127,6 +127,8 @@ def test_a_processor_that_sees_something_else_is_refused(
         (("--format", "onxx"), "did you mean: onnx?"),
         (("--format", "onnx", "--head-only"), "no place for a head alone"),
         (("--format", "wsinfer", "--tile-px", "96"), "--mpp 0.972"),
+        (("--format", "wsinfer", "--tile-px", "0", "--mpp", "0.5"), "14 to 8192 px"),
+        (("--format", "onnx", "--mpp", "nan"), "no image has this scale"),
     ],
 )
 def test_mistakes_are_one_message(

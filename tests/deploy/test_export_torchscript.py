@@ -19,7 +19,7 @@ from PIL import Image
 
 import histotune as ht
 from histotune.deploy.bundle import Bundle
-from histotune.deploy.export import ExportConfig
+from histotune.deploy.export_job import ExportConfig
 from histotune.deploy.export_torchscript import tile_of
 from histotune.images.config import ViewConfig
 from histotune.tools.errors import UserError

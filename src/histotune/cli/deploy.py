@@ -18,11 +18,9 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
     tile_px: Annotated[
         int | None,
-        typer.Option("--tile-px", min=14, max=8192, help="wsinfer: side of the tiles that trained the head."),
+        typer.Option("--tile-px", help="wsinfer: side of the tiles that trained the head."),
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option("--mpp", min=0.01, max=100, help="Scale of the images that it will see, um/px.")
-    ] = None,
+    mpp: Annotated[float | None, typer.Option("--mpp", help="Scale of the images that it will see, um/px.")] = None,
     head_only: Annotated[bool, typer.Option("--head-only", help="folder: leave out the backbone's weights.")] = False,
     for_own_use: Annotated[
         bool, typer.Option("--for-own-use", help="Write weights that the licence does not let you pass on.")

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle as Bundle
     from histotune.deploy.bundle import load_bundle as load_bundle
     from histotune.deploy.bundle import save_bundle as save_bundle
-    from histotune.deploy.export import ExportConfig as ExportConfig
     from histotune.deploy.export import Exported as Exported
     from histotune.deploy.export import export_head as export_head
+    from histotune.deploy.export_job import ExportConfig as ExportConfig
     from histotune.deploy.predict import PredictSettings as PredictSettings
     from histotune.deploy.predict import write_predictions as write_predictions
     from histotune.deploy.push import PushPlan as PushPlan
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FILES = {
     "Bundle": "bundle",
-    "ExportConfig": "export",
+    "ExportConfig": "export_job",
     "Exported": "export",
     "PredictSettings": "predict",
     "PushPlan": "push",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from histotune.backbones.merged_folder import shown_name
+from histotune.deploy.export_job import EXPORT_FILE
 from histotune.tools.files import read_json, write_text
 from histotune.tools.marks import PROBE, TUNED, arm_words
 
@@ -89,8 +90,6 @@ def write_card(facts: CardFacts, folder: Path) -> None:
         facts: What is known.
         folder: Holds ``histotune_export.json``, or a head's own files.
     """
-    from histotune.deploy.export import EXPORT_FILE
-
     written = read_json(folder / EXPORT_FILE) if (folder / EXPORT_FILE).is_file() else {"format": "head"}
     write_text(folder / CARD_FILE, card_text(facts, written))
 

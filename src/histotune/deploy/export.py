@@ -4,76 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING
 
 from histotune.deploy.bundle import BUNDLE_FILE
+from histotune.deploy.export_job import EXPORT_FILE, EXPORT_VERSION, ExportJob
 from histotune.deploy.folded_head import fold_head, refuse_other_families
 from histotune.deploy.sharing import notice_lines, sharing_of
 from histotune.tools.atomic import atomic_folder, claimed
-from histotune.tools.errors import UserError, closest_name, collect, raise_together
+from histotune.tools.errors import UserError, collect, raise_together
 from histotune.tools.files import readable_bytes, write_json, write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.backbones.network import Network
-    from histotune.backbones.spec import BackboneSpec, ColumnBlock
+    from histotune.backbones.spec import BackboneSpec
     from histotune.deploy.bundle import Bundle
-    from histotune.deploy.folded_head import FoldedHead
+    from histotune.deploy.export_job import ExportConfig, ExportFormat
     from histotune.deploy.sharing import Sharing
     from histotune.evaluation.findings import Findings
 
-ExportFormat = Literal["transformers", "onnx", "wsinfer", "folder"]
-EXPORT_FILE, EXPORT_VERSION = "histotune_export.json", 1
 NOTICE = "NOTICE.txt"
+TILE_PX, MPP = (14, 8192), (0.01, 100.0)
+"""What a tile's side and an image's scale (um/px) can be."""
 NETWORKS = ("lite0", "timm", "transformers")
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-SAME = 1e-4
-"""Largest difference of a probability between an exported model, as its consumer runs it, and the head itself."""
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What is written, and what is known about the images that it will see.
-
-    Attributes:
-        format: For whom: ``transformers``, ``onnx``, ``wsinfer`` or ``folder``.
-        tile_px: Side of the square tiles that WSInfer and QuPath cut out of a slide.
-        mpp: Scale of the images, um/px; WSInfer, and views with ``target_mpp``, need it.
-        head_only: Leave out the backbone's weights (``folder``).
-        for_own_use: Write weights that the licence does not let one pass on.
-        overwrite: Replace an earlier export.
-    """
-
-    format: ExportFormat
-    tile_px: int | None = None
-    mpp: float | None = None
-    head_only: bool = False
-    for_own_use: bool = False
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """Everything that a format is written from.
-
-    Attributes:
-        bundle: The head and its view.
-        spec: The backbone with the view's size.
-        head: Its layers with the calibration folded in.
-        network: The backbone in fp32, an adapter merged; None where its weights are left out.
-        module: The same network's module, for what is written about it.
-        blocks: Names and widths of its outputs.
-        config: What was asked for.
-    """
-
-    bundle: Bundle
-    spec: BackboneSpec
-    head: FoldedHead
-    network: Network | None
-    module: Any
-    blocks: tuple[ColumnBlock, ...]
-    config: ExportConfig
 
 
 @dataclass(frozen=True)
@@ -103,20 +57,6 @@ class Exported:
         if self.largest_difference is not None:
             lines.append(f"opened again: probabilities differ from the head's by at most {self.largest_difference:.1g}")
         return "\n".join([*lines, *self.notes])
-
-
-def check_format(text: str) -> ExportFormat:
-    """Return the name of a format as typed."""
-    by_name: dict[str, ExportFormat] = {name: name for name in get_args(ExportFormat)}
-    if text in by_name:
-        return by_name[text]
-    raise UserError(
-        "heads are not exported in this format",
-        value=text,
-        allowed=", ".join(by_name),
-        closest=closest_name(text, by_name),
-        fix="histotune export --help",
-    )
 
 
 def export_head(
@@ -214,6 +154,8 @@ def _refuse_all(bundle: Bundle, spec: BackboneSpec, out: Path, config: ExportCon
     with collect(errors):
         refuse_other_families(bundle.head)
     with collect(errors):
+        _refuse_numbers(config)
+    with collect(errors):
         _refuse_backbone(spec)
     with collect(errors):
         _refuse_hidden_layer(bundle, config)
@@ -230,6 +172,19 @@ def _refuse_all(bundle: Bundle, spec: BackboneSpec, out: Path, config: ExportCon
     with collect(errors):
         _refuse_target(out, config)
     raise_together(errors)
+
+
+def _refuse_numbers(config: ExportConfig) -> None:
+    """Refuse sizes and scales that no tile has."""
+    least_px, most_px = TILE_PX
+    if config.tile_px is not None and not least_px <= config.tile_px <= most_px:
+        raise UserError(
+            "no tile has this side", value=config.tile_px, allowed=f"{least_px} to {most_px} px", fix="--tile-px 96"
+        )
+    if config.mpp is not None and not MPP[0] <= config.mpp <= MPP[1]:  # NaN is not, either
+        raise UserError(
+            "no image has this scale", value=config.mpp, allowed=f"{MPP[0]:g} to {MPP[1]:g} um/px", fix="--mpp 0.5"
+        )
 
 
 def _refuse_backbone(spec: BackboneSpec) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from histotune.backbones.spec import BackboneSpec
-    from histotune.deploy.export import ExportJob
+    from histotune.deploy.export_job import ExportJob
 
 HEAD_FILE, FACTS_FILE, BACKBONE_FOLDER, EXAMPLE_FILE = "head.safetensors", "head.json", "backbone", "example.py"
 THE_FOLDER = "the folder of the backbone goes here"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from histotune.deploy.export import ExportJob
+    from histotune.deploy.export_job import ExportJob
 
 MODEL_FILE = "model.onnx"
 OPSET = 18

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from histotune.deploy.export import ExportConfig, ExportJob
+    from histotune.deploy.export_job import ExportConfig, ExportJob
     from histotune.evaluation.findings import Findings
     from histotune.images.config import ViewConfig
 

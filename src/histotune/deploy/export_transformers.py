@@ -25,7 +25,7 @@ from histotune.tools.provenance import library_version
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from histotune.deploy.export import ExportJob
+    from histotune.deploy.export_job import ExportJob
 
 PROCESSOR_CLASS = "TimmWrapperImageProcessor"
 """Resizes PIL images by Pillow and crops as torchvision does, which is what histotune does. The processors that belong

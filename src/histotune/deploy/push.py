@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.deploy.bundle import ADAPTER_BESIDE, BUNDLE_FILE
 from histotune.deploy.card import CARD_FILE, CardFacts, card_text
-from histotune.deploy.export import EXPORT_FILE
+from histotune.deploy.export_job import EXPORT_FILE
 from histotune.heads.saved_head import FACTS_FILE, WEIGHTS_FILE
 from histotune.tools.errors import UserError
 from histotune.tools.files import is_regular_file, read_json, readable_bytes

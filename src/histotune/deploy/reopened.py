@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from histotune.deploy.export import ExportJob
+    from histotune.deploy.export_job import ExportJob
 
     Pixels = NDArray[np.uint8]
     Float = NDArray[np.float64]

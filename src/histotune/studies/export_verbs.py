@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from histotune.deploy.bundle import BUNDLE_FILE, head_folder, load_bundle
 from histotune.deploy.card import CardFacts
-from histotune.deploy.export import ExportConfig, check_format, export_head
+from histotune.deploy.export import export_head
+from histotune.deploy.export_job import ExportConfig, check_format
 from histotune.deploy.push import plan_push, push_folder
 from histotune.deploy.sharing import sharing_of
 from histotune.evaluation.findings import findings_from_dict
