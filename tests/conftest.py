@@ -110,11 +110,16 @@ def pcam(tmp_path: Path) -> Path:
     return write_pcam(tmp_path / "pcam")
 
 
+def real_data_folder() -> Path:
+    """Return where real sample images lie, if they are there."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    return Path(os.environ.get("HISTOTUNE_REAL_DATA", default))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Return the folder of real sample images, or skip with the reason."""
-    default = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("HISTOTUNE_REAL_DATA", default))
+    folder = real_data_folder()
     if not (folder / "breakhis_sample").is_dir():
         pytest.skip(f"no real sample images in {folder} (set HISTOTUNE_REAL_DATA)")
     return folder

@@ -23,6 +23,8 @@ VERBS = {
         "studies.verbs",
     ),
     "finetune": "studies.tuning_verbs",
+    "export": "studies.export_verbs",
+    "push": "studies.export_verbs",
 }
 RECORDS = {
     "TileSet": "datasets.tileset",

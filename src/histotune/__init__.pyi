@@ -10,6 +10,8 @@ from histotune.studies.data_verbs import doctor as doctor
 from histotune.studies.data_verbs import fetch as fetch
 from histotune.studies.data_verbs import read as read
 from histotune.studies.data_verbs import split as split
+from histotune.studies.export_verbs import export as export
+from histotune.studies.export_verbs import push as push
 from histotune.studies.tuning_verbs import finetune as finetune
 from histotune.studies.verbs import compare as compare
 from histotune.studies.verbs import embed as embed

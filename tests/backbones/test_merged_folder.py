@@ -265,13 +265,13 @@ def test_a_folder_that_opens_as_another_network_never_appears(
     with pytest.raises(UserError, match="the interpolation of this backbone"):
         save_merged(spec, tmp_path / "merged", for_own_use=True)
     monkeypatch.undo()
-    write = merged_folder._write_transformers
+    write = merged_folder.write_transformers
 
     def lose(module: torch.nn.Module, folder: Path, spec: BackboneSpec) -> None:
         torch.nn.init.normal_(module.layernorm.bias)  # type: ignore[union-attr, arg-type]
         write(module, folder, spec)
 
-    monkeypatch.setattr(merged_folder, "_write_transformers", lose)
+    monkeypatch.setattr(merged_folder, "write_transformers", lose)
     with pytest.raises(UserError, match="the cls and the patch_mean of this backbone"):
         save_merged(spec, tmp_path / "merged", for_own_use=True)
     assert not (tmp_path / "merged").exists()

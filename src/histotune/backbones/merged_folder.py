@@ -71,13 +71,13 @@ def save_merged(spec: BackboneSpec, folder: Path, *, for_own_use: bool = False) 
         refuse_derivatives(spec, licence)
     _refuse_target(folder, spec)
     network = build_network(spec)
-    _refuse_unmerged(network.module, spec)
-    expected = _outputs_on_noise(network, spec)
+    refuse_unmerged(network.module, spec)
+    expected = outputs_on_noise(network, spec)
     with atomic_folder(folder) as temporary:
         if spec.kind == "transformers":
-            _write_transformers(network.module, temporary, spec)
+            write_transformers(network.module, temporary, spec)
         else:
-            _write_timm(network.module, temporary, spec)
+            write_timm(network.module, temporary, spec)
         del network  # the largest fill half of a machine's memory
         write_text(temporary / NOTICE, _notice(spec, licence, for_own_use=for_own_use))
         _refuse_another(temporary, spec, expected)
@@ -108,7 +108,7 @@ def refuse_derivatives(spec: BackboneSpec, licence: Licence) -> None:
         "does not let one pass on changed weights" if forbids else "is not known to let one pass on changed weights"
     )
     raise UserError(
-        f"the licence of {_name_of(spec)}, {licence.name}, {answer} ({_clause(licence)})",
+        f"the licence of {shown_name(spec)}, {licence.name}, {answer} ({_clause(licence)})",
         value=licence.source,
         allowed="to keep the adapter's folder alone, beside the backbone as it was published",
         fix="use --backbone and --adapter together, or add --for-own-use where the folder stays with you",
@@ -122,7 +122,7 @@ def _clause(licence: Licence) -> str:
     return next(known, "its clause on derivatives")
 
 
-def _name_of(spec: BackboneSpec) -> str:
+def shown_name(spec: BackboneSpec) -> str:
     """Return a backbone's name without the folders of this machine."""
     return spec.repository or (Path(spec.name).name if Path(spec.name).is_dir() else spec.name)
 
@@ -134,7 +134,7 @@ def _notice(spec: BackboneSpec, licence: Licence, *, for_own_use: bool) -> str:
     lines = [
         TITLE,
         "",
-        f"Backbone: {_name_of(spec)}{at}, weights {weights_hash(spec)[:16]}",
+        f"Backbone: {shown_name(spec)}{at}, weights {weights_hash(spec)[:16]}",
         f"Adapter: {adapter}, {adapter_hash(spec)[:16]}",
         f"Licence of the backbone: {licence.name} ({licence.source}). It holds for these weights too, and so",
         "does that of the adapter, where it has one.",
@@ -169,7 +169,7 @@ def _refuse_target(folder: Path, spec: BackboneSpec) -> None:
         )
 
 
-def _refuse_unmerged(module: torch.nn.Module, spec: BackboneSpec) -> None:
+def refuse_unmerged(module: torch.nn.Module, spec: BackboneSpec) -> None:
     """Refuse a network in which peft applies an adapter beside the weights."""
     if locate_adapter(spec.adapter, spec.adapter_revision).kind == "tensors":
         return
@@ -183,7 +183,8 @@ def _refuse_unmerged(module: torch.nn.Module, spec: BackboneSpec) -> None:
         )
 
 
-def _write_transformers(module: Any, folder: Path, spec: BackboneSpec) -> None:  # noqa: ANN401
+def write_transformers(module: Any, folder: Path, spec: BackboneSpec) -> None:  # noqa: ANN401
+    """Write a network of transformers with the settings of its input."""
     if not hasattr(module, "save_pretrained"):
         raise UserError(
             "the installed transformers can't save this part of a model by itself",
@@ -215,7 +216,8 @@ def processor_facts(spec: BackboneSpec) -> dict[str, object]:
     }
 
 
-def _write_timm(module: Any, folder: Path, spec: BackboneSpec) -> None:  # noqa: ANN401
+def write_timm(module: Any, folder: Path, spec: BackboneSpec) -> None:  # noqa: ANN401
+    """Write a network of timm in its local format."""
     from safetensors.torch import save_file
 
     found = locate_weights(spec)
@@ -249,7 +251,8 @@ def timm_facts(spec: BackboneSpec) -> dict[str, object]:
 # ---- The folder is opened again before it appears ----
 
 
-def _outputs_on_noise(network: Network, spec: BackboneSpec) -> Outputs:
+def outputs_on_noise(network: Network, spec: BackboneSpec) -> Outputs:
+    """Return what a network gives for two inputs of noise."""
     generator = torch.Generator().manual_seed(0)
     x_BCSS = torch.randn(2, 3, spec.size_px, spec.size_px, generator=generator)
     with torch.inference_mode():
@@ -261,9 +264,11 @@ def _refuse_another(folder: Path, spec: BackboneSpec, expected: Outputs) -> None
     again = describe_folder(folder)
     differs = [name for name, value in _view_facts(spec).items() if _view_facts(again)[name] != value]
     if not differs:
-        outputs = _outputs_on_noise(build_network(again), again)
+        outputs = outputs_on_noise(build_network(again), again)
         differs = [
-            name for name, own in expected.items() if name not in outputs or _distance(own, outputs[name]) > SAME
+            name
+            for name, own in expected.items()
+            if name not in outputs or relative_distance(own, outputs[name]) > SAME
         ]
     if differs:
         raise UserError(
@@ -285,7 +290,7 @@ def _view_facts(spec: BackboneSpec) -> dict[str, object]:
     }
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
+def relative_distance(one: torch.Tensor, other: torch.Tensor) -> float:
     """Return the largest difference relative to the largest value; infinity where that is no number."""
     if one.shape != other.shape or not bool(torch.isfinite(one - other).all()):
         return float("inf")

@@ -13,6 +13,7 @@ import typer
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
+from histotune.cli.deploy import export, push
 from histotune.cli.ending import print_page
 from histotune.cli.options import Cache
 from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
@@ -31,7 +32,7 @@ PANELS = {
     "Data": ("data",),
     "Train": ("backbones", "embed", "sweep", "finetune"),
     "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
-    "Hand over": ("report", "predict"),
+    "Hand over": ("report", "predict", "export", "push"),
     "Upkeep": ("trials", "cache"),
 }  # fmt: skip
 """The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
@@ -121,7 +122,7 @@ def doctor(
 config_app.command()(show)
 COMMANDS = (
     demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
-    trials,
+    export, push, trials,
 )  # fmt: skip
 GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app}
 for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""A head with its backbone and view, saved as one bundle, and its predictions on new images."""
+"""A head with its backbone and view, saved as one bundle: its predictions on new images, exports, card and upload."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -7,13 +7,25 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle as Bundle
     from histotune.deploy.bundle import load_bundle as load_bundle
     from histotune.deploy.bundle import save_bundle as save_bundle
+    from histotune.deploy.export import Exported as Exported
+    from histotune.deploy.export import export_head as export_head
+    from histotune.deploy.export_job import ExportConfig as ExportConfig
     from histotune.deploy.predict import PredictSettings as PredictSettings
     from histotune.deploy.predict import write_predictions as write_predictions
+    from histotune.deploy.push import PushPlan as PushPlan
+    from histotune.deploy.push import plan_push as plan_push
+    from histotune.deploy.push import push_folder as push_folder
 
 FILES = {
     "Bundle": "bundle",
+    "ExportConfig": "export_job",
+    "Exported": "export",
     "PredictSettings": "predict",
+    "PushPlan": "push",
+    "export_head": "export",
     "load_bundle": "bundle",
+    "plan_push": "push",
+    "push_folder": "push",
     "save_bundle": "bundle",
     "write_predictions": "predict",
 }

@@ -62,6 +62,12 @@ def save_bundle(bundle: Bundle, folder: Path) -> None:
     write_sealed(folder / BUNDLE_FILE, facts)
 
 
+def head_folder(folder: Path) -> Path | None:
+    """Return the folder of a head: the folder itself, or the head of a run; None where there is none."""
+    places = (folder, folder / "head", folder / "head-direct")
+    return next((place for place in places if (place / BUNDLE_FILE).is_file()), None)
+
+
 def load_bundle(folder: Path) -> Bundle:
     """Read a head and its surroundings.
 
@@ -75,17 +81,15 @@ def load_bundle(folder: Path) -> Bundle:
         UserError: No head there, or a damaged one.
     """
     bring_back(folder)
-    for place in (folder, folder / "head", folder / "head-direct"):
-        if (place / BUNDLE_FILE).is_file():
-            folder = place
-            break
-    else:
+    found = head_folder(folder)
+    if found is None:
         raise UserError(
             "no head in this folder",
             value=folder,
             allowed="a run folder, or its head folder",
             fix="histotune run RECIPE --out DIR, then pass DIR",
         )
+    folder = found
     try:
         facts = _object(folder)
         sums = [str(facts.pop(name, "")) for name in (HEAD_CHECKSUM, CHECKSUM)]
