@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from histotune.datasets.tiles import read_unlabelled_images
+from histotune.datasets.unlabelled import read_unlabelled_images
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
