@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
 from histotune.cli.options import Cache
-from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
+from histotune.cli.run import demo, embed, evaluate, finetune, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
 from histotune.tools.table import console
 
@@ -61,7 +62,21 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 app.add_typer(config_app, name="config")
 config_app.command()(show)
-for command in (trials, matrix, compare, transfer, demo, run, finetune, embed, sweep, evaluate, predict, leaderboard):
+for command in (
+    trials,
+    matrix,
+    compare,
+    transfer,
+    demo,
+    run,
+    finetune,
+    embed,
+    sweep,
+    evaluate,
+    predict,
+    explain,
+    leaderboard,
+):
     app.command()(command)
 
 

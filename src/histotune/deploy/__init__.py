@@ -8,14 +8,14 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import load_bundle as load_bundle
     from histotune.deploy.bundle import save_bundle as save_bundle
     from histotune.deploy.predict import PredictSettings as PredictSettings
-    from histotune.deploy.predict import write_predictions as write_predictions
+    from histotune.deploy.prediction_table import write_predictions as write_predictions
 
 FILES = {
     "Bundle": "bundle",
     "PredictSettings": "predict",
     "load_bundle": "bundle",
     "save_bundle": "bundle",
-    "write_predictions": "predict",
+    "write_predictions": "prediction_table",
 }
 __all__ = list(FILES)
 
