@@ -314,11 +314,11 @@ def _loaded(job: _Job) -> Backbone:
     from histotune.backbones.engine import load_backbone
 
     spec, kept = replace(job.request.spec, size_px=job.request.view.size_px), job.request.loaded
-    asked = (spec, job.device, job.precision)
     if kept is None or is_compiled(job.space):
-        return load_backbone(*asked)
+        return load_backbone(spec, job.device, job.precision)
+    asked = (spec, job.device.kind, job.device.name, job.precision)
     if kept.backbone is None or kept.asked != asked:
-        kept.backbone, kept.asked = load_backbone(*asked), asked
+        kept.backbone, kept.asked = load_backbone(spec, job.device, job.precision), asked
     return kept.backbone
 
 
