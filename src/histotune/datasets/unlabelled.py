@@ -205,13 +205,16 @@ def _table_rows(path: Path) -> _Found:
 def _one_table(parts: Sequence[pl.DataFrame]) -> pl.DataFrame:
     """Return all images as one table of tiles, each image once."""
     whole = pl.concat([part.cast({name: TILE_SCHEMA[name] for name in part.columns}) for part in parts], how="diagonal")
-    whole = whole.with_columns(pl.lit(None, TILE_SCHEMA[name]).alias(name) for name in TILE_SCHEMA if name not in whole)
-    whole = whole.select(list(TILE_SCHEMA)).unique(subset=["tile_id", "path", "row"], keep="first").sort("tile_id")
-    twice = whole.filter(pl.col("tile_id").is_duplicated())
+    known = [name for name in ("tile_id", "path", "row") if name in whole.columns]
+    whole = whole.unique(subset=known, keep="first").sort("tile_id")  # before empty columns are added: they take memory
+    whole = whole.with_columns(
+        pl.lit(None, TILE_SCHEMA[name]).alias(name) for name in TILE_SCHEMA if name not in whole.columns
+    ).select(list(TILE_SCHEMA))
+    twice = whole["tile_id"].filter(whole["tile_id"] == whole["tile_id"].shift(1))
     if len(twice):
         raise UserError(
             "two images have one name, so that their rows could not be told apart",
-            value=", ".join(sorted(set(twice["tile_id"].head(10)))),
+            value=", ".join(twice.unique().sort().head(10)),
             fix="predict the tables one by one, or write whole paths into them",
         )
     return whole

@@ -7,12 +7,16 @@ if TYPE_CHECKING:
     from histotune.deploy.bundle import Bundle as Bundle
     from histotune.deploy.bundle import load_bundle as load_bundle
     from histotune.deploy.bundle import save_bundle as save_bundle
+    from histotune.deploy.maps import MapSettings as MapSettings
+    from histotune.deploy.maps import explain_images as explain_images
     from histotune.deploy.predict import PredictSettings as PredictSettings
     from histotune.deploy.prediction_table import write_predictions as write_predictions
 
 FILES = {
     "Bundle": "bundle",
+    "MapSettings": "maps",
     "PredictSettings": "predict",
+    "explain_images": "maps",
     "load_bundle": "bundle",
     "save_bundle": "bundle",
     "write_predictions": "prediction_table",

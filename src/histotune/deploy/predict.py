@@ -155,8 +155,9 @@ class Predictor:
     def _begin(self, tiles: TileSet) -> None:
         for note in tiles.notes:
             LOG.warning(note)
-        for note in view_notes(tiles, self._bundle.view):
-            LOG.info(note)
+        if tiles.table["width_px"].null_count() < len(tiles):  # of images of unknown size nothing is known
+            for note in view_notes(tiles, self._bundle.view):
+                LOG.info(note)
         if self._sets is not None:
             LOG.info(self._sets.words(self._bundle.head.class_names))
         else:
