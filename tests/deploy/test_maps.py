@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from PIL import Image
 
 import histotune as ht
+from histotune.deploy.bundle import load_bundle, save_bundle
+from histotune.heads.head import HiddenLayer
 from tests.conftest import CommandResult
 from tests.deploy.conftest import train, write_cases
 
@@ -95,12 +98,15 @@ def test_an_unreadable_image_leaves_no_folder(histotune: Histotune, cases_head: 
 
 
 def test_an_mlp_is_refused_before_anything_is_loaded(
-    histotune: Histotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    histotune: Histotune, cases_head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ("--set", "sweep.family=sgd", "--set", "sweep.sgd.hidden=[8]", "--set", "sweep.sgd.epochs=2")
-    head = train(histotune, write_cases(tmp_path / "train", 12, 0), tmp_path / "head", *options)
+    bundle = load_bundle(cases_head)
+    rng = np.random.default_rng(0)
+    hidden = HiddenLayer(rng.normal(size=(8, len(bundle.head.columns))), np.zeros(8))
+    mlp = replace(bundle.head, hidden=hidden, weight_KD=rng.normal(size=(2, 8)), saved_id="")
+    save_bundle(replace(bundle, head=mlp), tmp_path / "mlp")
     monkeypatch.setattr("histotune.deploy.maps.read_unlabelled_images", None)
-    result = histotune("explain", head, tmp_path / "train", "--out", tmp_path / "maps")
+    result = histotune("explain", tmp_path / "mlp", tmp_path / "train", "--out", tmp_path / "maps")
     assert result.code == 2
     assert "MLP is no sum" in result.err and "sweep.family=logistic" in result.err
 

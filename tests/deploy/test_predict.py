@@ -118,6 +118,8 @@ def test_below_thirty_groups_there_are_no_sets_and_the_reason_is_said(histotune:
     assert "29 groups trained it, and fewer than 30 say too little of new ones" in told(result)
     table = read(tmp_path / "p.csv")
     assert table["set"].null_count() == table["distance"].null_count() == len(table)
+    cases = read(tmp_path / "p.cases.csv")
+    assert cases["n_abstained"].null_count() == len(cases) and cases["n_far"].sum() == 0
     assert table["far"].sum() == 0, "what lies far outside in a column is known all the same"
     refused = histotune("predict", head, tmp_path / "train", "--coverage", "0.9")
     assert refused.code == 2 and "30 cases or more" in refused.err

@@ -17,6 +17,7 @@ from histotune.embeddings.space import embedding_space
 from histotune.evaluation.explain import draw_explanation, explain_tile, require_explainable, term_table
 from histotune.images.decode import PixelReader, tile_sources
 from histotune.images.view_checks import check_view
+from histotune.images.views import resized_sizes
 from histotune.tools.atomic import atomic_folder, claimed
 from histotune.tools.devices import find_device
 from histotune.tools.errors import UserError
@@ -81,13 +82,13 @@ def explain_images(
         LOG.warning(note)
     if len(tiles) > MANY_IMAGES:
         LOG.warning("%s images will be drawn, a picture each", f"{len(tiles):,}")
-    resized = check_view(tiles, bundle.view).resized_px_N2.tolist()
+    check_view(tiles, bundle.view)
     device = find_device(settings.predict.embedding.device)
     _require_meaning(bundle, backbone, embedding_space(backbone, bundle.view, device, "fp32").compatibility_key)
     loaded = load_backbone(replace(backbone, size_px=bundle.view.size_px), device, "fp32")
     jobs = [
-        _Job(tile_id, source, tuple(size) if bundle.view.target_mpp is not None else None)
-        for tile_id, source, size in zip(tiles.tile_ids, tile_sources(tiles), resized, strict=True)
+        _Job(tile_id, source, mpp)
+        for tile_id, source, mpp in zip(tiles.tile_ids, tile_sources(tiles), tiles.table["mpp"], strict=True)
     ]
     with claimed(out, folder=True), atomic_folder(out) as folder, PixelReader(settings.predict.loader) as reader:
         return _Drawing(bundle, loaded, settings, folder, reader).all(jobs)
@@ -95,11 +96,11 @@ def explain_images(
 
 @dataclass(frozen=True)
 class _Job:
-    """An image, where its pixels are, and what it is resized to where its scale says so."""
+    """An image, where its pixels are, and its scale in um/px where that is known."""
 
     tile_id: str
     source: PixelSource
-    resized_px: tuple[int, int] | None
+    mpp: float | None
 
 
 @dataclass(frozen=True)
@@ -117,17 +118,9 @@ class _Drawing:
         rows: list[dict[str, object]] = []
         terms: list[pl.DataFrame] = []
         for number, job in enumerate(track(jobs, f"drawing {len(jobs):,} maps"), 1):
-            try:
-                row, table = self._one(number, job)
-            except UserError as error:
-                if self.settings.predict.on_bad_image == "fail":
-                    raise
-                LOG.warning("left out: %s", error)
-                continue
+            row, table = self._one(number, job)
             rows.append(row)
             terms.append(table)
-        if not rows:
-            raise UserError("none of the images could be read", value=len(jobs), fix="leave out --on-bad-image skip")
         index = pl.DataFrame(rows)
         write_csv(index, self.folder / INDEX)
         write_parquet(pl.concat(terms), self.folder / TERMS)
@@ -138,12 +131,16 @@ class _Drawing:
         """Draw one image; return its row of the index, and its terms."""
         image_HWC = self.reader.pixels(job.source)
         head, view, class_name = self.bundle.head, self.bundle.view, self.settings.class_name
-        found = explain_tile(head, self.backbone, image_HWC, view, class_name=class_name, resized_px=job.resized_px)
+        resized_px = None
+        if view.target_mpp is not None:
+            width, height = resized_sizes(image_HWC.shape[1], image_HWC.shape[0], view, job.mpp)
+            resized_px = int(width), int(height)
+        found = explain_tile(head, self.backbone, image_HWC, view, class_name=class_name, resized_px=resized_px)
         name = f"{number:04d}-{_plain_stem(job.tile_id)}.{self.settings.picture}"
-        drawn = draw_explanation(found, image_HWC, job.tile_id)
-        # without the date, and with ids that do not change, the same map is the same file
         from matplotlib import rc_context
 
+        drawn = draw_explanation(found, image_HWC, job.tile_id)
+        # without the date, and with ids that do not change, the same map is the same file
         metadata = {"Date": None} if self.settings.picture == "svg" else {"Software": None}
         with rc_context({"svg.hashsalt": "histotune"}):
             drawn.savefig(self.folder / name, metadata=metadata)

@@ -20,7 +20,7 @@ from histotune.deploy.prediction_table import UNITS, UnitSums, beside, decision_
 from histotune.embeddings.embed import embed
 from histotune.embeddings.space import EmbedRequest, LoadedBackbone
 from histotune.heads.conformal import COVERAGE, conformal_members, conformal_rule
-from histotune.heads.distance import distance_rule, nearest_distances, scaled_columns
+from histotune.heads.distance import distance_rule, sample_distances
 from histotune.heads.head import class_probabilities, decide, head_logits, space_note
 from histotune.heads.outliers import FarthestTile, far_words, find_far
 from histotune.heads.reference import SCALE_FACTOR
@@ -219,8 +219,7 @@ class Predictor:
         self._far_limit = outside.limit
         measured_N, distance_N = outside.deviation_N, None
         if self._far is not None and sample is not None:
-            scaled_ND = scaled_columns(head, embeddings.matrix_ND)
-            measured_N = distance_N = nearest_distances(scaled_ND, sample.scaled_nD, sample.k)
+            measured_N = distance_N = sample_distances(head, sample, embeddings)
             far_N = far_N | (distance_N > self._far.limit)
         elif head.train_mean_D is None:
             return None, None

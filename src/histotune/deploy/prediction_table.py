@@ -25,6 +25,7 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".parquet", ".xlsx")
 MAX_EXCEL_ROWS = 2**20 - 1  # of one sheet, below its header
 PRINTED_DIGITS = 6
 UNITS = {"slide": "slides", "case": "cases"}
+COUNTED = {"n_abstained": "abstains", "n_far": "far"}
 
 
 def check_table_name(out: Path) -> None:
@@ -173,6 +174,7 @@ class UnitSums:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._sums: dict[str, pl.DataFrame] = {}
+        self._known: set[str] = set()
 
     def add(self, part: pl.DataFrame) -> None:
         """Add the predictions of some tiles."""
@@ -183,6 +185,9 @@ class UnitSums:
             n_abstained=pl.col("abstains").cast(pl.Int64),
             n_far=pl.col("far").cast(pl.Int64),
         )
+        for name, column in COUNTED.items():
+            if part[column].null_count() < part.height:
+                self._known.add(name)
         for unit in UNITS:
             own = counted.filter(pl.col(unit).is_not_null())
             if own.height:
@@ -199,14 +204,9 @@ class UnitSums:
             return None
         names = [f"probability_{name}" for name in self._head.class_names]
         means = self._sums[unit].sort(unit).with_columns(pl.col(name) / pl.col("n_tiles") for name in names)
-        return means.with_columns(decided(self._head)).select(
-            unit,
-            "n_tiles",
-            "predicted",
-            *names,
-            *decision_columns(self._head, "mean of tiles: "),
-            "n_abstained",
-            "n_far",
+        unknown = [pl.lit(None, pl.Int64).alias(name) for name in COUNTED if name not in self._known]
+        return means.with_columns(decided(self._head), *unknown).select(
+            unit, "n_tiles", "predicted", *names, *decision_columns(self._head, "mean of tiles: "), *COUNTED
         )
 
 

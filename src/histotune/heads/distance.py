@@ -31,7 +31,7 @@ MAX_SAMPLE_TILES = 2_000
 MAX_SAMPLE_BYTES = 16 * 2**20  # of float16
 NEAREST = 10
 FALSE_ALARMS = 0.05
-QUERY_ROWS = 512
+QUERY_ROWS = 1024
 LARGEST = 60_000.0  # float16 ends at 65,504; what lies as far out is far whatever its number
 
 
@@ -125,6 +125,24 @@ def _numbered(every_n: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return the groups that are left, numbered from 0."""
     numbers_n: NDArray[np.int32] = np.unique(every_n, return_inverse=True)[1].astype(np.int32)
     return numbers_n
+
+
+def sample_distances(head: Head, sample: TrainingSample, embeddings: Embeddings) -> Float:
+    """Return how far every tile lies from those of a sample.
+
+    Args:
+        head: The head that the sample belongs to.
+        sample: Its training tiles.
+        embeddings: Tiles in the head's own space.
+
+    Returns:
+        Root mean square difference per column to the k-th nearest tile of the sample.
+    """
+    out_N = np.empty(len(embeddings))
+    for start in range(0, len(embeddings), QUERY_ROWS):
+        part = slice(start, start + QUERY_ROWS)
+        out_N[part] = nearest_distances(scaled_columns(head, embeddings.matrix_ND[part]), sample.scaled_nD, sample.k)
+    return out_N
 
 
 def scaled_columns(head: Head, matrix_ND: NDArray[np.floating]) -> NDArray[np.float16]:
