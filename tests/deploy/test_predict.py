@@ -80,6 +80,9 @@ def test_without_slides_and_cases_there_is_one_table(histotune: Histotune, cases
     (tmp_path / "new" / "tiles.csv").unlink()
     assert histotune("predict", cases_head, tmp_path / "new", "--out", tmp_path / "p.csv").code == 0
     assert not (tmp_path / "p.cases.csv").exists() and not (tmp_path / "p.slides.csv").exists()
+    (tmp_path / "p.cases.csv").write_text("case\n", encoding="utf-8")
+    again = histotune("predict", cases_head, tmp_path / "new", "--out", tmp_path / "p.csv")
+    assert "p.cases.csv is of an earlier prediction" in told(again)
     table = read(tmp_path / "p.csv")
     assert table["case"].null_count() == table["slide"].null_count() == table["input_mpp"].null_count() == len(table)
 

@@ -108,10 +108,8 @@ class Predictor:
     def __init__(self, bundle: Bundle, backbone: BackboneSpec, settings: PredictSettings) -> None:
         self._bundle, self._settings = bundle, settings
         embedding = settings.embedding.model_copy(update={"precision": bundle.precision})
-        skip_or_fail = settings.on_bad_image
-        self._request = EmbedRequest(
-            backbone, bundle.view, embedding, settings.loader, settings.cache, skip_or_fail, loaded=LoadedBackbone()
-        )
+        where = (settings.loader, settings.cache, settings.on_bad_image)
+        self._request = EmbedRequest(backbone, bundle.view, embedding, *where, loaded=LoadedBackbone())
         self._said: set[str] = set()
         reference = bundle.reference
         coverage = COVERAGE if settings.coverage is None else settings.coverage
@@ -251,14 +249,11 @@ class Predictor:
         names = [f"probability_{name}" for name in self._bundle.head.class_names]
         whole = known.join(found, on="path", how="left", maintain_order="left")
         is_predicted = pl.col("predicted").is_not_null()
-        decisions = [pl.when(is_predicted).then(one).alias(one.meta.output_name()) for one in self._decisions]
+        decided = decision_columns(self._bundle.head)
+        decisions = [pl.when(is_predicted).then(one).alias(one.meta.output_name()) for one in decided]
         return whole.with_columns(decisions).select(
             "path", "predicted", *names, "threshold", "decision", *BEYOND_THE_DECISION
         )
-
-    @property
-    def _decisions(self) -> tuple[pl.Expr, pl.Expr]:
-        return decision_columns(self._bundle.head)
 
     def _finish(self) -> None:
         """Say what was found in all images."""
@@ -308,8 +303,8 @@ def predict(
     """
     parts: list[pl.DataFrame] = []
     if out is None:
-        tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
-        parts += Predictor(bundle, backbone, settings).parts(tiles)
+        predictor = Predictor(bundle, backbone, settings)
+        parts += predictor.parts(read_unlabelled_images(images, bundle.head.class_names, settings.mpp))
     else:
         predict_to(out, bundle, backbone, images, settings, parts.append)
     return pl.concat(parts)
@@ -336,21 +331,27 @@ def predict_to(
     Returns:
         What was counted, and the tables that were written.
     """
-    tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
     predictor, sums = Predictor(bundle, backbone, settings), UnitSums(bundle.head)
+    tiles = read_unlabelled_images(images, bundle.head.class_names, settings.mpp)
     with table_writer(out) as write:
         for part in predictor.parts(tiles):
             write(part)
             sums.add(part)
             if seen is not None:
                 seen(part)
-    files = [] if out is None else [out]
-    for unit in UNITS if out is not None else ():
-        table = sums.table(unit)
-        if table is not None and out is not None:
-            write_predictions(table, beside(out, unit))
-            files.append(beside(out, unit))
+    files = [] if out is None else [out, *_write_units(sums, out)]
     return replace(predictor.counts, files=tuple(files))
+
+
+def _write_units(sums: UnitSums, out: Path) -> Iterator[Path]:
+    """Write the tables by slide and by case, where there are some, and yield where they are."""
+    for unit in UNITS:
+        place, table = beside(out, unit), sums.table(unit)
+        if table is not None:
+            write_predictions(table, place)
+            yield place
+        elif place.exists():
+            LOG.warning("%s is of an earlier prediction: no %s of these images is known", place, unit)
 
 
 def _are_all(tiles: TileSet, error: UnreadableTilesError) -> bool:
