@@ -40,10 +40,12 @@ class Killed:
 
 EMBED = ("embed", "tiles", "--data", "tiles.csv", *SMALL[:2], *SMALL[-2:])
 RUN = ("run", "tiles", "--data", "tiles.csv", "--out", "run", *SMALL)
+SWEEP = ("sweep", "tiles", "--data", "tiles.csv", "--out", "head", *SMALL)
+FORGET = ("cache", "rm", "--all", "--yes", "--cache", "cache")
 COMMANDS = {
     "embed": Killed(EMBED, (), ("cache/embeddings/*/shards/*",)),
     "sweep": Killed(
-        ("sweep", "tiles", "--data", "tiles.csv", "--out", "head", *SMALL),
+        SWEEP,
         (),
         ("head/head.safetensors", "head/head.json", "head/bundle.json"),
     ),
@@ -51,6 +53,14 @@ COMMANDS = {
         RUN, (), ("run/scores.json", "run/predictions.parquet", "run/head/head.safetensors", "run/head/head.json")
     ),
     "run-again": Killed(RUN, (RUN,), ("run/scores.json", "run/predictions.parquet", "run/head/head.json")),
+    "predict": Killed(
+        ("predict", "head", "tiles.csv", "--out", "p.csv", "--cache", "cache", "--set", "embedding.shard_tiles=8"),
+        (SWEEP, FORGET),
+        ("p.csv", "p.cases.csv"),
+    ),
+    "explain": Killed(
+        ("explain", "head", "03.png", "04.png", "--out", "maps", "--cache", "cache"), (SWEEP,), ("maps/*",)
+    ),
     "report": Killed(("report", "run"), (RUN,), ("run/report.html", "run/scores.json")),
     "cache-export": Killed(
         ("cache", "export", "colour-histogram", "--out", "embeddings.npz", "--cache", "cache"),

@@ -434,7 +434,9 @@ def test_a_kept_head_predicts_as_it_did(histotune: Command, bring: Bring, no_for
     past = bring("cache", "heads")
     found(histotune, *command("predict", f"heads/{head}", out="now.csv"))
     now, then = (pl.read_csv(path) for path in (past / "now.csv", FIXTURES / f"recorded/predict-{head}.csv"))
-    assert now.columns == [*then.columns, "threshold", "decision"]  # which the table of those days did not have
+    more = ["threshold", "decision", "set", "abstains", "distance", "far", "input_mpp", "other_scale", "slide", "case"]
+    assert now.columns == [*then.columns, *more]  # which the table of those days did not have
+    assert now["set"].null_count() == len(now), "it gives no sets: its held-out predictions were not kept"
     assert now.select("path", "predicted").equals(then.select("path", "predicted"))
     for name in then.columns[2:]:
         np.testing.assert_allclose(now[name], then[name], rtol=TOLERANCE, atol=TOLERANCE)

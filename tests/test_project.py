@@ -125,7 +125,7 @@ def test_every_file_that_the_guide_names_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["embed", "sweep", "evaluate", "run", "matrix", "transfer", "audit", "compare", "predict"]
+    "verb", ["embed", "sweep", "evaluate", "run", "matrix", "transfer", "audit", "compare", "predict", "explain"]
 )
 @IN_A_CHECKOUT
 def test_the_way_that_the_map_shows_is_the_way_of_the_imports(verb: str) -> None:

@@ -19,12 +19,13 @@ __version__ = "0.1.0"
 VERBS = {
     **dict.fromkeys(("read", "fetch", "audit", "split", "doctor"), "studies.data_verbs"),
     **dict.fromkeys(
-        ("embed", "sweep", "evaluate", "score", "predict", "transfer", "matrix", "compare", "run", "report"),
+        ("embed", "sweep", "evaluate", "score", "transfer", "matrix", "compare", "run", "report"),
         "studies.verbs",
     ),
     "finetune": "studies.tuning_verbs",
     "export": "studies.export_verbs",
     "push": "studies.export_verbs",
+    **dict.fromkeys(("predict", "explain"), "studies.head_verbs"),
 }
 RECORDS = {
     "TileSet": "datasets.tileset",

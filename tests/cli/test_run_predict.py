@@ -39,6 +39,7 @@ def head(histotune: Histotune, tmp_path: Path) -> Path:
 
 def test_the_table_says_by_which_threshold_it_was_decided(histotune: Histotune, head: Path, tmp_path: Path) -> None:
     columns = ["path", "predicted", "probability_benign", "probability_malignant", "threshold", "decision"]
+    columns += ["set", "abstains", "distance", "far", "input_mpp", "other_scale", "slide", "case"]
     printed = histotune("predict", head, tmp_path / "data")
     tables = [pl.read_csv(io.StringIO(printed.out))]
     for name, read in (("p.csv", pl.read_csv), ("p.parquet", pl.read_parquet)):
@@ -89,7 +90,7 @@ def test_excel_without_its_package_is_refused_before_anything_is_computed(
     histotune: Histotune, head: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("histotune.deploy.predict.embed", None)
-    monkeypatch.setattr("histotune.deploy.predict.find_spec", lambda name: None)
+    monkeypatch.setattr("histotune.deploy.prediction_table.find_spec", lambda name: None)
     result = histotune("predict", head, tmp_path / "data", "--out", tmp_path / "p.xlsx")
     assert result.code == 2
     assert "histotune[excel]" in result.err and "p.csv" in result.err

@@ -13,7 +13,7 @@ from PIL import Image
 
 from histotune.datasets.config import DatasetConfig
 from histotune.datasets.read import read_dataset
-from histotune.datasets.tiles import read_unlabelled_images
+from histotune.datasets.unlabelled import read_unlabelled_images
 from histotune.tools.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes, and pipes")

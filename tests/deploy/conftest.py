@@ -1,4 +1,4 @@
-"""Heads on tiny networks in the real formats, trained on real tiles where they are there, else on rendered ones."""
+"""Heads on tiny networks in the real formats, and a head of 40 cases on small made-up tiles."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 import histotune as ht
 from histotune.deploy.bundle import Bundle
-from tests.conftest import real_data_folder
+from tests.conftest import CommandResult, real_data_folder
 
 Trained = Callable[..., Bundle]
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
@@ -147,3 +148,33 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "timm" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     found["timm"] = root / "timm"
     return {"lite0": "lite0", **{name: str(path) for name, path in found.items()}}
+
+
+def write_cases(folder: Path, n_cases: int, seed: int, shift: float = 0.0, n_tiles: int = 4) -> Path:
+    """Write tiles of cases with a table of them; malignant ones are darker, cases differ."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    lines = ["path,label,group,slide,mpp"]
+    for case in range(n_cases):
+        level = 150 - 25 * (case % 2) + rng.normal(0, 10) + shift
+        for tile in range(n_tiles):
+            name = f"c{seed}_{case:03d}_{tile}.png"
+            pixels = rng.normal(level, 30, (24, 24, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name)
+            lines.append(f"{name},{('benign', 'malignant')[case % 2]},c{seed}-{case},s{seed}-{case}-{tile % 2},0.5")
+    (folder / "tiles.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "tiles.csv"
+
+
+def train(histotune: Callable[..., CommandResult], table: Path, out: Path, *more: str) -> Path:
+    """Train a head on the colour histogram."""
+    options = ("--backbone", "colour-histogram", "--set", "sweep.folds=3", "--set", "sweep.penalties=[0.1,1]", *more)
+    result = histotune("sweep", "tiles", "--data", table, "--out", out, *options)
+    assert result.code == 0, result.err
+    return out
+
+
+@pytest.fixture
+def cases_head(histotune: Callable[..., CommandResult], tmp_path: Path) -> Path:
+    """Return the folder of a head that 40 cases trained."""
+    return train(histotune, write_cases(tmp_path / "train", 40, 0), tmp_path / "head")

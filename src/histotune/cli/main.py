@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
 from histotune.cli.deploy import export, push
 from histotune.cli.ending import print_page
 from histotune.cli.options import Cache
-from histotune.cli.run import demo, embed, evaluate, finetune, predict, run, show, sweep
+from histotune.cli.run import demo, embed, evaluate, finetune, run, show, sweep
 from histotune.cli.studies import compare, leaderboard, matrix, transfer, trials, with_wandb_mode
 from histotune.cli.terminal import ExplainedGroup, explain_in_colours, log_to_terminal, run_app, with_options_first
 from histotune.tools.table import console
@@ -32,7 +33,7 @@ PANELS = {
     "Data": ("data",),
     "Train": ("backbones", "embed", "sweep", "finetune"),
     "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
-    "Hand over": ("report", "predict", "export", "push"),
+    "Hand over": ("report", "predict", "explain", "export", "push"),
     "Upkeep": ("trials", "cache"),
 }  # fmt: skip
 """The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
@@ -122,7 +123,7 @@ def doctor(
 config_app.command()(show)
 COMMANDS = (
     demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
-    export, push, trials,
+    explain, export, push, trials,
 )  # fmt: skip
 GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app}
 for command in COMMANDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -386,32 +385,6 @@ def evaluate(
     print(one_line(str(outcome.ledger)))
     if out is not None:
         print(f"{outcome.table.height:,} predictions: {out}")
-
-
-def predict(
-    head: Annotated[Path, typer.Argument(help="Head folder, or a run folder.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Table to write: .csv, .tsv, .parquet, .xlsx. Default: print CSV.")
-    ] = None,
-    cache: Cache = None,
-    settings: SetField = None,
-    on_bad_image: OnBadImage = None,
-    mpp: Annotated[
-        float | None, typer.Option("--mpp", help="Scale of the images, um/px; heads of a view with target_mpp need it.")
-    ] = None,
-) -> None:
-    """Predict class probabilities for images: a table with a row per image.
-
-    Example: histotune predict runs/breakhis new_images --out predictions.csv
-    """
-    from histotune.studies import verbs
-
-    table = verbs.predict(head, images, out=out, cache=cache, on_bad_image=on_bad_image, mpp=mpp, set=settings)
-    if out is None:
-        sys.stdout.write(table.write_csv(float_precision=6))
-    else:
-        print(f"{table.height:,} predictions: {out}")
 
 
 def show(

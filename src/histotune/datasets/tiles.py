@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import stat
 import sys
 import traceback
 from contextlib import contextmanager
@@ -14,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from histotune.datasets.class_folders import has_class_folders, read_folder
 from histotune.datasets.dataset_spec import DatasetSpec, known_specs
-from histotune.datasets.disk import IMAGE_SUFFIXES, is_hidden, list_files, name_some, size_or_reason
+from histotune.datasets.disk import list_files, name_some
 from histotune.datasets.image_parquet import holds_images, read_image_parquet
 from histotune.datasets.rows import Notes, Tile, tile_set
-from histotune.datasets.tileset import TileSet, tile_table
+from histotune.datasets.tileset import TileSet
 from histotune.datasets.user_table import is_table, names_images, read_table
-from histotune.tools.errors import UserError, collect, raise_together
+from histotune.tools.errors import UserError
 from histotune.tools.files import hash_bytes, require_regular
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from histotune.datasets.config import DatasetConfig
 
@@ -172,72 +170,3 @@ def _line(error: Any, path: Path) -> int | str:  # noqa: ANN401  (a SyntaxError 
         return error.lineno or "?"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return lines[-1] if lines and lines[-1] is not None else "?"
-
-
-# ---- Images without labels ----
-
-
-SUFFIXES = ", ".join(IMAGE_SUFFIXES)
-
-
-def read_unlabelled_images(paths: Sequence[Path], class_names: tuple[str, ...], mpp: float | None = None) -> TileSet:
-    """List image files and folders of images as unlabelled tiles."""
-    errors, files, skipped = [], [], []
-    if mpp is not None and not 0 < mpp < math.inf:
-        errors.append(UserError("--mpp takes a positive number of um/px", value=mpp, fix="--mpp 0.25"))
-    for path in paths:
-        with collect(errors):
-            found, others = _images_in(path)
-            files += found
-            skipped += others
-            if not found:
-                what = "no such file or folder" if not os.path.lexists(path) else "no image here"
-                about = f"{path} (skipped: {name_some(others, 20)})" if others else path
-                raise UserError(what, value=about, allowed=", ".join(IMAGE_SUFFIXES), fix="check the path")
-    raise_together(errors)
-    names = sorted(set(files))
-    count = "1 file" if len(skipped) == 1 else f"{len(skipped):,} files"
-    notes = (f"Skipped {count}: {name_some(sorted(skipped), 20)}.",) if skipped else ()
-    table = tile_table({"tile_id": names, "path": names, **({} if mpp is None else _scale(names, mpp))})
-    return TileSet("images", table, class_names, licence="the user's own", citation="", notes=notes)
-
-
-def _scale(names: list[str], mpp: float) -> dict[str, object]:
-    """Columns that a view with a target scale needs; whoever decodes an image without a header explains it."""
-    found = [size_or_reason(name) for name in names]
-    sizes = [size if isinstance(size, tuple) else (None, None) for size in found]
-    return {
-        "mpp": [mpp] * len(names),
-        "mpp_source": ["user"] * len(names),
-        "width_px": [width_px for width_px, _ in sizes],
-        "height_px": [height_px for _, height_px in sizes],
-    }
-
-
-def _images_in(path: Path) -> tuple[list[str], list[str]]:
-    """Return the images that are named or lie below a folder, and every other file there with why it is skipped."""
-    if not path.is_dir():
-        return ([str(path)] if path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES else []), []
-    images, skipped = [], []
-    listing = list_files(path)
-    for place in listing.paths:
-        name = listing.relative(place)
-        reason = _why_skipped(place, name)
-        if reason:
-            skipped.append(f"{name} ({reason})")
-        else:
-            images.append(os.path.join(path, name))  # noqa: PTH118  (as it was typed)
-    return images, skipped
-
-
-def _why_skipped(path: str, name: str) -> str:
-    """Return why a file of a folder is not predicted; empty for an image, a damaged one among them."""
-    if is_hidden(name):
-        return "hidden"
-    if not name.lower().endswith(IMAGE_SUFFIXES):
-        return "no image by name"
-    try:
-        mode = os.stat(path).st_mode  # noqa: PTH116
-    except OSError:
-        return "a broken link" if os.path.islink(path) else "gone"  # noqa: PTH114
-    return "" if stat.S_ISREG(mode) else "a device or pipe"

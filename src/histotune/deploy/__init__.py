@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from histotune.deploy.export import Exported as Exported
     from histotune.deploy.export import export_head as export_head
     from histotune.deploy.export_job import ExportConfig as ExportConfig
+    from histotune.deploy.maps import MapSettings as MapSettings
+    from histotune.deploy.maps import explain_images as explain_images
     from histotune.deploy.predict import PredictSettings as PredictSettings
-    from histotune.deploy.predict import write_predictions as write_predictions
+    from histotune.deploy.prediction_table import write_predictions as write_predictions
     from histotune.deploy.push import PushPlan as PushPlan
     from histotune.deploy.push import plan_push as plan_push
     from histotune.deploy.push import push_folder as push_folder
@@ -20,14 +22,16 @@ FILES = {
     "Bundle": "bundle",
     "ExportConfig": "export_job",
     "Exported": "export",
+    "MapSettings": "maps",
     "PredictSettings": "predict",
     "PushPlan": "push",
+    "explain_images": "maps",
     "export_head": "export",
     "load_bundle": "bundle",
     "plan_push": "push",
     "push_folder": "push",
     "save_bundle": "bundle",
-    "write_predictions": "predict",
+    "write_predictions": "prediction_table",
 }
 __all__ = list(FILES)
 

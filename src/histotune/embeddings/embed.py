@@ -44,6 +44,7 @@ from histotune.tools.progress import track
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    from histotune.backbones.spec import Backbone
     from histotune.datasets.tileset import TileSet
     from histotune.embeddings.space import Embeddings, EmbeddingSpace, EmbedRequest
     from histotune.embeddings.store import ShardPlan
@@ -290,11 +291,8 @@ def _compute(job: _Job, plans: Sequence[ShardPlan], mine: Sequence[ShardPlan]) -
 
 def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], inputs_per_pass: int, threads: int) -> None:
     """Embed and write shard by shard."""
-    from histotune.backbones.engine import load_backbone
-
     workers, storage = job.workers, job.request.embedding.storage
-    spec = replace(job.request.spec, size_px=job.request.view.size_px)
-    backbone = load_backbone(spec, job.device, job.precision, job.index)
+    backbone = _loaded(job)
     runner = BatchRunner(backbone, inputs_per_pass)
     if is_compiled(job.space):
         _compile(job, runner)
@@ -313,6 +311,19 @@ def _run(job: _Job, plans: Sequence[ShardPlan], views: Iterator[Views], inputs_p
         job.store.write_shard(plan, matrix_ND, runner.facts(threads))
         workers.check(job.store)
     next(batches, None)  # lets the bar end
+
+
+def _loaded(job: _Job) -> Backbone:
+    """Load the network, or take the one that was kept for requests like this one; a compiled one is never kept."""
+    from histotune.backbones.engine import load_backbone
+
+    spec, kept = replace(job.request.spec, size_px=job.request.view.size_px), job.request.loaded
+    if kept is None or is_compiled(job.space):
+        return load_backbone(spec, job.device, job.precision, job.index)
+    asked = (spec, job.device.kind, job.device.name, job.precision)
+    if kept.backbone is None or kept.asked != asked:
+        kept.backbone, kept.asked = load_backbone(spec, job.device, job.precision, job.index), asked
+    return kept.backbone
 
 
 def _compile(job: _Job, runner: BatchRunner) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from histotune.backbones.spec import BackboneSpec, ColumnBlock
+    from histotune.backbones.spec import Backbone, BackboneSpec, ColumnBlock
     from histotune.datasets.config import OnBadImage
     from histotune.datasets.tileset import TileSet
     from histotune.images.config import LoaderConfig, ViewChoice, ViewConfig
@@ -94,6 +94,7 @@ class EmbedRequest:
         cache: Root folder of the cache.
         on_bad_image: ``skip`` leaves out tiles that can't be read; ``fail`` lists them and stops.
         rank: Which of several processes this is; all of them must ask for the same.
+        loaded: Keeps the network between requests that follow each other; None loads it for every request.
     """
 
     spec: BackboneSpec
@@ -103,6 +104,20 @@ class EmbedRequest:
     cache: Path
     on_bad_image: OnBadImage = "fail"
     rank: ProcessRank = field(default_factory=ProcessRank)
+    loaded: LoadedBackbone | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass
+class LoadedBackbone:
+    """The network that was loaded last, kept for the next request that asks for the same.
+
+    Attributes:
+        backbone: The network; None before the first.
+        asked: What it was loaded for.
+    """
+
+    backbone: Backbone | None = None
+    asked: object = None
 
     @property
     def hashes(self) -> HashIndex:

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from histotune.evaluation.config import EvaluationConfig as EvaluationConfig
+    from histotune.evaluation.explain import TileExplanation as TileExplanation
+    from histotune.evaluation.explain import draw_explanation as draw_explanation
+    from histotune.evaluation.explain import explain_tile as explain_tile
     from histotune.evaluation.external import study_target as study_target
     from histotune.evaluation.findings import Finding as Finding
     from histotune.evaluation.findings import Findings as Findings
@@ -24,6 +27,9 @@ FILES = {
     "Material": "material",
     "RunComparison": "run_comparison",
     "ScoredArm": "findings",
+    "TileExplanation": "explain",
+    "draw_explanation": "explain",
+    "explain_tile": "explain",
     "magnification_matrix": "magnifications",
     "record_scoring": "ledger",
     "study_source": "held_out",

@@ -50,13 +50,26 @@ class FarTiles:
         if not self.n_far:
             return ""
         first = int(np.argmax(self.deviation_N))
-        return (
-            f"{self.n_far:,} of {len(self.tile_ids):,} scored tiles {'lies' if self.n_far == 1 else 'lie'} far outside "
-            "of what trained this head: up to "
-            f"|z| = {self.deviation_N[first]:,.0f} in a column of their embedding ({self.tile_ids[first]}), and beyond "
-            f"{self.limit:,.0f} what the head says rests on no example. Look at these tiles (blank, blurred, another "
-            "stain or scale?), leave them out, or train on tiles like them."
-        )
+        farthest = FarthestTile(self.tile_ids[first], float(self.deviation_N[first]))
+        return far_words(self.n_far, len(self.tile_ids), farthest, self.limit)
+
+
+@dataclass(frozen=True)
+class FarthestTile:
+    """The tile that lies farthest out, and how far."""
+
+    tile_id: str
+    deviation: float
+
+
+def far_words(n_far: int, n_tiles: int, farthest: FarthestTile, limit: float) -> str:
+    """Return the warning of so many tiles far outside."""
+    return (
+        f"{n_far:,} of {n_tiles:,} scored tiles {'lies' if n_far == 1 else 'lie'} far outside of what trained this "
+        f"head: up to |z| = {farthest.deviation:,.0f} in a column of their embedding ({farthest.tile_id}), and beyond "
+        f"{limit:,.0f} what the head says rests on no example. Look at these tiles (blank, blurred, another stain or "
+        "scale?), leave them out, or train on tiles like them."
+    )
 
 
 def join_far(parts: Sequence[FarTiles]) -> FarTiles:

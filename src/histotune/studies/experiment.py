@@ -19,6 +19,7 @@ from histotune.evaluation.ledger import Scoring, record_scoring
 from histotune.evaluation.plan import scored_part
 from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
+from histotune.heads.reference import training_reference
 from histotune.heads.sweep import require_device
 from histotune.report.page import save_plots, write_report
 from histotune.report.pictures import largest_errors
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.material import Material
     from histotune.evaluation.tuned import TunedCrossFit
     from histotune.finetune.memory import MemoryPlan
+    from histotune.heads.head import SweepResult
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.setup import Setup
     from histotune.studies.tuned_arm import TunedArm
@@ -306,18 +308,23 @@ def _report_inputs(
     )
 
 
+def _probe_bundle(setup: Setup, result: SweepResult, material: Material) -> Bundle:
+    """Return the probe with all that is saved beside it."""
+    reference = training_reference(result, material.embeddings, material.tiles, material.input_mpp_N)
+    return Bundle(result.head, setup.config.backbone, setup.view, setup.config.embedding.precision, reference)
+
+
 def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embedded, watch: Stopwatch) -> RunResult:
     """Write the run folder; it appears whole or not at all."""
     config = setup.config
     with atomic_folder(config.out) as folder:
         with watch.stage("report"):
-            for name, sweeps in (
-                ("head", studies.source.finals if studies.source else ()),
-                ("head-direct", studies.target.direct if studies.target else ()),
+            for name, sweeps, arms in (
+                ("head", studies.source.finals if studies.source else (), embedded.source),
+                ("head-direct", studies.target.direct if studies.target else (), embedded.target),
             ):
                 if sweeps:
-                    probe, precision = sweeps[0].result.head, config.embedding.precision
-                    save_bundle(Bundle(probe, config.backbone, setup.view, precision), folder / name)
+                    save_bundle(_probe_bundle(setup, sweeps[0].result, arms[0].material), folder / name)
             if studies.arm is not None and studies.tuned is not None:
                 save_tuned_head(studies.arm, studies.tuned, folder / TUNED_FOLDER)
                 save_shown_tiles(studies.arm, folder / "plots")

@@ -413,6 +413,7 @@ RUN_NAMES = {
     "matrix.json",
     "plots",
     "protocol.json",
+    "reference.safetensors",
     RECOMPUTE_FILE,
     "report.html",
     "thumbnails",

@@ -27,6 +27,7 @@ from histotune.heads.fit_cache import FitCache
 from histotune.heads.head import space_note
 from histotune.heads.label_efficiency import check_label_efficiency, label_efficiency
 from histotune.heads.outliers import find_far
+from histotune.heads.reference import training_reference
 from histotune.heads.sweep import require_device, sweep
 from histotune.report.page import save_sweep
 from histotune.report.result_tables import tables_of
@@ -185,7 +186,8 @@ def _sweep_and_save(
         efficiency = label_efficiency(material.embeddings, task, result.head, config.sweep, config.interval, support)
     domain = f"{tiles.name} train" if has_parts else training_domain(tiles, train_N)
     with atomic_folder(config.out) as folder:
-        head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision)
+        reference = training_reference(result, material.embeddings, tiles, material.input_mpp_N)
+        head = Bundle(result.head, setup.config.backbone, setup.view, config.embedding.precision, reference)
         save_bundle(head, folder)
         save_sweep(with_origin(result, domain, PROBE), efficiency, tiles, folder)
         write_manifest(folder)

@@ -13,6 +13,7 @@ import numpy as np
 
 from histotune.deploy.bundle import ADAPTER_BESIDE, Bundle, save_bundle
 from histotune.evaluation.held_out import ArmMaterial
+from histotune.heads.reference import TrainingReference
 from histotune.images.augment import save_contact_sheet
 from histotune.studies.setup import embed_material
 from histotune.tools.atomic import remove_tree
@@ -40,6 +41,7 @@ TUNED_FOLDER = "head-tuned"
 """Where a run keeps its fine-tuned head and adapter."""
 SHEET = "augmented-tiles.png"
 SHOWN_TILES = 6
+NOT_CROSS_FITTED = "no held-out predictions of a fine-tuned head are kept; those of its probe say nothing of it"
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def save_tuned_head(arm: TunedArm, fit: TunedCrossFit, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(arm.adapter, folder / ADAPTER_BESIDE)
     backbone = arm.setup.config.backbone.model_copy(update={"adapter": ADAPTER_BESIDE})
-    save_bundle(Bundle(tuned.head, backbone, arm.setup.view, arm.setup.config.embedding.precision), folder)
+    precision, reference = arm.setup.config.embedding.precision, TrainingReference(reason=NOT_CROSS_FITTED)
+    save_bundle(Bundle(tuned.head, backbone, arm.setup.view, precision, reference), folder)
 
 
 def save_shown_tiles(arm: TunedArm, folder: Path) -> None:

@@ -22,15 +22,13 @@ from histotune.studies.arguments import (
     path_of,
     tiles_of,
 )
-from histotune.studies.config import ExperimentConfig, override
+from histotune.studies.config import ExperimentConfig
 from histotune.tools.atomic import bring_back, claimed
-from histotune.tools.errors import UserError, closest_name, name_setting
+from histotune.tools.errors import UserError, closest_name
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    import polars as pl
 
     from histotune.datasets.tileset import TileSet
     from histotune.deploy.bundle import Bundle
@@ -217,7 +215,7 @@ def evaluate(
         >>> [row.domain for row in ht.evaluate(head, tiles).finding.rows]
         ['breakhis 100X', 'breakhis 400X']
     """
-    from histotune.deploy.predict import check_table_name, write_predictions
+    from histotune.deploy.prediction_table import check_table_name, write_predictions
     from histotune.studies.stages import evaluate_head
 
     place = path_of(out)
@@ -274,61 +272,6 @@ def score(
         )
     interval = IntervalConfig.model_validate({"cluster": cluster})
     return score_predictions(predictions, metrics, interval, within_folds=within_folds)
-
-
-def predict(
-    head: Bundle | Place,
-    images: Sequence[Place] | Place,
-    *,
-    out: Place | None = None,
-    cache: Place | None = None,
-    on_bad_image: str | None = None,
-    mpp: float | None = None,
-    set: Fields = None,
-) -> pl.DataFrame:
-    """Predict class probabilities for images.
-
-    Args:
-        head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
-        images: Image files, or folders of them.
-        out: Table to write: ``.csv``, ``.tsv``, ``.parquet`` or ``.xlsx``; None writes none.
-        cache: Folder for embeddings.
-        on_bad_image: ``fail`` (default) or ``skip``.
-        mpp: Scale of the images, um/px; heads of a view with a target scale need it.
-        set: Further fields, such as ``{"embedding.device": "cpu"}``.
-
-    Returns:
-        A row per image: ``path``, ``predicted``, ``probability_<class>`` per class, ``threshold`` and ``decision``.
-
-    Raises:
-        UserError: No head there, or images that can't be read.
-
-    Example:
-        >>> import histotune as ht
-        >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "colour-histogram")
-        >>> head = ht.sweep(x, train_magnification="100X", out="head", set={"sweep.folds": 3}).head
-        >>> ht.predict(head, "BreaKHis_v1").columns
-        ['path', 'predicted', 'probability_benign', 'probability_malignant', 'threshold', 'decision']
-    """
-    from histotune.datasets.config import check_on_bad_image
-    from histotune.deploy.predict import PredictSettings, check_table_name, write_predictions
-    from histotune.deploy.predict import predict as apply
-    from histotune.studies.setup import backbone_of_head
-
-    if out is not None:
-        check_table_name(Path(out))
-    config = override(ExperimentConfig(recipe="predict"), assignments(set))
-    folder = Path(cache) if cache is not None else config.cache
-    name_setting(folder, "--cache FOLDER")
-    settings = PredictSettings(config.embedding, config.loader, folder, check_on_bad_image(on_bad_image or "fail"), mpp)
-    given = [Path(images)] if isinstance(images, str | Path) else [Path(image) for image in images]
-    place = path_of(out)
-    with claimed(place, folder=False):
-        bundle = bundle_of(head)
-        table = apply(bundle, backbone_of_head(bundle, folder), given, settings)
-        if place is not None:
-            write_predictions(table, place)
-    return table
 
 
 def transfer(
