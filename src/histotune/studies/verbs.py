@@ -573,6 +573,7 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
     from histotune.report.page import write_report
     from histotune.report.run_folder import add_study, load_added, load_run
     from histotune.report.study_tables import write_latex
+    from histotune.report.svg import PLOTS, Drawings
 
     folder = Path(run)
     page, tables = Path(out) if out is not None else folder / "report.html", path_of(latex)
@@ -585,7 +586,7 @@ def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), l
         for study in add:
             add_study(folder, inputs.findings, Path(study))
         inputs = replace(inputs, added=load_added(folder))
-        write_report(inputs, page)
+        write_report(inputs, page, Drawings(earlier=(folder / PLOTS,)))
         if tables is not None:
             write_latex(inputs, tables)
     return page
