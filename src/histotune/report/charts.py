@@ -220,7 +220,7 @@ class CalibrationBin:
 
 
 @dataclass(frozen=True)
-class Calibration(Chart):
+class CalibrationChart(Chart):
     """Observed share of ``event`` against its predicted probability, and how many tiles each bin holds."""
 
     bins: tuple[CalibrationBin, ...]

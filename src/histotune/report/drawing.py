@@ -7,8 +7,10 @@ has its labels and numbers beside the picture, a narrow one above.
 from __future__ import annotations
 
 import math
+import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from histotune.report.charts import (
     AMBER,
@@ -18,7 +20,7 @@ from histotune.report.charts import (
     PALE_BLUE,
     PAPER,
     RULE,
-    Calibration,
+    CalibrationChart,
     Curves,
     Forest,
     Grid,
@@ -29,18 +31,18 @@ from histotune.report.words import number
 from histotune.tools.marks import SYNTHETIC
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Drawing
 
-    from histotune.report.charts import Axis, Chart, DrawnEstimate, ForestRow, Line, Look
+    from histotune.report.charts import Axis, Chart, DrawnEstimate, ForestRow, Line, Look, MapKind
 
 NARROW_PX, WIDE_PX = 352.0, 760.0
 PX_PER_INCH = 72.0
 MARKERS = {"disc": "o", "circle": "o", "square": "s", "triangle": "^", "diamond": "D"}
 DASHES = {"solid": "-", "dashed": (0, (5, 3)), "dotted": (0, (1.2, 2)), "longdash": (0, (8, 3, 2, 3))}
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11.0,
@@ -71,6 +73,9 @@ STYLE = {
     "path.simplify": True,
 }
 FEW_TILES = 10
+MOST_MARKERS = 300
+FLAG_ID = "synthetic-flag"
+"""The element of a picture that says SYNTHETIC; a page whose banner says so leaves it out."""
 MOST_LABEL_CHARS = 40
 
 
@@ -79,9 +84,12 @@ def chart_style() -> Iterator[None]:
     """Draw in the report's style, whatever the user's own settings of matplotlib are."""
     import matplotlib as mpl
 
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # A browser has its own fonts: a sign that this one lacks is text in the picture and is shown all the same.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
         mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
+        for name, value in STYLE.items():
+            mpl.rcParams[name] = value
         yield
 
 
@@ -101,7 +109,7 @@ def draw_chart(chart: Chart, width_px: float = NARROW_PX) -> Drawing:
                 return _forest(chart, width_px)
             case Curves():
                 return _curves(chart, width_px)
-            case Calibration():
+            case CalibrationChart():
                 return _calibration(chart, width_px)
             case PointMap():
                 return _point_map(chart, width_px)
@@ -121,8 +129,8 @@ def _canvas(chart: Chart, width_px: float, height_px: float) -> Drawing:
     top = 1.0 - 4.0 / height_px
     figure.text(4.0 / width_px, top, plain_text(chart.title), va="top", ha="left", fontsize=12.5, fontweight="bold")
     if chart.synthetic:
-        flag = {"va": "top", "ha": "right", "fontsize": 9.0, "fontweight": "bold", "color": AMBER}
-        figure.text(1.0 - 4.0 / width_px, top, SYNTHETIC, **flag)
+        flag: dict[str, Any] = {"va": "top", "ha": "right", "fontsize": 9.0, "fontweight": "bold", "color": AMBER}
+        figure.text(1.0 - 4.0 / width_px, top, SYNTHETIC, gid=FLAG_ID, **flag)
     return figure
 
 
@@ -147,30 +155,43 @@ def _plot(figure: Drawing, left_px: float, top_px: float, width_px: float, heigh
 # Forests: estimates with intervals under one another.
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a row of a forest stands, in pixels from the top, and whether it says what it was measured on."""
+
+    top_px: float
+    height_px: float
+    says_n: bool
+
+
+def _places(rows: Sequence[ForestRow], *, wide: bool) -> list[Place]:
+    """A row says what it was measured on only where that differs from the row above."""
+    places, at_px, before = [], 0.0, ""
+    for row in rows:
+        says_n = bool(row.n) and row.n != before
+        before = row.n
+        at_px += 27.0 if row.section else 0.0
+        height_px = (31.0 if says_n else 23.0) if wide else (54.0 if says_n else 42.0)
+        places.append(Place(at_px, height_px, says_n))
+        at_px += height_px
+    return places
+
+
 def _forest(chart: Forest, width_px: float) -> Drawing:
     """Rows lie in pixels from the top, so that labels and estimates share their heights."""
     wide = width_px >= WIDE_PX
-    row_px, section_px = (30.0, 30.0) if wide else (54.0, 28.0)
-    shared_n = len({row.n for row in chart.rows}) == 1
-    heights, at = [], 0.0
-    for row in chart.rows:
-        at += section_px if row.section else 0.0
-        heights.append(at)
-        at += row_px
-    head_px = 46.0 if shared_n else 30.0
-    figure = _canvas(chart, width_px, head_px + at + 34.0)
-    if shared_n:
-        low_px = 22.0 / (head_px + at + 34.0)
-        figure.text(4.0 / width_px, 1.0 - low_px, f"n = {chart.rows[0].n}", va="top", fontsize=10.0, color=GREY)
+    places = _places(chart.rows, wide=wide)
+    rows_px = places[-1].top_px + places[-1].height_px
+    figure = _canvas(chart, width_px, 28.0 + rows_px + 32.0)
     left_px, right_px = (width_px * 0.36, width_px * 0.24) if wide else (8.0, 8.0)
-    axes = _plot(figure, left_px, head_px, width_px - left_px - right_px, at)
+    plot_px = width_px - left_px - right_px
+    axes = _plot(figure, left_px, 28.0, plot_px, rows_px)
     axes.set_xlim(*chart.axis)
-    axes.set_ylim(at, 0.0)
+    axes.set_ylim(rows_px, 0.0)
     _forest_frame(chart, axes)
-    for row, top in zip(chart.rows, heights, strict=True):
-        label_x = (4.0 - left_px) / (width_px - left_px - right_px)
-        number_x = 1.0 + (right_px - 4.0) / (width_px - left_px - right_px)
-        _forest_row(chart, row, axes, (top, row_px), (label_x, number_x), wide=wide, show_n=not shared_n)
+    sides = ((4.0 - left_px) / plot_px, 1.0 + (right_px - 4.0) / plot_px)
+    for row, place in zip(chart.rows, places, strict=True):
+        _forest_row(chart, row, axes, place, sides, wide=wide)
     return figure
 
 
@@ -192,31 +213,27 @@ def _signed_tick(tick: float) -> str:
 
 
 def _forest_row(
-    chart: Forest,
-    row: ForestRow,
-    axes: Axes,
-    place: tuple[float, float],
-    beside: tuple[float, float],
-    *,
-    wide: bool,
-    show_n: bool,
+    chart: Forest, row: ForestRow, axes: Axes, place: Place, sides: tuple[float, float], *, wide: bool
 ) -> None:
-    """Label, numbers and the estimate itself; the group's id lets the page say the row when one points at it."""
-    top, row_px = place
-    if row.section:
-        said = {"transform": axes.get_yaxis_transform(), "fontsize": 10.5, "fontweight": "bold", "color": GREY}
-        axes.text(beside[0], top - 8.0, plain_text(row.section), va="bottom", ha="left", **said)
-    text_y, mark_y = (top + row_px / 2, top + row_px / 2) if wide else (top + 13.0, top + 29.0)
+    """Label, numbers and the estimate itself; ``sides`` are where labels begin and numbers end, in the plot's width."""
+    across = axes.get_yaxis_transform()
     behind = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # the dashed line doesn't cross out a name
-    kept = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 11.5, "bbox": behind}
+    kept: dict[str, Any] = {"transform": across, "va": "center", "bbox": behind}
+    if row.section:
+        said = shortened(row.section, 90 if wide else 50)
+        look: dict[str, Any] = {"fontsize": 10.5, "fontweight": "bold", "color": GREY}
+        axes.text(sides[0], place.top_px - 12.0, plain_text(said), ha="left", **look, **kept)
+    middle_px = place.top_px + place.height_px / 2
+    label_px = middle_px - (6.0 if place.says_n else 0.0) if wide else place.top_px + 13.0
     label = shortened(row.label, MOST_LABEL_CHARS if wide else 29)
-    n = f"n = {row.n}" if show_n else ""
     weight = "bold" if row.strong else "normal"
-    axes.text(beside[0], text_y - (6.0 if n and wide else 0.0), plain_text(label), ha="left", fontweight=weight, **kept)
-    axes.text(beside[1], text_y, row.estimate.words(signed=chart.signed), ha="right", **kept)
-    if n:
-        axes.text(beside[0], text_y + (7.0 if wide else 31.0), n, ha="left", **{**kept, "fontsize": 9.5, "color": GREY})
-    _mark_estimate(axes, row.estimate, mark_y, row.look, strong=row.strong)
+    axes.text(sides[0], label_px, plain_text(label), ha="left", fontsize=11.5, fontweight=weight, **kept)
+    number_px = middle_px if wide else place.top_px + 13.0
+    axes.text(sides[1], number_px, row.estimate.words(signed=chart.signed), ha="right", fontsize=11.5, **kept)
+    if place.says_n:
+        n_px = label_px + (13.0 if wide else 31.0)
+        axes.text(sides[0], n_px, f"n = {row.n}", ha="left", fontsize=9.5, color=GREY, **kept)
+    _mark_estimate(axes, row.estimate, middle_px if wide else place.top_px + 29.0, row.look, strong=row.strong)
 
 
 def _mark_estimate(axes: Axes, estimate: DrawnEstimate, y: float, look: Look, *, strong: bool) -> None:
@@ -229,7 +246,7 @@ def _mark_estimate(axes: Axes, estimate: DrawnEstimate, y: float, look: Look, *,
     axes.plot([estimate.value], [y], **_marker(look, 7.0 if strong else 6.0))
 
 
-def _marker(look: Look, size: float) -> dict[str, object]:
+def _marker(look: Look, size: float) -> dict[str, Any]:
     """How a marker is drawn; ``disc`` and ``diamond`` are filled, the others hollow."""
     fill = look.colour if look.shape in ("disc", "diamond") else PAPER
     return {
@@ -260,8 +277,8 @@ def _curves(chart: Curves, width_px: float) -> Drawing:
     if math.isfinite(chart.reference):
         axes.axhline(chart.reference, color=GREY, linewidth=1.1, linestyle=DASHES["dashed"])
         if chart.reference_label:
-            said = {"transform": axes.get_yaxis_transform(), "ha": "right", "va": "bottom"}
-            axes.text(1.0, chart.reference, plain_text(chart.reference_label), fontsize=9.5, color=GREY, **said)
+            across, label = axes.get_yaxis_transform(), plain_text(chart.reference_label)
+            axes.text(1.0, chart.reference, label, transform=across, ha="right", va="bottom", fontsize=9.5, color=GREY)
     for line in chart.lines:
         _draw_line(axes, line)
     _set_axes(axes, chart.x, chart.y)
@@ -275,13 +292,12 @@ def _curves(chart: Curves, width_px: float) -> Drawing:
 def _draw_line(axes: Axes, line: Line) -> None:
     """Band first, so that it hides nothing."""
     if line.band and line.joined:
-        x, low, high = zip(*line.band, strict=True)
-        axes.fill_between(x, low, high, color=line.look.colour, alpha=0.15, linewidth=0)
+        x_P, low_P, high_P = zip(*line.band, strict=True)
+        axes.fill_between(x_P, low_P, high_P, color=line.look.colour, alpha=0.15, linewidth=0)
     elif line.band:
         for x, low, high in line.band:
             axes.plot([x, x], [low, high], color=line.look.colour, alpha=0.3, linewidth=1.6)
-    x_P, y_P = zip(*line.points, strict=True) if line.points else ((), ())
-    drawn: dict[str, object] = {"label": plain_text(shortened(line.label, MOST_LABEL_CHARS))} if line.label else {}
+    drawn: dict[str, Any] = {"label": plain_text(shortened(line.label, MOST_LABEL_CHARS))} if line.label else {}
     if line.joined:
         drawn |= {"color": line.look.colour, "linewidth": 1.2 if line.look.thin else 2.1}
         drawn |= {"linestyle": DASHES[line.look.dash]}
@@ -289,7 +305,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
             drawn |= {key: value for key, value in _marker(line.look, 6.0).items() if key != "linestyle"}
     else:
         drawn |= _marker(line.look, 4.5)
-    axes.plot(x_P, y_P, **drawn)
+    axes.plot([x for x, _ in line.points], [y for _, y in line.points], **drawn)
     for x, y in line.flagged:
         axes.plot([x], [y], marker="x", color=INK, markersize=5.0)
     for x, y in line.chosen:
@@ -313,11 +329,12 @@ def _key(figure: Drawing, axes: Axes, left_px: float) -> None:
     """The key below the picture, a line each, so that it hides nothing and no name is cut."""
     width_px = figure.get_size_inches()[0] * PX_PER_INCH
     handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "lower left", "bbox_to_anchor": (left_px / width_px - 0.02, 0.0)}
-    figure.legend(handles[::-1], labels[::-1], labelspacing=0.35, borderaxespad=0.1, **place)
+    where = (left_px / width_px - 0.02, 0.0)
+    look: dict[str, Any] = {"labelspacing": 0.35, "borderaxespad": 0.1, "bbox_to_anchor": where}
+    figure.legend(handles[::-1], labels[::-1], loc="lower left", **look)
 
 
-def _calibration(chart: Calibration, width_px: float) -> Drawing:
+def _calibration(chart: CalibrationChart, width_px: float) -> Drawing:
     """Observed share against predicted probability, and under it how many tiles each bin holds."""
     plot_px = width_px - 62.0
     figure = _canvas(chart, width_px, 30.0 + 0.72 * plot_px + 26.0 + 52.0 + 46.0)
@@ -355,13 +372,29 @@ def _point_map(chart: PointMap, width_px: float) -> Drawing:
     key_px = 16.0 * len(chart.kinds) + 8.0
     figure = _canvas(chart, width_px, 30.0 + 0.85 * plot_px + 26.0 + key_px)
     axes = _plot(figure, 30.0, 30.0, plot_px, 0.85 * plot_px)
-    n_points = sum(len(kind.points) for kind in chart.kinds)
+    few = sum(len(kind.points) for kind in chart.kinds) <= MOST_MARKERS
     for kind in chart.kinds:
-        x_P, y_P = zip(*kind.points, strict=True)
-        axes.plot(x_P, y_P, label=plain_text(kind.label), **_marker(kind.look, 5.0 if n_points <= 300 else 3.2))
+        drawn = kind.points if few else kind.points[:1]
+        at = {"label": plain_text(kind.label), **_marker(kind.look, 5.0 if few else 3.2)}
+        axes.plot([x for x, _ in drawn], [y for _, y in drawn], **at)
+        if not few:
+            _add_dots(axes, kind)
+    axes.autoscale_view()
     axes.set(xticks=[], yticks=[], xlabel=chart.across, ylabel=chart.up)
     _key(figure, axes, 30.0)
     return figure
+
+
+def _add_dots(axes: Axes, kind: MapKind) -> None:
+    """Draw many points as one path, some twenty bytes a point: strokes without length show their round caps alone."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    corners = [point for point in kind.points for _ in range(2)]
+    path = Path(corners, [Path.MOVETO, Path.LINETO] * len(kind.points))
+    hollow = kind.look.shape not in ("disc", "diamond")
+    for colour, width in ((kind.look.colour, 4.0), (PAPER, 1.8))[: 2 if hollow else 1]:
+        axes.add_patch(PathPatch(path, facecolor="none", edgecolor=colour, linewidth=width, capstyle="round"))
 
 
 CELL_INK = "#1a1a1a"

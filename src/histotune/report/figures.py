@@ -18,8 +18,8 @@ from histotune.report.charts import (
     PURPLE,
     VERMILLION,
     Axis,
-    Calibration,
     CalibrationBin,
+    CalibrationChart,
     Curves,
     DrawnEstimate,
     Figure,
@@ -404,7 +404,7 @@ def _line(points: tuple[NDArray[np.float64], NDArray[np.float64]], look: Look, l
     return Line(tuple(zip(x_P.tolist(), y_P.tolist(), strict=True)), look, label, tuple(limits))
 
 
-def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> Calibration:
+def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> CalibrationChart:
     """The reliability diagram: of class 1 in binary tasks, of the predicted class otherwise."""
     y_N, probability_NK = part["y_true"].to_numpy(), class_matrix(part, "probability")
     if len(names) == 2:
@@ -415,7 +415,7 @@ def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> C
     told = "; ".join(f"{item.mean_probability:.2f}: {item.observed:.2f} ({item.n_tiles} tiles)" for item in bins)
     drawn = (CalibrationBin(b.low, b.high, b.mean_probability, b.observed, b.n_tiles) for b in bins)
     alt = f"Observed share of {event} by predicted probability: {told}."
-    return Calibration("Calibration", alt, synthetic, tuple(drawn), event)
+    return CalibrationChart("Calibration", alt, synthetic, tuple(drawn), event)
 
 
 def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int, bands: CurveBands) -> str:

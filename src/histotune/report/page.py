@@ -16,7 +16,7 @@ from histotune.report.figures import (
     paired_figure,
     paired_lines,
 )
-from histotune.report.sections import short_sections
+from histotune.report.short_sections import short_sections
 from histotune.report.story import first_screen
 from histotune.report.study_figures import few_shot_figure, matrix_figure, recovery_figures
 from histotune.report.study_tables import (

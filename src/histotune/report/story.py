@@ -83,7 +83,7 @@ def first_screen(findings: Findings, overlap: str = "") -> FirstScreen:
 
 def main_finding(findings: Findings) -> Finding | None:
     """Return the finding that the verdict is about: held-out cases, else direct training."""
-    return next((one for name in ("in-domain", "direct") if (one := findings.finding(name)) is not None), None)  # type: ignore[arg-type]
+    return next((one for name in ("in-domain", "direct") if (one := findings.finding(name)) is not None), None)
 
 
 def probe_of(finding: Finding | None) -> tuple[ScoredArm, Score] | None:
@@ -212,8 +212,6 @@ def _sureness(main: Finding | None, findings: Findings) -> str:
     if interval is not None and interval.coverage is not None and interval.coverage < FULL_COVERAGE:
         share = f"{interval.coverage * 100:.0f}\u00a0%"
         sentences.append(f"With so few {unit}, such intervals held the truth in {share} of simulated cohorts.")
-    if findings.synthetic:
-        sentences.append("The tissue is rendered: this shows how the software works, not what a backbone is worth.")
     return " ".join(sentences)
 
 

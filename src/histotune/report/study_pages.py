@@ -38,7 +38,7 @@ MAX_ROWS = 500  # of a table on the page; audit.json has them all
 def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str) -> str:
     """Return the page's HTML; equal inputs give equal text."""
     environment = page_environment()
-    environment.filters["audit_table"] = audit_table
+    environment.filters["audit_cells"] = audit_cells
     return render_template(
         environment,
         "audit.html.j2",
@@ -51,7 +51,7 @@ def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: s
     )
 
 
-def audit_table(table: AuditTable) -> Table:
+def audit_cells(table: AuditTable) -> Table:
     """Return an audit's table as texts, numbers to the right."""
     numeric = [
         name for k, name in enumerate(table.columns) if any(isinstance(row[k], int | float) for row in table.rows)

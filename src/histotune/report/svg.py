@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from histotune.report.charts import COLOURS, Forest
-from histotune.report.drawing import NARROW_PX, WIDE_PX, chart_style, draw_chart
+from histotune.report.drawing import FLAG_ID, NARROW_PX, WIDE_PX, chart_style, draw_chart
 from histotune.tools.files import hash_bytes, json_or_none, write_json, write_text
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ KEPT_STYLES = frozenset({
 """What a style says that a page keeps, as attributes of the same name."""
 VARIABLES = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
 REFERENCE = re.compile(r"url\(#([^)]+)\)")
+DECIMALS = re.compile(r"-?\d+\.\d{3,}")
 FONT_SIZE = re.compile(r"(\d+(?:\.\d+)?)px")
 
 
@@ -136,7 +137,7 @@ def inline_svg(text: str, chart: Chart, css: str) -> Markup:
     referred = set(REFERENCE.findall(text)) | set(re.findall(r'href="#([^"]+)"', text))
     for parent in list(root.iter()):
         for child in list(parent):
-            if _local(child) in ("metadata", "style", "title", "desc"):
+            if _local(child) in ("metadata", "style", "title", "desc") or child.get("id") == FLAG_ID:
                 parent.remove(child)
     for element in root.iter():
         _make_plain(element, prefix, referred)
@@ -174,11 +175,17 @@ def _make_plain(element: ElementTree.Element, prefix: str, referred: set[str]) -
             if value in referred:
                 element.set("id", f"{prefix}{value}")
         else:
-            element.set(name, REFERENCE.sub(lambda found: f"url(#{prefix}{found[1]})", VARIABLES.get(value, value)))
+            own = REFERENCE.sub(lambda found: f"url(#{prefix}{found[1]})", VARIABLES.get(value, value))
+            element.set(name, DECIMALS.sub(_two_decimals, own))
     if element.text is not None and not element.text.strip():
         element.text = None
     if element.tail is not None and not element.tail.strip():
         element.tail = None
+
+
+def _two_decimals(found: re.Match[str]) -> str:
+    """A hundredth of a pixel is not seen, and a page is a third smaller."""
+    return f"{round(float(found[0]), 2) + 0.0:g}"
 
 
 def _style_parts(style: str) -> list[tuple[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -133,11 +133,9 @@ def _trials_chart(part: pl.DataFrame, axis: Varied, looks: dict[str, Look], know
     guessing = math.log(known.n_classes)
     limits = _loss_limits(lines, guessing)
     shown = guessing if limits[0] < guessing < limits[1] else math.nan
-    y = Axis("Group-balanced log-loss", limits)
-    return Curves(
-        trained_on, alt, known.synthetic, tuple(lines), Axis(axis.label, scale="log"), y, reference=shown,
-        reference_label="guessing",
-    )  # fmt: skip
+    x, y = Axis(axis.label, scale="log"), Axis("Group-balanced log-loss", limits)
+    chart = Curves(trained_on, alt, known.synthetic, tuple(lines), x, y)
+    return replace(chart, reference=shown, reference_label="guessing")
 
 
 def _loss_limits(lines: Sequence[Line], guessing: float) -> tuple[float, float]:

@@ -47,11 +47,13 @@
     });
   });
   var dialog = document.getElementById("zoom");
+  var picture = document.createElement("img");
+  dialog.insertBefore(picture, dialog.querySelector("p"));
   document.querySelectorAll("button.tile").forEach(function (button) {
     button.addEventListener("click", function () {
       var image = button.querySelector("img");
-      dialog.querySelector("img").src = image.src;
-      dialog.querySelector("img").alt = image.alt;
+      picture.src = image.src;
+      picture.alt = image.alt;
       dialog.querySelector("p").textContent = image.alt;
       dialog.showModal();
     });

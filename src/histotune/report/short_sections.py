@@ -287,8 +287,8 @@ def other_data_section(inputs: ReportInputs) -> Section | None:
     figure = external_figure(external, findings)
     if figure is not None:
         figure = Figure(figure.name, figure.charts[:1], figure.caption)
-    rows = [("carried over" if one.arm == PROBE else short_words(one.arm), one) for one in external.rows
-            if one.domain == row.domain and one.arm != MAJORITY]  # fmt: skip
+    here = [one for one in external.rows if one.domain == row.domain and one.arm != MAJORITY]
+    rows = [("carried over" if one.arm == PROBE else short_words(one.arm), one) for one in here]
     if direct is not None and trained is not None:
         rows.append(("trained there", trained[0]))
     table = arm_table(f"Arms on {row.domain}", rows, findings)
@@ -366,10 +366,11 @@ def errors_section(inputs: ReportInputs) -> Section | None:
     findings = inputs.findings
     main = main_finding(findings)
     probe = probe_of(main)
-    if main is None or probe is None or probe[0].decisions is None:
+    decisions = None if probe is None else probe[0].decisions
+    if main is None or probe is None or decisions is None:
         return None
     row = probe[0]
-    decisions, units = row.decisions, unit_of(findings, row.domain)
+    units = unit_of(findings, row.domain)
     parts = [
         f"{count(sum(counts) - counts[k])} of {count(sum(counts))} {name} tiles are called something else"
         for k, (name, counts) in enumerate(zip(decisions.class_names, decisions.counts, strict=True))
@@ -387,9 +388,10 @@ def cases_table(inputs: ReportInputs, row: ScoredArm, units: str) -> Table | Non
         (pl.col("arm") == PROBE) & (pl.col("domain") == row.domain) & pl.col("group_id").is_not_null()
         & pl.col("finding").is_in(("in-domain", "direct"))
     )  # fmt: skip
-    if own.is_empty() or row.decisions is None:
+    decisions = row.decisions
+    if own.is_empty() or decisions is None:
         return None
-    names = row.decisions.class_names
+    names = decisions.class_names
     said = Predictions(own, names).predicted_N
     counted = (
         own.with_columns(wrong=pl.Series(said) != pl.col("y_true"))
