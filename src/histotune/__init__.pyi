@@ -10,13 +10,13 @@ from histotune.studies.data_verbs import doctor as doctor
 from histotune.studies.data_verbs import fetch as fetch
 from histotune.studies.data_verbs import read as read
 from histotune.studies.data_verbs import split as split
+from histotune.studies.report_verb import report as report
 from histotune.studies.tuning_verbs import finetune as finetune
 from histotune.studies.verbs import compare as compare
 from histotune.studies.verbs import embed as embed
 from histotune.studies.verbs import evaluate as evaluate
 from histotune.studies.verbs import matrix as matrix
 from histotune.studies.verbs import predict as predict
-from histotune.studies.verbs import report as report
 from histotune.studies.verbs import run as run
 from histotune.studies.verbs import score as score
 from histotune.studies.verbs import sweep as sweep

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from histotune.evaluation.findings import Artifacts
+from histotune.published.leaderboard import make_boards
+from histotune.published.published_numbers import published_scores
 from histotune.report.page import render_page
-from histotune.report.study_pages import render_audit_page
+from histotune.report.study_pages import boards_page, render_audit_page
 from tests.browser import WIDTHS_PX, open_browser, show
 from tests.report.made_up import made_findings, made_inputs, made_predictions, made_thumbnail, made_trials
 from tests.report.test_study_pages_audit import made_audit, made_pictures
@@ -140,3 +142,12 @@ def test_hostile_names_run_nothing(browser: Browser, tmp_path: Path) -> None:
     with show(browser, path) as shown:
         assert shown.page.title() != "owned" and shown.complaints == []
         assert "<script>document.title" in shown.page.locator("body").inner_text()
+
+
+def test_the_leaderboard_is_a_page_like_the_others(browser: Browser, tmp_path: Path) -> None:
+    path = tmp_path / "boards.html"
+    path.write_text(boards_page(make_boards(published_scores())), encoding="utf-8")
+    with show(browser, path, 400) as shown:
+        assert shown.overflow_px() <= 0 and shown.complaints == []
+        assert "can't be compared" in shown.page.locator(".verdict-line").inner_text()
+        assert shown.low_contrasts() == []

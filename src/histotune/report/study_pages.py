@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from histotune.report.page import page_environment, render_template
 from histotune.report.study_figures import domain_figures, ranks_figure
-from histotune.report.study_tables import plain_table, score_text
+from histotune.report.study_tables import board_table, plain_table, score_text
 from histotune.report.svg import PLOTS, Drawings
 from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.atomic import atomic_path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from histotune.audit.verdicts import Audit, AuditTable, Cell
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking, RunComparison
+    from histotune.published.leaderboard import Board
     from histotune.report.pictures import AuditPicture, CrossGallery
     from histotune.statistics.predictions import Score
     from histotune.statistics.scores import SeedScore
@@ -384,3 +385,19 @@ def write_transfer_page(
     )
     write_text(path, page)
     drawings.finish()
+
+
+# ------------------------------------------------------------------------------
+# Leaderboards as one self-contained page.
+
+
+def boards_page(boards: Sequence[Board]) -> str:
+    """Return published scores as a page: a table per protocol that can be sorted and filtered, with what weakens it."""
+    counts = f"{sum(len(board.rows) for board in boards):,} scores under {len(boards):,} protocols"
+    return render_template(
+        page_environment(),
+        "leaderboard.html.j2",
+        synthetic=False,
+        verdict=f"{counts}; scores of different protocols can't be compared.",
+        tables=tuple(board_table(board) for board in boards),
+    )

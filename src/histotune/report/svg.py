@@ -45,11 +45,13 @@ class Drawings:
         folder: Where new pictures are written; None keeps them on the page alone.
         earlier: Folders with pictures of earlier runs.
         n_drawn: How many had to be drawn.
+        shown: Every chart of the page by the name of its picture.
     """
 
     folder: Path | None = None
     earlier: tuple[Path, ...] = ()
     n_drawn: int = 0
+    shown: dict[str, Chart] = field(default_factory=dict)
     _index: dict[str, dict[str, str]] = field(default_factory=dict)
     _known: dict[str, str] | None = None
 
@@ -57,6 +59,7 @@ class Drawings:
         """Return a figure's pictures for a page, a wide form of every forest beside the narrow one."""
         shown: list[Markup] = []
         for name, chart in zip(figure.file_names(), figure.charts, strict=True):
+            self.shown[name] = chart
             if isinstance(chart, Forest) and len(figure.charts) == 1:
                 shown.append(inline_svg(self.svg(name, chart, WIDE_PX), chart, "wide"))
                 shown.append(inline_svg(self.svg(f"{name}-narrow", chart, NARROW_PX), chart, "narrow"))
