@@ -19,9 +19,10 @@ __version__ = "0.1.0"
 VERBS = {
     **dict.fromkeys(("read", "fetch", "audit", "split", "doctor"), "studies.data_verbs"),
     **dict.fromkeys(
-        ("embed", "sweep", "evaluate", "score", "transfer", "matrix", "compare", "run", "report"),
+        ("embed", "sweep", "evaluate", "score", "transfer", "matrix", "compare", "run"),
         "studies.verbs",
     ),
+    "report": "studies.report_verb",
     "finetune": "studies.tuning_verbs",
     "export": "studies.export_verbs",
     "push": "studies.export_verbs",

@@ -14,12 +14,12 @@ from histotune.studies.export_verbs import export as export
 from histotune.studies.export_verbs import push as push
 from histotune.studies.head_verbs import explain as explain
 from histotune.studies.head_verbs import predict as predict
+from histotune.studies.report_verb import report as report
 from histotune.studies.tuning_verbs import finetune as finetune
 from histotune.studies.verbs import compare as compare
 from histotune.studies.verbs import embed as embed
 from histotune.studies.verbs import evaluate as evaluate
 from histotune.studies.verbs import matrix as matrix
-from histotune.studies.verbs import report as report
 from histotune.studies.verbs import run as run
 from histotune.studies.verbs import score as score
 from histotune.studies.verbs import sweep as sweep

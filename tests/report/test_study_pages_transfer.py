@@ -14,6 +14,7 @@ from PIL import Image
 
 from histotune.datasets.tileset import TileSet, tile_table
 from histotune.images.config import LoaderConfig
+from histotune.report.charts import Curves
 from histotune.report.pictures import cross_gallery
 from histotune.report.study_figures import few_shot_figure, recovery_figures
 from histotune.report.study_pages import write_transfer_page
@@ -40,7 +41,7 @@ def found() -> Diagnosis:
 
 def test_a_forest_names_every_recovery_that_can_differ(found: Diagnosis) -> None:
     auroc, log_loss = recovery_figures(found)
-    alone, left_out = auroc.panels
+    alone, left_out = (chart.alt for chart in auroc.charts)
     for row in found.remedies[:3]:
         recovery = row.recovery("auroc")
         assert recovery is not None
@@ -48,19 +49,19 @@ def test_a_forest_names_every_recovery_that_can_differ(found: Diagnosis) -> None
         assert f"{row.name} {number(recovery.alone.value, signed=True)}" in alone
         assert f"{row.name} {number(recovery.left_out.value, signed=True)}" in left_out
     assert "recalibration" not in alone, "one shift and scale per fold can't change AUROC within folds"
-    assert "recalibration" in log_loss.panels[0]
-    assert all("SYNTHETIC" in panel for figure in (auroc, log_loss) for panel in figure.panels)
+    assert "recalibration" in log_loss.charts[0].alt
+    assert all("SYNTHETIC" in chart.words for figure in (auroc, log_loss) for chart in figure.charts)
 
 
 def test_the_few_shot_curve_stands_between_the_head_as_it_is_and_the_oracle(found: Diagnosis) -> None:
     figure = few_shot_figure(found)
     assert figure is not None
-    (panel,) = figure.panels
+    (chart,) = figure.charts
+    assert isinstance(chart, Curves)
     for point in found.few_shot:
-        assert f"{point.groups_per_class} groups per class: {point.auroc.value:.3f} [" in panel
-    assert f"head as it is: {found.target_scores[0].value:.3f}" in panel
-    assert panel.count("<circle") == len(found.few_shot)
-    assert panel.count('class="whisker"') == len(found.few_shot)
+        assert f"{point.groups_per_class} groups per class: {point.auroc.value:.3f} [" in chart.alt
+    assert f"head as it is: {found.target_scores[0].value:.3f}" in chart.alt
+    assert len(chart.lines[-1].points) == len(chart.lines[-1].band) == len(found.few_shot)
     assert few_shot_figure(replace(found, few_shot=())) is None
 
 
@@ -68,7 +69,8 @@ def test_points_without_interval_are_drawn_and_say_why() -> None:
     found = diagnose(make_transfer(target_labels=[0, 1] * 4), TransferConfig(draws=3), IntervalConfig())
     figure = few_shot_figure(found)
     assert figure is not None
-    assert 'class="whisker"' not in figure.panels[0]
+    chart = figure.charts[0]
+    assert isinstance(chart, Curves) and not chart.lines[-1].band
     assert "Missing intervals: class" in figure.caption
 
 

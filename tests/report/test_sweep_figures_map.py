@@ -10,8 +10,11 @@ import numpy as np
 import polars as pl
 
 from histotune.evaluation.findings import Artifacts, RobustnessTable, ScoredArm, findings_from_dict
+from histotune.report.charts import Chart, PointMap
+from histotune.report.drawing import NARROW_PX
 from histotune.report.page import render_page
 from histotune.report.run_folder import load_run, save_run
+from histotune.report.svg import Drawings, draw_svg, inline_svg
 from histotune.report.sweep_figures import map_figures
 from histotune.report.tables import robustness_lines, robustness_section
 from histotune.statistics.predictions import Interval, Score
@@ -50,16 +53,17 @@ def made_robustness() -> RobustnessTable:
     return RobustnessTable("site", rows, ("Compared: the 11 nearest tiles.",))
 
 
-def n_dots(panel: str) -> int:
-    return panel.count("h0")
+def n_points(chart: Chart) -> list[int]:
+    assert isinstance(chart, PointMap)
+    return [len(kind.points) for kind in chart.kinds]
 
 
-def test_every_tile_is_a_dot_in_both_panels_beside_one_of_the_key() -> None:
+def test_every_tile_is_a_dot_in_both_charts() -> None:
     (figure,) = map_figures(made_map(), synthetic=True)
-    by_class, by_group = figure.panels
-    assert n_dots(by_class) == (20 + 1) * 1 + (20 + 1) * 2  # rings are drawn twice
-    assert "benign (20)" in by_class and "malignant (20)" in by_class and "SYNTHETIC" in by_class
-    assert "other groups (15)" in by_group and "g0 (5)" in by_group and "g7" not in by_group
+    by_class, by_group = figure.charts
+    assert n_points(by_class) == [20, 20] and sum(n_points(by_group)) == 40
+    assert "benign (20)" in by_class.alt and "malignant (20)" in by_class.alt and "SYNTHETIC" in by_class.words
+    assert "other groups (15)" in by_group.alt and "g0 (5)" in by_group.alt and "g7" not in by_group.alt
     assert "43\u00a0% of the variance" in figure.caption
     for words in ("can't show", "overlap", "a case lie together", "held-out cases is the evidence", "most tiles"):
         assert words in figure.caption
@@ -68,17 +72,18 @@ def test_every_tile_is_a_dot_in_both_panels_beside_one_of_the_key() -> None:
 def test_a_known_site_colours_the_second_panel_and_unknown_ones_are_grey() -> None:
     place = pl.when(pl.col("tile_id") < "t00010").then(None).otherwise(
         pl.when(pl.col("class") == "benign").then(pl.lit("<b>A</b>")).otherwise(pl.lit("B")))  # fmt: skip
-    panel = map_figures(made_map(site=place), synthetic=False)[0].panels[1]
-    assert "By site" in panel and "unknown site (10)" in panel and "&lt;b&gt;A&lt;/b&gt; (15)" in panel
-    assert "<b>" not in panel
+    chart = map_figures(made_map(site=place), synthetic=False)[0].charts[1]
+    assert chart.title == "By site" and "unknown site (10)" in chart.alt
+    shown = str(inline_svg(draw_svg(chart, NARROW_PX), chart, ""))
+    assert "&lt;b&gt;A&lt;/b&gt; (15)" in shown and "<b>" not in shown
 
 
 def test_unknown_groups_and_many_classes_still_make_a_map() -> None:
     table = made_map(**{"class": pl.format("class {}", pl.col("tile_id").str.slice(-1)),
                         "group_id": pl.lit(None, dtype=pl.String)})  # fmt: skip
-    by_class, by_group = map_figures(table, synthetic=False)[0].panels
-    assert "other classes (20)" in by_class and by_class.count("class 0") == 2  # in the key and in the words
-    assert "unknown group (40)" in by_group
+    by_class, by_group = map_figures(table, synthetic=False)[0].charts
+    assert "other classes (20)" in by_class.alt and by_class.alt.count("class 0") == 1
+    assert "unknown group (40)" in by_group.alt
 
 
 def test_tsne_says_what_its_distances_mean() -> None:
@@ -91,10 +96,11 @@ def test_tsne_says_what_its_distances_mean() -> None:
 
 def test_the_largest_map_stays_small() -> None:
     (figure,) = map_figures(made_map(2000, 300, n_tiles=pl.lit(30_000)), synthetic=False)
-    assert sum(len(panel) for panel in figure.panels) < 120_000
     assert "2,000 of 30,000 tiles, spread over groups" in figure.caption
-    places = "".join(re.findall(r' d="([^"]*)"', figure.panels[0]))
-    assert not re.search(r"\d\.\d\d", places)
+    assert all(sum(n_points(chart)) == 2000 for chart in figure.charts)
+    shown = [str(panel) for panel in Drawings().panels(figure)]
+    assert sum(len(panel) for panel in shown) < 250_000
+    assert not re.search(r"\d\.\d\d\d", "".join(re.findall(r' d="([^"]*)"', shown[0])))
 
 
 def test_page_and_folder_keep_the_map_and_the_index(tmp_path: Path) -> None:

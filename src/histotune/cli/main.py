@@ -94,14 +94,20 @@ def report(
         list[Path] | None, typer.Option("--add", help="Folder of histotune transfer or matrix: a section of its own.")
     ] = None,
     latex: Annotated[Path | None, typer.Option("--latex", help="Also write all tables as LaTeX to this file.")] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also write every figure as PDF and PNG, into figures beside the page.")
+    ] = False,
 ) -> None:
     """Draw a finished run's report again, with other studies of its head in it.
 
-    Example: histotune report runs/breakhis --add transfers/breakhis-pcam --latex tables.tex
+    Example: histotune report runs/breakhis --add transfers/breakhis-pcam --latex tables.tex --figures
     """
-    from histotune.studies import verbs
+    from histotune.studies.report_verb import report as report_again
 
-    print_page(verbs.report(run_folder, out=out, add=add or (), latex=latex))
+    folder = (out.parent if out is not None else run_folder) / "figures" if figures else None
+    print_page(report_again(run_folder, out=out, add=add or (), latex=latex, figures=folder))
+    if folder is not None:
+        print(f"figures: {folder}")
     if latex is not None:
         print(f"tables: {latex}")
 

@@ -185,9 +185,9 @@ def compare(
         print_page(out / "comparison.html")
 
 
-Format = Literal["table", "markdown", "csv", "latex"]
-FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "latex")
-ENDINGS = {".csv": "csv", ".tex": "latex"}
+Format = Literal["table", "markdown", "csv", "latex", "html"]
+FORMATS: tuple[Format, ...] = ("table", "markdown", "csv", "latex", "html")
+ENDINGS = {".csv": "csv", ".tex": "latex", ".html": "html"}
 
 
 def leaderboard(
@@ -197,7 +197,7 @@ def leaderboard(
     pooling: Annotated[str, typer.Option("--pooling", help="CLS, CLS+mean patch, ...")] = "",
     split: Annotated[str, typer.Option("--split", help="val, test, ...")] = "",
     metric: Annotated[str, typer.Option("--metric", help="balanced_accuracy, macro_f1, ...")] = "",
-    style: Annotated[str, typer.Option("--format", help="table, markdown, csv or latex.")] = "table",
+    style: Annotated[str, typer.Option("--format", help="table, markdown, csv, latex or html.")] = "table",
     out: Annotated[Path | None, typer.Option("--out", help="File to write instead of printing.")] = None,
     runs: Annotated[
         list[Path] | None,
@@ -253,9 +253,10 @@ def _style(style: str, out: Path | None) -> str:
 
 
 def _text(boards: tuple[Board, ...], style: str) -> str:
+    from histotune.report.study_pages import boards_page
     from histotune.report.study_tables import boards_csv, boards_latex, boards_markdown
 
-    return {"csv": boards_csv, "latex": boards_latex}.get(style, boards_markdown)(boards)
+    return {"csv": boards_csv, "latex": boards_latex, "html": boards_page}.get(style, boards_markdown)(boards)
 
 
 def _save(boards: tuple[Board, ...], style: str, out: Path) -> None:

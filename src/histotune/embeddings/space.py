@@ -106,6 +106,11 @@ class EmbedRequest:
     rank: ProcessRank = field(default_factory=ProcessRank)
     loaded: LoadedBackbone | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def hashes(self) -> HashIndex:
+        """The content hashes that its cache remembers."""
+        return HashIndex(self.cache / "hashes.sqlite", rehash=self.loader.rehash)
+
 
 @dataclass
 class LoadedBackbone:
@@ -118,11 +123,6 @@ class LoadedBackbone:
 
     backbone: Backbone | None = None
     asked: object = None
-
-    @property
-    def hashes(self) -> HashIndex:
-        """The content hashes that its cache remembers."""
-        return HashIndex(self.cache / "hashes.sqlite", rehash=self.loader.rehash)
 
 
 # ---- Embeddings ----

@@ -6,6 +6,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from histotune.report.figure_files import draw_run as draw_run
+    from histotune.report.figure_files import save_figures as save_figures
     from histotune.report.page import write_report as write_report
     from histotune.report.run_folder import ReportInputs as ReportInputs
     from histotune.report.run_folder import add_study as add_study
@@ -18,7 +20,9 @@ if TYPE_CHECKING:
 FILES = {
     "ReportInputs": "run_folder",
     "add_study": "run_folder",
+    "draw_run": "figure_files",
     "load_run": "run_folder",
+    "save_figures": "figure_files",
     "save_run": "run_folder",
     "write_audit": "study_pages",
     "write_comparison_page": "study_pages",
@@ -40,7 +44,7 @@ class Room(ModuleType):
 
     def __call__(self, *arguments: object, **options: object) -> object:
         """Call the verb of this name."""
-        return import_module("histotune.studies.verbs").report(*arguments, **options)
+        return import_module("histotune.studies.report_verb").report(*arguments, **options)
 
 
 sys.modules[__name__].__class__ = Room

@@ -1,4 +1,4 @@
-"""Findings to figures: which panels, which words under them."""
+"""Findings to figures: which charts, which words under them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from histotune.evaluation.answer import strongest_floor
 from histotune.report.charts import (
     AMBER,
     BLUE,
@@ -16,27 +17,22 @@ from histotune.report.charts import (
     INK,
     PURPLE,
     VERMILLION,
-    Bar,
+    Axis,
+    CalibrationBin,
+    CalibrationChart,
+    Curves,
     DrawnEstimate,
+    Figure,
+    Forest,
     ForestRow,
     Line,
     Look,
-    Panel,
-    bar_panel,
-    chance_swatch,
-    forest_panel,
-    precision_panel,
-    reliability_panel,
-    roc_panel,
+    difference_forest,
     score_row,
     signed_axis,
-    signed_panel,
-    swatch,
 )
 from histotune.report.words import (
-    count,
     format_score,
-    group_count,
     is_difference,
     is_trained_domain,
     metric_label,
@@ -56,7 +52,9 @@ from histotune.tools.marks import (
     PROBE,
     RANDOM_SPLIT,
     RANDOM_WEIGHTS,
+    TUNED,
     UNTUNED,
+    VARIED,
     arm_words,
     short_words,
 )
@@ -65,10 +63,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy as np
-    from markupsafe import Markup
     from numpy.typing import NDArray
 
     from histotune.evaluation.findings import Artifacts, Finding, Findings, PairedDifference, ScoredArm
+    from histotune.report.charts import Chart
     from histotune.statistics.curves import Band, ClassBands, CurveBands
     from histotune.statistics.predictions import IntervalConfig
 
@@ -76,52 +74,36 @@ if TYPE_CHECKING:
 
 
 MAIN_METRICS = ("auroc", "balanced_accuracy")
-MAX_BARS = 5  # more labels than that overlap at phone width
 LOOKS = {
-    PROBE: Look(BLUE, "disc", "curve"),
-    RANDOM_SPLIT: Look(VERMILLION, "square", "curve dashed"),
-    RANDOM_WEIGHTS: Look(GREY, "circle", "curve thin"),
-    COLOUR_HISTOGRAM: Look(GREY, "square", "curve thin dashed"),
-    UNTUNED: Look(GREY, "triangle", "curve thin dotted"),
-    MAJORITY: Look(GREY, "diamond", "curve thin dotted"),
+    PROBE: Look(BLUE, "disc"),
+    TUNED: Look(PURPLE, "disc"),
+    VARIED: Look(PURPLE, "circle", "dashed"),
+    RANDOM_SPLIT: Look(VERMILLION, "square", "dashed"),
+    RANDOM_WEIGHTS: Look(GREY, "circle", thin=True),
+    COLOUR_HISTOGRAM: Look(GREY, "square", "dashed", thin=True),
+    UNTUNED: Look(GREY, "triangle", "dotted", thin=True),
+    MAJORITY: Look(GREY, "diamond", "dotted", thin=True),
 }
-DIRECT = Look(GREEN, "diamond", "curve")
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One numbered figure of the page.
-
-    Attributes:
-        panels: Pictures side by side, under one another on a phone.
-        legend: Key and label of everything that needs one.
-        caption: What is shown and how to read it.
-    """
-
-    panels: tuple[Markup, ...]
-    legend: tuple[tuple[Markup, str], ...]
-    caption: str
+DIRECT = Look(GREEN, "diamond")
 
 
 def magnification_figure(finding: Finding, findings: Findings) -> Figure | None:
-    """Draw the probe on every magnification, floors beside each bar."""
-    probes = [row for row in finding.rows if row.arm == PROBE]
-    metrics = [name for name in MAIN_METRICS if any(metric_score(row, name) for row in probes)]
-    if not metrics:
-        return None
-    floors = [arm for arm in FLOORS if arm != MAJORITY and any(row.arm == arm for row in finding.rows)]
-    if len(probes) > MAX_BARS:
-        panels = [_magnification_forest(probes, finding, name, findings.synthetic) for name in metrics]
-        caption = "Probe on each domain; bold is the one it was trained on. Dashed: majority class."
-        return Figure(tuple(panels), (), caption)
-    panels = [_bar_metric(finding, probes, floors, name, findings.synthetic) for name in metrics]
-    legend = [(swatch(LOOKS[arm]), arm_words(arm)) for arm in floors]
+    """Draw the probe on every magnification, its strongest floor below it."""
+    ordered: list[ScoredArm] = []
+    for row in (row for row in finding.rows if row.arm == PROBE):
+        tuned, floor = finding.row(TUNED, row.domain), strongest_floor(finding, row.domain)
+        ordered += [one for one in (row, tuned, floor) if one is not None]
+    charts: list[Chart] = []
+    for name in MAIN_METRICS:
+        drawn = [_magnification_row(row, name) for row in ordered if metric_score(row, name)]
+        if drawn:
+            what = f"{metric_label(name)} of the probe by magnification"
+            charts.append(_score_forest(name, what, drawn, _chance(finding, name), findings.synthetic))
     caption = (
-        "Probe on each magnification, with its interval, tiles and groups under each bar. The dark bar is the "
-        "magnification it was trained on; the markers beside a bar are its floors, the dashed line is the majority "
-        "class. A bar without whisker has no interval; the table says why."
+        "Probe on each magnification and its strongest floor below it; bold is where it was trained. The dashed "
+        "line is the majority class. A row without a line has no interval; the table says why."
     )
-    return Figure(tuple(panels), (*legend, (chance_swatch(), arm_words(MAJORITY))), caption)
+    return Figure("magnifications", tuple(charts), caption) if charts else None
 
 
 def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
@@ -131,7 +113,7 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
     if not arms:
         return None
     names = {PROBE: "grouped split", RANDOM_SPLIT: f"random image split ({LEAKY})"}
-    panels = []
+    charts: list[Chart] = []
     for metric in MAIN_METRICS:
         rows = [
             _forest_row(row, metric, names[row.arm], LOOKS[row.arm], strong=True)
@@ -139,72 +121,61 @@ def leak_figure(finding: Finding, findings: Findings) -> Figure | None:
             if metric_score(row, metric)
         ]
         if rows:
-            panels.append(_score_panel(metric, metric_label(metric), rows, math.nan, findings.synthetic))
+            charts.append(_score_forest(metric, metric_label(metric), rows, math.nan, findings.synthetic))
     if differences:
-        panels.append(_difference_panel(differences, findings.synthetic))
+        charts.append(_differences(differences, findings.synthetic))
     caption = (
         "What a random image split would have claimed: the same tiles, the same training size and the same selection "
-        "rule, once with whole groups held out and once with single images held out. Last panel: the paired "
-        "difference; only an interval that lies above zero as a whole shows leakage."
+        "rule, once with whole groups held out and once with single images held out. Of the paired difference, only "
+        "an interval that lies above zero as a whole shows leakage."
     )
-    return Figure(tuple(panels), (), caption)
+    return Figure("leak", tuple(charts), caption)
 
 
 def external_figure(finding: Finding, findings: Findings) -> Figure | None:
     """Draw the probe on another data set beside direct training there and the floors."""
     direct = findings.finding("direct") if finding.id == "external" else None
     entries = _external_entries(finding, direct)
-    metrics = [name for name in MAIN_METRICS if any(metric_score(row, name) for row, _, _ in entries)]
-    if not metrics:
-        return None
-    panels = []
-    for name in metrics:
+    charts: list[Chart] = []
+    for name in MAIN_METRICS:
         rows = [
             _forest_row(row, name, label, look, strong=row.arm == PROBE)
             for row, label, look in entries
             if metric_score(row, name)
         ]
-        panels.append(_score_panel(name, metric_label(name), rows, _chance(finding, name), findings.synthetic))
+        if rows:
+            charts.append(_score_forest(name, metric_label(name), rows, _chance(finding, name), findings.synthetic))
     caption = (
         "The probe carried over to another data set, beside a probe trained there directly and the floors. Dashed: "
         "majority class."
         if finding.id == "external"
         else "The probe trained on this data set's own training part, beside the floors. Dashed: majority class."
     )
-    return Figure(tuple(panels), (), caption)
+    return Figure(finding.id, tuple(charts), caption) if charts else None
 
 
-def _magnification_forest(probes: Sequence[ScoredArm], finding: Finding, name: str, synthetic: bool) -> Markup:
-    rows = [_forest_row(row, name, row.domain, LOOKS[PROBE], strong=is_trained_domain(row)) for row in probes]
-    return _score_panel(name, f"{metric_label(name)} of the probe", rows, _chance(finding, name), synthetic)
+def _magnification_row(row: ScoredArm, metric: str) -> ForestRow:
+    """The probe's row opens its magnification with its scale."""
+    if row.arm != PROBE:
+        return _forest_row(row, metric, short_words(row.arm), LOOKS[row.arm], strong=False)
+    scale = f"{row.input_mpp:.2f} µm/px" if math.isfinite(row.input_mpp) else "scale unknown"
+    trained = ", trained here" if is_trained_domain(row) else ""
+    n_tiles, n_groups = sample_size(row)
+    section = f"{row.domain.rpartition(' ')[2]} ({scale}{trained})"
+    n = sample_words(n_tiles, n_groups)
+    return ForestRow("probe", n, _estimate(row, metric), LOOKS[PROBE], is_trained_domain(row), section)
 
 
-def _bar_metric(
-    finding: Finding, probes: Sequence[ScoredArm], floors: Sequence[str], name: str, synthetic: bool
-) -> Markup:
-    bars = []
-    for row in probes:
-        trained = is_trained_domain(row)
-        n_tiles, n_groups = sample_size(row)
-        scale = f"{row.input_mpp:.2f} µm/px" if math.isfinite(row.input_mpp) else "scale unknown"
-        labels = (row.domain.rpartition(" ")[2], f"{count(n_tiles)} tiles", f"{group_count(n_groups)} groups", scale)
-        beside = [(arm, finding.row(arm, row.domain)) for arm in floors]
-        estimates = tuple((LOOKS[arm], _estimate(floor, name)) for arm, floor in beside if floor is not None)
-        bars.append(Bar((*labels, "trained here" if trained else ""), _estimate(row, name), trained, estimates))
-    told = "; ".join(f"{bar.labels[0]} {bar.estimate} ({bar.labels[1]}, {bar.labels[2]})" for bar in bars)
-    panel = Panel(metric_label(name), synthetic, f"{metric_label(name)} of the probe by magnification: {told}.")
-    return bar_panel(panel, bars, _chance(finding, name))
-
-
-def _difference_panel(differences: Sequence[ScoredArm], synthetic: bool) -> Markup:
+def _differences(differences: Sequence[ScoredArm], synthetic: bool) -> Forest:
     rows = [
         _forest_row(row, name, metric_label(name), Look(VERMILLION, "diamond"), strong=True)
         for row in differences
         for name in MAIN_METRICS
         if metric_score(row, name)
     ]
-    panel = Panel("Difference (random − grouped)", synthetic, "Leak's price, random minus grouped")
-    return signed_panel(panel, rows, signed_axis(rows, 0.0, 0.05))
+    alt = "Leak's price, random minus grouped"
+    title = "Difference (random − grouped)"
+    return difference_forest(title, alt, rows, signed_axis(rows, 0.0, 0.05), synthetic=synthetic)
 
 
 def _external_entries(finding: Finding, direct: Finding | None) -> list[tuple[ScoredArm, str, Look]]:
@@ -215,6 +186,7 @@ def _external_entries(finding: Finding, direct: Finding | None) -> list[tuple[Sc
         probes = [row for row in here if row.arm == PROBE]
         look = DIRECT if finding.id == "direct" else LOOKS[PROBE]
         entries += [(row, _origin(row), look) for row in probes]
+        entries += [(row, short_words(row.arm), LOOKS[row.arm]) for row in here if row.arm in (TUNED, VARIED)]
         beside = direct.row(PROBE, domain) if direct is not None else None
         entries += [(beside, _origin(beside), DIRECT)] if beside is not None else []
         entries += [
@@ -232,11 +204,11 @@ def _forest_row(row: ScoredArm, metric: str, label: str, look: Look, *, strong: 
     return ForestRow(label, sample_words(n_tiles, n_groups), _estimate(row, metric), look, strong)
 
 
-def _score_panel(metric: str, what: str, rows: Sequence[ForestRow], reference: float, synthetic: bool) -> Markup:
-    told = "; ".join(f"{row.label} {row.estimate} ({row.n})" for row in rows)
+def _score_forest(metric: str, what: str, rows: Sequence[ForestRow], reference: float, synthetic: bool) -> Forest:
+    told = "; ".join(f"{row.section + ', ' if row.section else ''}{row.label} {row.estimate} ({row.n})" for row in rows)
     low = min([0.4, *(value for row in rows for value in row.estimate.known)])
-    panel = Panel(metric_label(metric), synthetic, f"{what}: {told}.")
-    return forest_panel(panel, rows, (math.floor(low * 10) / 10 - 0.02, 1.02), reference)
+    axis = (math.floor(low * 10) / 10 - 0.02, 1.02)
+    return Forest(metric_label(metric), f"{what}: {told}.", synthetic, tuple(rows), axis, reference, "majority class")
 
 
 def _estimate(row: ScoredArm, metric: str) -> DrawnEstimate:
@@ -257,23 +229,24 @@ def _chance(finding: Finding, metric: str) -> float:
 # The probe less each floor, as a forest.
 
 
-LOOK = Look(VERMILLION, "diamond")
+PAIR_LOOK = Look(VERMILLION, "diamond")
 
 
 def paired_figure(finding: Finding, *, synthetic: bool) -> Figure | None:
-    """Draw the paired differences of a finding, a panel per metric."""
+    """Draw the paired differences of a finding, a chart per metric."""
     drawn = [pair for pair in finding.paired if math.isfinite(pair.difference.value)]
     metrics = dict.fromkeys(metric_of(pair.difference) for pair in drawn)
-    panels = [
-        _panel(name, [pair for pair in drawn if metric_of(pair.difference) == name], synthetic) for name in metrics
+    charts = [
+        _pair_forest(name, [pair for pair in drawn if metric_of(pair.difference) == name], synthetic)
+        for name in metrics
     ]
-    if not panels:
+    if not charts:
         return None
     caption = (
-        "Paired differences: the probe less each floor, on the same tiles; intervals leave whole groups out of both "
-        "arms together. Right of the dashed line the probe is better; an interval across it leaves open which is."
+        "Paired differences: the probe less each other arm, on the same tiles; intervals leave whole groups out of "
+        "both arms together. Right of the dashed line the probe is better; an interval across it leaves open which is."
     )
-    return Figure(tuple(panels), (), caption)
+    return Figure(f"{finding.id}-paired", tuple(charts), caption)
 
 
 def paired_lines(finding: Finding) -> tuple[str, ...]:
@@ -286,11 +259,11 @@ def paired_lines(finding: Finding) -> tuple[str, ...]:
     )
 
 
-def _panel(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> Markup:
+def _pair_forest(metric: str, pairs: Sequence[PairedDifference], synthetic: bool) -> Forest:
     several = len({pair.domain for pair in pairs}) > 1
-    rows = [score_row(f"− {_label(pair, several=several)}", pair.difference, LOOK) for pair in pairs]
-    panel = Panel(f"{metric_label(metric)}: probe − floor", synthetic, f"{metric_label(metric)} of the probe")
-    return signed_panel(panel, rows, signed_axis(rows, 0.0, 0.05))
+    rows = [score_row(f"− {_label(pair, several=several)}", pair.difference, PAIR_LOOK) for pair in pairs]
+    title, alt = f"{metric_label(metric)}: probe − other", f"{metric_label(metric)} of the probe"
+    return difference_forest(title, alt, rows, signed_axis(rows, 0.0, 0.05), synthetic=synthetic)
 
 
 def _label(pair: PairedDifference, *, several: bool) -> str:
@@ -314,13 +287,13 @@ def _difference_told(pair: PairedDifference) -> str:
 
 # N tiles, K classes
 LINE_LOOKS = (
-    Look(BLUE, "disc", "curve"),
-    Look(VERMILLION, "square", "curve dashed"),
-    Look(GREEN, "diamond", "curve dotted"),
-    Look(PURPLE, "triangle", "curve longdash"),
-    Look(AMBER, "circle", "curve"),
-    Look(GREY, "circle", "curve dashed"),
-    Look(INK, "circle", "curve dotted"),
+    Look(BLUE, "disc"),
+    Look(VERMILLION, "square", "dashed"),
+    Look(GREEN, "diamond", "dotted"),
+    Look(PURPLE, "triangle", "longdash"),
+    Look(AMBER, "circle"),
+    Look(GREY, "circle", "dashed"),
+    Look(INK, "circle", "dotted"),
 )
 SOURCE_FINDINGS = ("in-domain", "cross-magnification", "leak-price")
 DRAWN_ARMS = (*(arm for arm in FLOORS if arm != MAJORITY), RANDOM_SPLIT, PROBE)
@@ -363,19 +336,22 @@ def ranking_figure(
     n_groups = by_arm[PROBE]["group_id"].drop_nulls().n_unique()
     n = sample_words(len(by_arm[PROBE]), n_groups)
     where = ", ".join(domains)
-    roc = roc_panel(
-        Panel("ROC", findings.synthetic, f"ROC curves on {where}. {told['AUROC']}; {n}."),
-        _lines(rankings, roc_points, "roc"),
-    )
-    precision = precision_panel(
-        Panel("Precision-recall", findings.synthetic, f"Precision-recall curves on {where}. {told['AUPRC']}; {n}."),
+    unit = (0.0, 1.0)
+    roc = Curves(
+        "ROC", f"ROC curves on {where}. {told['AUROC']}; {n}.", findings.synthetic, _lines(rankings, roc_points, "roc"),
+        Axis("1 − specificity (false positive rate)", unit), Axis("Sensitivity (true positive rate)", unit),
+        diagonal=True,
+    )  # fmt: skip
+    precision = Curves(
+        "Precision-recall", f"Precision-recall curves on {where}. {told['AUPRC']}; {n}.", findings.synthetic,
         _lines(rankings, precision_points, "precision_recall"),
-        float(rankings[-1].event_N.mean()) if len(names) == 2 else math.nan,
-    )
+        Axis("Recall (sensitivity)", unit), Axis("Precision (positive predictive value)", unit),
+        reference=float(rankings[-1].event_N.mean()) if len(names) == 2 else math.nan,
+    )  # fmt: skip
     calibration = _calibration(by_arm[PROBE], names, findings.synthetic)
-    legend = tuple((swatch(one.look, as_line=True), one.label) for one in reversed(rankings))
-    caption = _ranking_caption(by_arm[PROBE], where, n, len(names), bands)
-    return Figure((roc, precision, calibration), legend if len(names) == 2 else tuple(reversed(legend)), caption)
+    return Figure(
+        "ranking", (roc, precision, calibration), _ranking_caption(by_arm[PROBE], where, n, len(names), bands)
+    )
 
 
 def _first_finding(part: pl.DataFrame) -> pl.DataFrame:
@@ -414,20 +390,21 @@ def _class_rankings(part: pl.DataFrame, names: Sequence[str], bands: CurveBands)
     ]
 
 
-def _lines(rankings: Sequence[RankedArms], points_of: PointsOf, kind: Literal["roc", "precision_recall"]) -> list[Line]:
+def _lines(
+    rankings: Sequence[RankedArms], points_of: PointsOf, kind: Literal["roc", "precision_recall"]
+) -> tuple[Line, ...]:
     bands: list[Band | None] = [getattr(one.bands, kind) if one.bands else None for one in rankings]
-    return [
-        _line(points_of(one.event_N, one.score_N), one.look, band) for one, band in zip(rankings, bands, strict=True)
-    ]
+    drawn = zip(rankings, bands, strict=True)
+    return tuple(_line(points_of(one.event_N, one.score_N), one.look, one.label, band) for one, band in drawn)
 
 
-def _line(points: tuple[NDArray[np.float64], NDArray[np.float64]], look: Look, band: Band | None) -> Line:
+def _line(points: tuple[NDArray[np.float64], NDArray[np.float64]], look: Look, label: str, band: Band | None) -> Line:
     x_P, y_P = points
     limits = () if band is None else zip(band.x_M.tolist(), band.low_M.tolist(), band.high_M.tolist(), strict=True)
-    return Line(tuple(zip(x_P.tolist(), y_P.tolist(), strict=True)), look, tuple(limits))
+    return Line(tuple(zip(x_P.tolist(), y_P.tolist(), strict=True)), look, label, tuple(limits))
 
 
-def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> Markup:
+def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> CalibrationChart:
     """The reliability diagram: of class 1 in binary tasks, of the predicted class otherwise."""
     y_N, probability_NK = part["y_true"].to_numpy(), class_matrix(part, "probability")
     if len(names) == 2:
@@ -436,8 +413,9 @@ def _calibration(part: pl.DataFrame, names: Sequence[str], synthetic: bool) -> M
         hit_N = probability_NK.argmax(axis=1) == y_N
         event, bins = "being right", reliability_bins(hit_N, probability_NK.max(axis=1))
     told = "; ".join(f"{item.mean_probability:.2f}: {item.observed:.2f} ({item.n_tiles} tiles)" for item in bins)
-    panel = Panel("Calibration", synthetic, f"Observed share of {event} by predicted probability: {told}.")
-    return reliability_panel(panel, bins, event)
+    drawn = (CalibrationBin(b.low, b.high, b.mean_probability, b.observed, b.n_tiles) for b in bins)
+    alt = f"Observed share of {event} by predicted probability: {told}."
+    return CalibrationChart("Calibration", alt, synthetic, tuple(drawn), event)
 
 
 def _ranking_caption(part: pl.DataFrame, where: str, n: str, n_classes: int, bands: CurveBands) -> str:

@@ -4,42 +4,32 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from histotune.evaluation.findings import UNIT
 from histotune.report.decision_tables import decision_tables
 from histotune.report.figures import (
-    Figure,
     external_figure,
     leak_figure,
     magnification_figure,
     paired_figure,
     paired_lines,
-    ranking_figure,
 )
-from histotune.report.study_figures import few_shot_figure, matrix_panels, recovery_figures
-from histotune.report.study_tables import transfer_tables
-from histotune.report.sweep_figures import (
-    TrainedOn,
-    label_efficiency_figure,
-    map_figures,
-    plot_name,
-    sweep_figure,
-    trials_figure,
+from histotune.report.short_sections import short_sections
+from histotune.report.story import first_screen
+from histotune.report.study_figures import few_shot_figure, matrix_figure, recovery_figures
+from histotune.report.study_tables import (
+    cell_tables,
+    choice_tables,
+    conclusion_first,
+    embedding_tables,
+    transfer_tables,
 )
+from histotune.report.svg import PLOTS, Drawings
+from histotune.report.sweep_figures import TrainedOn, label_efficiency_figure, map_figures, sweep_figure, trials_figure
 from histotune.report.tables import part_finding, robustness_section, score_tables
-from histotune.report.words import (
-    count,
-    covered_score,
-    group_count,
-    nested_estimates,
-    number,
-    runners_up,
-    selected_score,
-    temperature,
-    threshold,
-)
+from histotune.report.words import count, covered_score, group_count, number, runners_up
 from histotune.tools.files import canonical_json, write_text
 from histotune.tools.marks import LEAKY, SYNTHETIC
 from histotune.tools.provenance import redact
@@ -54,26 +44,18 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
     from histotune.datasets.tileset import TileSet
-    from histotune.evaluation.findings import DatasetFacts, Finding, FindingId, PartTable
+    from histotune.evaluation.findings import DatasetFacts, Finding, PartTable
+    from histotune.report.charts import Figure
     from histotune.report.run_folder import ReportInputs, Thumbnail
-    from histotune.statistics.predictions import IntervalConfig
 
 
-SHORT_TITLES: dict[FindingId, str] = {
-    "in-domain": "In-domain",
-    "cross-magnification": "Cross-magnification",
-    "leak-price": "Leak's price",
-    "external": "External validation",
-    "direct": "Direct training",
-}
-
-
-def write_report(inputs: ReportInputs, path: Path) -> None:
-    """Write the report as one HTML file that loads nothing, runs no script and is never half-written.
+def write_report(inputs: ReportInputs, path: Path, drawings: Drawings | None = None) -> None:
+    """Write the report as one HTML file that loads nothing and is never half-written.
 
     Args:
         inputs: Everything the page shows.
         path: Target file, usually ``report.html``.
+        drawings: Where its pictures are kept; without them they stand on the page alone.
 
     Raises:
         UserError: The disk is full or the folder can't be written.
@@ -81,24 +63,39 @@ def write_report(inputs: ReportInputs, path: Path) -> None:
     Example:
         >>> write_report(inputs, Path("runs/demo/report.html"))  # doctest: +SKIP
     """
-    write_text(path, render_page(inputs))
+    drawings = drawings or Drawings()
+    write_text(path, render_page(inputs, drawings))
+    drawings.finish()
 
 
-def render_page(inputs: ReportInputs) -> str:
+def render_page(inputs: ReportInputs, drawings: Drawings | None = None) -> str:
     """Return the page's HTML; equal inputs give equal text."""
+    findings, artifacts = inputs.findings, inputs.artifacts
     return render_template(
         page_environment(),
         "report.html.j2",
+        drawings=drawings or Drawings(),
         inputs=inputs,
-        findings=inputs.findings,
-        sweep=sweep_figure(inputs.findings, inputs.artifacts),
-        label_efficiency=label_efficiency_figure(
-            inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic
-        ),
+        findings=findings,
+        synthetic=findings.synthetic,
+        first=first_screen(findings, known_overlap(findings.backbone)),
+        sections=short_sections(inputs),
+        sweep=sweep_figure(findings, artifacts),
+        label_efficiency=label_efficiency_figure(artifacts.label_efficiency, synthetic=findings.synthetic),
+        choices=choice_tables(findings),
+        embeddings=embedding_tables(inputs.provenance),
         galleries=tuple(_galleries(inputs)),
         credits=tuple(_credits(inputs)),
         machine=tuple(_machine(inputs.provenance)),
     )
+
+
+def known_overlap(backbone: str) -> str:
+    """Return what is known of benchmark data in a backbone's pretraining; empty where nothing is."""
+    from histotune.backbones.catalog import find_entry
+
+    entry = find_entry(backbone)
+    return "" if entry is None else entry.spec.overlap
 
 
 def flat_settings(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -128,7 +125,7 @@ def page_environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(SYNTHETIC=SYNTHETIC, LEAKY=LEAKY, SHORT_TITLES=SHORT_TITLES)
+    environment.globals.update(SYNTHETIC=SYNTHETIC, LEAKY=LEAKY)
     environment.filters.update({shown.__name__: shown for shown in FILTERS}, score=covered_score)
     return environment
 
@@ -146,17 +143,24 @@ def render_template(
 ) -> str:
     """Return a page that loads nothing: its styles inside, allowed by their hash alone."""
     style = "\n".join(environment.get_template(name).render().strip() for name in sheets)
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    page = environment.get_template(template).render(style=trusted_style(style), style_hash=digest, **values)
+    script = environment.get_template("page.js").render().strip()
+    page = environment.get_template(template).render(
+        style=trusted(style), style_hash=_digest(style), script=trusted(script), script_hash=_digest(script), **values
+    )
     # File names may hold bytes that are not UTF-8; Python keeps them as lone surrogates, which no file can store.
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def trusted_style(style: str) -> object:
-    """Mark a style sheet as ours: it is a packaged file, and escaping its quotes would break it."""
+def _digest(text: str) -> str:
+    """Return the hash by which the page's policy allows its own style sheet and script, and nothing else."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def trusted(text: str) -> Markup:
+    """Mark a style sheet or script as ours: it is a packaged file, and escaping its quotes would break it."""
     from markupsafe import Markup
 
-    return Markup(style)  # noqa: S704  (packaged text, no user's word in it)
+    return Markup(text)  # noqa: S704  (packaged text, no user's word in it)
 
 
 def part_note(part: PartTable) -> str:
@@ -178,19 +182,21 @@ def embedding_maps(finding: Finding, inputs: ReportInputs) -> tuple[Figure, ...]
 
 
 def main_figure(finding: Finding, inputs: ReportInputs) -> Figure | None:
-    """Return the figure that opens a finding's section."""
-    if finding.id == "in-domain":
-        return ranking_figure(finding, inputs.findings, inputs.artifacts, _interval_settings(inputs))
-    draw = {"cross-magnification": magnification_figure, "leak-price": leak_figure}.get(finding.id, external_figure)
-    return draw(finding, inputs.findings)
-
-
-def _interval_settings(inputs: ReportInputs) -> IntervalConfig:
-    """Return how the run's intervals were made."""
-    from histotune.statistics.predictions import IntervalConfig
-
-    saved = inputs.config.get("interval")
-    return IntervalConfig.model_validate(saved if isinstance(saved, dict) else {})
+    """Return the rest of a finding's figure, whose first chart stands in its short section."""
+    findings = inputs.findings
+    match finding.id:
+        case "in-domain":
+            return None
+        case "cross-magnification":
+            figure = magnification_figure(finding, findings)
+        case "leak-price":
+            figure = leak_figure(finding, findings)
+        case "direct":
+            return external_figure(finding, findings)
+        case _:
+            figure = external_figure(finding, findings)
+    rest = () if figure is None else figure.charts[1:]
+    return replace(figure, name=f"{figure.name}-more", charts=rest) if figure is not None and rest else None
 
 
 def _galleries(inputs: ReportInputs) -> Iterator[tuple[str, list[Thumbnail]]]:
@@ -207,9 +213,9 @@ def _credits(inputs: ReportInputs) -> Iterator[DatasetFacts]:
 
 
 def _machine(provenance: dict[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield everything of the provenance that is neither a version nor the command."""
+    """Yield everything of the provenance that stands in no table and is not the command."""
     for key, value in sorted(provenance.items()):
-        if key not in ("versions", "command"):
+        if key not in ("versions", "command", "embeddings"):
             for name, text in flat_settings(value, key):
                 yield name.replace("_", " ").replace(".", " "), text.strip('"')
 
@@ -218,10 +224,6 @@ FILTERS = (
     count,
     group_count,
     number,
-    selected_score,
-    nested_estimates,
-    temperature,
-    threshold,
     runners_up,
     redact,
     data_uri,
@@ -235,10 +237,12 @@ FILTERS = (
     part_note,
     robustness_section,
     embedding_maps,
-    matrix_panels,
+    matrix_figure,
     recovery_figures,
     few_shot_figure,
     transfer_tables,
+    cell_tables,
+    conclusion_first,
 )
 """What the templates make figures, tables and words with, by its own name."""
 
@@ -247,32 +251,17 @@ FILTERS = (
 # A sweep's folder: every trial as a table, and the plots as pictures that stand alone.
 
 
-FONT = 'svg { font-family: system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; background: #fff; }'
-
-
 def save_sweep(trials: pl.DataFrame, label_efficiency: pl.DataFrame | None, tiles: TileSet, folder: Path) -> None:
     """Write a sweep's trials and plots."""
     write_parquet(trials, folder / "trials.parquet")
     known = {str(name): TrainedOn(tiles.synthetic, len(tiles.class_names)) for name in trials["trained_on"].unique()}
-    save_plots(trials_figure(trials, known), plot_name(trials), folder)
     if label_efficiency is not None:
         write_parquet(label_efficiency, folder / "label_efficiency.parquet")
-    save_plots(label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic), "training-groups", folder)
-
-
-def save_plots(figure: Figure | None, name: str, folder: Path) -> None:
-    """Write a figure's panels as SVG files that open by themselves, into ``plots`` of a folder."""
-    if figure is None:
-        return
-    (folder / "plots").mkdir(exist_ok=True)
-    for nth, panel in enumerate(figure.panels, 1):
-        file = f"{name}.svg" if nth == 1 else f"{name}-{nth}.svg"
-        (folder / "plots" / file).write_text(standalone(panel), encoding="utf-8", newline="\n")
-
-
-def standalone(panel: Markup) -> str:
-    """Return a panel of the page as an SVG document with its styles inside."""
-    sheet = page_environment().get_template("style.css").render()
-    rules = "\n".join([FONT, *re.findall(r"^svg .*$", sheet, re.MULTILINE)])
-    head, _, rest = panel.partition(">")
-    return f'{head} xmlns="http://www.w3.org/2000/svg"><style>{rules}</style>{rest}\n'
+    drawings = Drawings(folder / PLOTS)
+    for figure in (
+        trials_figure(trials, known),
+        label_efficiency_figure(label_efficiency, synthetic=tiles.synthetic),
+    ):
+        if figure is not None:
+            drawings.panels(figure)
+    drawings.finish()

@@ -1,4 +1,4 @@
-"""A transfer diagnosis as figures: what remedies give back, and what labelled groups of the target buy."""
+"""Studies as figures: what remedies give back, what labels of the target buy, matrices, runs beside one another."""
 
 from __future__ import annotations
 
@@ -10,51 +10,40 @@ from histotune.report.charts import (
     BLUE,
     GREEN,
     GREY,
-    INK,
     VERMILLION,
-    WIDTH_PX,
+    Axis,
+    Curves,
     DrawnEstimate,
+    Figure,
+    Forest,
     ForestRow,
-    Frame,
+    Grid,
+    GridCell,
+    Line,
     Look,
-    Panel,
-    area,
-    box,
-    curve,
-    drawing,
-    heading,
-    line,
-    marker,
-    nice_ticks,
+    RankLine,
+    difference_forest,
     score_row,
     signed_axis,
-    signed_panel,
-    swatch,
-    text,
-    x_axis,
-    y_axis,
 )
-from histotune.report.figures import Figure
 from histotune.report.study_tables import METRIC_WORDS
-from histotune.report.words import metric_label, number, sample_words
+from histotune.report.words import metric_label, sample_words
 from histotune.tools.marks import SYNTHETIC
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from markupsafe import Markup
-
-    from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell
+    from histotune.evaluation.magnifications import MagnificationMatrix
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking
-    from histotune.statistics.mean_ranks import MeanRanks
+    from histotune.report.charts import Chart
     from histotune.statistics.predictions import Score
     from histotune.transfer.case import Diagnosis, FewShotPoint, RemedyRow
 
 
 FREE_LOOK, LABEL_LOOK = Look(BLUE, "disc"), Look(GREY, "square")
 CURVE_LOOK = Look(BLUE, "disc")
-HEAD_LOOK, ORACLE_LOOK = Look(VERMILLION, "square", "curve dashed"), Look(GREEN, "diamond", "curve dotted")
+HEAD_LOOK, ORACLE_LOOK = Look(VERMILLION, "square", "dashed"), Look(GREEN, "diamond", "dotted")
 FOREST_METRICS = ("auroc", "log_loss")
 OWN_HEAD = "head trained on the target"
 
@@ -71,8 +60,6 @@ def few_shot_figure(found: Diagnosis) -> Figure | None:
     if not points:
         return None
     lines = _reference_lines(found)
-    legend = [(swatch(CURVE_LOOK), "heads trained on so many target groups of each class")]
-    legend += [(swatch(look, as_line=True), f"{name}: AUROC {DrawnEstimate.of(score)}") for name, score, look in lines]
     method, level = next(
         ((point.auroc.interval.method, point.auroc.interval.level) for point in points if point.auroc.interval),
         ("", 0.0),
@@ -84,7 +71,7 @@ def few_shot_figure(found: Diagnosis) -> Figure | None:
         f"not draw, with the penalty of the carried head. {how}{f' Missing intervals: {why}.' if why else ''} The head "
         "trained on the target learned from all other folds of its groups."
     )
-    return Figure((_few_shot_panel(found, lines),), tuple(legend), " ".join(caption.split()))
+    return Figure("few-shot", (_few_shot_chart(found, lines),), " ".join(caption.split()))
 
 
 def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
@@ -107,16 +94,17 @@ def _recovery_figure(found: Diagnosis, metric: str) -> Figure | None:
     if not rows_by_title:
         return None
     axis = _axis([row for rows in rows_by_title.values() for row in rows])
-    panels = tuple(
-        signed_panel(Panel(title, SYNTHETIC in found.marks, title), rows, axis) for title, rows in rows_by_title.items()
+    charts = tuple(
+        difference_forest(title, title, rows, axis, synthetic=SYNTHETIC in found.marks)
+        for title, rows in rows_by_title.items()
     )
-    legend = ((swatch(FREE_LOOK), "without labels of the target"), (swatch(LABEL_LOOK), "needs labels of the target"))
     caption = (
         f"{name} that each remedy gives back; right of the dashed line is better, and bars are intervals paired by "
         "group. Alone: the remedy less the head as it is. Left out of all: all of them together less all but this one, "
-        "which is small where another remedy does the same. Remedies that change nothing alone are left out there."
+        "which is small where another remedy does the same. Remedies that change nothing alone are left out there. "
+        "Blue discs need no labels of the target, grey squares do."
     )
-    return Figure(panels, legend, caption)
+    return Figure(f"remedies-{metric}", charts, caption)
 
 
 def _forest_rows(pairs: Sequence[tuple[RemedyRow, Score]]) -> list[ForestRow]:
@@ -148,47 +136,25 @@ def _reference_lines(found: Diagnosis) -> list[tuple[str, Score, Look]]:
     return [(name, score, look) for name, score, look in lines if math.isfinite(score.value)]
 
 
-def _few_shot_panel(found: Diagnosis, lines: Sequence[tuple[str, Score, Look]]) -> Markup:
+def _few_shot_chart(found: Diagnosis, lines: Sequence[tuple[str, Score, Look]]) -> Curves:
     points = found.few_shot
-    x_P = [math.log2(point.groups_per_class) for point in points]
-    values = [point.auroc for point in points]
-    frame = Frame(
-        52, 28, WIDTH_PX - 66, 210, (x_P[0] - 0.3, x_P[-1] + 0.3), _auroc_range([*values, *(s for _, s, _ in lines)])
+    x_P = [float(point.groups_per_class) for point in points]
+    limits = tuple(
+        (x, point.auroc.interval.low, point.auroc.interval.high)
+        for x, point in zip(x_P, points, strict=True)
+        if point.auroc.interval is not None
     )
-    ticks = nice_ticks(*frame.y_range)
-    parts = [
-        heading("AUROC with few labels", SYNTHETIC in found.marks),
-        y_axis(frame, ticks, [f"{tick:.2f}" for tick in ticks], "AUROC on the other groups"),
+    places = tuple((x, point.auroc.value) for x, point in zip(x_P, points, strict=True))
+    band = limits if len(limits) > 1 else ()
+    own = Line(places, CURVE_LOOK, "heads trained on so many target groups", band, marked=True)
+    beside = [
+        Line(((x_P[0], score.value), (x_P[-1], score.value)), look, f"{name}: {DrawnEstimate.of(score)}")
+        for name, score, look in lines
     ]
-    known = [(frame.x(x), score.interval) for x, score in zip(x_P, values, strict=True) if score.interval is not None]
-    if len(known) > 1:
-        upper = [(at, frame.y(limits.high)) for at, limits in known]
-        lower = [(at, frame.y(limits.low)) for at, limits in known]
-        parts.append(area([*upper, *reversed(lower)], BLUE))
-    for _, score, look in lines:
-        at = frame.y(score.value)
-        parts.append(curve([(frame.left_px, at), (frame.right_px, at)], look.line_css, look.colour))
-    places = [(frame.x(x), frame.y(score.value)) for x, score in zip(x_P, values, strict=True)]
-    parts.append(curve(places, CURVE_LOOK.line_css, CURVE_LOOK.colour))
-    parts += [line((at, frame.y(limits.low)), (at, frame.y(limits.high)), "whisker", INK) for at, limits in known]
-    parts += [marker(*place, CURVE_LOOK.shape, CURVE_LOOK.colour) for place in places]
-    parts.append(
-        x_axis(
-            frame,
-            x_P,
-            [str(point.groups_per_class) for point in points],
-            "Labelled target groups per class (logarithmic)",
-        )
-    )
-    panel = Panel("", SYNTHETIC in found.marks, _few_shot_words(points, lines))
-    return drawing(frame.bottom_px + 44, panel.words, parts)
-
-
-def _auroc_range(scores: Sequence[Score]) -> tuple[float, float]:
-    ends = [score.value for score in scores]
-    ends += [end for score in scores if score.interval is not None for end in (score.interval.low, score.interval.high)]
-    margin = 0.06 * (max(ends) - min(ends)) or 0.02
-    return max(0.0, min(ends) - margin), min(1.0, max(ends) + margin)
+    x = Axis("Labelled target groups per class (logarithmic)", ticks=tuple(x_P), scale="log")
+    title, synthetic = "AUROC with few labels", SYNTHETIC in found.marks
+    y = Axis("AUROC on the other groups")
+    return Curves(title, _few_shot_words(points, lines), synthetic, (*beside, own), x, y)
 
 
 def _few_shot_words(points: Sequence[FewShotPoint], lines: Sequence[tuple[str, Score, Look]]) -> str:
@@ -201,34 +167,36 @@ def _few_shot_words(points: Sequence[FewShotPoint], lines: Sequence[tuple[str, S
 # The matrix as a picture, and its differences to the diagonal as a forest.
 
 
-LEFT_PX, TOP_PX, ROW_PX = 84.0, 62.0, 46.0
-PALE, DEEP = (255, 255, 255), (0x7F, 0xB8, 0xDA)  # black text stays readable on both
+def matrix_figure(matrix: MagnificationMatrix, synthetic: bool, place: int = 1) -> Figure:
+    """Draw AUROC with its interval in every cell, darker where it is higher; and the differences to the diagonal."""
+    charts: list[Chart] = [_matrix_grid(matrix, synthetic)]
+    differences = _matrix_differences(matrix, synthetic)
+    if differences is not None:
+        charts.append(differences)
+    caption = (
+        "AUROC by training and scored magnification, with its interval; the diagonal is framed. Where there are "
+        "differences, they are to heads trained at the scored magnification, paired by case."
+    )
+    return Figure(f"matrix-{place}", tuple(charts), caption)
 
 
-def matrix_panels(matrix: MagnificationMatrix, synthetic: bool) -> tuple[Markup, ...]:
-    """Draw a matrix and, where there are any, its differences."""
-    panels = (matrix_panel(matrix, synthetic), difference_panel(matrix, synthetic))
-    return tuple(panel for panel in panels if panel is not None)
+def _matrix_grid(matrix: MagnificationMatrix, synthetic: bool) -> Grid:
+    cells = tuple(
+        tuple(
+            GridCell(DrawnEstimate.of(cell.scores[0]), cell.on_diagonal)
+            for cell in (matrix.cell(row, name) for name in matrix.columns)
+        )
+        for row in matrix.rows
+    )
+    told = "; ".join(f"{c.trained_on} on {c.magnification} {DrawnEstimate.of(c.scores[0])}" for c in matrix.cells)
+    alt = f"AUROC by training and scored magnification, {matrix.experiment}: {told}."
+    title = f"{matrix.experiment}, {matrix.training_size} size"
+    rows, columns = tuple(matrix.rows), tuple(matrix.columns)
+    return Grid(title, alt, synthetic, rows, columns, cells, across="scored at")
 
 
-def matrix_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup:
-    """Draw AUROC with its interval in every cell, darker where it is higher; the diagonal is framed."""
-    column_px = (WIDTH_PX - LEFT_PX - 4) / len(matrix.columns)
-    parts = [
-        heading(f"{matrix.experiment}, {matrix.training_size} size", synthetic),
-        text(LEFT_PX + (WIDTH_PX - LEFT_PX) / 2, 36, "scored at", "small"),
-    ]
-    parts += [text(LEFT_PX + (c + 0.5) * column_px, TOP_PX - 8, name, "tick") for c, name in enumerate(matrix.columns)]
-    for r, row in enumerate(matrix.rows):
-        top = TOP_PX + r * ROW_PX
-        parts.append(text(LEFT_PX - 6, top + ROW_PX / 2 + 4, row, "tick", anchor="end"))
-        for c, name in enumerate(matrix.columns):
-            parts += _draw_cell(matrix.cell(row, name), (LEFT_PX + c * column_px, top), column_px)
-    return drawing(TOP_PX + ROW_PX * len(matrix.rows) + 6, _alt(matrix, synthetic), parts)
-
-
-def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | None:
-    """Draw AUROC differences to heads trained at the scored magnification."""
+def _matrix_differences(matrix: MagnificationMatrix, synthetic: bool) -> Forest | None:
+    """AUROC differences to heads trained at the scored magnification; None where there are none."""
     cells = [cell for cell in matrix.cells if cell.differences and not math.isnan(cell.differences[0].value)]
     if not cells:
         return None
@@ -242,42 +210,15 @@ def difference_panel(matrix: MagnificationMatrix, synthetic: bool) -> Markup | N
         )
         for cell in cells
     ]
-    panel = Panel("AUROC less heads trained there", synthetic, f"Paired differences, {matrix.experiment}")
-    return signed_panel(panel, rows, signed_axis(rows, -0.05, 0.05))
-
-
-def _draw_cell(cell: MatrixCell, corner: tuple[float, float], width_px: float) -> list[Markup]:
-    score = cell.scores[0]
-    middle = corner[0] + width_px / 2
-    frame = "#1B1B1B" if cell.on_diagonal else "none"
-    parts = [box((corner[0] + 1, corner[1] + 1), (width_px - 2, ROW_PX - 2), _shade(score.value), frame)]
-    if math.isnan(score.value):
-        return [*parts, text(middle, corner[1] + ROW_PX / 2 + 4, "n. e.", "small")]
-    parts.append(text(middle, corner[1] + 20, number(score.value), "tick"))
-    if score.interval is not None:
-        limits = f"{score.interval.low:.2f}–{score.interval.high:.2f}"
-        parts.append(text(middle, corner[1] + 35, limits, "small"))
-    return parts
-
-
-def _shade(value: float) -> str:
-    """Return a pale to deeper blue over AUROC 0.5 to 1; grey where undefined."""
-    if math.isnan(value):
-        return "#EEEEEE"
-    share = min(max((value - 0.5) / 0.5, 0.0), 1.0)
-    return "#" + "".join(f"{round(low + share * (high - low)):02X}" for low, high in zip(PALE, DEEP, strict=True))
-
-
-def _alt(matrix: MagnificationMatrix, synthetic: bool) -> str:
-    told = "; ".join(f"{c.trained_on} on {c.magnification} {DrawnEstimate.of(c.scores[0])}" for c in matrix.cells)
-    return Panel("", synthetic, f"AUROC by training and scored magnification, {matrix.experiment}: {told}.").words
+    title, alt = "AUROC less heads trained there", f"Paired differences, {matrix.experiment}"
+    return difference_forest(title, alt, rows, signed_axis(rows, -0.05, 0.05), synthetic=synthetic)
 
 
 # ------------------------------------------------------------------------------
 # Runs beside one another: forests of paired differences, and mean ranks with their critical difference.
 
 
-LOOK = Look(VERMILLION, "diamond")
+RUNS_LOOK = Look(VERMILLION, "diamond")
 FOREST_CAPTION = (
     "Paired differences on the same tiles; intervals leave whole groups out of both runs together. Right of the dashed "
     "line the run named first has the larger value; an interval across it leaves open which has."
@@ -286,68 +227,36 @@ RANK_CAPTION = (
     "Mean ranks over independent data sets, 1 is best. Runs joined by a bar lie within Nemenyi's critical difference: "
     "the data sets don't tell them apart. A mean rank depends on which other runs take part."
 )
-CONTENDER_ROW_PX = 26.0
 
 
 def domain_figures(families: Sequence[ComparisonFamily]) -> tuple[Figure, ...]:
-    """Draw the differences of every domain, a panel per metric."""
-    figures = []
+    """Draw the differences of every domain, a chart per metric."""
+    figures: list[Figure] = []
     for _, inside in groupby(families, key=lambda family: (family.finding, family.domain)):
-        panels = tuple(panel for family in inside if (panel := _family_panel(family)) is not None)
-        if panels:
-            figures.append(Figure(panels, (), FOREST_CAPTION))
+        charts = tuple(chart for family in inside if (chart := _family_forest(family)) is not None)
+        if charts:
+            figures.append(Figure(f"differences-{len(figures) + 1}", charts, FOREST_CAPTION))
     return tuple(figures)
 
 
-def _family_panel(family: ComparisonFamily) -> Markup | None:
+def _family_forest(family: ComparisonFamily) -> Forest | None:
     drawn = [pair for pair in family.comparisons if math.isfinite(pair.difference.value)]
     if not drawn:
         return None
-    rows = [score_row(f"{pair.first} − {pair.second}", pair.difference, LOOK) for pair in drawn]
+    rows = [score_row(f"{pair.first} − {pair.second}", pair.difference, RUNS_LOOK) for pair in drawn]
     title = f"{metric_label(family.metric)}, {family.domain}"
-    return signed_panel(Panel(title, SYNTHETIC in family.marks, title), rows, signed_axis(rows, -0.02, 0.02))
+    return difference_forest(title, title, rows, signed_axis(rows, -0.02, 0.02), synthetic=SYNTHETIC in family.marks)
 
 
-def ranking_figure(ranking: Ranking) -> Figure | None:
+def ranks_figure(ranking: Ranking) -> Figure | None:
     """Draw mean ranks with bars over what can't be told apart (Demsar, JMLR 2006); None without a ranking."""
-    if ranking.ranks is None:
+    ranks = ranking.ranks
+    if ranks is None:
         return None
-    return Figure((_rank_panel(ranking.ranks, metric_label(ranking.metric)),), (), RANK_CAPTION)
-
-
-def _rank_panel(ranks: MeanRanks, metric: str) -> Markup:
-    n_arms = len(ranks.names)
-    top = 58.0 + 8.0 * len(ranks.cliques)
-    frame = Frame(12, top, WIDTH_PX - 24, CONTENDER_ROW_PX * n_arms, x_range=(1.0, float(n_arms)))
-    parts = [heading(f"{metric}: mean rank over {len(ranks.data_sets)} data sets", synthetic=False)]
-    reach = frame.x(1.0 + min(ranks.critical_difference, n_arms - 1.0))
-    parts += [
-        line((frame.x(1.0), 38), (reach, 38), "axis"),
-        text(reach + 6, 42, _critical(ranks), "small", anchor="start"),
-    ]
-    for place, (first, last) in enumerate(ranks.cliques):
-        at = 52.0 + 8.0 * place
-        ends = frame.x(ranks.mean_ranks[first]) - 4, frame.x(ranks.mean_ranks[last]) + 4
-        parts.append(line((ends[0], at), (ends[1], at), "interval", BLUE))
-    for place, (name, rank) in enumerate(zip(ranks.names, ranks.mean_ranks, strict=True)):
-        at = frame.top_px + CONTENDER_ROW_PX * (place + 0.6)
-        parts.append(line((frame.x(rank), frame.top_px), (frame.x(rank), at), "grid"))
-        parts.append(marker(frame.x(rank), at, "disc", INK))
-        left = rank > (1 + n_arms) / 2
-        parts.append(
-            text(
-                frame.x(rank) + (-9 if left else 9),
-                at + 4,
-                f"{name}  {rank:.2f}",
-                "value",
-                anchor="end" if left else "start",
-            )
-        )
-    ticks = [float(rank) for rank in range(1, n_arms + 1)]
-    parts.append(x_axis(frame, ticks, [f"{tick:.0f}" for tick in ticks], ""))
     told = ", ".join(f"{name} {rank:.2f}" for name, rank in zip(ranks.names, ranks.mean_ranks, strict=True))
-    return drawing(frame.bottom_px + 26, f"Mean ranks in {metric}: {told}; {_critical(ranks)}.", parts)
-
-
-def _critical(ranks: MeanRanks) -> str:
-    return f"critical difference {ranks.critical_difference:.2f}"
+    critical = f"critical difference {ranks.critical_difference:.2f}"
+    title = f"{metric_label(ranking.metric)}: mean rank over {len(ranks.data_sets)} data sets"
+    alt = f"Mean ranks in {metric_label(ranking.metric)}: {told}; {critical}."
+    cliques = tuple((first, last) for first, last in ranks.cliques)
+    chart = RankLine(title, alt, False, tuple(ranks.names), tuple(ranks.mean_ranks), cliques, ranks.critical_difference)
+    return Figure(f"ranks-{ranking.metric}", (chart,), RANK_CAPTION)

@@ -7,29 +7,26 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from histotune.report.page import page_environment, render_template, standalone
-from histotune.report.study_figures import (
-    difference_panel,
-    domain_figures,
-    matrix_panel,
-    ranking_figure,
-)
-from histotune.report.study_tables import plain_table, score_text
+from histotune.report.page import page_environment, render_template
+from histotune.report.study_figures import domain_figures, ranks_figure
+from histotune.report.study_tables import board_table, plain_table, score_text
+from histotune.report.svg import PLOTS, Drawings
 from histotune.report.words import covered_score, format_score, metric_label, number
 from histotune.tools.atomic import atomic_path
 from histotune.tools.files import write_json, write_text
 from histotune.tools.manifest import CLAIM, write_manifest
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.provenance import redact
-from histotune.tools.table import Column, Table, rows_of, table_of
+from histotune.tools.table import Column, Table, columns_of, rows_of, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from histotune.audit.verdicts import Audit, Cell
+    from histotune.audit.verdicts import Audit, AuditTable, Cell
     from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell, MatrixStudy
     from histotune.evaluation.run_comparison import ComparisonFamily, Ranking, RunComparison
+    from histotune.published.leaderboard import Board
     from histotune.report.pictures import AuditPicture, CrossGallery
     from histotune.statistics.predictions import Score
     from histotune.statistics.scores import SeedScore
@@ -42,15 +39,28 @@ MAX_ROWS = 500  # of a table on the page; audit.json has them all
 def render_audit_page(audit: Audit, pictures: Sequence[AuditPicture], command: str) -> str:
     """Return the page's HTML; equal inputs give equal text."""
     environment = page_environment()
-    environment.filters["cell"] = cell_text
+    environment.filters["audit_cells"] = audit_cells
     return render_template(
         environment,
         "audit.html.j2",
         ("style.css", "audit.css"),
         audit=audit,
+        synthetic=audit.synthetic,
         shown=pictures,
         command=command,
         max_rows=MAX_ROWS,
+    )
+
+
+def audit_cells(table: AuditTable) -> Table:
+    """Return an audit's table as texts, numbers to the right."""
+    numeric = [
+        name for k, name in enumerate(table.columns) if any(isinstance(row[k], int | float) for row in table.rows)
+    ]
+    return Table(
+        table.title,
+        columns_of(table.columns, right=numeric),
+        rows_of([[cell_text(v) for v in row] for row in table.rows]),
     )
 
 
@@ -106,7 +116,7 @@ def comparison_tables(found: RunComparison) -> tuple[Table, ...]:
 
 
 def write_comparison_page(found: RunComparison, command: str, path: Path) -> None:
-    """Write the page; it loads nothing and runs no script.
+    """Write the page; it loads nothing.
 
     Args:
         found: The comparison.
@@ -114,20 +124,49 @@ def write_comparison_page(found: RunComparison, command: str, path: Path) -> Non
         path: Target file, usually ``comparison.html``.
     """
     marks = tuple(dict.fromkeys(mark for family in found.families for mark in family.marks))
+    drawings = Drawings()
     page = render_template(
         page_environment(),
         "comparison.html.j2",
-        ("style.css", "transfer.css"),
         found=found,
-        marks=marks,
+        verdict=comparison_verdict(found),
+        marks=tuple(mark for mark in marks if mark != SYNTHETIC),
         synthetic=SYNTHETIC in marks,
+        drawings=drawings,
         figures=domain_figures(found.families),
-        ranks=[figure for ranking in found.rankings if (figure := ranking_figure(ranking)) is not None],
+        ranks=[figure for ranking in found.rankings if (figure := ranks_figure(ranking)) is not None],
         tables=comparison_tables(found),
-        notes=comparison_notes(found),
+        all_notes=(*comparison_notes(found), LAST_NOTE),
         command=redact(command),
     )
     write_text(path, page)
+    drawings.finish()
+
+
+LAST_NOTE = (
+    "Intervals and p values speak of other groups, for the heads as they were trained; they don't hold for other "
+    "training groups."
+)
+
+
+def comparison_verdict(found: RunComparison) -> str:
+    """Say in a sentence which differences in the first family are shown."""
+    family = found.families[0] if found.families else None
+    if family is None:
+        return "The runs share no tiles that both scored."
+    shown = [pair for pair in family.comparisons if _is_shown(pair.difference)]
+    what = f"{metric_label(family.metric)} on {family.domain}"
+    if not shown:
+        return f"No difference between the runs is shown in {what}."
+    told = "; ".join(
+        f"{pair.first} less {pair.second} is {score_text(pair.difference, signed=True)}" for pair in shown[:3]
+    )
+    return f"In {what} {told}{'; and more below' if len(shown) > 3 else ''}."
+
+
+def _is_shown(score: Score) -> bool:
+    """Whether an interval leaves 0 out."""
+    return score.interval is not None and (score.interval.low > 0 or score.interval.high < 0)
 
 
 def comparison_notes(found: RunComparison) -> tuple[str, ...]:
@@ -199,7 +238,7 @@ def _ranks(ranking: Ranking) -> Table:
 # One self-contained page for the cross-magnification study.
 
 
-def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
+def render_matrix_page(study: MatrixStudy, command: str, ledger: str, drawings: Drawings | None = None) -> str:
     """Return the page's HTML; equal inputs give equal text."""
     synthetic = SYNTHETIC in study.marks
     return render_template(
@@ -207,6 +246,7 @@ def render_matrix_page(study: MatrixStudy, command: str, ledger: str) -> str:
         "matrix.html.j2",
         study=study,
         synthetic=synthetic,
+        drawings=drawings or Drawings(),
         methods=tuple(sorted(_methods(study))),
         command=redact(command),
         ledger=ledger,
@@ -229,14 +269,9 @@ def save_matrices(study: MatrixStudy, how: tuple[dict[str, object], str, str], f
     write_json(folder / "matrix.json", {**study.as_dict(), **CLAIM})
     write_json(folder / "config.json", config)
     write_text(folder / "matrix.csv", cells_table(study).as_csv())
-    write_text(folder / "matrix.html", render_matrix_page(study, command, ledger))
-    (folder / "plots").mkdir(exist_ok=True)
-    synthetic = SYNTHETIC in study.marks
-    for place, matrix in enumerate(study.matrices, 1):
-        write_text(folder / "plots" / f"matrix-{place}.svg", standalone(matrix_panel(matrix, synthetic)))
-        differences = difference_panel(matrix, synthetic)
-        if differences is not None:
-            write_text(folder / "plots" / f"differences-{place}.svg", standalone(differences))
+    drawings = Drawings(folder / PLOTS)
+    write_text(folder / "matrix.html", render_matrix_page(study, command, ledger, drawings))
+    drawings.finish()
     write_manifest(folder)
 
 
@@ -324,7 +359,7 @@ def _limits(score: Score | None) -> tuple[str, str]:
 def write_transfer_page(
     found: Diagnosis, command: str, ledger: str, path: Path, gallery: CrossGallery | None = None
 ) -> None:
-    """Write the page; it loads nothing and runs no script.
+    """Write the page; it loads nothing.
 
     Args:
         found: The diagnosis.
@@ -336,14 +371,33 @@ def write_transfer_page(
     Raises:
         UserError: The disk is full or the folder can't be written.
     """
+    drawings = Drawings()
     page = render_template(
         page_environment(),
         "transfer.html.j2",
         ("style.css", "transfer.css"),
         found=found,
         synthetic=SYNTHETIC in found.marks,
-        gallery=gallery,
+        drawings=drawings,
+        gallery_of=gallery,
         command=redact(command),
         ledger=ledger,
     )
     write_text(path, page)
+    drawings.finish()
+
+
+# ------------------------------------------------------------------------------
+# Leaderboards as one self-contained page.
+
+
+def boards_page(boards: Sequence[Board]) -> str:
+    """Return published scores as a page: a table per protocol that can be sorted and filtered, with what weakens it."""
+    counts = f"{sum(len(board.rows) for board in boards):,} scores under {len(boards):,} protocols"
+    return render_template(
+        page_environment(),
+        "leaderboard.html.j2",
+        synthetic=False,
+        verdict=f"{counts}; scores of different protocols can't be compared.",
+        tables=tuple(board_table(board) for board in boards),
+    )

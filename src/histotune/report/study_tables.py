@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from histotune.published.published_numbers import Protocol
 from histotune.report.decision_tables import decision_tables
 from histotune.report.tables import part_finding, score_tables
-from histotune.report.words import number, weighting_words
+from histotune.report.words import (
+    count,
+    nested_estimates,
+    number,
+    sample_words,
+    selected_score,
+    temperature,
+    threshold,
+    weighting_words,
+)
 from histotune.statistics.metrics import LOWER_IS_BETTER
 from histotune.tools.files import write_text
 from histotune.tools.marks import SYNTHETIC
 from histotune.tools.table import Row, Table, columns_of, latex_float, latex_text, rows_of, table_of
+from histotune.transfer.diagnose import conclusion
 from histotune.transfer.differences import UNCHANGED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from histotune.evaluation.findings import Finding
+    from histotune.evaluation.findings import Finding, Findings
+    from histotune.evaluation.magnifications import MagnificationMatrix
     from histotune.published.leaderboard import Board, BoardRow
     from histotune.report.run_folder import ReportInputs
     from histotune.report.tables import RowGroup, ScoreTable, SummaryLine
@@ -144,6 +155,85 @@ def _shift(found: Diagnosis) -> Table:
 
 def _number(value: float) -> str:
     return "unknown" if math.isnan(value) else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A diagnosis in words: its conclusion, then what it rests on."""
+
+    first: str
+    rest: tuple[str, ...]
+
+
+def conclusion_first(found: Diagnosis) -> Told:
+    """Return a diagnosis with its conclusion before the numbers it rests on."""
+    first = conclusion(found.verdict)
+    before, _, after = found.paragraph.partition(first)
+    rest = tuple(part.strip() for part in (before, after) if part.strip())
+    return Told(first, rest)
+
+
+# ------------------------------------------------------------------------------
+# A run's choices, its embeddings, and a matrix, as small tables.
+
+
+def choice_tables(findings: Findings) -> tuple[Table, ...]:
+    """Return what each sweep chose, a table each, a line per fact."""
+    tables = []
+    for choice in findings.choices:
+        facts = (
+            ("tiles and groups", sample_words(choice.n_tiles, choice.n_groups)),
+            ("pooling", " + ".join(choice.pooling)),
+            ("L2 penalty", f"{choice.penalty:.3g}"),
+            ("log-loss ± SE", selected_score(choice)),
+            ("honest estimate", nested_estimates(choice)),
+            ("temperature", temperature(choice)),
+            ("threshold", threshold(choice)),
+            ("fits", count(choice.n_fits)),
+            ("head", choice.head_id),
+        )
+        title = f"Trained on {choice.trained_on}: chosen by grouped cross-validation within its training groups"
+        tables.append(plain_table(title, ("what", "chosen"), facts))
+    return tuple(tables)
+
+
+def embedding_tables(provenance: dict[str, object]) -> tuple[Table, ...]:
+    """Return how every embedding was made, a table each; older runs tell nothing."""
+    entries = provenance.get("embeddings")
+    tables = []
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, dict):
+            facts = tuple(
+                (str(name), str(value)) for name, value in entry.items() if name not in ("data set", "backbone")
+            )
+            title = f"{entry.get('backbone', '')} on {entry.get('data set', '')}"
+            tables.append(plain_table(title, ("what", "value"), facts))
+    return tuple(tables)
+
+
+def cell_tables(matrix: MagnificationMatrix, marks: tuple[str, ...]) -> tuple[Table, ...]:
+    """Return a matrix as tables of few columns: AUROC and its differences, the other metrics, what the network saw."""
+    scores, others = [], []
+    for cell in matrix.cells:
+        where = f"{cell.trained_on} → {cell.magnification}"
+        trained, scored = ((cell.n_train_tiles, cell.n_train_groups), (cell.scores[0].n_tiles, cell.scores[0].n_groups))
+        gap = (
+            score_text(cell.differences[0], signed=True)
+            if cell.differences
+            else "the diagonal"
+            if cell.on_diagonal
+            else "–"
+        )
+        scores.append((where, score_text(cell.scores[0]), gap, sample_words(*trained), sample_words(*scored)))
+        others.append((where, *(score_text(score) for score in cell.scores[1:3])))
+    seen = [(one.magnification, number(one.input_mpp), one.lost or "nothing") for one in matrix.scales]
+    columns = ("cell", "AUROC", "difference", "trained on", "scored on")
+    tables = (
+        plain_table("Every cell; differences are to heads trained there", columns, scores),
+        plain_table("Every cell: decisions and probabilities", ("cell", "balanced accuracy", "log-loss"), others),
+        plain_table("What the network saw", ("magnification", "input_mpp, um/px", "lost by the view"), seen),
+    )
+    return tuple(replace(table, marks=marks) for table in tables)
 
 
 # ------------------------------------------------------------------------------

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -16,36 +16,24 @@ from histotune.report.charts import (
     PALE_GREY,
     PURPLE,
     VERMILLION,
-    WIDTH_PX,
-    Frame,
+    Axis,
+    Curves,
+    Figure,
     Line,
     Look,
-    Panel,
-    area,
-    curve,
-    dots,
-    drawing,
-    heading,
-    line,
-    marker,
-    nice_ticks,
-    shortened,
-    swatch,
-    sweep_panel,
-    text,
-    x_axis,
-    y_axis,
+    MapKind,
+    PointMap,
 )
-from histotune.report.figures import LINE_LOOKS, Figure, class_names_of
+from histotune.report.drawing import shortened
+from histotune.report.figures import LINE_LOOKS, class_names_of
 from histotune.report.tables import line_names
 from histotune.report.words import count, number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from markupsafe import Markup
+    from collections.abc import Sequence
 
     from histotune.evaluation.findings import Artifacts, Findings
+    from histotune.report.charts import Chart
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ def sweep_figure(findings: Findings, artifacts: Artifacts) -> Figure | None:
 
 def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure | None:
     """Draw log-loss against what the family varies, a panel per training set."""
-    axis = _axis(trials)
+    axis = _varied(trials)
     if axis is None:
         return None
     n_tried = len(trials)
@@ -90,11 +78,11 @@ def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure |
         str(name): LINE_LOOKS[index % len(LINE_LOOKS)]
         for index, name in enumerate(trials["line"].unique(maintain_order=True))
     }
-    panels = [
-        _trials_panel(part, axis, looks, known[str(trained_on)])
+    charts: tuple[Chart, ...] = tuple(
+        _trials_chart(part, axis, looks, known[str(trained_on)])
         for (trained_on,), part in trials.group_by("trained_on", maintain_order=True)
-    ]
-    if not panels:
+    )
+    if not charts:
         return None
     error = "band" if axis.joined else "stroke"
     caption = (
@@ -106,8 +94,7 @@ def trials_figure(trials: pl.DataFrame, known: dict[str, TrainedOn]) -> Figure |
         caption += f" × marks {len(unconverged)} fits that did not converge." if len(unconverged) else ""
     elif n_tried > len(trials):
         caption += f" Not drawn: {n_tried - len(trials)} that diverged, which have no score."
-    keys = tuple((swatch(look, as_line=axis.joined), name) for name, look in looks.items())
-    return Figure(tuple(panels), keys, caption)
+    return Figure(plot_name(trials), charts, caption)
 
 
 def plot_name(trials: pl.DataFrame) -> str:
@@ -116,7 +103,7 @@ def plot_name(trials: pl.DataFrame) -> str:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Varied:
     """What lies along the horizontal axis."""
 
     column: str
@@ -125,15 +112,15 @@ class _Axis:
     joined: bool
 
 
-def _axis(trials: pl.DataFrame) -> _Axis | None:
+def _varied(trials: pl.DataFrame) -> Varied | None:
     if "lr" in trials.columns:
-        return _Axis("lr", "Learning rate", "learning rate", joined=False)
-    return _Axis("penalty", "L2 penalty", "L2 penalty", joined=True) if "penalty" in trials.columns else None
+        return Varied("lr", "Learning rate", "learning rate", joined=False)
+    return Varied("penalty", "L2 penalty", "L2 penalty", joined=True) if "penalty" in trials.columns else None
 
 
-def _trials_panel(part: pl.DataFrame, axis: _Axis, looks: dict[str, Look], known: TrainedOn) -> Markup:
+def _trials_chart(part: pl.DataFrame, axis: Varied, looks: dict[str, Look], known: TrainedOn) -> Curves:
     lines = [
-        _line(rows.sort(axis.column), axis, looks[str(name)])
+        _line(rows.sort(axis.column), axis, looks[str(name)], str(name))
         for (name,), rows in part.group_by("line", maintain_order=True)
     ]
     trained_on = str(part["trained_on"][0])
@@ -143,16 +130,31 @@ def _trials_panel(part: pl.DataFrame, axis: _Axis, looks: dict[str, Look], known
         for row in part.filter(pl.col("chosen")).iter_rows(named=True)
     )
     alt = f"Log-loss against {axis.words} for {trained_on}, {len(part)} trials; chosen: {told or 'none'}."
-    return sweep_panel(Panel(trained_on, known.synthetic, alt), lines, math.log(known.n_classes), axis.label)
+    guessing = math.log(known.n_classes)
+    limits = _loss_limits(lines, guessing)
+    shown = guessing if limits[0] < guessing < limits[1] else math.nan
+    x, y = Axis(axis.label, scale="log"), Axis("Group-balanced log-loss", limits)
+    chart = Curves(trained_on, alt, known.synthetic, tuple(lines), x, y)
+    return replace(chart, reference=shown, reference_label="guessing")
 
 
-def _line(rows: pl.DataFrame, axis: _Axis, look: Look) -> Line:
-    points = [(math.log10(x), loss) for x, loss in rows.select(axis.column, "log_loss").iter_rows()]
+def _loss_limits(lines: Sequence[Line], guessing: float) -> tuple[float, float]:
+    """Range that shows every curve's valley; losses far above guessing are cut off at the upper edge."""
+    lows = [low for item in lines for _, low, _ in item.band] + [y for item in lines for _, y in item.points]
+    highs = [high for item in lines for _, _, high in item.band] + [y for item in lines for _, y in item.points]
+    low, high = min(lows), min(max(highs), max(2.5 * guessing, *(min(y for _, y in item.points) for item in lines)))
+    margin = 0.06 * (high - low) or 0.05
+    return max(0.0, low - margin), high + margin
+
+
+def _line(rows: pl.DataFrame, axis: Varied, look: Look, label: str) -> Line:
+    points = [(float(x), float(loss)) for x, loss in rows.select(axis.column, "log_loss").iter_rows()]
     errors = rows["log_loss_se"].fill_nan(0.0).fill_null(0.0).to_list()
     pairs = list(zip(points, errors, strict=True))
     return Line(
         points=tuple(points),
         look=look,
+        label=label,
         band=tuple((x, y - error, y + error) for (x, y), error in pairs),
         chosen=tuple(point for point, is_chosen in zip(points, rows["chosen"], strict=True) if is_chosen),
         flagged=tuple(point for point, converged in zip(points, rows["converged"], strict=True) if not converged),
@@ -169,73 +171,48 @@ TITLES = {
     "balanced_accuracy": ("Balanced accuracy", "higher is better"),
     "log_loss": ("Group-balanced log-loss", "lower is better"),
 }
-LOOK = Look(BLUE, "disc")
-MIN_GAP_PX = 24.0
+EFFICIENCY_LOOK = Look(BLUE, "disc")
 
 
 def label_efficiency_figure(table: pl.DataFrame | None, *, synthetic: bool) -> Figure | None:
     """Draw each metric against the number of training groups."""
     if table is None or table.is_empty():
         return None
-    panels = []
+    charts: list[Chart] = []
     for metric, (title, direction) in TITLES.items():
         rows = table.filter((pl.col("metric") == metric) & pl.col("value").is_finite()).sort("n_groups")
         if len(rows) > 1:
-            panels.append(_label_efficiency_panel(rows, title, direction, synthetic=synthetic))
-    return Figure(tuple(panels), (), _caption(table)) if panels else None
+            charts.append(_label_efficiency_chart(rows, title, direction, synthetic=synthetic))
+    return Figure("training-groups", tuple(charts), _caption(table)) if charts else None
 
 
-def _label_efficiency_panel(rows: pl.DataFrame, title: str, direction: str, *, synthetic: bool) -> Markup:
-    points = [(math.log2(n), value) for n, value in rows.select("n_groups", "value").iter_rows()]
-    limits = [
-        (x, low, high)
+def _label_efficiency_chart(rows: pl.DataFrame, title: str, direction: str, *, synthetic: bool) -> Curves:
+    points = tuple((float(n), float(value)) for n, value in rows.select("n_groups", "value").iter_rows())
+    limits = tuple(
+        (x, float(low), float(high))
         for (x, _), low, high in zip(points, rows["low"], rows["high"], strict=True)
         if low is not None and high is not None
-    ]
-    frame = Frame(
-        52, 28, WIDTH_PX - 66, 210, (points[0][0] - 0.2, points[-1][0] + 0.2), _label_efficiency_range(points, limits)
     )
-    ticks = nice_ticks(*frame.y_range)
     told = "; ".join(
         f"{row['n_groups']} groups: {number(row['value'])}"
         + ("" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]")
         for row in rows.iter_rows(named=True)
     )
-    parts = [heading(title, synthetic), y_axis(frame, ticks, [f"{tick:.2f}" for tick in ticks], direction)]
-    if limits:
-        upper = [(frame.x(x), frame.y(high)) for x, _, high in limits]
-        lower = [(frame.x(x), frame.y(low)) for x, low, _ in limits]
-        parts.append(area([*upper, *reversed(lower)], LOOK.colour))
-    parts.append(curve([(frame.x(x), frame.y(y)) for x, y in points], LOOK.line_css, LOOK.colour))
-    for x, low, high in limits:
-        parts.append(line((frame.x(x), frame.y(low)), (frame.x(x), frame.y(high)), "whisker", INK))
-    parts += [marker(frame.x(x), frame.y(y), LOOK.shape, LOOK.colour) for x, y in points]
-    parts.append(line((frame.left_px, frame.bottom_px), (frame.right_px, frame.bottom_px)))
-    at, labels = _ticks(frame, [x for x, _ in points], rows["n_groups"].to_list())
-    parts.append(x_axis(frame, at, labels, "Training groups (logarithmic)"))
-    missing = rows.filter(pl.col("low").is_null())
-    if len(missing):
-        parts.append(text(frame.right_px, frame.top_px + 12, "no interval where none is drawn", "small", anchor="end"))
     alt = f"{title} ({direction}) against the number of training groups. {told}."
-    return drawing(frame.bottom_px + 44, Panel(title, synthetic, alt).words, parts)
+    line = Line(points, EFFICIENCY_LOOK, band=limits if len(limits) > 1 else (), marked=True)
+    ticks = _spread_ticks([x for x, _ in points])
+    x = Axis("Training groups (logarithmic)", ticks=ticks, scale="log")
+    note = "no interval where no band is drawn" if len(limits) < len(points) else ""
+    return Curves(title, alt, synthetic, (line,), x, Axis(f"{title}: {direction}"), note=note)
 
 
-def _label_efficiency_range(
-    points: Sequence[tuple[float, float]], limits: Sequence[tuple[float, float, float]]
-) -> tuple[float, float]:
-    values = [y for _, y in points] + [value for _, low, high in limits for value in (low, high)]
-    margin = 0.06 * (max(values) - min(values)) or 0.05
-    return max(0.0, min(values) - margin), max(values) + margin
-
-
-def _ticks(frame: Frame, places: Sequence[float], sizes: Sequence[int]) -> tuple[list[float], list[str]]:
-    """Label every size that has room; the largest always."""
-    at, labels = [places[-1]], [str(sizes[-1])]
-    for x, size in zip(reversed(places[:-1]), reversed(sizes[:-1]), strict=True):
-        if frame.x(at[-1]) - frame.x(x) >= MIN_GAP_PX:
-            at.append(x)
-            labels.append(str(size))
-    return at[::-1], labels[::-1]
+def _spread_ticks(sizes: Sequence[float]) -> tuple[float, ...]:
+    """Label every size that has room, a fifth more than the one before; the largest always."""
+    kept = [sizes[-1]]
+    for size in reversed(sizes[:-1]):
+        if kept[-1] / size >= 1.2:
+            kept.append(size)
+    return tuple(kept[::-1])
 
 
 def _caption(table: pl.DataFrame) -> str:
@@ -254,12 +231,12 @@ def _caption(table: pl.DataFrame) -> str:
 # A map of embeddings as a figure: the same points by class, and by site or group, and what it can't show.
 
 
-LOOKS: tuple[tuple[str, Literal["round", "ring", "square"]], ...] = (
-    (BLUE, "round"), (VERMILLION, "ring"), (GREEN, "square"), (PURPLE, "ring"), (AMBER, "round"), (INK, "square"),
+MAP_LOOKS = (
+    Look(BLUE, "disc"), Look(VERMILLION, "circle"), Look(GREEN, "square"), Look(PURPLE, "triangle"),
+    Look(AMBER, "diamond"), Look(INK, "circle"),
 )  # fmt: skip
-MAX_LABEL = 20
-ROW_PX, KEY_GAP_PX = 16.0, 36.0
-FEW_POINTS = 300
+OTHERS = Look(PALE_GREY, "disc")
+MOST_CHARS = 34
 CANT_SHOW = (
     "What it can't show: classes that overlap here may be apart in all columns together, and the reverse; tiles of a "
     "case lie together because they are alike, so a clump need not be a class. The score on held-out cases is the "
@@ -269,16 +246,6 @@ TSNE = (
     "t-SNE keeps who is near whom and little else: distances between clusters, their sizes and their densities mean "
     "nothing, and another seed draws another picture."
 )
-
-
-@dataclass(frozen=True)
-class MapKind:
-    """Points of one look: their name, how many there are, their places."""
-
-    label: str
-    points: tuple[tuple[float, float], ...]
-    colour: str
-    shape: Literal["round", "ring", "square"]
 
 
 def map_figures(table: pl.DataFrame | None, *, synthetic: bool) -> tuple[Figure, ...]:
@@ -291,9 +258,9 @@ def map_figures(table: pl.DataFrame | None, *, synthetic: bool) -> tuple[Figure,
 
 def _figure(table: pl.DataFrame, synthetic: bool) -> Figure:
     column, heading_text = _second(table)
-    panels = (
-        _map_panel(table, _kinds(table, "class", "other classes"), "By class", synthetic),
-        _map_panel(table, _kinds(table, column, f"other {heading_text}s"), f"By {heading_text}", synthetic),
+    charts = (
+        _map_chart(table, _kinds(table, "class", "other classes"), "By class", synthetic),
+        _map_chart(table, _kinds(table, column, f"other {heading_text}s"), f"By {heading_text}", synthetic),
     )
     n, n_tiles = len(table), int(table["n_tiles"][0])
     shown = f"{count(n)} tiles" if n == n_tiles else f"{count(n)} of {count(n_tiles)} tiles, spread over groups"
@@ -307,10 +274,10 @@ def _figure(table: pl.DataFrame, synthetic: bool) -> Figure:
         )
     largest = (
         f" Named are the {heading_text}s with most tiles, of equal ones the first."
-        if table[column].n_unique() > len(LOOKS)
+        if table[column].n_unique() > len(MAP_LOOKS)
         else ""
     )
-    return Figure(panels, (), f"Map of embeddings, {how} {CANT_SHOW}{largest}")
+    return Figure(f"map-{table['method'][0]}", charts, f"Map of embeddings, {how} {CANT_SHOW}{largest}")
 
 
 def _second(table: pl.DataFrame) -> tuple[str, str]:
@@ -326,45 +293,25 @@ def _kinds(table: pl.DataFrame, column: str, others: str) -> list[MapKind]:
     known = table.filter(pl.col(column).is_not_null())
     counted = known.group_by(column).len().sort(["len", column], descending=[True, False])
     names = counted[column].to_list()
-    named = names if len(names) <= len(LOOKS) else names[: len(LOOKS) - 1]
+    named = names if len(names) <= len(MAP_LOOKS) else names[: len(MAP_LOOKS) - 1]
     kinds = []
     for label, rows in (
         (others, known.filter(~pl.col(column).is_in(named))),
         (f"unknown {others.removeprefix('other ').removesuffix('s')}", table.filter(pl.col(column).is_null())),
     ):
         if len(rows):
-            kinds.append(MapKind(f"{label} ({count(len(rows))})", _points(rows), PALE_GREY, "round"))
-    for name, (colour, shape) in zip(named, LOOKS, strict=False):
+            kinds.append(MapKind(f"{label} ({count(len(rows))})", _points(rows), OTHERS))
+    for name, look in zip(named, MAP_LOOKS, strict=False):
         rows = known.filter(pl.col(column) == name)
-        kinds.append(MapKind(f"{shortened(name, MAX_LABEL)} ({count(len(rows))})", _points(rows), colour, shape))
+        kinds.append(MapKind(f"{shortened(name, MOST_CHARS)} ({count(len(rows))})", _points(rows), look))
     return kinds
 
 
-def _map_panel(table: pl.DataFrame, kinds: Sequence[MapKind], title: str, synthetic: bool) -> Markup:
-    frame = Frame(26, 26, WIDTH_PX - 34, 250, _map_range(table["x"]), _map_range(table["y"]))
-    size_px = 6.0 if len(table) <= FEW_POINTS else 4.0
+def _map_chart(table: pl.DataFrame, kinds: Sequence[MapKind], title: str, synthetic: bool) -> PointMap:
     across, up = _axis_names(table)
-    parts = [
-        heading(title, synthetic),
-        *(line(start, end, "grid") for start, end in _edges(frame)),
-        *(dots([(frame.x(x), frame.y(y)) for x, y in kind.points], kind.colour, kind.shape, size_px) for kind in kinds),
-        text(frame.left_px + frame.width_px / 2, frame.bottom_px + 16, across, "small"),
-        text(14, frame.top_px + frame.height_px / 2, up, "small", turned=True),
-        *_key(kinds, frame),
-    ]
     told = "; ".join(kind.label for kind in kinds)
     alt = f"Map of {count(len(table))} tiles, {title.lower()}: {told}. Only positions are shown."
-    height_px = frame.bottom_px + KEY_GAP_PX + math.ceil(len(kinds) / 2) * ROW_PX
-    return drawing(height_px, Panel(title, synthetic, alt).words, parts)
-
-
-def _key(kinds: Sequence[MapKind], frame: Frame) -> Iterator[Markup]:
-    """Yield the looks with their names in two columns below the map, so that a panel stands alone; grey ones last."""
-    for nth, kind in enumerate(sorted(kinds, key=lambda kind: kind.colour == PALE_GREY)):
-        x_px = frame.left_px + 6 + (nth % 2) * frame.width_px / 2
-        y_px = frame.bottom_px + KEY_GAP_PX + (nth // 2) * ROW_PX
-        yield dots([(x_px, y_px)], kind.colour, kind.shape, 7.0)
-        yield text(x_px + 10, y_px + 4, kind.label, anchor="start")
+    return PointMap(title, alt, synthetic, tuple(kinds), across, up)
 
 
 def _axis_names(table: pl.DataFrame) -> tuple[str, str]:
@@ -372,18 +319,6 @@ def _axis_names(table: pl.DataFrame) -> tuple[str, str]:
         return "t-SNE, axes without meaning", ""
     x, y = (float(table[name][0]) for name in ("x_share", "y_share"))
     return f"first component, {_percent(x)} of the variance", f"second component, {_percent(y)} of the variance"
-
-
-def _edges(frame: Frame) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    left, right, top, bottom = frame.left_px, frame.right_px, frame.top_px, frame.bottom_px
-    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    return list(zip(corners, [*corners[1:], corners[0]], strict=True))
-
-
-def _map_range(values: pl.Series) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())  # type: ignore[arg-type]
-    room = 0.04 * (high - low) or 1.0
-    return low - room, high + room
 
 
 def _points(rows: pl.DataFrame) -> tuple[tuple[float, float], ...]:

@@ -21,11 +21,11 @@ from histotune.heads.family import SweepSupport
 from histotune.heads.fit_cache import FitCache
 from histotune.heads.reference import training_reference
 from histotune.heads.sweep import require_device
-from histotune.report.page import save_plots, write_report
+from histotune.report.page import write_report
 from histotune.report.pictures import largest_errors
 from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
-from histotune.report.sweep_figures import label_efficiency_figure, plot_name, sweep_figure
+from histotune.report.svg import PLOTS, Drawings
 from histotune.studies.setup import claimed_folder, embed_arms, embed_twins, set_up_experiment
 from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
 from histotune.studies.tuned_arm import (
@@ -328,10 +328,8 @@ def _write(setup: Setup, inputs: ReportInputs, studies: Studies, embedded: Embed
             if studies.arm is not None and studies.tuned is not None:
                 save_tuned_head(studies.arm, studies.tuned, folder / TUNED_FOLDER)
                 save_shown_tiles(studies.arm, folder / "plots")
-            write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html")
-        save_plots(sweep_figure(inputs.findings, inputs.artifacts), plot_name(inputs.artifacts.trials), folder)
-        figure = label_efficiency_figure(inputs.artifacts.label_efficiency, synthetic=inputs.findings.synthetic)
-        save_plots(figure, "training-groups", folder)
+            drawings = Drawings(folder / PLOTS, (config.out / PLOTS,))
+            write_report(replace(inputs, stages=tuple(watch.stages)), folder / "report.html", drawings)
         inputs = replace(inputs, stages=tuple(watch.stages))
         save_run(inputs, folder)
     n_computed = sum(material.embeddings.n_computed for material in embedded.materials)

@@ -412,6 +412,7 @@ RUN_NAMES = {
     "manifest.json",
     "matrix.json",
     "plots",
+    "figures",
     "protocol.json",
     "reference.safetensors",
     RECOMPUTE_FILE,

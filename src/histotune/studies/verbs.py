@@ -6,7 +6,7 @@ Arguments have the command line's names and defaults; every other field of the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from histotune.studies.arguments import (
     tiles_of,
 )
 from histotune.studies.config import ExperimentConfig
-from histotune.tools.atomic import bring_back, claimed
+from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.table import Column, ShownAsTables, Table, rows_of
 
@@ -489,49 +489,6 @@ def run(
         config = build_config(recipe, data=path_of(data), pcam=path_of(pcam), **typed)
     study = run_experiment if config.protocol is None else run_protocol
     return study(config, command_of("run"))
-
-
-def report(run: Place, *, out: Place | None = None, add: Sequence[Place] = (), latex: Place | None = None) -> Path:
-    """Draw a finished run's report again, with other studies of its head in it.
-
-    Args:
-        run: Folder of a finished run.
-        out: Where to write the page; ``RUN/report.html`` without one.
-        add: Folders of transfers or matrices: a section of its own each.
-        latex: Also write all tables as LaTeX to this file.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: No finished run there, or a study of another head.
-
-    Example:
-        >>> import histotune as ht
-        >>> few = {"sweep.folds": 3, "evaluation.outer_folds": 3, "evaluation.floors": []}
-        >>> run = ht.run("breakhis", "BreaKHis_v1", backbone="colour-histogram", out="run", set=few)
-        >>> ht.report("run", out="page.html").name
-        'page.html'
-    """
-    from histotune.report.page import write_report
-    from histotune.report.run_folder import add_study, load_added, load_run
-    from histotune.report.study_tables import write_latex
-
-    folder = Path(run)
-    page, tables = Path(out) if out is not None else folder / "report.html", path_of(latex)
-    bring_back(folder)
-    if not folder.is_dir():
-        load_run(folder)  # which says what is missing
-    changed = folder.resolve() if add or out is None else None
-    with claimed(changed, folder=True, is_replaced=False), claimed(page, tables, folder=False):
-        inputs = load_run(folder)
-        for study in add:
-            add_study(folder, inputs.findings, Path(study))
-        inputs = replace(inputs, added=load_added(folder))
-        write_report(inputs, page)
-        if tables is not None:
-            write_latex(inputs, tables)
-    return page
 
 
 def _plain(tiles: EmbeddedTiles | TileSet | str | ExperimentConfig) -> TileSet | None:
