@@ -52,7 +52,7 @@ def write_answer(findings: tuple[Finding, ...], choices: Sequence[SweepChoice] =
     return " ".join(filter(None, (*sentences, *warnings)))
 
 
-def verdict_sentence(findings: Findings) -> str:
+def verdict_sentence(findings: Findings, *, brief: bool = False) -> str:
     """Say in one sentence what was found: whether the probe beats its strongest floor on groups that trained nothing.
 
     What weakens the number comes before it: a split that leaks, a floor that is not beaten, an interval that is
@@ -60,6 +60,7 @@ def verdict_sentence(findings: Findings) -> str:
 
     Args:
         findings: What a run found.
+        brief: Leave out the floor where it is beaten, and what fine-tuning did.
 
     Returns:
         Plain text on one line, without markup.
@@ -70,7 +71,7 @@ def verdict_sentence(findings: Findings) -> str:
         'Nothing was scored.'
     """
     headline = next((found for name in HEADLINES if (found := _headline_of(findings, name)) is not None), None)
-    return "Nothing was scored." if headline is None else " ".join(_sentence(headline).split())
+    return "Nothing was scored." if headline is None else " ".join(_sentence(headline, brief=brief).split())
 
 
 def in_words(score: Score) -> str:
@@ -308,12 +309,12 @@ def _headline_of(findings: Findings, name: FindingId) -> Headline | None:
     return Headline(finding, probe, auroc, strongest_floor(finding, probe.domain), classes, synthetic)
 
 
-def _sentence(headline: Headline) -> str:
+def _sentence(headline: Headline, *, brief: bool) -> str:
     """Put the parts in order: what weakens the number first, then the number, then what fine-tuning did."""
     score, where = headline.auroc, _where(headline)
     if math.isnan(score.value):
         return f"No AUROC could be computed on {where}: {score.reason or 'no reason was recorded'}."
-    tuned = _tuning_clause(headline)
+    tuned = "" if brief else _tuning_clause(headline)
     if LEAKY in headline.probe.marks:
         word = group_word(headline.probe.domain)
         cause = f"{word}s stand" if score.n_groups else f"unknown {word}s may stand"
@@ -328,7 +329,8 @@ def _sentence(headline: Headline) -> str:
     shown = None if headline.floor is None else beats(headline.finding, headline.probe, headline.floor)
     found = f"AUROC {_value_words(headline)} on {where}"
     if shown:
-        return f"The probe {_task(headline)} with {found}, above its strongest floor, {floor}{tuned}."
+        above = "" if brief else f", above its strongest floor, {floor}"
+        return f"The probe {_task(headline)} with {found}{above}{tuned}."
     if shown is None:
         beside = "" if headline.floor is None else ", and whether it beats a floor can't be told"
         return f"The probe {_task(headline)} with {found}{beside}{tuned}."

@@ -86,7 +86,7 @@ def short_sections(inputs: ReportInputs) -> tuple[Section, ...]:
     return tuple(section for section in made if section is not None)
 
 
-def arm_table(title: str, rows: Iterable[tuple[str, ScoredArm]], findings: Findings) -> Table:
+def arm_table(title: str, rows: Iterable[tuple[str, ScoredArm]]) -> Table:
     """Return arms with AUROC, balanced accuracy and what they were measured on."""
     cells = []
     for label, row in rows:
@@ -94,7 +94,7 @@ def arm_table(title: str, rows: Iterable[tuple[str, ScoredArm]], findings: Findi
         first = next((one for one in scores if one is not None), None)
         marks = [mark for mark in row.marks if mark != SYNTHETIC]
         named = f"{label} ({', '.join(marks)})" if marks else label
-        n = "" if first is None else sample_of(findings, row.domain, first)
+        n = "" if first is None else sample_of(row.domain, first)
         cells.append((named, *(cell_text(one, signed=is_difference(row)) for one in scores), n))
     return Table(title, columns_of(("", "AUROC", "Balanced accuracy", "Measured on")), rows_of(cells))
 
@@ -133,7 +133,7 @@ def trust_section(findings: Findings) -> Section | None:
     if figure is not None:
         figure = Figure(figure.name, figure.charts[:1], figure.caption)
     rows = [] if leak is None else [(_leak_label(one), one) for one in leak.rows]
-    table = arm_table("The same tiles under both splits", rows, findings) if rows else None
+    table = arm_table("The same tiles under both splits", rows) if rows else None
     answer = f"{answer} {_claim(findings)}"
     so_what = _leak_so_what(findings, units)
     return Section("trust", "Can I trust the split?", answer, _control(findings), figure, table, so_what)
@@ -203,9 +203,7 @@ def new_cases_section(inputs: ReportInputs) -> Section | None:
     said = f"; of all tiles it recognises {recognised}" if rates else ""
     arms = [one for one in main.rows if one.domain == row.domain and one.arm in (PROBE, TUNED, VARIED, *FLOORS)]
     ordered = sorted(arms, key=lambda one: one.arm in FLOORS)
-    table = arm_table(
-        "The probe and its floors on the same tiles", [(short_words(one.arm), one) for one in ordered], findings
-    )
+    table = arm_table("The probe and its floors on the same tiles", [(short_words(one.arm), one) for one in ordered])
     floor = strongest_floor(main, row.domain)
     pair = None if floor is None else paired_with(main, row.domain, floor.arm)
     so_what = "What a floor reaches owes nothing to the backbone."
@@ -251,7 +249,7 @@ def magnification_section(findings: Findings) -> Section | None:
         if failing
         else "It ranks at every magnification; its threshold was chosen at one of them, so check decisions before use."
     )
-    table = arm_table("The same heads at every magnification", labelled, findings)
+    table = arm_table("The same heads at every magnification", labelled)
     return Section(
         "magnifications", "Does it carry to other magnifications?", f"{answer}.", why, figure, table, so_what
     )
@@ -291,7 +289,7 @@ def other_data_section(inputs: ReportInputs) -> Section | None:
     rows = [("carried over" if one.arm == PROBE else short_words(one.arm), one) for one in here]
     if direct is not None and trained is not None:
         rows.append(("trained there", trained[0]))
-    table = arm_table(f"Arms on {row.domain}", rows, findings)
+    table = arm_table(f"Arms on {row.domain}", rows)
     so_what = "A threshold chosen on one data set rarely holds on another: choose it anew on labelled tiles there."
     question = f"Does it carry to {name}, and why not?"
     return Section("other-data", question, answer, _why_not(inputs, row), figure, table, so_what)
@@ -341,7 +339,7 @@ def tuning_section(inputs: ReportInputs) -> Section | None:
     seconds = cost.get("seconds") if isinstance(cost, dict) else None
     said = [f"Method: {choice.method}; {choice.reason}."] if choice is not None else []
     said += [f"It took {seconds} s."] if seconds is not None else []
-    table = arm_table("Probe and fine-tuned model, side by side", unique, findings)
+    table = arm_table("Probe and fine-tuned model, side by side", unique)
     answer, so_what = _helped(tuned, pair), _tuning_so_what(pair)
     return Section("fine-tuning", "Did fine-tuning help?", answer, " ".join(said), None, table, so_what)
 

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from histotune.evaluation.answer import beats, strongest_floor
+from histotune.datasets.dataset_spec import group_word, group_words
+from histotune.evaluation.answer import beats, strongest_floor, verdict_sentence
 from histotune.report.charts import (
     BLUE,
     GREEN,
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from histotune.evaluation.findings import Finding, Findings, PairedDifference, ScoredArm
     from histotune.statistics.predictions import Score
 
-UNITS = {"breakhis": "case", "patch_camelyon": "slide"}
-"""What may not stand on both sides of a split, by data set; elsewhere it is a group."""
 FEW = 50
 """Below so many cases a reader is told that they are few."""
 
@@ -73,7 +72,7 @@ def first_screen(findings: Findings, overlap: str = "") -> FirstScreen:
     main = main_finding(findings)
     return FirstScreen(
         data=_data(findings),
-        verdict=_verdict(main, findings),
+        verdict=verdict_sentence(findings, brief=True),
         sureness=_sureness(main, findings),
         headline=headline_figure(findings),
         next_step=_next_step(main, findings),
@@ -93,18 +92,15 @@ def probe_of(finding: Finding | None) -> tuple[ScoredArm, Score] | None:
     return None if row is None or score is None else (row, score)
 
 
-def unit_of(findings: Findings, domain: str, n: int = 2) -> str:
-    """Return what cannot stand on both sides of a split of these tiles: "case", "slides", "groups"."""
+def unit_of(findings: Findings, domain: str) -> str:
+    """Return what may not stand on both sides of a split of these tiles: "cases", "slides", "groups"."""
     dataset = findings.dataset_of(domain)
-    unit = UNITS.get(dataset.name if dataset is not None else domain.partition(" ")[0], "group")
-    return unit if n == 1 else f"{unit}s"
+    return f"{group_word(dataset.name if dataset is not None else domain)}s"
 
 
-def sample_of(findings: Findings, domain: str, score: Score) -> str:
+def sample_of(domain: str, score: Score) -> str:
     """Return on what a score was measured, "180 tiles of 30 cases"."""
-    unit = unit_of(findings, domain, score.n_groups)
-    groups = f" of {count(score.n_groups)} {unit}" if score.n_groups else f" of unknown {unit_of(findings, domain)}"
-    return f"{count(score.n_tiles)} tile{'' if score.n_tiles == 1 else 's'}{groups}"
+    return f"{count(score.n_tiles)} tile{'' if score.n_tiles == 1 else 's'} of {group_words(domain, score.n_groups)}"
 
 
 def two(value: float) -> str:
@@ -155,37 +151,8 @@ def _data(findings: Findings) -> str:
         probe = probe_of(finding) if finding.id in ("in-domain", "external", "direct") else None
         if probe is not None:
             row, score = probe
-            parts.append(f"{row.domain}: {sample_of(findings, row.domain, score)}")
+            parts.append(f"{row.domain}: {sample_of(row.domain, score)}")
     return "; ".join(dict.fromkeys(parts)) or "nothing was scored"
-
-
-def _task(findings: Findings, domain: str) -> str:
-    """Return what is told apart: "malignant from benign"."""
-    dataset = findings.dataset_of(domain)
-    names = dataset.class_names if dataset is not None else ()
-    if len(names) == 2:
-        return f"{names[1]} from {names[0]}"
-    return f"{len(names)} classes apart" if names else "the classes apart"
-
-
-def _verdict(main: Finding | None, findings: Findings) -> str:
-    probe = probe_of(main)
-    if main is None or probe is None:
-        return "Nothing was scored, so nothing can be said about new cases."
-    row, score = probe
-    new = f"new {unit_of(findings, row.domain)}"
-    if LEAKY in row.marks:
-        return f"This is no estimate for {new}: on tiles that training may have seen, AUROC is {told(score)}."
-    if math.isnan(score.value):
-        return f"It can't be said how good the probe is on {new}: {score.reason}."
-    if score.interval is None:
-        return f"It can't be said how sure this is: on {new} AUROC is {told(score)}."
-    floor = strongest_floor(main, row.domain)
-    shown = None if floor is None else beats(main, row, floor)
-    found = f"On {new} the probe tells {_task(findings, row.domain)} with AUROC {told(score)}"
-    if shown is False and floor is not None:
-        return f"The probe is not shown to be worth more than {_floor_words(floor)}. {found}."
-    return f"{found}."
 
 
 def _floor_words(floor: ScoredArm) -> str:
@@ -200,9 +167,9 @@ def _sureness(main: Finding | None, findings: Findings) -> str:
     if main is None or probe is None:
         return ""
     row, score = probe
-    unit, few = unit_of(findings, row.domain, score.n_groups), 0 < score.n_groups < FEW
-    rests = f"It rests on {sample_of(findings, row.domain, score)}"
-    sentences = [f"{rests}, which are few." if few else f"{rests}."]
+    units = unit_of(findings, row.domain)
+    few = 0 < score.n_groups < FEW
+    sentences = [f"{count(score.n_groups)} {units} are few, which is why the interval is wide." if few else ""]
     floor = strongest_floor(main, row.domain)
     pair = None if floor is None else paired_with(main, row.domain, floor.arm)
     if floor is not None and beats(main, row, floor):
@@ -211,8 +178,8 @@ def _sureness(main: Finding | None, findings: Findings) -> str:
     interval = score.interval
     if interval is not None and interval.coverage is not None and interval.coverage < FULL_COVERAGE:
         share = f"{interval.coverage * 100:.0f}\u00a0%"
-        sentences.append(f"With so few {unit}, such intervals held the truth in {share} of simulated cohorts.")
-    return " ".join(sentences)
+        sentences.append(f"With so many {units}, such intervals held the truth in {share} of simulated cohorts.")
+    return " ".join(filter(None, sentences))
 
 
 def _next_step(main: Finding | None, findings: Findings) -> str:
@@ -342,4 +309,4 @@ def _row(
     score = row.score("auroc")
     if score is None:
         return ForestRow(label, "", DrawnEstimate(math.nan), look, strong, section)
-    return ForestRow(label, sample_of(findings, row.domain, score), DrawnEstimate.of(score), look, strong, section)
+    return ForestRow(label, sample_of(row.domain, score), DrawnEstimate.of(score), look, strong, section)
