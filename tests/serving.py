@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import resource
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from histotune.deploy.batch_queue import BatchQueue
 from histotune.deploy.bundle import Bundle
 from histotune.deploy.live_head import LiveHead
 from histotune.deploy.serve import ServeSettings, _listen, make_server
@@ -33,18 +39,36 @@ class Answered:
     headers: dict[str, str] = field(default_factory=dict)
 
     @property
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401
         """The body as JSON."""
         return json.loads(self.body)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A server under test."""
+    """A server under test, in this process unless it has no service."""
 
     port: int
-    service: Service
-    live: LiveHead
+    service: Service | None = None
+    process: subprocess.Popen[str] | None = None
+
+    @property
+    def live(self) -> LiveHead:
+        """The head that is served."""
+        assert self.service is not None
+        return self.service.live
+
+    @property
+    def queue(self) -> BatchQueue:
+        """What waits for its network."""
+        assert self.service is not None
+        return self.service.queue
+
+    def memory_mib(self) -> float:
+        """Memory of the process, MiB."""
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
+        return pages * resource.getpagesize() / 2**20
 
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = 60.0
@@ -68,11 +92,8 @@ class Served:
     def raw(self, data: bytes, timeout_s: float = 30.0) -> Answered:
         """Send bytes that no client library would, and read what comes back."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s) as connection:
-            try:
+            with suppress(OSError):  # it may have answered and closed before everything was sent
                 connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # it has answered and closed before everything was sent
             response = http.client.HTTPResponse(connection)
             response.begin()
             return Answered(response.status, response.read())
@@ -92,7 +113,7 @@ def form(files: list[tuple[str, str, bytes]], fields: dict[str, str] | None = No
 
 
 @contextmanager
-def serving(bundle: Bundle, cache: Path, settings: ServiceSettings | None = None, **more: Any) -> Iterator[Served]:
+def serving(bundle: Bundle, cache: Path, settings: ServiceSettings | None = None, **more: Any) -> Iterator[Served]:  # noqa: ANN401
     """Serve a head with the server of ``histotune serve`` until the block ends."""
     limits = settings or ServiceSettings()
     live = LiveHead(bundle, backbone_of_head(bundle, cache), predict_settings(cache, None, **more))
@@ -106,8 +127,27 @@ def serving(bundle: Bundle, cache: Path, settings: ServiceSettings | None = None
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Served(listener.getsockname()[1], service, live)
+        yield Served(listener.getsockname()[1], service)
     finally:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+
+
+@contextmanager
+def serving_process(head: Path, cache: Path, *options: str) -> Iterator[Served]:
+    """Run ``histotune serve`` as its users do, on a free port, and end it as they do."""
+    command = [sys.executable, "-m", "histotune", "serve", str(head), "--cache", str(cache), "--port", "0", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        line = process.stdout.readline()
+        found = re.search(r"on http://127\.0\.0\.1:(\d+) ", line)
+        assert found, line + process.stderr.read()
+        try:
+            yield Served(int(found[1]), process=process)
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            finally:
+                process.kill()

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
 STOP_S = 10
-HEADER_BYTES = 32_768
 BACKLOG = 256
 
 
@@ -146,7 +145,7 @@ def make_server(app: Callable[..., Any]) -> uvicorn.Server:
         proxy_headers=False,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=STOP_S,
-        h11_max_incomplete_event_size=HEADER_BYTES,
+        h11_max_incomplete_event_size=65_536,
     )
     return uvicorn.Server(config)
 

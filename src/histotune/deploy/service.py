@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 MAX_REQUESTS = 32
 """Requests whose images are in memory at once; more wait with their images still on the way."""
+MAX_HEADER_BYTES, MAX_ADDRESS_BYTES = 32_768, 8_192
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
@@ -89,7 +90,7 @@ class Service:
     """
 
     def __init__(self, live: LiveHead, card: str, settings: ServiceSettings) -> None:
-        self._live, self._card, self._settings = live, card, settings
+        self.live, self._card = live, card
         self._limit_bytes = upload_limit(live.settings.loader.max_pixels, settings.max_upload_mib)
         self.queue = BatchQueue(live.predict, live.batch_size)
         self._decoders = ThreadPoolExecutor(live.settings.loader.workers or cpu_count(), thread_name_prefix="decode")
@@ -131,19 +132,19 @@ class Service:
     async def explain(self, request: Request) -> Response:
         """Say where in one image the logit comes from: numbers and a picture; the picture alone for ``image/png``."""
         async with self._places:
-            if self._live.no_map:
-                raise RefusedError(409, f"There is no map for this head: {self._live.no_map}.")
+            if self.live.no_map:
+                raise RefusedError(409, f"There is no map for this head: {self.live.no_map}.")
             sent = await read_request(request, self._limit_bytes)
             if len(sent.images) != 1:
                 raise RefusedError(422, f"A map is drawn for one image at a time, and {len(sent.images)} were sent.")
-            names = self._live.bundle.head.class_names
+            names = self.live.bundle.head.class_names
             if sent.class_name and sent.class_name not in names:
                 raise RefusedError(422, f"There is no class {shown(sent.class_name)}: there are {', '.join(names)}.")
             image = (await self._decoded(sent, keep=True))[0]
             row = await asyncio.wrap_future(self.queue.predicted(image))
-            work = partial(self._live.explain, image, sent.class_name or None)
+            work = partial(self.live.explain, image, sent.class_name or None)
             found = await asyncio.wrap_future(self.queue.done(work))
-            drawn = await self._in_thread(partial(self._live.draw, image, found))
+            drawn = await self._in_thread(partial(self.live.draw, image, found))
         if "image/png" in request.headers.get("accept", ""):
             return Response(drawn.png, media_type="image/png")
         answer = ExplainAnswer(
@@ -169,7 +170,7 @@ class Service:
 
         def read(one: SentImage) -> LiveImage:
             """Read one of them."""
-            return self._live.read(one.data, one.name, sent.mpp, keep=keep)
+            return self.live.read(one.data, one.name, sent.mpp, keep=keep)
 
         jobs = [self._in_thread(partial(read, one)) for one in sent.images]
         found = await asyncio.gather(*jobs, return_exceptions=True)
@@ -185,7 +186,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 
     def _answers(self, images: Sequence[LiveImage], rows: Sequence[dict[str, Any]]) -> list[ImageAnswer]:
-        return [ImageAnswer.of(image, row, self._live) for image, row in zip(images, rows, strict=True)]
+        return [ImageAnswer.of(image, row, self.live) for image, row in zip(images, rows, strict=True)]
 
 
 def build_app(service: Service, settings: ServiceSettings, on_start: Callable[[], None] = lambda: None) -> ASGIApp:
@@ -268,6 +269,10 @@ def _guard(settings: ServiceSettings) -> Callable[[Request, Callable[[Request], 
 
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         """Refuse or pass on."""
+        if len(request.scope.get("raw_path", b"")) + len(request.scope.get("query_string", b"")) > MAX_ADDRESS_BYTES:
+            return _says(414, f"This address is too long: {MAX_ADDRESS_BYTES:,} bytes are read.", Connection="close")
+        if sum(len(name) + len(value) for name, value in request.headers.raw) > MAX_HEADER_BYTES:
+            return _says(431, f"These headers are too long: {MAX_HEADER_BYTES:,} bytes are read.", Connection="close")
         name = (request.headers.get("host") or "").rsplit(":", 1)[0] if settings.only_local else "localhost"
         if name.lower() not in LOCAL_NAMES:
             return _says(
