@@ -109,6 +109,10 @@ class Service:
         """Return the page for people."""
         return HTMLResponse(self._page)
 
+    async def icon(self) -> Response:
+        """Say that there is no icon, which browsers ask for unasked."""
+        return Response(status_code=204)
+
     async def health(self) -> Health:
         """Say that this server answers, and for which head."""
         return Health(status="ok", head=self.facts.head_id, version=self.facts.version)
@@ -218,6 +222,7 @@ def build_app(service: Service, settings: ServiceSettings, on_start: Callable[[]
     )  # fmt: skip
     refusals: dict[int | str, dict[str, Any]] = {code: {"model": Refusal} for code in ("4XX", 503)}
     app.add_api_route("/", service.page, include_in_schema=False, response_class=HTMLResponse)
+    app.add_api_route("/favicon.ico", service.icon, include_in_schema=False, status_code=204)
     app.add_api_route("/health", service.health)
     app.add_api_route("/model", service.model)
     app.add_api_route("/card", service.card, response_class=PlainTextResponse)
