@@ -22,7 +22,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Refusal(Answer):
+class RequestRefusal(Answer):
     """Why a request is not answered."""
 
     error: str = Field(description="A sentence.")

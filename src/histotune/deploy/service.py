@@ -21,7 +21,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request  # noqa: TC002  (FastAPI reads the annotations)
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
-from histotune.deploy.answers import ExplainAnswer, Health, ImageAnswer, MapWindow, ModelFacts, PredictAnswer, Refusal
+from histotune.deploy.answers import (
+    ExplainAnswer,
+    Health,
+    ImageAnswer,
+    MapWindow,
+    ModelFacts,
+    PredictAnswer,
+    RequestRefusal,
+)
 from histotune.deploy.batch_queue import BatchQueue, BusyError
 from histotune.deploy.service_page import page_policy, render_service_page
 from histotune.deploy.upload import RefusedError, printable, read_request, refusal, shown, upload_limit
@@ -220,7 +228,7 @@ def build_app(service: Service, settings: ServiceSettings, on_start: Callable[[]
         title="histotune", version=facts.version, description=f"{facts.title}. Not for diagnosis.", lifespan=lifespan,
         **quiet,
     )  # fmt: skip
-    refusals: dict[int | str, dict[str, Any]] = {code: {"model": Refusal} for code in ("4XX", 503)}
+    refusals: dict[int | str, dict[str, Any]] = {code: {"model": RequestRefusal} for code in ("4XX", 503)}
     app.add_api_route("/", service.page, include_in_schema=False, response_class=HTMLResponse)
     app.add_api_route("/favicon.ico", service.icon, include_in_schema=False, status_code=204)
     app.add_api_route("/health", service.health)
