@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request  # noqa: TC002  (FastAPI reads the annotations)
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from histotune.deploy.answers import (
@@ -37,9 +37,10 @@ from histotune.tools.errors import UserError
 from histotune.tools.provenance import cpu_count
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
-    from starlette.types import ASGIApp
+    from pydantic import BaseModel
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from histotune.deploy.live_head import LiveHead, LiveImage
     from histotune.deploy.upload import Sent, SentImage
@@ -133,13 +134,13 @@ class Service:
         """Return the model card, in Markdown."""
         return PlainTextResponse(self._card, media_type="text/markdown")
 
-    async def predict(self, request: Request) -> PredictAnswer:
+    async def predict(self, request: Request) -> Response:
         """Say what the head says of images: probabilities, decision, set of classes, warnings."""
         async with self._places:
             sent = await read_request(request, self._limit_bytes)
             images = await self._decoded(sent, keep=False)
             rows = await asyncio.gather(*(asyncio.wrap_future(self.queue.predicted(image)) for image in images))
-        return PredictAnswer(images=self._answers(images, rows), model=self.facts)
+        return _as_json(PredictAnswer(images=self._answers(images, rows), model=self.facts))
 
     async def explain(self, request: Request) -> Response:
         """Say where in one image the logit comes from: numbers and a picture; the picture alone for ``image/png``."""
@@ -173,7 +174,7 @@ class Service:
             windows=[MapWindow(box_px=one.box_px, terms=one.terms_hw.tolist()) for one in found.windows],
             picture_png_base64=base64.b64encode(drawn.png).decode(),
         )
-        return JSONResponse(answer.model_dump(mode="json"))
+        return _as_json(answer)
 
     # ---- On the way ----
 
@@ -235,14 +236,17 @@ def build_app(service: Service, settings: ServiceSettings, on_start: Callable[[]
     app.add_api_route("/model", service.model)
     app.add_api_route("/card", service.card, response_class=PlainTextResponse)
     sends: dict[str, Any] = {"methods": ["POST"], "responses": refusals, "openapi_extra": {"requestBody": BODY}}
-    app.add_api_route("/predict", service.predict, **sends)
+    app.add_api_route("/predict", service.predict, response_model=PredictAnswer, **sends)
     app.add_api_route("/explain", service.explain, response_model=ExplainAnswer, **sends)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(BusyError, _busy)
     app.add_exception_handler(HTTPException, _no_such_thing)
     app.add_exception_handler(Exception, _failed)
-    app.middleware("http")(_guard(settings))
-    return app
+    return Guard(app, settings)
+
+
+def _as_json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 # ---- What goes wrong, in sentences ----
@@ -276,26 +280,44 @@ async def _failed(request: Request, error: Exception) -> JSONResponse:
     return _says(500, "Something went wrong in this server; its own log says what.")
 
 
-def _guard(settings: ServiceSettings) -> Callable[[Request, Callable[[Request], Awaitable[Response]]], Awaitable[Any]]:
-    """Return what every request passes: other sites are kept out, and every answer carries the page's policy."""
-    policy = {**HEADERS, "Content-Security-Policy": page_policy()}
+class Guard:
+    """What every request passes: other sites are kept out, and every answer carries the page's policy.
 
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    Args:
+        app: Answers what passes.
+        settings: Whether other names of this machine are refused.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServiceSettings) -> None:
+        self._app, self._only_local = app, settings.only_local
+        policy = {**HEADERS, "Content-Security-Policy": page_policy()}
+        self._policy = [(name.lower().encode(), value.encode()) for name, value in policy.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse or pass on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def with_policy(message: Message) -> None:
+            """Add the policy to the headers of an answer."""
+            if message["type"] == "http.response.start":
+                known = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(one for one in self._policy if one[0] not in known)]
+            await send(message)
+
+        refused = self._refused(Request(scope))
+        await (refused or self._app)(scope, receive, with_policy)
+
+    def _refused(self, request: Request) -> JSONResponse | None:
+        """Return why a request is not passed on; None where it is."""
         if len(request.scope.get("raw_path", b"")) + len(request.scope.get("query_string", b"")) > MAX_ADDRESS_BYTES:
             return _says(414, f"This address is too long: {MAX_ADDRESS_BYTES:,} bytes are read.", Connection="close")
         if sum(len(name) + len(value) for name, value in request.headers.raw) > MAX_HEADER_BYTES:
             return _says(431, f"These headers are too long: {MAX_HEADER_BYTES:,} bytes are read.", Connection="close")
-        name = (request.headers.get("host") or "").rsplit(":", 1)[0] if settings.only_local else "localhost"
+        name = (request.headers.get("host") or "").rsplit(":", 1)[0] if self._only_local else LOCAL_NAMES[0]
         if name.lower() not in LOCAL_NAMES:
-            return _says(
-                403, f"This server answers to {LOCAL_NAMES[0]} and {LOCAL_NAMES[1]}, and not to {shown(name)}."
-            )
+            return _says(403, f"This server answers to {' and '.join(LOCAL_NAMES[:2])}, and not to {shown(name)}.")
         if request.headers.get("sec-fetch-site") == "cross-site" and request.method != "GET":
             return _says(403, "Pages of other sites may not send images here.")
-        response = await call_next(request)
-        for key, value in policy.items():
-            response.headers.setdefault(key, value)
-        return response
-
-    return guard
+        return None
