@@ -19,11 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from histotune.deploy.answers import TrainingData
 from histotune.deploy.batch_queue import BatchQueue
 from histotune.deploy.bundle import Bundle
 from histotune.deploy.live_head import LiveHead
 from histotune.deploy.serve import ServeSettings, _listen, make_server
-from histotune.deploy.service import Service, ServiceSettings, build_app
+from histotune.deploy.service import ServedCard, Service, ServiceSettings, build_app
 from histotune.studies.head_verbs import predict_settings
 from histotune.studies.setup import backbone_of_head
 
@@ -113,11 +114,16 @@ def form(files: list[tuple[str, str, bytes]], fields: dict[str, str] | None = No
 
 
 @contextmanager
-def serving(bundle: Bundle, cache: Path, settings: ServiceSettings | None = None, **more: Any) -> Iterator[Served]:  # noqa: ANN401
+def serving(
+    bundle: Bundle,
+    cache: Path,
+    settings: ServiceSettings | None = None,
+    data: tuple[TrainingData, ...] = (),
+) -> Iterator[Served]:
     """Serve a head with the server of ``histotune serve`` until the block ends."""
     limits = settings or ServiceSettings()
-    live = LiveHead(bundle, backbone_of_head(bundle, cache), predict_settings(cache, None, **more))
-    service = Service(live, CARD, limits)
+    live = LiveHead(bundle, backbone_of_head(bundle, cache), predict_settings(cache, None))
+    service = Service(live, ServedCard(CARD, data), limits)
     started = threading.Event()
     listener = _listen(ServeSettings(port=0))
     server = make_server(build_app(service, limits, started.set))

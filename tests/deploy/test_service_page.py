@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from PIL import Image
 
+from histotune.deploy.answers import TrainingData
 from tests.browser import CONTRASTS, WIDTHS_PX, open_browser
 from tests.deploy.conftest import MLP, Trained, head_of_cases
 from tests.serving import Served, serving
@@ -144,6 +145,15 @@ def test_a_head_without_maps_says_so_beside_the_answer(
         visit.take(twenty[0])
         assert visit.text("#no-map").startswith("No map: the logit of an MLP")
         assert not visit.page.is_visible("#map") and visit.complaints == []
+
+
+def test_a_head_of_rendered_tissue_says_so_at_once(
+    browser: Browser, trained: Trained, cache: Path, twenty: list[Path]
+) -> None:
+    data = (TrainingData(name="cohort", licence="CC0", synthetic=True),)
+    with serving(trained("lite0"), cache, data=data) as served, Visit(browser, served) as visit:
+        assert served.ask("GET", "/model").json["data"][0]["licence"] == "CC0"
+        assert "SYNTHETIC" in visit.text(".banner") and "SYNTHETIC" in visit.page.title()
 
 
 @pytest.mark.parametrize("width_px", WIDTHS_PX)

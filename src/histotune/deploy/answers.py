@@ -14,6 +14,7 @@ from histotune.heads.reference import SCALE_FACTOR
 
 if TYPE_CHECKING:
     from histotune.deploy.live_head import LiveHead, LiveImage
+    from histotune.evaluation.findings import Findings
 
 
 class Answer(BaseModel):
@@ -36,6 +37,20 @@ class Health(Answer):
     version: str
 
 
+class TrainingData(Answer):
+    """A data set of the run that a head belongs to."""
+
+    name: str
+    licence: str
+    synthetic: bool = Field(description="Rendered by a program: no tissue.")
+
+    @classmethod
+    def of(cls, findings: Findings | None) -> tuple[TrainingData, ...]:
+        """Return the data sets of a run; none where there is no run."""
+        known = findings.datasets if findings else ()
+        return tuple(cls(name=one.name, licence=one.licence, synthetic=one.synthetic) for one in known)
+
+
 class ModelFacts(Answer):
     """What is served."""
 
@@ -53,14 +68,16 @@ class ModelFacts(Answer):
     device: str
     n_tiles: int = Field(description="Tiles that trained the head.")
     n_groups: int = Field(description="Cases that trained the head.")
+    data: tuple[TrainingData, ...] = Field(description="Data sets of its run; empty where there is no run.")
+    synthetic: bool = Field(description="The head learned from rendered tissue, not from patients.")
     sets: str = Field(description="What the sets of classes are worth, or why there are none.")
     far: str = Field(description="From where on an image counts as far from training, or that this is unknown.")
     no_map: str = Field(description="Why no map can be drawn; empty where one can.")
     use: str = "Research use only: not a medical device, not for diagnosis."
 
     @classmethod
-    def of(cls, live: LiveHead) -> ModelFacts:
-        """Return the facts of a head."""
+    def of(cls, live: LiveHead, data: tuple[TrainingData, ...] = ()) -> ModelFacts:
+        """Return the facts of a head, with the data sets of its run."""
         head, reference, sets = live.bundle.head, live.bundle.reference, live.predictor.sets
         name = shown_name(live.spec)
         return cls(
@@ -78,6 +95,8 @@ class ModelFacts(Answer):
             device=live.device,
             n_tiles=head.n_tiles,
             n_groups=head.n_groups,
+            data=data,
+            synthetic=any(one.synthetic for one in data),
             sets=f"No sets of classes: {reference.reason}." if sets is None else sets.words(head.class_names),
             far=_far_words(live),
             no_map=live.no_map,

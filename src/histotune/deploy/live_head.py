@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.explain import TileExplanation
 
 LOG = logging.getLogger(__name__)
+CPU_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,14 @@ class LiveHead:
         self._backbone = self._loaded("fp32" if chosen is None else chosen.precision)
         self._full: Backbone | None = self._backbone if self.precision == "fp32" else None
         self._runner = BatchRunner(self._backbone, self.batch_size)
-        self._drawing = Lock()
+        self._starting, self._drawing = Lock(), Lock()
         self.no_map = self._why_no_map()
 
     @property
     def batch_size(self) -> int:
-        """Most images that pass through the network together."""
-        return self._request.embedding.first_batch_size
+        """Most images that go through the network together; small batches, two at once, fill a processor better."""
+        most = self._request.embedding.first_batch_size
+        return min(most, CPU_BATCH) if self._device.kind == "cpu" else most
 
     @property
     def device(self) -> str:
@@ -164,7 +166,7 @@ class LiveHead:
         views = Views(inputs_KSSC, (content,), (len(inputs_KSSC),))
         return replace(image, inputs=views, resized_px=resized_px, pixels_HWC=pixels_HWC if keep else None)
 
-    # ---- Through the network: one thread at a time ----
+    # ---- Through the network: images of two threads at once, a map alone ----
 
     def predict(self, images: Sequence[LiveImage]) -> list[dict[str, Any]]:
         """Return what the head says of images: a row each, with the columns of ``predict``."""
@@ -174,12 +176,14 @@ class LiveHead:
             tuple(one.content[0] for one in views),
             tuple(one.n_inputs[0] for one in views),
         )
-        with compute_threads(self._request):
-            matrix_BD = self._runner.start(together)()
-        self._runner.start_shard()  # its counts are of no use here, and grow
+        with self._starting, compute_threads(self._request):
+            computed = self._runner.start(together)
+        matrix_BD = computed()
         tiles = _tiles(images)
         embeddings = Embeddings(matrix_BD, self._backbone.blocks, tiles.tile_ids, self._space, len(images))
-        return self.predictor.rows(tiles, embeddings).to_dicts()
+        with self._starting:
+            self._runner.start_shard()  # its counts are of no use here, and grow
+            return self.predictor.rows(tiles, embeddings).to_dicts()
 
     def explain(self, image: LiveImage, class_name: str | None = None) -> TileExplanation:
         """Take the logit of an image apart, in fp32; its pixels must have been kept."""

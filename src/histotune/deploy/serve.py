@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from histotune.backbones.spec import BackboneSpec
     from histotune.deploy.bundle import Bundle
     from histotune.deploy.predict import PredictSettings
+    from histotune.evaluation.findings import Findings
 
 LOG = logging.getLogger(__name__)
 PACKAGES = {"fastapi": "fastapi", "uvicorn": "uvicorn", "python_multipart": "python-multipart"}
@@ -94,6 +95,7 @@ def serve_head(
     backbone: BackboneSpec,
     predict: PredictSettings,
     card: str,
+    findings: Findings | None,
     settings: ServeSettings,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -104,6 +106,7 @@ def serve_head(
         backbone: The bundle's backbone, found.
         predict: Device, how pixels are read, scale of the images.
         card: Model card, Markdown.
+        findings: What the head's run found; None where there is no run.
         settings: Where, and to whom.
         say: Takes the line that says where the head is.
 
@@ -114,13 +117,14 @@ def serve_head(
     listener = _listen(settings)
     with listener:
         _keep_quiet()
+        from histotune.deploy.answers import TrainingData
         from histotune.deploy.live_head import LiveHead
-        from histotune.deploy.service import Service, ServiceSettings, build_app
+        from histotune.deploy.service import ServedCard, Service, ServiceSettings, build_app
 
         live = LiveHead(bundle, backbone, predict)
         only_local = is_local(settings.host)
         limits = ServiceSettings(settings.max_upload_mib, only_local)
-        service = Service(live, card, limits)
+        service = Service(live, ServedCard(card, TrainingData.of(findings)), limits)
         address = _address(listener)
         if not only_local:
             LOG.warning("Other machines may reach this server: there is no password, and nothing is encrypted.")

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from histotune.deploy.answers import TrainingData
     from histotune.deploy.live_head import LiveHead, LiveImage
     from histotune.deploy.upload import Sent, SentImage
 
@@ -89,22 +90,35 @@ class ServiceSettings:
     only_local: bool = True
 
 
+@dataclass(frozen=True)
+class ServedCard:
+    """What is known of a head's run.
+
+    Attributes:
+        text: The model card, Markdown.
+        data: The data sets of its run.
+    """
+
+    text: str
+    data: tuple[TrainingData, ...] = ()
+
+
 class Service:
     """Answers requests about one head.
 
     Args:
         live: The head, its network loaded.
-        card: Its model card, Markdown.
+        card: What is known of its run.
         settings: Limits.
     """
 
-    def __init__(self, live: LiveHead, card: str, settings: ServiceSettings) -> None:
-        self.live, self._card = live, card
+    def __init__(self, live: LiveHead, card: ServedCard, settings: ServiceSettings) -> None:
+        self.live, self._card = live, card.text
         self._limit_bytes = upload_limit(live.settings.loader.max_pixels, settings.max_upload_mib)
         self.queue = BatchQueue(live.predict, live.batch_size)
         self._decoders = ThreadPoolExecutor(live.settings.loader.workers or cpu_count(), thread_name_prefix="decode")
         self._places = asyncio.Semaphore(MAX_REQUESTS)
-        self.facts = ModelFacts.of(live)
+        self.facts = ModelFacts.of(live, card.data)
         self._page = render_service_page(self.facts, self._limit_bytes, live.no_map)
 
     def close(self) -> None:

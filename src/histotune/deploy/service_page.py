@@ -41,7 +41,7 @@ def render_service_page(facts: ModelFacts, limit_bytes: int, no_map: str) -> str
         facts=facts,
         limit_mib=max(limit_bytes >> 20, 1),
         no_map=no_map,
-        synthetic=False,
+        synthetic=facts.synthetic,
     )
 
 

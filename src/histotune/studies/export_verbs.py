@@ -157,7 +157,7 @@ def serve(
     spec = backbone_of_head(bundle, settings.cache)
     findings = _findings(Path(head)) if isinstance(head, str | Path) else None
     card = card_text(CardFacts(bundle, spec, sharing_of(spec), findings), {"format": "head"})
-    serve_head(bundle, spec, settings, card, where)
+    serve_head(bundle, spec, settings, card, findings, where)
 
 
 def _findings(place: Path) -> Findings | None:
