@@ -44,8 +44,8 @@ class LinearHead:
 def head_of_probe(head: Head) -> LinearHead:
     """Return the linear head that training starts from: the probe's, its logits divided by its temperature.
 
-    No ranking and no calibrated probability changes. A head with a weak penalty shouts, and its large weights would tear
-    the backbone's features apart within the first epoch.
+    No ranking and no calibrated probability changes. A head with a weak penalty shouts, and its large weights would
+    tear the backbone's features apart within the first epoch.
     """
     if head.hidden is not None or head.train_mean_D is None or head.train_std_D is None:
         raise UserError(
