@@ -74,8 +74,8 @@ class Cell:
 
     @property
     def sweep(self) -> SweepConfig:
-        """How its probes are found: few cases make few folds."""
-        return SweepConfig(folds=max(min(4, self.n_train // 2), 2))
+        """How its probes are found: by their ranking, as fine-tuning has it; few cases make few folds."""
+        return SweepConfig(folds=max(min(4, self.n_train // 2), 2), selection_rule="auroc")
 
     def tiles(self, folder: Path) -> tuple[TuningBench, list[NDArray[np.bool_]]]:
         """Return what fine-tunes on it, and the tiles of its training sets."""

@@ -325,9 +325,14 @@ def _finetuned(recipe: str, config: ExperimentConfig) -> ExperimentConfig:
 
 
 def with_finetuning(config: ExperimentConfig) -> ExperimentConfig:
-    """Return a config that fine-tunes and holds the result against its probe and the classes' shares alone."""
+    """Return a config that fine-tunes and holds the result against its probe and the classes' shares alone.
+
+    The probe, which training starts from, is the one that ranks best out of fold: of few cases the least log-loss often
+    chooses a head that says next to nothing (docs/finetune.md).
+    """
     evaluation = config.evaluation.model_copy(update={"floors": ("majority",), "leak_price": False})
-    return config.model_copy(update={"evaluation": evaluation, "finetune": config.finetune or FinetuneConfig()})
+    sweep, finetune = config.sweep.model_copy(update={"selection_rule": "auroc"}), config.finetune or FinetuneConfig()
+    return config.model_copy(update={"evaluation": evaluation, "sweep": sweep, "finetune": finetune})
 
 
 # ------------------------------------------------------------------------------
