@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import socket
 import threading
@@ -143,6 +144,14 @@ def test_far_images_are_warned_of(cases: Served) -> None:
     assert other["other_scale"] and "um/px" in " ".join(other["warnings"])
     unknown = cases.send("/predict", ("a.png", png())).json["images"][0]
     assert unknown["other_scale"] is None and "unknown" in " ".join(unknown["warnings"])
+
+
+def test_a_training_tile_finds_itself_among_the_nearest_tiles(cases: Served, tmp_path: Path) -> None:
+    table = write_cases(tmp_path / "again", 40, 0)  # the very tiles that trained it
+    data = (table.parent / "c0_003_1.png").read_bytes()
+    found = cases.send("/predict", ("a.png", data)).json["images"][0]["nearest"]
+    assert found[0]["sha256"] == hashlib.sha256(data).hexdigest() and found[0]["distance"] < 0.05
+    assert [one["distance"] for one in found] == sorted(one["distance"] for one in found) and len(found) == 3
 
 
 def test_every_answer_carries_the_policy(cases: Served) -> None:

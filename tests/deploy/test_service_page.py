@@ -88,7 +88,9 @@ def test_an_image_goes_in_and_what_the_head_says_comes_out(
             assert f"{name}\t{value:.3f}" in visit.text("#classes")
         assert visit.text("#sent-name") == twenty[0].name
         assert "Set of classes" in visit.text("#facts") and "none for this head" in visit.text("#facts")
-        assert "comes from: logit" in visit.text("#caption") and "which no map can show" in visit.text("#caption")
+        assert "comes from: logit" in visit.text("#caption") and "The map shows all that is added" in visit.text(
+            "#caption"
+        )
         assert visit.page.eval_on_selector("#picture", "one => one.naturalWidth") > 500
         assert visit.page.eval_on_selector("#sent", "one => one.naturalWidth") > 0
         assert visit.complaints == [] and visit.elsewhere == []
@@ -102,6 +104,7 @@ def test_sets_distances_and_warnings_are_shown(browser: Browser, tmp_path: Path)
         visit.page.fill("#mpp", "0.5")
         visit.take(tmp_path / "blank.png")
         assert "far from what trained this head" in visit.text("#warnings")
+        assert "Nearest training tiles" in visit.text("#facts") and "(case " in visit.text("#facts")
         assert ", far" in visit.text("#facts") and "0.054 µm per pixel" in visit.text("#facts")  # 24 px become 224
         visit.page.click("summary")
         assert "training groups held out in turn" in visit.text("details")

@@ -6,6 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,8 @@ KINDS: tuple[Malformed, ...] = (
 def refuse_all(served: Served, n_requests: int) -> None:
     """Send malformed requests, each refused with a sentence; the server's memory stays flat."""
     rng, memory_mib = np.random.default_rng(n_requests), []
+    with ThreadPoolExecutor(8) as clients:  # every decoding thread meets the largest image once
+        list(clients.map(lambda _: not_enough_pixels(served, rng), range(16)))
     for number in range(n_requests):
         kind = KINDS[number % len(KINDS)]
         answer = kind(served, rng)

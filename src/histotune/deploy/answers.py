@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -103,6 +104,14 @@ class ModelFacts(Answer):
         )
 
 
+class NearestTile(Answer):
+    """A training tile that lies near, known by its hash: its picture is not part of a head."""
+
+    sha256: str = Field(description="SHA-256 of its file; empty where it is unknown.")
+    distance: float
+    group: int = Field(description="Tiles of one number are of one case.")
+
+
 class ImageAnswer(Answer):
     """What the head says of an image: the columns of ``histotune predict``."""
 
@@ -119,6 +128,7 @@ class ImageAnswer(Answer):
     other_scale: bool | None = Field(description="Whether the training tiles had another.")
     width_px: int
     height_px: int
+    nearest: tuple[NearestTile, ...] = Field(description="Nearest training tiles of the head's sample, nearest first.")
     warnings: tuple[str, ...] = Field(description="What to look at before this is used, a sentence each.")
 
     @classmethod
@@ -139,6 +149,7 @@ class ImageAnswer(Answer):
             other_scale=row["other_scale"],
             width_px=image.source_px[0],
             height_px=image.source_px[1],
+            nearest=tuple(NearestTile(**asdict(one)) for one in row["nearest"]),
             warnings=tuple(_warnings(row, live)),
         )
 

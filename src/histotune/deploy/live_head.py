@@ -23,6 +23,7 @@ from histotune.embeddings.precision import remembered_choice
 from histotune.embeddings.runner import BatchRunner, compute_threads
 from histotune.embeddings.space import Embeddings, EmbedRequest, embedding_space
 from histotune.evaluation.explain import draw_explanation, explain_tile, require_explainable
+from histotune.heads.distance import nearest_tiles
 from histotune.images.decode import content_hash, decode_image
 from histotune.images.loader import Views
 from histotune.images.view_checks import check_view
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.explain import TileExplanation
 
 LOG = logging.getLogger(__name__)
-CPU_BATCH = 16
+CPU_BATCH, NEAREST = 16, "nearest"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class LiveHead:
     # ---- Through the network: images of two threads at once, a map alone ----
 
     def predict(self, images: Sequence[LiveImage]) -> list[dict[str, Any]]:
-        """Return what the head says of images: a row each, with the columns of ``predict``."""
+        """Return what the head says of images: a row each, with the columns of ``predict`` and the nearest tiles."""
         views = [image.inputs for image in images]
         together = Views(
             np.concatenate([one.pixels_BSSC for one in views]),
@@ -183,7 +184,10 @@ class LiveHead:
         embeddings = Embeddings(matrix_BD, self._backbone.blocks, tiles.tile_ids, self._space, len(images))
         with self._starting:
             self._runner.start_shard()  # its counts are of no use here, and grow
-            return self.predictor.rows(tiles, embeddings).to_dicts()
+            rows = self.predictor.rows(tiles, embeddings).to_dicts()
+        sample = self.bundle.reference.sample
+        near = [()] * len(rows) if sample is None else nearest_tiles(self.bundle.head, sample, embeddings)
+        return [{**row, NEAREST: found} for row, found in zip(rows, near, strict=True)]
 
     def explain(self, image: LiveImage, class_name: str | None = None) -> TileExplanation:
         """Take the logit of an image apart, in fp32; its pixels must have been kept."""

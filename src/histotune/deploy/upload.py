@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ MAX_FIELD_BYTES = 4096
 MAX_NAME_CHARACTERS = 200
 BODY_S = 60.0
 """Longest time that a body may take to arrive, seconds."""
+DRAIN_BYTES, DRAIN_S = 128 * 2**20, 3.0
 ENVELOPE_BYTES = 65_536  # boundaries, headers of parts and fields, beyond the files themselves
 ADDRESS = re.compile(r"<[^<>]* at 0x[0-9a-fA-F]+>")
 HOW = "curl -F image=@tile.png http://127.0.0.1:8000/predict"
@@ -88,6 +90,27 @@ async def read_request(request: Request, limit_bytes: int) -> Sent:
     Raises:
         RefusedError: Too large, too slow, no form, no image in it, or fields that mean nothing.
     """
+    try:
+        return await _read(request, limit_bytes)
+    except RefusedError:
+        await _drain(request)
+        raise
+
+
+async def _drain(request: Request) -> None:
+    """Let a client that is still sending finish within bounds, or it would see a broken connection, not the reason."""
+    from starlette.requests import ClientDisconnect
+
+    n_bytes = 0
+    with suppress(ClientDisconnect, TimeoutError, RuntimeError):  # Starlette's word for a body that was read
+        async with asyncio.timeout(DRAIN_S):
+            async for chunk in request.stream():
+                n_bytes += len(chunk)
+                if n_bytes > DRAIN_BYTES:
+                    return
+
+
+async def _read(request: Request, limit_bytes: int) -> Sent:
     from starlette.datastructures import UploadFile
     from starlette.requests import ClientDisconnect
 

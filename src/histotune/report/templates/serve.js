@@ -38,6 +38,10 @@
     fact("Decision", found.decision + (found.threshold === null ? "" : ` (threshold ${found.threshold.toFixed(3)})`));
     fact("Set of classes", found.set === null ? "none for this head" : found.set.join(", "));
     if (found.distance !== null) { fact("Distance from training", `${found.distance.toFixed(2)}${found.far ? ", far" : ""}`); }
+    if (found.nearest.length) {
+      fact("Nearest training tiles", found.nearest.map((one) =>
+        `${one.sha256.slice(0, 12) || "unknown"} at ${one.distance.toFixed(2)} (case ${one.group + 1})`).join("; "));
+    }
     if (found.input_mpp !== null) { fact("Scale at the network's input", `${found.input_mpp.toFixed(3)} µm per pixel`); }
     fact("Image", `${found.width_px} × ${found.height_px} pixels`);
     at("result").hidden = false;
@@ -45,7 +49,8 @@
   const showMap = (found) => {
     at("picture").src = `data:image/png;base64,${found.picture_png_base64}`;
     const words = `Where the logit for ${found.class_name} comes from: ${found.words}. Red speaks for it, blue against it. ` +
-      `The class token holds ${(100 * found.cls_share).toFixed(0)} % of what is added, which no map can show.`;
+      (found.cls_term ? `The class token holds ${(100 * found.cls_share).toFixed(0)} % of what is added, which no map can show.`
+        : "The map shows all that is added.");
     at("picture").alt = words;
     at("caption").textContent = words;
     at("map").hidden = false;
@@ -55,6 +60,8 @@
     at("result").hidden = true;
     at("map").hidden = true;
     at("no-map").textContent = "";
+    const mostMib = Number(at("about").dataset.limitMib);
+    if (file.size > mostMib * 2 ** 20) { say(`This file is too large: at most ${mostMib} MiB are read.`, true); return; }
     say(`Asking about ${file.name} …`);
     if (address) { URL.revokeObjectURL(address); }
     address = URL.createObjectURL(file);
