@@ -147,7 +147,7 @@ def inline_svg(text: str, chart: Chart, css: str) -> Markup:
         _make_plain(element, prefix, referred)
     width, height = root.get("viewBox", "0 0 0 0").split()[2:]
     root.attrib = {
-        "class": f"chart {css}".strip(), "role": "img", "aria-label": chart.words,
+        "class": f"chart {css}".strip(), "role": "img", "aria-label": one_line(chart.words),
         "viewBox": f"0 0 {float(width):g} {float(height):g}", "width": f"{float(width):g}",
         "stroke-linejoin": "round", "stroke-linecap": "butt",
     }  # fmt: skip
