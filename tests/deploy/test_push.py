@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 
@@ -90,6 +91,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    # The hub's client remembers the proxy of the process's first request; another test may have named one.
+    close = getattr(huggingface_hub, "close_session", None)
+    if close is not None:
+        close()
     yield found
     server.shutdown()
     thread.join()

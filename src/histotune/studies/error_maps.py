@@ -45,8 +45,7 @@ def explain_errors(
     """
     by_id = {head.head_id: head for head in heads}
     known = {_key(one): one for one in read_thumbnails(setup.config.out) if one.map_words}
-    found = [replace(one, map_jpeg=known[_key(one)].map_jpeg, map_words=known[_key(one)].map_words)
-             if _key(one) in known else one for one in thumbnails]  # fmt: skip
+    found = [_with_known(one, known.get(_key(one))) for one in thumbnails]
     missing = [one for one in found if not one.map_words and one.head_id in by_id]
     if not missing:
         return tuple(found)
@@ -56,6 +55,10 @@ def explain_errors(
         LOG.debug("no maps of the largest errors: %s", error)
         return tuple(found)
     return tuple(drawn.get(_key(one), one) for one in found)
+
+
+def _with_known(tile: Thumbnail, known: Thumbnail | None) -> Thumbnail:
+    return tile if known is None else replace(tile, map_jpeg=known.map_jpeg, map_words=known.map_words)
 
 
 def _key(tile: Thumbnail) -> tuple[str, str, str, bytes]:
