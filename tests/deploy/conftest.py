@@ -178,3 +178,11 @@ def train(histotune: Callable[..., CommandResult], table: Path, out: Path, *more
 def cases_head(histotune: Callable[..., CommandResult], tmp_path: Path) -> Path:
     """Return the folder of a head that 40 cases trained."""
     return train(histotune, write_cases(tmp_path / "train", 40, 0), tmp_path / "head")
+
+
+def head_of_cases(folder: Path) -> Bundle:
+    """Return a head that 40 cases trained on the colour histogram, saved in ``head`` below a folder."""
+    tiles = ht.read("tiles", write_cases(folder / "train", 40, 0))
+    x = ht.embed(tiles, "colour-histogram", cache=folder / "cache")
+    fields = {"sweep.folds": 3, "sweep.penalties": [0.1, 1]}
+    return ht.sweep(x, out=folder / "head", cache=folder / "cache", set=fields).head

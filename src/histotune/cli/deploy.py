@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from histotune.cli.options import Cache
+from histotune.cli.options import Cache, SetField
 
 
 def export(
@@ -68,3 +68,47 @@ def push(
 
     print(export_verbs.push(folder, repo_id, yes=yes, public=public, endpoint=endpoint, cache=cache))
     print(f"uploaded to {repo_id}" if yes else "nothing was uploaded; add --yes to do it")
+
+
+def serve(
+    head: Annotated[Path, typer.Argument(metavar="HEAD", help="Head folder, or a run folder.", show_default=False)],
+    port: Annotated[int, typer.Option("--port", help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="Address of this machine; the default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    to_network: Annotated[
+        bool, typer.Option("--to-network", help="Allow a --host that other machines reach; there is no password.")
+    ] = False,
+    max_upload_mib: Annotated[float, typer.Option("--max-upload-mib", help="Most MiB of a request.")] = 32.0,
+    cache: Cache = None,
+    settings: SetField = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option("--mpp", help="Scale of images whose sender does not say it, um/px.", show_default=False),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            "--coverage",
+            help="Share of tiles of new cases whose set of classes holds the true one. Default: 0.9.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve a head as a web page and a JSON API on this machine: drop an image, see what the head says and why.
+
+    Example: histotune serve runs/breakhis
+    """
+    from histotune.studies import export_verbs
+
+    export_verbs.serve(
+        head,
+        host=host,
+        port=port,
+        to_network=to_network,
+        max_upload_mib=max_upload_mib,
+        cache=cache,
+        mpp=mpp,
+        coverage=coverage,
+        set=settings,
+    )

@@ -14,7 +14,7 @@ from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
 from histotune.cli.data import data_app
-from histotune.cli.deploy import export, push
+from histotune.cli.deploy import export, push, serve
 from histotune.cli.ending import print_page
 from histotune.cli.options import Cache
 from histotune.cli.run import demo, embed, evaluate, finetune, run, show, sweep
@@ -33,7 +33,7 @@ PANELS = {
     "Data": ("data",),
     "Train": ("backbones", "embed", "sweep", "finetune"),
     "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
-    "Hand over": ("report", "predict", "explain", "export", "push"),
+    "Hand over": ("report", "predict", "explain", "export", "push", "serve"),
     "Upkeep": ("trials", "cache"),
 }  # fmt: skip
 """The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
@@ -129,7 +129,7 @@ def doctor(
 config_app.command()(show)
 COMMANDS = (
     demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
-    explain, export, push, trials,
+    explain, export, push, serve, trials,
 )  # fmt: skip
 GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app}
 for command in COMMANDS:

@@ -1,4 +1,4 @@
-"""A head with its backbone and view, saved as one bundle: its predictions on new images, exports, card and upload."""
+"""A head with its backbone and view, saved as one bundle: its predictions, exports, card, upload and server."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from histotune.deploy.push import PushPlan as PushPlan
     from histotune.deploy.push import plan_push as plan_push
     from histotune.deploy.push import push_folder as push_folder
+    from histotune.deploy.serve import ServeSettings as ServeSettings
+    from histotune.deploy.serve import serve_head as serve_head
 
 FILES = {
     "Bundle": "bundle",
@@ -25,12 +27,14 @@ FILES = {
     "MapSettings": "maps",
     "PredictSettings": "predict",
     "PushPlan": "push",
+    "ServeSettings": "serve",
     "explain_images": "maps",
     "export_head": "export",
     "load_bundle": "bundle",
     "plan_push": "push",
     "push_folder": "push",
     "save_bundle": "bundle",
+    "serve_head": "serve",
     "write_predictions": "prediction_table",
 }
 __all__ = list(FILES)

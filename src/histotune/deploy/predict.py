@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from histotune.datasets.tileset import TileSet
     from histotune.deploy.bundle import Bundle
     from histotune.embeddings.space import EmbeddingConfig, Embeddings
+    from histotune.heads.conformal import ConformalRule
+    from histotune.heads.distance import DistanceRule
     from histotune.images.config import LoaderConfig
 
 LOG = logging.getLogger(__name__)
@@ -149,6 +151,28 @@ class Predictor:
         if unreadable is not None and self.counts.n_skipped == self.counts.n_images:
             raise unreadable
         self._finish()
+
+    def rows(self, tiles: TileSet, embeddings: Embeddings) -> pl.DataFrame:
+        """Return the predictions of tiles whose embeddings are there, in the columns of :meth:`parts`.
+
+        Args:
+            tiles: Some tiles.
+            embeddings: A row for each of them, in their order.
+
+        Returns:
+            A row per tile.
+        """
+        return self._complete(tiles, self._predicted(tiles, embeddings))
+
+    @property
+    def far_rule(self) -> DistanceRule | None:
+        """From where on an image counts as far from training; None where the head knows no training tiles."""
+        return self._far
+
+    @property
+    def sets(self) -> ConformalRule | None:
+        """How sets of classes are made; None where there are none."""
+        return self._sets
 
     def _begin(self, tiles: TileSet) -> None:
         for note in tiles.notes:

@@ -60,6 +60,21 @@ class TrainingSample:
 
 
 @dataclass(frozen=True)
+class NearTile:
+    """A training tile near to another tile.
+
+    Attributes:
+        sha256: Content hash of its file, which finds it among the training tiles; empty where unknown.
+        distance: Root mean square difference per column.
+        group: Number of its group within the sample.
+    """
+
+    sha256: str
+    distance: float
+    group: int
+
+
+@dataclass(frozen=True)
 class DistanceRule:
     """From where on a tile counts as far from training.
 
@@ -143,6 +158,32 @@ def sample_distances(head: Head, sample: TrainingSample, embeddings: Embeddings)
         part = slice(start, start + QUERY_ROWS)
         out_N[part] = nearest_distances(scaled_columns(head, embeddings.matrix_ND[part]), sample.scaled_nD, sample.k)
     return out_N
+
+
+def nearest_tiles(
+    head: Head, sample: TrainingSample, embeddings: Embeddings, n_most: int = 3
+) -> list[tuple[NearTile, ...]]:
+    """Return the nearest tiles of a sample for every tile, nearest first, by the distance that tells what is far.
+
+    Args:
+        head: The head that the sample belongs to.
+        sample: Its training tiles.
+        embeddings: A few tiles in the head's own space.
+        n_most: How many of the sample for each.
+
+    Returns:
+        For every tile the nearest of the sample.
+    """
+    query, pool = (one.astype(np.float32) for one in (scaled_columns(head, embeddings.matrix_ND), sample.scaled_nD))
+    square_q, square_n = (np.einsum("nd,nd->n", one, one, dtype=np.float64) for one in (query, pool))
+    apart_qn = square_q[:, None] - 2.0 * (query @ pool.T).astype(np.float64) + square_n
+    distance_qn = np.sqrt(np.maximum(apart_qn, 0.0) / query.shape[1])
+    order_qk = np.argsort(distance_qn, axis=1, kind="stable")[:, :n_most]
+    names = [bytes(one).hex() for one in sample.sha256_n32] or [""] * len(pool)
+    return [
+        tuple(NearTile(names[row], float(distance_n[row]), int(sample.group_n[row])) for row in rows)
+        for rows, distance_n in zip(order_qk, distance_qn, strict=True)
+    ]
 
 
 def scaled_columns(head: Head, matrix_ND: NDArray[np.floating]) -> NDArray[np.float16]:

@@ -139,11 +139,12 @@ def render_template(
     environment: Environment,
     template: str,
     sheets: tuple[str, ...] = ("style.css",),
+    scripts: tuple[str, ...] = ("page.js",),
     **values: object,
 ) -> str:
     """Return a page that loads nothing: its styles inside, allowed by their hash alone."""
     style = "\n".join(environment.get_template(name).render().strip() for name in sheets)
-    script = environment.get_template("page.js").render().strip()
+    script = "\n".join(environment.get_template(name).render().strip() for name in scripts)
     page = environment.get_template(template).render(
         style=trusted(style), style_hash=_digest(style), script=trusted(script), script_hash=_digest(script), **values
     )

@@ -1,4 +1,4 @@
-"""The verbs that hand a head over: export it for other programs, and push it to a model hub."""
+"""The verbs that hand a head over: export it for other programs, push it to a model hub, serve it on an address."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histotune.deploy.bundle import BUNDLE_FILE, head_folder, load_bundle
-from histotune.deploy.card import CardFacts
+from histotune.deploy.card import CardFacts, card_text
 from histotune.deploy.export import export_head
 from histotune.deploy.export_job import ExportConfig, check_format
 from histotune.deploy.push import plan_push, push_folder
 from histotune.deploy.sharing import sharing_of
 from histotune.evaluation.findings import findings_from_dict
-from histotune.studies.arguments import Place, bundle_of
+from histotune.studies.arguments import Fields, Place, bundle_of
 from histotune.studies.config import ExperimentConfig
 from histotune.studies.setup import backbone_of_head
 from histotune.tools.errors import UserError
@@ -121,6 +121,51 @@ def push(
     if yes:
         push_folder(plan, endpoint)
     return plan
+
+
+def serve(
+    head: Bundle | Place,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    to_network: bool = False,
+    max_upload_mib: float = 32.0,
+    cache: Place | None = None,
+    mpp: float | None = None,
+    coverage: float | None = None,
+    set: Fields = None,
+) -> None:
+    """Answer requests about images by a JSON API and a page, until this process is told to stop.
+
+    Args:
+        head: What :func:`sweep` gave as ``.head``, or a head's or run's folder.
+        host: Address of this machine.
+        port: Port; 0 takes a free one.
+        to_network: Allow an address that other machines reach.
+        max_upload_mib: Most MiB of a request.
+        cache: Folder for what is known of files and networks; no image goes there.
+        mpp: Scale of images whose sender does not say it, um/px.
+        coverage: Coverage of the sets of classes.
+        set: Further fields, such as ``{"embedding.device": "cpu"}``.
+
+    Raises:
+        UserError: No head there, a port that is taken, an address that others reach without the word that allows it,
+            or missing packages.
+
+    Example:
+        >>> serve("runs/breakhis", port=8000)  # doctest: +SKIP
+    """
+    from histotune.deploy.serve import ServeSettings, check_serve, serve_head
+    from histotune.studies.head_verbs import predict_settings
+
+    where = ServeSettings(host, port, to_network, max_upload_mib)
+    check_serve(where)
+    settings = predict_settings(cache, set, mpp=mpp, coverage=coverage)
+    bundle = bundle_of(head)
+    spec = backbone_of_head(bundle, settings.cache)
+    findings = _findings(Path(head)) if isinstance(head, str | Path) else None
+    card = card_text(CardFacts(bundle, spec, sharing_of(spec), findings), {"format": "head"})
+    serve_head(bundle, spec, settings, card, findings, where)
 
 
 def _findings(place: Path) -> Findings | None:

@@ -66,7 +66,7 @@ def predict(
     place = path_of(out)
     if place is not None:
         check_table_name(place)
-    settings = _settings(cache, set, on_bad_image=on_bad_image, mpp=mpp, coverage=coverage)
+    settings = predict_settings(cache, set, on_bad_image=on_bad_image, mpp=mpp, coverage=coverage)
     with claimed(place, folder=False):
         bundle = bundle_of(head)
         return apply(bundle, backbone_of_head(bundle, settings.cache), _paths(images), settings, place)
@@ -112,7 +112,7 @@ def predict_files(
     place = path_of(out)
     if place is not None:
         check_table_name(place)
-    settings = _settings(cache, set, on_bad_image=on_bad_image, mpp=mpp, coverage=coverage)
+    settings = predict_settings(cache, set, on_bad_image=on_bad_image, mpp=mpp, coverage=coverage)
     with claimed(place, folder=False):
         bundle = bundle_of(head)
         return predict_to(place, bundle, backbone_of_head(bundle, settings.cache), _paths(images), settings)
@@ -163,13 +163,13 @@ def explain(
         raise UserError(
             "pictures are not drawn in this format", value=picture, allowed=", ".join(PICTURES), fix="--format png"
         )
-    settings = _settings(cache, set, mpp=mpp)
+    settings = predict_settings(cache, set, mpp=mpp)
     bundle = bundle_of(head)
     maps = MapSettings(settings, class_name, "svg" if picture == "svg" else "png")
     return explain_images(Path(out), bundle, backbone_of_head(bundle, settings.cache), _paths(images), maps)
 
 
-def _settings(cache: Place | None, fields: Fields, **given: Any) -> PredictSettings:  # noqa: ANN401
+def predict_settings(cache: Place | None, fields: Fields, **given: Any) -> PredictSettings:  # noqa: ANN401
     """Return how heads are applied, by the options and fields that were given."""
     from histotune.datasets.config import check_on_bad_image
     from histotune.deploy.predict import PredictSettings
