@@ -13,6 +13,7 @@ import typer
 from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
+from histotune.cli.cluster import cloud_app
 from histotune.cli.data import data_app
 from histotune.cli.deploy import export, push
 from histotune.cli.ending import print_page
@@ -34,6 +35,7 @@ PANELS = {
     "Train": ("backbones", "embed", "sweep", "finetune"),
     "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
     "Hand over": ("report", "predict", "explain", "export", "push"),
+    "Scale": ("cloud",),
     "Upkeep": ("trials", "cache"),
 }  # fmt: skip
 """The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
@@ -131,7 +133,7 @@ COMMANDS = (
     demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
     explain, export, push, trials,
 )  # fmt: skip
-GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app}
+GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app, "cloud": cloud_app}
 for command in COMMANDS:
     app.command(rich_help_panel=PANEL_OF.get(command.__name__))(command)
 for group_name, group in GROUPS.items():
