@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TOGETHER = ("embed", "run", "sweep", "demo", "finetune")  # what several processes may run together, under torchrun
 
+LONG = (*TOGETHER, "evaluate", "matrix", "transfer", "predict")  # what a spot machine may not live to end
 
 PANELS = {
     "Start": ("demo", "doctor", "run", "config"),
@@ -84,6 +85,10 @@ def options(
     leads = os.environ.get("WORLD_SIZE", "1") == "1" or _join_ranks(ctx.invoked_subcommand or "")
     level = logging.DEBUG if debug else logging.WARNING if quiet or not leads else logging.INFO
     log_to_terminal(level)
+    if ctx.invoked_subcommand in LONG:
+        from histotune.cluster.spot import watch_spot
+
+        watch_spot()
     ctx.obj = {"debug": debug}
 
 
