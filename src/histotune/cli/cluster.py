@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +27,7 @@ cloud_app = typer.Typer(
     ),
 )
 PASSED_ON = {"allow_interspersed_args": False, "ignore_unknown_options": False}
+SHARED = ("embed", "run", "sweep", "demo", "finetune")
 NOT_LAUNCHED = ("cloud", "submit")
 
 
@@ -81,6 +83,68 @@ def plan(
             print(f"--{option} {place} is a place on this computer: upload it and name it as s3://BUCKET/PREFIX")
     if not results:
         print("without --results s3://BUCKET/PREFIX what was done goes with the machine")
+
+
+def submit(
+    ctx: typer.Context,
+    command: Annotated[
+        list[str],
+        typer.Argument(metavar="COMMAND...|RECIPE", help="A command as you would type it behind histotune, or a recipe."),
+    ],
+    executor: Annotated[str, typer.Option("--executor", help="slurm, local, or auto: SLURM where it is.")] = "auto",
+    over: Annotated[
+        str | None,
+        typer.Option("--over", help="FIELD=A,B,C: an array, a job per value of a config field.", show_default=False),
+    ] = None,
+    ranks: Annotated[int, typer.Option("--ranks", min=1, help="Processes that share the shards of a job.")] = 1,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Machines of a job.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=0, help="GPUs per machine; 0 for none.")] = 1,
+    cpus: Annotated[int, typer.Option("--cpus", min=1, help="Processors per rank.")] = 4,
+    memory: Annotated[
+        float, typer.Option("--memory", min=0.0, help="GB per machine. Default: the cluster's.", show_default=False)
+    ] = 0.0,
+    hours: Annotated[float, typer.Option("--hours", min=0.001, help="A longer job is asked for again and goes on.")] = 12.0,
+    partition: Annotated[str, typer.Option("--partition", help="Of SLURM.", show_default=False)] = "",
+    account: Annotated[str, typer.Option("--account", help="Of SLURM.", show_default=False)] = "",
+    logs: Annotated[Path, typer.Option("--logs", help="Folder of the jobs' logs.")] = Path("jobs"),
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the jobs and say how they ended.")] = False,
+) -> None:
+    """Hand a command to SLURM as a job or an array; a job that is taken away is asked for again and goes on.
+
+    Example: histotune submit --ranks 4 --gpus 4 -- embed pcam --data data/pcam --backbone midnight
+    """
+    from histotune.cluster import submit as jobs
+
+    words, typed = _typed(ctx, command)
+    if executor not in jobs.EXECUTORS:
+        raise UserError("no such executor", value=executor, closest=closest_name(executor, jobs.EXECUTORS),
+                        allowed=", ".join(jobs.EXECUTORS))  # fmt: skip
+    if ranks > 1 and words[0] not in SHARED:
+        raise UserError("this command is not shared among ranks", value=words[0], allowed=", ".join(SHARED),
+                        fix="leave out --ranks")  # fmt: skip
+    options = jobs.JobOptions(executor, logs, ranks, nodes, gpus, cpus, memory, hours,
+                              partition=partition, account=account)  # fmt: skip
+    handed = jobs.submit(_divided(words, typed, over), options)
+    for job in handed:
+        print(f"job {job.job_id}: histotune {shlex.join(job.words)}\n  log: {', '.join(map(str, job.logs))}")
+    if wait and any(failures := jobs.wait_for(handed)):
+        said = [f"job {job.job_id}: {failure}" for job, failure in zip(handed, failures, strict=True) if failure]
+        raise UserError("\n".join([f"{len(said)} of {len(handed)} jobs failed", *said]), fix="read the logs named above")
+
+
+def _divided(words: tuple[str, ...], typed: Mapping[str, Any], over: str | None) -> Sequence[tuple[str, ...]]:
+    """Return the command, or one per value of a field."""
+    from histotune.cluster.submit import divided
+
+    if over is None:
+        return [words]
+    name, _, values = over.partition("=")
+    if not values or "settings" not in typed:
+        raise UserError("an array goes over the values of a config field", value=over,
+                        fix="--over finetune.loop.seed=0,1,2 -- finetune ...")  # fmt: skip
+    if "out" in typed and typed["out"] is None:
+        raise UserError("each job of an array writes a folder of its own", fix="add --out FOLDER to the command")
+    return divided(words, name, values.split(","))
 
 
 WAYS = (

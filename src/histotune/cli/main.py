@@ -13,7 +13,7 @@ import typer
 from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
-from histotune.cli.cluster import cloud_app
+from histotune.cli.cluster import cloud_app, submit
 from histotune.cli.data import data_app
 from histotune.cli.deploy import export, push
 from histotune.cli.ending import print_page
@@ -36,7 +36,7 @@ PANELS = {
     "Train": ("backbones", "embed", "sweep", "finetune"),
     "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
     "Hand over": ("report", "predict", "explain", "export", "push"),
-    "Scale": ("cloud",),
+    "Scale": ("submit", "cloud"),
     "Upkeep": ("trials", "cache"),
 }  # fmt: skip
 """The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
@@ -136,11 +136,12 @@ def doctor(
 config_app.command()(show)
 COMMANDS = (
     demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
-    explain, export, push, trials,
+    explain, export, push, trials, submit,
 )  # fmt: skip
 GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app, "cloud": cloud_app}
 for command in COMMANDS:
-    app.command(rich_help_panel=PANEL_OF.get(command.__name__))(command)
+    passed_on = {"allow_interspersed_args": False} if command is submit else None  # what follows is another command
+    app.command(rich_help_panel=PANEL_OF.get(command.__name__), context_settings=passed_on)(command)
 for group_name, group in GROUPS.items():
     app.add_typer(group, name=group_name, rich_help_panel=PANEL_OF.get(group_name))
 explain_in_colours(app)

@@ -8,11 +8,17 @@ if TYPE_CHECKING:
     from histotune.cluster.cloud_plan import LaunchOptions as LaunchOptions
     from histotune.cluster.cloud_plan import plan_cloud as plan_cloud
     from histotune.cluster.cloud_plan import write_launch_files as write_launch_files
+    from histotune.cluster.spot import watch_spot as watch_spot
+    from histotune.cluster.submit import JobOptions as JobOptions
+    from histotune.cluster.submit import SubmittedJob as SubmittedJob
 
 FILES = {
     "CloudPlan": "cloud_plan",
+    "JobOptions": "submit",
     "LaunchOptions": "cloud_plan",
+    "SubmittedJob": "submit",
     "plan_cloud": "cloud_plan",
+    "watch_spot": "spot",
     "write_launch_files": "cloud_plan",
 }
 __all__ = list(FILES)
