@@ -13,7 +13,7 @@ import typer
 from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
-from histotune.cli.cluster import cloud_app, submit
+from histotune.cli.cluster import NOT_LAUNCHED, cloud_app, submit
 from histotune.cli.data import data_app
 from histotune.cli.deploy import export, push
 from histotune.cli.ending import print_page
@@ -175,7 +175,7 @@ def main() -> None:
         with explained_memory():
             _refuse_other_encodings(sys.argv)
             try:
-                run_app(app)
+                _run_with_buckets()
             finally:
                 finish_streams()
     except UserError as error:
@@ -184,6 +184,19 @@ def main() -> None:
         several = os.environ.get("WORLD_SIZE", "1") != "1"
         sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: error: {error}\n" if several else f"error: {error}\n")
         raise SystemExit(2) from None
+
+
+def _run_with_buckets() -> None:
+    """Run a command; where one of its places is in a bucket, on local copies."""
+    if not any(word.startswith("s3:") or "=s3:" in word for word in sys.argv):
+        run_app(app)
+        return
+    from histotune.cluster.buckets import local_places
+
+    log_to_terminal(logging.INFO)
+    with local_places(sys.argv, NOT_LAUNCHED) as words:
+        sys.argv = words
+        run_app(app)
 
 
 def _refuse_other_encodings(words: Sequence[str]) -> None:
