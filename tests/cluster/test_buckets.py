@@ -7,7 +7,7 @@ import os
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -15,11 +15,12 @@ from histotune.cluster.buckets import fetch, local_places, refuse_strangers, sto
 from histotune.tools.errors import UserError
 from tests.conftest import CommandResult, write_breakhis
 
+Client: TypeAlias = Any  # boto3's
 QUICK = ("--backbone", "colour-histogram", "--set", "sweep.folds=2", "--set", "sweep.penalties=[0.01,1]")
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
     """Start a server of S3 and yield a client of another library, with a bucket named data."""
     pytest.importorskip("s3fs")
     server_module = pytest.importorskip("moto.server")
@@ -42,20 +43,23 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     fsspec.filesystem("s3").clear_instance_cache()
 
 
-def upload(client: Any, folder: Path, prefix: str) -> int:
+def upload(client: Client, folder: Path, prefix: str) -> int:
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         client.upload_file(str(path), "data", f"{prefix}/{path.relative_to(folder).as_posix()}")
     return len(files)
 
 
-def keys(client: Any, prefix: str) -> set[str]:
-    return {one["Key"].removeprefix(prefix) for one in client.list_objects_v2(Bucket="data", Prefix=prefix).get("Contents", [])}
+def keys(client: Client, prefix: str) -> set[str]:
+    return {
+        one["Key"].removeprefix(prefix)
+        for one in client.list_objects_v2(Bucket="data", Prefix=prefix).get("Contents", [])
+    }
 
 
 @pytest.mark.slow
 def test_a_sweep_reads_its_data_from_a_bucket_and_writes_its_head_into_one(
-    bucket: Any, histotune: Callable[..., CommandResult], tmp_path: Path
+    bucket: Client, histotune: Callable[..., CommandResult], tmp_path: Path
 ) -> None:
     data = write_breakhis(tmp_path / "breakhis")
     n_files = upload(bucket, data, "breakhis")
@@ -66,7 +70,9 @@ def test_a_sweep_reads_its_data_from_a_bucket_and_writes_its_head_into_one(
     assert there.code == 0, there.err
     assert f"{n_files:,} files, {n_files:,} copied" in there.err
     stored = keys(bucket, "heads/one/")
-    files = {path.relative_to(tmp_path / "head").as_posix() for path in (tmp_path / "head").rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(tmp_path / "head").as_posix() for path in (tmp_path / "head").rglob("*") if path.is_file()
+    }
     assert stored == files | {"histotune-files.json"}
     head = bucket.get_object(Bucket="data", Key="heads/one/head.safetensors")["Body"].read()
     assert head == (tmp_path / "head" / "head.safetensors").read_bytes()
@@ -75,7 +81,7 @@ def test_a_sweep_reads_its_data_from_a_bucket_and_writes_its_head_into_one(
     assert f"{n_files:,} files, 0 copied" in again.err
 
 
-def test_only_what_changed_is_fetched_and_what_is_gone_goes(bucket: Any, tmp_path: Path) -> None:
+def test_only_what_changed_is_fetched_and_what_is_gone_goes(bucket: Client, tmp_path: Path) -> None:
     for name in ("a.txt", "b/c.txt", "b/d.txt"):
         bucket.put_object(Bucket="data", Key=f"set/{name}", Body=name.encode())
     assert fetch("s3://data/set", tmp_path / "set") == 3
@@ -84,17 +90,19 @@ def test_only_what_changed_is_fetched_and_what_is_gone_goes(bucket: Any, tmp_pat
     bucket.delete_object(Bucket="data", Key="set/b/d.txt")
     (tmp_path / "set" / "b" / "c.txt").unlink()
     assert fetch("s3://data/set", tmp_path / "set") == 2
-    found = {path.relative_to(tmp_path / "set").as_posix(): path.read_text() for path in (tmp_path / "set").rglob("*.txt")}
+    found = {
+        path.relative_to(tmp_path / "set").as_posix(): path.read_text() for path in (tmp_path / "set").rglob("*.txt")
+    }
     assert found == {"a.txt": "other", "b/c.txt": "b/c.txt"}
 
 
-def test_one_file_is_fetched_as_a_file(bucket: Any, tmp_path: Path) -> None:
+def test_one_file_is_fetched_as_a_file(bucket: Client, tmp_path: Path) -> None:
     bucket.put_object(Bucket="data", Key="set/tiles.csv", Body=b"path,label\n")
     assert fetch("s3://data/set/tiles.csv", tmp_path / "tiles.csv") == 1
     assert (tmp_path / "tiles.csv").read_text() == "path,label\n"
 
 
-def test_a_result_replaces_an_earlier_one_and_no_other_files(bucket: Any, tmp_path: Path) -> None:
+def test_a_result_replaces_an_earlier_one_and_no_other_files(bucket: Client, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "scores.json").write_text("{}")
     (tmp_path / "run" / "old.txt").write_text("old")
@@ -105,13 +113,20 @@ def test_a_result_replaces_an_earlier_one_and_no_other_files(bucket: Any, tmp_pa
     listed = json.loads(bucket.get_object(Bucket="data", Key="run/histotune-files.json")["Body"].read())
     assert list(listed["files"]) == ["scores.json"]
     bucket.put_object(Bucket="data", Key="mine/thesis.txt", Body=b"x")
-    with pytest.raises(UserError, match="none is replaced"), local_places(["histotune", "run", "--out", "s3://data/mine"]):
+    with (
+        pytest.raises(UserError, match="none is replaced"),
+        local_places(["histotune", "run", "--out", "s3://data/mine"]),
+    ):
         raise AssertionError("it must not begin")
     assert keys(bucket, "mine/") == {"thesis.txt"}
 
 
-def test_a_command_that_fails_stores_nothing(bucket: Any, histotune: Callable[..., CommandResult], tmp_path: Path) -> None:
-    result = histotune("sweep", "breakhis", "--data", tmp_path / "none", "--out", "s3://data/run", "--cache", tmp_path / "c")
+def test_a_command_that_fails_stores_nothing(
+    bucket: Client, histotune: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    result = histotune(
+        "sweep", "breakhis", "--data", tmp_path / "none", "--out", "s3://data/run", "--cache", tmp_path / "c"
+    )
     assert result.code == 2
     assert not keys(bucket, "run/")
 
@@ -139,12 +154,14 @@ def test_any_file_system_of_fsspec_will_do(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 @pytest.mark.parametrize("place", ["s3://data/nothing", "s3://no-such-bucket/x"])
-def test_what_is_not_there_is_one_message(bucket: Any, place: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nothing is there|can't be used"):
+def test_what_is_not_there_is_one_message(bucket: Client, place: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing is there|can't be used"):
         fetch(place, tmp_path / "x")
 
 
-def test_what_can_not_be_is_told_together(monkeypatch: pytest.MonkeyPatch, histotune: Callable[..., CommandResult]) -> None:
+def test_what_can_not_be_is_told_together(
+    monkeypatch: pytest.MonkeyPatch, histotune: Callable[..., CommandResult]
+) -> None:
     monkeypatch.setattr("histotune.cluster.buckets.find_spec", lambda name: None)
     result = histotune("sweep", "breakhis", "--data", "s3://X/y", "--cache", "s3://data/c", "--out", "s3://data/a.csv")
     assert result.code == 2

@@ -87,7 +87,7 @@ def test_a_place_that_is_no_bucket_is_refused(results: str) -> None:
 
 
 def test_a_machine_without_a_price_names_those_with_one() -> None:
-    with pytest.raises(UserError, match="g4dn.xlarge"):
+    with pytest.raises(UserError, match=r"g4dn\.xlarge"):
         find_machine("g4dn.xlrage")
 
 

@@ -103,7 +103,9 @@ def test_an_interval_that_is_none_is_told(text: str) -> None:
 def variables(tmp_path: Path, endpoint: str = "") -> dict[str, str]:
     places = os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)])
     own = {"PYTHONPATH": places, "OMP_NUM_THREADS": "1", "XDG_STATE_HOME": str(tmp_path / "state")}
-    own |= {spot.ENDPOINT_VARIABLE: endpoint, spot.INTERVAL_VARIABLE: "0.02"} if endpoint else {spot.OFF_VARIABLE: "true"}
+    own |= (
+        {spot.ENDPOINT_VARIABLE: endpoint, spot.INTERVAL_VARIABLE: "0.02"} if endpoint else {spot.OFF_VARIABLE: "true"}
+    )
     return {**os.environ, **own}
 
 
@@ -150,12 +152,16 @@ print(list(trained.step_losses))
 
 
 @pytest.mark.slow
-def test_a_training_that_loses_its_machine_writes_its_checkpoint_and_goes_on_along_the_same_curve(tmp_path: Path) -> None:
+def test_a_training_that_loses_its_machine_writes_its_checkpoint_and_goes_on_along_the_same_curve(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "toy.safetensors"
 
     def run(place: Path, endpoint: str = "") -> subprocess.CompletedProcess[str]:
         command, own = [sys.executable, "-c", TRAINING, str(place)], variables(tmp_path, endpoint)
-        done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, timeout=300, cwd=REPOSITORY)
+        done = subprocess.run(
+            command, env=own, capture_output=True, text=True, check=False, timeout=300, cwd=REPOSITORY
+        )
         return done
 
     with serving(Service(path.exists)) as endpoint:

@@ -105,7 +105,15 @@ def test_a_job_that_is_taken_away_is_asked_for_again_and_goes_on_to_the_same_byt
 def test_an_array_has_a_job_and_a_folder_per_value() -> None:
     words = ("finetune", "pcam", "--out", "runs/x", "--final")
     first, second = divided(words, "finetune.loop.lr", ("1e-4", "1e-3"))
-    assert first == ("finetune", "pcam", "--out", "runs/x/finetune.loop.lr-1e-4", "--final", "--set", "finetune.loop.lr=1e-4")
+    assert first == (
+        "finetune",
+        "pcam",
+        "--out",
+        "runs/x/finetune.loop.lr-1e-4",
+        "--final",
+        "--set",
+        "finetune.loop.lr=1e-4",
+    )
     assert second[3] == "runs/x/finetune.loop.lr-1e-3"
     assert divided(("run", "--out=a"), "source.path", ("x/y",))[0][1] == "--out=a/source.path-x-y"
     with pytest.raises(UserError, match="once"):

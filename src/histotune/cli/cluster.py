@@ -36,7 +36,9 @@ def plan(
     ctx: typer.Context,
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND...|RECIPE", help="A command as you would type it behind histotune, or a recipe."),
+        typer.Argument(
+            metavar="COMMAND...|RECIPE", help="A command as you would type it behind histotune, or a recipe."
+        ),
     ],
     machine: Annotated[str, typer.Option("--machine", help="Kind of machine, as AWS calls it.")] = "g4dn.xlarge",
     tiles: Annotated[
@@ -74,7 +76,10 @@ def plan(
     if out is not None:
         for path in write_launch_files(planned, out):
             print(f"written: {path}")
-    print("\nnothing was launched; one of these does it" + ("" if out is not None else ", once --out cloud wrote its file"))
+    print(
+        "\nnothing was launched; one of these does it"
+        + ("" if out is not None else ", once --out cloud wrote its file")
+    )
     for line, words_of_it in zip(planned.launch_lines, WAYS, strict=True):
         print(f"  # {words_of_it}\n  {line}")
     for option in ("data", "pcam"):
@@ -89,7 +94,9 @@ def submit(
     ctx: typer.Context,
     command: Annotated[
         list[str],
-        typer.Argument(metavar="COMMAND...|RECIPE", help="A command as you would type it behind histotune, or a recipe."),
+        typer.Argument(
+            metavar="COMMAND...|RECIPE", help="A command as you would type it behind histotune, or a recipe."
+        ),
     ],
     executor: Annotated[str, typer.Option("--executor", help="slurm, local, or auto: SLURM where it is.")] = "auto",
     over: Annotated[
@@ -103,7 +110,9 @@ def submit(
     memory: Annotated[
         float, typer.Option("--memory", min=0.0, help="GB per machine. Default: the cluster's.", show_default=False)
     ] = 0.0,
-    hours: Annotated[float, typer.Option("--hours", min=0.001, help="A longer job is asked for again and goes on.")] = 12.0,
+    hours: Annotated[
+        float, typer.Option("--hours", min=0.001, help="A longer job is asked for again and goes on.")
+    ] = 12.0,
     partition: Annotated[str, typer.Option("--partition", help="Of SLURM.", show_default=False)] = "",
     account: Annotated[str, typer.Option("--account", help="Of SLURM.", show_default=False)] = "",
     logs: Annotated[Path, typer.Option("--logs", help="Folder of the jobs' logs.")] = Path("jobs"),
@@ -117,19 +126,27 @@ def submit(
 
     words, typed = _typed(ctx, command)
     if executor not in jobs.EXECUTORS:
-        raise UserError("no such executor", value=executor, closest=closest_name(executor, jobs.EXECUTORS),
-                        allowed=", ".join(jobs.EXECUTORS))  # fmt: skip
+        raise UserError(
+            "no such executor",
+            value=executor,
+            closest=closest_name(executor, jobs.EXECUTORS),
+            allowed=", ".join(jobs.EXECUTORS),
+        )
     if ranks > 1 and words[0] not in SHARED:
-        raise UserError("this command is not shared among ranks", value=words[0], allowed=", ".join(SHARED),
-                        fix="leave out --ranks")  # fmt: skip
-    options = jobs.JobOptions(executor, logs, ranks, nodes, gpus, cpus, memory, hours,
-                              partition=partition, account=account)  # fmt: skip
+        raise UserError(
+            "this command is not shared among ranks", value=words[0], allowed=", ".join(SHARED), fix="leave out --ranks"
+        )
+    options = jobs.JobOptions(
+        executor, logs, ranks, nodes, gpus, cpus, memory, hours, partition=partition, account=account
+    )
     handed = jobs.submit(_divided(words, typed, over), options)
     for job in handed:
         print(f"job {job.job_id}: histotune {shlex.join(job.words)}\n  log: {', '.join(map(str, job.logs))}")
     if wait and any(failures := jobs.wait_for(handed)):
         said = [f"job {job.job_id}: {failure}" for job, failure in zip(handed, failures, strict=True) if failure]
-        raise UserError("\n".join([f"{len(said)} of {len(handed)} jobs failed", *said]), fix="read the logs named above")
+        raise UserError(
+            "\n".join([f"{len(said)} of {len(handed)} jobs failed", *said]), fix="read the logs named above"
+        )
 
 
 def _divided(words: tuple[str, ...], typed: Mapping[str, Any], over: str | None) -> Sequence[tuple[str, ...]]:
@@ -140,8 +157,11 @@ def _divided(words: tuple[str, ...], typed: Mapping[str, Any], over: str | None)
         return [words]
     name, _, values = over.partition("=")
     if not values or "settings" not in typed:
-        raise UserError("an array goes over the values of a config field", value=over,
-                        fix="--over finetune.loop.seed=0,1,2 -- finetune ...")  # fmt: skip
+        raise UserError(
+            "an array goes over the values of a config field",
+            value=over,
+            fix="--over finetune.loop.seed=0,1,2 -- finetune ...",
+        )
     if "out" in typed and typed["out"] is None:
         raise UserError("each job of an array writes a folder of its own", fix="add --out FOLDER to the command")
     return divided(words, name, values.split(","))
@@ -190,7 +210,9 @@ def _time_there(words: Sequence[str], typed: Mapping[str, Any], machine: str, ti
 
     found = find_machine(machine)
     if not {"dataset", "recipe"} & set(typed):
-        return CloudTime((math.nan, math.nan), f"How long histotune {words[0]} takes is not estimated: --hours says it.")
+        return CloudTime(
+            (math.nan, math.nan), f"How long histotune {words[0]} takes is not estimated: --hours says it."
+        )
     config = _config_of(words[0], typed)
     return time_of(config, found, tiles, tunes=config.finetune is not None)
 

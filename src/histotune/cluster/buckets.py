@@ -1,4 +1,4 @@
-"""``--data s3://…`` and ``--out s3://…``: data is copied to the local disk before it is read, results after they are done.
+"""``--data s3://…`` and ``--out s3://…``: data is copied to the local disk before, results out of it when done.
 
 Databases, memory maps and renames need a local disk, so that nothing of histotune's works on a bucket: a command is
 given local folders in place of the bucket's, and what it wrote is copied out when it has ended well.

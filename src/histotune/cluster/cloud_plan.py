@@ -121,7 +121,7 @@ class CloudPlan(ShownAsTables):
             self.time.basis,
             f"Prices of {price.date} in {price.region}, read at {price.source}. They change: ask your provider. Disks, "
             "traffic and interrupted hours come on top.",
-            f"To each time {time_words(self.set_up_h)} are added for starting, installing and fetching weights: assumed.",
+            f"To each price {time_words(self.set_up_h)} are added to start, install and fetch weights: assumed.",
         )
         return (Table(f"{price.name} ({cards}): histotune {shlex.join(self.command)}", columns, rows_of(rows), notes),)
 
@@ -316,9 +316,9 @@ def _count(config: ExperimentConfig) -> int:
     """Return the number of tiles of a config's data sets that are here."""
     from histotune.datasets.read import read_dataset
 
-    named = [(one, part) for one, part in ((config.source, "source"), (config.target, "target")) if one is not None]
     try:
-        return sum(len(read_dataset(one, part)) for one, part in named)
+        n_source = 0 if config.source is None else len(read_dataset(config.source, "source"))
+        return n_source + (0 if config.target is None else len(read_dataset(config.target, "target")))
     except UserError as error:
         raise UserError(
             f"the tiles can't be counted: {error.what}",

@@ -94,9 +94,7 @@ class MetadataClient:
 
     def _asked(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
         place = urlsplit(self._config.endpoint)
-        connection = http.client.HTTPConnection(
-            place.hostname or "", place.port or 80, timeout=self._config.timeout_s
-        )
+        connection = http.client.HTTPConnection(place.hostname or "", place.port or 80, timeout=self._config.timeout_s)
         try:
             connection.request(method, place.path.rstrip("/") + path, headers=dict(headers))
             answer = connection.getresponse()

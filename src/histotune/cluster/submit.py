@@ -102,12 +102,14 @@ class ClusterCommand:
             variables |= {name.upper(): str(getattr(place, name)) for name in names}
         number = JobEnvironment._usr_sig()
         print("+", shlex.join(("histotune", *self.words)), flush=True)
-        child = subprocess.Popen(
-            [sys.executable, "-m", "histotune", *self.words],
-            env=variables,
-            cwd=self.folder,
-            preexec_fn=lambda: signal.signal(number, signal.SIG_IGN),  # it stays ignored in what is started
-        )
+        signal.pthread_sigmask(
+            signal.SIG_BLOCK, {number}
+        )  # the command inherits that, and never sees the notice itself
+        try:
+            command = [sys.executable, "-m", "histotune", *self.words]
+            child = subprocess.Popen(command, env=variables, cwd=self.folder)  # noqa: S603  (histotune itself)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
         code = _end_of(child, number)
         if code in STOPPED:
             raise SystemExit(TERMINATED)
@@ -115,7 +117,7 @@ class ClusterCommand:
             raise RuntimeError(f"exit code {code}: histotune {shlex.join(self.words)}; see the log")
         return code
 
-    def checkpoint(self) -> Any:
+    def checkpoint(self) -> Any:  # noqa: ANN401  (an optional package)
         """Return what submitit starts when the job was taken away: the same command, which goes on."""
         import submitit
 
