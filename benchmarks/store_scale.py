@@ -31,7 +31,7 @@ SHARD_ROWS, DIM, SAMPLED = 4096, 8, 2_000
 STEPS = ("list manifests", "look up every row", "gather 2,000 rows", "gather every row")
 CLAIM = Claim(
     "store_scale",
-    "store of 10 thousand to 10 million rows: steepest slope of log time against log n, over listing, lookup, gathering",
+    "store of 10 thousand to 10 million rows: steepest slope of log time against log n: listing, lookup, gathering",
     "",
     1.15,
     "at most",
