@@ -8,7 +8,8 @@ import sys
 if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core already: more threads would only wait for each other
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,13 @@ settings.register_profile("untimed", deadline=None)  # how long an example takes
 settings.load_profile("untimed")
 
 BENIGN, MALIGNANT = ("B", "benign", "A", "adenosis"), ("M", "malignant", "DC", "ductal_carcinoma")
+
+
+@pytest.fixture(autouse=True)
+def level_of_messages() -> Iterator[None]:
+    """Forget after each test from which level on a command showed messages: other tests read them, too."""
+    yield
+    logging.getLogger("histotune").setLevel(logging.NOTSET)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def test_criteria_choose_by_what_they_say() -> None:
     sign_n, rng = 2.0 * y_n - 1.0, np.random.default_rng(0)
     noise_n = rng.normal(0, 1, 40)
     # sure and mostly right; a little less sure; a perfect ranking that says next to nothing
-    margin_Tn = np.stack([1.5 * (sign_n + 0.8 * noise_n), 1.0 * (sign_n + 0.8 * noise_n), 1e-3 * sign_n])
+    margin_Tn = np.stack([1.5 * (sign_n + 0.8 * noise_n), 1.0 * (sign_n + 0.8 * noise_n), 0.3 * sign_n])
     logit_TnK = np.stack([np.zeros_like(margin_Tn), margin_Tn], axis=2)
     found = OutOfFold(logit_TnK, np.ones(3, bool), np.zeros(3, bool))
     chosen = {criterion: choose_by(criterion, found, y_n, part, trials) for criterion in CRITERIA}

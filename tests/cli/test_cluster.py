@@ -73,3 +73,38 @@ def test_a_recipe_and_a_known_time_will_do(histotune: Callable[..., CommandResul
     assert result.code == 0, result.err
     assert "histotune run midnight" in result.out
     assert "5.37" in result.out  # 10.2 h at 0.526 USD
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--executor", "slrum", "doctor"], "did you mean: slurm"),
+        (["--ranks", 2, "--", "matrix", "breakhis"], "not shared among ranks"),
+        (["--over", "finetune.loop.seed=0,1", "--", "finetune", "pcam"], "add --out folder"),
+        (["--over", "seed", "--", "finetune", "pcam", "--out", "x"], "values of a config field"),
+        (["emebd", "pcam"], "did you mean: embed"),
+        (["--", "embed", "pcam", "--no-such-option"], "no such option"),
+    ],
+)
+def test_a_mistake_is_told_at_once_and_not_from_the_queue(
+    words: list[object], said: str, histotune: Callable[..., CommandResult], tmp_path: Path
+) -> None:
+    result = histotune("submit", "--logs", tmp_path / "jobs", *words)
+    assert result.code == 2
+    assert said in result.err.lower()
+    assert not (tmp_path / "jobs").exists()
+
+
+@pytest.mark.slow
+def test_jobs_of_an_array_are_waited_for_and_their_ends_are_told(
+    histotune: Callable[..., CommandResult], breakhis: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit")
+    options = ("--executor", "local", "--gpus", 0, "--cpus", 1, "--logs", tmp_path / "jobs", "--wait")
+    words = ("embed", "breakhis", "--data", breakhis, "--cache", tmp_path / "cache", "--backbone", "colour-histogram")
+    good = histotune("submit", *options, "--over", "embedding.shard_tiles=4,8", "--", *words)
+    assert good.code == 0, good.err
+    assert good.out.count("log: ") == 2
+    bad = histotune("submit", *options, "--over", "embedding.shard_tiles=4,none", "--", *words)
+    assert bad.code == 2
+    assert "1 of 2 jobs failed" in bad.err and "exit code 2" in bad.err

@@ -69,7 +69,7 @@ def test_a_table_with_groups_is_cross_fitted_by_group(histotune: Histotune, tabl
     low, high = (probe["interval"][end] for end in ("low", "high"))
     assert low <= probe["value"] <= high
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "AUROC: probe − floor" in page and "Balanced accuracy, probe less majority class" in page
+    assert "AUROC: probe − other" in page and "Balanced accuracy, probe less majority class" in page
     assert "swaps" in page
 
 

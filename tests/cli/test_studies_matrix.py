@@ -33,8 +33,8 @@ def test_the_folder_holds_all_matrices(histotune: Command, tmp_path: Path) -> No
     assert len(rows) == 6 * 3 * 2 * 3
     assert {row["n_groups"] for row in rows} == {"12"}
     page = (tmp_path / "m/matrix.html").read_text(encoding="utf-8")
-    assert "What the network saw, and what the view cost" in page
-    assert "<script" not in page
+    assert "What the network saw" in page
+    assert page.count("<script") == 1  # the page's own
     assert (tmp_path / "m/plots/matrix-1.svg").is_file()
     assert "cross-fit: scored once" in result.out
 

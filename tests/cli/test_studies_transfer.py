@@ -36,7 +36,7 @@ def test_the_page_holds_every_table_and_escapes_names(tmp_path: Path) -> None:
     write_transfer_page(found, "histotune transfer <b>", "scored once", tmp_path / "transfer.html")
     page = (tmp_path / "transfer.html").read_text(encoding="utf-8")
     assert "histotune transfer &lt;b&gt;" in page
-    assert "<script" not in page
+    assert page.count("<script") == 1  # the page's own
     assert page.count("<caption>") == len(transfer_tables(found))
     assert "Oracles" in page
 

@@ -59,7 +59,7 @@ def test_labelled_images_become_tiles_without_parts_or_slides(tmp_path: Path) ->
     for words in ("without duplicate patches", "no official parts", "Left out 2 images in test",
                   "This copy names no slides", "no grouped split or interval"):  # fmt: skip
         assert words in text
-    assert any("intervals over groups are refused" in warning for warning in describe(tiles).warnings)
+    assert any("intervals over slides are refused" in warning for warning in describe(tiles).warnings)
 
 
 def test_images_and_rows_that_lack_each_other_are_counted(tmp_path: Path) -> None:

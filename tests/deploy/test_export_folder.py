@@ -37,7 +37,7 @@ def of_example(folder: Path, images: list[Path]) -> NDArray[np.float64]:
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("lite0", {}),
+        pytest.param("lite0", {}, marks=pytest.mark.slow),
         ("dinov2", {"view__name": "square"}),
         pytest.param("registers", SCALED, marks=pytest.mark.slow),
         pytest.param("timm", MLP, marks=pytest.mark.slow),

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 
 import histotune as ht
+from histotune.deploy.bundle import load_bundle, save_bundle
 from histotune.tools.errors import UserError
 from tests.conftest import CommandResult
 from tests.deploy.conftest import Trained
@@ -89,6 +91,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    # The hub's client remembers the proxy of the process's first request; another test may have named one.
+    close = getattr(huggingface_hub, "close_session", None)
+    if close is not None:
+        close()
     yield found
     server.shutdown()
     thread.join()
@@ -162,8 +168,6 @@ def test_an_impossible_name_is_refused(histotune: Histotune, exported: Path, nam
 def test_a_heads_own_folder_goes_with_a_card_and_a_word_on_its_groups(
     histotune: Histotune, trained: Trained, hub: Hub, tmp_path: Path
 ) -> None:
-    from histotune.deploy.bundle import save_bundle
-
     save_bundle(trained("lite0"), tmp_path / "head")
     (tmp_path / "head" / "secret.txt").write_text("not part of a head", encoding="utf-8")
     done = histotune("push", tmp_path / "head", "me/head", "--yes", "--public", "--endpoint", hub.url)
@@ -171,6 +175,22 @@ def test_a_heads_own_folder_goes_with_a_card_and_a_word_on_its_groups(
     assert set(hub.files) == {"README.md", "bundle.json", "head.json", "head.safetensors"}
     assert "names the" in done.out and "everybody" in done.out
     assert "histotune predict" in ModelCard(hub.files["README.md"].decode()).text
+
+
+def test_a_pushed_head_leaves_the_embeddings_of_its_patients_tiles_at_home_and_opens_without_them(
+    histotune: Histotune, cases_head: Path, hub: Hub, tmp_path: Path
+) -> None:
+    assert (cases_head / "reference.safetensors").is_file()
+    done = histotune("push", cases_head, "me/head", "--yes", "--endpoint", hub.url)
+    assert done.code == 0, done.err
+    assert "reference.safetensors" not in hub.files
+    (tmp_path / "got").mkdir()
+    for name, content in hub.files.items():
+        (tmp_path / "got" / name).write_bytes(content)
+    got, own = load_bundle(tmp_path / "got"), load_bundle(cases_head)
+    assert got.head.head_id == own.head.head_id and got.view == own.view and got.backbone == own.backbone
+    assert got.reference.sample is None and "not passed on" in got.reference.reason
+    assert got.reference.scale == own.reference.scale
 
 
 def test_what_is_for_own_use_only_is_not_pushed(

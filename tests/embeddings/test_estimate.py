@@ -135,7 +135,7 @@ def test_the_command_prints_rates_hours_and_bytes(
     done = histotune("embed", "breakhis", "--data", breakhis, "--backbone", "colour-histogram", "--cache",
                      tmp_path / "cache", "--estimate")  # fmt: skip
     assert done.code == 0, done.err
-    assert "72 tiles, 0 embedded already, 72 to compute" in done.out
+    assert "72 tiles: 0 embedded already, 72 to compute" in done.out
     for stage in ("read and decode", "view", "forward"):
         assert f"  {stage} " in done.out
     assert done.out.count("<- the limit") == 1

@@ -228,9 +228,9 @@ from tests.embeddings.conftest import tile_set
 
 original, loaded = engine.load_backbone, []
 
-def counting(spec, device, precision):
+def counting(spec, device, precision, index=None):
     loaded.append(precision)
-    return original(spec, device, precision)
+    return original(spec, device, precision, index)
 
 engine.load_backbone = counting
 embed_module.find_device = lambda _: ComputeDevice("cpu", "one", "", float("nan"), fast_bf16=True)

@@ -21,7 +21,7 @@ import torch
 from histotune.finetune.checkpoints import Checkpoints, Progress
 from histotune.finetune.config import LoopConfig
 from histotune.finetune.loop import NonFiniteLossError, Trained, TrainingTask, tile_logits, train, training_dtype
-from histotune.heads.head import head_logits
+from histotune.heads.head import calibrated_logits, head_logits
 from histotune.tools.devices import ComputeDevice
 from histotune.tools.errors import UserError
 from tests.finetune import shared_training
@@ -512,7 +512,7 @@ def test_the_start_says_what_the_probe_says(name: str, n_classes: int, storage: 
     probe = probe_of(tiles.embeddings, n_classes)
     loop = {"precision": "fp32", "epochs": 1}
     task = task_of(bench_of(tiles, {"loop": loop, "prefix": {"storage": storage}}), probe)
-    wanted_NK = head_logits(probe, tiles.embeddings)
+    wanted_NK = calibrated_logits(probe.calibration, head_logits(probe, tiles.embeddings))
     assert np.abs(wanted_NK).max() > 0.5
     trained = train(task, LoopConfig.model_validate(loop), stop_after=0)
     np.testing.assert_allclose(trained.logit_EnK[0], wanted_NK[-4:], atol=1e-3)

@@ -23,7 +23,7 @@ from histotune.finetune.tuning import TunedSet, find_probes, tune_set, tuning_pa
 from histotune.finetune.workbench import TunedTiles
 from histotune.heads.calibrate import CrossFitted, calibrate
 from histotune.heads.family import SweepTask
-from histotune.heads.head import SweepResult, head_logits
+from histotune.heads.head import SweepResult, calibrated_logits, head_logits
 from histotune.heads.sweep import sweep
 from histotune.images.config import AugmentConfig
 from histotune.tools.errors import UserError
@@ -220,7 +220,9 @@ def test_folds_retrain_from_the_probe_of_all_groups_up_to_the_chosen_epoch(
     assert len(tried) == 8
     np.testing.assert_array_equal(np.sort(last.train_rows), np.arange(len(of.tiles)))
     assert len(last.tuning_rows) == 0 and found.stops == [None] * 8 + [tuned.decided.epoch]
-    np.testing.assert_allclose(found.starts[-1], head_logits(tuned.probe.head, of.embeddings), atol=2e-3)
+    probe = tuned.probe.head
+    wanted_NK = calibrated_logits(probe.calibration, head_logits(probe, of.embeddings))
+    np.testing.assert_allclose(found.starts[-1], wanted_NK, atol=2e-3)
 
 
 @pytest.mark.parametrize("inner", INNER)

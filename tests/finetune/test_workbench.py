@@ -19,7 +19,7 @@ from histotune.finetune.loop import tile_logits, train
 from histotune.finetune.methods import MethodChoice, Trainable, make_trainable
 from histotune.finetune.prefix import PrefixTokens
 from histotune.finetune.workbench import TunedTiles, TuningBench, chosen_method
-from histotune.heads.head import head_logits
+from histotune.heads.head import calibrated_logits, head_logits
 from histotune.tools.errors import UserError
 from tests.finetune.families import FAMILIES
 from tests.finetune.toys import bench_of, probe_of, task_of, tuned_tiles, weights_of
@@ -44,12 +44,12 @@ def test_every_method_starts_at_the_probe(tiles: TunedTiles, method: str, checkp
     probe = probe_of(tiles.embeddings)
     bench = bench_of(tiles, {"method": {"name": method, "rank": 2}, "loop": {**LOOP, "checkpointing": checkpointing}})
     start = bench.start(probe)
-    wanted_NK = head_logits(probe, tiles.embeddings)
+    wanted_NK = calibrated_logits(probe.calibration, head_logits(probe, tiles.embeddings))
     np.testing.assert_allclose(tile_logits(start.model, start.inputs, all_rows(tiles)), wanted_NK, atol=1e-3)
     moving = {name for name, one in start.model.named_parameters() if one.requires_grad}
     assert moving == {"weight", "bias", *(f"backbone.{name}" for name in start.trainable.names)}
     head = start.model.head()
-    np.testing.assert_allclose(head.weight_KD, probe.weight_KD, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(head.weight_KD, probe.weight_KD / probe.calibration.temperature, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_are_shared_between_starts(tiles: TunedTiles, monkeypatch: pytest.MonkeyPatch) -> None:

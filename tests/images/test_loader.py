@@ -61,7 +61,7 @@ def test_images_of_several_sizes_are_made_by_pillow(tmp_path: Path, caplog: pyte
     sources = write_tiles(tmp_path, 24)
     Image.fromarray(np.full((15, 18, 3), 90, np.uint8)).save(sources[9].path)
     view = ViewConfig(size_px=32)
-    with PixelReader(LoaderConfig(workers=1)) as reader, caplog.at_level("INFO"):
+    with PixelReader(LoaderConfig(workers=1)) as reader, caplog.at_level("DEBUG"):
         wanted = [Wanted(source) for source in sources]
         expected = list(load_views(wanted, [4] * 6, view, reader))
         batches = list(load_views(wanted, [4] * 6, view, reader, device="cpu"))

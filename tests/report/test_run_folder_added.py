@@ -12,7 +12,7 @@ from histotune.evaluation.magnifications import MagnificationMatrix, MatrixCell,
 from histotune.report.page import render_page
 from histotune.report.run_folder import add_study, load_added, load_run, save_run
 from histotune.statistics.predictions import Interval, IntervalConfig, Score
-from histotune.studies import verbs
+from histotune.studies.report_verb import report
 from histotune.tools.errors import UserError
 from histotune.tools.files import canonical_json, write_json
 from histotune.tools.manifest import unlist, write_manifest
@@ -77,9 +77,9 @@ def test_the_report_holds_them_escaped_and_again_without_their_folders(
     transfer, matrix = save_transfer(found, tmp_path / "to-pcam"), tmp_path / "m"
     matrix.mkdir()
     write_json(matrix / "matrix.json", made_study(run).as_dict())
-    verbs.report(run, add=[transfer, matrix])
+    report(run, add=[transfer, matrix])
     (transfer / "transfer.json").unlink()
-    verbs.report(run)
+    report(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What each remedy gives back" in page and "What each remedy gives back" not in plain
     assert "histotune transfer &lt;b&gt;" in page and "&lt;i&gt;note&lt;/i&gt;" in page
@@ -113,17 +113,17 @@ def test_an_added_study_is_in_the_manifest_and_one_that_was_not_added_to_the_end
     found: Diagnosis, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     transfer = save_transfer(found, tmp_path / "to-pcam")
-    verbs.report(run, add=[transfer])
+    report(run, add=[transfer])
     added = run / "added" / "to-pcam.transfer.json"
     whole = added.read_bytes()
     added.write_bytes(whole.replace(b"scored once", b"scored 0nce"))
     with pytest.raises(UserError, match=r"to-pcam\.transfer\.json \(changed\)"):
-        verbs.report(run)
+        report(run)
     added.write_bytes(whole)
     unlist(run, "added/to-pcam.transfer.json")  # as a process leaves it that is killed before it renews the manifest
     assert load_added(run).transfers == ()
     assert "add it again" in caplog.text
-    verbs.report(run, add=[transfer])
+    report(run, add=[transfer])
     assert len(load_added(run).transfers) == 1
 
 
@@ -132,5 +132,5 @@ def test_a_study_that_changed_since_it_was_written_is_not_added(found: Diagnosis
     write_manifest(transfer, "transfer.json")
     (transfer / "transfer.json").write_bytes((transfer / "transfer.json").read_bytes().replace(b"0.", b"1.", 1))
     with pytest.raises(UserError, match=r"transfer\.json \(changed\)"):
-        verbs.report(run, add=[transfer])
+        report(run, add=[transfer])
     assert not (run / "added").exists()

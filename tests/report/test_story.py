@@ -86,7 +86,7 @@ def test_a_section_has_a_question_an_answer_what_follows_and_at_most_five_column
 
 def numbers_of(findings: Findings) -> set[str]:
     """Every number of scores.json as it may be rounded, with and without thousands."""
-    found = set()
+    found = {number.lstrip("+-") for number in NUMBER.findall(canonical_json(findings.as_dict()))}  # those in words
     for text in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", canonical_json(findings.as_dict())):
         value = float(text)
         for decimals in (0, 1, 2, 3):
@@ -173,3 +173,43 @@ def test_words_for_numbers() -> None:
 def test_an_empty_run_says_so() -> None:
     screen = first_screen(replace(made_findings(), findings=()))
     assert screen.headline is None and "Nothing was scored" in screen.verdict
+
+
+class Told(HTMLParser):
+    """The text of a page that speaks of scores: without pictures and captions, settings, commands and single tiles."""
+
+    LEFT_OUT = ("sweep", "settings", "reproduce", "data", "errors")
+    """Sections about trials, versions, commands, licences and single tiles, which ``scores.json`` does not hold."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, bool]] = []
+        self.texts: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "img", "br", "input"):
+            out = tag in ("svg", "script", "style", "figcaption", "title", "nav", "sup")
+            self.open.append((tag, out or dict(attrs).get("id") in self.LEFT_OUT))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """An empty element opens nothing."""
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if data.strip() and not any(out for _, out in self.open):
+            self.texts.append(data)
+
+
+def test_every_number_of_the_page_is_in_the_scores() -> None:
+    inputs = made_inputs()
+    known = numbers_of(inputs.findings)
+    # the counts of rows that stand in a heading, and "0.5 is expected" of a shuffled label
+    known |= {"0.5", "1", "2", "3"}
+    found = [(number, text) for text in Told(render_page(inputs)).texts for number in NUMBER.findall(text)]
+    assert len(found) > 300
+    unknown = [(number, text.strip()) for number, text in found if number.lstrip("+\u2212-") not in known]
+    assert unknown == []

@@ -19,7 +19,7 @@ from histotune.report.run_folder import Added, AddedTransfer, ReportInputs, save
 from histotune.report.study_tables import PREAMBLE, boards_latex, run_latex
 from histotune.report.tables import score_tables
 from histotune.statistics.predictions import IntervalConfig
-from histotune.studies import verbs
+from histotune.studies.report_verb import report
 from histotune.tools.table import latex_text
 from histotune.transfer.case import TransferConfig
 from histotune.transfer.diagnose import diagnose
@@ -89,7 +89,7 @@ def test_the_commands_write_them(inputs: ReportInputs, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     save_run(replace(inputs, added=Added()), run)
-    verbs.report(run, latex=tmp_path / "tables.tex")
+    report(run, latex=tmp_path / "tables.tex")
     assert (tmp_path / "tables.tex").read_text(encoding="utf-8") == run_latex(replace(inputs, added=Added()))
     show_leaderboard(Query(dataset="BreakHis"), "table", tmp_path / "board.tex")
     assert r"\midrule" in (tmp_path / "board.tex").read_text(encoding="utf-8")

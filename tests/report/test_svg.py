@@ -115,7 +115,7 @@ def test_synthetic_is_said_in_a_file_that_may_be_cut_out_and_in_the_words_of_a_p
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), max_size=20))
+@given(st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=20))
 def test_hostile_names_are_shown_as_they_are(name: str) -> None:
     named = f"<b onload=x>$\\frac{{1}}{{2}}$ {name}"
     row = replace(ROWS[0], label=named)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from histotune.deploy.bundle import ADAPTER_BESIDE, BUNDLE_FILE
+from histotune.deploy.bundle import ADAPTER_BESIDE, BUNDLE_FILE, save_bundle
 from histotune.deploy.card import CARD_FILE, CardFacts, card_text
 from histotune.deploy.export_job import EXPORT_FILE
+from histotune.heads.reference import TrainingReference
 from histotune.heads.saved_head import FACTS_FILE, WEIGHTS_FILE
 from histotune.tools.errors import UserError
 from histotune.tools.files import is_regular_file, read_json, readable_bytes
@@ -16,12 +19,12 @@ from histotune.tools.provenance import redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 HEAD_FILES = (BUNDLE_FILE, FACTS_FILE, WEIGHTS_FILE)
 PICKLES = (".pkl", ".pickle", ".bin", ".ckpt", ".joblib")
 TIMEOUT_S = 30.0
+LEFT_AT_HOME = "the embeddings of the tiles that trained this head were not passed on with it"
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,15 @@ class UploadFile:
 
     Attributes:
         name: Its path in the repository.
-        path: Where it lies here; None for the card that is made for a head's own folder.
+        path: Where it lies here; None for what is made for the upload alone.
         n_bytes: Its size.
+        content: What is made for the upload: the card, and a bundle without the training's tiles.
     """
 
     name: str
     path: Path | None
     n_bytes: int
+    content: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,6 @@ class PushPlan:
         repo_id: Where to, ``OWNER/NAME``.
         files: Every file, by name.
         licence: Licence of the backbone.
-        card: Text of the card that is made for a head's own folder; empty where the folder has one.
         is_public: Whether everybody may see it.
         notes: What to look at before, one sentence each.
     """
@@ -57,7 +61,6 @@ class PushPlan:
     repo_id: str
     files: tuple[UploadFile, ...]
     licence: str
-    card: str
     is_public: bool
     notes: tuple[str, ...]
 
@@ -103,7 +106,7 @@ def plan_push(folder: Path, repo_id: str, card: CardFacts | None = None, *, is_p
             fix="histotune export HEAD --format folder --out DIR writes what may be passed on",
         )
     files = [UploadFile(path.relative_to(folder).as_posix(), path, path.stat().st_size) for path in _files(folder)]
-    return PushPlan(folder, repo_id, tuple(files), str(written.get("licence")), "", is_public, ())
+    return PushPlan(folder, repo_id, tuple(files), str(written.get("licence")), is_public, ())
 
 
 def push_folder(plan: PushPlan, endpoint: str | None = None, token: str | None = None) -> str:
@@ -128,8 +131,7 @@ def push_folder(plan: PushPlan, endpoint: str | None = None, token: str | None =
         raise UserError("no access token for the hub here", fix="hf auth login, with a token that may write")
     api = HfApi(endpoint=endpoint, token=found)
     operations = [
-        CommitOperationAdd(file.name, plan.card.encode() if file.path is None else str(file.path))
-        for file in plan.files
+        CommitOperationAdd(file.name, file.content if file.path is None else str(file.path)) for file in plan.files
     ]
     try:
         api.create_repo(plan.repo_id, private=not plan.is_public, exist_ok=True)
@@ -197,11 +199,11 @@ def _head_plan(folder: Path, repo_id: str, card: CardFacts, is_public: bool) -> 
             value=folder,
             fix="ask whoever licenses the backbone, or keep the head",
         )
-    text = card_text(card, {"format": "head"})
-    paths = [folder / name for name in HEAD_FILES]
+    paths = [folder / name for name in HEAD_FILES if name != BUNDLE_FILE]
     paths += list(_files(folder / ADAPTER_BESIDE)) if (folder / ADAPTER_BESIDE).is_dir() else []
     files = [UploadFile(path.relative_to(folder).as_posix(), path, path.stat().st_size) for path in paths]
-    files.append(UploadFile(CARD_FILE, None, len(text.encode())))
+    made = {CARD_FILE: card_text(card, {"format": "head"}).encode(), BUNDLE_FILE: _bundle_alone(card)}
+    files += [UploadFile(name, None, len(content), content) for name, content in made.items()]
     head = card.bundle.head
     shown = ", ".join(head.train_groups[:3])
     note = (
@@ -210,4 +212,12 @@ def _head_plan(folder: Path, repo_id: str, card: CardFacts, is_public: bool) -> 
     )
     notes = (note,) if head.train_groups else ()
     by_name = tuple(sorted(files, key=lambda file: file.name))
-    return PushPlan(folder, repo_id, by_name, sharing.licence.name, text, is_public, notes)
+    return PushPlan(folder, repo_id, by_name, sharing.licence.name, is_public, notes)
+
+
+def _bundle_alone(card: CardFacts) -> bytes:
+    """Return ``bundle.json`` of a head that leaves the embeddings of its training tiles, patients' tiles, at home."""
+    kept = replace(card.bundle, reference=TrainingReference(scale=card.bundle.reference.scale, reason=LEFT_AT_HOME))
+    with TemporaryDirectory() as place:
+        save_bundle(kept, Path(place))
+        return (Path(place) / BUNDLE_FILE).read_bytes()

@@ -49,8 +49,11 @@ class _Part:
 
 def missing_content(manifests: dict[str, Manifest], content: Sequence[str]) -> tuple[str, ...]:
     """Return the content hashes that no shard holds, each once, in order."""
-    held = held_content(manifests)
-    return tuple(dict.fromkeys(one for one in content if one not in held))
+    missing = dict.fromkeys(content)  # as large as what is asked for, however much the shards hold
+    for manifest in manifests.values():
+        for one in manifest.content:
+            missing.pop(one, None)
+    return tuple(missing)
 
 
 def held_content(manifests: dict[str, Manifest]) -> set[str]:
@@ -152,7 +155,13 @@ def _fill(matrix_ND: Matrix, store: Store, parts: Sequence[_Part]) -> bool:
 
 
 def _parts(manifests: dict[str, Manifest], content: Sequence[str]) -> list[_Part]:
-    place = {one: (name, row) for name, manifest in manifests.items() for row, one in enumerate(manifest.content)}
+    wanted = set(content)  # of what the shards hold, only that takes memory
+    place = {
+        one: (name, row)
+        for name, manifest in manifests.items()
+        for row, one in enumerate(manifest.content)
+        if one in wanted
+    }
     rows: dict[str, list[tuple[int, int]]] = {}
     for to_row, one in enumerate(content):
         name, from_row = place[one]

@@ -20,6 +20,7 @@ from histotune.backbones.grid import grid_outputs
 from histotune.heads.head import class_probabilities, column_logits
 from histotune.images.views import place, view_inputs
 from histotune.tools.errors import UserError, closest_name
+from histotune.tools.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -321,7 +322,7 @@ def draw_explanation(explanation: TileExplanation, image_HWC: NDArray[np.uint8],
     over.set_title(
         _plain(f"{explanation.class_name}: probability {explanation.probability:.3f}"), fontsize=9, loc="left"
     )
-    picture.supxlabel(_plain(_caption(explanation)), fontsize=8)
+    picture.supxlabel("\n".join(map(_plain, _caption(explanation).splitlines())), fontsize=8)
     return picture
 
 
@@ -357,5 +358,5 @@ def _caption(explanation: TileExplanation) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text that matplotlib takes as it is: a dollar sign would begin a formula."""
-    return text.replace("$", r"\$")
+    """Return text that matplotlib takes as it is: a dollar sign begins a formula, a control sign has no picture."""
+    return one_line(text).replace("$", r"\$")

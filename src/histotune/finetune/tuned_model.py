@@ -42,7 +42,11 @@ class LinearHead:
 
 
 def head_of_probe(head: Head) -> LinearHead:
-    """Return the linear head that training starts from."""
+    """Return the linear head that training starts from: the probe's, its logits divided by its temperature.
+
+    No ranking and no calibrated probability changes. A head with a weak penalty shouts, and its large weights would
+    tear the backbone's features apart within the first epoch.
+    """
     if head.hidden is not None or head.train_mean_D is None or head.train_std_D is None:
         raise UserError(
             "fine-tuning starts at a linear probe",
@@ -50,7 +54,8 @@ def head_of_probe(head: Head) -> LinearHead:
             allowed="logistic, ridge",
             fix="leave out --set sweep.family=...",
         )
-    return LinearHead(head.weight_KD, head.bias_K, head.train_mean_D, divisors(head.train_std_D), head.pooling)
+    weight_KD, bias_K = (values / head.calibration.temperature for values in (head.weight_KD, head.bias_K))
+    return LinearHead(weight_KD, bias_K, head.train_mean_D, divisors(head.train_std_D), head.pooling)
 
 
 class TunedModel(torch.nn.Module):

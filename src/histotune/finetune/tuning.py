@@ -85,8 +85,6 @@ class TuningDecision:
         gain: By how much the loss on the tuning groups lay below the probe's, nats, groups being asked of the
             candidates and epochs that halves of the others choose.
         gain_se: Its standard error over groups.
-        rank_gain: By how much the AUROC lay above the probe's; NaN where no two tuning groups can be compared.
-        rank_gain_se: Its standard error over groups.
         n_groups: Number of tuning groups.
         reason: The decision in words.
         curves: What the tuning groups said of every candidate that finished.
@@ -95,6 +93,8 @@ class TuningDecision:
         settings: The chosen candidate; None where there was nothing to choose.
         trials: Every candidate, in the order in which they were asked.
         edges: Sentences about chosen values at the end of what was tried, with the wider range to try.
+        rank_gain: By how much the AUROC lay above the probe's; NaN where no two tuning groups can be compared.
+        rank_gain_se: Its standard error over groups.
     """
 
     verdict: Verdict
@@ -102,8 +102,6 @@ class TuningDecision:
     epoch: int
     gain: float
     gain_se: float
-    rank_gain: float
-    rank_gain_se: float
     n_groups: int
     reason: str
     curves: tuple[TuningCurve, ...] = field(default=(), repr=False)
@@ -112,6 +110,8 @@ class TuningDecision:
     settings: TrialSettings | None = None
     trials: tuple[TuningTrial, ...] = field(default=(), repr=False)
     edges: tuple[str, ...] = ()
+    rank_gain: float = float("nan")
+    rank_gain_se: float = float("nan")
 
     def table(self) -> pl.DataFrame:
         """Return a row per candidate: its settings, how it ended, its best epoch and loss, and whether it was chosen.
@@ -380,7 +380,7 @@ def _refitted(candidates: Candidates, train_N: Bools, probe: SweepResult, decide
 
 def _no_tuning(reason: str) -> TuningDecision:
     nan = float("nan")
-    return TuningDecision("kept", nan, 0, nan, nan, nan, nan, 0, f"{SAID['kept']}: not fine-tuned, since {reason}")
+    return TuningDecision("kept", nan, 0, nan, nan, 0, f"{SAID['kept']}: not fine-tuned, since {reason}")
 
 
 def load_trained(model: TunedModel, tensors: dict[str, torch.Tensor]) -> None:

@@ -29,6 +29,7 @@ from histotune.report.charts import (
 )
 from histotune.report.words import number
 from histotune.tools.marks import SYNTHETIC
+from histotune.tools.streams import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -135,8 +136,8 @@ def _canvas(chart: Chart, width_px: float, height_px: float) -> Drawing:
 
 
 def plain_text(text: str) -> str:
-    """Return text that matplotlib doesn't read as mathematics: a name may hold dollar signs."""
-    return text.replace("$", r"\$")
+    """Return text that matplotlib doesn't read as mathematics, on one line, without signs that no picture can hold."""
+    return one_line(text).replace("$", r"\$")
 
 
 def shortened(label: str, most: int) -> str:

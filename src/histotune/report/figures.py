@@ -163,7 +163,7 @@ def _magnification_row(row: ScoredArm, metric: str) -> ForestRow:
     n_tiles, n_groups = sample_size(row)
     section = f"{row.domain.rpartition(' ')[2]} ({scale}{trained})"
     n = sample_words(n_tiles, n_groups)
-    return ForestRow("probe", n, _estimate(row, metric), LOOKS[PROBE], is_trained_domain(row), section)
+    return ForestRow(arm_words(PROBE), n, _estimate(row, metric), LOOKS[PROBE], is_trained_domain(row), section)
 
 
 def _differences(differences: Sequence[ScoredArm], synthetic: bool) -> Forest:
@@ -208,7 +208,9 @@ def _score_forest(metric: str, what: str, rows: Sequence[ForestRow], reference: 
     told = "; ".join(f"{row.section + ', ' if row.section else ''}{row.label} {row.estimate} ({row.n})" for row in rows)
     low = min([0.4, *(value for row in rows for value in row.estimate.known)])
     axis = (math.floor(low * 10) / 10 - 0.02, 1.02)
-    return Forest(metric_label(metric), f"{what}: {told}.", synthetic, tuple(rows), axis, reference, "majority class")
+    return Forest(
+        metric_label(metric), f"{what}: {told}.", synthetic, tuple(rows), axis, reference, arm_words(MAJORITY)
+    )
 
 
 def _estimate(row: ScoredArm, metric: str) -> DrawnEstimate:

@@ -51,6 +51,7 @@ def largest_errors(
                     y_predicted=item.predictions.class_names[row["predicted"]],
                     probability=row["confidence"],
                     jpeg=jpeg_thumbnail(pixels),
+                    head_id=row["head_id"],
                 )
             )
     return tuple(thumbnails)
@@ -59,7 +60,7 @@ def largest_errors(
 def _worst(item: Scored, n: int) -> pl.DataFrame:
     """Wrong predictions by falling confidence, one per group."""
     probability_NK, predicted_N = item.predictions.probability_NK, item.predictions.predicted_N
-    table = item.predictions.table.select("tile_id", "domain", "group_id", "y_true").with_columns(
+    table = item.predictions.table.select("tile_id", "domain", "group_id", "y_true", "head_id").with_columns(
         pl.Series("predicted", predicted_N),
         pl.Series("confidence", probability_NK[np.arange(len(predicted_N)), predicted_N]),
     )

@@ -177,6 +177,9 @@ class Thumbnail:
         y_predicted: Name of the predicted class.
         probability: Probability that the head gave to the predicted class.
         jpeg: The picture as JPEG bytes.
+        head_id: The head that scored it; empty in runs of before.
+        map_jpeg: Where in the tile the logit of the predicted class comes from; empty without a map.
+        map_words: That logit as a sum, in words; empty without a map.
     """
 
     finding: str
@@ -187,6 +190,9 @@ class Thumbnail:
     y_predicted: str
     probability: float
     jpeg: bytes
+    head_id: str = ""
+    map_jpeg: bytes = b""
+    map_words: str = ""
 
 
 @dataclass(frozen=True)
@@ -302,17 +308,29 @@ def _save_thumbnails(thumbnails: tuple[Thumbnail, ...], folder: Path) -> None:
     for number, thumbnail in enumerate(thumbnails):
         name = f"thumbnails/{number:03d}.jpg"
         (folder / name).write_bytes(thumbnail.jpeg)
-        facts = {key: value for key, value in vars(thumbnail).items() if key != "jpeg"}
+        facts = {key: value for key, value in vars(thumbnail).items() if not isinstance(value, bytes)}
+        if thumbnail.map_jpeg:
+            facts["map_file"] = f"thumbnails/{number:03d}-map.jpg"
+            (folder / facts["map_file"]).write_bytes(thumbnail.map_jpeg)
         index.append({**facts, "file": name})
     write_json(folder / "thumbnails.json", index)
 
 
+def read_thumbnails(folder: Path) -> tuple[Thumbnail, ...]:
+    """Return the largest errors of a run whose pictures are as they were written; none where there is no such run."""
+    try:
+        verify_folder(folder, "")
+        return _load_thumbnails(folder)
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return ()
+
+
 def _load_thumbnails(folder: Path) -> tuple[Thumbnail, ...]:
-    index = read_json(folder / "thumbnails.json")
-    return tuple(
-        Thumbnail(
-            **{key: value for key, value in facts.items() if key != "file"},
-            jpeg=(folder / "thumbnails" / facts["file"].rpartition("/")[2]).read_bytes(),
-        )
-        for facts in index
-    )
+    return tuple(_load_thumbnail(folder / "thumbnails", facts) for facts in read_json(folder / "thumbnails.json"))
+
+
+def _load_thumbnail(folder: Path, facts: dict[str, Any]) -> Thumbnail:
+    files = {name: facts.get(name, "").rpartition("/")[2] for name in ("file", "map_file")}
+    pictures = {name: (folder / file).read_bytes() if file else b"" for name, file in files.items()}
+    said = {key: value for key, value in facts.items() if key not in files}
+    return Thumbnail(**said, jpeg=pictures["file"], map_jpeg=pictures["map_file"])

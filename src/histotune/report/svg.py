@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 from histotune.report.charts import COLOURS, Forest
 from histotune.report.drawing import FLAG_ID, NARROW_PX, WIDE_PX, chart_style, draw_chart
 from histotune.tools.files import hash_bytes, json_or_none, write_json, write_text
+from histotune.tools.streams import one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +119,7 @@ def draw_svg(chart: Chart, width_px: float) -> str:
     stream = io.StringIO()
     with chart_style():
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        draw_chart(chart, width_px).savefig(stream, format="svg", metadata={**nothing, "Title": chart.title})
+        draw_chart(chart, width_px).savefig(stream, format="svg", metadata={**nothing, "Title": one_line(chart.title)})
     return stream.getvalue()
 
 
@@ -146,7 +147,7 @@ def inline_svg(text: str, chart: Chart, css: str) -> Markup:
         _make_plain(element, prefix, referred)
     width, height = root.get("viewBox", "0 0 0 0").split()[2:]
     root.attrib = {
-        "class": f"chart {css}".strip(), "role": "img", "aria-label": chart.words,
+        "class": f"chart {css}".strip(), "role": "img", "aria-label": one_line(chart.words),
         "viewBox": f"0 0 {float(width):g} {float(height):g}", "width": f"{float(width):g}",
         "stroke-linejoin": "round", "stroke-linecap": "butt",
     }  # fmt: skip

@@ -26,6 +26,7 @@ from histotune.report.pictures import largest_errors
 from histotune.report.result_tables import tables_of
 from histotune.report.run_folder import ReportInputs, save_run
 from histotune.report.svg import PLOTS, Drawings
+from histotune.studies.error_maps import explain_errors
 from histotune.studies.setup import claimed_folder, embed_arms, embed_twins, set_up_experiment
 from histotune.studies.tracking import join_trials, new_run_id, require_wandb, track_run
 from histotune.studies.tuned_arm import (
@@ -42,11 +43,13 @@ from histotune.studies.tuned_arm import (
 from histotune.tools.atomic import atomic_folder
 from histotune.tools.errors import UserError
 from histotune.tools.files import hash_json
+from histotune.tools.marks import PROBE
 from histotune.tools.progress import Stopwatch
 from histotune.tools.provenance import collect_provenance
 from histotune.tools.table import ShownAsTables, Table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from histotune.datasets.tileset import TileSet
@@ -55,7 +58,7 @@ if TYPE_CHECKING:
     from histotune.evaluation.material import Material
     from histotune.evaluation.tuned import TunedCrossFit
     from histotune.finetune.memory import MemoryPlan
-    from histotune.heads.head import SweepResult
+    from histotune.heads.head import Head, SweepResult
     from histotune.studies.config import ExperimentConfig
     from histotune.studies.setup import Setup
     from histotune.studies.tuned_arm import TunedArm
@@ -118,6 +121,13 @@ class Studies:
     target: TargetStudy | None
     arm: TunedArm | None = None
 
+    def probes(self) -> Iterator[Head]:
+        """Yield every head of the probe that scored tiles."""
+        sweeps = (*(self.source.finals if self.source else ()), *(self.target.direct if self.target else ()))
+        for one in sweeps:
+            if one.arm == PROBE:
+                yield from (result.head for result in (one.result, *one.folds))
+
     @property
     def tuned(self) -> TunedCrossFit | None:
         """The fine-tuned models, of the source where there is one."""
@@ -149,7 +159,7 @@ def run_experiment(config: ExperimentConfig, command: str) -> RunResult:
             studies = _study(setup, embedded, plan, watch)
             findings = _findings(setup.config, studies, embedded)
             ledger = _count_scorings(setup.config, studies, findings)
-            inputs = _report_inputs(setup.config, studies, findings, embedded, command)
+            inputs = _report_inputs(setup, studies, findings, embedded, command)
             result = _write(setup, replace(inputs, ledger=ledger), studies, embedded, watch)
             if studies.arm is not None:
                 worker.forget(studies.arm.state)
@@ -261,12 +271,13 @@ def _count_scorings(config: ExperimentConfig, studies: Studies, findings: Findin
 
 
 def _report_inputs(
-    config: ExperimentConfig,
+    setup: Setup,
     studies: Studies,
     findings: Findings,
     embedded: Embedded,
     command: str,
 ) -> ReportInputs:
+    config = setup.config
     present = [study for study in (studies.source, studies.target) if study is not None]
     scored = [item for study in present for item in study.scored]
     provenance = {
@@ -303,7 +314,7 @@ def _report_inputs(
         stages=(),
         ledger=(),
         config=config.model_dump(mode="json"),
-        thumbnails=largest_errors(scored, tiles, config.loader),
+        thumbnails=explain_errors(largest_errors(scored, tiles, config.loader), studies.probes(), tiles, setup),
         command=command,
     )
 

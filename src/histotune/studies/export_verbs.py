@@ -101,6 +101,14 @@ def push(
 
     Raises:
         UserError: A licence that does not let one pass it on, odd files, no token, or a hub that refuses.
+
+    Example:
+        >>> import histotune as ht
+        >>> x = ht.embed(ht.read("breakhis", "BreaKHis_v1"), "lite0")
+        >>> swept = ht.sweep(x, train_magnification="100X", out="run", set={"sweep.folds": 3})
+        >>> plan = ht.push("run", "yourname/breakhis-head")
+        >>> [file.name for file in plan.files]
+        ['README.md', 'bundle.json', 'head.json', 'head.safetensors']
     """
     place = Path(folder)
     own = head_folder(place)
