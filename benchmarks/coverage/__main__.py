@@ -52,6 +52,9 @@ def main() -> None:
     parser.add_argument("--worlds", nargs="+", choices=PREVALENCE, default=list(PREVALENCE))
     parser.add_argument("--groups", nargs="+", type=int, choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--keep", action="store_true", help="write: keep the rows of methods that were not judged")
+    parser.add_argument(
+        "--pool", action="store_true", help="write: add these cells, of another seed, to the table that is there"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes; give each one BLAS thread")
     parser.add_argument(
         "--cells", type=Path, nargs="+", required=True, help="folder of finished cells; write: further ones are pooled"
@@ -64,7 +67,7 @@ def main() -> None:
         with ProcessPoolExecutor(options.workers) as pool:
             list(pool.map(run, cells))
         return
-    rows = finished_rows(options.cells, RESULTS if options.keep else None)
+    rows = finished_rows(options.cells, RESULTS if options.keep or options.pool else None, pool=options.pool)
     write_text(RESULTS, long_table(rows))
     write_text(TABLE, wide_table(rows))
     write_text(PAGE, fill(PAGE.read_text(encoding="utf-8"), rows))
@@ -100,28 +103,33 @@ def _row(spec: CellSpec, truths: dict[str, float], judged: Judged, key: tuple[st
     }  # fmt: skip
 
 
-def finished_rows(folders: Sequence[Path], kept: Path | None = None) -> list[Row]:
+def finished_rows(folders: Sequence[Path], kept: Path | None = None, *, pool: bool = False) -> list[Row]:
     """Return the rows of every cell, sorted by metric and setting.
 
     Args:
         folders: Finished cells; the first holds all, others what was simulated further.
         kept: A table written earlier, for rows that these cells lack.
+        pool: Add the cells to the rows of that table, which simulated other cohorts; they need not be all there.
 
     Returns:
         A row per metric, setting and method.
     """
     paths = [folder / f"{spec.name}.json" for folder in folders for spec in all_cells()]
-    texts = [path.read_text(encoding="utf-8") for path in paths if path.exists() or path.parent == folders[0]]
+    needed = set() if pool else {folders[0]}
+    texts = [path.read_text(encoding="utf-8") for path in paths if path.exists() or path.parent in needed]
     found: dict[tuple[str, ...], Row] = {}
     for row in (row for text in texts for row in json.loads(text)["rows"]):
         key = tuple(str(row[name]) for name in (*SETTING, "method"))
         found[key] = _pooled(found[key], row) if key in found else row
     if kept is not None:
         for row in csv.DictReader(io.StringIO(kept.read_text(encoding="utf-8"))):
-            numbered = {**row, **{name: float(row[name]) for name in ("auroc", "icc", "truth")}}
-            found.setdefault(
-                tuple(row[name] for name in (*SETTING, "method")), {**numbered, "n_groups": int(row["n_groups"])}
-            )
+            key = tuple(row[name] for name in (*SETTING, "method"))
+            numbered: Row = {**row, **{name: float(row[name]) for name in ("auroc", "icc", "truth")}}
+            numbered |= {"n_groups": int(row["n_groups"])}
+            if key not in found:
+                found[key] = numbered
+            elif pool and row["seed"] not in str(found[key]["seed"]).split("+"):
+                found[key] = _pooled(numbered, found[key])
     return sorted(found.values(), key=lambda row: [*(row[name] for name in SETTING), METHODS.index(row["method"])])
 
 

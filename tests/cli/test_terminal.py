@@ -53,7 +53,7 @@ def test_every_command_has_its_panel_and_every_panel_its_commands() -> None:
     assert sorted(names) == sorted(PANEL_OF), "cli/main.py: PANELS names every command, once"
     for name, command in vars(ROOT)["commands"].items():
         assert command.rich_help_panel == PANEL_OF[name]
-    assert list(PANELS) == ["Start", "Data", "Train", "Judge", "Hand over", "Upkeep"]
+    assert list(PANELS) == ["Start", "Data", "Train", "Judge", "Hand over", "Scale", "Upkeep"]
 
 
 def test_the_help_shows_panels_and_commands_in_the_order_of_the_work(histotune: Callable[..., CommandResult]) -> None:

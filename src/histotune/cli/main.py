@@ -13,6 +13,7 @@ import typer
 from histotune.cli.apply import explain, predict
 from histotune.cli.backbones import backbones_app
 from histotune.cli.cache import cache_app
+from histotune.cli.cluster import NOT_LAUNCHED, cloud_app, submit
 from histotune.cli.data import data_app
 from histotune.cli.deploy import export, push, serve
 from histotune.cli.ending import print_page
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TOGETHER = ("embed", "run", "sweep", "demo", "finetune")  # what several processes may run together, under torchrun
 
+LONG = (*TOGETHER, "evaluate", "matrix", "transfer", "predict")  # what a spot machine may not live to end
 
 PANELS = {
     "Start": ("demo", "doctor", "run", "config"),
@@ -34,6 +36,7 @@ PANELS = {
     "Train": ("backbones", "embed", "sweep", "finetune"),
     "Judge": ("evaluate", "matrix", "transfer", "compare", "leaderboard"),
     "Hand over": ("report", "predict", "explain", "export", "push", "serve"),
+    "Scale": ("submit", "cloud"),
     "Upkeep": ("trials", "cache"),
 }  # fmt: skip
 """The commands in the order of the work, by the panels in which ``histotune --help`` shows them; all are named here."""
@@ -82,6 +85,10 @@ def options(
     leads = os.environ.get("WORLD_SIZE", "1") == "1" or _join_ranks(ctx.invoked_subcommand or "")
     level = logging.DEBUG if debug else logging.WARNING if quiet or not leads else logging.INFO
     log_to_terminal(level)
+    if ctx.invoked_subcommand in LONG:
+        from histotune.cluster.spot import watch_spot
+
+        watch_spot()
     ctx.obj = {"debug": debug}
 
 
@@ -129,11 +136,12 @@ def doctor(
 config_app.command()(show)
 COMMANDS = (
     demo, doctor, run, embed, sweep, finetune, evaluate, matrix, transfer, compare, leaderboard, report, predict,
-    explain, export, push, serve, trials,
+    explain, export, push, serve, trials, submit,
 )  # fmt: skip
-GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app}
+GROUPS = {"config": config_app, "data": data_app, "backbones": backbones_app, "cache": cache_app, "cloud": cloud_app}
 for command in COMMANDS:
-    app.command(rich_help_panel=PANEL_OF.get(command.__name__))(command)
+    passed_on = {"allow_interspersed_args": False} if command is submit else None  # what follows is another command
+    app.command(rich_help_panel=PANEL_OF.get(command.__name__), context_settings=passed_on)(command)
 for group_name, group in GROUPS.items():
     app.add_typer(group, name=group_name, rich_help_panel=PANEL_OF.get(group_name))
 explain_in_colours(app)
@@ -167,7 +175,7 @@ def main() -> None:
         with explained_memory():
             _refuse_other_encodings(sys.argv)
             try:
-                run_app(app)
+                _run_with_buckets()
             finally:
                 finish_streams()
     except UserError as error:
@@ -176,6 +184,19 @@ def main() -> None:
         several = os.environ.get("WORLD_SIZE", "1") != "1"
         sys.stderr.write(f"rank {os.environ.get('RANK', '?')}: error: {error}\n" if several else f"error: {error}\n")
         raise SystemExit(2) from None
+
+
+def _run_with_buckets() -> None:
+    """Run a command; where one of its places is in a bucket, on local copies."""
+    if not any(word.startswith("s3:") or "=s3:" in word for word in sys.argv):
+        run_app(app)
+        return
+    from histotune.cluster.buckets import local_places
+
+    log_to_terminal(logging.INFO)
+    with local_places(sys.argv, NOT_LAUNCHED) as words:
+        sys.argv = words
+        run_app(app)
 
 
 def _refuse_other_encodings(words: Sequence[str]) -> None:

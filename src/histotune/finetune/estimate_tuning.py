@@ -109,6 +109,7 @@ class MachinePrice:
         region: Where.
         date: Day of the price.
         source: Where it was read.
+        spot_usd_per_hour: As a spot machine, on that day; NaN where it was not read.
     """
 
     name: str
@@ -119,6 +120,7 @@ class MachinePrice:
     region: str
     date: str
     source: str
+    spot_usd_per_hour: float = math.nan
 
     def words(self, hours: float, device: str) -> str:
         """Return the price of some hours where they were timed on such a card, and that of an hour anywhere else."""
