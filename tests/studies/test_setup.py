@@ -37,7 +37,7 @@ def test_no_room_before_the_studies_takes_a_whole_config() -> None:
         for path in PACKAGE.rglob("*.py")
         if "ExperimentConfig" in path.read_text(encoding="utf-8")
     }
-    assert named == {"studies", "cli"}
+    assert named == {"studies", "cluster", "cli"}
 
 
 def config_for(breakhis: Path, tmp_path: Path, **fields: object) -> ExperimentConfig:

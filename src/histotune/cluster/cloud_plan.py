@@ -232,14 +232,14 @@ def time_of(config: ExperimentConfig, machine: MachinePrice, n_tiles: int | None
     Raises:
         UserError: The data set is not here and its number of tiles not given.
     """
-    from histotune.backbones.catalog import find_backbone
+    from histotune.studies.setup import backbone_of
     from histotune.tools.devices import find_device
 
     if tunes:
         return _tuning_time(config, machine, find_device().name)
     if n_tiles is None and find_device(config.embedding.device).name == machine.card:
         return _timed_embedding(config)
-    spec = find_backbone(config.backbone, config.cache)
+    spec = backbone_of(config.backbone, config.cache)
     return embedding_time(spec, machine, _count(config) if n_tiles is None else n_tiles)
 
 
