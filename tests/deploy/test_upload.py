@@ -151,6 +151,10 @@ KINDS: tuple[Malformed, ...] = (
 )  # fmt: skip
 
 
+DECODING_STEPS = 4
+"""Large steps in which the memory of decoding may still grow, of at most 220 MiB each."""
+
+
 def refuse_all(served: Served, n_requests: int) -> None:
     """Send malformed requests, each refused with a sentence; the server's memory stays flat."""
     rng, memory_mib = np.random.default_rng(n_requests), []
@@ -174,7 +178,10 @@ def refuse_all(served: Served, n_requests: int) -> None:
         f"\n{n_requests:,} malformed requests: {slope * 1024:+.2f} KiB per request after the first third; "
         f"{memory_mib[0]:.0f} MiB at first, {settled[0]:.0f} then, {memory_mib[-1]:.0f} at last"
     )
-    assert np.median(settled[-50:]) - np.median(settled[:50]) < 16
+    # An allocator grows in a few large steps, one for each decoding thread that meets its largest image; what leaks
+    # grows with every request. The highest so far may rise by such steps, and by little beside them.
+    rises = np.sort(np.diff(np.maximum.accumulate(settled)))
+    assert rises[:-DECODING_STEPS].sum() < 16 and rises.sum() < DECODING_STEPS * 220
     good = served.send("/predict", ("a.png", image(rng)))
     assert good.status == 200 and good.json["images"][0]["predicted"]
 
