@@ -19,12 +19,12 @@ from histotune.finetune.estimate_tuning import (
     count_work,
     estimate_tuning,
     machine_prices,
-    time_words,
 )
 from histotune.finetune.memory import MemoryPlan, plan_memory
 from histotune.finetune.tuning import TuningRequest, tune_set
 from histotune.finetune.workbench import TunedTiles
 from histotune.heads.config import SweepConfig
+from histotune.tools.progress import time_words
 from tests.conftest import CommandResult
 from tests.finetune.small_benches import DIM, small_bench, small_tiles
 

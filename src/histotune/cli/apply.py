@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from histotune.cli.options import Cache, OnBadImage, SetField
+from histotune.cli.options import Cache, OnBadImage, SetCoverage, SetField
 
 HeadArgument = Annotated[Path, typer.Argument(metavar="HEAD", help="Head folder, or a run folder.", show_default=False)]
 ImagesArgument = Annotated[
@@ -41,14 +41,7 @@ def predict(
     settings: SetField = None,
     on_bad_image: OnBadImage = None,
     mpp: ImageScale = None,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            "--coverage",
-            help="Share of tiles of new cases whose set of classes holds the true one. Default: 0.9.",
-            show_default=False,
-        ),
-    ] = None,
+    coverage: SetCoverage = None,
 ) -> None:
     """Predict class probabilities for images: a table with a row per image, written part by part, resumable.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from histotune.cli.options import Cache, SetField
+from histotune.cli.options import Cache, SetCoverage, SetField
 
 
 def export(
@@ -86,14 +86,7 @@ def serve(
         float | None,
         typer.Option("--mpp", help="Scale of images whose sender does not say it, um/px.", show_default=False),
     ] = None,
-    coverage: Annotated[
-        float | None,
-        typer.Option(
-            "--coverage",
-            help="Share of tiles of new cases whose set of classes holds the true one. Default: 0.9.",
-            show_default=False,
-        ),
-    ] = None,
+    coverage: SetCoverage = None,
 ) -> None:
     """Serve a head as a web page and a JSON API on this machine: drop an image, see what the head says and why.
 

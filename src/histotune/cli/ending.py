@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from histotune.tools.marks import LEAKY, PROBE
+from histotune.tools.progress import time_words
 from histotune.tools.streams import one_line
 from histotune.tools.table import OPEN, console
 
@@ -53,7 +54,7 @@ def print_run(result: RunResult, config: ExperimentConfig) -> None:
     for stage in stages:
         LOG.debug("%.1f s: %s", stage.seconds_s, stage.name)
     warm = "; all embeddings came from the cache, no forward pass was needed" if result.n_computed == 0 else ""
-    print(f"done in {duration(sum(stage.seconds_s for stage in stages) / 3600)}{warm}")
+    print(f"done in {time_words(sum(stage.seconds_s for stage in stages) / 3600)}{warm}")
     if result.tracked:
         print(one_line(result.tracked))
     print_page(result.folder / "report.html")
@@ -96,18 +97,6 @@ def print_table(table: Table) -> None:
     terminal.print(table.as_rich(OPEN))
     for note in table.notes:
         terminal.print(one_line(note), highlight=False, markup=False)
-
-
-def duration(hours: float) -> str:
-    """Return a time as people say it.
-
-    Example:
-        >>> duration(1.5), duration(0.05), duration(0.001)
-        ('1.5 h', '3.0 min', '4 s')
-    """
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
 def next_step(findings: Findings, config: ExperimentConfig, folder: Path) -> NextStep:

@@ -105,6 +105,14 @@ SetField = Annotated[
     list[str] | None,
     typer.Option("--set", help="Any field of the config: --set sweep.folds=3. Repeatable.", show_default=False),
 ]
+SetCoverage = Annotated[
+    float | None,
+    typer.Option(
+        "--coverage",
+        help="Share of tiles of new cases whose set of classes holds the true one. Default: 0.9.",
+        show_default=False,
+    ),
+]
 DatasetArgument = Annotated[str, typer.Argument(help="breakhis, pcam, tiles, or my_dataset.py.")]
 SplitName = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from histotune.cli.ending import duration, print_run, print_sweep, print_table
+from histotune.cli.ending import print_run, print_sweep, print_table
 from histotune.cli.options import (
     Adapter,
     AllowLeaky,
@@ -37,6 +37,7 @@ from histotune.cli.options import (
 from histotune.tools.atomic import bring_back
 from histotune.tools.files import readable_bytes
 from histotune.tools.marks import SYNTHETIC
+from histotune.tools.progress import time_words
 from histotune.tools.ranks import process_rank
 from histotune.tools.streams import one_line
 from histotune.tools.table import console
@@ -272,7 +273,7 @@ def _print_estimate(config: ExperimentConfig) -> None:
             f"{len(found.batches_s)} batches of {found.batch_size})"
         )
         print(
-            f"about {duration(found.hours)} ({duration(low)} to {duration(high)}), "
+            f"about {time_words(found.hours)} ({time_words(low)} to {time_words(high)}), "
             f"{readable_bytes(found.storage_bytes)} of embeddings"
         )
     if found.download_bytes:

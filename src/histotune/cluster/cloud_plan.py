@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING
 
-from histotune.finetune.estimate_tuning import MachinePrice, machine_prices, time_words
+from histotune.finetune.estimate_tuning import MachinePrice, machine_prices
 from histotune.tools.atomic import claimed
 from histotune.tools.errors import UserError, closest_name
 from histotune.tools.files import write_text
+from histotune.tools.progress import time_words
 from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 
 if TYPE_CHECKING:

@@ -149,6 +149,7 @@ def _parquet_writer(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
     writers: list[Any] = []
 
     def write(part: pl.DataFrame) -> None:
+        """Append rows; the first part decides the columns."""
         table = part.to_arrow()
         if not writers:
             writers.append(pq.ParquetWriter(str(path), table.schema, compression="zstd"))

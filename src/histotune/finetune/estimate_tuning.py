@@ -22,6 +22,7 @@ from histotune.finetune.footprint import TrialModel, autocast, trial_model
 from histotune.finetune.tuning import tuning_parts
 from histotune.tools.devices import find_device
 from histotune.tools.files import readable_bytes
+from histotune.tools.progress import time_words
 from histotune.tools.table import ShownAsTables, Table, columns_of, rows_of
 
 if TYPE_CHECKING:
@@ -218,18 +219,6 @@ class TuningEstimate(ShownAsTables):
             rows.append(("room for their output", readable_bytes(self.disk_bytes)))
         low, high = self.hours_between
         return [*rows, ("in all", f"{time_words(self.hours)} ({time_words(low)} to {time_words(high)})")]
-
-
-def time_words(hours: float) -> str:
-    """Return a time for people.
-
-    Example:
-        >>> time_words(2.5), time_words(0.25), time_words(0.01)
-        ('2.5 h', '15.0 min', '36 s')
-    """
-    if hours >= 1:
-        return f"{hours:,.1f} h"
-    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
 
 
 def machine_prices() -> tuple[MachinePrice, ...]:

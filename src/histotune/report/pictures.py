@@ -170,6 +170,7 @@ def cross_gallery(found: Diagnosis, source: TileSet, target: TileSet, loader: Lo
     """Read the tiles that the diagnosis names and make thumbnails."""
 
     def pictures(shown: Iterable[Neighbour], tiles: TileSet) -> dict[str, bytes]:
+        """Return the thumbnails of some tiles by their ids."""
         return {tile.tile_id: jpeg_thumbnail(_pixels_of(tile.tile_id, (tiles,), loader)) for tile in shown}
 
     nearest = (near for row in found.neighbours for near in row.nearest)

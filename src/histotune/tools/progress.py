@@ -116,3 +116,15 @@ class Stopwatch:
     def total_s(self) -> float:
         """Seconds over all stages."""
         return sum(stage.seconds_s for stage in self.stages)
+
+
+def time_words(hours: float) -> str:
+    """Return a time for people.
+
+    Example:
+        >>> time_words(2.5), time_words(0.25), time_words(0.01)
+        ('2.5 h', '15.0 min', '36 s')
+    """
+    if hours >= 1:
+        return f"{hours:,.1f} h"
+    return f"{60 * hours:.1f} min" if hours >= 1 / 60 else f"{3600 * hours:.0f} s"
